@@ -1,0 +1,392 @@
+"""Everything that can be chosen, as frozen dataclasses with the paper's defaults.
+
+What cannot work is refused here, when the config is made, with a sentence that names the field; never
+deep inside `forward`. Recipes (recipes.py) are instances of `RunConfig`; a run folder keeps its own as
+`config.yaml`; a checkpoint keeps `ModelConfig` in `config.json`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, get_type_hints
+
+from .errors import UserError
+
+TORCHVISION_RESNETS = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+ConfigT = TypeVar("ConfigT")
+
+Neck = Literal["projection", "channel_mapper"]
+Position = Literal["sine", "sine_half_pixel"]
+Attention = Literal["dense", "deformable"]
+QuerySource = Literal["static", "reference_points", "proposals"]
+Classification = Literal["softmax", "sigmoid_focal"]
+Augmentation = Literal["paper", "light", "none"]
+Precision = Literal["fp32", "bf16", "fp16"]
+Schedule = Literal["step", "cosine"]
+LearningRateRule = Literal["none", "sqrt", "linear"]
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise UserError(sentence)
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """The network that makes the features.
+
+    Attributes:
+        name: a torchvision ResNet (resnet18/34/50/101, resnext101_32x8d/64x4d) or any timm model that
+            gives features, by timm's name (`tf_efficientnet_lite0`).
+        dilation: DC5: the last stage keeps stride 16 and dilates its 3x3 convolutions by 2 (ResNets only).
+        trainable_layers: how many stages learn, counted from the last one, 0 to 5 (the term is
+            torchvision's). The paper's 3 freezes the stem and the first stage of a ResNet. Batch norm is
+            always frozen.
+    """
+
+    name: str = "resnet50"
+    dilation: bool = False
+    trainable_layers: int = 3
+
+    def __post_init__(self) -> None:
+        _require(bool(self.name), "model.backbone.name is empty: name a torchvision ResNet or a timm model.")
+        _require(
+            0 <= self.trainable_layers <= 5,
+            f"model.backbone.trainable_layers must be 0 to 5, not {self.trainable_layers}.",
+        )
+        _require(
+            not self.dilation or self.name in TORCHVISION_RESNETS,
+            f"model.backbone.dilation works for {', '.join(TORCHVISION_RESNETS)}, not for {self.name}.",
+        )
+        _require(
+            not (self.dilation and self.name in ("resnet18", "resnet34")),
+            f"model.backbone.dilation needs bottleneck blocks (resnet50 or larger), {self.name} has none.",
+        )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A model, as a choice of parts (models/build.py makes them). Defaults: Deformable DETR, R50.
+
+    Attributes:
+        num_classes: classes the model tells apart (91 in published COCO checkpoints, 80 names of COCO).
+        neck: `projection` (one 1x1 convolution on the last feature map, DETR) or `channel_mapper`
+            (1x1 convolutions and group norm, further levels by strided 3x3 convolutions).
+        position: sine encoding, with the half-pixel shift of Deformable DETR or without (DETR).
+        attention: `dense` (every query looks at every token) or `deformable`.
+        queries: `static` (DETR), `reference_points` (learned points) or `proposals` (two stages).
+        classification: `softmax` with a no-object class, or `sigmoid_focal`.
+        num_levels: feature levels L. The last min(L, 3) stages of the backbone, further ones by
+            stride-2 convolutions.
+        num_points: points per head and level, K.
+        decoder_norm: layer norm after each decoder layer's output (DETR has it).
+        refine_references: iterative bounding box refinement.
+        mask_invalid_proposals: keep padded and out-of-range tokens out of the first stage's top-k.
+            The authors' code does not, so published checkpoints need False (spec.md §6.2).
+    """
+
+    num_classes: int = 91
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    neck: Neck = "channel_mapper"
+    position: Position = "sine_half_pixel"
+    attention: Attention = "deformable"
+    queries: QuerySource = "reference_points"
+    classification: Classification = "sigmoid_focal"
+    num_queries: int = 300
+    hidden_dim: int = 256
+    num_heads: int = 8
+    num_levels: int = 4
+    num_points: int = 4
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    ffn_dim: int = 1024
+    dropout: float = 0.1
+    decoder_norm: bool = False
+    refine_references: bool = False
+    mask_invalid_proposals: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("num_classes", "num_queries", "hidden_dim", "num_heads", "num_levels", "num_points"):
+            value = getattr(self, name)
+            _require(value >= 1, f"model.{name} must be at least 1, not {value}.")
+        _require(self.encoder_layers >= 0, f"model.encoder_layers must not be negative ({self.encoder_layers}).")
+        _require(self.decoder_layers >= 1, f"model.decoder_layers must be at least 1, not {self.decoder_layers}.")
+        _require(self.ffn_dim >= 1, f"model.ffn_dim must be at least 1, not {self.ffn_dim}.")
+        _require(0.0 <= self.dropout < 1.0, f"model.dropout must be in [0, 1), not {self.dropout}.")
+        _require(
+            self.hidden_dim % self.num_heads == 0,
+            f"model.hidden_dim ({self.hidden_dim}) must be divisible by model.num_heads ({self.num_heads}).",
+        )
+        _require(
+            self.hidden_dim % 4 == 0,
+            f"model.hidden_dim ({self.hidden_dim}) must be divisible by 4: the sine position encoding "
+            "needs a sine and a cosine for x and for y.",
+        )
+        if self.neck == "projection" or self.attention == "dense":
+            _require(
+                self.num_levels == 1,
+                f"model.num_levels is {self.num_levels}, but "
+                + (
+                    "model.neck=projection makes one level"
+                    if self.neck == "projection"
+                    else "dense attention reads one level"
+                )
+                + ": set model.num_levels to 1.",
+            )
+        if self.attention == "deformable":
+            _require(
+                self.queries != "static",
+                "model.queries=static has no reference points to sample around: deformable attention "
+                "needs model.queries=reference_points or proposals.",
+            )
+        if self.queries == "proposals":
+            _require(
+                self.refine_references,
+                "model.queries=proposals (two stages) needs model.refine_references=true: the proposals "
+                "are boxes that the decoder refines.",
+            )
+            _require(
+                self.num_levels <= 5,
+                f"model.queries=proposals works with up to 5 levels, not {self.num_levels}: the base size "
+                "of proposals doubles per level and leaves the image at the sixth.",
+            )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """From files to the pixels that the model sees.
+
+    Attributes:
+        format: layout of the data set: coco, voc, yolo, or auto.
+        image_size: short side in evaluation and prediction, pixels; the long side is at most `max_size`.
+        train_sizes: short sides to choose from in training (multi-scale).
+        augmentation: `paper` (flip, resize, random crop: spec.md §10), `light` (flip and resize, milder
+            crop, for small data) or `none` (resize to `image_size` only).
+        crop_sizes: paper: short sides before the crop; crop_min, crop_max: sides of the crop.
+        mean, std: normalisation of RGB in [0, 1], the backbone's own.
+        strict: refuse data with problems instead of dropping broken boxes and saying so.
+        max_pixels: images with more pixels are refused before they are decoded.
+        num_workers: loader processes; 0 loads in the training process.
+    """
+
+    format: Literal["auto", "coco", "voc", "yolo"] = "auto"
+    image_size: int = 800
+    max_size: int = 1333
+    train_sizes: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+    augmentation: Augmentation = "paper"
+    crop_sizes: tuple[int, ...] = (400, 500, 600)
+    crop_min: int = 384
+    crop_max: int = 600
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    strict: bool = False
+    max_pixels: int = 100_000_000
+    num_workers: int = 2
+
+    def __post_init__(self) -> None:
+        _require(self.image_size >= 32, f"data.image_size must be at least 32 pixels, not {self.image_size}.")
+        _require(
+            self.max_size >= self.image_size,
+            f"data.max_size ({self.max_size}) must not be smaller than data.image_size ({self.image_size}).",
+        )
+        _require(
+            len(self.train_sizes) > 0 and min(self.train_sizes) >= 32,
+            f"data.train_sizes must hold sizes of at least 32 pixels, not {list(self.train_sizes)}.",
+        )
+        _require(
+            len(self.crop_sizes) > 0 and 1 <= self.crop_min <= self.crop_max,
+            f"data.crop_min ({self.crop_min}) must be at least 1 and at most data.crop_max ({self.crop_max}), "
+            "and data.crop_sizes must not be empty.",
+        )
+        _require(all(value > 0 for value in self.std), f"data.std must be positive, not {list(self.std)}.")
+        _require(self.num_workers >= 0, f"data.num_workers must not be negative ({self.num_workers}).")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Matching costs and loss weights (spec.md §7, §8; DETR's values differ, §17).
+
+    Attributes:
+        class_cost, box_cost, giou_cost: weights of the matching cost.
+        class_weight, box_weight, giou_weight: weights of the loss terms, in every layer.
+        no_object_weight: weight of the no-object class (softmax only).
+        focal_alpha, focal_gamma: focal loss and its matching cost (sigmoid_focal only).
+        auxiliary: losses on every decoder layer, not just on the last.
+    """
+
+    class_cost: float = 2.0
+    box_cost: float = 5.0
+    giou_cost: float = 2.0
+    class_weight: float = 2.0
+    box_weight: float = 5.0
+    giou_weight: float = 2.0
+    no_object_weight: float = 0.1
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+    auxiliary: bool = True
+
+    def __post_init__(self) -> None:
+        _require(
+            self.class_cost + self.box_cost + self.giou_cost > 0,
+            "train.loss: at least one of class_cost, box_cost and giou_cost must be positive.",
+        )
+        _require(0 < self.no_object_weight <= 1, "train.loss.no_object_weight must be in (0, 1].")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a model learns (spec.md §11).
+
+    Attributes:
+        epochs, max_steps: the end of training: whichever comes first. A step is one update.
+        batch_size: images per process and micro-batch. accumulate: micro-batches per update.
+        lr: AdamW's learning rate at a total batch of `lr_batch_size` images; lr_backbone: the backbone's;
+            lr_sampling_multiplier: factor for reference points and sampling offsets.
+        lr_rule: what another total batch does to the rates: nothing, square root or linear.
+        schedule: `step` (times lr_gamma at each epoch in lr_drop_epochs) or `cosine` (to zero).
+        warmup_steps: linear warm-up, in updates.
+        clip_norm: largest L2 norm of the gradient, 0 for no clipping.
+        ema_decay: exponential moving average of the weights, used in evaluation; 0 for none.
+        precision: fp32, bf16 or fp16 autocast.
+        seed: of everything random.
+        backbone_weights: `imagenet`, a file, or None: where the backbone starts.
+        evaluate_every, checkpoint_every: in epochs, and in updates (0: only after each epoch).
+    """
+
+    epochs: int = 50
+    max_steps: int | None = None
+    batch_size: int = 2
+    accumulate: int = 1
+    lr: float = 2e-4
+    lr_backbone: float = 2e-5
+    lr_sampling_multiplier: float = 0.1
+    lr_rule: LearningRateRule = "none"
+    lr_batch_size: int = 32
+    schedule: Schedule = "step"
+    lr_drop_epochs: tuple[int, ...] = (40,)
+    lr_gamma: float = 0.1
+    warmup_steps: int = 0
+    weight_decay: float = 1e-4
+    clip_norm: float = 0.1
+    ema_decay: float = 0.0
+    precision: Precision = "fp32"
+    seed: int = 42
+    backbone_weights: str | None = "imagenet"
+    evaluate_every: int = 1
+    checkpoint_every: int = 0
+    log_every: int = 10
+    loss: LossConfig = field(default_factory=LossConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 0, f"train.epochs must not be negative ({self.epochs}).")
+        _require(
+            self.max_steps is None or self.max_steps >= 0,
+            f"train.max_steps must not be negative ({self.max_steps}).",
+        )
+        for name in ("batch_size", "accumulate", "lr_batch_size", "evaluate_every", "log_every"):
+            value = getattr(self, name)
+            _require(value >= 1, f"train.{name} must be at least 1, not {value}.")
+        for name in ("lr", "lr_backbone", "lr_sampling_multiplier", "weight_decay", "clip_norm"):
+            value = getattr(self, name)
+            _require(value >= 0, f"train.{name} must not be negative ({value}).")
+        _require(0 <= self.ema_decay < 1, f"train.ema_decay must be in [0, 1), not {self.ema_decay}.")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A recipe with its changes: all that a training run needs besides the data."""
+
+    recipe: str = "deformable_detr_r50"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain dictionaries and lists, ready for JSON or YAML."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, tuple | list):
+            return [plain(item) for item in value]
+        return value
+
+    result: dict[str, Any] = plain(dataclasses.asdict(config))
+    return result
+
+
+def from_dict(cls: type[ConfigT], values: Mapping[str, Any], where: str = "") -> ConfigT:
+    """The inverse of `to_dict`. Unknown fields are refused by name; missing ones take their defaults."""
+    hints = get_type_hints(cls)
+    arguments: dict[str, Any] = {}
+    for name, value in values.items():
+        path = f"{where}{name}"
+        if name not in hints:
+            raise UserError(f"unknown field {path}: known are {', '.join(sorted(hints))}.")
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            arguments[name] = from_dict(hint, value, f"{path}.")  # type: ignore[arg-type]
+        else:
+            arguments[name] = tuple(value) if isinstance(value, list) else value
+    return cls(**arguments)
+
+
+def override(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+    """A copy of `config` with fields changed: `{"train.epochs": 12, "num_queries": 100}`.
+
+    A name without a dot is looked up in model, data and train (and their parts), where each name is unique.
+    """
+    for name, value in changes.items():
+        config = _override_one(config, _full_path(name).split("."), value, name)
+    return config
+
+
+def _override_one(config: Any, path: list[str], value: Any, name: str) -> Any:
+    head, *rest = path
+    if head not in {item.name for item in dataclasses.fields(config)}:
+        raise UserError(f"unknown field {name}: {type(config).__name__} has no {head}.")
+    if rest:
+        value = _override_one(getattr(config, head), rest, value, name)
+    elif isinstance(value, list):
+        value = tuple(value)
+    elif isinstance(value, Mapping):
+        current = getattr(config, head)
+        for key, item in value.items():
+            current = _override_one(current, [key], item, f"{name}.{key}")
+        value = current
+    return dataclasses.replace(config, **{head: value})
+
+
+def _full_path(name: str) -> str:
+    if "." in name or name in {item.name for item in dataclasses.fields(RunConfig)}:
+        return name
+    matches = [path for path in _leaf_paths(RunConfig, "") if path.split(".")[-1] == name]
+    if len(matches) != 1:
+        raise UserError(
+            f"unknown field {name}."
+            if not matches
+            else f"the field name {name} is not unique, say one of {', '.join(matches)}."
+        )
+    return matches[0]
+
+
+def _leaf_paths(cls: type, prefix: str) -> list[str]:
+    paths = []
+    for name, hint in get_type_hints(cls).items():
+        paths.append(f"{prefix}{name}")
+        if dataclasses.is_dataclass(hint):
+            paths += _leaf_paths(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
+    return paths

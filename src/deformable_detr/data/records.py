@@ -1,0 +1,75 @@
+"""What a data set is once it has been read, whatever its layout was: classes, images, boxes, problems.
+
+Every reader in `data/formats/` returns a `Split`; everything after it sees nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..structures import ClassTable
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong in a data set.
+
+    `kind`: a short stable slug such as `zero-size-box`, by which problems are counted.
+    `where`: file and line, or file and annotation id. `message`: what is wrong and what was done about it.
+    """
+
+    kind: str
+    where: str
+    message: str
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One image and its objects. Labels are class indices (`Split.classes`), never data set ids.
+
+    `image_id`: the data set's own integer id, or a number given by the reader (VOC, YOLO).
+    `size`: (H, W) as the annotation states it; None where the layout does not state it (YOLO).
+    `boxes_xyxy`: (N, 4) float64 pixels of the annotated image, clipped to it where its size is known.
+        In YOLO, where it is not, fractions of the image until `loading` knows the size: see `normalised`.
+    `labels`: (N,) int64. `crowd`: (N,) bool, regions not to be learned or counted (COCO's iscrowd).
+    `difficult`: (N,) bool (Pascal VOC): learned, but not counted in Pascal's metric.
+    `area`: (N,) float64, COCO's `area` (of the mask where there is one), in pixels; w·h otherwise.
+    `annotation_ids`: (N,) int64, the data set's own where it has them.
+    """
+
+    path: Path
+    file_name: str
+    image_id: int
+    size: tuple[int, int] | None
+    boxes_xyxy: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+    difficult: np.ndarray
+    area: np.ndarray
+    annotation_ids: np.ndarray
+    normalised: bool = False
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a data set: train, val, test, …
+
+    `format`: coco, voc or yolo. `source`: the file or folder the annotations came from.
+    `images` are sorted by `image_id`; images without objects are kept.
+    """
+
+    name: str
+    format: str
+    source: Path
+    classes: ClassTable
+    images: tuple[ImageRecord, ...]
+    problems: tuple[Problem, ...] = field(default_factory=tuple)
+
+    def __len__(self) -> int:
+        return len(self.images)

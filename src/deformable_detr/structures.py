@@ -1,0 +1,253 @@
+"""What travels between the layers of the package, as plain dataclasses.
+
+Letters: B batch, Q queries, S memory tokens, C channels, L levels, N objects of one image.
+Points are (x, y) in [0, 1]; sizes are (H, W). A padding mask is True where there is padding.
+Boxes end in `_cxcywh` (normalised by the unpadded image) or `_xyxy` (pixels).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import supervision
+    from PIL.Image import Image
+
+SpatialShapes = tuple[tuple[int, int], ...]  # ((H, W), ...) of the feature levels, finest first
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Images of one batch, zero-padded at the bottom and right to the largest height and width.
+
+    `pixels`: (B, 3, H, W) float, already normalised, so that padding is the mean colour.
+    `mask`: (B, H, W) bool, True = padding.
+    """
+
+    pixels: Tensor
+    mask: Tensor
+
+    @classmethod
+    def from_images(cls, images: Sequence[Tensor]) -> ImageBatch:
+        """Pad normalised (3, H, W) float images to a common size (spec.md §1: no size divisor)."""
+        if not images:
+            raise ValueError("ImageBatch.from_images needs at least one image")
+        for index, image in enumerate(images):
+            if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+                raise ValueError(
+                    f"image {index} must be a float tensor of shape (3, H, W), "
+                    f"not {image.dtype} {tuple(image.shape)}"
+                )
+        height = max(image.shape[1] for image in images)
+        width = max(image.shape[2] for image in images)
+        pixels = images[0].new_zeros(len(images), 3, height, width)
+        mask = torch.ones(len(images), height, width, dtype=torch.bool, device=pixels.device)
+        for index, image in enumerate(images):
+            _, h, w = image.shape
+            pixels[index, :, :h, :w] = image
+            mask[index, :h, :w] = False
+        return cls(pixels, mask)
+
+    def to(self, device: torch.device | str) -> ImageBatch:
+        return ImageBatch(self.pixels.to(device), self.mask.to(device))
+
+    def __len__(self) -> int:
+        return self.pixels.shape[0]
+
+
+@dataclass(frozen=True)
+class FeatureMemory:
+    """The feature levels, flattened row by row and concatenated, finest level first.
+
+    `tokens`, `positions`: (B, S, C). `mask`: (B, S), True = padding.
+    `spatial_shapes`: ((H, W), ...) Python ints, one pair per level; S = Σ H·W.
+    `valid_ratios`: (B, L, 2), the unpadded fraction of each level as (width, height).
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    mask: Tensor
+    spatial_shapes: SpatialShapes
+    valid_ratios: Tensor
+
+    def with_tokens(self, tokens: Tensor) -> FeatureMemory:
+        return replace(self, tokens=tokens)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What one decoder layer (or the first stage) says: one row per query.
+
+    `logits`: (B, Q, number of logits). `boxes_cxcywh`: (B, Q, 4) in [0, 1].
+    """
+
+    logits: Tensor
+    boxes_cxcywh: Tensor
+
+
+@dataclass(frozen=True)
+class Queries:
+    """The decoder's input.
+
+    `content`, `positions`: (B, Q, C). `references`: (B, Q, 2) points or (B, Q, 4) boxes, in [0, 1]
+    of the unpadded image. `proposals`: first-stage predictions for every memory token (two-stage only).
+    """
+
+    content: Tensor
+    positions: Tensor
+    references: Tensor
+    proposals: Predictions | None = None
+
+
+@dataclass(frozen=True)
+class DetectorOutput:
+    """`predictions`: one entry per decoder layer; the last one is the answer, the others get auxiliary
+    losses. `proposals`: the first stage's predictions for all S tokens, None in a one-stage model."""
+
+    predictions: tuple[Predictions, ...]
+    proposals: Predictions | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """The objects to be found in one image, as the losses see them.
+
+    `labels`: (N,) int64 class indices 0..num_classes-1. `boxes_cxcywh`: (N, 4), normalised by the
+    (unpadded) image that the model sees. `image_id` names the image in error messages.
+    """
+
+    labels: Tensor
+    boxes_cxcywh: Tensor
+    image_id: int | str = "?"
+
+    def to(self, device: torch.device | str) -> Target:
+        return Target(self.labels.to(device), self.boxes_cxcywh.to(device), self.image_id)
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """Which class each index stands for: `names[i]` and the data set's own id `category_ids[i]`.
+
+    The only place where a data set's ids (sparse, 0-based, 1-based) meet the model's 0..num_classes-1.
+    `names[i] is None` marks a logit that no class of the data set uses (COCO's unused ids in the
+    published checkpoints with 91 logits): such a class is never predicted.
+    """
+
+    names: tuple[str | None, ...]
+    category_ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.category_ids):
+            raise ValueError(f"{len(self.names)} class names but {len(self.category_ids)} category ids")
+        if len(set(self.category_ids)) != len(self.category_ids):
+            raise ValueError("category ids must differ from each other")
+
+    @classmethod
+    def from_names(cls, names: Sequence[str]) -> ClassTable:
+        """Ids 0, 1, 2, … for data that has none of its own."""
+        return cls(tuple(names), tuple(range(len(names))))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, index: int) -> str:
+        return self.names[index] or f"unused {self.category_ids[index]}"
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found in one image, best score first. N may be 0.
+
+    `boxes_xyxy`: (N, 4) float32 pixels of the original image. `scores`: (N,) float32.
+    `labels`: (N,) int64 class indices; `category_ids`: (N,) int64, the data set's own ids;
+    `names`: class names. `image_size`: (H, W) of the original image.
+    `image`: the picture itself where it is at hand (H, W, 3) uint8 RGB, used by `draw()`.
+    """
+
+    boxes_xyxy: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    category_ids: np.ndarray
+    names: tuple[str, ...]
+    image_size: tuple[int, int]
+    image: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def above(self, threshold: float) -> Detections:
+        """Only the detections with a score of at least `threshold`."""
+        keep = np.flatnonzero(self.scores >= threshold)
+        return replace(
+            self,
+            boxes_xyxy=self.boxes_xyxy[keep],
+            scores=self.scores[keep],
+            labels=self.labels[keep],
+            category_ids=self.category_ids[keep],
+            names=tuple(self.names[i] for i in keep),
+        )
+
+    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+        """COCO results rows: image_id, category_id, bbox as [x, y, width, height] in pixels, score."""
+        rows = []
+        for box, score, category_id in zip(self.boxes_xyxy, self.scores, self.category_ids, strict=True):
+            x0, y0, x1, y1 = (float(value) for value in box)
+            rows.append(
+                {
+                    "image_id": image_id,
+                    "category_id": int(category_id),
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "score": float(score),
+                }
+            )
+        return rows
+
+    def to_supervision(self) -> supervision.Detections:
+        """The same as `supervision.Detections`, class names in `data["class_name"]`."""
+        import supervision
+
+        return supervision.Detections(
+            xyxy=self.boxes_xyxy.astype(np.float32).reshape(-1, 4),
+            confidence=self.scores.astype(np.float32),
+            class_id=self.labels.astype(int),
+            data={"class_name": np.array(self.names, dtype=str)},
+        )
+
+    def draw(self, image: Any = None) -> Image:
+        """The picture with labelled boxes. `image` (path, PIL image or (H, W, 3) RGB uint8 array) is
+        needed only where these detections do not carry their picture.
+
+        Drawn by supervision; line and text grow with the picture.
+        """
+        import supervision
+        from PIL import Image as PILImage
+
+        if image is None:
+            if self.image is None:
+                raise ValueError("these detections carry no picture: pass one, draw(image)")
+            image = self.image
+        if isinstance(image, np.ndarray):
+            picture = PILImage.fromarray(image)
+        elif isinstance(image, PILImage.Image):
+            picture = image.convert("RGB")
+        else:
+            picture = PILImage.open(image).convert("RGB")
+        detections = self.to_supervision()
+        labels = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores, strict=True)]
+        thickness = supervision.calculate_optimal_line_thickness(picture.size)
+        scale = supervision.calculate_optimal_text_scale(picture.size)
+        # supervision draws in place, whereas the caller's picture must stay as it was
+        scene: Image = picture.copy()
+        scene = supervision.BoxAnnotator(thickness=thickness).annotate(scene, detections)
+        return supervision.LabelAnnotator(
+            text_scale=scale, text_padding=max(1, thickness), smart_position=True
+        ).annotate(scene, detections, labels=labels)
