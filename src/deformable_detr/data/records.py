@@ -31,9 +31,8 @@ class ImageRecord:
     """One image and its objects. Labels are class indices (`Split.classes`), never data set ids.
 
     `image_id`: the data set's own integer id, or a number given by the reader (VOC, YOLO).
-    `size`: (H, W) as the annotation states it; None where the layout does not state it (YOLO).
-    `boxes_xyxy`: (N, 4) float64 pixels of the annotated image, clipped to it where its size is known.
-        In YOLO, where it is not, fractions of the image until `loading` knows the size: see `normalised`.
+    `size`: (H, W) as the annotation states it; from the file's header where the layout does not (YOLO).
+    `boxes_xyxy`: (N, 4) float64 pixels of the annotated image, clipped to it.
     `labels`: (N,) int64. `crowd`: (N,) bool, regions not to be learned or counted (COCO's iscrowd).
     `difficult`: (N,) bool (Pascal VOC): learned, but not counted in Pascal's metric.
     `area`: (N,) float64, COCO's `area` (of the mask where there is one), in pixels; w·h otherwise.
@@ -43,14 +42,13 @@ class ImageRecord:
     path: Path
     file_name: str
     image_id: int
-    size: tuple[int, int] | None
+    size: tuple[int, int]
     boxes_xyxy: np.ndarray
     labels: np.ndarray
     crowd: np.ndarray
     difficult: np.ndarray
     area: np.ndarray
     annotation_ids: np.ndarray
-    normalised: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)

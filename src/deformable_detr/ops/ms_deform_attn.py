@@ -1,0 +1,143 @@
+"""Multi-scale deformable attention: the public functions. Paper: section 4.1, equation 3.
+
+Letters: B batch, S value tokens, M heads, D head dimension, Q queries, L levels, K points per level,
+P = Σ K_l. With equally many points per level, locations and weights have separate axes (L, K); with
+`points_per_level` (ragged), one axis P, level after level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from .reference import fused_ms_deform_attn_reference, ms_deform_attn_reference
+
+
+def ms_deform_attn(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    *,
+    points_per_level: Sequence[int] | None = None,
+) -> Tensor:
+    """Sample `value` bilinearly at `sampling_locations` and add up with `attention_weights`.
+
+    Args:
+        value: (B, S, M, D), levels flattened row by row, finest first; S = Σ H·W.
+        spatial_shapes: ((H, W), ...), Python ints, one pair per level.
+        sampling_locations: (B, Q, M, L, K, 2), (x, y) in [0, 1] of each (padded) level; outside is zero.
+        attention_weights: (B, Q, M, L, K). Usually sums to one over (L, K), but need not.
+        points_per_level: (K_0, …): ragged; then locations are (B, Q, M, P, 2) and weights (B, Q, M, P).
+
+    Returns:
+        (B, Q, M·D), head after head.
+
+    Raises:
+        ValueError: where shapes disagree; says which.
+    """
+    shapes = _checked_shapes(value, spatial_shapes)
+    points = _checked_points(len(shapes), sampling_locations, attention_weights, points_per_level)
+    B, Q, M = attention_weights.shape[:3]
+    _require_same("sampling_locations", sampling_locations.shape[:3], (B, Q, M))
+    _require_same("value's (B, M)", (value.shape[0], value.shape[2]), (B, M))
+    P = sum(points)
+    return ms_deform_attn_reference(
+        value,
+        shapes,
+        sampling_locations.reshape(B, Q, M, P, 2),
+        attention_weights.reshape(B, Q, M, P),
+        points,
+    )
+
+
+def fused_ms_deform_attn(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    reference: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+    *,
+    points_per_level: Sequence[int] | None = None,
+) -> Tensor:
+    """The same with softmax and `reference + offset` inside the operator.
+
+    Args:
+        value, spatial_shapes, points_per_level: as in `ms_deform_attn`.
+        reference: (B, Q, L, 2) points, or (B, Q, L, 4) boxes as cxcywh, in [0, 1] of each (padded) level.
+        sampling_offsets: (B, Q, M, L, K, 2), (x, y). Around a point in pixels of the level; around a box
+            in half box sides divided by K.
+        attention_logits: (B, Q, M, L·K); softmax runs over all points of a head.
+
+    Returns:
+        (B, Q, M·D).
+
+    Raises:
+        ValueError: where shapes disagree; says which.
+    """
+    shapes = _checked_shapes(value, spatial_shapes)
+    B, Q, M = attention_logits.shape[:3]
+    L = len(shapes)
+    if points_per_level is None:
+        if sampling_offsets.ndim != 6:
+            raise ValueError(
+                f"sampling_offsets must be (B, Q, M, L, K, 2), not {tuple(sampling_offsets.shape)} "
+                "(or pass points_per_level)"
+            )
+        points: tuple[int, ...] = (sampling_offsets.shape[4],) * L
+    else:
+        points = tuple(points_per_level)
+    P = sum(points)
+    if len(points) != L:
+        raise ValueError(f"points_per_level has {len(points)} entries for {L} levels")
+    if reference.ndim != 4 or reference.shape[-1] not in (2, 4):
+        raise ValueError(f"reference must be (B, Q, L, 2) or (B, Q, L, 4), not {tuple(reference.shape)}")
+    _require_same("reference", reference.shape[:3], (B, Q, L))
+    _require_same("value's (B, M)", (value.shape[0], value.shape[2]), (B, M))
+    offsets_shape = (B, Q, M, P, 2) if points_per_level is not None else (B, Q, M, L, points[0], 2)
+    _require_same("sampling_offsets", sampling_offsets.shape, offsets_shape)
+    _require_same("attention_logits", attention_logits.shape, (B, Q, M, P))
+    return fused_ms_deform_attn_reference(
+        value,
+        shapes,
+        reference,
+        sampling_offsets.reshape(B, Q, M, P, 2),
+        attention_logits,
+        points,
+    )
+
+
+def _checked_shapes(value: Tensor, spatial_shapes: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    if value.ndim != 4:
+        raise ValueError(f"value must be (B, S, M, D), not {tuple(value.shape)}")
+    shapes = tuple((int(height), int(width)) for height, width in spatial_shapes)
+    tokens = sum(height * width for height, width in shapes)
+    if tokens != value.shape[1]:
+        raise ValueError(f"spatial_shapes {shapes} hold {tokens} tokens, but value has {value.shape[1]}")
+    return shapes
+
+
+def _checked_points(
+    num_levels: int, locations: Tensor, weights: Tensor, points_per_level: Sequence[int] | None
+) -> tuple[int, ...]:
+    if points_per_level is None:
+        if locations.ndim != 6 or weights.ndim != 5:
+            raise ValueError(
+                "sampling_locations must be (B, Q, M, L, K, 2) and attention_weights (B, Q, M, L, K), not "
+                f"{tuple(locations.shape)} and {tuple(weights.shape)} (or pass points_per_level)"
+            )
+        _require_same("sampling_locations", locations.shape[3:], (num_levels, weights.shape[4], 2))
+        _require_same("attention_weights' L", weights.shape[3:4], (num_levels,))
+        return (weights.shape[4],) * num_levels
+    points = tuple(points_per_level)
+    if len(points) != num_levels:
+        raise ValueError(f"points_per_level has {len(points)} entries for {num_levels} levels")
+    _require_same("sampling_locations", locations.shape[3:], (sum(points), 2))
+    _require_same("attention_weights", weights.shape[3:], (sum(points),))
+    return points
+
+
+def _require_same(what: str, got: Sequence[int], expected: Sequence[int]) -> None:
+    if tuple(got) != tuple(expected):
+        raise ValueError(f"{what} has shape {tuple(got)} where {tuple(expected)} is expected")

@@ -1,0 +1,94 @@
+"""Multi-scale deformable attention in plain PyTorch: what the operator means, on any device.
+
+Paper: section 4.1, equations 2 and 3. Letters: B batch, S value tokens, M heads, D head dimension,
+Q queries, L levels, K points per level, P = Σ K_l points of one head and query over all levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def ms_deform_attn_reference(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    points_per_level: Sequence[int],
+) -> Tensor:
+    """Weighted sum of bilinear samples, level by level, through `grid_sample`.
+
+    value: (B, S, M, D); sampling_locations: (B, Q, M, P, 2), (x, y) in [0, 1] of the padded level;
+    attention_weights: (B, Q, M, P). Returns (B, Q, M·D). Samples outside of a level count as zero;
+    a location that is not finite is outside.
+    """
+    B, _, M, D = value.shape
+    Q, P = sampling_locations.shape[1], sampling_locations.shape[3]
+    # Every point that can touch a pixel lies in [-0.5, 1.5]; [-1, 2] is outside for certain. Bounded here,
+    # no NaN, infinity or 1e30 reaches the float-to-integer conversion inside grid_sample.
+    locations = torch.nan_to_num(sampling_locations, nan=-1.0, posinf=2.0, neginf=-1.0).clamp(-1.0, 2.0)
+    grids = (2 * locations - 1).transpose(1, 2).reshape(B * M, Q, P, 2)
+    tokens_per_level = [height * width for height, width in spatial_shapes]
+
+    samples = []
+    for level_value, (height, width), level_grid in zip(
+        value.split(tokens_per_level, dim=1),
+        spatial_shapes,
+        grids.split(list(points_per_level), dim=2),
+        strict=True,
+    ):
+        level_map = level_value.permute(0, 2, 3, 1).reshape(B * M, D, height, width)
+        samples.append(
+            F.grid_sample(
+                level_map,
+                level_grid.to(level_map.dtype),
+                mode="bilinear",
+                padding_mode="zeros",
+                align_corners=False,
+            )  # (B*M, D, Q, K_l)
+        )
+    weights = attention_weights.transpose(1, 2).reshape(B * M, 1, Q, P).to(value.dtype)
+    output = (torch.cat(samples, dim=-1) * weights).sum(-1)  # (B*M, D, Q)
+    return output.view(B, M * D, Q).transpose(1, 2)
+
+
+def sampling_locations_of(
+    spatial_shapes: Sequence[tuple[int, int]],
+    reference: Tensor,
+    sampling_offsets: Tensor,
+    points_per_level: Sequence[int],
+) -> Tensor:
+    """Where each point samples: (B, Q, M, P, 2) from reference (B, Q, L, 2|4) and offsets (B, Q, M, P, 2).
+
+    Around a reference point an offset is counted in pixels of the level; around a reference box, in
+    half box sides divided by K (spec.md §5.2), so that the initial offsets stay inside the box.
+    """
+    levels = torch.tensor(
+        [level for level, points in enumerate(points_per_level) for _ in range(points)],
+        device=reference.device,
+    )
+    per_point = reference[:, :, None, levels]  # (B, Q, 1, P, 2|4)
+    if reference.shape[-1] == 2:
+        sizes = sampling_offsets.new_tensor([(width, height) for height, width in spatial_shapes])
+        return per_point + sampling_offsets / sizes[levels]
+    points = sampling_offsets.new_tensor(list(points_per_level))[levels, None]
+    return per_point[..., :2] + sampling_offsets / points * per_point[..., 2:] * 0.5
+
+
+def fused_ms_deform_attn_reference(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    reference: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+    points_per_level: Sequence[int],
+) -> Tensor:
+    """The same from raw offsets (B, Q, M, P, 2) and logits (B, Q, M, P): softmax and locations inside."""
+    locations = sampling_locations_of(spatial_shapes, reference, sampling_offsets, points_per_level)
+    return ms_deform_attn_reference(
+        value, spatial_shapes, locations, attention_logits.softmax(-1), points_per_level
+    )
