@@ -251,3 +251,33 @@ class Detections:
         return supervision.LabelAnnotator(
             text_scale=scale, text_padding=max(1, thickness), smart_position=True
         ).annotate(scene, detections, labels=labels)
+
+
+@dataclass(frozen=True)
+class BatchCount:
+    """What the losses of one update are divided by: counted over all its micro-batches and processes.
+
+    `objects`: target boxes. `matched`: queries that get one (an image cannot use more than Q).
+    `images`. All as shares of one process, because gradients are averaged over processes.
+    """
+
+    objects: float
+    matched: float
+    images: float
+
+    @classmethod
+    def of(cls, targets: Sequence[Target], num_queries: int) -> BatchCount:
+        counts = [len(target) for target in targets]
+        return cls(float(sum(counts)), float(sum(min(n, num_queries) for n in counts)), float(len(counts)))
+
+    def __add__(self, other: BatchCount) -> BatchCount:
+        return BatchCount(
+            self.objects + other.objects, self.matched + other.matched, self.images + other.images
+        )
+
+    def share_of(self, num_processes: int) -> BatchCount:
+        """A total over all processes, as the share of one. At least one object, so that an update of
+        empty images divides by something, and by the same however many processes share it."""
+        return BatchCount(
+            max(self.objects, 1.0) / num_processes, self.matched / num_processes, self.images / num_processes
+        )

@@ -1,0 +1,179 @@
+"""From a data set's records to training batches (spec.md §1, §10).
+
+A sample is a pure function of (seed, epoch, index) and the order of an epoch one of (seed, epoch): so
+resuming is a number of updates to skip, the number of worker processes changes nothing, and one total
+batch shows the same images in the same update however it is split over processes and micro-batches.
+
+An *update* is one step of the optimiser; it sees a global batch of
+batch_size · accumulate · world_size images, cut into micro-batches of batch_size.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..config import DataConfig
+from ..errors import UserError
+from ..structures import ImageBatch, Target
+from .images import open_image
+from .records import Split
+from .transforms import training_transform
+
+Sample = tuple[Tensor, Target]
+MicroBatch = tuple[ImageBatch, tuple[Target, ...]]
+SampleKey = tuple[int, int]  # (epoch, index into Split.images)
+
+
+class Samples(Dataset[Sample]):
+    """Augmented training samples of a split: `samples[epoch, index]` → (pixels (3, h, w), Target).
+
+    Crowd regions are left out: nothing can be learned from "somewhere in here are several".
+
+    Raises:
+        UserError: the picture cannot be read, or is not of the size that its annotation states.
+    """
+
+    def __init__(self, split: Split, config: DataConfig, seed: int) -> None:
+        self.split = split
+        self.config = config
+        self.seed = seed
+        self.transform = training_transform(config)
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, key: SampleKey) -> Sample:
+        epoch, index = key
+        record = self.split.images[index]
+        picture = open_image(record.path, annotated_size=record.size, max_pixels=self.config.max_pixels)
+        width, height = picture.size
+        if (height, width) != record.size:
+            raise UserError(
+                f"{record.path} is {width}x{height} pixels, but {self.split.source} annotates it as "
+                f"{record.size[1]}x{record.size[0]}: put the annotated picture back or correct its size "
+                "and boxes."
+            )
+        learned = ~record.crowd
+        pixels, boxes_cxcywh, labels = self.transform(
+            picture,
+            torch.from_numpy(record.boxes_xyxy[learned]),
+            torch.from_numpy(record.labels[learned]),
+            _generator(self.seed, epoch, index),
+        )
+        return pixels, Target(labels, boxes_cxcywh, record.image_id)
+
+
+def collate(samples: Sequence[Sample]) -> MicroBatch:
+    """Samples of different sizes → one padded batch and its targets."""
+    pixels, targets = zip(*samples, strict=True)
+    return ImageBatch.from_images(pixels), targets
+
+
+def steps_per_epoch(num_images: int, total_batch: int) -> int:
+    """Updates in an epoch. The remainder of a permutation is dropped; a data set smaller than one batch
+    still gives one update."""
+    return max(1, num_images // total_batch)
+
+
+def epoch_order(num_images: int, total_batch: int, seed: int, epoch: int) -> list[list[int]]:
+    """The global batches of one epoch, as indices of images: a permutation seeded by (seed, epoch).
+
+    A data set smaller than one batch gives one batch, filled by starting over.
+    """
+    if num_images < 1 or total_batch < 1:
+        raise ValueError(f"epoch_order needs images and a batch, not {num_images} and {total_batch}")
+    permutation = _generator(seed, epoch).permutation(num_images)
+    steps = steps_per_epoch(num_images, total_batch)
+    batches: list[list[int]] = np.resize(permutation, (steps, total_batch)).tolist()
+    return batches
+
+
+def training_loader(
+    split: Split,
+    config: DataConfig,
+    *,
+    batch_size: int,
+    accumulate: int,
+    seed: int,
+    epoch: int,
+    start_step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> DataLoader[MicroBatch]:
+    """Rank `rank`'s micro-batches of one epoch, `accumulate` of them per update.
+
+    Yields (ImageBatch of `batch_size` images, their targets). `start_step`: updates of this epoch that
+    are done already; their images are not read. Nothing is drawn from PyTorch's global generator.
+
+    Raises:
+        UserError: the split has no images; or, while iterating, what `Samples` raises, in one sentence
+            also out of a worker process.
+    """
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank {rank} is not one of {world_size} processes")
+    if start_step < 0:
+        raise ValueError(f"start_step must not be negative ({start_step})")
+    if len(split) == 0:
+        raise UserError(f"{split.source}: the split {split.name} has no images to train on.")
+    batches = epoch_order(len(split), batch_size * accumulate * world_size, seed, epoch)
+    micro_batches = []
+    for batch in batches[start_step:]:
+        for part in range(accumulate):
+            # numbered so that micro-batches hold the same images whatever (world_size, accumulate) is
+            start = (part * world_size + rank) * batch_size
+            micro_batches.append([(epoch, index) for index in batch[start : start + batch_size]])
+    return _TrainingLoader(
+        _MicroBatches(Samples(split, config, seed)),
+        sampler=micro_batches,
+        batch_size=None,  # an element of the sampler is a micro-batch already
+        collate_fn=_unchanged,
+        # more processes than cores only cost memory, and PyTorch warns of them
+        num_workers=min(config.num_workers, _num_cores(), len(micro_batches)),
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+class _MicroBatches(Dataset[Any]):
+    """Reads a micro-batch by its sample keys. A UserError is *returned*: PyTorch would raise one that
+    comes out of a worker anew, with a traceback for its sentence. `_TrainingLoader` raises it."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __getitem__(self, keys: Sequence[SampleKey]) -> MicroBatch | UserError:
+        try:
+            return collate([self.samples[key] for key in keys])
+        except UserError as error:
+            return error
+
+
+class _TrainingLoader(DataLoader[MicroBatch]):
+    def __iter__(self) -> Iterator[MicroBatch]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def _num_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _generator(seed: int, *place: int) -> np.random.Generator:
+    # SeedSequence takes no negative seed. The place is its spawn key, since in plain entropy (seed, epoch)
+    # and (seed, epoch, 0) would be the same stream.
+    return np.random.default_rng(np.random.SeedSequence(seed % 2**64, spawn_key=place))

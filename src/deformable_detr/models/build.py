@@ -1,0 +1,98 @@
+"""From a `ModelConfig` to a model: the only place that chooses parts, the whole zoo on one screen."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..classification import build_classification
+from ..config import ModelConfig
+from .attention import DeformableAttention, DenseAttention, MemoryAttention
+from .backbone import build_backbone
+from .decoder import Decoder, DecoderLayer
+from .encoder import Encoder, EncoderLayer
+from .heads import PredictionHead
+from .model import DetectionModel
+from .neck import ChannelMapper, Projection
+from .position import LevelPosition, SinePosition
+from .queries import ProposalQueries, ReferencePointQueries, StaticQueries
+
+
+def build_model(config: ModelConfig) -> DetectionModel:
+    """An untrained model, initialised as the authors do (spec.md §5.5), in training mode."""
+    backbone = build_backbone(config.backbone, num_maps=min(config.num_levels, 3))
+    num_heads = _num_heads(config)
+    heads = [PredictionHead(config.hidden_dim, _num_logits(config)) for _ in range(num_heads)]
+    _initialise_heads(config, heads)
+    return DetectionModel(
+        backbone=backbone,
+        neck=_neck(config, backbone.channels),
+        position=_position(config),
+        encoder=Encoder(
+            [
+                EncoderLayer(_attention(config), config.hidden_dim, config.ffn_dim, config.dropout)
+                for _ in range(config.encoder_layers)
+            ]
+        ),
+        queries=_queries(config, heads),
+        decoder=Decoder(
+            [
+                DecoderLayer(
+                    _attention(config), config.hidden_dim, config.num_heads, config.ffn_dim, config.dropout
+                )
+                for _ in range(config.decoder_layers)
+            ],
+            heads=heads[: config.decoder_layers],  # the proposals' head is not the decoder's
+            norm=nn.LayerNorm(config.hidden_dim) if config.decoder_norm else nn.Identity(),
+            refine_references=config.refine_references,
+        ),
+    )
+
+
+def _num_logits(config: ModelConfig) -> int:
+    return build_classification(config).num_logits
+
+
+def _num_heads(config: ModelConfig) -> int:
+    """One head shared by all layers; refinement needs one each; proposals one more."""
+    if not config.refine_references:
+        return 1
+    return config.decoder_layers + (config.queries == "proposals")
+
+
+def _initialise_heads(config: ModelConfig, heads: list[PredictionHead]) -> None:
+    class_bias = build_classification(config).initial_class_bias
+    for index, head in enumerate(heads):
+        if class_bias is not None:
+            nn.init.constant_(head.class_head.bias, class_bias)
+        if config.attention == "dense":
+            continue  # DETR's boxes have no reference to start from
+        # A box without a reference size starts small, sigmoid(-2) = 0.12; later layers inherit the size.
+        starts_from_point = index == 0 and config.queries != "proposals"
+        head.start_at_reference(size_bias=-2.0 if starts_from_point else 0.0)
+
+
+def _neck(config: ModelConfig, channels: tuple[int, ...]) -> nn.Module:
+    if config.neck == "projection":
+        return Projection(channels, config.hidden_dim)
+    return ChannelMapper(channels, config.hidden_dim, config.num_levels)
+
+
+def _position(config: ModelConfig) -> nn.Module:
+    sine = SinePosition(config.hidden_dim, half_pixel=config.position == "sine_half_pixel")
+    if config.attention == "dense":
+        return sine
+    return LevelPosition(sine, config.num_levels, config.hidden_dim)
+
+
+def _attention(config: ModelConfig) -> MemoryAttention:
+    if config.attention == "dense":
+        return DenseAttention(config.hidden_dim, config.num_heads, config.dropout)
+    return DeformableAttention(config.hidden_dim, config.num_heads, config.num_levels, config.num_points)
+
+
+def _queries(config: ModelConfig, heads: list[PredictionHead]) -> nn.Module:
+    if config.queries == "static":
+        return StaticQueries(config.num_queries, config.hidden_dim)
+    if config.queries == "reference_points":
+        return ReferencePointQueries(config.num_queries, config.hidden_dim)
+    return ProposalQueries(config.num_queries, config.hidden_dim, heads[-1], config.mask_invalid_proposals)

@@ -1,0 +1,74 @@
+"""The decoder: object queries look at each other and at the memory, layer by layer, and every layer predicts
+(paper, sections 4.2 and 4.3; spec.md §5.4, §6.1). Letters: B batch, Q queries, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from ..structures import FeatureMemory, Predictions, Queries
+from .attention import MemoryAttention
+from .feedforward import FeedForward
+from .heads import PredictionHead, logits_of_references
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, attention to the memory, feed-forward; each with residual and norm."""
+
+    def __init__(
+        self, cross_attention: MemoryAttention, dim: int, num_heads: int, ffn_dim: int, dropout: float
+    ):
+        super().__init__()
+        self.self_attention = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
+        nn.init.xavier_uniform_(self.self_attention.out_proj.weight)
+        self.self_norm = nn.LayerNorm(dim)
+        self.self_dropout = nn.Dropout(dropout)
+        self.cross_attention = cross_attention
+        self.cross_norm = nn.LayerNorm(dim)
+        self.cross_dropout = nn.Dropout(dropout)
+        self.feedforward = FeedForward(dim, ffn_dim, dropout)
+
+    def forward(self, content: Tensor, positions: Tensor, references: Tensor, memory: FeatureMemory) -> Tensor:
+        query = content + positions
+        attended, _ = self.self_attention(query, query, content, need_weights=False)
+        content = self.self_norm(content + self.self_dropout(attended))
+        attended = self.cross_attention(content, positions, references, memory)
+        content = self.cross_norm(content + self.cross_dropout(attended))
+        updated: Tensor = self.feedforward(content)
+        return updated
+
+
+class Decoder(nn.Module):
+    """Layers with their prediction heads: one head for all layers, or one each.
+
+    `norm` is applied to what a layer says, not to what it passes on (DETR; `nn.Identity` elsewhere).
+    `refine_references`: each layer starts from the boxes that the layer before it predicted.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[DecoderLayer],
+        heads: Sequence[PredictionHead],
+        norm: nn.Module,
+        refine_references: bool,
+    ):
+        super().__init__()
+        assert len(heads) in (1, len(layers))
+        self.layers = nn.ModuleList(layers)
+        self.heads = nn.ModuleList(heads)
+        self.norm = norm
+        self.refine_references = refine_references
+
+    def forward(self, queries: Queries, memory: FeatureMemory) -> tuple[Predictions, ...]:
+        content, references = queries.content, queries.references
+        predictions = []
+        for index, layer in enumerate(self.layers):
+            content = layer(content, queries.positions, references, memory)
+            head = self.heads[index % len(self.heads)]
+            predictions.append(head(self.norm(content), logits_of_references(references)))
+            if self.refine_references:
+                # Detached: each layer learns to correct a box, not to please the layers before it.
+                references = predictions[-1].boxes_cxcywh.detach()
+        return tuple(predictions)

@@ -1,0 +1,61 @@
+"""The encoder: every memory token looks at the memory (paper, section 4.2; spec.md §5.1, §5.3).
+
+Letters: B batch, S memory tokens, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..structures import FeatureMemory
+from .attention import MemoryAttention
+from .feedforward import FeedForward
+
+
+class EncoderLayer(nn.Module):
+    def __init__(self, attention: MemoryAttention, dim: int, ffn_dim: int, dropout: float):
+        super().__init__()
+        self.attention = attention
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        self.feedforward = FeedForward(dim, ffn_dim, dropout)
+
+    def forward(self, memory: FeatureMemory, references: Tensor) -> FeatureMemory:
+        tokens = memory.tokens
+        attended = self.attention(tokens, memory.positions, references, memory)
+        return memory.with_tokens(self.feedforward(self.norm(tokens + self.dropout(attended))))
+
+
+class Encoder(nn.Module):
+    """Layers of equal shape; a token's reference is its own pixel centre, the same in all of them."""
+
+    def __init__(self, layers: Sequence[EncoderLayer]):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, memory: FeatureMemory) -> FeatureMemory:
+        references = token_centres(memory)
+        for layer in self.layers:
+            memory = layer(memory, references)
+        return memory
+
+
+def token_centres(memory: FeatureMemory) -> Tensor:
+    """(B, S, 2): the pixel centre (x, y) of each token, relative to the unpadded image.
+
+    Tokens in the padding lie beyond 1.
+    """
+    device = memory.valid_ratios.device
+    centres = []
+    for level, (height, width) in enumerate(memory.spatial_shapes):
+        y = torch.arange(height, dtype=torch.float32, device=device) + 0.5
+        x = torch.arange(width, dtype=torch.float32, device=device) + 0.5
+        ratio = memory.valid_ratios[:, level]  # (B, 2): width, height
+        y = y[None] / (ratio[:, 1:] * height)  # (B, H)
+        x = x[None] / (ratio[:, :1] * width)  # (B, W)
+        grid = torch.stack([x[:, None, :].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], -1)
+        centres.append(grid.flatten(1, 2))
+    return torch.cat(centres, dim=1)

@@ -1,0 +1,43 @@
+"""The output layers: class head and box head (spec.md §6).
+
+One identity serves all variants: box = sigmoid(delta + logit(reference)). DETR has the constant
+reference 0.5, whose logit is 0. Letters: B batch, Q queries, C channels.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..boxes import inverse_sigmoid
+from ..structures import Predictions
+
+
+class PredictionHead(nn.Module):
+    """hidden (B, Q, C) and reference logits (B, Q, 4) to `Predictions`."""
+
+    def __init__(self, dim: int, num_logits: int):
+        super().__init__()
+        self.class_head = nn.Linear(dim, num_logits)
+        self.box_head = nn.Sequential(
+            nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 4)
+        )
+
+    def start_at_reference(self, size_bias: float) -> None:
+        """Deformable DETR's start: every box is its reference; width and height get `size_bias` as logit."""
+        last = self.box_head[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        nn.init.constant_(last.bias[2:], size_bias)
+
+    def forward(self, hidden: Tensor, reference_logits: Tensor) -> Predictions:
+        # float32: in 16 bit, a box side near 1 would step by several pixels.
+        boxes = (self.box_head(hidden).float() + reference_logits).sigmoid()
+        return Predictions(self.class_head(hidden), boxes)
+
+
+def logits_of_references(references: Tensor) -> Tensor:
+    """(B, Q, 2|4) in [0, 1] to (B, Q, 4) logits. A point leaves width and height to the head alone."""
+    logits = inverse_sigmoid(references)
+    return F.pad(logits, (0, 4 - logits.shape[-1]))

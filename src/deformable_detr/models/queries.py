@@ -1,0 +1,113 @@
+"""Where object queries come from: learned (DETR), learned with reference points (Deformable DETR), or the
+first stage's proposals (paper, section 4.3, two-stage; spec.md §6, §6.2).
+
+Each: forward(memory) -> Queries. Letters: B batch, Q queries, S memory tokens, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..structures import FeatureMemory, Predictions, Queries
+from .heads import PredictionHead
+from .position import sine_encoding
+
+PROPOSAL_SIZE = 0.05  # side of the proposals on the finest level, as a fraction of the image; doubles per level
+
+
+class StaticQueries(nn.Module):
+    """DETR: learned positions, zero content, and no place to start from."""
+
+    def __init__(self, num_queries: int, dim: int):
+        super().__init__()
+        self.positions = nn.Parameter(torch.randn(num_queries, dim))
+
+    def forward(self, memory: FeatureMemory) -> Queries:
+        positions = self.positions.expand(len(memory.tokens), -1, -1)
+        references = torch.full_like(positions[..., :4], 0.5)  # the logit of 0.5 is 0: no reference
+        return Queries(torch.zeros_like(positions), positions, references)
+
+
+class ReferencePointQueries(nn.Module):
+    """Deformable DETR: learned content and positions; a reference point is linear in the position."""
+
+    def __init__(self, num_queries: int, dim: int):
+        super().__init__()
+        self.positions = nn.Parameter(torch.randn(num_queries, dim))
+        self.content = nn.Parameter(torch.randn(num_queries, dim))
+        self.reference_points = nn.Linear(dim, 2)
+        nn.init.xavier_uniform_(self.reference_points.weight)
+        nn.init.zeros_(self.reference_points.bias)
+
+    def forward(self, memory: FeatureMemory) -> Queries:
+        B = len(memory.tokens)
+        references = self.reference_points(self.positions).float().sigmoid()
+        return Queries(
+            self.content.expand(B, -1, -1), self.positions.expand(B, -1, -1), references.expand(B, -1, -1)
+        )
+
+
+class ProposalQueries(nn.Module):
+    """Two stages: every memory token proposes a box; the best Q become the queries.
+
+    `mask_invalid`: keep tokens in the padding, and tokens whose base box leaves the image, out of the
+    top Q. The authors' code lets them in (spec.md §18, 10), and its checkpoints are used to it.
+    Class 0 is the first stage's "object". An image with fewer tokens than `num_queries` has as many
+    queries as tokens.
+    """
+
+    def __init__(self, num_queries: int, dim: int, head: PredictionHead, mask_invalid: bool):
+        super().__init__()
+        self.num_queries, self.mask_invalid = num_queries, mask_invalid
+        self.head = head
+        self.memory_projection = nn.Linear(dim, dim)
+        self.memory_norm = nn.LayerNorm(dim)
+        self.box_projection = nn.Linear(2 * dim, 2 * dim)
+        self.box_norm = nn.LayerNorm(2 * dim)
+        for projection in (self.memory_projection, self.box_projection):
+            nn.init.xavier_uniform_(projection.weight)
+
+    def forward(self, memory: FeatureMemory) -> Queries:
+        base, invalid = base_boxes(memory)
+        base_logits = torch.log(base / (1 - base)).masked_fill(invalid[..., None], torch.inf)
+        tokens = memory.tokens.masked_fill(invalid[..., None], 0.0)
+        proposals: Predictions = self.head(
+            self.memory_norm(self.memory_projection(tokens)), base_logits
+        )
+
+        objectness = proposals.logits[..., 0]
+        if self.mask_invalid:
+            objectness = objectness.masked_fill(invalid, -torch.inf)
+        best = objectness.topk(min(self.num_queries, objectness.shape[1]), dim=1).indices
+        references = proposals.boxes_cxcywh.gather(1, best[..., None].expand(-1, -1, 4)).detach()
+
+        dim = self.memory_norm.normalized_shape[0]
+        encoded = sine_encoding(references * (2 * math.pi), dim // 2).flatten(2)  # (B, Q, 2C)
+        positions, content = self.box_norm(self.box_projection(encoded)).chunk(2, dim=-1)
+        return Queries(content, positions, references, proposals)
+
+
+def base_boxes(memory: FeatureMemory) -> tuple[Tensor, Tensor]:
+    """The boxes that proposals are relative to, (B, S, 4) cxcywh, and which are invalid, (B, S).
+
+    A token's base box sits on its pixel centre; its side doubles from level to level. It is invalid in
+    the padding, or where it has a coordinate outside (0.01, 0.99).
+    """
+    boxes, device = [], memory.tokens.device
+    start = 0
+    for level, (height, width) in enumerate(memory.spatial_shapes):
+        padding = memory.mask[:, start : start + height * width].view(-1, height, width)
+        start += height * width
+        valid_height = (~padding[:, :, 0]).sum(1)[:, None, None]
+        valid_width = (~padding[:, 0, :]).sum(1)[:, None, None]
+        y = (torch.arange(height, dtype=torch.float32, device=device)[None, :, None] + 0.5) / valid_height
+        x = (torch.arange(width, dtype=torch.float32, device=device)[None, None, :] + 0.5) / valid_width
+        side = torch.full_like(y, PROPOSAL_SIZE * 2**level)
+        level_boxes = torch.stack(torch.broadcast_tensors(x, y, side, side), dim=-1)
+        boxes.append(level_boxes.flatten(1, 2))
+    base = torch.cat(boxes, dim=1)
+    outside = ((base <= 0.01) | (base >= 0.99)).any(-1)
+    return base, outside | memory.mask
