@@ -1,1 +1,48 @@
-"""Deformable DETR: see README.md."""
+"""Deformable DETR, whole: train, evaluate, predict; on a CPU or a GPU.
+
+    import deformable_detr as dd
+    detector = dd.load("runs/x")
+    detections = detector.predict("a.jpg", threshold=0.4)
+
+Names are imported on first use, so that `import deformable_detr` and `deformable-detr --help` are quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import ops
+    from .detector import Detector, create, load
+    from .errors import UserError
+    from .evaluation import evaluate
+    from .structures import Detections
+    from .training import train
+
+__version__ = "0.1.0"
+__all__ = ["Detections", "Detector", "UserError", "create", "evaluate", "load", "ops", "train"]
+
+_HOMES = {
+    "Detections": "structures",
+    "Detector": "detector",
+    "UserError": "errors",
+    "create": "detector",
+    "evaluate": "evaluation",
+    "load": "detector",
+    "train": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ops":
+        return import_module(".ops", __name__)
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

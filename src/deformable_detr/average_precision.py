@@ -162,10 +162,7 @@ def voc_average_precision(
     Raises:
         UserError: as `coco_average_precision`; an option outside its range.
     """
-    if not 0 < iou_threshold <= 1:
-        raise UserError(f"iou_threshold must be in (0, 1], not {iou_threshold}.")
-    if interpolation not in ("every_point", "11_point"):
-        raise UserError(f"interpolation must be every_point or 11_point, not {interpolation}.")
+    check_voc_options(iou_threshold, interpolation)
     check_detections(ground_truth, detections)
     truths_of, found_of = defaultdict(list), defaultdict(list)
     for annotation in ground_truth["annotations"]:
@@ -184,6 +181,14 @@ def voc_average_precision(
     return {"mAP": mean, "per_class": per_class}
 
 
+def check_voc_options(iou_threshold: float, interpolation: str) -> None:
+    """Raise UserError where `voc_average_precision` would, for callers with long work to do before."""
+    if not 0 < iou_threshold <= 1:
+        raise UserError(f"iou_threshold must be in (0, 1], not {iou_threshold}.")
+    if interpolation not in ("every_point", "11_point"):
+        raise UserError(f"interpolation must be every_point or 11_point, not {interpolation}.")
+
+
 def check_detections(ground_truth: Mapping[str, Any], detections: Sequence[Row]) -> None:
     """Raise UserError at the first row that cannot be scored against `ground_truth`."""
     image_ids = {image["id"] for image in ground_truth["images"]}
@@ -192,7 +197,8 @@ def check_detections(ground_truth: Mapping[str, Any], detections: Sequence[Row])
         missing = [key for key in ("image_id", "category_id", "bbox", "score") if key not in row]
         if missing:
             raise UserError(
-                f"detection {index} has no {missing[0]}: a results row needs image_id, category_id, bbox, score."
+                f"detection {index} has no {missing[0]}: a results row needs image_id, category_id, bbox "
+                "and score."
             )
         if row["image_id"] not in image_ids:
             raise UserError(
@@ -275,13 +281,17 @@ def _pairwise_iou(first: Sequence[Row], second: Sequence[Row], plus_one: bool) -
 
 
 def _area_under_curve(hits: np.ndarray, num_wanted: int, interpolation: Interpolation) -> float:
-    """AP of one class from its detections by falling score; precision at a recall is the best from there on."""
+    """AP of one class from its detections by falling score.
+
+    The precision at a recall is the best one at that recall or a higher one.
+    """
     num_right = np.cumsum(hits)
     precision = num_right / np.arange(1, len(hits) + 1)
     best_precision = np.maximum.accumulate(precision[::-1])[::-1]
     if interpolation == "every_point":
         # Recall grows by 1 / num_wanted at each hit and nowhere else.
         return float(best_precision[hits].sum() / num_wanted)
-    # Recall r / 10 is reached where 10 right ≥ r wanted: in whole numbers, as 3 * 0.1 > 0.3.
-    starts = [int(np.searchsorted(10 * num_right, r * num_wanted)) for r in range(11)]
-    return float(sum(best_precision[start] for start in starts if start < len(hits)) / 11)
+    # In floating point, as everybody's code has it: 9 right of 15 miss the level 6 * 0.1 > 9 / 15. Published
+    # numbers contain this rounding.
+    starts = np.searchsorted(num_right / num_wanted, np.linspace(0, 1, 11))
+    return float(best_precision[starts[starts < len(hits)]].sum() / 11)

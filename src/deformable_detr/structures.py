@@ -196,6 +196,10 @@ class Detections:
             names=tuple(self.names[i] for i in keep),
         )
 
+    def with_image(self, image: np.ndarray) -> Detections:
+        """The same, carrying the picture (H, W, 3) uint8 RGB for `draw()`."""
+        return replace(self, image=image)
+
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
         """COCO results rows: image_id, category_id, bbox as [x, y, width, height] in pixels, score."""
         rows = []

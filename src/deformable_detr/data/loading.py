@@ -52,17 +52,16 @@ class Samples(Dataset[Sample]):
     def __getitem__(self, key: SampleKey) -> Sample:
         epoch, index = key
         record = self.split.images[index]
-        picture = open_image(record.path, annotated_size=record.size, max_pixels=self.config.max_pixels)
-        width, height = picture.size
-        if (height, width) != record.size:
+        opened = open_image(record.path, annotated_size=record.size, max_pixels=self.config.max_pixels)
+        if not opened.fits:
+            (height, width), picture = record.size, opened.picture
             raise UserError(
-                f"{record.path} is {width}x{height} pixels, but {self.split.source} annotates it as "
-                f"{record.size[1]}x{record.size[0]}: put the annotated picture back or correct its size "
-                "and boxes."
+                f"{record.path} has {picture.width} x {picture.height} pixels, but {self.split.source} says "
+                f"{width} x {height}: put the annotated picture back, or correct its size and boxes."
             )
         learned = ~record.crowd
         pixels, boxes_cxcywh, labels = self.transform(
-            picture,
+            opened.picture,
             torch.from_numpy(record.boxes_xyxy[learned]),
             torch.from_numpy(record.labels[learned]),
             _generator(self.seed, epoch, index),

@@ -1,0 +1,151 @@
+"""Data sets as people have them on disk: COCO, Pascal VOC and YOLO, found out by themselves.
+
+`read_split` gives a `Split` (data/records.py), the same for every layout. What is broken in the files is
+dropped or clipped, never in silence: each case is a `Problem` with file and line, or annotation id. Kinds:
+
+    boxes         zero-size-box, negative-box, box-not-finite, box-outside-image (dropped),
+                  box-over-border (clipped; from 0.1 pixels on)
+    objects       not-a-number, malformed-box, missing-name, wrong-column-count, class-out-of-range,
+                  malformed-annotation, unknown-category, unknown-image (dropped); duplicate-annotation-id,
+                  missing-annotation-id, bad-area (kept, mended)
+    images        missing-image, missing-annotation, unreadable-image, unreadable-annotation,
+                  unreadable-labels, outside-root, malformed-image, duplicate-image-id (left out);
+                  duplicate-image (read once), missing-size (taken from the file)
+    the rest      malformed-category, duplicate-category-id, class-count, label-without-image
+    notes         polygon, path-not-found: nothing is lost, `strict` does not mind
+
+A split is called as in the data set; `val` also finds val2017 and valid, `train` finds train2017.
+Input is data and stays data: no path leaves the data set's folder, XML with a document type is refused, YAML
+tags do nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import UserError
+from ..records import Split
+from . import coco, voc, yolo
+
+NOTES = frozenset({"polygon", "path-not-found"})
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class _Layout:
+    present: Callable[[Path], bool]
+    splits: Callable[[Path], tuple[str, ...]]
+    read: Callable[[Path, str], Split]
+    looked_for: str
+
+
+# In order of preference where a data set comes in several: COCO states most (sizes, crowds, areas, ids).
+_LAYOUTS = {
+    "coco": _Layout(coco.present, coco.splits, coco.read, coco.LOOKED_FOR),
+    "voc": _Layout(voc.present, voc.splits, voc.read, voc.LOOKED_FOR),
+    "yolo": _Layout(yolo.present, yolo.splits, yolo.read, yolo.LOOKED_FOR),
+}
+
+
+def formats_found(root: Path | str) -> tuple[str, ...]:
+    """The layouts in which a data set is there: of coco, voc, yolo, in this order. Empty where none is.
+
+    root: the data set's folder, or a COCO JSON or YOLO YAML file. Raises UserError where there is no such path.
+    """
+    place = _place(root)
+    return tuple(name for name, layout in _LAYOUTS.items() if layout.present(place))
+
+
+def detect_format(root: Path | str) -> str:
+    """The layout that "auto" reads: the first of `formats_found`.
+
+    Raises UserError where `root` is no data set, saying what was looked for.
+    """
+    found = formats_found(root)
+    if not found:
+        looked_for = ", ".join(layout.looked_for for layout in _LAYOUTS.values())
+        raise UserError(f"{root} is not a data set: looked for {looked_for}.")
+    return found[0]
+
+
+def list_splits(root: Path | str, *, format: str = "auto") -> tuple[str, ...]:
+    """The splits of a data set by their own names; train, val and test first."""
+    layout = _layout(root, format)
+
+    def order(name: str) -> tuple[int, str]:
+        plain = _plain(name)
+        usual = ("train", "val", "test")
+        return (usual.index(plain) if plain in usual else len(usual), name)
+
+    return tuple(sorted(layout.splits(_place(root)), key=order))
+
+
+def read_split(root: Path | str, split: str, *, format: str = "auto", strict: bool = False) -> Split:
+    """Read one split of a data set.
+
+    root: the data set's folder, or a COCO JSON or YOLO YAML file. split: its name, see `list_splits`.
+    format: coco, voc, yolo, or auto to find out. strict: refuse data with problems (`NOTES` excepted)
+    instead of dropping what is broken.
+
+    Raises UserError: no such folder, no data set in it, unknown split, unusable files, no image left,
+    problems in strict mode.
+    """
+    name = _match(split, list_splits(root, format=format), root)
+    result = _layout(root, format).read(_place(root), name)
+    if not result.images:
+        first = result.problems[0] if result.problems else None
+        why = (
+            f"the first of {len(result.problems)} problems is {first.where}: {first.message}"
+            if first
+            else ("it lists none")
+        )
+        raise UserError(f"split {name} of {root} has no image that can be used ({why}).")
+    serious = [problem for problem in result.problems if problem.kind not in NOTES]
+    if strict and serious:
+        shown = "; ".join(f"{problem.where}: {problem.message}" for problem in serious[:_SHOWN])
+        more = f"; and {len(serious) - _SHOWN} more" if len(serious) > _SHOWN else ""
+        raise UserError(
+            f"split {name} of {root} has {len(serious)} problems ({shown}{more}): mend them, or read it "
+            "without strict to go on with the rest."
+        )
+    return result
+
+
+def _layout(root: Path | str, format: str) -> _Layout:
+    if format == "auto":
+        return _LAYOUTS[detect_format(root)]
+    if format not in _LAYOUTS:
+        raise UserError(f"unknown format {format}: choose auto, {', '.join(_LAYOUTS)}.")
+    layout = _LAYOUTS[format]
+    if not layout.present(_place(root)):
+        raise UserError(f"{root} is not a data set in {format} layout: looked for {layout.looked_for}.")
+    return layout
+
+
+def _place(root: Path | str) -> Path:
+    # Absolute, but links are kept: a linked data set is called as its user calls it.
+    place = Path(os.path.abspath(root))
+    if not place.exists():
+        raise UserError(f"there is no data set at {root}: check the path.")
+    return place
+
+
+def _match(wanted: str, available: tuple[str, ...], root: Path | str) -> str:
+    if wanted in available:
+        return wanted
+    matches = [name for name in available if _plain(name) == _plain(wanted)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise UserError(f"split {wanted} of {root} could be {' or '.join(matches)}: name one.")
+    raise UserError(f"{root} has no split {wanted}: there is {', '.join(available) or 'none'}.")
+
+
+def _plain(name: str) -> str:
+    """What a split is, whatever the year: train2017 is train, valid is val."""
+    plain = name.lower().rstrip("0123456789").rstrip("-_") or name
+    return {"valid": "val", "validation": "val"}.get(plain, plain)

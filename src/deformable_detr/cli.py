@@ -1,0 +1,354 @@
+"""The command line: one parser per command, each command one call that Python users can make too.
+
+Exit codes: 0 done; 2 the input is wrong (one sentence on stderr); 1 anything else; 130 stopped by Ctrl-C.
+Nothing heavy is imported before a command is known: `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from jsonargparse import SUPPRESS, ArgumentParser, Namespace
+
+from .errors import UserError
+
+PROGRAM = "deformable-detr"
+
+
+@dataclass(frozen=True)
+class Command:
+    """`build` makes the parser (it may look at the arguments: recipes supply defaults); `run` does the work
+    and returns the exit code."""
+
+    summary: str
+    build: Callable[[Sequence[str]], ArgumentParser]
+    run: Callable[[ArgumentParser, Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from . import __version__
+
+        print(f"{PROGRAM} {__version__}")
+        return 0
+    command = COMMANDS.get(argv[0])
+    if command is None:
+        return _refuse(f"there is no command {argv[0]}: choose one of {', '.join(COMMANDS)}.")
+    debug = "--debug" in argv
+    rest = [argument for argument in argv[1:] if argument != "--debug"]
+    try:
+        parser = command.build(rest)
+        return command.run(parser, parser.parse_args(rest))
+    except UserError as error:
+        if debug:
+            raise
+        return _refuse(str(error))
+    except KeyboardInterrupt:
+        return _fail("stopped.", 130)
+    except (BrokenPipeError, SystemExit):
+        raise
+    except Exception as error:
+        if debug:
+            raise
+        return _fail(f"{type(error).__name__}: {error} (--debug shows where)", _exit_code(error))
+
+
+def _exit_code(error: Exception) -> int:
+    return 130 if type(error).__name__ == "Interrupted" else 1
+
+
+def _refuse(sentence: str) -> int:
+    return _fail(sentence, 2)
+
+
+def _fail(sentence: str, code: int) -> int:
+    print(f"{PROGRAM}: {' '.join(sentence.split())}", file=sys.stderr)
+    return code
+
+
+def _overview() -> str:
+    width = max(len(name) for name in COMMANDS)
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            f"usage: {PROGRAM} COMMAND …          ({PROGRAM} COMMAND --help tells its options)",
+            "",
+            *lines,
+            "",
+            "MODEL: a run folder, a checkpoint folder, an authors' .pth file, a transformers folder or hub id.",
+            "DATA: a folder in COCO, Pascal VOC or YOLO layout, found out by itself.",
+            "--debug (any command) shows the traceback of an error.",
+        ]
+    )
+
+
+def _parser(name: str, description: str) -> ArgumentParser:
+    return ArgumentParser(prog=f"{PROGRAM} {name}", description=description, default_env=False)
+
+
+# ---------------------------------------------------------------------- train
+
+# These decide what the defaults of all other options are, so they are read first.
+ORIGIN_OPTIONS = ("--recipe", "--config", "--init-from", "--output")
+
+
+def _add_origin(parser: ArgumentParser) -> None:
+    parser.add_argument("--recipe", type=str | None, default=None, help="name of a recipe (see README)")
+    parser.add_argument("--config", type=str | None, default=None, help="YAML file: recipe < config < flags")
+    parser.add_argument(
+        "--init-from", type=str | None, default=None, help="MODEL to start from; its classes may differ"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --output, exactly")
+    parser.add_argument("--output", type=str, default="runs/train", help="the run folder")
+
+
+def _origin(argv: Sequence[str]) -> Namespace:
+    chosen: list[str] = []
+    for index, argument in enumerate(argv):
+        option = argument.split("=", 1)[0]
+        if argument == "--resume" or (option in ORIGIN_OPTIONS and "=" in argument):
+            chosen.append(argument)
+        elif option in ORIGIN_OPTIONS:
+            chosen += argv[index : index + 2]
+    parser = _parser("train", "")
+    _add_origin(parser)
+    return parser.parse_args(chosen)
+
+
+def _build_train(argv: Sequence[str]) -> ArgumentParser:
+    from .config import DataConfig, ModelConfig, TrainConfig, to_dict
+    from .recipes import RECIPES, recipe
+
+    parser = _parser(
+        "train",
+        f"Train a detector on DATA. Recipes: {', '.join(RECIPES)}. Under torchrun: in several processes.",
+    )
+    parser.add_argument("dataset", metavar="DATA", type=str, help="folder in COCO, Pascal VOC or YOLO layout")
+    _add_origin(parser)
+    parser.add_argument("--device", type=str, default="auto", help="auto or cpu")
+    for name, config in (("model", ModelConfig), ("data", DataConfig), ("train", TrainConfig)):
+        parser.add_class_arguments(config, name)
+    asked_for_help = "-h" in argv or "--help" in argv
+    origin = _origin([] if asked_for_help else argv)
+    if asked_for_help and origin.recipe is None:
+        base = recipe("deformable_detr_r50")
+    else:
+        from .training import resolve_config
+
+        base = resolve_config(
+            origin.recipe,
+            origin.output,
+            config=origin.config,
+            init_from=origin.init_from,
+            resume=origin.resume,
+        )
+    parser.add_argument("--base-recipe", type=str, default=base.recipe, help=SUPPRESS)
+    parser.set_defaults(
+        {"model": to_dict(base.model), "data": to_dict(base.data), "train": to_dict(base.train)}
+    )
+    return parser
+
+
+def _run_train(parser: ArgumentParser, arguments: Namespace) -> int:
+    from .config import RunConfig
+    from .training import train
+
+    made = parser.instantiate(arguments)
+    train(
+        arguments.dataset,
+        RunConfig(recipe=arguments.base_recipe, model=made.model, data=made.data, train=made.train),
+        arguments.output,
+        init_from=arguments.init_from,
+        resume=arguments.resume,
+        device=arguments.device,
+    )
+    print(f"checkpoints and metrics are in {arguments.output}")
+    return 0
+
+
+# ---------------------------------------------------------------------- evaluate, predict
+
+
+def _add_model(parser: ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", type=str, help="run or checkpoint folder, .pth file, hub id")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, …")
+
+
+def _build_evaluate(argv: Sequence[str]) -> ArgumentParser:
+    parser = _parser("evaluate", "Average precision of MODEL on a split of DATA.")
+    _add_model(parser)
+    parser.add_argument("dataset", metavar="DATA", type=str, help="folder in COCO, Pascal VOC or YOLO layout")
+    parser.add_argument("--split", type=str, default="val")
+    parser.add_argument("--format", type=Literal["auto", "coco", "voc", "yolo"], default="auto")
+    parser.add_argument("--output", type=str | None, default=None, help="write metrics.json here")
+    parser.add_argument("--metric", type=Literal["coco", "voc"], default="coco")
+    parser.add_argument(
+        "--batching",
+        type=Literal["exact", "padded"],
+        default="exact",
+        help="exact: only images of equal size share a batch; padded: as the authors do",
+    )
+    parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--max-detections", type=int, default=100)
+    parser.add_argument("--iou-threshold", type=float, default=0.5, help="voc")
+    parser.add_argument(
+        "--interpolation", type=Literal["every_point", "11_point"], default="every_point", help="voc"
+    )
+    parser.add_argument("--plus-one", type=bool, default=False, help="voc: widths count the last pixel")
+    return parser
+
+
+def _run_evaluate(parser: ArgumentParser, arguments: Namespace) -> int:
+    from rich.console import Console
+
+    from .evaluation import evaluate, print_metrics
+
+    console = Console()
+    metrics = evaluate(
+        arguments.model,
+        arguments.dataset,
+        split=arguments.split,
+        format=arguments.format,
+        metric=arguments.metric,
+        batching=arguments.batching,
+        batch_size=arguments.batch_size,
+        max_detections=arguments.max_detections,
+        output=arguments.output,
+        device=arguments.device,
+        iou_threshold=arguments.iou_threshold,
+        interpolation=arguments.interpolation,
+        plus_one=arguments.plus_one,
+        console=console,
+    )
+    print_metrics(metrics, console)
+    return 0
+
+
+def _build_predict(argv: Sequence[str]) -> ArgumentParser:
+    parser = _parser("predict", "Find objects in pictures: annotated pictures and predictions.json.")
+    _add_model(parser)
+    parser.add_argument("sources", metavar="SOURCE", type=str, nargs="+", help="images, folders, globs")
+    parser.add_argument("--output", type=str, default="predictions", help="folder to write to")
+    parser.add_argument("--threshold", type=float, default=0.5)
+    parser.add_argument("--max-detections", type=int, default=100)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--dtype", type=Literal["fp32", "bf16", "fp16"], default="fp32")
+    return parser
+
+
+def _run_predict(parser: ArgumentParser, arguments: Namespace) -> int:
+    from .prediction import predict
+
+    report = predict(
+        arguments.model,
+        arguments.sources,
+        arguments.output,
+        threshold=arguments.threshold,
+        max_detections=arguments.max_detections,
+        batch_size=arguments.batch_size,
+        device=arguments.device,
+        dtype=arguments.dtype,
+    )
+    print(
+        f"{report.detections} detections in {len(report.pictures)} pictures: {arguments.output}, "
+        f"{report.predictions}"
+    )
+    for path, reason in report.skipped:
+        print(f"skipped {path}: {reason}", file=sys.stderr)
+    return 0
+
+
+# ---------------------------------------------------------------------- convert, inspect, demo, doctor
+
+
+def _build_convert(argv: Sequence[str]) -> ArgumentParser:
+    parser = _parser("convert", "Rewrite MODEL in another project's checkpoint format.")
+    parser.add_argument("model", metavar="MODEL", type=str)
+    parser.add_argument("output", metavar="OUT", type=str, help="folder, or .pth file for authors")
+    parser.add_argument("--to", type=Literal["native", "authors", "transformers"], required=True)
+    return parser
+
+
+def _run_convert(parser: ArgumentParser, arguments: Namespace) -> int:
+    from .convert import convert
+
+    print(f"written: {convert(arguments.model, arguments.output, to=arguments.to)}")
+    return 0
+
+
+def _build_inspect(argv: Sequence[str]) -> ArgumentParser:
+    parser = _parser("inspect", "What is in DATA, and what is broken in it.")
+    parser.add_argument("dataset", metavar="DATA", type=str)
+    parser.add_argument("--format", type=Literal["auto", "coco", "voc", "yolo"], default="auto")
+    parser.add_argument("--output", type=str | None, default=None, help="write the report as JSON here")
+    parser.add_argument("--strict", action="store_true", help="exit with code 2 where there are problems")
+    return parser
+
+
+def _run_inspect(parser: ArgumentParser, arguments: Namespace) -> int:
+    import json
+
+    from rich.console import Console
+
+    from .files import write_text
+    from .inspection import inspect, print_report
+
+    report = inspect(arguments.dataset, format=arguments.format)
+    print_report(report, Console())
+    if arguments.output is not None:
+        write_text(arguments.output, json.dumps(report.to_dict(), indent=1))
+    problems = sum(len(split.problems) for split in report.splits)
+    if arguments.strict and problems:
+        raise UserError(f"--strict: {arguments.dataset} has {problems} problems, listed above: mend them.")
+    return 0
+
+
+def _build_demo(argv: Sequence[str]) -> ArgumentParser:
+    parser = _parser("demo", "Data, training, evaluation, prediction: offline, a few minutes on two cores.")
+    parser.add_argument("--output", type=str, default="demo_output")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int | None, default=None, help="fewer for a quick look")
+    return parser
+
+
+def _run_demo(parser: ArgumentParser, arguments: Namespace) -> int:
+    from .demo import demo
+
+    demo(arguments.output, seed=arguments.seed, epochs=arguments.epochs)
+    return 0
+
+
+def _build_doctor(argv: Sequence[str]) -> ArgumentParser:
+    return _parser("doctor", "Versions, devices, kernels in use, and a self-test of the operator.")
+
+
+def _run_doctor(parser: ArgumentParser, arguments: Namespace) -> int:
+    from .doctor import diagnose
+
+    diagnosis = diagnose()
+    width = max(len(name) for name in (*diagnosis.facts, *diagnosis.tests))
+    for name, fact in diagnosis.facts.items():
+        print(f"{name:<{width}}  {fact}")
+    for name, error in diagnosis.tests.items():
+        print(f"{name:<{width}}  largest error against a direct computation {error:.1e}")
+    print("healthy" if diagnosis.healthy else "NOT healthy: the operator computes wrong results here")
+    return 0 if diagnosis.healthy else 1
+
+
+COMMANDS: dict[str, Command] = {
+    "train": Command("train a detector on DATA", _build_train, _run_train),
+    "evaluate": Command("average precision of MODEL on DATA", _build_evaluate, _run_evaluate),
+    "predict": Command("find objects in pictures, draw and list them", _build_predict, _run_predict),
+    "inspect": Command("what is in DATA, and what is broken in it", _build_inspect, _run_inspect),
+    "convert": Command("rewrite MODEL as native, authors' or transformers' checkpoint", _build_convert, _run_convert),
+    "demo": Command("the whole way offline, in a few minutes", _build_demo, _run_demo),
+    "doctor": Command("versions, devices, kernels, self-test", _build_doctor, _run_doctor),
+}

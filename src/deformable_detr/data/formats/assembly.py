@@ -1,0 +1,194 @@
+"""From raw columns to `ImageRecord`s: what every layout has in common.
+
+A reader (coco, voc, yolo) turns its files into two things: a list of `RawImage` and the columns of
+`RawObjects`, as the files state them. Here the boxes are judged, dropped or clipped, in one pass of NumPy
+over the whole split, and handed out to their images. So the three layouts cannot disagree about what a
+broken box is.
+
+Also here: the rule for image ids where a layout has none, and the rule that no path leaves the data set.
+
+N: objects of the split.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+
+from ...errors import UserError
+from ..records import ImageRecord, Problem
+
+# Pixels by which a box may leave the image unmentioned: what rounding to a few decimals can do (COCO writes
+# two; YOLO's usual six are 0.01 pixels in a picture of 10000). It is clipped all the same.
+ROUNDING = 0.1
+
+# An annotation of one image is some kilobytes. A file of this size is not one, and is not parsed.
+MAX_ANNOTATION_BYTES = 16 * 2**20
+
+
+class RawImage(NamedTuple):
+    """An image that is there. `size` is (H, W)."""
+
+    path: str
+    file_name: str
+    image_id: int
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class RawObjects:
+    """The objects of a split, as the files state them.
+
+    `image_index`: (N,) int64, position in the list of images. `labels`: (N,) int64 class indices.
+    `boxes_xyxy`: (N, 4) float64 pixels, unchecked. `crowd`, `difficult`: (N,) bool.
+    `area`: (N,) float64, NaN where the files state none. `annotation_ids`: (N,) int64.
+    """
+
+    image_index: np.ndarray
+    labels: np.ndarray
+    boxes_xyxy: np.ndarray
+    crowd: np.ndarray
+    difficult: np.ndarray
+    area: np.ndarray
+    annotation_ids: np.ndarray
+
+
+def assemble(
+    images: Sequence[RawImage], objects: RawObjects, where: Callable[[int], str]
+) -> tuple[tuple[ImageRecord, ...], list[Problem]]:
+    """Records sorted by image id, and the problems of their boxes.
+
+    where: tells the place (file and line, or annotation id) of the object in a row of `objects`.
+    """
+    sizes = np.array([image.size for image in images], dtype=np.float64).reshape(-1, 2)
+    boxes, keep, findings = check_boxes(objects.boxes_xyxy, sizes[objects.image_index])
+    problems = [Problem(kind, where(row), message) for row, kind, message in findings]
+
+    by_id = sorted(range(len(images)), key=lambda index: images[index].image_id)
+    rank = np.empty(len(images), dtype=np.int64)
+    rank[by_id] = np.arange(len(images))
+    rows = np.flatnonzero(keep)
+    rows = rows[np.argsort(rank[objects.image_index[rows]], kind="stable")]
+    ends = np.cumsum(np.bincount(rank[objects.image_index[rows]], minlength=len(images)))
+
+    boxes = boxes[rows]
+    own_area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    area = np.where(np.isnan(objects.area[rows]), own_area, objects.area[rows])
+    labels, annotation_ids = objects.labels[rows], objects.annotation_ids[rows]
+    crowd, difficult = objects.crowd[rows], objects.difficult[rows]
+
+    records = []
+    start = 0
+    for index, end in zip(by_id, ends.tolist(), strict=True):
+        image = images[index]
+        part = slice(start, end)
+        records.append(
+            ImageRecord(
+                path=Path(image.path),
+                file_name=image.file_name,
+                image_id=image.image_id,
+                size=image.size,
+                boxes_xyxy=boxes[part],
+                labels=labels[part],
+                crowd=crowd[part],
+                difficult=difficult[part],
+                area=area[part],
+                annotation_ids=annotation_ids[part],
+            )
+        )
+        start = end
+    return tuple(records), problems
+
+
+def check_boxes(
+    boxes_xyxy: np.ndarray, sizes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str, str]]]:
+    """Judge boxes (N, 4) in images of sizes (N, 2), given as (H, W).
+
+    Returns the boxes clipped to their images, which of them to keep (N,) bool, and the findings as
+    (row, kind, message) in the order of the rows.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        finite = np.isfinite(boxes_xyxy).all(axis=1)
+        sides = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
+        limits = np.tile(sizes[:, ::-1], 2)
+        clipped = np.clip(boxes_xyxy, 0.0, limits)
+        inner_sides = clipped[:, 2:] - clipped[:, :2]
+        overshoot = np.abs(clipped - boxes_xyxy).max(axis=1, initial=0.0)
+
+        negative = finite & (sides < 0).any(axis=1)
+        empty = finite & ~negative & (sides == 0).any(axis=1)
+        outside = finite & ~negative & ~empty & (inner_sides <= 0).any(axis=1)
+        keep = finite & ~negative & ~empty & ~outside
+        over = keep & (overshoot > ROUNDING)
+
+    findings = []
+    for row in np.flatnonzero(~keep | over):
+        x0, y0, x1, y1 = boxes_xyxy[row].tolist()
+        height, width = sizes[row].tolist()
+        box = f"box from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g})"
+        image = f"image of {width:g} x {height:g}"
+        if not finite[row]:
+            finding = ("box-not-finite", f"{box} is not made of finite numbers: dropped")
+        elif negative[row]:
+            finding = ("negative-box", f"{box} has a negative side: dropped")
+        elif empty[row]:
+            finding = ("zero-size-box", f"{box} has no area: dropped")
+        elif outside[row]:
+            finding = ("box-outside-image", f"{box} lies outside the {image}: dropped")
+        else:
+            finding = (
+                "box-over-border",
+                f"{box} reaches {overshoot[row]:.2g} pixels over the border of the {image}: clipped",
+            )
+        findings.append((int(row), *finding))
+    return clipped, keep, findings
+
+
+def image_ids(names: Iterable[str]) -> dict[str, int]:
+    """Ids for images of a layout that has none: a function of all names of the data set, not of their order.
+
+    Where every file name is a whole number and no two are the same (`000012.jpg`, `7.jpg`), it is that
+    number, as in Pascal VOC 2007 and COCO. Otherwise 1, 2, 3, … along the sorted names: adding images then
+    moves the ids of others.
+    """
+    unique = sorted(set(names))
+    stems = [PurePosixPath(name).stem for name in unique]
+    if all(stem.isascii() and stem.isdecimal() and len(stem) <= 18 for stem in stems):
+        numbers = [int(stem) for stem in stems]
+        if len(set(numbers)) == len(numbers):
+            return dict(zip(unique, numbers, strict=True))
+    return {name: position for position, name in enumerate(unique, start=1)}
+
+
+def path_inside(root: str, *parts: str) -> str | None:
+    """The joined path, or None where it leads out of `root` (`..`, an absolute path) or cannot be a path.
+
+    Judged by the text alone: links inside the data set are its owner's way to keep images elsewhere.
+    """
+    root = os.path.abspath(root)
+    path = os.path.abspath(os.path.join(root, *parts)) if all("\0" not in part for part in parts) else ""
+    return path if path == root or path.startswith(os.path.join(root, "")) else None
+
+
+def read_annotation(path: str) -> bytes:
+    """The bytes of a small annotation file. Raises UserError where it cannot be read or is far too large."""
+    try:
+        size = os.path.getsize(path)
+        if size > MAX_ANNOTATION_BYTES:
+            raise UserError(
+                f"{path} has {size:,} bytes, too many for the annotation of one image: replace the file."
+            )
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def relative(path: str, root: str) -> str:
+    """How a file of the data set is called in messages: its path below `root`, with slashes."""
+    return Path(os.path.relpath(path, root)).as_posix()

@@ -1,0 +1,271 @@
+"""What a user holds: pictures in, detections out.
+
+`Detector` = preprocessing + backend + postprocessing. A backend maps padded pixels to the last layer's
+predictions; evaluate, predict and serve see only the detector.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from . import checkpoint as checkpoints
+from .checkpoint import Checkpoint
+from .classification import build_classification
+from .config import DataConfig, ModelConfig
+from .data.images import open_image
+from .data.transforms import evaluation_transform, resized_size
+from .errors import UserError
+from .models import DetectionModel, build_model
+from .postprocess import postprocess
+from .recipes import recipe as recipe_of
+from .structures import ClassTable, Detections, ImageBatch, Predictions
+
+Picture = str | Path | Image.Image | np.ndarray | Tensor
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Backend(ABC):
+    """Padded pixels to the last layer's predictions."""
+
+    @abstractmethod
+    def __call__(self, batch: ImageBatch) -> Predictions: ...
+
+
+class TorchBackend(Backend):
+    """The PyTorch model itself, in evaluation mode, under autocast where `dtype` is a 16-bit type."""
+
+    def __init__(self, model: DetectionModel, device: torch.device, dtype: torch.dtype):
+        self.model = model.to(device)
+        self.device, self.dtype = device, dtype
+
+    def __call__(self, batch: ImageBatch) -> Predictions:
+        was_training = self.model.training
+        self.model.eval()
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32),
+        ):
+            predictions = self.model(batch.to(self.device)).predictions[-1]
+        self.model.train(was_training)
+        return predictions
+
+
+class Detector:
+    """Finds objects in pictures. Made by `load`, `create` or `train`.
+
+    Attributes:
+        classes: class names and the data set's own ids.
+        data: preprocessing. config: the model's. recipe: the name of the recipe it comes from.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, backend: Backend):
+        self._checkpoint = checkpoint
+        self.backend = backend
+        self.classes = checkpoint.classes
+        self.config = checkpoint.config
+        self.data = checkpoint.data
+        self.recipe = checkpoint.recipe
+        self.classification = build_classification(checkpoint.config)
+        self.preprocess = evaluation_transform(checkpoint.data)  # PIL RGB → (3, h, w) normalised
+
+    @classmethod
+    def of(
+        cls,
+        checkpoint: Checkpoint,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype | None = None,
+    ) -> Detector:
+        chosen = choose_device(device)
+        return cls(checkpoint, TorchBackend(checkpoint.model, chosen, choose_dtype(dtype)))
+
+    @property
+    def model(self) -> DetectionModel:
+        """The plain, trainable PyTorch model: `detector.model(images) -> DetectorOutput`."""
+        return self._checkpoint.model
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the checkpoint folder (`model.safetensors`, `config.json`), whole or not at all."""
+        checkpoints.save(folder, self._checkpoint)
+        return Path(folder)
+
+    def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) of a picture to (H, W) as the model sees it."""
+        return resized_size(size, self.data.image_size, self.data.max_size)
+
+    def detect(
+        self,
+        pixels: Sequence[Tensor],
+        original_sizes: Sequence[tuple[int, int]],
+        *,
+        max_detections: int = 100,
+    ) -> list[Detections]:
+        """Detections in preprocessed pictures (3, h, w), padded into one batch.
+
+        Padding leaks into the features of this family of models (group norm, convolutions): where results
+        must not depend on the batch, give pictures of equal shape, as `predict` does.
+        """
+        predictions = self.backend(ImageBatch.from_images(pixels))
+        return postprocess(
+            predictions.logits,
+            predictions.boxes_cxcywh,
+            self.classification,
+            self.classes,
+            original_sizes,
+            max_detections,
+        )
+
+    @overload
+    def predict(self, images: Picture, threshold: float = ..., **options: int) -> Detections: ...
+    @overload
+    def predict(self, images: Sequence[Picture], threshold: float = ..., **options: int) -> list[Detections]: ...
+    def predict(
+        self,
+        images: Picture | Sequence[Picture],
+        threshold: float = 0.5,
+        *,
+        max_detections: int = 100,
+        batch_size: int = 4,
+    ) -> Detections | list[Detections]:
+        """Find objects in one picture or in a list of them.
+
+        Args:
+            images: a path, PIL image, (H, W, 3) RGB uint8 array, or (3, H, W) tensor (uint8, or float in
+                [0, 1]); or a list of such.
+            threshold: detections below this score are left out.
+            max_detections: at most this many per picture.
+            batch_size: pictures of equal resized shape that are computed together; the result does not
+                depend on it.
+
+        Returns:
+            `Detections` for one picture, a list of them for a list; boxes in pixels of the original.
+
+        Raises:
+            UserError: naming the picture that cannot be read.
+        """
+        if not isinstance(images, list | tuple):
+            return self.predict([images], threshold, max_detections=max_detections, batch_size=batch_size)[0]
+        pictures = [read_picture(image, self.data.max_pixels) for image in images]
+        sizes = [(picture.height, picture.width) for picture in pictures]
+        results: dict[int, Detections] = {}
+        for indices in equal_shape_batches([self.resized_size(size) for size in sizes], batch_size):
+            found = self.detect(
+                [self.preprocess(pictures[i]) for i in indices],
+                [sizes[i] for i in indices],
+                max_detections=max_detections,
+            )
+            for i, detections in zip(indices, found, strict=True):
+                results[i] = detections.above(threshold).with_image(np.asarray(pictures[i]))
+        return [results[i] for i in range(len(pictures))]
+
+
+def load(
+    model: str | Path, device: str | torch.device = "auto", dtype: str | torch.dtype | None = None
+) -> Detector:
+    """A detector from a run folder, a checkpoint folder, an authors' .pth file, or a transformers folder or
+    hub id.
+
+    Args:
+        device: `auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`, …
+        dtype: None or `fp32`, `bf16`, `fp16`: the type the model computes in (weights stay float32).
+
+    Raises:
+        UserError: where there is no such model, or it cannot be read.
+    """
+    checkpoint = checkpoints.load(model)
+    checkpoint.model.eval()
+    return Detector.of(checkpoint, device, dtype)
+
+
+def create(
+    recipe: str,
+    num_classes: int = 91,
+    classes: Sequence[str] | None = None,
+    backbone_weights: str | None = None,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+) -> Detector:
+    """An untrained detector.
+
+    Args:
+        recipe: a name in `recipes.RECIPES`.
+        num_classes: number of classes without names; 91 is COCO with its unused ids. Ignored where
+            `classes` gives their names.
+        backbone_weights: None (random), `imagenet`, or a .safetensors/.pth file.
+    """
+    run = recipe_of(recipe)
+    table = ClassTable.from_names(classes) if classes is not None else checkpoints.class_table_for(num_classes)
+    return Detector.of(new_checkpoint(run.model, table, run.data, recipe, backbone_weights), device, dtype)
+
+
+def new_checkpoint(
+    model_config: ModelConfig,
+    classes: ClassTable,
+    data: DataConfig,
+    recipe: str,
+    backbone_weights: str | None,
+) -> Checkpoint:
+    """An untrained model for these classes, in evaluation mode."""
+    config = replace(model_config, num_classes=len(classes))
+    model = build_model(config).eval()
+    if backbone_weights is not None:
+        model.backbone.load_pretrained(backbone_weights)
+    return Checkpoint(model=model, config=config, classes=classes, data=data, recipe=recipe)
+
+
+def equal_shape_batches(shapes: Sequence[tuple[int, int]], batch_size: int) -> list[list[int]]:
+    """Indices in batches of at most `batch_size`, each of one shape, in the order of first appearance."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, shape in enumerate(shapes):
+        groups.setdefault(shape, []).append(index)
+    return [
+        group[start : start + batch_size]
+        for group in groups.values()
+        for start in range(0, len(group), batch_size)
+    ]
+
+
+def read_picture(image: Picture, max_pixels: int) -> Image.Image:
+    """Any accepted picture as PIL RGB, turned upright by its EXIF orientation."""
+    if isinstance(image, Tensor):
+        if image.ndim != 3 or image.shape[0] != 3:
+            raise UserError(f"a picture as a tensor must have shape (3, H, W), not {tuple(image.shape)}.")
+        if image.is_floating_point():
+            if image.numel() and not (0 <= float(image.min()) and float(image.max()) <= 1):
+                raise UserError(
+                    "a picture as a float tensor must hold values in [0, 1]: pass it before normalisation."
+                )
+            image = (image * 255).round().to(torch.uint8)
+        image = image.permute(1, 2, 0).cpu().numpy()
+    return open_image(image, max_pixels=max_pixels).picture
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU; anything else must exist."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(
+            f"there is no device {device} here ({str(error).splitlines()[0]}): use auto or cpu."
+        ) from error
+    return chosen
+
+
+def choose_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+    if dtype is None:
+        return torch.float32
+    chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if chosen not in DTYPES.values():
+        raise UserError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype}.")
+    return chosen

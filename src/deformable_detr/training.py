@@ -1,0 +1,508 @@
+"""Training, in one loop that can be read from top to bottom (paper, section 5; spec.md §11).
+
+A sample is a pure function of (seed, epoch, index), the dropout of an update of (seed, update, rank), and
+the learning rate of the update's number. So a run that was stopped needs only weights, optimizer moments
+and two counters to go on exactly where it was.
+
+A run folder: `config.yaml`, `checkpoints/{last,best}/`, `training_state.pt`, `metrics.jsonl`, TensorBoard's
+event files.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+
+from . import checkpoint as checkpoints
+from .checkpoint import Checkpoint
+from .config import ModelConfig, RunConfig, override, to_dict
+from .criterion import Losses, SetCriterion
+from .data.formats import list_splits, read_split
+from .data.loading import MicroBatch, steps_per_epoch, training_loader
+from .data.records import Split
+from .detector import Detector, TorchBackend, new_checkpoint
+from .errors import UserError
+from .evaluation import evaluate
+from .files import write_text
+from .matcher import NonFiniteError
+from .optimisation import (
+    batch_size_factor,
+    cpu_copy,
+    learning_rate_factor,
+    parameter_groups,
+    update_moving_average,
+)
+from .recipes import recipe as recipe_of
+from .structures import BatchCount
+from .training_log import TrainingLog
+from .transfer import transfer
+
+STATE_FILE = "training_state.pt"
+CONFIG_FILE = "config.yaml"
+CHECKPOINTS = "checkpoints"
+
+
+class Interrupted(Exception):
+    """Training was asked to stop (Ctrl-C, SIGTERM) and has saved its state; `--resume` goes on from there."""
+
+
+@dataclass
+class Progress:
+    """How far a run is: updates done in all, the best AP so far (-1: none yet)."""
+
+    step: int = 0
+    best_ap: float = -1.0
+
+
+def resolve_config(
+    recipe: str | None,
+    output: str | Path,
+    *,
+    config: str | Path | None = None,
+    init_from: str | Path | None = None,
+    resume: bool = False,
+) -> RunConfig:
+    """What a run starts from, before flags: the stopped run's own configuration, or recipe < config file.
+
+    Without a recipe, `init_from` brings its own recipe and architecture.
+
+    Raises:
+        UserError: unknown recipe, unreadable file, nothing to resume.
+    """
+    if resume:
+        if not (Path(output) / STATE_FILE).is_file():
+            raise UserError(
+                f"--resume: {output} holds no checkpoint to go on from; leave --resume out to start a run there."
+            )
+        return read_config(Path(output) / CONFIG_FILE, RunConfig())
+    if recipe is not None:
+        base = recipe_of(recipe)
+    elif init_from is not None:
+        source = checkpoints.load(init_from)
+        base = recipe_of(source.recipe)
+        base = replace(base, model=replace(source.config, num_classes=base.model.num_classes))
+    else:
+        base = recipe_of("deformable_detr_r50")
+    return base if config is None else read_config(Path(config), base)
+
+
+def read_config(path: Path, base: RunConfig) -> RunConfig:
+    """`base` with the fields that a YAML file states."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read as a YAML configuration: {error}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no configuration: expected fields recipe, model, data or train.")
+    try:
+        return override(base, content)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def train(
+    data: str | Path,
+    recipe: str | RunConfig | None = None,
+    output: str | Path = "runs/train",
+    *,
+    config: str | Path | None = None,
+    init_from: str | Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    **overrides: Any,
+) -> Detector:
+    """Train a detector; with several processes under torchrun, in all of them.
+
+    Args:
+        data: a folder in COCO, Pascal VOC or YOLO layout, with a split `train` and, to choose the best
+            checkpoint, `val` (else `test`).
+        recipe: a name in `recipes.RECIPES`, or a whole `RunConfig`.
+        output: the run folder. It must not hold a run yet, except with `resume`.
+        config: a YAML file with fields of `RunConfig`: recipe < config < overrides.
+        init_from: a model to start from; its classes may differ.
+        resume: go on with the run in `output`, exactly.
+        overrides: fields by dotted path or by name: `**{"train.epochs": 12}`, `epochs=12`, `num_queries=50`.
+
+    Returns:
+        The detector with the best weights (the last ones where nothing was evaluated).
+
+    Raises:
+        UserError: wrong input. NonFiniteError: the loss is not finite; names the update and images.
+        Interrupted: stopped by a signal, state saved.
+    """
+    run_config = (
+        recipe
+        if isinstance(recipe, RunConfig)
+        else resolve_config(recipe, output, config=config, init_from=init_from, resume=resume)
+    )
+    run = _Run(
+        data, override(run_config, overrides), Path(output), init_from=init_from, resume=resume, device=device
+    )
+    return run.train()
+
+
+class _Run:
+    """One training run in one process: set-up, the loop, and what it leaves behind."""
+
+    def __init__(
+        self,
+        data: str | Path,
+        config: RunConfig,
+        output: Path,
+        *,
+        init_from: str | Path | None,
+        resume: bool,
+        device: str,
+    ):
+        from accelerate import Accelerator
+        from accelerate.utils import DistributedDataParallelKwargs
+
+        if not resume and (output / STATE_FILE).exists():
+            raise UserError(
+                f"{output} already holds a run: add --resume to go on with it, or choose another --output."
+            )
+        self.output = output
+        self.train_split = read_split(data, "train", format=config.data.format, strict=config.data.strict)
+        self.val_split = _validation_split(data, config)
+        self.config = _for_classes(config, self.train_split)
+        settings = self.config.train
+
+        self.accelerator = Accelerator(
+            cpu=device == "cpu" or not torch.cuda.is_available(),
+            mixed_precision={"fp32": "no"}.get(settings.precision, settings.precision),
+            kwargs_handlers=[
+                # Without auxiliary losses the earlier layers' heads get no gradient.
+                DistributedDataParallelKwargs(find_unused_parameters=not settings.loss.auxiliary)
+            ],
+        )
+        self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
+        self.is_main = self.accelerator.is_main_process
+        self.console = Console(quiet=not self.is_main)
+        self.total_batch = settings.batch_size * settings.accumulate * self.world_size
+        self.epoch_steps = steps_per_epoch(len(self.train_split), self.total_batch)
+        self.last_step = settings.epochs * self.epoch_steps
+        if settings.max_steps is not None:
+            self.last_step = min(self.last_step, settings.max_steps)
+
+        torch.manual_seed(settings.seed)
+        self.progress = Progress()
+        self.initial = self._initial_checkpoint(init_from, resume)
+        model = self.initial.model.to(self.accelerator.device)
+        if settings.lr_backbone == 0:
+            model.backbone.requires_grad_(False)
+        # Depthwise and 1x1 convolutions run several times faster so on a CPU (shared kernels.md), and on GPUs.
+        model.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(model) if settings.ema_decay > 0 else None
+        self.model = model
+        optimizer = torch.optim.AdamW(parameter_groups(model, settings), weight_decay=settings.weight_decay)
+        self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.criterion = SetCriterion(self.initial_detector().classification, settings.loss)
+        if resume:
+            self._load_state()
+        if self.is_main:
+            output.mkdir(parents=True, exist_ok=True)
+            write_text(output / CONFIG_FILE, yaml.safe_dump(to_dict(self.config), sort_keys=False))
+
+    # ---------------------------------------------------------------- the loop
+
+    def train(self) -> Detector:
+        settings = self.config.train
+        self._announce()
+        with (
+            TrainingLog(self.output, self.console, self.is_main, self.progress.step, self.last_step) as log,
+            _signals_set_a_flag() as stop,
+        ):
+            while self.progress.step < self.last_step:
+                epoch, done = divmod(self.progress.step, self.epoch_steps)
+                clock = time.perf_counter()
+                for micro_batches in self._updates(epoch, done):
+                    losses, stopped = self._update(micro_batches, stop.requested)
+                    waited, clock = time.perf_counter() - clock, time.perf_counter()
+                    log.update(
+                        epoch=epoch,
+                        step=self.progress.step,
+                        losses=losses,
+                        rates={group["name"]: group["lr"] for group in self.optimizer.param_groups},
+                        images=self.total_batch,
+                        seconds=waited,
+                        every=settings.log_every,
+                    )
+                    if stopped:
+                        self._save_state()
+                        raise Interrupted(
+                            f"stopped after update {self.progress.step} of {self.last_step}; "
+                            f"add --resume to go on in {self.output}"
+                        )
+                    if settings.checkpoint_every and self.progress.step % settings.checkpoint_every == 0:
+                        self._save_state()
+                    if self.progress.step == self.last_step:
+                        break
+                self._finish_epoch(epoch, log)
+        if self.last_step == 0:
+            self._save_checkpoint("last")
+            self._save_state()
+        return self._best_detector()
+
+    def _updates(self, epoch: int, done: int) -> Iterator[list[MicroBatch]]:
+        """The epoch's updates from number `done` on, each as this process's micro-batches."""
+        settings = self.config.train
+        loader = iter(
+            training_loader(
+                self.train_split,
+                self.config.data,
+                batch_size=settings.batch_size,
+                accumulate=settings.accumulate,
+                seed=settings.seed,
+                epoch=epoch,
+                start_step=done,
+                rank=self.rank,
+                world_size=self.world_size,
+            )
+        )
+        while micro_batches := list(islice(loader, settings.accumulate)):
+            yield micro_batches
+
+    def _update(self, micro_batches: list[MicroBatch], stop: bool) -> tuple[dict[str, float], bool]:
+        """One step of the optimizer. Returns the mean unweighted losses and whether any process is to stop."""
+        settings = self.config.train
+        step = self.progress.step
+        torch.manual_seed(hash((settings.seed, step, self.rank)) % 2**63)  # dropout: a function of the update
+        factor = learning_rate_factor(settings, step, self.epoch_steps)
+        factor *= batch_size_factor(settings, self.total_batch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+        self.wrapped.train()
+        count, stopped = self._count(micro_batches, stop)
+        totals: dict[str, float] = {}
+        for index, (images, targets) in enumerate(micro_batches):
+            is_last = index == len(micro_batches) - 1
+            images = images.to(self.accelerator.device)
+            targets = tuple(target.to(self.accelerator.device) for target in targets)
+            # Gradients travel between processes once per update, with the last micro-batch.
+            with nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
+                losses = self._losses(images, targets, count)
+                self.accelerator.backward(losses.total)
+            for name, value in {"loss": losses.total.detach(), **losses.terms}.items():
+                totals[name] = totals.get(name, 0.0) + float(value)
+        if settings.clip_norm > 0:
+            totals["gradient_norm"] = float(
+                self.accelerator.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.progress.step += 1
+        if self.average is not None:
+            update_moving_average(self.average, self.model, settings.ema_decay, self.progress.step)
+        return totals, stopped
+
+    def _losses(self, images: Any, targets: Any, count: BatchCount) -> Losses:
+        where = f"update {self.progress.step + 1}"
+        try:
+            losses = self.criterion(self.wrapped(images), targets, count)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{where}: {error}; {_ADVICE}") from error
+        if not torch.isfinite(losses.total):
+            ids = ", ".join(str(target.image_id) for target in targets)
+            raise NonFiniteError(f"{where}: the loss of images {ids} is {float(losses.total)}; {_ADVICE}")
+        return losses
+
+    def _count(self, micro_batches: list[MicroBatch], stop: bool) -> tuple[BatchCount, bool]:
+        """What the whole update holds, over micro-batches and processes, as one process's share."""
+        count = BatchCount(0.0, 0.0, 0.0)
+        for _, targets in micro_batches:
+            count += BatchCount.of(targets, self.config.model.num_queries)
+        numbers = torch.tensor(
+            [count.objects, count.matched, count.images, float(stop)], device=self.accelerator.device
+        )
+        objects, matched, images, stopped = self.accelerator.reduce(numbers, reduction="sum").tolist()
+        return BatchCount(objects, matched, images).share_of(self.world_size), stopped > 0
+
+    def _finish_epoch(self, epoch: int, log: TrainingLog) -> None:
+        """Evaluate, keep `last` and `best`, save the state. Also where training ends within an epoch."""
+        settings = self.config.train
+        is_end = self.progress.step == self.last_step
+        metrics: dict[str, Any] | None = None
+        if self.val_split is not None and (is_end or (epoch + 1) % settings.evaluate_every == 0):
+            with log.paused():
+                metrics = evaluate(self._current_detector(), self.val_split, progress=False)
+        log.epoch(epoch, self.progress.step, metrics)
+        self._save_checkpoint("last")
+        if metrics is not None and metrics["AP"] > self.progress.best_ap:
+            self.progress.best_ap = metrics["AP"]
+            self._save_checkpoint("best")
+        self._save_state()
+
+    # ---------------------------------------------------------------- weights in and out
+
+    def _initial_checkpoint(self, init_from: str | Path | None, resume: bool) -> Checkpoint:
+        config = self.config
+        # Rank 0 alone would do: DDP broadcasts its weights. But each may read a file or a cache.
+        starts_elsewhere = resume or init_from is not None
+        initial = new_checkpoint(
+            config.model,
+            self.train_split.classes,
+            config.data,
+            config.recipe,
+            None if starts_elsewhere else config.train.backbone_weights,
+        )
+        if init_from is not None and not resume:
+            taken = transfer(checkpoints.load(init_from), initial)
+            for sentence in taken.sentences():
+                self.console.print(sentence, highlight=False)
+        return initial
+
+    def initial_detector(self) -> Detector:
+        return Detector(
+            self.initial, TorchBackend(self.model, self.accelerator.device, torch.float32)
+        )
+
+    def _current_detector(self) -> Detector:
+        """With the weights to be judged and kept: the moving average where there is one."""
+        model = self.model if self.average is None else self.average
+        checkpoint = replace(self.initial, model=model)
+        return Detector(checkpoint, TorchBackend(model, self.accelerator.device, torch.float32))
+
+    def _save_checkpoint(self, name: str) -> None:
+        if self.is_main:
+            self._current_detector().save(self.output / CHECKPOINTS / name)
+        self.accelerator.wait_for_everyone()
+
+    def _best_detector(self) -> Detector:
+        self.accelerator.wait_for_everyone()
+        checkpoint = checkpoints.load(self.output)
+        checkpoint.model.eval()
+        return Detector(checkpoint, TorchBackend(checkpoint.model, self.accelerator.device, torch.float32))
+
+    def _save_state(self) -> None:
+        if self.is_main:
+            state = {
+                "step": self.progress.step,
+                "best_ap": self.progress.best_ap,
+                "total_batch": self.total_batch,
+                "model": cpu_copy(self.model.state_dict()),
+                "average": None if self.average is None else cpu_copy(self.average.state_dict()),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
+            }
+            beside = self.output / f"{STATE_FILE}.partial"
+            torch.save(state, beside)
+            os.replace(beside, self.output / STATE_FILE)
+        self.accelerator.wait_for_everyone()
+
+    def _load_state(self) -> None:
+        path = self.output / STATE_FILE
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise UserError(f"--resume: {path} cannot be read ({error}); start a new run.") from error
+        if state["total_batch"] != self.total_batch:
+            raise UserError(
+                f"--resume: the run was made with {state['total_batch']} images per update, now there are "
+                f"{self.total_batch}: keep batch_size x accumulate x processes the same."
+            )
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"] or state["model"])
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"--resume: the model differs from the one in {path} ({str(error).splitlines()[0]}): "
+                "resume with the same model settings."
+            ) from error
+        if self.accelerator.scaler is not None and state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.progress = Progress(state["step"], state["best_ap"])
+
+    # ---------------------------------------------------------------- words
+
+    def _announce(self) -> None:
+        settings, split = self.config.train, self.train_split
+        factor = batch_size_factor(settings, self.total_batch)
+        boxes = sum(len(record) for record in split.images)
+        trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        lines = [
+            f"{self.config.recipe}: {trainable:,} trainable parameters on {self.accelerator.device}",
+            f"{split.format} data: {len(split)} training images, {boxes} boxes, {len(split.classes)} classes; "
+            + (
+                "no validation split"
+                if self.val_split is None
+                else f"{len(self.val_split)} images to evaluate on ({self.val_split.name})"
+            ),
+            f"{self.last_step} updates of {settings.batch_size} x {settings.accumulate} x {self.world_size} "
+            f"images (batch x accumulate x processes), {self.epoch_steps} an epoch",
+            f"learning rate {settings.lr * factor:.2e} (backbone {settings.lr_backbone * factor:.2e}): "
+            f"rule '{settings.lr_rule}', {settings.lr:.2e} is for {settings.lr_batch_size} images an update",
+        ]
+        if split.problems:
+            lines.append(
+                f"{len(split.problems)} problems in the data, broken boxes are left out: "
+                "`deformable-detr inspect` lists them"
+            )
+        if self.progress.step:
+            lines.append(f"resuming after update {self.progress.step}")
+        for line in lines:
+            self.console.print(line, highlight=False, soft_wrap=True)
+
+
+_ADVICE = "lower the learning rate (--train.lr), or look at the images with `deformable-detr inspect`"
+
+
+def _for_classes(config: RunConfig, split: Split) -> RunConfig:
+    """The configuration for the data set's classes, whose number is the data's to say."""
+    asked, found = config.model.num_classes, len(split.classes)
+    if asked not in (ModelConfig.num_classes, found):
+        raise UserError(
+            f"model.num_classes is {asked}, but {split.source} has {found} classes: leave the option out, "
+            "the number comes from the data."
+        )
+    return replace(config, model=replace(config.model, num_classes=found))
+
+
+def _validation_split(data: str | Path, config: RunConfig) -> Split | None:
+    splits = list_splits(data, format=config.data.format)
+    for name in ("val", "valid", "test"):
+        if any(split.startswith(name) for split in splits):
+            return read_split(data, name, format=config.data.format, strict=config.data.strict)
+    return None
+
+
+@dataclass
+class _Stop:
+    requested: bool = False
+
+
+@contextmanager
+def _signals_set_a_flag() -> Iterator[_Stop]:
+    """Ctrl-C and SIGTERM end training after the current update; a second Ctrl-C at once."""
+    stop = _Stop()
+
+    def ask(number: int, frame: Any) -> None:
+        if stop.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.requested = True
+
+    try:
+        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread, where Python allows no handlers
+        previous = {}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+

@@ -1,0 +1,149 @@
+"""What training says while it runs: a progress line with the time left, `metrics.jsonl`, TensorBoard.
+
+`metrics.jsonl` has one JSON object per line: `{"kind": "train", step, epoch, loss, class, box, giou, …,
+learning_rate, images_per_second}` every few updates and `{"kind": "evaluation", step, epoch, AP, …}`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .files import write_text
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class TrainingLog:
+    """A context in which training writes down how it goes. Silent, and without files, where not `enabled`."""
+
+    def __init__(self, folder: Path, console: Console, enabled: bool, first_step: int, last_step: int):
+        self.console, self.enabled = console, enabled
+        self.folder = folder
+        self.progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[speed]:.1f} img/s  loss {task.fields[loss]:.2f}"),
+            console=console,
+            disable=not enabled or not console.is_terminal,
+        )
+        self.task = self.progress.add_task(
+            "train", total=last_step, completed=first_step, epoch=1, speed=0.0, loss=float("nan")
+        )
+        self.last_step = last_step
+        self.window: list[dict[str, float]] = []
+        self.window_images, self.window_seconds = 0, 0.0
+
+    def __enter__(self) -> TrainingLog:
+        if self.enabled:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path = self.folder / METRICS_FILE
+            _drop_rows_after(path, int(self.progress.tasks[0].completed))
+            self.file = path.open("a", encoding="utf-8")
+            self.writer = SummaryWriter(str(self.folder), purge_step=int(self.progress.tasks[0].completed) + 1)
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+        if self.enabled:
+            self.file.close()
+            self.writer.close()
+
+    def update(
+        self,
+        *,
+        epoch: int,
+        step: int,
+        losses: Mapping[str, float],
+        rates: Mapping[str, float],
+        images: int,
+        seconds: float,
+        every: int,
+    ) -> None:
+        """After each update; writes a row of means every `every` updates."""
+        self.window.append(dict(losses))
+        self.window_images += images
+        self.window_seconds += seconds
+        if not self.enabled:
+            return
+        speed = self.window_images / max(self.window_seconds, 1e-9)
+        self.progress.update(self.task, completed=step, epoch=epoch + 1, speed=speed, loss=losses["loss"])
+        if step % every and step != self.last_step:
+            return
+        means = {
+            name: sum(row[name] for row in self.window) / len(self.window) for name in self.window[0]
+        }
+        self.window, self.window_images, self.window_seconds = [], 0, 0.0
+        row = {
+            "kind": "train",
+            "epoch": epoch,
+            "step": step,
+            **{name: round(value, 6) for name, value in means.items()},
+            "learning_rate": dict(rates),
+            "images_per_second": round(speed, 2),
+        }
+        self._write(row)
+        for name, value in means.items():
+            self.writer.add_scalar(f"train/{name}", value, step)
+        for name, rate in rates.items():
+            self.writer.add_scalar(f"learning_rate/{name}", rate, step)
+        if not self.console.is_terminal:
+            self.console.print(
+                f"epoch {epoch + 1}  update {step}/{self.last_step}  loss {means['loss']:.3f}  "
+                f"{speed:.1f} img/s",
+                highlight=False,
+            )
+
+    def epoch(self, epoch: int, step: int, metrics: Mapping[str, Any] | None) -> None:
+        """After each epoch (or at the end within one)."""
+        if not self.enabled or metrics is None:
+            return
+        row = {key: value for key, value in metrics.items() if isinstance(value, int | float | str | dict)}
+        self._write({"kind": "evaluation", "epoch": epoch, "step": step, **row})
+        for name, value in metrics.items():
+            if isinstance(value, float):
+                self.writer.add_scalar(f"evaluation/{name}", value, step)
+        self.console.print(
+            f"epoch {epoch + 1}: AP {metrics['AP']:.3f}  AP50 {metrics['AP50']:.3f}  APs {metrics['APs']:.3f}  "
+            f"APm {metrics['APm']:.3f}  APl {metrics['APl']:.3f}",
+            highlight=False,
+        )
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The time inside is not training time."""
+        self.progress.stop()
+        try:
+            yield
+        finally:
+            self.progress.start()
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        self.file.write(json.dumps(row) + "\n")
+        self.file.flush()
+
+
+def _drop_rows_after(path: Path, step: int) -> None:
+    """A resumed run repeats what came after its last saved state: those rows go."""
+    if not path.exists():
+        return
+    rows = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    kept = [line for line in rows if json.loads(line)["step"] <= step]
+    write_text(path, "".join(f"{line}\n" for line in kept))
