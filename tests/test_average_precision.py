@@ -17,12 +17,9 @@ from hypothesis import strategies as st
 from deformable_detr.average_precision import (
     COCO_METRICS,
     coco_average_precision,
-    ground_truth_of,
     voc_average_precision,
 )
-from deformable_detr.data.records import ImageRecord, Split
 from deformable_detr.errors import UserError
-from deformable_detr.structures import ClassTable
 from paths import SHARED_DATA, needs_shared_data
 
 GOLDENS = SHARED_DATA / "eval_goldens"
@@ -124,24 +121,6 @@ def test_voc_golden_padilla_toy(plus_one: bool) -> None:
                 plus_one=plus_one,
             )
             assert metrics["mAP"] == pytest.approx(value, abs=0.51e-4), (interpolation, threshold)
-
-
-@needs_shared_data
-@pytest.mark.parametrize(
-    ("folder", "split", "golden"),
-    [
-        ("tiny_coco", "val", "F_generated_tiny_coco_val"),
-        ("aerial_cars", "val", "F_generated_aerial_val_category_id_zero"),
-        ("bccd_coco", "test", "F_generated_bccd_test"),
-    ],
-)
-def test_a_split_that_was_read_gives_the_numbers_of_its_file(folder: str, split: str, golden: str) -> None:
-    from deformable_detr.data.formats import read_split
-
-    ground_truth = ground_truth_of(read_split(SHARED_DATA / folder, split, format="coco"))
-    metrics = coco_average_precision(ground_truth, read_json(GOLDENS / golden / "dt.json"))
-    expected = read_json(GOLDENS / golden / "expected.json")["computed_pycocotools_2.0.11"]
-    assert {key: metrics[key] for key in COCO_METRICS} == pytest.approx(expected, abs=1e-9)
 
 
 # --- COCO ------------------------------------------------------------------------------------------------
@@ -463,65 +442,3 @@ def test_voc_agrees_with_nested_loops(
     assert {name: n["AP"] for name, n in metrics["per_class"].items()} == pytest.approx(expected, abs=1e-12)
     mean = sum(expected.values()) / len(expected) if expected else -1
     assert metrics["mAP"] == pytest.approx(mean, abs=1e-12)
-
-
-# --- a Split's ground truth ------------------------------------------------------------------------------
-
-
-def test_ground_truth_of_a_split() -> None:
-    def image(image_id: int, boxes: list[list[float]], **arrays: list[float]) -> ImageRecord:
-        count = len(boxes)
-        return ImageRecord(
-            path=Path(f"{image_id}.jpg"),
-            file_name=f"{image_id}.jpg",
-            image_id=image_id,
-            size=(40, 60),
-            boxes_xyxy=np.array(boxes, dtype=np.float64).reshape(-1, 4),
-            labels=np.array(arrays.get("labels", [0] * count), dtype=np.int64),
-            crowd=np.array(arrays.get("crowd", [0] * count), dtype=bool),
-            difficult=np.array(arrays.get("difficult", [0] * count), dtype=bool),
-            area=np.array(arrays.get("area", [7.5] * count), dtype=np.float64),
-            annotation_ids=np.arange(count, dtype=np.int64) + 100 * image_id,
-        )
-
-    split = Split(
-        name="val",
-        format="coco",
-        source=Path("instances.json"),
-        classes=ClassTable(("cat", None, "dog"), (3, 4, 90)),
-        images=(
-            image(1, [[1, 2, 4, 8], [0, 0, 5, 5]], labels=[2, 0], crowd=[0, 1], difficult=[1, 0]),
-            image(2, []),
-        ),
-    )
-    ground_truth = ground_truth_of(split)
-    assert json.loads(json.dumps(ground_truth)) == {
-        "images": [
-            {"id": 1, "file_name": "1.jpg", "height": 40, "width": 60},
-            {"id": 2, "file_name": "2.jpg", "height": 40, "width": 60},
-        ],
-        "categories": [{"id": 3, "name": "cat"}, {"id": 90, "name": "dog"}],
-        "annotations": [
-            {
-                "id": 100,
-                "image_id": 1,
-                "category_id": 90,
-                "bbox": [1.0, 2.0, 3.0, 6.0],
-                "area": 7.5,
-                "iscrowd": 0,
-                "difficult": 1,
-            },
-            {
-                "id": 101,
-                "image_id": 1,
-                "category_id": 3,
-                "bbox": [0.0, 0.0, 5.0, 5.0],
-                "area": 7.5,
-                "iscrowd": 1,
-                "difficult": 0,
-            },
-        ],
-    }
-    # The dog is difficult: wanted by COCO, not by Pascal. The cat is a crowd: wanted by neither.
-    assert coco_average_precision(ground_truth, [])["per_class"] == {"dog": {"AP": 0, "AP50": 0}}
-    assert voc_average_precision(ground_truth, [])["per_class"] == {}

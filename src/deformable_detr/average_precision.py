@@ -2,8 +2,8 @@
 
 Both take the same two things. The ground truth is a COCO dictionary: `images`, `categories` and
 `annotations`, the last with `bbox` [x, y, width, height] in pixels, `area`, `iscrowd` and, for Pascal's
-metric, `difficult`; `ground_truth_of` makes one of any data set that was read. The detections are COCO
-results rows: `image_id`, `category_id`, `bbox`, `score` (`Detections.to_coco`).
+metric, `difficult`; `evaluation.ground_truth_of` makes one of any data set that was read. The detections
+are COCO results rows: `image_id`, `category_id`, `bbox`, `score` (`Detections.to_coco`).
 
 COCO's numbers come from faster-coco-eval; pycocotools is the tests' oracle. Pascal's are computed here.
 -1 means that there is nothing to find: no truth of that size, class or at all.
@@ -21,50 +21,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .data.records import Split
 from .errors import UserError
 
 Interpolation = Literal["every_point", "11_point"]
 Row = Mapping[str, Any]
 
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-
-
-def ground_truth_of(split: Split) -> dict[str, Any]:
-    """The COCO dictionary of a data set that was read, whatever its layout was.
-
-    Ids are the data set's own. Difficult objects (Pascal VOC) are marked as such, which COCO's metric
-    does not look at: there they count like any other.
-    """
-    return {
-        "images": [
-            {
-                "id": image.image_id,
-                "file_name": image.file_name,
-                "height": image.size[0],
-                "width": image.size[1],
-            }
-            for image in split.images
-        ],
-        "categories": [
-            {"id": category_id, "name": name}
-            for name, category_id in zip(split.classes.names, split.classes.category_ids, strict=True)
-            if name is not None
-        ],
-        "annotations": [
-            {
-                "id": int(image.annotation_ids[n]),
-                "image_id": image.image_id,
-                "category_id": split.classes.category_ids[image.labels[n]],
-                "bbox": [float(x0), float(y0), float(x1 - x0), float(y1 - y0)],
-                "area": float(image.area[n]),
-                "iscrowd": int(image.crowd[n]),
-                "difficult": int(image.difficult[n]),
-            }
-            for image in split.images
-            for n, (x0, y0, x1, y1) in enumerate(image.boxes_xyxy)
-        ],
-    }
 
 
 def coco_average_precision(ground_truth: Mapping[str, Any], detections: Sequence[Row]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Literal
 
 from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 
+from .allocator import keep_large_buffers
 from .errors import UserError
 
 PROGRAM = "deformable-detr"
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = COMMANDS.get(argv[0])
     if command is None:
         return _refuse(f"there is no command {argv[0]}: choose one of {', '.join(COMMANDS)}.")
+    keep_large_buffers()
     debug = "--debug" in argv
     rest = [argument for argument in argv[1:] if argument != "--debug"]
     try:
@@ -62,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _exit_code(error: Exception) -> int:
-    return 130 if type(error).__name__ == "Interrupted" else 1
+    return 130 if type(error).__name__ == "TrainingInterruptedError" else 1
 
 
 def _refuse(sentence: str) -> int:
@@ -83,7 +85,7 @@ def _overview() -> str:
             "",
             *lines,
             "",
-            "MODEL: a run folder, a checkpoint folder, an authors' .pth file, a transformers folder or hub id.",
+            "MODEL: a run or checkpoint folder, an authors' .pth file, a transformers folder or hub id.",
             "DATA: a folder in COCO, Pascal VOC or YOLO layout, found out by itself.",
             "--debug (any command) shows the traceback of an error.",
         ]
@@ -178,7 +180,9 @@ def _run_train(parser: ArgumentParser, arguments: Namespace) -> int:
 
 
 def _add_model(parser: ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", type=str, help="run or checkpoint folder, .pth file, hub id")
+    parser.add_argument(
+        "model", metavar="MODEL", type=str, help="run or checkpoint folder, .pth file, hub id"
+    )
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, …")
 
 
@@ -348,7 +352,9 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command("average precision of MODEL on DATA", _build_evaluate, _run_evaluate),
     "predict": Command("find objects in pictures, draw and list them", _build_predict, _run_predict),
     "inspect": Command("what is in DATA, and what is broken in it", _build_inspect, _run_inspect),
-    "convert": Command("rewrite MODEL as native, authors' or transformers' checkpoint", _build_convert, _run_convert),
+    "convert": Command(
+        "rewrite MODEL as native, authors' or transformers' checkpoint", _build_convert, _run_convert
+    ),
     "demo": Command("the whole way offline, in a few minutes", _build_demo, _run_demo),
     "doctor": Command("versions, devices, kernels, self-test", _build_doctor, _run_doctor),
 }

@@ -22,7 +22,7 @@ COCO_NAMES_BY_ID: tuple[str | None, ...] = (
 
 
 def class_table_for(num_classes: int) -> ClassTable:
-    """The classes of a model that comes without names: COCO's where it has 91, else "class 0", "class 1", …"""
+    """The classes of a model that comes without names: COCO's where there are 91, else "class 0", …"""
     if num_classes == len(COCO_NAMES_BY_ID):
         return ClassTable(COCO_NAMES_BY_ID, tuple(range(num_classes)))
     return ClassTable.from_names([f"class {index}" for index in range(num_classes)])

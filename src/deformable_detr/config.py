@@ -121,8 +121,12 @@ class ModelConfig:
         for name in ("num_classes", "num_queries", "hidden_dim", "num_heads", "num_levels", "num_points"):
             value = getattr(self, name)
             _require(value >= 1, f"model.{name} must be at least 1, not {value}.")
-        _require(self.encoder_layers >= 0, f"model.encoder_layers must not be negative ({self.encoder_layers}).")
-        _require(self.decoder_layers >= 1, f"model.decoder_layers must be at least 1, not {self.decoder_layers}.")
+        _require(
+            self.encoder_layers >= 0, f"model.encoder_layers must not be negative ({self.encoder_layers})."
+        )
+        _require(
+            self.decoder_layers >= 1, f"model.decoder_layers must be at least 1, not {self.decoder_layers}."
+        )
         _require(self.ffn_dim >= 1, f"model.ffn_dim must be at least 1, not {self.ffn_dim}.")
         _require(0.0 <= self.dropout < 1.0, f"model.dropout must be in [0, 1), not {self.dropout}.")
         _require(
@@ -207,8 +211,8 @@ class DataConfig:
         )
         _require(
             len(self.crop_sizes) > 0 and 1 <= self.crop_min <= self.crop_max,
-            f"data.crop_min ({self.crop_min}) must be at least 1 and at most data.crop_max ({self.crop_max}), "
-            "and data.crop_sizes must not be empty.",
+            f"data.crop_min ({self.crop_min}) must be at least 1 and at most data.crop_max "
+            f"({self.crop_max}), and data.crop_sizes must not be empty.",
         )
         _require(all(value > 0 for value in self.std), f"data.std must be positive, not {list(self.std)}.")
         _require(self.num_workers >= 0, f"data.num_workers must not be negative ({self.num_workers}).")

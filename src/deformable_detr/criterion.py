@@ -36,9 +36,7 @@ class SetCriterion:
     def __init__(self, classification: ClassificationScheme, config: LossConfig):
         self.classification = classification
         self.config = config
-        self.matcher = HungarianMatcher(
-            classification, config.class_cost, config.box_cost, config.giou_cost
-        )
+        self.matcher = HungarianMatcher(classification, config.class_cost, config.box_cost, config.giou_cost)
 
     def __call__(
         self, output: DetectorOutput, targets: Sequence[Target], count: BatchCount | None = None

@@ -124,12 +124,21 @@ class Detector:
         )
 
     @overload
-    def predict(self, images: Picture, threshold: float = ..., **options: int) -> Detections: ...
+    def predict(
+        self, images: Picture, threshold: float = ..., *, max_detections: int = ..., batch_size: int = ...
+    ) -> Detections: ...
     @overload
-    def predict(self, images: Sequence[Picture], threshold: float = ..., **options: int) -> list[Detections]: ...
     def predict(
         self,
-        images: Picture | Sequence[Picture],
+        images: list[Picture] | tuple[Picture, ...],
+        threshold: float = ...,
+        *,
+        max_detections: int = ...,
+        batch_size: int = ...,
+    ) -> list[Detections]: ...
+    def predict(
+        self,
+        images: Picture | list[Picture] | tuple[Picture, ...],
         threshold: float = 0.5,
         *,
         max_detections: int = 100,
@@ -202,7 +211,9 @@ def create(
         backbone_weights: None (random), `imagenet`, or a .safetensors/.pth file.
     """
     run = recipe_of(recipe)
-    table = ClassTable.from_names(classes) if classes is not None else checkpoints.class_table_for(num_classes)
+    table = (
+        ClassTable.from_names(classes) if classes is not None else checkpoints.class_table_for(num_classes)
+    )
     return Detector.of(new_checkpoint(run.model, table, run.data, recipe, backbone_weights), device, dtype)
 
 
@@ -239,7 +250,7 @@ def read_picture(image: Picture, max_pixels: int) -> Image.Image:
         if image.ndim != 3 or image.shape[0] != 3:
             raise UserError(f"a picture as a tensor must have shape (3, H, W), not {tuple(image.shape)}.")
         if image.is_floating_point():
-            if image.numel() and not (0 <= float(image.min()) and float(image.max()) <= 1):
+            if image.numel() and not (float(image.min()) >= 0 and float(image.max()) <= 1):
                 raise UserError(
                     "a picture as a float tensor must hold values in [0, 1]: pass it before normalisation."
                 )
@@ -266,6 +277,6 @@ def choose_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     if dtype is None:
         return torch.float32
     chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen not in DTYPES.values():
+    if chosen is None or chosen not in DTYPES.values():
         raise UserError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype}.")
     return chosen

@@ -78,7 +78,7 @@ def _case(device: str) -> dict[str, Any]:
 
 def _direct(value: torch.Tensor, locations: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Equation 3 of the paper: a tent function of every pixel's distance, no sampling code at all."""
-    outputs, start = 0.0, 0
+    outputs, start = torch.zeros(()), 0
     for level, (height, width) in enumerate(SHAPES):
         pixels = value[:, start : start + height * width].unflatten(1, (height, width))
         start += height * width
@@ -89,7 +89,6 @@ def _direct(value: torch.Tensor, locations: torch.Tensor, weights: torch.Tensor)
         outputs = outputs + torch.einsum(
             "bqmk,bqmkh,bqmkw,bhwmd->bqmd", weights[..., level, :], tent_y, tent_x, pixels
         )
-    assert isinstance(outputs, torch.Tensor)
     return outputs.flatten(2)
 
 

@@ -68,7 +68,9 @@ class HungarianMatcher:
         matrix = cost.cpu()
         if not torch.isfinite(matrix).all():
             culprit = (
-                "its target boxes" if not torch.isfinite(target.boxes_cxcywh).all() else "the predictions for it"
+                "its target boxes"
+                if not torch.isfinite(target.boxes_cxcywh).all()
+                else "the predictions for it"
             )
             raise NonFiniteError(f"image {target.image_id}: {culprit} are not finite numbers")
         queries, objects = linear_sum_assignment(matrix.numpy())

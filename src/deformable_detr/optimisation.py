@@ -71,8 +71,8 @@ def update_moving_average(average: nn.Module, model: nn.Module, decay: float, st
     carry them for thousands of updates otherwise.
     """
     decay = min(decay, (1 + step) / (10 + step))
-    target = [parameter for parameter in average.parameters()]
-    source = [parameter.detach() for parameter in model.parameters()]
+    target: list[Tensor] = list(average.parameters())
+    source: list[Tensor] = list(model.parameters())
     torch._foreach_lerp_(target, source, 1 - decay)
 
 

@@ -55,7 +55,7 @@ CONFIG_FILE = "config.yaml"
 CHECKPOINTS = "checkpoints"
 
 
-class Interrupted(Exception):
+class TrainingInterruptedError(Exception):
     """Training was asked to stop (Ctrl-C, SIGTERM) and has saved its state; `--resume` goes on from there."""
 
 
@@ -85,7 +85,7 @@ def resolve_config(
     if resume:
         if not (Path(output) / STATE_FILE).is_file():
             raise UserError(
-                f"--resume: {output} holds no checkpoint to go on from; leave --resume out to start a run there."
+                f"--resume: {output} holds no checkpoint to go on from; leave --resume out to start there."
             )
         return read_config(Path(output) / CONFIG_FILE, RunConfig())
     if recipe is not None:
@@ -141,7 +141,7 @@ def train(
 
     Raises:
         UserError: wrong input. NonFiniteError: the loss is not finite; names the update and images.
-        Interrupted: stopped by a signal, state saved.
+        TrainingInterruptedError: stopped by a signal, state saved.
     """
     run_config = (
         recipe
@@ -203,8 +203,8 @@ class _Run:
         model = self.initial.model.to(self.accelerator.device)
         if settings.lr_backbone == 0:
             model.backbone.requires_grad_(False)
-        # Depthwise and 1x1 convolutions run several times faster so on a CPU (shared kernels.md), and on GPUs.
-        model.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # Depthwise and 1x1 convolutions run faster so, on CPUs and GPUs.
+        model.backbone.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(model) if settings.ema_decay > 0 else None
         self.model = model
         optimizer = torch.optim.AdamW(parameter_groups(model, settings), weight_decay=settings.weight_decay)
@@ -242,7 +242,7 @@ class _Run:
                     )
                     if stopped:
                         self._save_state()
-                        raise Interrupted(
+                        raise TrainingInterruptedError(
                             f"stopped after update {self.progress.step} of {self.last_step}; "
                             f"add --resume to go on in {self.output}"
                         )
@@ -276,7 +276,7 @@ class _Run:
             yield micro_batches
 
     def _update(self, micro_batches: list[MicroBatch], stop: bool) -> tuple[dict[str, float], bool]:
-        """One step of the optimizer. Returns the mean unweighted losses and whether any process is to stop."""
+        """One step of the optimizer. Returns this process's losses and whether any process is to stop."""
         settings = self.config.train
         step = self.progress.step
         torch.manual_seed(hash((settings.seed, step, self.rank)) % 2**63)  # dropout: a function of the update
@@ -366,9 +366,7 @@ class _Run:
         return initial
 
     def initial_detector(self) -> Detector:
-        return Detector(
-            self.initial, TorchBackend(self.model, self.accelerator.device, torch.float32)
-        )
+        return Detector(self.initial, TorchBackend(self.model, self.accelerator.device, torch.float32))
 
     def _current_detector(self) -> Detector:
         """With the weights to be judged and kept: the moving average where there is one."""
@@ -437,7 +435,8 @@ class _Run:
         trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         lines = [
             f"{self.config.recipe}: {trainable:,} trainable parameters on {self.accelerator.device}",
-            f"{split.format} data: {len(split)} training images, {boxes} boxes, {len(split.classes)} classes; "
+            f"{split.format} data: {len(split)} training images, {boxes} boxes, "
+            f"{len(split.classes)} classes; "
             + (
                 "no validation split"
                 if self.val_split is None
@@ -505,4 +504,3 @@ def _signals_set_a_flag() -> Iterator[_Stop]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-

@@ -39,7 +39,7 @@ class TrainingLog:
         self.task = self.progress.add_task(
             "train", total=last_step, completed=first_step, epoch=1, speed=0.0, loss=float("nan")
         )
-        self.last_step = last_step
+        self.first_step, self.last_step = first_step, last_step
         self.window: list[dict[str, float]] = []
         self.window_images, self.window_seconds = 0, 0.0
 
@@ -49,9 +49,9 @@ class TrainingLog:
 
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / METRICS_FILE
-            _drop_rows_after(path, int(self.progress.tasks[0].completed))
+            _drop_rows_after(path, self.first_step)
             self.file = path.open("a", encoding="utf-8")
-            self.writer = SummaryWriter(str(self.folder), purge_step=int(self.progress.tasks[0].completed) + 1)
+            self.writer = SummaryWriter(str(self.folder), purge_step=self.first_step + 1)
         self.progress.start()
         return self
 
@@ -87,9 +87,7 @@ class TrainingLog:
         self.progress.update(self.task, completed=step, epoch=epoch + 1, speed=speed, loss=losses["loss"])
         if step % every and step != self.last_step:
             return
-        means = {
-            name: sum(row[name] for row in self.window) / len(self.window) for name in self.window[0]
-        }
+        means = {name: sum(row[name] for row in self.window) / len(self.window) for name in self.window[0]}
         self.window, self.window_images, self.window_seconds = [], 0, 0.0
         row = {
             "kind": "train",
@@ -121,8 +119,8 @@ class TrainingLog:
             if isinstance(value, float):
                 self.writer.add_scalar(f"evaluation/{name}", value, step)
         self.console.print(
-            f"epoch {epoch + 1}: AP {metrics['AP']:.3f}  AP50 {metrics['AP50']:.3f}  APs {metrics['APs']:.3f}  "
-            f"APm {metrics['APm']:.3f}  APl {metrics['APl']:.3f}",
+            f"epoch {epoch + 1}: "
+            + "  ".join(f"{name} {metrics[name]:.3f}" for name in ("AP", "AP50", "APs", "APm", "APl")),
             highlight=False,
         )
 

@@ -86,4 +86,3 @@ def transfer(source: Checkpoint, target: Checkpoint) -> Transfer:
             f"for one; leave --recipe out to take over the architecture of {source.recipe} as it is."
         )
     return Transfer(tuple(matched), tuple(fresh), tuple(fresh_tensors))
-

@@ -184,21 +184,21 @@ def test_paper_crop_sides_are_uniform_between_the_limits() -> None:
         crop_sizes=(50,),
         crop_min=40,
         crop_max=60,
-        train_sizes=(200,),
-        max_size=4000,
+        train_sizes=(80,),
+        max_size=400,
     )
     transform = training_transform(config)
     picture = Image.new("RGB", (100, 50))
     ratios = []
-    for seed in range(250):
+    for seed in range(200):
         pixels, _, _ = transform(
             picture, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), np.random.default_rng(seed)
         )
         ratios.append(pixels.shape[2] / pixels.shape[1])
     cropped = [ratio for ratio in ratios if ratio < 1.9]
     # width 40..60 over height 40..50
-    assert min(cropped) >= 40 / 50 - 0.01
-    assert max(cropped) <= 60 / 40 + 0.01
+    assert min(cropped) >= 40 / 50 - 0.02
+    assert max(cropped) <= 60 / 40 + 0.02
     assert min(cropped) < 0.87
     assert max(cropped) > 1.38
 

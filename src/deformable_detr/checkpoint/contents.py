@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..config import TORCHVISION_RESNETS, DataConfig, ModelConfig
+from ..errors import UserError
 from ..models import DetectionModel, build_model
 from ..recipes import RECIPES
 from ..structures import ClassTable
@@ -20,8 +21,8 @@ class Checkpoint:
     """A model and all that is needed to use it.
 
     `config`: what `model` was built from. `classes`: one entry per class of the model.
-    `data`: preprocessing. `recipe`: the name of the recipe that the model comes from, or for foreign
-    checkpoints the one that it is closest to; always a name in `recipes.RECIPES`.
+    `data`: preprocessing. `recipe`: the name of the recipe that the model comes from; for foreign
+    checkpoints, of the one that it is closest to. Always a name in `recipes.RECIPES`.
     """
 
     model: DetectionModel
@@ -31,30 +32,61 @@ class Checkpoint:
     recipe: str
 
 
-def model_with_state(config: ModelConfig, state: Mapping[str, Tensor]) -> DetectionModel:
-    """The model of `config` with the weights `state` (all keys, right shapes), in evaluation mode."""
-    model = _uninitialised_model(config)
-    model.load_state_dict(state)
-    return model.eval()
-
-
-def _uninitialised_model(config: ModelConfig) -> DetectionModel:
+def empty_model(config: ModelConfig) -> DetectionModel:
+    """The model of `config`, in evaluation mode, with undefined weights that wait for a `load_state`."""
     if config.backbone.name not in TORCHVISION_RESNETS:
-        return build_model(config)  # timm's models may keep tensors outside of their state
-    # Random numbers for 40 million weights that are overwritten next take most of a second.
+        return build_model(config).eval()  # timm's models may keep tensors outside of their state
+    # Random numbers for 40 million weights that are overwritten next would take most of a second.
     with torch.device("meta"):
         model = build_model(config)
-    return model.to_empty(device="cpu")
+    return model.to_empty(device="cpu").eval()
 
 
-def expected_shapes(config: ModelConfig) -> dict[str, torch.Size]:
-    """Name and shape of every tensor of the model of `config`."""
-    with torch.device("meta"):
-        return {name: tensor.shape for name, tensor in build_model(config).state_dict().items()}
+def load_state(model: DetectionModel, state: Mapping[str, Tensor], source: object) -> None:
+    """Fill `model` with `state`, which must hold all its tensors and no others.
+
+    Raises:
+        UserError: naming `source` and some of the tensors that do not fit.
+    """
+    own = model.state_dict()
+    check_fit(
+        source,
+        missing=[name for name in own if name not in state],
+        unexpected=[name for name in state if name not in own],
+        unfit=[
+            f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+            for name in own
+            if name in state and state[name].shape != own[name].shape
+        ],
+    )
+    model.load_state_dict(state)
+
+
+def check_fit(source: object, missing: list[str], unexpected: list[str], unfit: list[str]) -> None:
+    """Raise a `UserError` that names some tensors, unless all three lists are empty."""
+    complaints = [
+        f"{len(names)} tensors {what} ({_some(names)})"
+        for what, names in (
+            ("are missing", missing),
+            ("are unknown", unexpected),
+            ("have another shape", unfit),
+        )
+        if names
+    ]
+    if complaints:
+        raise UserError(
+            f"{source} does not hold the model that its sizes say: {'; '.join(complaints)}; the file may be "
+            "damaged, or of a variant that is not supported."
+        )
+
+
+def _some(names: Iterable[str], limit: int = 3) -> str:
+    names = sorted(names)
+    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
 
 
 def closest_recipe(config: ModelConfig) -> str:
-    """The recipe whose model differs from `config` in the fewest fields; class and query counts don't count."""
+    """The recipe whose model differs from `config` in the fewest fields, not counting classes and queries."""
 
     def distance(name: str) -> int:
         theirs = dataclasses.replace(

@@ -46,7 +46,7 @@ class Backbone(nn.Module, ABC):
 
 
 class ResNet(Backbone):
-    """torchvision's ResNet and ResNeXt (stride in the 3x3 convolution); strides 8, 16, 32 of the maps C3–C5."""
+    """torchvision's ResNet and ResNeXt, stride in the 3x3 convolution; C3, C4, C5 have strides 8, 16, 32."""
 
     def __init__(self, name: str, num_maps: int, dilation: bool):
         super().__init__()
@@ -101,14 +101,16 @@ class TimmBackbone(Backbone):
     def __init__(self, name: str, num_maps: int):
         super().__init__()
         import timm
-        from timm.layers import freeze_batch_norm_2d
+        from timm.layers.norm_act import freeze_batch_norm_2d
 
         self.name = name
         try:
             # Without out_indices first: it tells how many maps there are.
-            info = timm.create_model(name, features_only=True).feature_info
+            info: Any = timm.create_model(name, features_only=True).feature_info
             first = len(info) - num_maps
-            body = timm.create_model(name, features_only=True, out_indices=tuple(range(first, len(info))))
+            body: Any = timm.create_model(
+                name, features_only=True, out_indices=tuple(range(first, len(info)))
+            )
         except (RuntimeError, AttributeError, TypeError, ValueError, IndexError, AssertionError) as error:
             # What timm raises differs from family to family: unknown names, models without feature maps, …
             raise UserError(
@@ -133,8 +135,8 @@ class TimmBackbone(Backbone):
         inside = [i for i, name in enumerate(names) if _belongs_to(name, boundary)]
         if not inside:
             raise UserError(
-                f"model.backbone.trainable_layers={trainable_layers} does not work for {self.name}: its stage "
-                f"{boundary} cannot be found; use 5 (everything learns)."
+                f"model.backbone.trainable_layers={trainable_layers} does not work for {self.name}: "
+                f"its stage {boundary} cannot be found; use 5 (everything learns)."
             )
         last = inside[-1]
         for index, parameter in enumerate(self.body.parameters()):
@@ -189,7 +191,9 @@ def _download(name: str, fetch: Any) -> dict[str, Tensor]:
 def _read_weights(source: str) -> dict[str, Tensor]:
     path = Path(source)
     if not path.is_file():
-        raise UserError(f"backbone weights: there is no file {path}; give `imagenet` or a .safetensors/.pth file.")
+        raise UserError(
+            f"backbone weights: there is no file {path}; give `imagenet` or a .safetensors/.pth file."
+        )
     return load_file(path) if path.suffix == ".safetensors" else _torch_load(str(path))
 
 

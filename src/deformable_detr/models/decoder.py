@@ -30,7 +30,9 @@ class DecoderLayer(nn.Module):
         self.cross_dropout = nn.Dropout(dropout)
         self.feedforward = FeedForward(dim, ffn_dim, dropout)
 
-    def forward(self, content: Tensor, positions: Tensor, references: Tensor, memory: FeatureMemory) -> Tensor:
+    def forward(
+        self, content: Tensor, positions: Tensor, references: Tensor, memory: FeatureMemory
+    ) -> Tensor:
         query = content + positions
         attended, _ = self.self_attention(query, query, content, need_weights=False)
         content = self.self_norm(content + self.self_dropout(attended))

@@ -15,7 +15,9 @@ from ..structures import FeatureMemory, Predictions, Queries
 from .heads import PredictionHead
 from .position import sine_encoding
 
-PROPOSAL_SIZE = 0.05  # side of the proposals on the finest level, as a fraction of the image; doubles per level
+PROPOSAL_SIZE = (
+    0.05  # side of the proposals on the finest level, as a fraction of the image; doubles per level
+)
 
 
 class StaticQueries(nn.Module):
@@ -74,9 +76,7 @@ class ProposalQueries(nn.Module):
         base, invalid = base_boxes(memory)
         base_logits = torch.log(base / (1 - base)).masked_fill(invalid[..., None], torch.inf)
         tokens = memory.tokens.masked_fill(invalid[..., None], 0.0)
-        proposals: Predictions = self.head(
-            self.memory_norm(self.memory_projection(tokens)), base_logits
-        )
+        proposals: Predictions = self.head(self.memory_norm(self.memory_projection(tokens)), base_logits)
 
         objectness = proposals.logits[..., 0]
         if self.mask_invalid:

@@ -5,9 +5,9 @@ dropped or clipped, never in silence: each case is a `Problem` with file and lin
 
     boxes         zero-size-box, negative-box, box-not-finite, box-outside-image (dropped),
                   box-over-border (clipped; from 0.1 pixels on)
-    objects       not-a-number, malformed-box, missing-name, wrong-column-count, class-out-of-range,
-                  malformed-annotation, unknown-category, unknown-image (dropped); duplicate-annotation-id,
-                  missing-annotation-id, bad-area (kept, mended)
+    objects       not-a-number, malformed-box, missing-name, wrong-column-count, not-a-fraction,
+                  class-out-of-range, malformed-annotation, unknown-category, unknown-image (dropped);
+                  duplicate-annotation-id, missing-annotation-id, bad-area (kept, mended)
     images        missing-image, missing-annotation, unreadable-image, unreadable-annotation,
                   unreadable-labels, outside-root, malformed-image, duplicate-image-id (left out);
                   duplicate-image (read once), missing-size (taken from the file)
@@ -54,7 +54,7 @@ _LAYOUTS = {
 def formats_found(root: Path | str) -> tuple[str, ...]:
     """The layouts in which a data set is there: of coco, voc, yolo, in this order. Empty where none is.
 
-    root: the data set's folder, or a COCO JSON or YOLO YAML file. Raises UserError where there is no such path.
+    root: the data set's folder, or a COCO JSON or YOLO YAML file. Raises UserError where there is none.
     """
     place = _place(root)
     return tuple(name for name, layout in _LAYOUTS.items() if layout.present(place))

@@ -15,13 +15,14 @@ No image is opened. N: objects of the split.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -37,6 +38,8 @@ _ROBOFLOW = "_annotations.coco.json"
 # COCO's other files that share the folder and hold no boxes to learn from.
 _OTHER_TASKS = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_info_")
 _PROBED_NAMES = 20
+_LARGEST_AREA = 1e18
+_NUMBERS = frozenset((int, float))  # by type, because True is an int
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def _load(file: str) -> dict[str, Any]:
     if not data.strip():
         raise UserError(f"{file} is empty: it should hold COCO's images, annotations and categories.")
     try:
-        content = json.loads(data)
+        content = json.loads(data, object_hook=_without_segmentation)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not valid JSON ({error}): mend or export it again.") from error
     if not isinstance(content, dict):
@@ -136,6 +139,12 @@ def _load(file: str) -> dict[str, Any]:
         if not isinstance(content.get(key), list):
             raise UserError(f"{file} is not a COCO data set: it has no list named {key}.")
     return content
+
+
+def _without_segmentation(entry: dict[str, Any]) -> dict[str, Any]:
+    # Outlines are nine tenths of COCO's numbers. Let go while parsing, they never add up in memory.
+    entry.pop("segmentation", None)
+    return entry
 
 
 # --- categories -------------------------------------------------------------------------------------------
@@ -190,24 +199,20 @@ def _images(
         else:
             stated[row["id"]] = row
 
-    folder = _image_folder(source, [row["file_name"] for row in stated.values()])
-    there = _Files()
+    files = _Files(source.root, _image_folder(source, [row["file_name"] for row in stated.values()]))
     images = []
     for image_id, row in stated.items():
-        where = f"{called}, image {image_id}"
-        path = path_inside(source.root, folder, row["file_name"])
+        where, name = f"{called}, image {image_id}", row["file_name"]
+        path = files.path(name)
         if path is None:
-            problems.append(
-                Problem("outside-root", where, f"{row['file_name']!r} leads out of the data set: left out")
-            )
-        elif path not in there:
-            problems.append(
-                Problem("missing-image", where, f"there is no file {relative(path, source.root)!r}: left out")
-            )
+            problems.append(Problem("outside-root", where, f"{name!r} leads out of the data set: left out"))
+        elif not files.has(path):
+            missing = relative(path, source.root)
+            problems.append(Problem("missing-image", where, f"there is no file {missing!r}: left out"))
         else:
             size = _size(row, path, where, problems)
             if size is not None:
-                images.append(RawImage(path, row["file_name"], image_id, size))
+                images.append(RawImage(path, name, image_id, size))
     return images, np.array(sorted(stated), dtype=np.int64)
 
 
@@ -223,12 +228,24 @@ def _image_folder(source: _Source, names: list[str]) -> str:
 
 
 class _Files:
-    """`path in files`: is this a file? Folders are listed once: a call per file takes long on network disks."""
+    """The files below `base`. Each folder is judged and listed once: 118287 single questions to the file
+    system take long, and on network disks very long."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: str, base: str) -> None:
+        self._root = root
+        self._base = base
+        self._paths: dict[str, str | None] = {}
         self._listed: dict[str, set[str]] = {}
 
-    def __contains__(self, path: str) -> bool:
+    def path(self, file_name: str) -> str | None:
+        """Where the file would be; None outside the data set."""
+        folder, name = os.path.split(file_name)
+        if folder not in self._paths:
+            self._paths[folder] = path_inside(self._root, self._base, folder)
+        parent = self._paths[folder]
+        return None if parent is None else os.path.join(parent, name)
+
+    def has(self, path: str) -> bool:
         folder, name = os.path.split(path)
         if folder not in self._listed:
             self._listed[folder] = _list_files(folder)
@@ -247,7 +264,7 @@ def _list_files(folder: str) -> set[str]:
 def _size(row: dict[str, Any], path: str, where: str, problems: list[Problem]) -> tuple[int, int] | None:
     height, width = row.get("height"), row.get("width")
     if _is_length(height) and _is_length(width):
-        return int(height), int(width)  # type: ignore[arg-type]
+        return int(height), int(width)
     try:
         size = read_header(path).upright_size
     except UserError as error:
@@ -299,7 +316,7 @@ def _objects(
     keep = np.flatnonzero(category_known & image_usable)
     kept = [sound[index] for index in keep]
 
-    xywh = np.array([row["bbox"] for row in kept], dtype=np.float64).reshape(-1, 4)
+    xywh = _boxes([row["bbox"] for row in kept])
     with np.errstate(over="ignore", invalid="ignore"):  # judged in assembly.check_boxes
         boxes_xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
     objects = RawObjects(
@@ -323,9 +340,20 @@ def _fault(row: Any) -> tuple[str, str] | None:
     box = row.get("bbox")
     if not isinstance(box, list) or len(box) != 4:
         return "malformed-annotation", "bbox must be a list of four numbers, [x, y, width, height]"
-    if not all(type(value) is float or _is_id(value) for value in box):
+    if not _NUMBERS.issuperset(map(type, box)):
         return "not-a-number", f"bbox {box!r:.80} must be made of numbers"
     return None
+
+
+def _boxes(rows: list[list[float]]) -> np.ndarray:
+    """(N, 4) float64."""
+    try:
+        return np.array(rows, dtype=np.float64).reshape(-1, 4)
+    except OverflowError:  # JSON's integers have no bound
+        bounded = [
+            [max(-1e300, min(1e300, value)) if type(value) is int else value for value in row] for row in rows
+        ]
+        return np.array(bounded, dtype=np.float64).reshape(-1, 4)
 
 
 def _annotation_ids(
@@ -336,38 +364,31 @@ def _annotation_ids(
     taken: set[int] = set()
     for row, position in zip(rows, at.tolist(), strict=True):
         own = row.get("id")
-        if not _is_id(own):
-            problems.append(
-                Problem("missing-annotation-id", f"{called}, annotations[{position}]", "no integer id: kept")
-            )
-        elif own in taken:
-            problems.append(
-                Problem(
-                    "duplicate-annotation-id",
-                    f"{called}, annotations[{position}]",
-                    f"the id {own} is taken: kept under a free one",
-                )
-            )
-        else:
+        if _is_id(own) and own not in taken:
             taken.add(own)
             ids.append(own)
             continue
         ids.append(None)
-    free = (number for number in range(1, len(rows) + len(taken) + 1) if number not in taken)
+        where = f"{called}, annotations[{position}]"
+        if _is_id(own):
+            message = f"the id {own} is taken: kept under a free one"
+            problems.append(Problem("duplicate-annotation-id", where, message))
+        else:
+            problems.append(Problem("missing-annotation-id", where, "no integer id: kept under a free one"))
+    free = (number for number in itertools.count(1) if number not in taken)
     return np.array([next(free) if own is None else own for own in ids], dtype=np.int64)
 
 
 def _areas(rows: list[dict[str, Any]], at: np.ndarray, called: str, problems: list[Problem]) -> np.ndarray:
+    """(N,) float64, NaN where no area is stated or it cannot be one."""
     areas = np.full(len(rows), np.nan)
     for index, row in enumerate(rows):
         area = row.get("area")
-        if (type(area) is float or _is_id(area)) and 0 <= area < float("inf"):
+        if isinstance(area, int | float) and 0 <= area <= _LARGEST_AREA:
             areas[index] = area
         elif area is not None:
             where = _annotation_name(row, int(at[index]), called)
-            problems.append(
-                Problem("bad-area", where, f"area {area!r:.80} is no area: width x height instead")
-            )
+            problems.append(Problem("bad-area", where, f"{area!r:.80} is no area: width x height instead"))
     return areas
 
 
@@ -386,10 +407,10 @@ def _annotation_name(row: Any, position: int, called: str) -> str:
     return f"{called}, annotation {own}" if _is_id(own) else f"{called}, annotations[{position}]"
 
 
-def _is_id(value: Any) -> bool:
+def _is_id(value: Any) -> TypeGuard[int]:
     # `type is`, because True is an int; bounded, because JSON's integers are not.
     return type(value) is int and -(2**63) <= value < 2**63
 
 
-def _is_length(value: Any) -> bool:
+def _is_length(value: Any) -> TypeGuard[float]:
     return (_is_id(value) or (type(value) is float and value.is_integer())) and 0 < value < 2**31

@@ -233,7 +233,8 @@ def _class_names(home: Path, names: Iterable[str]) -> set[str]:
 
 
 class _RefusedError(Exception):
-    """A document type: the door of entity bombs and external files. No annotation has one."""
+    """Not an annotation of Pascal VOC, or one with a document type: the door of entity bombs and of external
+    files, which no annotation needs."""
 
 
 def _parse(file: str) -> _Annotation | Problem:
@@ -252,11 +253,14 @@ def _parse(file: str) -> _Annotation | Problem:
     path: list[str] = []
     text: list[str] = []
     parser = expat.ParserCreate()
+    parser.buffer_text = True
 
     def doctype(*_: object) -> None:
-        raise _RefusedError
+        raise _RefusedError("it declares a document type, which is refused")
 
     def start(tag: str, _: dict[str, str]) -> None:
+        if not path and tag != "annotation":
+            raise _RefusedError(f"its root is <{tag}>, not <annotation>")
         path.append(tag)
         text.clear()
         if path[1:] == ["object"]:
@@ -287,11 +291,9 @@ def _parse(file: str) -> _Annotation | Problem:
     parser.CharacterDataHandler = text.append
     try:
         parser.Parse(data, True)
-    except _RefusedError:
+    except _RefusedError as error:
         where = f":{parser.CurrentLineNumber}"
-        return Problem(
-            "unreadable-annotation", where, "it declares a document type, which is refused: left out"
-        )
+        return Problem("unreadable-annotation", where, f"{error}: left out")
     except expat.ExpatError as error:
         return Problem(
             "unreadable-annotation",

@@ -35,6 +35,8 @@ LOOKED_FOR = "data.yaml or another *.yaml with names and train, val or test (YOL
 
 _SPLITS = ("train", "val", "test")
 _USUAL_FILES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+# Boxes may well leave the image, but a row beyond this counts in pixels.
+_LARGEST_FRACTION = 2.0
 _NOTHING = ("", "~", "null", "Null", "NULL")  # YAML's ways to say it
 
 
@@ -142,7 +144,8 @@ def _config(root: Path) -> _Config:
     files = _files(root)
     if len(files) > 1:
         raise UserError(
-            f"{root} has several YAML files that describe a data set: name one of {', '.join(map(str, files))}."
+            f"{root} has several YAML files that describe a data set: name one of "
+            f"{', '.join(map(str, files))}."
         )
     file = files[0]
     content = _load(file)
@@ -252,7 +255,8 @@ def _entry(config: _Config, split: str, entry: str) -> str:
             return inner
     if path is None:
         raise UserError(
-            f"{split} of {config.file} leads out of the data set, to {entry}: give a path below {config.root}."
+            f"{split} of {config.file} leads out of the data set, to {entry}: give a path below "
+            f"{config.root}."
         )
     if not os.path.exists(path):
         raise UserError(f"{split} of {config.file} names {entry}, but there is no {path}: correct the path.")
@@ -355,6 +359,10 @@ class _Rows:
                 continue
             if number not in self._index_of:
                 self._drop("class-out-of-range", where, f"names has no class {columns[0]!r:.20}")
+                continue
+            if max(values, default=0.0) > _LARGEST_FRACTION:
+                what = f"{max(values):g} is not a fraction of the image's width or height"
+                self._drop("not-a-fraction", where, what)
                 continue
             if len(values) == 4 or (self._keypoints and len(values) > 4):
                 box = _from_centre(values[:4], size)

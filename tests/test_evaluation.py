@@ -20,14 +20,23 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from deformable_detr import evaluate as module
-from deformable_detr.average_precision import COCO_METRICS
+from deformable_detr import evaluation as module
+from deformable_detr.average_precision import COCO_METRICS, coco_average_precision, voc_average_precision
 from deformable_detr.config import DataConfig
+from deformable_detr.data.formats import read_split
 from deformable_detr.data.records import ImageRecord, Split
 from deformable_detr.errors import UserError
-from deformable_detr.evaluate import collect_detections, evaluate, match_classes, print_metrics
+from deformable_detr.evaluation import (
+    collect_detections,
+    evaluate,
+    ground_truth_of,
+    match_classes,
+    print_metrics,
+)
 from deformable_detr.structures import ClassTable, Detections
+from paths import SHARED_DATA, needs_shared_data
 
+GOLDENS = SHARED_DATA / "eval_goldens"
 COLOURS = ("red", "green", "blue")
 # Sizes (H, W) of the pictures, in the order of their ids; two shapes that alternate, and one alone.
 SIZES = ((40, 60), (60, 40), (40, 60), (60, 40), (40, 60), (50, 50))
@@ -187,7 +196,7 @@ def test_the_result_is_written_whole(split: Split, tmp_path: Path) -> None:
 def test_a_model_by_name_and_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split = make_split(tmp_path / "data" / "val")
     (tmp_path / "data" / "annotations").mkdir()
-    ground_truth = module.ground_truth_of(split)
+    ground_truth = ground_truth_of(split)
     broken = {**ground_truth["annotations"][0], "id": 999, "bbox": [3.0, 3.0, 0.0, 5.0]}
     ground_truth["annotations"].append(broken)
     (tmp_path / "data" / "annotations" / "instances_val.json").write_text(json.dumps(ground_truth))
@@ -306,6 +315,84 @@ def test_pictures_are_read_ahead_in_order_and_not_without_bound() -> None:
     assert list(results) == [10 * item for item in range(3, 50)]
 
 
+# --- a Split's ground truth ------------------------------------------------------------------------------
+
+
+def test_ground_truth_of_a_split() -> None:
+    def image(image_id: int, boxes: list[list[float]], **arrays: list[float]) -> ImageRecord:
+        count = len(boxes)
+        return ImageRecord(
+            path=Path(f"{image_id}.jpg"),
+            file_name=f"{image_id}.jpg",
+            image_id=image_id,
+            size=(40, 60),
+            boxes_xyxy=np.array(boxes, dtype=np.float64).reshape(-1, 4),
+            labels=np.array(arrays.get("labels", [0] * count), dtype=np.int64),
+            crowd=np.array(arrays.get("crowd", [0] * count), dtype=bool),
+            difficult=np.array(arrays.get("difficult", [0] * count), dtype=bool),
+            area=np.array(arrays.get("area", [7.5] * count), dtype=np.float64),
+            annotation_ids=np.arange(count, dtype=np.int64) + 100 * image_id,
+        )
+
+    split = Split(
+        name="val",
+        format="coco",
+        source=Path("instances.json"),
+        classes=ClassTable(("cat", None, "dog"), (3, 4, 90)),
+        images=(
+            image(1, [[1, 2, 4, 8], [0, 0, 5, 5]], labels=[2, 0], crowd=[0, 1], difficult=[1, 0]),
+            image(2, []),
+        ),
+    )
+    ground_truth = ground_truth_of(split)
+    assert json.loads(json.dumps(ground_truth)) == {
+        "images": [
+            {"id": 1, "file_name": "1.jpg", "height": 40, "width": 60},
+            {"id": 2, "file_name": "2.jpg", "height": 40, "width": 60},
+        ],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 90, "name": "dog"}],
+        "annotations": [
+            {
+                "id": 100,
+                "image_id": 1,
+                "category_id": 90,
+                "bbox": [1.0, 2.0, 3.0, 6.0],
+                "area": 7.5,
+                "iscrowd": 0,
+                "difficult": 1,
+            },
+            {
+                "id": 101,
+                "image_id": 1,
+                "category_id": 3,
+                "bbox": [0.0, 0.0, 5.0, 5.0],
+                "area": 7.5,
+                "iscrowd": 1,
+                "difficult": 0,
+            },
+        ],
+    }
+    # The dog is difficult: wanted by COCO, not by Pascal. The cat is a crowd: wanted by neither.
+    assert coco_average_precision(ground_truth, [])["per_class"] == {"dog": {"AP": 0, "AP50": 0}}
+    assert voc_average_precision(ground_truth, [])["per_class"] == {}
+
+
+@needs_shared_data
+@pytest.mark.parametrize(
+    ("folder", "split", "golden"),
+    [
+        ("tiny_coco", "val", "F_generated_tiny_coco_val"),
+        ("aerial_cars", "val", "F_generated_aerial_val_category_id_zero"),
+        ("bccd_coco", "test", "F_generated_bccd_test"),
+    ],
+)
+def test_a_split_that_was_read_gives_the_numbers_of_its_file(folder: str, split: str, golden: str) -> None:
+    ground_truth = ground_truth_of(read_split(SHARED_DATA / folder, split, format="coco"))
+    metrics = coco_average_precision(ground_truth, json.loads((GOLDENS / golden / "dt.json").read_text()))
+    expected = json.loads((GOLDENS / golden / "expected.json").read_text())["computed_pycocotools_2.0.11"]
+    assert {key: metrics[key] for key in COCO_METRICS} == pytest.approx(expected, abs=1e-9)
+
+
 # --- classes ---------------------------------------------------------------------------------------------
 
 
@@ -331,48 +418,44 @@ def test_no_class_in_common() -> None:
 
 # --- several processes -----------------------------------------------------------------------------------
 
-PROCESS = """
-import sys
+SECOND_PROCESS = """
+import json, sys
 from pathlib import Path
-from test_evaluate import ColourDetector, make_split, quiet
-from deformable_detr.evaluate import evaluate
-import json, os
-folder = Path(sys.argv[1])
-detector = ColourDetector()
-split = make_split(folder / ("data" + os.environ["RANK"]))
-metrics = evaluate(detector, split, output=folder / "metrics.json", console=quiet())
+from test_evaluation import ColourDetector, evaluate, make_split, quiet
+print("ready", flush=True)
+folder, detector = Path(sys.argv[1]), ColourDetector()
+metrics = evaluate(detector, make_split(folder / "data1"), output=folder / "metrics.json", console=quiet())
 print(json.dumps([metrics, len(detector.batches)]))
 """
 
 
-def test_two_processes_share_the_images(tmp_path: Path) -> None:
+def test_two_processes_share_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is the first one, as torchrun would start it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for name, value in {**group, "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, str(tmp_path)],
-            env={**os.environ, **group, "RANK": str(rank), "PYTHONPATH": path},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=120) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    (first, first_batches), (second, second_batches) = (json.loads(out) for out, _ in outputs)
-    assert first == second
-    assert first["AP"] == pytest.approx(1)
-    assert first["images"] == 6
-    assert (first_batches, second_batches) == (2, 2)
-    assert json.loads((tmp_path / "metrics.json").read_text()) == first
+    with subprocess.Popen(
+        [sys.executable, "-c", SECOND_PROCESS, str(tmp_path)],
+        env={**os.environ, **group, "RANK": "1", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as second:
+        assert second.stdout is not None
+        assert second.stdout.readline() == "ready\n"
+        detector = ColourDetector()
+        split = make_split(tmp_path / "data0")
+        metrics = evaluate(detector, split, output=tmp_path / "metrics.json", console=quiet())
+        output, _ = second.communicate(timeout=60)
+    assert second.returncode == 0
+    assert json.loads(output) == [metrics, 2]
+    assert len(detector.batches) == 2
+    assert metrics["AP"] == pytest.approx(1)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
+    assert not torch.distributed.is_initialized()
 
 
 # --- print_metrics ---------------------------------------------------------------------------------------

@@ -37,14 +37,14 @@ from .average_precision import (
     Interpolation,
     check_voc_options,
     coco_average_precision,
-    ground_truth_of,
     voc_average_precision,
 )
-from .data.formats import read_split
+from .data.formats import NOTES, read_split
 from .data.images import open_image
 from .data.records import ImageRecord, Split
 from .detector import Detector, equal_shape_batches, load
 from .errors import UserError
+from .files import write_text
 from .structures import ClassTable
 
 Metric = Literal["coco", "voc"]
@@ -122,10 +122,9 @@ def evaluate(
             part = data
         else:
             part = read_split(data, split, format=format)
-            if part.problems:
-                note = (
-                    f"Problems in {part.source}: {len(part.problems)} (`deformable-detr inspect` lists them)."
-                )
+            problems = [problem for problem in part.problems if problem.kind not in NOTES]
+            if problems:
+                note = f"Problems in {part.source}: {len(problems)} (`deformable-detr inspect` lists them)."
                 console.print(Text(note, "yellow"))
         if len(part) == 0:
             raise UserError(f"{part.source}: the split {part.name} has no images to evaluate on.")
@@ -235,6 +234,43 @@ def collect_detections(
     return [row for index in sorted(all_rows) for row in all_rows[index]]
 
 
+def ground_truth_of(split: Split) -> dict[str, Any]:
+    """The COCO dictionary of a data set that was read, whatever its layout was.
+
+    Ids are the data set's own. Difficult objects (Pascal VOC) are marked as such, which COCO's metric
+    does not look at: there they count like any other.
+    """
+    return {
+        "images": [
+            {
+                "id": image.image_id,
+                "file_name": image.file_name,
+                "height": image.size[0],
+                "width": image.size[1],
+            }
+            for image in split.images
+        ],
+        "categories": [
+            {"id": category_id, "name": name}
+            for name, category_id in zip(split.classes.names, split.classes.category_ids, strict=True)
+            if name is not None
+        ],
+        "annotations": [
+            {
+                "id": int(image.annotation_ids[n]),
+                "image_id": image.image_id,
+                "category_id": split.classes.category_ids[image.labels[n]],
+                "bbox": [float(x0), float(y0), float(x1 - x0), float(y1 - y0)],
+                "area": float(image.area[n]),
+                "iscrowd": int(image.crowd[n]),
+                "difficult": int(image.difficult[n]),
+            }
+            for image in split.images
+            for n, (x0, y0, x1, y1) in enumerate(image.boxes_xyxy)
+        ],
+    }
+
+
 def match_classes(model: ClassTable, data: ClassTable, source: Path) -> dict[int, int]:
     """Which category id of the data each class index of the model stands for, by name.
 
@@ -294,7 +330,7 @@ def print_metrics(metrics: Mapping[str, Any], console: Console) -> None:
 def _class_table(per_class: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> Table:
     """One line per class; two classes side by side where there are many."""
     side_by_side = 2 if len(per_class) > 12 else 1
-    table = Table(title=f"{len(per_class)} classes with something to find", title_justify="left")
+    table = Table(title=f"{len(per_class)} classes", title_justify="left")
     for _ in range(side_by_side):
         table.add_column("class", no_wrap=True, overflow="ellipsis", max_width=18 if side_by_side > 1 else 40)
         for column in columns:
@@ -440,10 +476,7 @@ def _check_output(path: Path) -> None:
 
 def _write(metrics: Mapping[str, Any], path: Path) -> None:
     text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
+        write_text(path, text)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise UserError(f"cannot write output {path} ({error.strerror}): choose another place.") from error

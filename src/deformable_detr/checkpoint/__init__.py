@@ -1,0 +1,10 @@
+"""Checkpoints: the package's own, and those of the authors and of Hugging Face transformers, into which and
+from which models are converted without changing a bit of their weights.
+"""
+
+from ..coco_classes import class_table_for
+from .contents import Checkpoint
+from .native import save
+from .sources import load
+
+__all__ = ["Checkpoint", "class_table_for", "load", "save"]

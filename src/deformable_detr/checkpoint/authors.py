@@ -1,0 +1,304 @@
+"""The authors' checkpoints: `.pth` files of fundamentalvision/Deformable-DETR and facebookresearch/detr
+(spec.md §12), read and written.
+
+Their state dict says nearly everything about the model. What it cannot say (dilation, the number of heads,
+the number of queries of a two-stage model) is in `args`, where the file has them; the published DETR files
+have none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..coco_classes import class_table_for
+from ..config import BackboneConfig, DataConfig, ModelConfig
+from ..errors import UserError
+from ..structures import ClassTable
+from .contents import Checkpoint, closest_recipe, empty_model, load_state
+from .correspondence import to_ours, to_theirs
+from .families import (
+    FAMILIES,
+    Family,
+    count,
+    family_of,
+    inexpressible,
+    resnet_of,
+    shape_of,
+    without_batch_counts,
+)
+from .naming import Naming
+
+TARGET = "the authors"
+
+_ENCODER_LAYER = "transformer.encoder.layers.#"
+_DECODER_LAYER = "transformer.decoder.layers.#"
+
+_DETR = {
+    "neck.convolution": "input_proj",
+    "encoder.layers.#.attention.attention": f"{_ENCODER_LAYER}.self_attn",
+    "encoder.layers.#.norm": f"{_ENCODER_LAYER}.norm1",
+    "encoder.layers.#.feedforward": _ENCODER_LAYER,
+    "encoder.layers.#.feedforward.norm": f"{_ENCODER_LAYER}.norm2",
+    "decoder.layers.#.self_attention": f"{_DECODER_LAYER}.self_attn",
+    "decoder.layers.#.self_norm": f"{_DECODER_LAYER}.norm1",
+    "decoder.layers.#.cross_attention.attention": f"{_DECODER_LAYER}.multihead_attn",
+    "decoder.layers.#.cross_norm": f"{_DECODER_LAYER}.norm2",
+    "decoder.layers.#.feedforward": _DECODER_LAYER,
+    "decoder.layers.#.feedforward.norm": f"{_DECODER_LAYER}.norm3",
+    "decoder.norm": "transformer.decoder.norm",
+}
+
+# Cross-attention is numbered before self-attention here, though it is computed after it (spec.md §5.4).
+_DEFORMABLE_DETR = {
+    "neck.levels": "input_proj",
+    "position.level_embedding": "transformer.level_embed",
+    "encoder.layers.#.attention": f"{_ENCODER_LAYER}.self_attn",
+    "encoder.layers.#.attention.value_projection": f"{_ENCODER_LAYER}.self_attn.value_proj",
+    "encoder.layers.#.attention.output_projection": f"{_ENCODER_LAYER}.self_attn.output_proj",
+    "encoder.layers.#.norm": f"{_ENCODER_LAYER}.norm1",
+    "encoder.layers.#.feedforward": _ENCODER_LAYER,
+    "encoder.layers.#.feedforward.norm": f"{_ENCODER_LAYER}.norm2",
+    "queries.reference_points": "transformer.reference_points",
+    "queries.memory_projection": "transformer.enc_output",
+    "queries.memory_norm": "transformer.enc_output_norm",
+    "queries.box_projection": "transformer.pos_trans",
+    "queries.box_norm": "transformer.pos_trans_norm",
+    "decoder.layers.#.cross_attention": f"{_DECODER_LAYER}.cross_attn",
+    "decoder.layers.#.cross_attention.value_projection": f"{_DECODER_LAYER}.cross_attn.value_proj",
+    "decoder.layers.#.cross_attention.output_projection": f"{_DECODER_LAYER}.cross_attn.output_proj",
+    "decoder.layers.#.cross_norm": f"{_DECODER_LAYER}.norm1",
+    "decoder.layers.#.self_attention": f"{_DECODER_LAYER}.self_attn",
+    "decoder.layers.#.self_norm": f"{_DECODER_LAYER}.norm2",
+    "decoder.layers.#.feedforward": _DECODER_LAYER,
+    "decoder.layers.#.feedforward.norm": f"{_DECODER_LAYER}.norm3",
+}
+
+
+NAMINGS: dict[Family, Naming] = {
+    "detr": Naming(
+        modules=_DETR,
+        backbone="backbone.0.body.",
+        queries="query_embed.weight",
+        class_head="class_embed",
+        box_head="bbox_embed",
+        numbered_heads=False,
+        decoder="transformer.decoder",
+        splits_attention=False,
+    ),
+    "deformable_detr": Naming(
+        modules=_DEFORMABLE_DETR,
+        backbone="backbone.0.body.",
+        queries="query_embed.weight",
+        class_head="class_embed",
+        box_head="bbox_embed",
+        numbered_heads=True,
+        decoder="transformer.decoder",
+        splits_attention=False,
+    ),
+}
+
+
+def load(path: Path) -> Checkpoint:
+    """Read an authors' file of any variant; sizes come from its tensors.
+
+    Without `args`, 8 heads and (two-stage) 300 queries are taken for granted, and dilation is taken from the
+    file's name: the published names say `dc5`. Without class names, 91 classes are COCO's.
+
+    Raises:
+        UserError: where the file is none of theirs, is damaged, or holds pickled objects.
+    """
+    content = read_pickle(path)
+    state = content.get("model", content)
+    options = content.get("args")
+    arguments = vars(options) if isinstance(options, argparse.Namespace) else {}
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(
+            f"{path} holds no state dict under the key model: a .pth file must be a checkpoint of Deformable "
+            "DETR or DETR."
+        )
+    state = without_batch_counts(state)
+    family, config = _infer_config(state, arguments, path)
+    model = empty_model(config)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    load_state(model, to_ours(state, NAMINGS[family].correspondences(config, shapes), shapes, path), path)
+    return Checkpoint(
+        model=model,
+        config=config,
+        classes=_class_table(config, arguments, path),
+        data=DataConfig(),
+        recipe=closest_recipe(config),
+    )
+
+
+def read_pickle(path: Path) -> dict[str, Any]:
+    """A dictionary from a PyTorch file, without running code that the file may carry."""
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} is no PyTorch file, or holds pickled objects besides tensors and options, which may run "
+            "code of a stranger when they are read: save its state dict alone, torch.save({'model': …})."
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise UserError(f"{path} cannot be read as a PyTorch file ({error}).") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint.")
+    return content
+
+
+def _infer_config(
+    state: Mapping[str, Tensor], arguments: Mapping[str, Any], path: Path
+) -> tuple[Family, ModelConfig]:
+    if "transformer.level_embed" in state:
+        return "deformable_detr", _infer_deformable_detr(state, arguments, path)
+    if any(name.startswith(("detr.", "mask_head.", "bbox_attention.")) for name in state):
+        raise UserError(f"{path} is a segmentation model: only detection models are supported.")
+    if "query_embed.weight" in state and "class_embed.weight" in state:
+        return "detr", _infer_detr(state, arguments, path)
+    raise UserError(
+        f"{path} is no checkpoint of Deformable DETR or DETR: it has neither transformer.level_embed nor "
+        "class_embed.weight and query_embed.weight."
+    )
+
+
+def _infer_detr(state: Mapping[str, Tensor], arguments: Mapping[str, Any], path: Path) -> ModelConfig:
+    if "transformer.encoder.norm.weight" in state:
+        raise UserError(f"{path} was trained with --pre_norm, which is not supported.")
+    num_queries, hidden_dim = shape_of(state, "query_embed.weight", path)
+    return ModelConfig(
+        **FAMILIES["detr"],
+        num_classes=shape_of(state, "class_embed.weight", path)[0] - 1,
+        num_queries=num_queries,
+        hidden_dim=hidden_dim,
+        num_levels=1,
+        **_common_fields(state, arguments, path),
+    )
+
+
+def _infer_deformable_detr(
+    state: Mapping[str, Tensor], arguments: Mapping[str, Any], path: Path
+) -> ModelConfig:
+    num_levels, hidden_dim = shape_of(state, "transformer.level_embed", path)
+    common = _common_fields(state, arguments, path)
+    num_heads = common["num_heads"]
+    weights = shape_of(state, "transformer.decoder.layers.0.cross_attn.attention_weights.weight", path)[0]
+    if weights % (num_heads * num_levels):
+        raise UserError(
+            f"{path} has {weights} attention weights per query, which {num_heads} heads x {num_levels} "
+            "levels do not divide: add its true number of heads to the file, as args.nheads."
+        )
+    two_stage = "transformer.enc_output.weight" in state
+    num_queries = (
+        arguments.get("num_queries", 300) if two_stage else shape_of(state, "query_embed.weight", path)[0]
+    )
+    return ModelConfig(
+        **FAMILIES["deformable_detr"],
+        num_classes=shape_of(state, "class_embed.0.weight", path)[0],
+        queries="proposals" if two_stage else "reference_points",
+        refine_references="transformer.decoder.bbox_embed.0.layers.0.weight" in state,
+        mask_invalid_proposals=False,
+        num_queries=num_queries,
+        hidden_dim=hidden_dim,
+        num_levels=num_levels,
+        num_points=weights // (num_heads * num_levels),
+        **common,
+    )
+
+
+def _common_fields(state: Mapping[str, Tensor], arguments: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    body = "backbone.0.body."
+    backbone = {
+        name.removeprefix(body): tensor.shape for name, tensor in state.items() if name.startswith(body)
+    }
+    return {
+        "backbone": BackboneConfig(
+            resnet_of(backbone, path), dilation=bool(arguments.get("dilation", "dc5" in path.stem.lower()))
+        ),
+        "num_heads": arguments.get("nheads", 8),
+        "encoder_layers": count(state, "transformer.encoder.layers"),
+        "decoder_layers": count(state, "transformer.decoder.layers"),
+        "ffn_dim": shape_of(state, "transformer.decoder.layers.0.linear1.weight", path)[0],
+        "dropout": arguments.get("dropout", 0.1),
+    }
+
+
+def _class_table(config: ModelConfig, arguments: Mapping[str, Any], path: Path) -> ClassTable:
+    if "class_names" not in arguments:  # the authors' own files
+        return class_table_for(config.num_classes)
+    names, ids = arguments["class_names"], arguments["category_ids"]
+    if len(names) != config.num_classes:
+        raise UserError(
+            f"{path} has {config.num_classes} classes but args.class_names holds {len(names)} names."
+        )
+    return ClassTable(tuple(names), tuple(ids))
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a file that the authors' code loads; class names travel in `args`, which it ignores.
+
+    Raises:
+        UserError: naming the field of the model that the authors' code does not have.
+    """
+    family = check_expressible(checkpoint.config)
+    state = checkpoint.model.state_dict()
+    content = {
+        "model": to_theirs(state, NAMINGS[family].correspondences(checkpoint.config, state)),
+        "args": _arguments(checkpoint),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        torch.save(content, beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def check_expressible(config: ModelConfig) -> Family:
+    """Raise a `UserError` unless the authors' code can build this model."""
+    family = family_of(config, TARGET)
+    if family == "deformable_detr" and config.backbone.name in ("resnet18", "resnet34"):
+        raise inexpressible(TARGET, "backbone.name", config.backbone.name, "it must be resnet50 or larger")
+    if config.queries == "proposals" and config.hidden_dim != 256:
+        raise inexpressible(TARGET, "hidden_dim", config.hidden_dim, "its two-stage models have 256")
+    return family
+
+
+def _arguments(checkpoint: Checkpoint) -> argparse.Namespace:
+    """The authors' options (spec.md §13) that describe this model."""
+    config = checkpoint.config
+    common = {
+        "backbone": config.backbone.name,
+        "dilation": config.backbone.dilation,
+        "position_embedding": "sine",
+        "enc_layers": config.encoder_layers,
+        "dec_layers": config.decoder_layers,
+        "dim_feedforward": config.ffn_dim,
+        "hidden_dim": config.hidden_dim,
+        "dropout": config.dropout,
+        "nheads": config.num_heads,
+        "num_queries": config.num_queries,
+        "masks": False,
+        "class_names": list(checkpoint.classes.names),
+        "category_ids": list(checkpoint.classes.category_ids),
+    }
+    if config.attention == "dense":
+        return argparse.Namespace(**common, pre_norm=False)
+    return argparse.Namespace(
+        **common,
+        num_feature_levels=config.num_levels,
+        enc_n_points=config.num_points,
+        dec_n_points=config.num_points,
+        with_box_refine=config.refine_references,
+        two_stage=config.queries == "proposals",
+    )

@@ -1,0 +1,92 @@
+"""Which tensor of ours is which of another project's, read in both directions.
+
+More than a renaming: some projects store a tensor under several names, some split one of ours, some join two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from .contents import check_fit
+
+
+@dataclass(frozen=True)
+class Correspondence:
+    """The tensors `ours`, joined along `dim`, are the tensors `theirs`, joined along `dim`.
+
+    Each of `theirs` is a tuple of names under which the other project stores that tensor, equal parts of
+    the whole.
+    """
+
+    ours: tuple[str, ...]
+    theirs: tuple[tuple[str, ...], ...]
+    dim: int = 0
+
+
+def to_theirs(state: Mapping[str, Tensor], correspondences: Iterable[Correspondence]) -> dict[str, Tensor]:
+    """Our tensors under their names; several names of one tensor share its memory."""
+    result: dict[str, Tensor] = {}
+    for item in correspondences:
+        whole = _join([state[name].contiguous() for name in item.ours], item.dim)
+        for part, names in zip(whole.chunk(len(item.theirs), item.dim), item.theirs, strict=True):
+            result.update(dict.fromkeys(names, part.contiguous()))
+    return result
+
+
+def to_ours(
+    state: Mapping[str, Tensor],
+    correspondences: Iterable[Correspondence],
+    shapes: Mapping[str, torch.Size],
+    source: object,
+) -> dict[str, Tensor]:
+    """Their tensors under our names. Of several names of one tensor, one is enough.
+
+    Args:
+        shapes: of our tensors, by name. source: their file, for error messages.
+
+    Raises:
+        UserError: naming some tensors that are missing, unknown, of another shape, or different under names
+            that should mean the same.
+    """
+    result: dict[str, Tensor] = {}
+    missing: list[str] = []
+    unfit: list[str] = []
+    known: set[str] = set()
+    for item in correspondences:
+        sizes = [shapes[name][item.dim] for name in item.ours]
+        part_shape = list(shapes[item.ours[0]])
+        part_shape[item.dim] = sum(sizes) // len(item.theirs)
+        parts = []
+        for names in item.theirs:
+            known.update(names)
+            present = [name for name in names if name in state]
+            if not present:
+                missing.append(names[0])
+                continue
+            part = state[present[0]]
+            if list(part.shape) != part_shape:
+                unfit.append(f"{present[0]} {tuple(part.shape)} instead of {tuple(part_shape)}")
+            _require_equal(state, present, source)
+            parts.append(part)
+        if not missing and not unfit:
+            result.update(zip(item.ours, _join(parts, item.dim).split(sizes, item.dim), strict=True))
+    check_fit(source, missing, [name for name in state if name not in known], unfit)
+    return result
+
+
+def _join(parts: list[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+
+
+def _require_equal(state: Mapping[str, Tensor], names: list[str], source: object) -> None:
+    for other in names[1:]:
+        if not torch.equal(state[names[0]], state[other]):
+            raise UserError(
+                f"{source}: {names[0]} and {other} differ, but in this variant they are one tensor: the "
+                "model was changed in a way that is not supported."
+            )

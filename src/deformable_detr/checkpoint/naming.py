@@ -1,0 +1,92 @@
+"""How another project names the tensors of DETR or Deformable DETR: each project and architecture is one
+`Naming`, data that reads as a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from ..config import ModelConfig
+from .correspondence import Correspondence
+
+
+@dataclass(frozen=True)
+class Naming:
+    """The names of one architecture in one project.
+
+    `modules`: our module paths to theirs, `#` for a number; the longest that fits is taken.
+    `backbone`: what stands before torchvision's names. `queries`: the learned queries' tensor, in Deformable
+    DETR positions and content in one. `class_head`, `box_head`: modules of the output layers;
+    `numbered_heads`: one per layer, even where all are the same. `decoder`: prefix under which heads that
+    the decoder needs itself are stored a second time. `splits_attention`: query, key and value projections
+    are three tensors.
+    """
+
+    modules: Mapping[str, str]
+    backbone: str
+    queries: str
+    class_head: str
+    box_head: str
+    numbered_heads: bool
+    decoder: str
+    splits_attention: bool
+
+    def correspondences(self, config: ModelConfig, names: Iterable[str]) -> Iterator[Correspondence]:
+        """Where the tensors `names` of our model of `config` are kept."""
+        for name in names:
+            if name == "queries.content":
+                continue  # comes with the positions
+            if name == "queries.positions":
+                content = ("queries.content",) if config.queries == "reference_points" else ()
+                yield Correspondence((name, *content), ((self.queries,),), dim=1)
+            elif name.startswith("backbone."):
+                yield Correspondence((name,), ((self.backbone + torchvision_key(name),),))
+            elif name.startswith(("decoder.heads.", "queries.head.")):
+                yield Correspondence((name,), (self._head_names(config, name),))
+            elif self.splits_attention and ".in_proj_" in name:
+                attention, leaf = self.rename(name).rsplit(".in_proj_", 1)
+                yield Correspondence((name,), tuple((f"{attention}.{part}_proj.{leaf}",) for part in "qkv"))
+            else:
+                yield Correspondence((name,), ((self.rename(name),),))
+
+    def rename(self, name: str) -> str:
+        parts = name.split(".")
+        generic = ["#" if part.isdigit() else part for part in parts]
+        for length in range(len(parts), 0, -1):
+            template = self.modules.get(".".join(generic[:length]))
+            if template is not None:
+                numbers = (part for part in parts if part.isdigit())
+                filled = [next(numbers) if part == "#" else part for part in template.split(".")]
+                return ".".join([*filled, *parts[length:]])
+        raise KeyError(name)
+
+    def _head_names(self, config: ModelConfig, name: str) -> tuple[str, ...]:
+        """All names of a tensor of a prediction head; the proposals' head comes after the decoder's."""
+        if name.startswith("queries.head."):
+            index, rest = config.decoder_layers, name.removeprefix("queries.head.")
+        else:
+            number, rest = name.removeprefix("decoder.heads.").split(".", 1)
+            index = int(number)
+        part, leaf = rest.split(".", 1)
+        if part == "box_head":
+            number, leaf = leaf.split(".")
+            leaf = f"layers.{int(number) // 2}.{leaf}"  # theirs do not count the ReLUs
+        kind = self.box_head if part == "box_head" else self.class_head
+        if not self.numbered_heads:
+            return (f"{kind}.{leaf}",)
+        if not config.refine_references:
+            return tuple(f"{kind}.{layer}.{leaf}" for layer in range(config.decoder_layers))
+        own = f"{kind}.{index}.{leaf}"
+        if part == "box_head" or config.queries == "proposals":
+            return (own, f"{self.decoder}.{own}")
+        return (own,)
+
+
+def torchvision_key(name: str) -> str:
+    """Our name of a ResNet's tensor to torchvision's: `backbone.stages.1.0.conv1.weight` →
+    `layer2.0.conv1.weight`. The inverse of `models.backbone.resnet_key`."""
+    _, part, index, rest = name.split(".", 3)
+    if part == "stages":
+        return f"layer{int(index) + 1}.{rest}"
+    return f"{('conv1', 'bn1')[int(index)]}.{rest}"

@@ -1,0 +1,165 @@
+"""The package's own checkpoint: a folder with `model.safetensors` and `config.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ..config import DataConfig, ModelConfig, from_dict, to_dict
+from ..errors import UserError
+from ..recipes import RECIPES
+from ..structures import ClassTable
+from .contents import Checkpoint, empty_model, load_state
+
+FORMAT = "deformable_detr"
+FORMAT_VERSION = 1
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+_FIELDS = {"format", "format_version", "recipe", "model", "classes", "preprocessing", "versions"}
+
+
+def save(folder: str | Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint folder, whole or not at all: on failure, what was there before is there again.
+
+    An existing checkpoint is replaced; a run's checkpoint, whose configuration stays, in one atomic step.
+
+    Raises:
+        UserError: where `folder` is something else than a checkpoint or an empty folder.
+    """
+    folder = Path(folder)
+    assert len(checkpoint.classes) == checkpoint.config.num_classes
+    description = json.dumps(_describe(checkpoint), indent=2, ensure_ascii=False) + "\n"
+    _refuse_to_destroy(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    beside.mkdir()
+    try:
+        state = {name: tensor.contiguous() for name, tensor in checkpoint.model.state_dict().items()}
+        save_file(state, beside / WEIGHTS_FILE, metadata={"format": "pt"})
+        (beside / CONFIG_FILE).write_text(description, encoding="utf-8")
+        if is_native(folder) and (folder / CONFIG_FILE).read_text(encoding="utf-8") == description:
+            os.replace(beside / WEIGHTS_FILE, folder / WEIGHTS_FILE)
+        else:
+            replace_folder(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Rename `new` to `folder`, in place of what is there."""
+    if not folder.exists():
+        os.rename(new, folder)
+        return
+    old = folder.with_name(f"{new.name}.old")
+    os.rename(folder, old)
+    try:
+        os.rename(new, folder)
+    except OSError:
+        os.rename(old, folder)
+        raise
+    shutil.rmtree(old)
+
+
+def load(folder: Path) -> Checkpoint:
+    """Read a checkpoint folder.
+
+    Raises:
+        UserError: where it is incomplete, damaged, or written by a newer version of the package.
+    """
+    description = read_json(folder / CONFIG_FILE)
+    where = folder / CONFIG_FILE
+    version = description.get("format_version")
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{where} has format version {version}, this version of deformable_detr reads {FORMAT_VERSION}: "
+            "install the version that wrote it, or a newer one."
+        )
+    if set(description) != _FIELDS:
+        odd = sorted(set(description) ^ _FIELDS)
+        raise UserError(f"{where} has unknown or missing fields ({', '.join(odd)}): it was changed by hand.")
+    try:
+        config = from_dict(ModelConfig, description["model"], "model.")
+        data = from_dict(DataConfig, description["preprocessing"], "preprocessing.")
+        table = description["classes"]
+        classes = ClassTable(tuple(table["names"]), tuple(table["category_ids"]))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    except (TypeError, AttributeError, KeyError, ValueError) as error:
+        raise UserError(f"{where} is malformed ({error!r}): it was changed by hand.") from error
+    if len(classes) != config.num_classes:
+        raise UserError(
+            f"{where} names {len(classes)} classes, but model.num_classes is {config.num_classes}: "
+            "it was changed by hand."
+        )
+    if description["recipe"] not in RECIPES:
+        raise UserError(
+            f"{where}: there is no recipe {description['recipe']}; set recipe to one of {', '.join(RECIPES)}."
+        )
+    model = empty_model(config)
+    load_state(model, read_safetensors(folder / WEIGHTS_FILE), folder)
+    return Checkpoint(model=model, config=config, classes=classes, data=data, recipe=description["recipe"])
+
+
+def is_native(folder: Path) -> bool:
+    path = folder / CONFIG_FILE
+    return path.is_file() and read_json(path).get("format") == FORMAT
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, or a `UserError`."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a JSON {type(content).__name__} where an object is expected.")
+    return content
+
+
+def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a file, or a `UserError`."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read as a safetensors file ({error}).") from error
+
+
+def _describe(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "recipe": checkpoint.recipe,
+        "model": to_dict(checkpoint.config),
+        "classes": to_dict(checkpoint.classes),
+        "preprocessing": to_dict(checkpoint.data),
+        "versions": {"deformable_detr": _package_version(), "torch": torch.__version__},
+    }
+
+
+def _package_version() -> str:
+    try:
+        return metadata.version("deformable-detr")
+    except metadata.PackageNotFoundError:  # run from a source tree
+        return "unknown"
+
+
+def _refuse_to_destroy(folder: Path) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file, a checkpoint is a folder: choose another name.")
+    others = sorted({path.name for path in folder.iterdir()} - {WEIGHTS_FILE, CONFIG_FILE})
+    if others or (any(folder.iterdir()) and not is_native(folder)):
+        raise UserError(
+            f"{folder} holds something else than a checkpoint of this package "
+            f"({', '.join(others[:3]) or CONFIG_FILE}) that saving would destroy: choose another folder."
+        )

@@ -1,0 +1,69 @@
+"""MODEL: which kind of checkpoint a path or name means."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ..errors import UserError
+from . import authors, native, transformers_format
+from .contents import Checkpoint
+
+SUPPORTED = "a run folder, a checkpoint folder, an authors' .pth file, a transformers folder or hub id"
+_EXPORTED = (".onnx", ".xml", ".pt2")
+_HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+
+
+def load(source: str | Path) -> Checkpoint:
+    """Read a model, in evaluation mode on the CPU, in float32.
+
+    Args:
+        source: a run folder (its best checkpoint, else its last), a checkpoint folder, an authors' .pth file,
+            or a transformers folder or hub id.
+
+    Raises:
+        UserError: where there is no such model, or it cannot be read.
+    """
+    path = Path(source).expanduser()
+    if str(source) == "demo":
+        raise UserError(f"the bundled model `demo` is not in this version: give {SUPPORTED}.")
+    if path.suffix in _EXPORTED:
+        raise UserError(f"{path} is an exported model, which has no weights to load here: give {SUPPORTED}.")
+    if path.is_dir():
+        return _load_folder(path)
+    if path.is_file():
+        if path.name in (native.WEIGHTS_FILE, native.CONFIG_FILE):
+            raise UserError(f"{path} is a part of a checkpoint: give its folder, {path.parent}.")
+        return authors.load(path)
+    if isinstance(source, str) and _HUB_ID.fullmatch(source):
+        return transformers_format.load(_download(source), source)
+    raise UserError(f"there is no model {source}: give {SUPPORTED}.")
+
+
+def _load_folder(folder: Path) -> Checkpoint:
+    if (folder / "checkpoints").is_dir():
+        for name in ("best", "last"):
+            if native.is_native(folder / "checkpoints" / name):
+                return native.load(folder / "checkpoints" / name)
+        raise UserError(f"the run folder {folder} holds no checkpoint yet: train on with --resume.")
+    if native.is_native(folder):
+        return native.load(folder)
+    if (folder / native.CONFIG_FILE).is_file():
+        return transformers_format.load(folder)
+    raise UserError(f"the folder {folder} holds no model: give {SUPPORTED}.")
+
+
+def _download(hub_id: str) -> Path:
+    """A local copy of a model on the Hugging Face hub, from the cache where it is there."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(hub_id, allow_patterns=["*.json", "model*.safetensors*"]))
+        if not any(folder.glob("model*.safetensors")):
+            folder = Path(snapshot_download(hub_id, allow_patterns=["*.json", "pytorch_model*"]))
+    except (OSError, ValueError) as error:  # what the hub's errors are made of
+        raise UserError(
+            f"there is no folder {hub_id} here, and the Hugging Face hub gives no model of that name "
+            f"({str(error).splitlines()[0]}): give {SUPPORTED}."
+        ) from error
+    return folder

@@ -1,0 +1,315 @@
+"""Hugging Face transformers' checkpoints of `deformable_detr` and `detr`: folders with `config.json` and
+weights, read and written without that library. Names of tensors: transformers_names.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..coco_classes import class_table_for
+from ..config import TORCHVISION_RESNETS, BackboneConfig, DataConfig, ModelConfig
+from ..errors import UserError
+from ..structures import ClassTable
+from .authors import read_pickle
+from .contents import Checkpoint, closest_recipe, empty_model, load_state
+from .correspondence import to_ours, to_theirs
+from .families import (
+    FAMILIES,
+    Family,
+    count,
+    family_of,
+    resnet_of,
+    shape_of,
+    without_batch_counts,
+)
+from .native import CONFIG_FILE, WEIGHTS_FILE, read_json, read_safetensors
+from .transformers_names import BACKBONE, NAMINGS, hub_name
+
+TARGET = "transformers"
+MODEL_TYPES: tuple[Family, ...] = ("detr", "deformable_detr")
+PREPROCESSOR_FILE = "preprocessor_config.json"
+UNUSED = "N/A"  # the name that transformers' COCO models give to ids without a class
+
+
+def load(folder: Path, name: str | None = None) -> Checkpoint:
+    """Read a folder that transformers' `save_pretrained` wrote, or a copy of one of the hub's.
+
+    Args:
+        name: what to call it in error messages, where `folder` is a download.
+
+    Raises:
+        UserError: another kind of model, options that this package does not have, damaged files.
+    """
+    source = name or str(folder)
+    values = read_json(folder / CONFIG_FILE)
+    family = _family(values, source)
+    state = {hub_name(key): value for key, value in without_batch_counts(_read_weights(folder)).items()}
+    config = _model_config(family, values, state, source)
+    if config.refine_references and config.queries == "reference_points":
+        _fill_in_tied_class_heads(state, config.decoder_layers)
+    model = empty_model(config)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    load_state(model, to_ours(state, NAMINGS[family].correspondences(config, shapes), shapes, source), source)
+    return Checkpoint(
+        model=model,
+        config=config,
+        classes=_class_table(values, config.num_classes, source),
+        data=_data_config(folder / PREPROCESSOR_FILE),
+        recipe=closest_recipe(config),
+    )
+
+
+def _family(values: Mapping[str, Any], source: str) -> Family:
+    for family in MODEL_TYPES:
+        if values.get("model_type") == family:
+            return family
+    raise UserError(
+        f"{source} is a transformers model of type {values.get('model_type')}: supported are "
+        f"{' and '.join(MODEL_TYPES)}."
+    )
+
+
+def _model_config(
+    family: Family, values: Mapping[str, Any], state: Mapping[str, Tensor], source: str
+) -> ModelConfig:
+    """Sizes come from the tensors, the rest from transformers' options and their defaults."""
+    for option, supported in (("activation_function", "relu"), ("position_embedding_type", "sine")):
+        if values.get(option, supported) != supported:
+            raise UserError(f"{source} has {option}={values[option]}: only {supported} is supported.")
+    num_heads = values.get("decoder_attention_heads", 8)
+    if values.get("encoder_attention_heads", 8) != num_heads:
+        raise UserError(f"{source} has different numbers of heads in encoder and decoder: not supported.")
+    common: dict[str, Any] = {
+        "backbone": _backbone_config(values, state, source),
+        "num_heads": num_heads,
+        "encoder_layers": count(state, "model.encoder.layers"),
+        "decoder_layers": count(state, "model.decoder.layers"),
+        "ffn_dim": shape_of(state, "model.decoder.layers.0.fc1.weight", source)[0],
+        "dropout": values.get("dropout", 0.1),
+    }
+    queries = "model.query_position_embeddings.weight"
+    if family == "detr":
+        num_queries, hidden_dim = shape_of(state, queries, source)
+        return ModelConfig(
+            **FAMILIES["detr"],
+            num_classes=shape_of(state, "class_labels_classifier.weight", source)[0] - 1,
+            num_queries=num_queries,
+            hidden_dim=hidden_dim,
+            num_levels=1,
+            **common,
+        )
+    num_levels, hidden_dim = shape_of(state, "model.level_embed", source)
+    weights = shape_of(state, "model.decoder.layers.0.encoder_attn.attention_weights.weight", source)[0]
+    two_stage = values.get("two_stage", False)
+    class_head = "class_embed.0.weight"
+    if class_head not in state:  # of equal tensors, safetensors files keep only one
+        class_head = f"model.decoder.{class_head}"
+    return ModelConfig(
+        **FAMILIES["deformable_detr"],
+        num_classes=shape_of(state, class_head, source)[0],
+        queries="proposals" if two_stage else "reference_points",
+        refine_references=values.get("with_box_refine", False),
+        mask_invalid_proposals=False,
+        num_queries=values.get("two_stage_num_proposals", 300)
+        if two_stage
+        else shape_of(state, queries, source)[0],
+        hidden_dim=hidden_dim,
+        num_levels=num_levels,
+        num_points=weights // (num_heads * num_levels),
+        **common,
+    )
+
+
+def _backbone_config(values: Mapping[str, Any], state: Mapping[str, Tensor], source: str) -> BackboneConfig:
+    """The ResNet, which transformers builds from timm or from its own code."""
+    shapes = {
+        name.removeprefix(BACKBONE): tensor.shape
+        for name, tensor in state.items()
+        if name.startswith(BACKBONE)
+    }
+    options = values.get("backbone_config") or {}
+    default_type = "timm_backbone" if values.get("use_timm_backbone", True) else "resnet"
+    model_type = options.get("model_type", default_type)
+    if model_type == "timm_backbone":
+        # timm has ResNets that differ from torchvision's in nothing but computation, so the name must tell.
+        name = (options.get("backbone") or values.get("backbone") or "resnet50").split(".")[0]
+        dilation = options.get("output_stride") == 16 if options else values.get("dilation", False)
+        supported = name in TORCHVISION_RESNETS and options.get("output_stride") in (None, 16, 32)
+    else:
+        name, dilation = model_type, False
+        supported = model_type == "resnet" and not any(
+            options.get(option) for option in ("downsample_in_bottleneck", "downsample_in_first_stage")
+        )
+    if not supported:
+        raise UserError(
+            f"{source} has the backbone {name} with options that are not supported: it must be one of "
+            f"{', '.join(TORCHVISION_RESNETS)} at stride 32 or 16."
+        )
+    return BackboneConfig(resnet_of(shapes, source), dilation=dilation)
+
+
+def _fill_in_tied_class_heads(state: dict[str, Tensor], num_layers: int) -> None:
+    """Transformers 5 ties the class heads of a one-stage model with refinement, and stores one of them."""
+    for leaf in ("weight", "bias"):
+        first = f"class_embed.0.{leaf}"
+        if first in state:
+            for layer in range(1, num_layers):
+                state.setdefault(f"class_embed.{layer}.{leaf}", state[first])
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    for name, read in ((WEIGHTS_FILE, read_safetensors), ("pytorch_model.bin", read_pickle)):
+        index = folder / f"{name}.index.json"
+        if (folder / name).is_file():
+            return read(folder / name)
+        if index.is_file():
+            shards = sorted(set(read_json(index)["weight_map"].values()))
+            return {
+                key: value
+                for shard in shards
+                # The bare name, so that an index cannot point outside of its folder.
+                for key, value in read(folder / Path(shard).name).items()
+            }
+    raise UserError(f"{folder} holds no weights: expected {WEIGHTS_FILE} or pytorch_model.bin.")
+
+
+def _class_table(values: Mapping[str, Any], num_classes: int, source: str) -> ClassTable:
+    labels = values.get("id2label")
+    if labels is None:  # transformers leaves two nameless labels out
+        return class_table_for(num_classes)
+    names = {int(index): None if label == UNUSED else str(label) for index, label in labels.items()}
+    if sorted(names) != list(range(num_classes)):
+        raise UserError(f"{source} has logits for {num_classes} classes, but id2label names {len(names)}.")
+    ids = values.get("category_ids", range(num_classes))
+    return ClassTable(tuple(names[index] for index in range(num_classes)), tuple(ids))
+
+
+def _data_config(path: Path) -> DataConfig:
+    """Sizes and normalisation of `preprocessor_config.json`, else the published ones."""
+    if not path.is_file():
+        return DataConfig()
+    values = read_json(path)
+    default = DataConfig()
+    size = values.get("size", {})
+    if not isinstance(size, dict):  # files of 2022 write "size": 800, "max_size": 1333
+        size = {"shortest_edge": size, "longest_edge": values.get("max_size", default.max_size)}
+    if not size.keys() <= {"shortest_edge", "longest_edge"} or values.get("do_resize") is False:
+        raise UserError(
+            f"{path} resizes pictures to {size}: supported is shortest_edge with longest_edge; edit the file."
+        )
+    image_size = size.get("shortest_edge", default.image_size)
+    return DataConfig(
+        image_size=image_size,
+        max_size=size.get("longest_edge", max(default.max_size, image_size)),
+        mean=tuple(values.get("image_mean", default.mean)),
+        std=tuple(values.get("image_std", default.std)),
+    )
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a folder for transformers' `from_pretrained`; it must not exist yet.
+
+    Raises:
+        UserError: naming the field of the model that transformers does not have.
+    """
+    family = check_expressible(checkpoint.config)
+    state = checkpoint.model.state_dict()
+    tensors = to_theirs(state, NAMINGS[family].correspondences(checkpoint.config, state))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    beside.mkdir()
+    try:
+        save_file(_without_shared(tensors), beside / WEIGHTS_FILE, metadata={"format": "pt"})
+        for name, content in (
+            (CONFIG_FILE, _config_values(family, checkpoint)),
+            (PREPROCESSOR_FILE, _preprocessor_values(family, checkpoint.data)),
+        ):
+            (beside / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        os.rename(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def check_expressible(config: ModelConfig) -> Family:
+    """Raise a `UserError` unless transformers can build this model."""
+    return family_of(config, TARGET)
+
+
+def _without_shared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of several names of one tensor the first, as safetensors files must; transformers ties the others."""
+    first: dict[int, str] = {}
+    for name, tensor in tensors.items():
+        first.setdefault(id(tensor), name)
+    return {name: tensor for name, tensor in tensors.items() if first[id(tensor)] == name}
+
+
+def _config_values(family: Family, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Options as the files on the hub have them, which every version of transformers reads."""
+    config, classes = checkpoint.config, checkpoint.classes
+    names = [UNUSED if name is None else name for name in classes.names]
+    values: dict[str, Any] = {
+        "model_type": family,
+        "architectures": [
+            {"detr": "DetrForObjectDetection", "deformable_detr": "DeformableDetrForObjectDetection"}[family]
+        ],
+        "backbone": config.backbone.name,
+        "use_timm_backbone": True,
+        "use_pretrained_backbone": False,
+        "backbone_config": None,
+        "dilation": config.backbone.dilation,
+        "num_channels": 3,
+        "activation_function": "relu",
+        "position_embedding_type": "sine",
+        "d_model": config.hidden_dim,
+        "encoder_layers": config.encoder_layers,
+        "encoder_attention_heads": config.num_heads,
+        "encoder_ffn_dim": config.ffn_dim,
+        "decoder_layers": config.decoder_layers,
+        "decoder_attention_heads": config.num_heads,
+        "decoder_ffn_dim": config.ffn_dim,
+        "dropout": config.dropout,
+        "attention_dropout": config.dropout,
+        "num_queries": config.num_queries,
+        "id2label": {str(index): name for index, name in enumerate(names)},
+        "label2id": {name: index for index, name in enumerate(names)},
+        "category_ids": list(classes.category_ids),
+    }
+    if family == "deformable_detr":
+        two_stage = config.queries == "proposals"
+        values |= {
+            "num_feature_levels": config.num_levels,
+            "encoder_n_points": config.num_points,
+            "decoder_n_points": config.num_points,
+            "with_box_refine": config.refine_references,
+            "two_stage": two_stage,
+            "two_stage_num_proposals": config.num_queries if two_stage else 300,
+        }
+    return values
+
+
+def _preprocessor_values(family: Family, data: DataConfig) -> dict[str, Any]:
+    return {
+        "image_processor_type": {
+            "detr": "DetrImageProcessor",
+            "deformable_detr": "DeformableDetrImageProcessor",
+        }[family],
+        "format": "coco_detection",
+        "do_resize": True,
+        "size": {"shortest_edge": data.image_size, "longest_edge": data.max_size},
+        "resample": 2,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(data.mean),
+        "image_std": list(data.std),
+        "do_pad": True,
+    }
