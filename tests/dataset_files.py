@@ -90,9 +90,9 @@ def write_voc(
     """splits: split → image name → XML text. Images are NAME.jpg."""
     for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    for split, annotations in splits.items():
-        (root / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(annotations))
-        for name, xml in annotations.items():
+    for split, texts in splits.items():
+        (root / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(texts))
+        for name, xml in texts.items():
             (root / "Annotations" / f"{name}.xml").write_text(xml, encoding="utf-8")
             write_image(root / "JPEGImages" / f"{name}.jpg", size)
     return root

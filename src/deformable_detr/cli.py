@@ -1,12 +1,16 @@
 """The command line: one parser per command, each command one call that Python users can make too.
 
 Exit codes: 0 done; 2 the input is wrong (one sentence on stderr); 1 anything else; 130 stopped by Ctrl-C.
+`--debug` puts the traceback before the sentence.
 Nothing heavy is imported before a command is known: `--help` answers at once.
 """
 
 from __future__ import annotations
 
+import re
 import sys
+import traceback
+from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -49,18 +53,70 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parser = command.build(rest)
         return command.run(parser, parser.parse_args(rest))
-    except UserError as error:
-        if debug:
-            raise
-        return _refuse(str(error))
-    except KeyboardInterrupt:
-        return _fail("stopped.", 130)
     except (BrokenPipeError, SystemExit):
         raise
+    except KeyboardInterrupt:
+        return _fail("stopped.", 130)
     except Exception as error:
         if debug:
-            raise
+            traceback.print_exception(error)
+        if isinstance(error, ArgumentError):
+            return _refuse(_parse_error(str(error), argv[0]))
+        if isinstance(error, UserError):
+            return _refuse(str(error))
+        if isinstance(error, _WRONG_PATH) and error.filename is not None:
+            return _refuse(f"{error.filename}: {error.strerror}; name another path.")
         return _fail(f"{type(error).__name__}: {error} (--debug shows where)", _exit_code(error))
+
+
+# What the operating system says where a file is to be written and cannot be. A missing file is not among
+# them: whatever reads a file of the user's looks for it first.
+_WRONG_PATH = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
+
+# jsonargparse names a positional argument as the namespace does, --help and README in capitals.
+_SHOWN_NAMES = {"dataset": "DATA", "model": "MODEL", "sources": "SOURCE", "output": "OUT", "to": "--to"}
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "tuple": "a list, [1,2,…]",
+    "NoneType": "null",
+}
+
+
+def _parse_error(message: str, command: str) -> str:
+    """jsonargparse's message as one sentence that says what the person typed."""
+    text = " ".join(message.split()).rstrip(".")
+    text = re.sub(r"<class '(\w+)'>", r"\1", text).replace("typing.", "")
+    text = re.sub(r'^Parser key "([\w.]+)":', lambda match: f"--{_as_typed(match[1])}:", text)
+    text = re.sub(
+        r"Expected a (\w+(?:\[.*?\])?)\. Got value: (.*)$",
+        lambda match: f"must be {_in_words(match[1])}, not {match[2]}",
+        text,
+    )
+    text = re.sub(
+        r"Does not validate against any of the Union subtypes Subtypes: \[(.+?)\] .* Given value: (.*)$",
+        lambda match: f"must be {' or '.join(map(_in_words, match[1].split(', ')))}, not {match[2]}",
+        text,
+    )
+    text = text.replace(": must be", " must be")
+    head, found, names = text.partition("arguments are required: ")
+    if found:
+        text = head + found + ", ".join(_SHOWN_NAMES.get(name, name) for name in names.split(", "))
+    return f"{text} (`{PROGRAM} {command} --help` tells the options)."
+
+
+def _in_words(kind: str) -> str:
+    if kind.startswith("Literal["):
+        choices = kind.removeprefix("Literal[").removesuffix("]").replace("'", "")
+        return f"one of {choices}"
+    return _KINDS.get(kind, kind)
+
+
+def _as_typed(key: str) -> str:
+    """Fields of a configuration keep their underscores, options have dashes."""
+    return key if "." in key else key.replace("_", "-")
 
 
 def _exit_code(error: Exception) -> int:
@@ -92,8 +148,16 @@ def _overview() -> str:
     )
 
 
-def _parser(name: str, description: str) -> ArgumentParser:
-    return ArgumentParser(prog=f"{PROGRAM} {name}", description=description, default_env=False)
+def _parser(name: str, description: str, usage: str | None = None) -> ArgumentParser:
+    return ArgumentParser(
+        prog=f"{PROGRAM} {name}",
+        description=description,
+        usage=usage,
+        default_env=False,
+        exit_on_error=False,
+        # `--rec` would be taken for --recipe, but too late for it to supply the defaults.
+        allow_abbrev=False,
+    )
 
 
 # ---------------------------------------------------------------------- train
@@ -132,6 +196,7 @@ def _build_train(argv: Sequence[str]) -> ArgumentParser:
     parser = _parser(
         "train",
         f"Train a detector on DATA. Recipes: {', '.join(RECIPES)}. Under torchrun: in several processes.",
+        usage=f"{PROGRAM} train DATA [--recipe R] [--output FOLDER] [--FIELD VALUE …]",
     )
     parser.add_argument("dataset", metavar="DATA", type=str, help="folder in COCO, Pascal VOC or YOLO layout")
     _add_origin(parser)

@@ -8,9 +8,12 @@ deep inside `forward`. Recipes (recipes.py) are instances of `RunConfig`; a run 
 from __future__ import annotations
 
 import dataclasses
+import math
+import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, get_type_hints
+from functools import cache
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .errors import UserError
 
@@ -43,6 +46,62 @@ def _require(condition: bool, sentence: str) -> None:
         raise UserError(sentence)
 
 
+def _require_types(config: Any, where: str) -> None:
+    """Each field holds what its annotation says: dataclasses do not look, and YAML brings anything."""
+    for name, hint in _hints(type(config)).items():
+        value = getattr(config, name)
+        _require(_fits(value, hint), f"{where}{name} must be {_in_words(hint)}, not {value!r}.")
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return isinstance(value, str) and value in arguments
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if arguments[-1] is Ellipsis:
+            return all(_fits(item, arguments[0]) for item in value)
+        return len(value) == len(arguments) and all(map(_fits, value, arguments))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _in_words(hint: Any) -> str:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return f"one of {', '.join(arguments)}"
+    if origin in (Union, types.UnionType):
+        return " or ".join(_in_words(argument) for argument in arguments)
+    if origin is tuple:
+        kind = {int: "whole numbers", float: "numbers"}[arguments[0]]
+        return f"a list of {kind}" if arguments[-1] is Ellipsis else f"a list of {len(arguments)} {kind}"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    return words.get(hint) or ("null" if hint is types.NoneType else "a group of fields")
+
+
+def _as_hinted(value: Any, hint: Any) -> Any:
+    """What YAML and JSON write otherwise than Python: tuples as lists, and in YAML 1.1 1e-4 is a text."""
+    if isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, str) and hint is float:
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
 @dataclass(frozen=True)
 class BackboneConfig:
     """The network that makes the features.
@@ -61,6 +120,7 @@ class BackboneConfig:
     trainable_layers: int = 3
 
     def __post_init__(self) -> None:
+        _require_types(self, "model.backbone.")
         _require(bool(self.name), "model.backbone.name is empty: name a torchvision ResNet or a timm model.")
         _require(
             0 <= self.trainable_layers <= 5,
@@ -78,7 +138,7 @@ class BackboneConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A model, as a choice of parts (models/build.py makes them). Defaults: Deformable DETR, R50.
+    """A model, as a choice of parts. Defaults: Deformable DETR, R50.
 
     Attributes:
         num_classes: classes the model tells apart (91 in published COCO checkpoints, 80 names of COCO).
@@ -118,6 +178,7 @@ class ModelConfig:
     mask_invalid_proposals: bool = False
 
     def __post_init__(self) -> None:
+        _require_types(self, "model.")
         for name in ("num_classes", "num_queries", "hidden_dim", "num_heads", "num_levels", "num_points"):
             value = getattr(self, name)
             _require(value >= 1, f"model.{name} must be at least 1, not {value}.")
@@ -200,6 +261,7 @@ class DataConfig:
     num_workers: int = 2
 
     def __post_init__(self) -> None:
+        _require_types(self, "data.")
         _require(self.image_size >= 32, f"data.image_size must be at least 32 pixels, not {self.image_size}.")
         _require(
             self.max_size >= self.image_size,
@@ -210,10 +272,15 @@ class DataConfig:
             f"data.train_sizes must hold sizes of at least 32 pixels, not {list(self.train_sizes)}.",
         )
         _require(
-            len(self.crop_sizes) > 0 and 1 <= self.crop_min <= self.crop_max,
+            1 <= self.crop_min <= self.crop_max,
             f"data.crop_min ({self.crop_min}) must be at least 1 and at most data.crop_max "
-            f"({self.crop_max}), and data.crop_sizes must not be empty.",
+            f"({self.crop_max}).",
         )
+        _require(
+            len(self.crop_sizes) > 0 and min(self.crop_sizes) >= 1,
+            f"data.crop_sizes must hold sizes of at least 1 pixel, not {list(self.crop_sizes)}.",
+        )
+        _require(self.max_pixels >= 1, f"data.max_pixels must be at least 1, not {self.max_pixels}.")
         _require(all(value > 0 for value in self.std), f"data.std must be positive, not {list(self.std)}.")
         _require(self.num_workers >= 0, f"data.num_workers must not be negative ({self.num_workers}).")
 
@@ -242,6 +309,12 @@ class LossConfig:
     auxiliary: bool = True
 
     def __post_init__(self) -> None:
+        _require_types(self, "train.loss.")
+        for name in ("class_cost", "box_cost", "giou_cost", "class_weight", "box_weight", "giou_weight"):
+            value = getattr(self, name)
+            _require(value >= 0, f"train.loss.{name} must not be negative ({value}).")
+        _require(0 <= self.focal_alpha <= 1, "train.loss.focal_alpha must be in [0, 1].")
+        _require(self.focal_gamma >= 0, f"train.loss.focal_gamma must not be negative ({self.focal_gamma}).")
         _require(
             self.class_cost + self.box_cost + self.giou_cost > 0,
             "train.loss: at least one of class_cost, box_cost and giou_cost must be positive.",
@@ -294,6 +367,7 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self) -> None:
+        _require_types(self, "train.")
         _require(self.epochs >= 0, f"train.epochs must not be negative ({self.epochs}).")
         _require(
             self.max_steps is None or self.max_steps >= 0,
@@ -303,6 +377,9 @@ class TrainConfig:
             value = getattr(self, name)
             _require(value >= 1, f"train.{name} must be at least 1, not {value}.")
         for name in ("lr", "lr_backbone", "lr_sampling_multiplier", "weight_decay", "clip_norm"):
+            value = getattr(self, name)
+            _require(value >= 0, f"train.{name} must not be negative ({value}).")
+        for name in ("lr_gamma", "warmup_steps", "seed", "checkpoint_every"):
             value = getattr(self, name)
             _require(value >= 0, f"train.{name} must not be negative ({value}).")
         _require(0 <= self.ema_decay < 1, f"train.ema_decay must be in [0, 1), not {self.ema_decay}.")
@@ -316,6 +393,9 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        _require_types(self, "")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -334,17 +414,17 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def from_dict(cls: type[ConfigT], values: Mapping[str, Any], where: str = "") -> ConfigT:
     """The inverse of `to_dict`. Unknown fields are refused by name; missing ones take their defaults."""
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     arguments: dict[str, Any] = {}
     for name, value in values.items():
         path = f"{where}{name}"
         if name not in hints:
             raise UserError(f"unknown field {path}: known are {', '.join(sorted(hints))}.")
         hint = hints[name]
-        if dataclasses.is_dataclass(hint):
+        if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
             arguments[name] = from_dict(hint, value, f"{path}.")  # type: ignore[arg-type]
         else:
-            arguments[name] = tuple(value) if isinstance(value, list) else value
+            arguments[name] = _as_hinted(value, hint)
     return cls(**arguments)
 
 
@@ -352,26 +432,27 @@ def override(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
     """A copy of `config` with fields changed: `{"train.epochs": 12, "num_queries": 100}`.
 
     A name without a dot is looked up in model, data and train (and their parts), where each name is unique.
+    All changes are made before the result is checked, so that their order does not matter.
     """
+    values = to_dict(config)
     for name, value in changes.items():
-        config = _override_one(config, _full_path(name).split("."), value, name)
-    return config
+        _set(values, _full_path(name).split("."), value, name)
+    return from_dict(RunConfig, values)
 
 
-def _override_one(config: Any, path: list[str], value: Any, name: str) -> Any:
+def _set(values: dict[str, Any], path: list[str], value: Any, name: str) -> None:
     head, *rest = path
-    if head not in {item.name for item in dataclasses.fields(config)}:
-        raise UserError(f"unknown field {name}: {type(config).__name__} has no {head}.")
+    if head not in values:
+        raise UserError(f"unknown field {name}: there is no {head} among {', '.join(sorted(values))}.")
     if rest:
-        value = _override_one(getattr(config, head), rest, value, name)
-    elif isinstance(value, list):
-        value = tuple(value)
-    elif isinstance(value, Mapping):
-        current = getattr(config, head)
+        if not isinstance(values[head], dict):
+            raise UserError(f"unknown field {name}: {head} has no fields.")
+        _set(values[head], rest, value, name)
+    elif isinstance(values[head], dict) and isinstance(value, Mapping):
         for key, item in value.items():
-            current = _override_one(current, [key], item, f"{name}.{key}")
-        value = current
-    return dataclasses.replace(config, **{head: value})
+            _set(values[head], [str(key)], item, f"{name}.{key}")
+    else:
+        values[head] = value
 
 
 def _full_path(name: str) -> str:
@@ -389,7 +470,7 @@ def _full_path(name: str) -> str:
 
 def _leaf_paths(cls: type, prefix: str) -> list[str]:
     paths = []
-    for name, hint in get_type_hints(cls).items():
+    for name, hint in _hints(cls).items():
         paths.append(f"{prefix}{name}")
         if dataclasses.is_dataclass(hint):
             paths += _leaf_paths(hint, f"{prefix}{name}.")  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from .data.synthetic import generate
 from .detector import Detector
 from .errors import UserError
 from .evaluation import evaluate, print_metrics
-from .prediction import PredictionReport, predict
+from .prediction import PredictionReport, make_output_folder, predict
 from .recipes import deformable_detr_lite
 from .training import train
 
@@ -53,7 +53,10 @@ def demo(output: str | Path = "demo_output", *, seed: int = 0, epochs: int | Non
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--output {folder} is not empty: remove it, or name another folder.")
     config = demo_config()
-    config = replace(config, train=replace(config.train, seed=seed, epochs=epochs or config.train.epochs))
+    if epochs is None:
+        epochs = config.train.epochs
+    config = replace(config, train=replace(config.train, seed=seed, epochs=epochs))
+    make_output_folder(folder)
 
     console.print(f"1/4  drawing {TRAIN_IMAGES + VAL_IMAGES} pictures", highlight=False)
     data = generate(folder / "data", train=TRAIN_IMAGES, val=VAL_IMAGES, image_size=IMAGE_SIZE, seed=seed)

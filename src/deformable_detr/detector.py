@@ -50,12 +50,14 @@ class TorchBackend(Backend):
     def __call__(self, batch: ImageBatch) -> Predictions:
         was_training = self.model.training
         self.model.eval()
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32),
-        ):
-            predictions = self.model(batch.to(self.device)).predictions[-1]
-        self.model.train(was_training)
+        try:
+            with (
+                torch.inference_mode(),
+                torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32),
+            ):
+                predictions: Predictions = self.model(batch.to(self.device)).predictions[-1]
+        finally:
+            self.model.train(was_training)
         return predictions
 
 
@@ -158,8 +160,9 @@ class Detector:
             `Detections` for one picture, a list of them for a list; boxes in pixels of the original.
 
         Raises:
-            UserError: naming the picture that cannot be read.
+            UserError: naming the picture that cannot be read, or the option that is out of range.
         """
+        check_options(threshold, max_detections, batch_size)
         if not isinstance(images, list | tuple):
             return self.predict([images], threshold, max_detections=max_detections, batch_size=batch_size)[0]
         pictures = [read_picture(image, self.data.max_pixels) for image in images]
@@ -209,8 +212,13 @@ def create(
         num_classes: number of classes without names; 91 is COCO with its unused ids. Ignored where
             `classes` gives their names.
         backbone_weights: None (random), `imagenet`, or a .safetensors/.pth file.
+
+    Raises:
+        UserError: unknown recipe, class names that do not tell classes apart, weights that cannot be had.
     """
     run = recipe_of(recipe)
+    if classes is not None:
+        _check_names(classes)
     table = (
         ClassTable.from_names(classes) if classes is not None else checkpoints.class_table_for(num_classes)
     )
@@ -230,6 +238,25 @@ def new_checkpoint(
     if backbone_weights is not None:
         model.backbone.load_pretrained(backbone_weights)
     return Checkpoint(model=model, config=config, classes=classes, data=data, recipe=recipe)
+
+
+def _check_names(classes: Sequence[str]) -> None:
+    if isinstance(classes, str):
+        raise UserError(f'classes must be a list of names, classes=["{classes}"], not the text {classes!r}.')
+    if not classes or not all(isinstance(name, str) and name.strip() for name in classes):
+        raise UserError(f"classes must be a list of at least one name, each a text, not {list(classes)!r}.")
+    repeated = sorted({name for name in classes if list(classes).count(name) > 1})
+    if repeated:
+        raise UserError(f"classes must differ from each other: {', '.join(repeated)} is there twice.")
+
+
+def check_options(threshold: float, max_detections: int, batch_size: int) -> None:
+    """Raise a `UserError` where an option of `predict` is out of its range."""
+    if not 0 <= threshold <= 1:
+        raise UserError(f"threshold must be between 0 and 1, not {threshold}.")
+    for name, value in (("max_detections", max_detections), ("batch_size", batch_size)):
+        if value < 1:
+            raise UserError(f"{name} must be at least 1, not {value}.")
 
 
 def equal_shape_batches(shapes: Sequence[tuple[int, int]], batch_size: int) -> list[list[int]]:
@@ -256,6 +283,11 @@ def read_picture(image: Picture, max_pixels: int) -> Image.Image:
                 )
             image = (image * 255).round().to(torch.uint8)
         image = image.permute(1, 2, 0).cpu().numpy()
+    elif not isinstance(image, str | Path | Image.Image | np.ndarray):
+        raise UserError(
+            "a picture must be a path, a PIL image, an array or a tensor, "
+            f"not {type(image).__name__}: convert it first."
+        )
     return open_image(image, max_pixels=max_pixels).picture
 
 

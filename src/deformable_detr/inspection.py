@@ -320,14 +320,10 @@ def _print_remarks(split: SplitReport, console: Console) -> None:
         classes = "1 class" if len(missing) == 1 else f"{len(missing)} classes"
         console.print(_text(f"{split.name}: {classes} without any box: {shown}"))
     if split.rotated:
-        console.print(_text(f"{split.name}: {split.rotated} images are turned upright by their EXIF data"))
+        console.print(_text(f"{split.name}: images turned upright by their EXIF data: {split.rotated}"))
     if split.not_rotated:
-        console.print(
-            _text(
-                f"{split.name}: {split.not_rotated} images keep their stored position, against their EXIF "
-                "data, because they were annotated in it"
-            )
-        )
+        kept = "images left lying against their EXIF data, as they were annotated"
+        console.print(_text(f"{split.name}: {kept}: {split.not_rotated}"))
     for style, found in (("yellow", split.problems), ("", split.notes)):
         for kind, entry in _by_kind(found).items():
             console.print(_text(f"{split.name}: {entry['count']} x {kind}", style))

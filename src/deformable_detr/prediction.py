@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .detector import Detector, equal_shape_batches, load, read_picture
+from .data.images import IMAGE_SUFFIXES
+from .detector import Detector, check_options, equal_shape_batches, load, read_picture
 from .errors import UserError
 from .files import write_text
 from .structures import Detections
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 PREDICTIONS_FILE = "predictions.json"
 WINDOW = 32  # pictures held at once, to find some of equal shape among them
 
@@ -54,21 +54,20 @@ def predict(
         threshold: detections below this score are left out.
 
     Raises:
-        UserError: no image found, or none readable. Some unreadable ones are skipped and reported.
+        UserError: no image found, or none readable (some unreadable ones are skipped and reported); an
+            option out of range; an output that cannot be written, or where a source would be overwritten.
     """
-    if not 0 <= threshold <= 1:
-        raise UserError(f"--threshold must be between 0 and 1, not {threshold}.")
+    check_options(threshold, max_detections, batch_size)
     paths = find_images([sources] if isinstance(sources, str | Path) else sources)
-    detector = model if isinstance(model, Detector) else load(model, device, dtype)
+    names = _output_names(paths)
     folder = Path(output)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output {folder} is a file: name a folder.")
-    folder.mkdir(parents=True, exist_ok=True)
+    _refuse_to_overwrite(paths, [folder / name for name in names])
+    detector = model if isinstance(model, Detector) else load(model, device, dtype)
+    make_output_folder(folder)
 
     rows: list[dict[str, Any]] = []
     pictures: list[Path] = []
     skipped: list[tuple[Path, str]] = []
-    names = _output_names(paths)
     for start in range(0, len(paths), WINDOW):
         window = range(start, min(start + WINDOW, len(paths)))
         for index, result in _detect(detector, paths, window, max_detections, batch_size):
@@ -88,6 +87,20 @@ def predict(
     predictions = folder / PREDICTIONS_FILE
     write_text(predictions, json.dumps(rows, indent=1))
     return PredictionReport(tuple(pictures), predictions, len(rows), tuple(skipped))
+
+
+def make_output_folder(folder: Path) -> None:
+    """Make a folder to write to, or say before any work is done why it cannot be one."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output {folder} is a file: name a folder.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--output {folder} cannot be made ({error.strerror}): name another folder."
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"--output {folder} is not yours to write in: name another folder.")
 
 
 def find_images(sources: Sequence[str | Path]) -> list[Path]:
@@ -150,6 +163,16 @@ def _output_names(paths: Sequence[Path]) -> list[str]:
         taken.add(name.lower())
         names.append(name)
     return names
+
+
+def _refuse_to_overwrite(paths: Sequence[Path], targets: Sequence[Path]) -> None:
+    originals = {path.resolve() for path in paths}
+    for target in targets:
+        if target.resolve() in originals:
+            raise UserError(
+                f"--output {target.parent} holds {target.name}, which the annotated picture would replace: "
+                "name another folder."
+            )
 
 
 def _save_picture(picture: Image.Image, target: Path) -> None:

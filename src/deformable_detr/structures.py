@@ -7,8 +7,10 @@ Boxes end in `_cxcywh` (normalised by the unpadded image) or `_xyxy` (pixels).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +20,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     import supervision
     from PIL.Image import Image
+
+MIN_TEXT_SCALE = 0.3  # of labels on drawn pictures: about 8 pixels high, the least that can be read
 
 SpatialShapes = tuple[tuple[int, int], ...]  # ((H, W), ...) of the feature levels, finest first
 
@@ -217,9 +221,7 @@ class Detections:
 
     def to_supervision(self) -> supervision.Detections:
         """The same as `supervision.Detections`, class names in `data["class_name"]`."""
-        import supervision
-
-        return supervision.Detections(
+        return _supervision().Detections(
             xyxy=self.boxes_xyxy.astype(np.float32).reshape(-1, 4),
             confidence=self.scores.astype(np.float32),
             class_id=self.labels.astype(int),
@@ -232,9 +234,9 @@ class Detections:
 
         Drawn by supervision; line and text grow with the picture.
         """
-        import supervision
         from PIL import Image as PILImage
 
+        supervision = _supervision()
         if image is None:
             if self.image is None:
                 raise ValueError("these detections carry no picture: pass one, draw(image)")
@@ -248,13 +250,36 @@ class Detections:
         detections = self.to_supervision()
         labels = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores, strict=True)]
         thickness = supervision.calculate_optimal_line_thickness(picture.size)
-        scale = supervision.calculate_optimal_text_scale(picture.size)
+        scale = max(MIN_TEXT_SCALE, supervision.calculate_optimal_text_scale(picture.size))
+        palette = supervision.ColorPalette.DEFAULT
         # supervision draws in place, whereas the caller's picture must stay as it was
         scene: Image = picture.copy()
-        scene = supervision.BoxAnnotator(thickness=thickness).annotate(scene, detections)
+        scene = supervision.BoxAnnotator(palette, thickness).annotate(scene, detections)
         return supervision.LabelAnnotator(
-            text_scale=scale, text_padding=max(1, thickness), smart_position=True
+            palette,
+            text_color=_text_colours(palette),
+            text_scale=scale,
+            text_padding=max(1, thickness),
+            smart_position=True,
         ).annotate(scene, detections, labels=labels)
+
+
+def _supervision() -> ModuleType:
+    """The library, without its advice to install OpenCV: what it draws here, it draws as well without."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
+        import supervision
+    module: ModuleType = supervision
+    return module
+
+
+def _text_colours(backgrounds: supervision.ColorPalette) -> supervision.ColorPalette:
+    """Black on light colours, white on dark ones (by luma, ITU-R BT.601)."""
+    library = _supervision()
+    lumas = [(299 * colour.r + 587 * colour.g + 114 * colour.b) / 1000 for colour in backgrounds.colors]
+    return library.ColorPalette(
+        [library.Color.BLACK if luma > 150 else library.Color.WHITE for luma in lumas]
+    )
 
 
 @dataclass(frozen=True)

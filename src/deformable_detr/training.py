@@ -11,16 +11,17 @@ event files.
 from __future__ import annotations
 
 import copy
+import math
 import os
 import pickle
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
@@ -28,12 +29,12 @@ from rich.console import Console
 
 from . import checkpoint as checkpoints
 from .checkpoint import Checkpoint
-from .config import ModelConfig, RunConfig, override, to_dict
+from .config import ModelConfig, RunConfig, TrainConfig, override, to_dict
 from .criterion import Losses, SetCriterion
-from .data.formats import list_splits, read_split
+from .data.formats import NOTES, list_splits, read_split
 from .data.loading import MicroBatch, steps_per_epoch, training_loader
 from .data.records import Split
-from .detector import Detector, TorchBackend, new_checkpoint
+from .detector import Detector, TorchBackend, choose_device, new_checkpoint
 from .errors import UserError
 from .evaluation import evaluate
 from .files import write_text
@@ -50,6 +51,9 @@ from .structures import BatchCount
 from .training_log import TrainingLog
 from .transfer import transfer
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 STATE_FILE = "training_state.pt"
 CONFIG_FILE = "config.yaml"
 CHECKPOINTS = "checkpoints"
@@ -61,9 +65,11 @@ class TrainingInterruptedError(Exception):
 
 @dataclass
 class Progress:
-    """How far a run is: updates done in all, the best AP so far (-1: none yet)."""
+    """How far a run is: updates done in all; after which of them an epoch was last closed (evaluated, its
+    checkpoints written); the best AP so far (-1: none yet)."""
 
     step: int = 0
+    closed_step: int = 0
     best_ap: float = -1.0
 
 
@@ -77,40 +83,72 @@ def resolve_config(
 ) -> RunConfig:
     """What a run starts from, before flags: the stopped run's own configuration, or recipe < config file.
 
-    Without a recipe, `init_from` brings its own recipe and architecture.
+    Without a recipe, the config file may name it, or `init_from` brings its own, with the architecture and
+    the preprocessing that its weights are used to.
 
     Raises:
-        UserError: unknown recipe, unreadable file, nothing to resume.
+        UserError: unknown recipe, unreadable file, two recipes that contradict each other, nothing to resume.
     """
+    content = {} if config is None else _read_yaml(Path(config))
+    named = content.get("recipe", recipe)
+    if recipe not in (None, named):
+        raise UserError(f"{config} is for recipe {named}, not for {recipe}: name one of them only.")
     if resume:
-        if not (Path(output) / STATE_FILE).is_file():
+        _require_state(Path(output))
+        base = read_config(Path(output) / CONFIG_FILE, RunConfig())
+        if named not in (None, base.recipe):
             raise UserError(
-                f"--resume: {output} holds no checkpoint to go on from; leave --resume out to start there."
+                f"--resume: {output} is a run of {base.recipe}, not of {named}: leave the recipe out, or "
+                "choose another --output."
             )
-        return read_config(Path(output) / CONFIG_FILE, RunConfig())
-    if recipe is not None:
-        base = recipe_of(recipe)
+    elif named is not None:
+        base = recipe_of(named)
     elif init_from is not None:
         source = checkpoints.load(init_from)
         base = recipe_of(source.recipe)
-        base = replace(base, model=replace(source.config, num_classes=base.model.num_classes))
+        base = replace(
+            base,
+            model=replace(source.config, num_classes=base.model.num_classes),
+            # the layout and the faults of the files are the new data's own
+            data=replace(source.data, format=base.data.format, strict=base.data.strict),
+        )
     else:
         base = recipe_of("deformable_detr_r50")
-    return base if config is None else read_config(Path(config), base)
+    return base if config is None else _with_file(base, Path(config), content)
 
 
 def read_config(path: Path, base: RunConfig) -> RunConfig:
-    """`base` with the fields that a YAML file states."""
+    """`base` with the fields that a YAML file states.
+
+    Raises:
+        UserError: naming the file, and the field.
+    """
+    return _with_file(base, path, _read_yaml(path))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read as a YAML configuration: {error}.") from error
+        why = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read as a YAML configuration: {why}.") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no configuration: expected fields recipe, model, data or train.")
+    return content
+
+
+def _with_file(base: RunConfig, path: Path, content: dict[str, Any]) -> RunConfig:
     try:
         return override(base, content)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def _require_state(output: Path) -> None:
+    if not (output / STATE_FILE).is_file():
+        raise UserError(
+            f"--resume: {output} holds no checkpoint to go on from; leave --resume out to start there."
+        )
 
 
 def train(
@@ -134,6 +172,7 @@ def train(
         config: a YAML file with fields of `RunConfig`: recipe < config < overrides.
         init_from: a model to start from; its classes may differ.
         resume: go on with the run in `output`, exactly.
+        device: `auto`, `cpu` or `cuda`; which GPU is CUDA_VISIBLE_DEVICES' and torchrun's to say.
         overrides: fields by dotted path or by name: `**{"train.epochs": 12}`, `epochs=12`, `num_queries=50`.
 
     Returns:
@@ -143,11 +182,12 @@ def train(
         UserError: wrong input. NonFiniteError: the loss is not finite; names the update and images.
         TrainingInterruptedError: stopped by a signal, state saved.
     """
-    run_config = (
-        recipe
-        if isinstance(recipe, RunConfig)
-        else resolve_config(recipe, output, config=config, init_from=init_from, resume=resume)
-    )
+    if not isinstance(recipe, RunConfig):
+        run_config = resolve_config(recipe, output, config=config, init_from=init_from, resume=resume)
+    elif config is None:
+        run_config = recipe
+    else:
+        run_config = read_config(Path(config), recipe)
     run = _Run(
         data, override(run_config, overrides), Path(output), init_from=init_from, resume=resume, device=device
     )
@@ -167,10 +207,9 @@ class _Run:
         resume: bool,
         device: str,
     ):
-        from accelerate import Accelerator
-        from accelerate.utils import DistributedDataParallelKwargs
-
-        if not resume and (output / STATE_FILE).exists():
+        if resume:
+            _require_state(output)
+        elif (output / STATE_FILE).exists():
             raise UserError(
                 f"{output} already holds a run: add --resume to go on with it, or choose another --output."
             )
@@ -180,14 +219,7 @@ class _Run:
         self.config = _for_classes(config, self.train_split)
         settings = self.config.train
 
-        self.accelerator = Accelerator(
-            cpu=device == "cpu" or not torch.cuda.is_available(),
-            mixed_precision={"fp32": "no"}.get(settings.precision, settings.precision),
-            kwargs_handlers=[
-                # Without auxiliary losses the earlier layers' heads get no gradient.
-                DistributedDataParallelKwargs(find_unused_parameters=not settings.loss.auxiliary)
-            ],
-        )
+        self.accelerator = _accelerator(device, settings)
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
         self.is_main = self.accelerator.is_main_process
         self.console = Console(quiet=not self.is_main)
@@ -207,11 +239,15 @@ class _Run:
         model.backbone.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(model) if settings.ema_decay > 0 else None
         self.model = model
-        optimizer = torch.optim.AdamW(parameter_groups(model, settings), weight_decay=settings.weight_decay)
+        groups = parameter_groups(model, settings)
+        optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
         self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.criterion = SetCriterion(self.initial_detector().classification, settings.loss)
         if resume:
             self._load_state()
+            for group, fresh in zip(self.optimizer.param_groups, groups, strict=True):
+                # The optimizer's state brings the settings of the first start; these may have been changed.
+                group.update(initial_lr=fresh["initial_lr"], weight_decay=settings.weight_decay)
         if self.is_main:
             output.mkdir(parents=True, exist_ok=True)
             write_text(output / CONFIG_FILE, yaml.safe_dump(to_dict(self.config), sort_keys=False))
@@ -222,9 +258,18 @@ class _Run:
         settings = self.config.train
         self._announce()
         with (
-            TrainingLog(self.output, self.console, self.is_main, self.progress.step, self.last_step) as log,
+            TrainingLog(
+                self.output,
+                self.console,
+                self.is_main,
+                first_step=self.progress.step,
+                closed_step=self.progress.closed_step,
+                last_step=self.last_step,
+            ) as log,
             _signals_set_a_flag() as stop,
         ):
+            if self._epoch_is_open():
+                self._finish_epoch((self.progress.step - 1) // self.epoch_steps, log)
             while self.progress.step < self.last_step:
                 epoch, done = divmod(self.progress.step, self.epoch_steps)
                 clock = time.perf_counter()
@@ -255,6 +300,12 @@ class _Run:
             self._save_checkpoint("last")
             self._save_state()
         return self._best_detector()
+
+    def _epoch_is_open(self) -> bool:
+        """Whether the run was stopped after the last update of an epoch, before it was evaluated."""
+        step = self.progress.step
+        at_end = step % self.epoch_steps == 0 or step == self.last_step
+        return at_end and step > self.progress.closed_step
 
     def _updates(self, epoch: int, done: int) -> Iterator[list[MicroBatch]]:
         """The epoch's updates from number `done` on, each as this process's micro-batches."""
@@ -299,9 +350,12 @@ class _Run:
             for name, value in {"loss": losses.total.detach(), **losses.terms}.items():
                 totals[name] = totals.get(name, 0.0) + float(value)
         if settings.clip_norm > 0:
-            totals["gradient_norm"] = float(
-                self.accelerator.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
-            )
+            norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), settings.clip_norm))
+            if math.isfinite(norm):
+                totals["gradient_norm"] = norm
+            elif self.accelerator.scaler is None:  # fp16's scaler leaves such an update out by itself
+                ids = ", ".join(str(target.image_id) for _, targets in micro_batches for target in targets)
+                raise NonFiniteError(f"update {step + 1}: the gradient of images {ids} is {norm}; {_ADVICE}")
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.progress.step += 1
@@ -344,6 +398,7 @@ class _Run:
         if metrics is not None and metrics["AP"] > self.progress.best_ap:
             self.progress.best_ap = metrics["AP"]
             self._save_checkpoint("best")
+        self.progress.closed_step = self.progress.step
         self._save_state()
 
     # ---------------------------------------------------------------- weights in and out
@@ -388,9 +443,9 @@ class _Run:
     def _save_state(self) -> None:
         if self.is_main:
             state = {
-                "step": self.progress.step,
-                "best_ap": self.progress.best_ap,
+                **asdict(self.progress),
                 "total_batch": self.total_batch,
+                "data": self._data_description(),
                 "model": cpu_copy(self.model.state_dict()),
                 "average": None if self.average is None else cpu_copy(self.average.state_dict()),
                 "optimizer": self.optimizer.state_dict(),
@@ -401,12 +456,23 @@ class _Run:
             os.replace(beside, self.output / STATE_FILE)
         self.accelerator.wait_for_everyone()
 
+    def _data_description(self) -> dict[str, Any]:
+        """What must be the same for a run to go on: an update's images are found by their numbers."""
+        return {"images": len(self.train_split), "classes": list(self.train_split.classes.names)}
+
     def _load_state(self) -> None:
         path = self.output / STATE_FILE
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            raise UserError(f"--resume: {path} cannot be read ({error}); start a new run.") from error
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+            why = " ".join(str(error).split())
+            raise UserError(f"--resume: {path} cannot be read ({why}); start a new run.") from error
+        if state["data"] != self._data_description():
+            raise UserError(
+                f"--resume: the data differ from those of the run ({state['data']['images']} training images "
+                f"of {len(state['data']['classes'])} classes, now {len(self.train_split)} of "
+                f"{len(self.train_split.classes)}): start a new run with --init-from {self.output}."
+            )
         if state["total_batch"] != self.total_batch:
             raise UserError(
                 f"--resume: the run was made with {state['total_batch']} images per update, now there are "
@@ -419,12 +485,12 @@ class _Run:
                 self.average.load_state_dict(state["average"] or state["model"])
         except (RuntimeError, ValueError) as error:
             raise UserError(
-                f"--resume: the model differs from the one in {path} ({str(error).splitlines()[0]}): "
+                f"--resume: the model differs from the one in {path} ({_last_line(error)}): "
                 "resume with the same model settings."
             ) from error
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.progress = Progress(state["step"], state["best_ap"])
+        self.progress = Progress(**{item.name: state[item.name] for item in fields(Progress)})
 
     # ---------------------------------------------------------------- words
 
@@ -447,9 +513,10 @@ class _Run:
             f"learning rate {settings.lr * factor:.2e} (backbone {settings.lr_backbone * factor:.2e}): "
             f"rule '{settings.lr_rule}', {settings.lr:.2e} is for {settings.lr_batch_size} images an update",
         ]
-        if split.problems:
+        problems = [problem for problem in split.problems if problem.kind not in NOTES]
+        if problems:
             lines.append(
-                f"{len(split.problems)} problems in the data, broken boxes are left out: "
+                f"{len(problems)} problems in the data, broken boxes are left out: "
                 "`deformable-detr inspect` lists them"
             )
         if self.progress.step:
@@ -459,6 +526,42 @@ class _Run:
 
 
 _ADVICE = "lower the learning rate (--train.lr), or look at the images with `deformable-detr inspect`"
+
+
+def _last_line(error: Exception) -> str:
+    """Of PyTorch's many lines on what does not fit: the last one, an example."""
+    return str(error).strip().splitlines()[-1].strip().rstrip(".")
+
+
+def _accelerator(device: str, settings: TrainConfig) -> Accelerator:
+    """Accelerate's view of this process, its device and precision.
+
+    Raises:
+        UserError: a device that is not here, a precision that it cannot compute in.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(
+            f"training runs on auto, cpu or cuda, not on {device}: choose the GPU with CUDA_VISIBLE_DEVICES."
+        )
+    on_cpu = choose_device(device).type == "cpu"
+    if on_cpu and settings.precision == "fp16":
+        raise UserError("train.precision: fp16 needs a GPU: use bf16 or fp32 on a CPU.")
+    # A process may train more than once, each time in another precision, but this state is kept for good;
+    # only the process group below it must stay.
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    AcceleratorState._reset_state(reset_partial_state=alone)
+    return Accelerator(
+        cpu=on_cpu,
+        mixed_precision="no" if settings.precision == "fp32" else settings.precision,
+        kwargs_handlers=[
+            # Without auxiliary losses the earlier layers' heads get no gradient.
+            DistributedDataParallelKwargs(find_unused_parameters=not settings.loss.auxiliary)
+        ],
+    )
 
 
 def _for_classes(config: RunConfig, split: Split) -> RunConfig:
@@ -474,9 +577,10 @@ def _for_classes(config: RunConfig, split: Split) -> RunConfig:
 
 def _validation_split(data: str | Path, config: RunConfig) -> Split | None:
     splits = list_splits(data, format=config.data.format)
-    for name in ("val", "valid", "test"):
-        if any(split.startswith(name) for split in splits):
-            return read_split(data, name, format=config.data.format, strict=config.data.strict)
+    for beginning in ("val", "test"):
+        for name in splits:
+            if name.lower().startswith(beginning):
+                return read_split(data, name, format=config.data.format, strict=config.data.strict)
     return None
 
 

@@ -7,7 +7,7 @@ learning_rate, images_per_second}` every few updates and `{"kind": "evaluation",
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -22,9 +22,22 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class TrainingLog:
-    """A context in which training writes down how it goes. Silent, and without files, where not `enabled`."""
+    """A context in which training writes down how it goes. Silent, and without files, where not `enabled`.
 
-    def __init__(self, folder: Path, console: Console, enabled: bool, first_step: int, last_step: int):
+    `first_step`: updates done before, whose rows are kept; `closed_step`: the last one after which an
+    evaluation counts (a run that was stopped repeats a later one).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        console: Console,
+        enabled: bool,
+        *,
+        first_step: int = 0,
+        closed_step: int = 0,
+        last_step: int,
+    ):
         self.console, self.enabled = console, enabled
         self.folder = folder
         self.progress = Progress(
@@ -39,8 +52,8 @@ class TrainingLog:
         self.task = self.progress.add_task(
             "train", total=last_step, completed=first_step, epoch=1, speed=0.0, loss=float("nan")
         )
-        self.first_step, self.last_step = first_step, last_step
-        self.window: list[dict[str, float]] = []
+        self.first_step, self.closed_step, self.last_step = first_step, closed_step, last_step
+        self.window: list[Mapping[str, float]] = []
         self.window_images, self.window_seconds = 0, 0.0
 
     def __enter__(self) -> TrainingLog:
@@ -49,7 +62,7 @@ class TrainingLog:
 
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / METRICS_FILE
-            _drop_rows_after(path, self.first_step)
+            _drop_rows_after(path, self.first_step, self.closed_step)
             self.file = path.open("a", encoding="utf-8")
             self.writer = SummaryWriter(str(self.folder), purge_step=self.first_step + 1)
         self.progress.start()
@@ -78,16 +91,16 @@ class TrainingLog:
         every: int,
     ) -> None:
         """After each update; writes a row of means every `every` updates."""
-        self.window.append(dict(losses))
-        self.window_images += images
-        self.window_seconds += seconds
         if not self.enabled:
             return
+        self.window.append(losses)
+        self.window_images += images
+        self.window_seconds += seconds
         speed = self.window_images / max(self.window_seconds, 1e-9)
         self.progress.update(self.task, completed=step, epoch=epoch + 1, speed=speed, loss=losses["loss"])
         if step % every and step != self.last_step:
             return
-        means = {name: sum(row[name] for row in self.window) / len(self.window) for name in self.window[0]}
+        means = _means(self.window)
         self.window, self.window_images, self.window_seconds = [], 0, 0.0
         row = {
             "kind": "train",
@@ -138,10 +151,22 @@ class TrainingLog:
         self.file.flush()
 
 
-def _drop_rows_after(path: Path, step: int) -> None:
-    """A resumed run repeats what came after its last saved state: those rows go."""
+def _means(window: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """By name, over the updates that have it: one that fp16's scaler leaves out has no gradient norm."""
+    names = dict.fromkeys(name for row in window for name in row)
+    values = {name: [row[name] for row in window if name in row] for name in names}
+    return {name: sum(found) / len(found) for name, found in values.items()}
+
+
+def _drop_rows_after(path: Path, step: int, closed_step: int) -> None:
+    """A resumed run repeats what came after its last saved state: those rows go, and the half of a row
+    that a crash has left at the end."""
     if not path.exists():
         return
-    rows = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    kept = [line for line in rows if json.loads(line)["step"] <= step]
-    write_text(path, "".join(f"{line}\n" for line in kept))
+    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    kept = []
+    for line in whole.splitlines():
+        row = json.loads(line)
+        if row["step"] <= (closed_step if row["kind"] == "evaluation" else step):
+            kept.append(f"{line}\n")
+    write_text(path, "".join(kept))

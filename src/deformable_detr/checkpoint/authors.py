@@ -12,6 +12,7 @@ import argparse
 import os
 import pickle
 import secrets
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,19 @@ from .families import (
 from .naming import Naming
 
 TARGET = "the authors"
+_MAGIC = (b"PK", b"\x80\x02")  # a zip archive; PyTorch before 1.6, a pickle of protocol 2
+# What PyTorch's reader raises for a file that is cut off or changed depends on where.
+_DAMAGE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+)
 
 _ENCODER_LAYER = "transformer.encoder.layers.#"
 _DECODER_LAYER = "transformer.decoder.layers.#"
@@ -141,19 +155,31 @@ def load(path: Path) -> Checkpoint:
 
 def read_pickle(path: Path) -> dict[str, Any]:
     """A dictionary from a PyTorch file, without running code that the file may carry."""
+    if _start(path) not in _MAGIC:
+        raise UserError(
+            f"{path} is no PyTorch file: it must be a .pth checkpoint of Deformable DETR or DETR."
+        )
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} is no PyTorch file, or holds pickled objects besides tensors and options, which may run "
-            "code of a stranger when they are read: save its state dict alone, torch.save({'model': …})."
+            f"{path} is damaged, or holds pickled objects besides tensors and options, which may run a "
+            "stranger's code when they are read: save its state dict alone, torch.save({'model': …})."
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"{path} cannot be read as a PyTorch file ({error}).") from error
+    except _DAMAGE as error:
+        raise UserError(f"{path} cannot be read as a PyTorch file ({error!r:.200}).") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint.")
     return content
+
+
+def _start(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(2)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error}).") from error
 
 
 def _infer_config(

@@ -35,7 +35,7 @@ def save(folder: str | Path, checkpoint: Checkpoint) -> None:
     Raises:
         UserError: where `folder` is something else than a checkpoint or an empty folder.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser().resolve()
     assert len(checkpoint.classes) == checkpoint.config.num_classes
     description = json.dumps(_describe(checkpoint), indent=2, ensure_ascii=False) + "\n"
     _refuse_to_destroy(folder)

@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -118,11 +117,10 @@ def open_image(
     """
     if isinstance(source, np.ndarray):
         _check_array(source)
-        _check_size(source.shape[:2], max_pixels, "the image array")
-        return _finish(Image.fromarray(np.ascontiguousarray(source)), annotated_size, "the image array")
+        picture = Image.fromarray(np.ascontiguousarray(source))
+        return _finish(picture, annotated_size, max_pixels, "the image array")
     if isinstance(source, Image.Image):
-        _check_size((source.height, source.width), max_pixels, "the image")
-        return _finish(source, annotated_size, "the image")
+        return _finish(source, annotated_size, max_pixels, "the image")
     if isinstance(source, bytes):
         name = f"the image ({len(source)} bytes)"
         return _decode(BytesIO(source), annotated_size, max_pixels, name)
@@ -136,22 +134,18 @@ def _decode(
 ) -> OpenedImage:
     with _naming(name):
         image = _parse(file)
-    _check_size((image.height, image.width), max_pixels, name)
-    return _finish(image, annotated_size, name, max_pixels)
+    return _finish(image, annotated_size, max_pixels, name)
 
 
 def _finish(
-    image: Image.Image, annotated_size: tuple[int, int] | None, name: str, max_pixels: int | None = None
+    image: Image.Image, annotated_size: tuple[int, int] | None, max_pixels: int, name: str
 ) -> OpenedImage:
-    """Pixels, orientation, mode. The result shares nothing with `image`, which may be the caller's."""
+    """Size, pixels, mode, orientation. The result shares nothing with `image`, which may be the caller's."""
+    _check_size((image.height, image.width), max_pixels, name)
     with _naming(name):
         header = _header_of(image)
-        if max_pixels is not None and image.format == "TIFF":
-            # A TIFF's tile can be larger than the picture; Pillow checks it here, against its own limit.
-            with _pillow_limit(max_pixels), warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                image.load()
-        else:
+        # TIFF alone is judged by Pillow's own limit once more when its pixels are loaded.
+        with _pillow_limit(max_pixels) if image.format == "TIFF" else nullcontext():
             image.load()
         rotated = should_rotate(header, annotated_size)
         picture = _to_rgb(image)

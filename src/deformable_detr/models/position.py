@@ -16,7 +16,7 @@ TEMPERATURE = 10000.0
 
 
 def sine_encoding(coordinates: Tensor, num_features: int) -> Tensor:
-    """Coordinates (...) in [0, 2π] to (..., num_features): sines and cosines in turn, of falling frequency."""
+    """Coordinates (...) in [0, 2π] to (..., num_features): sines and cosines in turn, frequency falling."""
     exponent = torch.arange(num_features, device=coordinates.device) // 2 * (2 / num_features)
     angles = coordinates[..., None] / TEMPERATURE**exponent
     return torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], dim=-1).flatten(-2)

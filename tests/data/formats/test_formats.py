@@ -45,7 +45,7 @@ def test_all_layouts_in_one_folder(tmp_path: Path) -> None:
 def test_no_data_set(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"annotations/\*\.json.*ImageSets/Main/\*\.txt.*data\.yaml"):
         detect_format(tmp_path)
-    with pytest.raises(UserError, match="there is no data set at .*nowhere"):
+    with pytest.raises(UserError, match=r"there is no data set at .*nowhere"):
         read_split(tmp_path / "nowhere", "train")
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(UserError, match="is not a data set"):
@@ -74,7 +74,7 @@ def test_split_names_may_leave_out_the_year(tmp_path: Path) -> None:
     write_coco(tmp_path, content, "val2017")
     assert read_split(tmp_path, "train").name == "train2017"
     assert read_split(tmp_path, "val2014").name == "val2014"
-    with pytest.raises(UserError, match="split val of .* could be val2014 or val2017"):
+    with pytest.raises(UserError, match=r"split val of .* could be val2014 or val2017"):
         read_split(tmp_path, "val")
 
 

@@ -166,6 +166,14 @@ def test_labels_beside_images_and_nested_folders(tmp_path: Path) -> None:
     assert len(read_split(tmp_path, "train", strict=True).images[0]) == 2
 
 
+def test_everything_in_one_folder(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg")
+    (tmp_path / "a.txt").write_text(TWO_ROWS)
+    (tmp_path / "readme.txt").write_text("hello")
+    rewrite_yaml(tmp_path, "train: .\nnames: [cat, dog]")
+    assert len(read_split(tmp_path, "train", strict=True).images[0]) == 2
+
+
 def test_labels_replace_the_last_folder_called_images(tmp_path: Path) -> None:
     write_image(tmp_path / "images" / "train" / "images" / "a.jpg")
     (tmp_path / "images" / "train" / "labels").mkdir()
@@ -230,7 +238,7 @@ def test_broken_rows_are_dropped_and_named(tmp_path: Path, row: str, kind: str, 
     assert len(split) == 2
     assert len(split.images[0]) == kept
     assert np.isfinite(split.images[0].boxes_xyxy).all()
-    with pytest.raises(UserError, match=r"has 1 problems \(labels/train/a\.txt:4"):
+    with pytest.raises(UserError, match=r"has 1 problem \(labels/train/a\.txt:4"):
         read_split(tmp_path, "train", strict=True)
 
 
@@ -285,7 +293,7 @@ def test_broken_lists(tmp_path: Path, line: str, kind: str) -> None:
     ("yaml", "complaint"),
     [
         ("train: [", "not valid YAML"),
-        ("[" * 3000, "not valid YAML"),
+        ("[" * 1500, "not valid YAML"),
         ("- a\n- b", "does not describe"),
         ("train: images/train", "has no names"),
         ("train: images/train\nnames: cat", "has no names"),
@@ -309,14 +317,14 @@ def test_unusable_yaml(tmp_path: Path, yaml: str, complaint: str) -> None:
 def test_someone_elses_path_is_mentioned(tmp_path: Path) -> None:
     rewrite_yaml(a_set(tmp_path), "path: /content/nowhere/set\ntrain: images/train\nnc: 3\nnames: [cat, dog]")
     split = read_split(tmp_path, "train")
-    assert [problem.kind for problem in split.problems] == ["class-count", "path-not-found"]
+    assert [problem.kind for problem in split.problems] == ["path-not-found", "class-count"]
     assert len(split) == 2
 
 
 def test_a_broken_split_does_not_break_the_others(tmp_path: Path) -> None:
     rewrite_yaml(a_set(tmp_path), "train: images/train\nval: images/nowhere\nnames: [cat, dog]")
     assert len(read_split(tmp_path, "train", strict=True)) == 2
-    with pytest.raises(UserError, match="val of .* names images/nowhere, but there is no"):
+    with pytest.raises(UserError, match=r"val of .* names images/nowhere, but there is no"):
         read_split(tmp_path, "val")
 
 
@@ -350,7 +358,7 @@ def test_round_trip(images: list[list[tuple[int, tuple[float, float, float, floa
 
 
 @given(st.binary(max_size=60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_no_label_file_gets_past_the_reader(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         a_set(Path(folder))
@@ -360,7 +368,7 @@ def test_no_label_file_gets_past_the_reader(content: bytes) -> None:
 
 
 @given(st.text(max_size=60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_no_yaml_gets_past_the_reader(text: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         a_set(Path(folder))

@@ -107,9 +107,10 @@ def read_split(root: Path | str, split: str, *, format: str = "auto", strict: bo
     serious = [problem for problem in result.problems if problem.kind not in NOTES]
     if strict and serious:
         shown = "; ".join(f"{problem.where}: {problem.message}" for problem in serious[:_SHOWN])
+        count = "1 problem" if len(serious) == 1 else f"{len(serious)} problems"
         more = f"; and {len(serious) - _SHOWN} more" if len(serious) > _SHOWN else ""
         raise UserError(
-            f"split {name} of {root} has {len(serious)} problems ({shown}{more}): mend them, or read it "
+            f"split {name} of {root} has {count} ({shown}{more}): mend them, or read it "
             "without strict to go on with the rest."
         )
     return result

@@ -306,7 +306,7 @@ def _label_file(item: _Listed, root: str) -> str:
         if parts[index] == "images":
             parts[index] = "labels"
             break
-    return os.path.join(root, *parts[:-1], os.path.splitext(parts[-1])[0] + ".txt")
+    return os.path.normpath(os.path.join(root, *parts[:-1], os.path.splitext(parts[-1])[0] + ".txt"))
 
 
 def _labels_without_image(config: _Config, split: str, listed: list[_Listed]) -> list[Problem]:

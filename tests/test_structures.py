@@ -1,0 +1,136 @@
+"""Batches, class tables and detections."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deformable_detr.structures import BatchCount, ClassTable, Detections, ImageBatch, Target
+
+
+def detections(n: int, size: tuple[int, int] = (60, 80), picture: bool = True) -> Detections:
+    """n boxes that step to the right and down, scores falling from 0.9."""
+    height, width = size
+    corners = np.linspace(0.1, 0.5, n)[:, None] * (width, height)
+    return Detections(
+        boxes_xyxy=np.hstack([corners, corners + np.array([0.3 * width, 0.4 * height])]).astype(np.float32),
+        scores=np.linspace(0.9, 0.3, n).astype(np.float32),
+        labels=np.arange(n, dtype=np.int64) % 2,
+        category_ids=np.array([7, 3], dtype=np.int64)[np.arange(n) % 2],
+        names=tuple(("cat", "dog")[i % 2] for i in range(n)),
+        image_size=size,
+        image=np.full((*size, 3), 128, np.uint8) if picture else None,
+    )
+
+
+def test_a_batch_is_padded_at_the_bottom_and_right_without_a_size_divisor() -> None:
+    batch = ImageBatch.from_images([torch.ones(3, 5, 7), torch.ones(3, 6, 4)])
+    assert batch.pixels.shape == (2, 3, 6, 7)
+    assert len(batch) == 2
+    assert batch.pixels.sum() == 3 * (5 * 7 + 6 * 4)
+    assert not batch.mask[0, :5, :].any()
+    assert batch.mask[0, 5:].all()
+    assert batch.mask[1, :, 4:].all()
+
+
+@pytest.mark.parametrize(
+    "image", [torch.ones(1, 5, 7), torch.ones(5, 7), torch.ones(3, 5, 7, dtype=torch.uint8)]
+)
+def test_a_batch_refuses_what_is_no_normalised_image(image: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="image 1 must be a float tensor"):
+        ImageBatch.from_images([torch.ones(3, 5, 7), image])
+
+
+def test_a_batch_needs_an_image() -> None:
+    with pytest.raises(ValueError, match="at least one image"):
+        ImageBatch.from_images([])
+
+
+def test_class_tables() -> None:
+    table = ClassTable((None, "car"), (0, 4))
+    assert (table.name(1), table.name(0), len(table)) == ("car", "unused 0", 2)
+    assert ClassTable.from_names(["a", "b"]).category_ids == (0, 1)
+    with pytest.raises(ValueError, match="2 class names but 1 category ids"):
+        ClassTable(("a", "b"), (1,))
+    with pytest.raises(ValueError, match="differ"):
+        ClassTable(("a", "b"), (1, 1))
+
+
+def test_above_keeps_every_column_in_step() -> None:
+    found = detections(4)
+    some = found.above(0.5)
+    assert len(some) == 3
+    assert some.names == ("cat", "dog", "cat")
+    np.testing.assert_array_equal(some.boxes_xyxy, found.boxes_xyxy[:3])
+    assert some.image is found.image
+    assert len(found.above(0.0)) == 4
+    assert len(found.above(1.0)) == 0
+
+
+def test_coco_rows_are_plain_python() -> None:
+    row = detections(2).to_coco(17)[0]
+    assert row == {
+        "image_id": 17,
+        "category_id": 7,
+        "bbox": pytest.approx([8, 6, 24, 24]),
+        "score": pytest.approx(0.9),
+    }
+    assert [type(value) for value in (row["category_id"], row["score"], *row["bbox"])] == [int] + [float] * 5
+
+
+@pytest.mark.parametrize("n", [0, 3])
+def test_supervision_gets_the_same(n: int) -> None:
+    found = detections(n)
+    theirs = found.to_supervision()
+    assert len(theirs) == n
+    np.testing.assert_array_equal(theirs.xyxy, found.boxes_xyxy)
+    np.testing.assert_array_equal(theirs.confidence, found.scores)
+    np.testing.assert_array_equal(theirs.class_id, found.labels)
+    assert list(theirs.data["class_name"]) == list(found.names)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (200, 3), (60, 80), (430, 1764)])
+@pytest.mark.parametrize("n", [0, 3])
+def test_pictures_of_any_shape_are_drawn(size: tuple[int, int], n: int) -> None:
+    found = detections(n, size)
+    drawn = found.draw()
+    assert (drawn.height, drawn.width, drawn.mode) == (*size, "RGB")
+    assert found.image is not None
+    assert (found.image == 128).all(), "the picture of the detections must stay as it was"
+    assert (np.asarray(drawn) != 128).any() == (n > 0)
+
+
+def test_the_picture_to_draw_on_may_be_given(tmp_path: Path) -> None:
+    found = detections(1, picture=False)
+    with pytest.raises(ValueError, match=r"pass one, draw\(image\)"):
+        found.draw()
+    picture = Image.new("RGB", (80, 60), (128, 128, 128))
+    picture.save(tmp_path / "a.png")
+    drawn = [
+        np.asarray(found.draw(given))
+        for given in (picture, np.asarray(picture), tmp_path / "a.png", str(tmp_path / "a.png"))
+    ]
+    for other in drawn[1:]:
+        np.testing.assert_array_equal(drawn[0], other)
+    assert picture.getcolors() == [(4800, (128, 128, 128))]
+    np.testing.assert_array_equal(np.asarray(found.with_image(np.asarray(picture)).draw()), drawn[0])
+
+
+def test_a_label_on_a_small_picture_is_large_enough_to_be_read() -> None:
+    """The demo's pictures have 160 x 120 pixels."""
+    found = detections(1, (120, 160))
+    changed = np.flatnonzero((np.asarray(found.draw()) != 128).any(-1).any(1))
+    box_top = found.boxes_xyxy[0, 1]
+    assert box_top - changed.min() >= 8
+
+
+def test_counts_of_an_update() -> None:
+    targets = [Target(torch.zeros(n, dtype=torch.int64), torch.zeros(n, 4)) for n in (0, 2, 9)]
+    count = BatchCount.of(targets, num_queries=5)
+    assert (count.objects, count.matched, count.images) == (11, 7, 3)
+    assert (count + count).objects == 22
+    assert BatchCount(0, 0, 4).share_of(2) == BatchCount(0.5, 0, 2)
