@@ -67,7 +67,7 @@ def test_two_processes_train_as_one(tiny_data: Path, tmp_path: Path, monkeypatch
     launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
     finished = subprocess.run(
         [sys.executable, *launch, str(script), str(tiny_data), str(tmp_path)],
-        env={**ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parent)},
+        env={**ENVIRONMENT, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         timeout=SECONDS,
@@ -118,8 +118,8 @@ def start_training(data: Path, output: Path, **changes: Any) -> subprocess.Popen
 
 @pytest.mark.parametrize(
     ("number", "to_group", "num_workers"),
-    [(signal.SIGTERM, False, 0), (signal.SIGINT, True, 2)],
-    ids=["a scheduler's SIGTERM", "Ctrl-C in a terminal"],
+    [(signal.SIGTERM, False, 0), (signal.SIGTERM, True, 2), (signal.SIGINT, True, 2)],
+    ids=["kill", "a scheduler's SIGTERM", "Ctrl-C in a terminal"],
 )
 def test_stopped_by_a_signal_and_resumed(
     tiny_data: Path, tmp_path: Path, number: signal.Signals, to_group: bool, num_workers: int

@@ -196,7 +196,7 @@ def _build_train(argv: Sequence[str]) -> ArgumentParser:
     parser = _parser(
         "train",
         f"Train a detector on DATA. Recipes: {', '.join(RECIPES)}. Under torchrun: in several processes.",
-        usage=f"{PROGRAM} train DATA [--recipe R] [--output FOLDER] [--FIELD VALUE …]",
+        usage=f"{PROGRAM} train DATA [--recipe R] [--output FOLDER] [options]",
     )
     parser.add_argument("dataset", metavar="DATA", type=str, help="folder in COCO, Pascal VOC or YOLO layout")
     _add_origin(parser)

@@ -12,7 +12,6 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .errors import UserError
@@ -53,7 +52,6 @@ def _require_types(config: Any, where: str) -> None:
         _require(_fits(value, hint), f"{where}{name} must be {_in_words(hint)}, not {value!r}.")
 
 
-@cache
 def _hints(cls: type) -> dict[str, Any]:
     return get_type_hints(cls)
 

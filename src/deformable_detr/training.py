@@ -310,20 +310,19 @@ class _Run:
     def _updates(self, epoch: int, done: int) -> Iterator[list[MicroBatch]]:
         """The epoch's updates from number `done` on, each as this process's micro-batches."""
         settings = self.config.train
-        loader = iter(
-            training_loader(
-                self.train_split,
-                self.config.data,
-                batch_size=settings.batch_size,
-                accumulate=settings.accumulate,
-                seed=settings.seed,
-                epoch=epoch,
-                start_step=done,
-                rank=self.rank,
-                world_size=self.world_size,
-            )
+        loader = training_loader(
+            self.train_split,
+            self.config.data,
+            batch_size=settings.batch_size,
+            accumulate=settings.accumulate,
+            seed=settings.seed,
+            epoch=epoch,
+            start_step=done,
+            rank=self.rank,
+            world_size=self.world_size,
         )
-        while micro_batches := list(islice(loader, settings.accumulate)):
+        batches = iter(loader)
+        while micro_batches := list(islice(batches, settings.accumulate)):
             yield micro_batches
 
     def _update(self, micro_batches: list[MicroBatch], stop: bool) -> tuple[dict[str, float], bool]:

@@ -270,17 +270,12 @@ def _class_table(config: ModelConfig, arguments: Mapping[str, Any], path: Path) 
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a file that the authors' code loads; class names travel in `args`, which it ignores.
+    """Write a file that the authors' code loads.
 
     Raises:
         UserError: naming the field of the model that the authors' code does not have.
     """
-    family = check_expressible(checkpoint.config)
-    state = checkpoint.model.state_dict()
-    content = {
-        "model": to_theirs(state, NAMINGS[family].correspondences(checkpoint.config, state)),
-        "args": _arguments(checkpoint),
-    }
+    content = content_of(checkpoint)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -288,6 +283,16 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def content_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the authors' file of this model holds; class names travel in `args`, which their code ignores."""
+    family = check_expressible(checkpoint.config)
+    state = checkpoint.model.state_dict()
+    return {
+        "model": to_theirs(state, NAMINGS[family].correspondences(checkpoint.config, state)),
+        "args": _arguments(checkpoint),
+    }
 
 
 def check_expressible(config: ModelConfig) -> Family:

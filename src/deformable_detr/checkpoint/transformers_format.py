@@ -35,7 +35,10 @@ from .native import CONFIG_FILE, WEIGHTS_FILE, read_json, read_safetensors
 from .transformers_names import BACKBONE, NAMINGS, hub_name
 
 TARGET = "transformers"
-MODEL_TYPES: tuple[Family, ...] = ("detr", "deformable_detr")
+ARCHITECTURES: dict[Family, str] = {
+    "detr": "DetrForObjectDetection",
+    "deformable_detr": "DeformableDetrForObjectDetection",
+}
 PREPROCESSOR_FILE = "preprocessor_config.json"
 UNUSED = "N/A"  # the name that transformers' COCO models give to ids without a class
 
@@ -69,12 +72,14 @@ def load(folder: Path, name: str | None = None) -> Checkpoint:
 
 
 def _family(values: Mapping[str, Any], source: str) -> Family:
-    for family in MODEL_TYPES:
+    for family, architecture in ARCHITECTURES.items():
         if values.get("model_type") == family:
+            if architecture not in (values.get("architectures") or [architecture]):
+                raise UserError(f"{source} is a {values['architectures'][0]}: supported is {architecture}.")
             return family
     raise UserError(
         f"{source} is a transformers model of type {values.get('model_type')}: supported are "
-        f"{' and '.join(MODEL_TYPES)}."
+        f"{' and '.join(ARCHITECTURES)}."
     )
 
 
@@ -258,9 +263,7 @@ def _config_values(family: Family, checkpoint: Checkpoint) -> dict[str, Any]:
     names = [UNUSED if name is None else name for name in classes.names]
     values: dict[str, Any] = {
         "model_type": family,
-        "architectures": [
-            {"detr": "DetrForObjectDetection", "deformable_detr": "DeformableDetrForObjectDetection"}[family]
-        ],
+        "architectures": [ARCHITECTURES[family]],
         "backbone": config.backbone.name,
         "use_timm_backbone": True,
         "use_pretrained_backbone": False,
@@ -298,10 +301,7 @@ def _config_values(family: Family, checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _preprocessor_values(family: Family, data: DataConfig) -> dict[str, Any]:
     return {
-        "image_processor_type": {
-            "detr": "DetrImageProcessor",
-            "deformable_detr": "DeformableDetrImageProcessor",
-        }[family],
+        "image_processor_type": ARCHITECTURES[family].replace("ForObjectDetection", "ImageProcessor"),
         "format": "coco_detection",
         "do_resize": True,
         "size": {"shortest_edge": data.image_size, "longest_edge": data.max_size},

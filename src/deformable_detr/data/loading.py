@@ -11,6 +11,7 @@ batch_size · accumulate · world_size images, cut into micro-batches of batch_s
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -137,6 +138,7 @@ def training_loader(
         num_workers=min(config.num_workers, _num_cores(), len(micro_batches)),
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(0),
+        worker_init_fn=_leave_signals_to_the_main_process,
     )
 
 
@@ -164,6 +166,13 @@ class _TrainingLoader(DataLoader[MicroBatch]):
 
 def _unchanged(batch: Any) -> Any:
     return batch
+
+
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """Ctrl-C and schedulers signal the whole process group. Training finishes its update first and needs its
+    workers for that; they go when it goes, because PyTorch's workers watch their parent."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _num_cores() -> int:

@@ -1,0 +1,8 @@
+"""`python -m deformable_detr`, the same as the command `deformable-detr` (torchrun needs a module)."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
