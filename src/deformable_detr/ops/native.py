@@ -80,7 +80,7 @@ def _load() -> str | None:
     try:
         torch.ops.load_library(spec.origin)
     except OSError as error:  # built for another platform, or for a torch with symbols that this one lacks
-        return f"{spec.origin} cannot be loaded by torch {torch.__version__}: {error}"
+        return f"{spec.origin} cannot be loaded by torch {torch.__version__}: {error.__cause__ or error}"
     return None
 
 
