@@ -49,7 +49,7 @@ def ms_deform_attn(
     locations = sampling_locations.reshape(B, Q, M, P, 2).to(real)
     weights = attention_weights.reshape(B, Q, M, P).to(real)
     if uses_native(value):
-        return torch.ops.deformable_detr.ms_deform_attn(value, _flat(shapes), locations, weights, points)
+        return torch.ops.deformable_detr.ms_deform_attn.default(value, _flat(shapes), locations, weights, points)
     return ms_deform_attn_reference(value, shapes, locations, weights, points)
 
 
@@ -103,7 +103,7 @@ def fused_ms_deform_attn(
     reference, logits = reference.to(real), attention_logits.to(real)
     offsets = sampling_offsets.reshape(B, Q, M, P, 2).to(real)
     if uses_native(value):
-        return torch.ops.deformable_detr.fused_ms_deform_attn(
+        return torch.ops.deformable_detr.fused_ms_deform_attn.default(
             value, _flat(shapes), reference, offsets, logits, points
         )
     return fused_ms_deform_attn_reference(value, shapes, reference, offsets, logits, points)

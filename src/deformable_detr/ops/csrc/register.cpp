@@ -90,11 +90,16 @@ const Steps& steps_for(ScalarType type) {
 
 // ---- Threads -------------------------------------------------------------------------------------------------
 
+// Multiply-adds of one query, and how many of them are worth waking a thread for (some ten microseconds).
+int64_t work_of_query(const Problem& p) { return 4 * p.M * p.P * p.D; }
+constexpr int64_t kWorkOfTask = 200'000;
+
 // Runs the tasks on torch's own threads. Tasks are taken one by one from a counter, because some are longer than
 // others (and some cores slower); which thread runs a task makes no difference to the result.
 void run_tasks(Step step, const Problem& problem, int64_t tasks, size_t scratch_bytes) {
   std::atomic<int64_t> next{0};
-  const int64_t workers = std::min<int64_t>(tasks, torch::stable::get_num_threads());
+  const int64_t worthwhile = problem.B * problem.Q * work_of_query(problem) / kWorkOfTask + 1;
+  const int64_t workers = std::min({tasks, worthwhile, int64_t{torch::stable::get_num_threads()}});
   torch::stable::parallel_for(0, workers, 1, [&](int64_t, int64_t) {
     constexpr std::align_val_t alignment{64};
     const std::unique_ptr<void, void (*)(void*)> scratch(
@@ -229,7 +234,8 @@ struct Call {
     // every thread to get several. Slices: a head of an image; levels and then channels apart if that leaves
     // threads without work.
     const int64_t threads = torch::stable::get_num_threads();
-    p.queries_per_task = std::clamp<int64_t>(p.B * p.Q / (8 * threads), 4, 32);
+    const int64_t fewest = divide_up(kWorkOfTask, std::max<int64_t>(work_of_query(p), 1));
+    p.queries_per_task = std::clamp<int64_t>(p.B * p.Q / (8 * threads), std::min<int64_t>(fewest, 32), 32);
     p.levels_per_task = p.B * p.M >= threads ? std::max<int64_t>(p.L, 1) : 1;
     p.channels_per_task = p.B * p.M * p.L >= threads ? std::max<int64_t>(p.D, 1) : 16;
   }
