@@ -15,16 +15,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import deformable_detr
 import pytest
 import torch
+from torch import Tensor
+from torch.autograd import gradcheck
+from torch.library import opcheck
+
+import deformable_detr
 from deformable_detr import ops
 from deformable_detr.ops.native import cpu_kernels
 from deformable_detr.ops.reference import fused_ms_deform_attn_reference, ms_deform_attn_reference
 from oracles import fused_ms_deform_attn_oracle, ms_deform_attn_oracle
-from torch import Tensor
-from torch.autograd import gradcheck
-from torch.library import opcheck
 
 SHAPES = ((5, 7), (3, 4), (1, 2))
 RAGGED = (4, 2, 3)
@@ -79,12 +80,19 @@ class Case:
                 self.value, self.shapes, self.points, self.weights, points_per_level=self.per_level
             )
         return ops.fused_ms_deform_attn(
-            self.value, self.shapes, self.reference, self.points, self.weights, points_per_level=self.per_level
+            self.value,
+            self.shapes,
+            self.reference,
+            self.points,
+            self.weights,
+            points_per_level=self.per_level,
         )
 
     def reference_run(self) -> Tensor:
         if self.reference is None:
-            return ms_deform_attn_reference(self.value, self.shapes, self.points, self.weights, self.per_level)
+            return ms_deform_attn_reference(
+                self.value, self.shapes, self.points, self.weights, self.per_level
+            )
         return fused_ms_deform_attn_reference(
             self.value, self.shapes, self.reference, self.points, self.weights, self.per_level
         )
@@ -136,7 +144,7 @@ def make_case(
 KINDS = ("unfused", "points", "boxes")
 
 
-# ---- Arithmetic ----------------------------------------------------------------------------------------------
+# ---- Arithmetic ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -186,7 +194,9 @@ def test_gradcheck(kernels: str, kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("D", [7, 32])
-def test_sixteen_bits_lose_no_more_than_one_rounding(kernels: str, kind: str, dtype: torch.dtype, D: int) -> None:
+def test_sixteen_bits_lose_no_more_than_one_rounding(
+    kernels: str, kind: str, dtype: torch.dtype, D: int
+) -> None:
     """Kernels accumulate in float32: the error stays near that of rounding the exact result once.
 
     Twice plain PyTorch's error in that type, the usual bound, is far looser.
@@ -220,9 +230,21 @@ def test_every_sixteen_bit_number_survives(kernels: str, dtype: torch.dtype) -> 
         torch.testing.assert_close(output.flatten(), expected, rtol=0, atol=0, equal_nan=True)
 
 
-# ---- Awkward inputs ------------------------------------------------------------------------------------------
+# ---- Awkward inputs ------------------------------------------------------------------------------
 
-WILD = [float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 3e38, 2.0**31, -(2.0**31), 2.0**63, 1e-45, -0.0]
+WILD = [
+    float("nan"),
+    float("inf"),
+    -float("inf"),
+    1e30,
+    -1e30,
+    3e38,
+    2.0**31,
+    -(2.0**31),
+    2.0**63,
+    1e-45,
+    -0.0,
+]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -296,7 +318,9 @@ def test_strided_inputs(kernels: str, kind: str) -> None:
     for layout in (odd, head_major):
         tensors = [layout(each).requires_grad_() for each in case.tensors]
         output = case.with_tensors(*tensors).run()
-        for ours, right in zip([output, *torch.autograd.grad(output, tensors, grad_output)], expected, strict=True):
+        for ours, right in zip(
+            [output, *torch.autograd.grad(output, tensors, grad_output)], expected, strict=True
+        ):
             assert torch.equal(ours, right)
 
 
@@ -313,13 +337,11 @@ def test_same_bits_for_any_number_of_threads(
     expected = [case.run(), *case.gradients(grad_output, Case.run)]
     for count in (2, 3, 8):
         threads(count)
-        for ours, right in zip(
-            [case.run(), *case.gradients(grad_output, Case.run)], expected, strict=True
-        ):
+        for ours, right in zip([case.run(), *case.gradients(grad_output, Case.run)], expected, strict=True):
             assert torch.equal(ours, right), f"{count} threads"
 
 
-# ---- Refusals ------------------------------------------------------------------------------------------------
+# ---- Refusals ------------------------------------------------------------------------------------
 
 
 def test_public_functions_say_which_shape_is_wrong() -> None:
@@ -372,7 +394,7 @@ def test_second_derivative_is_refused() -> None:
         grad.sum().backward()
 
 
-# ---- Citizenship ---------------------------------------------------------------------------------------------
+# ---- Citizenship ---------------------------------------------------------------------------------
 
 
 def raw_arguments(case: Case) -> tuple[Any, ...]:
@@ -418,7 +440,9 @@ def test_compile_without_a_graph_break(kind: str) -> None:
 class _Pyramid(torch.nn.Module):
     """Feature levels → operator, as a detector does it: spatial shapes come from tensors."""
 
-    def forward(self, levels: tuple[Tensor, ...], reference: Tensor, offsets: Tensor, logits: Tensor) -> Tensor:
+    def forward(
+        self, levels: tuple[Tensor, ...], reference: Tensor, offsets: Tensor, logits: Tensor
+    ) -> Tensor:
         value = torch.cat([each.flatten(2) for each in levels], 2).transpose(1, 2).unflatten(-1, (3, 5))
         shapes = [(each.shape[2], each.shape[3]) for each in levels]
         return ops.fused_ms_deform_attn(value, shapes, reference, offsets, logits)
@@ -499,7 +523,7 @@ def test_other_devices_take_the_reference() -> None:
     assert ops.kernels()["other"] == "reference"
 
 
-# ---- Installation --------------------------------------------------------------------------------------------
+# ---- Installation --------------------------------------------------------------------------------
 
 PACKAGE = Path(deformable_detr.__file__).parent
 ROOT = Path(__file__).resolve().parents[2]
@@ -514,7 +538,12 @@ def test_where_there_is_a_compiler_the_operator_is_built() -> None:
 
 def run_python(*arguments: str, python: str = sys.executable, **environment: str) -> str:
     done = subprocess.run(
-        [python, *arguments], env=os.environ | environment, capture_output=True, text=True, cwd="/", check=False
+        [python, *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        cwd="/",
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -525,7 +554,9 @@ def test_without_the_library_one_warning_and_the_same_numbers(tmp_path: Path) ->
         PACKAGE / "ops", tmp_path / "deformable_detr/ops", ignore=shutil.ignore_patterns("_native*", "csrc")
     )
     (tmp_path / "deformable_detr/__init__.py").touch()
-    (tmp_path / "deformable_detr/ops/_native_build.json").write_text('{"problem": "no C++ compiler was found"}')
+    (tmp_path / "deformable_detr/ops/_native_build.json").write_text(
+        '{"problem": "no C++ compiler was found"}'
+    )
     script = """
 import sys, warnings
 sys.meta_path[:] = [each for each in sys.meta_path if "editable" not in type(each).__module__.lower()]
@@ -538,7 +569,8 @@ with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     outputs = [ops.ms_deform_attn(value, ((3, 4),), points, weights) for _ in range(3)]
 assert len(caught) == 1 and caught[0].category is ops.NativeOperatorMissing, caught
-print(ops.__file__, ops.native_available(), ops.kernels()["cpu"], caught[0].filename, caught[0].message, sep="|")
+warning = caught[0]
+print(ops.__file__, ops.native_available(), ops.kernels()["cpu"], warning.filename, warning.message, sep="|")
 print(outputs[0].flatten().tolist())
 """
     first, numbers = run_python("-c", script, str(tmp_path)).splitlines()
@@ -583,21 +615,30 @@ def report_of(python: str) -> tuple[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not can_build() or COMPILER is None, reason="needs a compiler, Ninja and scikit-build-core")
+@pytest.mark.skipif(
+    not can_build() or COMPILER is None, reason="needs a compiler, Ninja and scikit-build-core"
+)
 def test_a_wheel_installs_where_there_is_no_compiler(tmp_path: Path) -> None:
     sources = copy_sources(tmp_path)
     builder = make_environment(tmp_path / "builder")
     run_python(
-        *("-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index", "--wheel-dir", str(tmp_path)),
+        *(
+            "-m",
+            "pip",
+            "wheel",
+            "--no-build-isolation",
+            "--no-deps",
+            "--no-index",
+            "--wheel-dir",
+            str(tmp_path),
+        ),
         *("--config-settings=cmake.define.DEFORMABLE_DETR_NATIVE=ON", str(sources)),
         python=builder,
     )
     (wheel,) = tmp_path.glob("*.whl")
     assert "-py3-none-" in wheel.name
     user = make_environment(tmp_path / "user")
-    run_python(
-        *("-m", "pip", "install", "--no-deps", "--no-index", str(wheel)), python=user, PATH="/nowhere"
-    )
+    run_python(*("-m", "pip", "install", "--no-deps", "--no-index", str(wheel)), python=user, PATH="/nowhere")
     file, cpu = report_of(user)
     assert file.startswith(str(tmp_path / "user"))
     assert cpu.startswith("native (")
@@ -623,7 +664,7 @@ def copy_sources(tmp_path: Path) -> Path:
     return sources
 
 
-# ---- Memory safety -------------------------------------------------------------------------------------------
+# ---- Memory safety -------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -641,7 +682,11 @@ def test_fuzzed_inputs_stay_inside(tmp_path: Path, vector_bytes: int) -> None:
     subprocess.run(
         [
             *(COMPILER, "-std=c++20", "-O1", "-g", "-Wno-psabi", "-fsanitize=address,undefined"),
-            *("-fno-sanitize=pointer-overflow", "-fno-sanitize-recover=all", *(fast if vector_bytes > 16 else [])),
+            *(
+                "-fno-sanitize=pointer-overflow",
+                "-fno-sanitize-recover=all",
+                *(fast if vector_bytes > 16 else []),
+            ),
             f"-DDDETR_VECTOR_BYTES={vector_bytes}",
             *("-DDDETR_KERNELS=kernels_tested", '-DDDETR_KERNELS_NAME="tested"', f"-I{CSRC}"),
             *(str(CSRC / "kernel.cpp"), str(Path(__file__).parent / "fuzz_kernels.cpp"), "-o", str(program)),

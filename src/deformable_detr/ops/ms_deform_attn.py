@@ -49,7 +49,9 @@ def ms_deform_attn(
     locations = sampling_locations.reshape(B, Q, M, P, 2).to(real)
     weights = attention_weights.reshape(B, Q, M, P).to(real)
     if uses_native(value):
-        return torch.ops.deformable_detr.ms_deform_attn.default(value, _flat(shapes), locations, weights, points)
+        return torch.ops.deformable_detr.ms_deform_attn.default(
+            value, _flat(shapes), locations, weights, points
+        )
     return ms_deform_attn_reference(value, shapes, locations, weights, points)
 
 

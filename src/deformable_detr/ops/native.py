@@ -1,9 +1,9 @@
 """The native CPU operator as a citizen of PyTorch: loading, shapes, autograd, vmap.
 
-The library (csrc/, docs/operator.md) defines `torch.ops.deformable_detr.{ms_deform_attn, fused_ms_deform_attn}`
-and their backward operators, with kernels for the CPU. What LibTorch's stable ABI cannot express is registered
-here, on the same operators. Where the library is missing none of them exists, and the public functions in
-`ms_deform_attn.py` use plain PyTorch, after one warning.
+The library (csrc/, docs/operator.md) defines `ms_deform_attn` and `fused_ms_deform_attn` and their backward
+operators in `torch.ops.deformable_detr`, with kernels for the CPU. What LibTorch's stable ABI cannot express
+is registered here, on the same operators. Where the library is missing none of them exists, and the public
+functions in `ms_deform_attn.py` use plain PyTorch, after one warning.
 
 Letters: B batch, S value tokens, M heads, D head dimension, Q queries, L levels, P points of a head.
 """
@@ -38,10 +38,7 @@ def kernels() -> dict[str, str]:
 
     `cpu` is "native (INSTRUCTION SET)" or "reference (WHY)"; `other` is every other device.
     """
-    if _MISSING is None:
-        cpu = f"native ({cpu_kernels()[0]})"
-    else:
-        cpu = f"reference ({_MISSING})"
+    cpu = f"native ({cpu_kernels()[0]})" if _MISSING is None else f"reference ({_MISSING})"
     return {"cpu": cpu, "other": "reference"}
 
 
@@ -72,8 +69,8 @@ def _warn_once() -> None:
 
 def _load() -> str | None:
     """Load the library. Returns None, or why there is none."""
-    # Found as Python would find an extension module (it isn't one: it has no Python inside): so that it is also
-    # found in an editable installation, where it lies far from this file.
+    # Found as Python would find an extension module, though it is none (it has no Python inside): so that it
+    # is also found in an editable installation, where it lies far from this file.
     spec = find_spec(f"{_PACKAGE}._native")
     if spec is None or spec.origin is None:
         return _build_problem()
@@ -96,11 +93,15 @@ def _build_problem() -> str:
     return "it was never built: these are bare sources (`make setup` builds it)"
 
 
-# ---- Shapes --------------------------------------------------------------------------------------------------
+# ---- Shapes --------------------------------------------------------------------------------------
 
 
 def _forward_fake(
-    value: Tensor, spatial_shapes: Sequence[int], points: Tensor, weights: Tensor, points_per_level: Sequence[int]
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    points: Tensor,
+    weights: Tensor,
+    points_per_level: Sequence[int],
 ) -> Tensor:
     B, Q, M = weights.shape[:3]
     return value.new_empty(B, Q, M * value.shape[3])
@@ -144,9 +145,9 @@ def _dense_like(tensor: Tensor) -> Tensor:
     return tensor.new_empty(tensor.shape)
 
 
-# ---- Autograd ------------------------------------------------------------------------------------------------
-# Only the inputs are saved; the backward kernels compute everything in between again. For one encoder call on a
-# COCO image that is 46 MB, where grid_sample keeps 600 MB.
+# ---- Autograd ------------------------------------------------------------------------------------
+# Only the inputs are saved; the backward kernels compute everything in between again. For one encoder call
+# on a COCO image that is 46 MB, where grid_sample keeps 600 MB.
 
 
 def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -177,7 +178,7 @@ def _refuse_second_derivative(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, 
     )
 
 
-# ---- vmap ----------------------------------------------------------------------------------------------------
+# ---- vmap ----------------------------------------------------------------------------------------
 # The mapped dimension joins the batch.
 
 

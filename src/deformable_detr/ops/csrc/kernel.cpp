@@ -46,6 +46,14 @@ int64_t padded_points(const Problem& p) {
   return divide_up(p.P, full_lanes<Real>) * full_lanes<Real>;
 }
 
+// The pixels of N points: ↖ ↗ ↙ ↘, as offsets in elements, and bilinear weight · attention. Read lane by lane in the
+// loop over points: all eight numbers of a point lie at fixed distances from one pointer.
+template <class Real>
+struct Pixels {
+  Integer<Real> offset[4][full_lanes<Real>];
+  Real weight[4][full_lanes<Real>];
+};
+
 // Numbers of one (query, head), or of a tile of queries: arrays over the points, padded to whole vectors. The
 // lanes after P belong to no level: they always fall outside, and their weight is zero.
 template <class Real>
@@ -63,13 +71,12 @@ struct Scratch {
   int64_t pixel_map_step;
 
   Real* attention;
-  Int* offset[4];   // of the pixels ↖ ↗ ↙ ↘, in elements
-  Real* weight[4];  // bilinear · attention
+  Pixels<Real>* pixels;  // [padded / N]
 
   // backward_points only.
   Real *wx[2], *wy[2];        // bilinear weights by side: left, right; top, bottom. Zero outside
   Real *slope_x[2], *slope_y[2];  // their derivatives' size: one inside, zero outside
-  Real* products;             // [4][padded][N]: ⟨grad_output, pixel⟩ before the last sum over N lanes
+  Real* products;             // [padded / N][4][N][N]: ⟨grad_output, pixel⟩ before the last sum over N lanes
   Real* grad_attention;
   Real* reference_sums;       // [queries of the tile][4][padded]
 
@@ -87,7 +94,7 @@ struct Scratch {
     pixel_map = arena.template take<Real>((fused ? p.queries_per_task : 1) * 4 * padded);
     pixel_map_step = fused ? 4 * padded : 0;
     attention = reals();
-    for (int k = 0; k < 4; ++k) offset[k] = ints(), weight[k] = reals();
+    pixels = arena.template take<Pixels<Real>>(padded / full_lanes<Real>);
     if (for_points) {
       for (int side = 0; side < 2; ++side) {
         wx[side] = reals(), wy[side] = reals();
@@ -282,10 +289,11 @@ DDETR_INLINE void locate(
     const auto vertical = sides_of<Real, N>(y, at(s.height), load<I>(s.row_step + c));
     const I origin = load<I>(s.first_token + c);
     const V attention = at(s.attention);
+    Pixels<Real>& pixels = s.pixels[c / N];
     for (int k = 0; k < 4; ++k) {
-      store(s.offset[k] + c, origin + vertical.offset[k / 2] + horizontal.offset[k % 2]);
+      store(pixels.offset[k], origin + vertical.offset[k / 2] + horizontal.offset[k % 2]);
       if constexpr (!KEEP_SIDES) {
-        store(s.weight[k] + c, attention * vertical.weight[k / 2] * horizontal.weight[k % 2]);
+        store(pixels.weight[k], attention * vertical.weight[k / 2] * horizontal.weight[k % 2]);
       }
     }
     if constexpr (KEEP_SIDES) {
@@ -312,9 +320,40 @@ const Real* weights_of(const Problem& p, int64_t b, int64_t q, int64_t m) {
          m * p.weights_head_stride;
 }
 
+// Asks for the inputs of a query some steps ahead: with heads in the outer loop they lie too far apart for the
+// processor to guess.
+template <class Real>
+DDETR_INLINE void prefetch_inputs(const Problem& p, int64_t b, int64_t q, int64_t m) {
+  constexpr int64_t kLine = 64 / sizeof(Real);
+  q = q + 4 < p.Q ? q + 4 : q;
+  const Real* points = points_of<Real>(p, b, q, m);
+  const Real* weights = weights_of<Real>(p, b, q, m);
+  for (int64_t i = 0; i < 2 * p.P; i += kLine) __builtin_prefetch(points + i);
+  for (int64_t i = 0; i < p.P; i += kLine) __builtin_prefetch(weights + i);
+}
+
+template <class Value>
+DDETR_INLINE void prefetch_gradient(const Problem& p, int64_t b, int64_t q, int64_t m) {
+  constexpr int64_t kLine = 64 / sizeof(Value);
+  q = q + 4 < p.Q ? q + 4 : q;
+  const Value* row = static_cast<const Value*>(p.grad_output) + ((b * p.Q + q) * p.M + m) * p.D;
+  for (int64_t d = 0; d < p.D; d += kLine) __builtin_prefetch(row + d);
+}
+
 template <class Value>
 const Value* value_of(const Problem& p, int64_t b, int64_t m) {
   return static_cast<const Value*>(p.value) + b * p.value_batch_stride + m * p.value_head_stride;
+}
+
+// Points first … end of one (query, head): visit(their pixels, lane, number).
+template <class Real, class Visit>
+DDETR_INLINE void visit_points(const Scratch<Real>& s, int64_t first, int64_t end, const Visit& visit) {
+  constexpr int64_t N = full_lanes<Real>;
+  for (int64_t c = first / N * N; c < end; c += N) {
+    const Pixels<Real>& pixels = s.pixels[c / N];
+    const int64_t lanes = end - c < N ? end - c : N;
+    for (int64_t lane = c < first ? first - c : 0; lane < lanes; ++lane) visit(pixels, lane, c);
+  }
 }
 
 // ---- Forward -------------------------------------------------------------------------------------------------
@@ -327,16 +366,16 @@ DDETR_INLINE void gather(
   // The rows of pixels above and below have sums of their own where registers allow: shorter chains of additions.
   constexpr int SETS = COUNT <= 4 ? 2 : 1;
   V sums[SETS][COUNT] = {};
-  for (int64_t i = 0; i < points; ++i) {
+  visit_points(s, 0, points, [&](const Pixels<Real>& pixels, int64_t lane, int64_t) DDETR_INLINE_LAMBDA {
 #pragma GCC unroll 4
     for (int k = 0; k < 4; ++k) {
       V pixel[COUNT];
-      load_block<N, COUNT>(value + s.offset[k][i], pixel);
-      const V weight = splat<Real, N>(s.weight[k][i]);
+      load_block<N, COUNT>(value + pixels.offset[k][lane], pixel);
+      const V weight = splat<Real, N>(pixels.weight[k][lane]);
 #pragma GCC unroll 8
       for (int j = 0; j < COUNT; ++j) sums[k / 2 % SETS][j] += weight * pixel[j];
     }
-  }
+  });
   if constexpr (SETS == 2) {
     for (int j = 0; j < COUNT; ++j) sums[0][j] += sums[1][j];
   }
@@ -352,6 +391,7 @@ void forward(const Problem& p, int64_t task, void* memory) {
   for (int64_t m = 0; m < p.M; ++m) {
     const Value* value = value_of<Value>(p, tile.image, m);
     for (int64_t q = tile.begin; q < tile.end; ++q) {
+      prefetch_inputs<Real>(p, tile.image, q, m);
       read_attention(p, s, weights_of<Real>(p, tile.image, q, m));
       locate<false>(
           p, s, s.pixel_map + (q - tile.begin) * s.pixel_map_step, points_of<Real>(p, tile.image, q, m),
@@ -373,19 +413,20 @@ DDETR_INLINE void multiply(
   using V = Vector<Real, N>;
   V grad[COUNT];
   load_block<N, COUNT>(grad_output, grad);
-  for (int64_t i = 0; i < points; ++i) {
+  constexpr int64_t WIDE = full_lanes<Real>;
+  visit_points(s, 0, points, [&](const Pixels<Real>& pixels, int64_t lane, int64_t c) DDETR_INLINE_LAMBDA {
 #pragma GCC unroll 4
     for (int k = 0; k < 4; ++k) {
       V pixel[COUNT];
-      load_block<N, COUNT>(value + s.offset[k][i], pixel);
-      Real* row = s.products + (k * s.padded + i) * full_lanes<Real>;
+      load_block<N, COUNT>(value + pixels.offset[k][lane], pixel);
+      Real* row = s.products + ((c * 4 + k * WIDE) + lane) * WIDE;
       V sum = pixel[0] * grad[0];
       if constexpr (!FIRST) sum += load<V>(row);
 #pragma GCC unroll 8
       for (int j = 1; j < COUNT; ++j) sum += pixel[j] * grad[j];
       store(row, sum);
     }
-  }
+  });
 }
 
 template <class Value, class Real>
@@ -407,6 +448,8 @@ void backward_points(const Problem& p, int64_t task, void* memory) {
       const Real* points = points_of<Real>(p, tile.image, q, m);
       const Real* map = s.pixel_map + (q - tile.begin) * s.pixel_map_step;
       const int64_t row = (tile.image * p.Q + q) * p.M + m;
+      prefetch_inputs<Real>(p, tile.image, q, m);
+      prefetch_gradient<Value>(p, tile.image, q, m);
       read_attention(p, s, weights_of<Real>(p, tile.image, q, m));
       locate<true>(p, s, map, points, p.value_token_stride, 0, p.P);
 
@@ -427,7 +470,7 @@ void backward_points(const Problem& p, int64_t task, void* memory) {
       for (int64_t c = 0; c < p.P; c += N) {
         V product[4];
         for (int k = 0; k < 4; ++k) {
-          product[k] = sum_each_row<Real, N>(s.products + (k * s.padded + c) * N);
+          product[k] = sum_each_row<Real, N>(s.products + (c * 4 + k * N) * N);
         }
         const auto at = [&](const Real* table) { return load<Vector<Real, N>>(table + c); };
         const V attention = at(s.attention);
@@ -494,15 +537,15 @@ DDETR_INLINE void scatter(
   using V = Vector<Real, N>;
   V grad[COUNT];
   load_block<N, COUNT>(grad_output, grad);
-  for (int64_t i = first; i < end; ++i) {
+  visit_points(s, first, end, [&](const Pixels<Real>& pixels, int64_t lane, int64_t) DDETR_INLINE_LAMBDA {
 #pragma GCC unroll 4
     for (int k = 0; k < 4; ++k) {
-      Real* pixel = slice + s.offset[k][i];
-      const V weight = splat<Real, N>(s.weight[k][i]);
+      Real* pixel = slice + pixels.offset[k][lane];
+      const V weight = splat<Real, N>(pixels.weight[k][lane]);
 #pragma GCC unroll 8
       for (int j = 0; j < COUNT; ++j) store(pixel + j * N, load<V>(pixel + j * N) + weight * grad[j]);
     }
-  }
+  });
 }
 
 // What a task of backward_value owns: some levels and channels of an image's head.
@@ -552,6 +595,8 @@ void backward_value(const Problem& p, int64_t task, void* memory) {
     const Tile tile{slice.image, begin, end};
     fill_pixel_maps(p, s, tile);
     for (int64_t q = tile.begin; q < tile.end; ++q) {
+      prefetch_inputs<Real>(p, tile.image, q, slice.head);
+      prefetch_gradient<Value>(p, tile.image, q, slice.head);
       read_attention(p, s, weights_of<Real>(p, tile.image, q, slice.head));
       locate<false>(
           p, s, s.pixel_map + (q - tile.begin) * s.pixel_map_step,

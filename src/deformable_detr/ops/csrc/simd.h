@@ -13,6 +13,7 @@
 #endif
 
 #define DDETR_INLINE inline __attribute__((always_inline))
+#define DDETR_INLINE_LAMBDA __attribute__((always_inline))
 
 namespace {
 
