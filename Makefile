@@ -3,17 +3,22 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: setup demo check test test-all clean
+# What the CPU operator is built from. An editable install serves Python files as they are, but not these: when one
+# changes, the next `make` installs again (ninja compiles only what changed).
+NATIVE := CMakeLists.txt $(wildcard src/deformable_detr/ops/csrc/*)
+
+.PHONY: setup demo check test test-all wheel native clean
 
 setup: $(STAMP)
 
 # venv + pip on purpose: here pip takes torch from the local disk, uv would download it (docs/decisions/0001).
-# torch first: everything else then finds it installed and adds nothing.
-$(STAMP): pyproject.toml
+# torch first: everything else then finds it installed and adds nothing. No build isolation: it would fetch torch
+# a second time, only for its headers.
+$(STAMP): pyproject.toml $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet "torch>=2.10" torchvision
-	$(BIN)/pip install --quiet --editable ".[dev]"
+	$(BIN)/pip install --quiet "torch>=2.10" torchvision "scikit-build-core>=0.10" cmake ninja
+	$(BIN)/pip install --quiet --no-build-isolation --editable ".[dev]"
 	touch $@
 
 demo: $(STAMP)
@@ -30,6 +35,18 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(BIN)/pytest -m "slow or not slow"
+
+# One wheel for every Python ≥ 3.11 and torch ≥ 2.10 on this platform; fails where it cannot hold the CPU operator.
+wheel: $(STAMP)
+	$(BIN)/pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist \
+		--config-settings=cmake.define.DEFORMABLE_DETR_NATIVE=ON .
+
+# The CPU operator alone, into the source tree: for work on the kernels with PYTHONPATH=src. PREFIX=DIR to put it elsewhere.
+PREFIX ?= src
+native:
+	cmake -S . -B build/native -G Ninja -DDEFORMABLE_DETR_NATIVE=ON -DPython3_EXECUTABLE=$$(command -v $(BIN)/python || command -v $(PYTHON))
+	cmake --build build/native
+	cmake --install build/native --prefix $(PREFIX)
 
 clean:
 	rm -rf .venv build dist demo_output .pytest_cache .mypy_cache .ruff_cache .hypothesis

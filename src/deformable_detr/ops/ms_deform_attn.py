@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
+from .native import uses_native
 from .reference import fused_ms_deform_attn_reference, ms_deform_attn_reference
 
 
@@ -43,13 +45,14 @@ def ms_deform_attn(
     _require_same("sampling_locations", sampling_locations.shape[:3], (B, Q, M))
     _require_same("value's (B, M)", (value.shape[0], value.shape[2]), (B, M))
     P = sum(points)
-    return ms_deform_attn_reference(
-        value,
-        shapes,
-        sampling_locations.reshape(B, Q, M, P, 2),
-        attention_weights.reshape(B, Q, M, P),
-        points,
-    )
+    real = _real_dtype(value)
+    locations = sampling_locations.reshape(B, Q, M, P, 2).to(real)
+    weights = attention_weights.reshape(B, Q, M, P).to(real)
+    if uses_native(value):
+        return torch.ops.deformable_detr.ms_deform_attn.default(
+            value, _flat(shapes), locations, weights, points
+        )
+    return ms_deform_attn_reference(value, shapes, locations, weights, points)
 
 
 def fused_ms_deform_attn(
@@ -98,20 +101,30 @@ def fused_ms_deform_attn(
     offsets_shape = (B, Q, M, P, 2) if points_per_level is not None else (B, Q, M, L, points[0], 2)
     _require_same("sampling_offsets", sampling_offsets.shape, offsets_shape)
     _require_same("attention_logits", attention_logits.shape, (B, Q, M, P))
-    return fused_ms_deform_attn_reference(
-        value,
-        shapes,
-        reference,
-        sampling_offsets.reshape(B, Q, M, P, 2),
-        attention_logits,
-        points,
-    )
+    real = _real_dtype(value)
+    reference, logits = reference.to(real), attention_logits.to(real)
+    offsets = sampling_offsets.reshape(B, Q, M, P, 2).to(real)
+    if uses_native(value):
+        return torch.ops.deformable_detr.fused_ms_deform_attn.default(
+            value, _flat(shapes), reference, offsets, logits, points
+        )
+    return fused_ms_deform_attn_reference(value, shapes, reference, offsets, logits, points)
+
+
+def _real_dtype(value: Tensor) -> torch.dtype:
+    """What coordinates and weights are computed in: a location in bfloat16 may be half a pixel off."""
+    return torch.float64 if value.dtype == torch.float64 else torch.float32
+
+
+def _flat(shapes: Sequence[tuple[int, int]]) -> list[int]:
+    return [size for shape in shapes for size in shape]
 
 
 def _checked_shapes(value: Tensor, spatial_shapes: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     if value.ndim != 4:
         raise ValueError(f"value must be (B, S, M, D), not {tuple(value.shape)}")
-    shapes = tuple((int(height), int(width)) for height, width in spatial_shapes)
+    # No int(): under torch.export with dynamic shapes these are symbols, and int() would fix them.
+    shapes = tuple((height, width) for height, width in spatial_shapes)
     tokens = sum(height * width for height, width in shapes)
     if tokens != value.shape[1]:
         raise ValueError(f"spatial_shapes {shapes} hold {tokens} tokens, but value has {value.shape[1]}")

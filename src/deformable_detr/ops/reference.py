@@ -24,7 +24,8 @@ def ms_deform_attn_reference(
 
     value: (B, S, M, D); sampling_locations: (B, Q, M, P, 2), (x, y) in [0, 1] of the padded level;
     attention_weights: (B, Q, M, P). Returns (B, Q, M·D). Samples outside of a level count as zero;
-    a location that is not finite is outside.
+    a location that is not finite is outside. Computed in the type of the locations: a location in
+    bfloat16 may be half a pixel off, so 16-bit values come with float32 locations.
     """
     B, _, M, D = value.shape
     Q, P = sampling_locations.shape[1], sampling_locations.shape[3]
@@ -41,19 +42,19 @@ def ms_deform_attn_reference(
         grids.split(list(points_per_level), dim=2),
         strict=True,
     ):
-        level_map = level_value.permute(0, 2, 3, 1).reshape(B * M, D, height, width)
+        level_map = level_value.permute(0, 2, 3, 1).reshape(B * M, D, height, width).to(locations.dtype)
         samples.append(
             F.grid_sample(
                 level_map,
-                level_grid.to(level_map.dtype),
+                level_grid,
                 mode="bilinear",
                 padding_mode="zeros",
                 align_corners=False,
             )  # (B*M, D, Q, K_l)
         )
-    weights = attention_weights.transpose(1, 2).reshape(B * M, 1, Q, P).to(value.dtype)
+    weights = attention_weights.transpose(1, 2).reshape(B * M, 1, Q, P)
     output = (torch.cat(samples, dim=-1) * weights).sum(-1)  # (B*M, D, Q)
-    return output.view(B, M * D, Q).transpose(1, 2)
+    return output.view(B, M * D, Q).transpose(1, 2).to(value.dtype)
 
 
 def sampling_locations_of(
