@@ -1,4 +1,4 @@
-"""Shared by tests that train: one tiny data set, and one thread. Tests only read the data."""
+"""Shared by all tests: one tiny data set, and one thread. Tests only read the data."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_data(tmp_path_factory.mktemp("tiny") / "data")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     """A tiny model's kernels are too short to share: threads would only wait for each other, and for the
-    other programs of a busy machine."""
+    other programs of a busy machine. Tests of the number of threads set it themselves."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

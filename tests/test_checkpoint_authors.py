@@ -131,11 +131,9 @@ def test_norms_are_numbered_as_the_authors_do():
 
 VARIANTS = {
     "detr": small_config("detr_r50", backbone=BackboneConfig("resnet34")),
-    "detr_dc5": small_config("detr_r50_dc5", num_heads=4, dropout=0.0),
-    "plain": small_config(DEFORMABLE, num_heads=4, num_points=2, num_levels=3),
+    "plain": small_config(DEFORMABLE, num_heads=4, num_points=2, num_levels=3, num_classes=91, dropout=0.0),
     "refine": small_config(f"{DEFORMABLE}_refine", num_levels=5),
     "two_stage": small_config(f"{DEFORMABLE}_two_stage"),
-    "single_scale_dc5": small_config(f"{DEFORMABLE}_single_scale_dc5", num_classes=91),
 }
 
 

@@ -56,8 +56,8 @@ def names_in(path: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     ("family", "options"),
-    [("detr", {}), ("deformable_detr", {}), ("deformable_detr", TWO_STAGE)],
-    ids=["detr", "plain", "two_stage"],
+    [("detr", {}), ("deformable_detr", TWO_STAGE)],
+    ids=["detr", "two_stage"],
 )
 class TestNames:
     def test_both_generations_are_read(self, family: str, options: dict, tmp_path: Path):

@@ -32,8 +32,7 @@ def deformable(name: str, **changes: object) -> ModelConfig:
 
 MODELS = {
     "detr": smallest_detr(),
-    "plain": deformable("", num_levels=3, num_points=2),
-    "refine": deformable("_refine", num_heads=4),
+    "refine": deformable("_refine", num_heads=4, num_levels=3, num_points=2),
     "two_stage": deformable("_two_stage"),
     "single_scale_dc5": small_config(f"{DEFORMABLE}_single_scale_dc5"),
 }
@@ -60,8 +59,22 @@ def test_to_transformers_and_back(name: str, tmp_path: Path):
     assert not info["mismatched_keys"]
     assert model.config.id2label == {0: "ant", 1: "bee", 2: "N/A", 3: "cat", 4: "dog"}
     assert_same_outputs(model.eval(), original.model)
-    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+
+
+def test_preprocessing_for_transformers(tmp_path: Path, monkeypatch):
+    checkpoint = Checkpoint(
+        model=random_checkpoint(smallest_detr()).model,
+        config=smallest_detr(),
+        classes=CLASSES,
+        data=DataConfig(image_size=320, max_size=500, mean=(0.5, 0.4, 0.3)),
+        recipe="detr_r50",
+    )
+    monkeypatch.setattr("deformable_detr.convert.load", lambda source: checkpoint)
+    processor = transformers.DetrImageProcessor.from_pretrained(
+        convert("model", tmp_path / "out", "transformers")
+    )
     assert dict(processor.size) == {"shortest_edge": 320, "longest_edge": 500}
+    assert tuple(processor.image_mean) == (0.5, 0.4, 0.3)
 
 
 @pytest.mark.parametrize("name", ["detr", "single_scale_dc5"])

@@ -7,6 +7,7 @@ Nothing heavy is imported before a command is known: `--help` answers at once.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import traceback
@@ -66,7 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _refuse(str(error))
         if isinstance(error, _WRONG_PATH) and error.filename is not None:
             return _refuse(f"{error.filename}: {error.strerror}; name another path.")
-        return _fail(f"{type(error).__name__}: {error} (--debug shows where)", _exit_code(error))
+        if type(error).__name__ == "TrainingInterruptedError":  # named, not imported: its module loads torch
+            return _fail(str(error), 130)
+        return _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1)
 
 
 # What the operating system says where a file is to be written and cannot be. A missing file is not among
@@ -117,10 +120,6 @@ def _in_words(kind: str) -> str:
 def _as_typed(key: str) -> str:
     """Fields of a configuration keep their underscores, options have dashes."""
     return key if "." in key else key.replace("_", "-")
-
-
-def _exit_code(error: Exception) -> int:
-    return 130 if type(error).__name__ == "TrainingInterruptedError" else 1
 
 
 def _refuse(sentence: str) -> int:
@@ -237,7 +236,8 @@ def _run_train(parser: ArgumentParser, arguments: Namespace) -> int:
         resume=arguments.resume,
         device=arguments.device,
     )
-    print(f"checkpoints and metrics are in {arguments.output}")
+    if os.environ.get("RANK", "0") == "0":  # under torchrun every process comes by here
+        print(f"checkpoints and metrics are in {arguments.output}")
     return 0
 
 

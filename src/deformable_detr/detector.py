@@ -299,9 +299,7 @@ def choose_device(device: str | torch.device) -> torch.device:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(
-            f"there is no device {device} here ({str(error).splitlines()[0]}): use auto or cpu."
-        ) from error
+        raise UserError(f"there is no device {device} here: use auto or cpu.") from error
     return chosen
 
 

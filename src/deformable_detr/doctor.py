@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from . import ops
 from .ops import fused_ms_deform_attn, ms_deform_attn
 
 PACKAGES = (
@@ -46,7 +47,8 @@ def diagnose() -> Diagnosis:
         f"{torch.backends.cpu.get_cpu_capability()}",
         "cuda": ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         or "no CUDA device",
-        "operator on cpu": "plain PyTorch (grid_sample)",
+        "operator, CPU": ops.kernels()["cpu"],
+        "operator, other devices": ops.kernels()["other"],
     }
     for package in PACKAGES:
         try:

@@ -59,7 +59,11 @@ class ImageBatch:
         return cls(pixels, mask)
 
     def to(self, device: torch.device | str) -> ImageBatch:
-        return ImageBatch(self.pixels.to(device), self.mask.to(device))
+        return ImageBatch(self.pixels.to(device, non_blocking=True), self.mask.to(device, non_blocking=True))
+
+    def pin_memory(self) -> ImageBatch:
+        """In page-locked memory, from which a GPU copies while it computes (called by PyTorch's loader)."""
+        return ImageBatch(self.pixels.pin_memory(), self.mask.pin_memory())
 
     def __len__(self) -> int:
         return self.pixels.shape[0]
@@ -131,7 +135,14 @@ class Target:
     image_id: int | str = "?"
 
     def to(self, device: torch.device | str) -> Target:
-        return Target(self.labels.to(device), self.boxes_cxcywh.to(device), self.image_id)
+        return Target(
+            self.labels.to(device, non_blocking=True),
+            self.boxes_cxcywh.to(device, non_blocking=True),
+            self.image_id,
+        )
+
+    def pin_memory(self) -> Target:
+        return Target(self.labels.pin_memory(), self.boxes_cxcywh.pin_memory(), self.image_id)
 
     def __len__(self) -> int:
         return self.labels.shape[0]

@@ -26,7 +26,10 @@ RECIPES = {
     "deformable_detr_r50_two_stage": ("deformable_detr", {"with_box_refine": True, "two_stage": True}),
     "deformable_detr_r50_single_scale": ("deformable_detr", {"num_feature_levels": 1}),
 }
+SLOW = ("deformable_detr_r50_refine", "deformable_detr_r50_single_scale")  # below in small
 SMALL = {
+    "refine": ("deformable_detr", {"with_box_refine": True}),
+    "single_scale": ("deformable_detr", {"num_feature_levels": 1}),
     "detr_dc5": ("detr", {"dilation": True}),
     "single_scale_dc5": ("deformable_detr", {"num_feature_levels": 1, "dilation": True}),
     "three_levels": ("deformable_detr", {"num_feature_levels": 3}),
@@ -46,7 +49,9 @@ class Outputs:
     proposals: Tensor | None
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in RECIPES]
+)
 def test_recipe(name: str):
     family, options = RECIPES[name]
     model = transformers_model(family, num_labels=91, **options)
