@@ -14,8 +14,8 @@ from torch import Tensor
 
 from deformable_detr.checkpoint import Checkpoint, authors, class_table_for, load
 from deformable_detr.checkpoint.correspondence import to_theirs
-from deformable_detr.checkpoint.families import family_of
-from deformable_detr.config import BackboneConfig, ModelConfig
+from deformable_detr.checkpoint.families import family_of, resnet_of
+from deformable_detr.config import TORCHVISION_RESNETS, BackboneConfig, ModelConfig
 from deformable_detr.errors import UserError
 from deformable_detr.models import build_model
 from deformable_detr.recipes import recipe
@@ -29,7 +29,6 @@ DEFORMABLE = "deformable_detr_r50"
 FILES = {
     DEFORMABLE: (561, 40_955_900),
     f"{DEFORMABLE}_single_scale": (549, 34_952_828),
-    f"{DEFORMABLE}_single_scale_dc5": (549, 34_952_828),
     f"{DEFORMABLE}_refine": (597, 41_751_572),
     f"{DEFORMABLE}_two_stage": (630, 42_379_762),
     "detr_r50": (458, None),
@@ -149,6 +148,14 @@ def test_round_trip(name: str, tmp_path: Path):
     found = load(tmp_path / "model.pth")
     assert_same_weights(found.model, original.model)
     assert replace(found, model=original.model) == original
+
+
+def test_resnets_are_known_by_their_shapes():
+    for name in TORCHVISION_RESNETS:
+        state = exported(small_config("detr_r50", backbone=BackboneConfig(name)))
+        body = "backbone.0.body."
+        shapes = {key.removeprefix(body): value.shape for key, value in state.items() if key.startswith(body)}
+        assert resnet_of(shapes) == name
 
 
 def test_shared_heads_share_memory_in_the_file():
@@ -275,23 +282,23 @@ class TestRefusals:
             (with_tensor("transformer.encoder.norm.weight", 32), "trained with --pre_norm"),
             (
                 with_tensor("backbone.1.row_embed.weight", 50, 16),
-                r"1 tensors are unknown \(backbone\.1\.row_embed\.weight\)",
+                r"model\.pth: .* 1 unknown \(backbone\.1\.row_embed\.weight\)",
             ),
             (
                 without_tensor("bbox_embed.layers.1.bias"),
-                r"1 tensors are missing \(bbox_embed\.layers\.1\.bias\)",
+                r"1 missing \(bbox_embed\.layers\.1\.bias\)",
             ),
             (
                 with_tensor("input_proj.bias", 31),
-                r"1 tensors have another shape \(input_proj\.bias \(31,\) instead of \(32,\)\)",
+                r"1 of another shape \(input_proj\.bias \(31,\) instead of \(32,\)\)",
             ),
             (
                 without_tensor("transformer.decoder.layers.0.linear1.weight"),
-                r"has no tensor transformer\.decoder\.layers\.0\.linear1\.weight",
+                r"there is no matrix transformer\.decoder\.layers\.0\.linear1\.weight",
             ),
-            (without_tensor("backbone.0.body.bn1.bias"), "backbone of 99 tensors that is none of resnet18"),
+            (without_tensor("backbone.0.body.bn1.bias"), "backbone of 99 tensors is none of resnet18"),
             (with_option("class_names", ["a"]), r"has 5 classes .* holds 1 names"),
-            (with_option("nheads", 5), r"model\.hidden_dim .* divisible"),
+            (with_option("nheads", 5), r"model\.pth: model\.hidden_dim .* divisible"),
         ],
     )
     def test_detr(self, change, sentence: str, detr: Checkpoint, load_changed):

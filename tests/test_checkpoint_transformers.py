@@ -149,7 +149,7 @@ class TestFiles:
 
     def test_a_model_without_heads(self, detr: nn.Module, tmp_path: Path):
         detr.model.save_pretrained(tmp_path)
-        with pytest.raises(UserError, match="is a DetrModel: supported is DetrForObjectDetection"):
+        with pytest.raises(UserError, match="this is a DetrModel: supported is DetrForObjectDetection"):
             load(tmp_path)
 
 

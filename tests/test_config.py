@@ -52,6 +52,7 @@ REFUSALS: list[tuple[type, dict[str, Any], str]] = [
     (ModelConfig, {"attention": "dense"}, "dense attention reads one level"),
     (ModelConfig, {"queries": "static"}, "model.queries=static has no reference points"),
     (ModelConfig, {"queries": "proposals"}, "needs model.refine_references=true"),
+    (ModelConfig, {"queries": "proposals", "classification": "softmax"}, "set model.classification=sigmoid"),
     (
         ModelConfig,
         {"queries": "proposals", "refine_references": True, "num_levels": 6},

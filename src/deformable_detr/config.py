@@ -216,6 +216,11 @@ class ModelConfig:
             )
         if self.queries == "proposals":
             _require(
+                self.classification == "sigmoid_focal",
+                "model.queries=proposals ranks tokens by the logit of one class, which means nothing by itself "
+                "under softmax: set model.classification=sigmoid_focal.",
+            )
+            _require(
                 self.refine_references,
                 "model.queries=proposals (two stages) needs model.refine_references=true: the proposals "
                 "are boxes that the decoder refines.",

@@ -1,9 +1,23 @@
-"""Write a file whole or not at all: beside it first, then renamed into place."""
+"""Files: written whole or not at all (beside first, then renamed into place), and what broken ones raise."""
 
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
+
+# What `torch.load` raises, besides UnpicklingError, for a file that is cut or changed: it depends on where.
+DAMAGED_FILE_ERRORS = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -37,7 +37,7 @@ from .data.records import Split
 from .detector import Detector, TorchBackend, choose_device, new_checkpoint
 from .errors import UserError
 from .evaluation import evaluate
-from .files import write_text
+from .files import DAMAGED_FILE_ERRORS, write_text
 from .matcher import NonFiniteError
 from .optimisation import (
     batch_size_factor,
@@ -463,7 +463,7 @@ class _Run:
         path = self.output / STATE_FILE
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        except (pickle.UnpicklingError, *DAMAGED_FILE_ERRORS) as error:
             why = " ".join(str(error).split())
             raise UserError(f"--resume: {path} cannot be read ({why}); start a new run.") from error
         if state["data"] != self._data_description():

@@ -12,7 +12,6 @@ import argparse
 import os
 import pickle
 import secrets
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,9 @@ from torch import Tensor
 from ..coco_classes import class_table_for
 from ..config import BackboneConfig, DataConfig, ModelConfig
 from ..errors import UserError
+from ..files import DAMAGED_FILE_ERRORS
 from ..structures import ClassTable
-from .contents import Checkpoint, closest_recipe, empty_model, load_state
+from .contents import Checkpoint, blaming, closest_recipe, empty_model, load_state
 from .correspondence import to_ours, to_theirs
 from .families import (
     FAMILIES,
@@ -32,27 +32,15 @@ from .families import (
     count,
     family_of,
     inexpressible,
+    matrix_shape,
+    points_of,
     resnet_of,
-    shape_of,
     without_batch_counts,
 )
 from .naming import Naming
 
 TARGET = "the authors"
 _MAGIC = (b"PK", b"\x80\x02")  # a zip archive; PyTorch before 1.6, a pickle of protocol 2
-# What PyTorch's reader raises for a file that is cut off or changed depends on where.
-_DAMAGE = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    struct.error,
-)
-
 _ENCODER_LAYER = "transformer.encoder.layers.#"
 _DECODER_LAYER = "transformer.decoder.layers.#"
 
@@ -132,24 +120,23 @@ def load(path: Path) -> Checkpoint:
     """
     content = read_pickle(path)
     state = content.get("model", content)
-    options = content.get("args")
-    arguments = vars(options) if isinstance(options, argparse.Namespace) else {}
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(
             f"{path} holds no state dict under the key model: a .pth file must be a checkpoint of Deformable "
             "DETR or DETR."
         )
     state = without_batch_counts(state)
-    family, config = _infer_config(state, arguments, path)
-    model = empty_model(config)
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    load_state(model, to_ours(state, NAMINGS[family].correspondences(config, shapes), shapes, path), path)
+    options: dict[str, Any] = {"dilation": "dc5" in path.stem.lower()}
+    if isinstance(content.get("args"), argparse.Namespace):
+        options |= vars(content["args"])
+    with blaming(path):
+        family, config = _infer_config(state, options)
+        model = empty_model(config)
+        shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        load_state(model, to_ours(state, NAMINGS[family].correspondences(config, shapes), shapes))
+        classes = _class_table(config, options)
     return Checkpoint(
-        model=model,
-        config=config,
-        classes=_class_table(config, arguments, path),
-        data=DataConfig(),
-        recipe=closest_recipe(config),
+        model=model, config=config, classes=classes, data=DataConfig(), recipe=closest_recipe(config)
     )
 
 
@@ -167,7 +154,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
             f"{path} is damaged, or holds pickled objects besides tensors and options, which may run a "
             "stranger's code when they are read: save its state dict alone, torch.save({'model': …})."
         ) from error
-    except _DAMAGE as error:
+    except DAMAGED_FILE_ERRORS as error:
         raise UserError(f"{path} cannot be read as a PyTorch file ({error!r:.200}).") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint.")
@@ -182,90 +169,77 @@ def _start(path: Path) -> bytes:
         raise UserError(f"{path} cannot be read ({error}).") from error
 
 
-def _infer_config(
-    state: Mapping[str, Tensor], arguments: Mapping[str, Any], path: Path
-) -> tuple[Family, ModelConfig]:
+def _infer_config(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Family, ModelConfig]:
     if "transformer.level_embed" in state:
-        return "deformable_detr", _infer_deformable_detr(state, arguments, path)
+        return "deformable_detr", _infer_deformable_detr(state, options)
     if any(name.startswith(("detr.", "mask_head.", "bbox_attention.")) for name in state):
-        raise UserError(f"{path} is a segmentation model: only detection models are supported.")
+        raise UserError("this is a segmentation model: only detection models are supported.")
     if "query_embed.weight" in state and "class_embed.weight" in state:
-        return "detr", _infer_detr(state, arguments, path)
+        return "detr", _infer_detr(state, options)
     raise UserError(
-        f"{path} is no checkpoint of Deformable DETR or DETR: it has neither transformer.level_embed nor "
+        "this is no checkpoint of Deformable DETR or DETR: it has neither transformer.level_embed nor "
         "class_embed.weight and query_embed.weight."
     )
 
 
-def _infer_detr(state: Mapping[str, Tensor], arguments: Mapping[str, Any], path: Path) -> ModelConfig:
+def _infer_detr(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> ModelConfig:
     if "transformer.encoder.norm.weight" in state:
-        raise UserError(f"{path} was trained with --pre_norm, which is not supported.")
-    num_queries, hidden_dim = shape_of(state, "query_embed.weight", path)
+        raise UserError("this model was trained with --pre_norm, which is not supported.")
+    num_queries, hidden_dim = matrix_shape(state, "query_embed.weight")
     return ModelConfig(
         **FAMILIES["detr"],
-        num_classes=shape_of(state, "class_embed.weight", path)[0] - 1,
+        num_classes=matrix_shape(state, "class_embed.weight")[0] - 1,
         num_queries=num_queries,
         hidden_dim=hidden_dim,
         num_levels=1,
-        **_common_fields(state, arguments, path),
+        **_common_fields(state, options),
     )
 
 
-def _infer_deformable_detr(
-    state: Mapping[str, Tensor], arguments: Mapping[str, Any], path: Path
-) -> ModelConfig:
-    num_levels, hidden_dim = shape_of(state, "transformer.level_embed", path)
-    common = _common_fields(state, arguments, path)
-    num_heads = common["num_heads"]
-    weights = shape_of(state, "transformer.decoder.layers.0.cross_attn.attention_weights.weight", path)[0]
-    if weights % (num_heads * num_levels):
-        raise UserError(
-            f"{path} has {weights} attention weights per query, which {num_heads} heads x {num_levels} "
-            "levels do not divide: add its true number of heads to the file, as args.nheads."
-        )
+def _infer_deformable_detr(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> ModelConfig:
+    num_levels, hidden_dim = matrix_shape(state, "transformer.level_embed")
+    common = _common_fields(state, options)
+    weights = matrix_shape(state, "transformer.decoder.layers.0.cross_attn.attention_weights.weight")[0]
     two_stage = "transformer.enc_output.weight" in state
-    num_queries = (
-        arguments.get("num_queries", 300) if two_stage else shape_of(state, "query_embed.weight", path)[0]
-    )
+    if two_stage:
+        num_queries = options.get("num_queries", 300)
+    else:
+        num_queries = matrix_shape(state, "query_embed.weight")[0]
     return ModelConfig(
         **FAMILIES["deformable_detr"],
-        num_classes=shape_of(state, "class_embed.0.weight", path)[0],
+        num_classes=matrix_shape(state, "class_embed.0.weight")[0],
         queries="proposals" if two_stage else "reference_points",
         refine_references="transformer.decoder.bbox_embed.0.layers.0.weight" in state,
         mask_invalid_proposals=False,
         num_queries=num_queries,
         hidden_dim=hidden_dim,
         num_levels=num_levels,
-        num_points=weights // (num_heads * num_levels),
+        num_points=points_of(weights, common["num_heads"], num_levels),
         **common,
     )
 
 
-def _common_fields(state: Mapping[str, Tensor], arguments: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _common_fields(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> dict[str, Any]:
     body = "backbone.0.body."
     backbone = {
         name.removeprefix(body): tensor.shape for name, tensor in state.items() if name.startswith(body)
     }
     return {
-        "backbone": BackboneConfig(
-            resnet_of(backbone, path), dilation=bool(arguments.get("dilation", "dc5" in path.stem.lower()))
-        ),
-        "num_heads": arguments.get("nheads", 8),
+        "backbone": BackboneConfig(resnet_of(backbone), dilation=bool(options["dilation"])),
+        "num_heads": options.get("nheads", 8),
         "encoder_layers": count(state, "transformer.encoder.layers"),
         "decoder_layers": count(state, "transformer.decoder.layers"),
-        "ffn_dim": shape_of(state, "transformer.decoder.layers.0.linear1.weight", path)[0],
-        "dropout": arguments.get("dropout", 0.1),
+        "ffn_dim": matrix_shape(state, "transformer.decoder.layers.0.linear1.weight")[0],
+        "dropout": options.get("dropout", 0.1),
     }
 
 
-def _class_table(config: ModelConfig, arguments: Mapping[str, Any], path: Path) -> ClassTable:
-    if "class_names" not in arguments:  # the authors' own files
+def _class_table(config: ModelConfig, options: Mapping[str, Any]) -> ClassTable:
+    if "class_names" not in options:  # the authors' own files
         return class_table_for(config.num_classes)
-    names, ids = arguments["class_names"], arguments["category_ids"]
+    names, ids = options["class_names"], options["category_ids"]
     if len(names) != config.num_classes:
-        raise UserError(
-            f"{path} has {config.num_classes} classes but args.class_names holds {len(names)} names."
-        )
+        raise UserError(f"it has {config.num_classes} classes but args.class_names holds {len(names)} names.")
     return ClassTable(tuple(names), tuple(ids))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -42,15 +43,14 @@ def empty_model(config: ModelConfig) -> DetectionModel:
     return model.to_empty(device="cpu").eval()
 
 
-def load_state(model: DetectionModel, state: Mapping[str, Tensor], source: object) -> None:
+def load_state(model: DetectionModel, state: Mapping[str, Tensor]) -> None:
     """Fill `model` with `state`, which must hold all its tensors and no others.
 
     Raises:
-        UserError: naming `source` and some of the tensors that do not fit.
+        UserError: naming some of the tensors that do not fit.
     """
     own = model.state_dict()
     check_fit(
-        source,
         missing=[name for name in own if name not in state],
         unexpected=[name for name in state if name not in own],
         unfit=[
@@ -62,22 +62,27 @@ def load_state(model: DetectionModel, state: Mapping[str, Tensor], source: objec
     model.load_state_dict(state)
 
 
-def check_fit(source: object, missing: list[str], unexpected: list[str], unfit: list[str]) -> None:
+def check_fit(missing: list[str], unexpected: list[str], unfit: list[str]) -> None:
     """Raise a `UserError` that names some tensors, unless all three lists are empty."""
     complaints = [
-        f"{len(names)} tensors {what} ({_some(names)})"
-        for what, names in (
-            ("are missing", missing),
-            ("are unknown", unexpected),
-            ("have another shape", unfit),
-        )
+        f"{len(names)} {what} ({_some(names)})"
+        for what, names in (("missing", missing), ("unknown", unexpected), ("of another shape", unfit))
         if names
     ]
     if complaints:
         raise UserError(
-            f"{source} does not hold the model that its sizes say: {'; '.join(complaints)}; the file may be "
+            f"the tensors are not those of a model of these sizes: {', '.join(complaints)}; the file is "
             "damaged, or of a variant that is not supported."
         )
+
+
+@contextmanager
+def blaming(source: object) -> Iterator[None]:
+    """Say of every `UserError` within that it is about `source`."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
 
 
 def _some(names: Iterable[str], limit: int = 3) -> str:

@@ -42,12 +42,11 @@ def to_ours(
     state: Mapping[str, Tensor],
     correspondences: Iterable[Correspondence],
     shapes: Mapping[str, torch.Size],
-    source: object,
 ) -> dict[str, Tensor]:
     """Their tensors under our names. Of several names of one tensor, one is enough.
 
     Args:
-        shapes: of our tensors, by name. source: their file, for error messages.
+        shapes: of our tensors, by name.
 
     Raises:
         UserError: naming some tensors that are missing, unknown, of another shape, or different under names
@@ -71,11 +70,11 @@ def to_ours(
             part = state[present[0]]
             if list(part.shape) != part_shape:
                 unfit.append(f"{present[0]} {tuple(part.shape)} instead of {tuple(part_shape)}")
-            _require_equal(state, present, source)
+            _require_equal(state, present)
             parts.append(part)
         if not missing and not unfit:
             result.update(zip(item.ours, _join(parts, item.dim).split(sizes, item.dim), strict=True))
-    check_fit(source, missing, [name for name in state if name not in known], unfit)
+    check_fit(missing, [name for name in state if name not in known], unfit)
     return result
 
 
@@ -83,10 +82,10 @@ def _join(parts: list[Tensor], dim: int) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
-def _require_equal(state: Mapping[str, Tensor], names: list[str], source: object) -> None:
+def _require_equal(state: Mapping[str, Tensor], names: list[str]) -> None:
     for other in names[1:]:
         if not torch.equal(state[names[0]], state[other]):
             raise UserError(
-                f"{source}: {names[0]} and {other} differ, but in this variant they are one tensor: the "
+                f"{names[0]} and {other} differ, but in this variant they are one tensor: the "
                 "model was changed in a way that is not supported."
             )

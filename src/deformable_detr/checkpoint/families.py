@@ -79,16 +79,27 @@ def count(names: Iterable[str], prefix: str) -> int:
     return max((int(match[1]) + 1 for match in indices if match), default=0)
 
 
-def shape_of(state: Mapping[str, Tensor], name: str, source: object) -> tuple[int, ...]:
-    """Shape of the tensor from which a size of the model is inferred, or a `UserError`."""
-    if name not in state:
+def matrix_shape(state: Mapping[str, Tensor], name: str) -> tuple[int, int]:
+    """(rows, columns) of a tensor from which sizes of the model are inferred, or a `UserError`."""
+    if name not in state or state[name].ndim != 2:
         raise UserError(
-            f"{source} is damaged, or of a variant that is not supported: it has no tensor {name}."
+            f"there is no matrix {name}: the file is damaged, or of a variant that is not supported."
         )
-    return tuple(state[name].shape)
+    rows, columns = state[name].shape
+    return rows, columns
 
 
-def resnet_of(shapes: Mapping[str, torch.Size], source: object) -> str:
+def points_of(attention_weights: int, num_heads: object, num_levels: int) -> int:
+    """K, from the number of attention weights of a query, M·L·K, or a `UserError`."""
+    if not isinstance(num_heads, int) or num_heads < 1 or attention_weights % (num_heads * num_levels):
+        raise UserError(
+            f"a query has {attention_weights} attention weights, which {num_heads} heads x {num_levels} "
+            "levels do not divide: the number of heads that the file states, or the usual 8, is wrong."
+        )
+    return attention_weights // (num_heads * num_levels)
+
+
+def resnet_of(shapes: Mapping[str, torch.Size]) -> str:
     """The ResNet that has these tensors (torchvision's names).
 
     Raises:
@@ -98,7 +109,7 @@ def resnet_of(shapes: Mapping[str, torch.Size], source: object) -> str:
         if _resnet_shapes(name) == shapes:
             return name
     raise UserError(
-        f"{source} has a backbone of {len(shapes)} tensors that is none of {', '.join(TORCHVISION_RESNETS)}: "
+        f"the backbone of {len(shapes)} tensors is none of {', '.join(TORCHVISION_RESNETS)}: "
         "other backbones are not supported in this format."
     )
 

@@ -18,7 +18,7 @@ from ..config import DataConfig, ModelConfig, from_dict, to_dict
 from ..errors import UserError
 from ..recipes import RECIPES
 from ..structures import ClassTable
-from .contents import Checkpoint, empty_model, load_state
+from .contents import Checkpoint, blaming, empty_model, load_state
 
 FORMAT = "deformable_detr"
 FORMAT_VERSION = 1
@@ -87,12 +87,13 @@ def load(folder: Path) -> Checkpoint:
         odd = sorted(set(description) ^ _FIELDS)
         raise UserError(f"{where} has unknown or missing fields ({', '.join(odd)}): it was changed by hand.")
     try:
-        config = from_dict(ModelConfig, description["model"], "model.")
-        data = from_dict(DataConfig, description["preprocessing"], "preprocessing.")
+        with blaming(where):
+            config = from_dict(ModelConfig, description["model"], "model.")
+            data = from_dict(DataConfig, description["preprocessing"], "preprocessing.")
         table = description["classes"]
         classes = ClassTable(tuple(table["names"]), tuple(table["category_ids"]))
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from error
+    except UserError:
+        raise
     except (TypeError, AttributeError, KeyError, ValueError) as error:
         raise UserError(f"{where} is malformed ({error!r}): it was changed by hand.") from error
     if len(classes) != config.num_classes:
@@ -105,7 +106,9 @@ def load(folder: Path) -> Checkpoint:
             f"{where}: there is no recipe {description['recipe']}; set recipe to one of {', '.join(RECIPES)}."
         )
     model = empty_model(config)
-    load_state(model, read_safetensors(folder / WEIGHTS_FILE), folder)
+    state = read_safetensors(folder / WEIGHTS_FILE)
+    with blaming(folder):
+        load_state(model, state)
     return Checkpoint(model=model, config=config, classes=classes, data=data, recipe=description["recipe"])
 
 

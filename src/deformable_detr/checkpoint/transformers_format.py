@@ -20,15 +20,16 @@ from ..config import TORCHVISION_RESNETS, BackboneConfig, DataConfig, ModelConfi
 from ..errors import UserError
 from ..structures import ClassTable
 from .authors import read_pickle
-from .contents import Checkpoint, closest_recipe, empty_model, load_state
+from .contents import Checkpoint, blaming, closest_recipe, empty_model, load_state
 from .correspondence import to_ours, to_theirs
 from .families import (
     FAMILIES,
     Family,
     count,
     family_of,
+    matrix_shape,
+    points_of,
     resnet_of,
-    shape_of,
     without_batch_counts,
 )
 from .native import CONFIG_FILE, WEIGHTS_FILE, read_json, read_safetensors
@@ -52,89 +53,90 @@ def load(folder: Path, name: str | None = None) -> Checkpoint:
     Raises:
         UserError: another kind of model, options that this package does not have, damaged files.
     """
-    source = name or str(folder)
     values = read_json(folder / CONFIG_FILE)
-    family = _family(values, source)
-    state = {hub_name(key): value for key, value in without_batch_counts(_read_weights(folder)).items()}
-    config = _model_config(family, values, state, source)
-    if config.refine_references and config.queries == "reference_points":
-        _fill_in_tied_class_heads(state, config.decoder_layers)
-    model = empty_model(config)
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    load_state(model, to_ours(state, NAMINGS[family].correspondences(config, shapes), shapes, source), source)
+    with blaming(name or folder):
+        family = _family(values)
+    weights = without_batch_counts(_read_weights(folder))
+    with blaming(name or folder):
+        state = {hub_name(key): value for key, value in weights.items()}
+        config = _model_config(family, values, state)
+        if config.refine_references and config.queries == "reference_points":
+            _fill_in_tied_class_heads(state, config.decoder_layers)
+        model = empty_model(config)
+        shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
+        load_state(model, to_ours(state, NAMINGS[family].correspondences(config, shapes), shapes))
+        classes = _class_table(values, config.num_classes)
     return Checkpoint(
         model=model,
         config=config,
-        classes=_class_table(values, config.num_classes, source),
+        classes=classes,
         data=_data_config(folder / PREPROCESSOR_FILE),
         recipe=closest_recipe(config),
     )
 
 
-def _family(values: Mapping[str, Any], source: str) -> Family:
+def _family(values: Mapping[str, Any]) -> Family:
     for family, architecture in ARCHITECTURES.items():
         if values.get("model_type") == family:
             if architecture not in (values.get("architectures") or [architecture]):
-                raise UserError(f"{source} is a {values['architectures'][0]}: supported is {architecture}.")
+                raise UserError(f"this is a {values['architectures'][0]}: supported is {architecture}.")
             return family
     raise UserError(
-        f"{source} is a transformers model of type {values.get('model_type')}: supported are "
+        f"this is a transformers model of type {values.get('model_type')}: supported are "
         f"{' and '.join(ARCHITECTURES)}."
     )
 
 
-def _model_config(
-    family: Family, values: Mapping[str, Any], state: Mapping[str, Tensor], source: str
-) -> ModelConfig:
+def _model_config(family: Family, values: Mapping[str, Any], state: Mapping[str, Tensor]) -> ModelConfig:
     """Sizes come from the tensors, the rest from transformers' options and their defaults."""
     for option, supported in (("activation_function", "relu"), ("position_embedding_type", "sine")):
         if values.get(option, supported) != supported:
-            raise UserError(f"{source} has {option}={values[option]}: only {supported} is supported.")
+            raise UserError(f"it has {option}={values[option]}: only {supported} is supported.")
     num_heads = values.get("decoder_attention_heads", 8)
     if values.get("encoder_attention_heads", 8) != num_heads:
-        raise UserError(f"{source} has different numbers of heads in encoder and decoder: not supported.")
+        raise UserError("it has different numbers of heads in encoder and decoder, which is not supported.")
     common: dict[str, Any] = {
-        "backbone": _backbone_config(values, state, source),
+        "backbone": _backbone_config(values, state),
         "num_heads": num_heads,
         "encoder_layers": count(state, "model.encoder.layers"),
         "decoder_layers": count(state, "model.decoder.layers"),
-        "ffn_dim": shape_of(state, "model.decoder.layers.0.fc1.weight", source)[0],
+        "ffn_dim": matrix_shape(state, "model.decoder.layers.0.fc1.weight")[0],
         "dropout": values.get("dropout", 0.1),
     }
     queries = "model.query_position_embeddings.weight"
     if family == "detr":
-        num_queries, hidden_dim = shape_of(state, queries, source)
+        num_queries, hidden_dim = matrix_shape(state, queries)
         return ModelConfig(
             **FAMILIES["detr"],
-            num_classes=shape_of(state, "class_labels_classifier.weight", source)[0] - 1,
+            num_classes=matrix_shape(state, "class_labels_classifier.weight")[0] - 1,
             num_queries=num_queries,
             hidden_dim=hidden_dim,
             num_levels=1,
             **common,
         )
-    num_levels, hidden_dim = shape_of(state, "model.level_embed", source)
-    weights = shape_of(state, "model.decoder.layers.0.encoder_attn.attention_weights.weight", source)[0]
+    num_levels, hidden_dim = matrix_shape(state, "model.level_embed")
+    weights = matrix_shape(state, "model.decoder.layers.0.encoder_attn.attention_weights.weight")[0]
     two_stage = values.get("two_stage", False)
     class_head = "class_embed.0.weight"
     if class_head not in state:  # of equal tensors, safetensors files keep only one
         class_head = f"model.decoder.{class_head}"
     return ModelConfig(
         **FAMILIES["deformable_detr"],
-        num_classes=shape_of(state, class_head, source)[0],
+        num_classes=matrix_shape(state, class_head)[0],
         queries="proposals" if two_stage else "reference_points",
         refine_references=values.get("with_box_refine", False),
         mask_invalid_proposals=False,
         num_queries=values.get("two_stage_num_proposals", 300)
         if two_stage
-        else shape_of(state, queries, source)[0],
+        else matrix_shape(state, queries)[0],
         hidden_dim=hidden_dim,
         num_levels=num_levels,
-        num_points=weights // (num_heads * num_levels),
+        num_points=points_of(weights, num_heads, num_levels),
         **common,
     )
 
 
-def _backbone_config(values: Mapping[str, Any], state: Mapping[str, Tensor], source: str) -> BackboneConfig:
+def _backbone_config(values: Mapping[str, Any], state: Mapping[str, Tensor]) -> BackboneConfig:
     """The ResNet, which transformers builds from timm or from its own code."""
     shapes = {
         name.removeprefix(BACKBONE): tensor.shape
@@ -156,10 +158,10 @@ def _backbone_config(values: Mapping[str, Any], state: Mapping[str, Tensor], sou
         )
     if not supported:
         raise UserError(
-            f"{source} has the backbone {name} with options that are not supported: it must be one of "
+            f"it has the backbone {name} with options that are not supported: it must be one of "
             f"{', '.join(TORCHVISION_RESNETS)} at stride 32 or 16."
         )
-    return BackboneConfig(resnet_of(shapes, source), dilation=dilation)
+    return BackboneConfig(resnet_of(shapes), dilation=dilation)
 
 
 def _fill_in_tied_class_heads(state: dict[str, Tensor], num_layers: int) -> None:
@@ -187,13 +189,13 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     raise UserError(f"{folder} holds no weights: expected {WEIGHTS_FILE} or pytorch_model.bin.")
 
 
-def _class_table(values: Mapping[str, Any], num_classes: int, source: str) -> ClassTable:
+def _class_table(values: Mapping[str, Any], num_classes: int) -> ClassTable:
     labels = values.get("id2label")
     if labels is None:  # transformers leaves two nameless labels out
         return class_table_for(num_classes)
     names = {int(index): None if label == UNUSED else str(label) for index, label in labels.items()}
     if sorted(names) != list(range(num_classes)):
-        raise UserError(f"{source} has logits for {num_classes} classes, but id2label names {len(names)}.")
+        raise UserError(f"it has logits for {num_classes} classes, but id2label names {len(names)}.")
     ids = values.get("category_ids", range(num_classes))
     return ClassTable(tuple(names[index] for index in range(num_classes)), tuple(ids))
 

@@ -6,6 +6,7 @@ Letters: B batch, C channels of a map, H, W its size.
 
 from __future__ import annotations
 
+import pickle
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from ..config import TORCHVISION_RESNETS, BackboneConfig
 from ..errors import UserError
+from ..files import DAMAGED_FILE_ERRORS
 
 
 class Backbone(nn.Module, ABC):
@@ -105,25 +107,24 @@ class TimmBackbone(Backbone):
 
         self.name = name
         try:
-            # Without out_indices first: it tells how many maps there are.
-            info: Any = timm.create_model(name, features_only=True).feature_info
-            first = len(info) - num_maps
-            body: Any = timm.create_model(
-                name, features_only=True, out_indices=tuple(range(first, len(info)))
-            )
+            body: Any = timm.create_model(name, features_only=True)
+            channels = body.feature_info.channels()
+            if len(channels) < num_maps:
+                raise ValueError(f"it makes {len(channels)}")
         except (RuntimeError, AttributeError, TypeError, ValueError, IndexError, AssertionError) as error:
             # What timm raises differs from family to family: unknown names, models without feature maps, …
             raise UserError(
                 f"model.backbone.name: timm has no feature extractor {name!r} with {num_maps} maps "
                 f"({error}): see timm.list_models()."
             ) from error
-        self.stage_modules = [entry["module"] for entry in info]
+        self.stage_modules = body.feature_info.module_name()
+        self.channels = tuple(channels[-num_maps:])
+        self.channels_come_last = str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")  # Swin's do
         self.body = freeze_batch_norm_2d(body)
-        self.channels = tuple(body.feature_info.channels())
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        maps: list[Tensor] = self.body(pixels)
-        return maps
+        maps: list[Tensor] = self.body(pixels)[-len(self.channels) :]
+        return [m.permute(0, 3, 1, 2) for m in maps] if self.channels_come_last else maps
 
     def freeze(self, trainable_layers: int) -> None:
         num_frozen = len(self.stage_modules) - trainable_layers
@@ -198,12 +199,10 @@ def _read_weights(source: str) -> dict[str, Tensor]:
 
 
 def _torch_load(path: str) -> dict[str, Tensor]:
-    import pickle
-
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(f"backbone weights: {path} is not a file of tensors ({error}).") from error
+    except (pickle.UnpicklingError, *DAMAGED_FILE_ERRORS) as error:
+        raise UserError(f"backbone weights: {path} is not a file of tensors ({error!r:.200}).") from error
     return state.get("state_dict", state) if isinstance(state, dict) else {}
 
 
