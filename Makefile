@@ -34,9 +34,8 @@ check: $(STAMP)
 test: $(STAMP)
 	$(BIN)/pytest -n 2
 
-# The slow proofs one after the other: they use all cores themselves.
-test-all: test
-	$(BIN)/pytest -m slow
+test-all: $(STAMP)
+	$(BIN)/pytest -n 2 -m "slow or not slow"
 
 # One wheel for every Python ≥ 3.11 and torch ≥ 2.10 on this platform; fails where it cannot hold the CPU operator.
 wheel: $(STAMP)

@@ -217,8 +217,8 @@ class ModelConfig:
         if self.queries == "proposals":
             _require(
                 self.classification == "sigmoid_focal",
-                "model.queries=proposals ranks tokens by the logit of one class, which means nothing by itself "
-                "under softmax: set model.classification=sigmoid_focal.",
+                "model.queries=proposals ranks tokens by the logit of one class, which means nothing by "
+                "itself under softmax: set model.classification=sigmoid_focal.",
             )
             _require(
                 self.refine_references,
