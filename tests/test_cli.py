@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import re
 import subprocess
 import sys
@@ -232,6 +233,27 @@ def test_inspect_reports_and_is_strict_if_asked(
     assert "circle" in capsys.readouterr().out
     assert json.loads(out.read_text())
     assert main(["inspect", str(tiny_data), "--strict"]) == 0
+
+
+def test_strict_refuses_broken_data_in_every_command(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    for split in ("train", "val"):
+        path = data / "annotations" / f"instances_{split}.json"
+        content = json.loads(path.read_text())
+        content["annotations"][0]["bbox"][2] = 0
+        path.write_text(json.dumps(content))
+    model = dd.create("deformable_detr_lite", classes=["circle"], device="cpu").save(tmp_path / "model")
+    run = tmp_path / "run"
+    for command in (
+        ["inspect", str(data)],
+        ["train", str(data), "--recipe", "deformable_detr_lite", "--output", str(run)],
+        ["evaluate", str(model), str(data)],
+    ):
+        assert "problem" in refused(capsys, *command, "--strict")
+    assert not run.exists()
 
 
 # ---------------------------------------------------------------- train

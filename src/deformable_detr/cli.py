@@ -13,7 +13,7 @@ import sys
 import traceback
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from jsonargparse import SUPPRESS, ArgumentParser, Namespace
@@ -200,6 +200,10 @@ def _build_train(argv: Sequence[str]) -> ArgumentParser:
     parser.add_argument("dataset", metavar="DATA", type=str, help="folder in COCO, Pascal VOC or YOLO layout")
     _add_origin(parser)
     parser.add_argument("--device", type=str, default="auto", help="auto or cpu")
+    parser.add_argument(
+        "--format", type=Literal["coco", "voc", "yolo"] | None, default=None, help="short for --data.format"
+    )
+    parser.add_argument("--strict", action="store_true", help="short for --data.strict=true")
     for name, config in (("model", ModelConfig), ("data", DataConfig), ("train", TrainConfig)):
         parser.add_class_arguments(config, name)
     asked_for_help = "-h" in argv or "--help" in argv
@@ -228,9 +232,14 @@ def _run_train(parser: ArgumentParser, arguments: Namespace) -> int:
     from .training import train
 
     made = parser.instantiate(arguments)
+    data = replace(
+        made.data,
+        format=arguments.format or made.data.format,
+        strict=arguments.strict or made.data.strict,
+    )
     train(
         arguments.dataset,
-        RunConfig(recipe=arguments.base_recipe, model=made.model, data=made.data, train=made.train),
+        RunConfig(recipe=arguments.base_recipe, model=made.model, data=data, train=made.train),
         arguments.output,
         init_from=arguments.init_from,
         resume=arguments.resume,
@@ -257,6 +266,7 @@ def _build_evaluate(argv: Sequence[str]) -> ArgumentParser:
     parser.add_argument("dataset", metavar="DATA", type=str, help="folder in COCO, Pascal VOC or YOLO layout")
     parser.add_argument("--split", type=str, default="val")
     parser.add_argument("--format", type=Literal["auto", "coco", "voc", "yolo"], default="auto")
+    parser.add_argument("--strict", action="store_true", help="refuse data with problems")
     parser.add_argument("--output", type=str | None, default=None, help="write metrics.json here")
     parser.add_argument("--metric", type=Literal["coco", "voc"], default="coco")
     parser.add_argument(
@@ -286,6 +296,7 @@ def _run_evaluate(parser: ArgumentParser, arguments: Namespace) -> int:
         arguments.dataset,
         split=arguments.split,
         format=arguments.format,
+        strict=arguments.strict,
         metric=arguments.metric,
         batching=arguments.batching,
         batch_size=arguments.batch_size,

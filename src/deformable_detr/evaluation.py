@@ -62,6 +62,7 @@ def evaluate(
     *,
     split: str = "val",
     format: str = "auto",
+    strict: bool = False,
     metric: Metric = "coco",
     batching: Batching = "exact",
     batch_size: int = 2,
@@ -82,7 +83,8 @@ def evaluate(
 
     Args:
         model: a `Detector`, or anything that `deformable_detr.load` takes.
-        data: a data set's folder, or a `Split`; then `split` and `format` say nothing new.
+        data: a data set's folder, or a `Split`; then `split`, `format` and `strict` say nothing.
+        strict: refuse a folder with problems instead of counting them.
         metric: `coco`, or `voc` with the options `iou_threshold`, `interpolation` and `plus_one` of
             `voc_average_precision`.
         batching: `exact` or `padded`, see the head of this file.
@@ -121,7 +123,7 @@ def evaluate(
         if isinstance(data, Split):
             part = data
         else:
-            part = read_split(data, split, format=format)
+            part = read_split(data, split, format=format, strict=strict)
             problems = [problem for problem in part.problems if problem.kind not in NOTES]
             if problems:
                 note = f"Problems in {part.source}: {len(problems)} (`deformable-detr inspect` lists them)."
