@@ -36,7 +36,16 @@ def demo_config() -> RunConfig:
     return replace(
         base,
         data=replace(base.data, image_size=120, max_size=200, train_sizes=(104, 112, 120, 128)),
-        train=replace(base.train, epochs=12, evaluate_every=4, warmup_steps=50, log_every=25),
+        train=replace(
+            base.train,
+            epochs=7,
+            evaluate_every=7,
+            lr=5e-4,
+            lr_backbone=1e-4,
+            lr_sampling_multiplier=0.5,
+            warmup_steps=50,
+            log_every=50,
+        ),
     )
 
 

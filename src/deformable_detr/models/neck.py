@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 
@@ -20,6 +21,14 @@ class Projection(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         return [self.convolution(maps[-1])]
+
+
+class GroupNorm(nn.GroupNorm):
+    """PyTorch's, but a group of a single value is allowed: it becomes the bias. The coarsest level of a small
+    picture is one pixel, and at width 32 a group is one channel."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
 
 class ChannelMapper(nn.Module):
@@ -39,7 +48,7 @@ class ChannelMapper(nn.Module):
             nn.init.xavier_uniform_(convolution.weight)
             nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
             # 32 groups in the paper; widths that 32 does not divide take the next smaller divisor.
-            self.levels.append(nn.Sequential(convolution, nn.GroupNorm(math.gcd(32, dim), dim)))
+            self.levels.append(nn.Sequential(convolution, GroupNorm(math.gcd(32, dim), dim)))
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         levels: list[Tensor] = []
