@@ -558,3 +558,20 @@ def test_frozen_backbone(tiny_data: Path, tmp_path: Path) -> None:
 def test_metrics_file_is_json(whole: Path) -> None:
     for line in (whole / "metrics.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+@pytest.mark.parametrize(
+    ("config", "changed"),
+    [
+        (tiny_config(epochs=1, max_steps=1, log_every=1), {"focal_alpha": 0.9}),
+        (as_detr(tiny_config(epochs=1, max_steps=1, log_every=1)), {"no_object_weight": 1.0}),
+    ],
+    ids=["focal", "softmax"],
+)
+def test_settings_of_the_class_loss_reach_the_loss(
+    tiny_data: Path, tmp_path: Path, config: RunConfig, changed: dict[str, float]
+) -> None:
+    train(tiny_data, config, tmp_path / "a")
+    train(tiny_data, config, tmp_path / "b", **changed)
+    first, second = (rows(tmp_path / name, "train")[0]["class"] for name in ("a", "b"))
+    assert first != second

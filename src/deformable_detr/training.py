@@ -29,6 +29,7 @@ from rich.console import Console
 
 from . import checkpoint as checkpoints
 from .checkpoint import Checkpoint
+from .classification import build_classification
 from .config import ModelConfig, RunConfig, TrainConfig, override, to_dict
 from .criterion import Losses, SetCriterion
 from .data.formats import NOTES, list_splits, read_split
@@ -242,7 +243,7 @@ class _Run:
         groups = parameter_groups(model, settings)
         optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
         self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.criterion = SetCriterion(self.initial_detector().classification, settings.loss)
+        self.criterion = SetCriterion(build_classification(self.config.model, settings.loss), settings.loss)
         if resume:
             self._load_state()
             for group, fresh in zip(self.optimizer.param_groups, groups, strict=True):
@@ -418,9 +419,6 @@ class _Run:
             for sentence in taken.sentences():
                 self.console.print(sentence, highlight=False)
         return initial
-
-    def initial_detector(self) -> Detector:
-        return Detector(self.initial, TorchBackend(self.model, self.accelerator.device, torch.float32))
 
     def _current_detector(self) -> Detector:
         """With the weights to be judged and kept: the moving average where there is one."""
