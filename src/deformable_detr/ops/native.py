@@ -1,9 +1,10 @@
-"""The native CPU operator as a citizen of PyTorch: loading, shapes, autograd, vmap.
+"""The native operators as citizens of PyTorch: loading, schemas, kernels for GPUs, shapes, autograd, vmap.
 
 The library (csrc/, docs/operator.md) defines `ms_deform_attn` and `fused_ms_deform_attn` and their backward
-operators in `torch.ops.deformable_detr`, with kernels for the CPU. What LibTorch's stable ABI cannot express
-is registered here, on the same operators. Where the library is missing none of them exists, and the public
-functions in `ms_deform_attn.py` use plain PyTorch, after one warning.
+operators in `torch.ops.deformable_detr`, with kernels for the CPU. Where it is missing, they are defined
+here, without these kernels. In either case what LibTorch's stable ABI cannot express is registered here, and
+so are the kernels for GPUs (triton_kernels.py). On a device whose kernels are missing the public functions in
+`ms_deform_attn.py` use plain PyTorch, after one warning.
 
 Letters: B batch, S value tokens, M heads, D head dimension, Q queries, L levels, P points of a head.
 """
@@ -21,11 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .flop_formulas import register_flop_formulas
+
 _PACKAGE = "deformable_detr.ops"
 
 
 class NativeOperatorMissing(RuntimeWarning):
-    """The CPU operator was not built with this installation, and a much slower one takes its place."""
+    """This installation lacks the operator for the CPU, or for GPUs: a much slower one takes its place."""
 
 
 def native_available() -> bool:
@@ -36,10 +39,12 @@ def native_available() -> bool:
 def kernels() -> dict[str, str]:
     """What computes multi-scale deformable attention here, by device type, in words for people.
 
-    `cpu` is "native (INSTRUCTION SET)" or "reference (WHY)"; `other` is every other device.
+    `cpu` is "native (INSTRUCTION SET)" or "reference (WHY)", `cuda` (GPUs of NVIDIA, and of AMD under ROCm)
+    "Triton" or "reference (WHY)"; `other` is every other device.
     """
     cpu = f"native ({cpu_kernels()[0]})" if _MISSING is None else f"reference ({_MISSING})"
-    return {"cpu": cpu, "other": "reference"}
+    cuda = "Triton" if _TRITON_MISSING is None else f"reference ({_TRITON_MISSING})"
+    return {"cpu": cpu, "cuda": cuda, "other": "reference"}
 
 
 def cpu_kernels() -> tuple[str, ...]:
@@ -48,23 +53,28 @@ def cpu_kernels() -> tuple[str, ...]:
 
 
 def uses_native(value: Tensor) -> bool:
-    """Whether the native operator takes this call. Warns, once, where it should but is missing."""
-    if value.device.type != "cpu":
+    """Whether the native operator takes this call. Warns, once a device, where it should but is missing."""
+    device = value.device.type
+    if device == "meta":  # shapes alone: the operator's own rule is 20 times quicker than grid_sample's
+        return True
+    if device == "cpu" and _MISSING is not None:
+        _warn_once(
+            "its operator in plain PyTorch, some 10 to 40 times slower than it could: "
+            f"{_MISSING}. Install a wheel of deformable-detr, or a C++ compiler and then the package again."
+        )
         return False
-    if _MISSING is not None:
-        _warn_once()
+    if device == "cuda" and _TRITON_MISSING is not None:
+        _warn_once(
+            "its operator on the GPU in plain PyTorch, slower than it could and with ten times the memory: "
+            f"{_TRITON_MISSING}. `pip install triton` mends it."
+        )
         return False
-    return True
+    return device in ("cpu", "cuda")
 
 
 @functools.cache
-def _warn_once() -> None:
-    warnings.warn(
-        f"deformable_detr runs its operator in plain PyTorch, some 10 to 40 times slower than it could: "
-        f"{_MISSING}. Install a wheel of deformable-detr, or a C++ compiler and then the package again.",
-        NativeOperatorMissing,
-        stacklevel=4,
-    )
+def _warn_once(problem: str) -> None:
+    warnings.warn(f"deformable_detr runs {problem}", NativeOperatorMissing, stacklevel=4)
 
 
 def _load() -> str | None:
@@ -91,6 +101,51 @@ def _build_problem() -> str:
             problem = json.loads(record.read_text())["problem"]
             return problem or f"{record} says it was built, but it is gone"
     return "it was never built: these are bare sources (`make setup` builds it)"
+
+
+# ---- Schemas -------------------------------------------------------------------------------------
+# Word for word those of csrc/register.cpp. SymInt: with plain int, torch.export would bake the sizes of the
+# example picture into the program.
+
+SCHEMAS = {
+    "ms_deform_attn": "(Tensor value, SymInt[] spatial_shapes, Tensor locations, Tensor weights, "
+    "int[] points_per_level) -> Tensor",
+    "ms_deform_attn_backward": "(Tensor grad_output, Tensor value, SymInt[] spatial_shapes, "
+    "Tensor locations, Tensor weights, int[] points_per_level) -> (Tensor, Tensor, Tensor)",
+    "fused_ms_deform_attn": "(Tensor value, SymInt[] spatial_shapes, Tensor reference, Tensor offsets, "
+    "Tensor logits, int[] points_per_level) -> Tensor",
+    "fused_ms_deform_attn_backward": "(Tensor grad_output, Tensor value, SymInt[] spatial_shapes, "
+    "Tensor reference, Tensor offsets, Tensor logits, int[] points_per_level) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+}
+
+
+def _define() -> None:
+    for name, schema in SCHEMAS.items():
+        torch.library.define(f"deformable_detr::{name}", schema)
+
+
+# ---- GPUs ----------------------------------------------------------------------------------------
+# Plain kernels of the operators above, not `torch.library.triton_op`: that would define operators of its own,
+# and the CPU and the GPU would no longer share schema, shapes, autograd and vmap. What it offers is that
+# torch.compile sees the Triton kernels inside and fuses around them, but there is nothing to fuse with: they
+# begin with a gather and end with a scatter.
+
+
+def register_triton_kernels(device: str) -> None:
+    """Make Triton's the kernels of the operators on "cuda" (in tests: "cpu", by Triton's interpreter)."""
+    for name in SCHEMAS:
+        torch.library.impl(f"deformable_detr::{name}", device)(_triton_kernel(name))
+
+
+def _triton_kernel(name: str) -> Callable[..., Any]:
+    def kernel(*arguments: Any) -> Any:
+        # Imported when the first CUDA tensor arrives: it takes a second, and CPU-only installations lack it.
+        from . import triton_kernels
+
+        return getattr(triton_kernels, name)(*arguments)
+
+    return kernel
 
 
 # ---- Shapes --------------------------------------------------------------------------------------
@@ -218,8 +273,12 @@ def _register() -> None:
         else:
             torch.library.register_autograd(qualified, backward, setup_context=_save_inputs)
         torch.library.register_vmap(qualified, _vmap_over_batch(getattr(operators, name)))
+    register_flop_formulas()
 
 
 _MISSING = _load()
-if _MISSING is None:
-    _register()
+_TRITON_MISSING = None if find_spec("triton") is not None else "Triton is not installed"
+if _MISSING is not None:
+    _define()
+register_triton_kernels("cuda")
+_register()

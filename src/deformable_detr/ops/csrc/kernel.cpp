@@ -585,10 +585,16 @@ void backward_value(const Problem& p, int64_t task, void* memory) {
   constexpr int N = full_lanes<Real>;
   const Slice slice = slice_of(p, task);
   Scratch<Real> s(p, memory, false);
-  // Sums are kept in Real, densely: also faster than adding into grad_value, whose rows are M·D apart.
-  Real* sums = reinterpret_cast<Real*>(static_cast<char*>(memory) + s.bytes);
-  memset(sums, 0, slice.tokens * slice.channels * sizeof(Real));
-  fill_levels(p, s, slice.channels, slice.first_token);
+  Value* grad_value = static_cast<Value*>(p.grad_value) +
+                      ((slice.image * p.S + slice.first_token) * p.M + slice.head) * p.D + slice.first_channel;
+  // Where many queries add to each pixel, sums are kept densely: rows of grad_value are M·D apart. Where few do, that
+  // would only be one more pass over the memory.
+  const bool in_place = p.grad_value_is_zero;
+  Real* sums = in_place ? reinterpret_cast<Real*>(grad_value)
+                        : reinterpret_cast<Real*>(static_cast<char*>(memory) + s.bytes);
+  const int64_t token_step = in_place ? p.M * p.D : slice.channels;
+  if (!in_place) memset(sums, 0, slice.tokens * slice.channels * sizeof(Real));
+  fill_levels(p, s, token_step, slice.first_token);
 
   for (int64_t begin = 0; begin < p.Q; begin += p.queries_per_task) {
     const int64_t end = begin + p.queries_per_task < p.Q ? begin + p.queries_per_task : p.Q;
@@ -600,7 +606,7 @@ void backward_value(const Problem& p, int64_t task, void* memory) {
       read_attention(p, s, weights_of<Real>(p, tile.image, q, slice.head));
       locate<false>(
           p, s, s.pixel_map + (q - tile.begin) * s.pixel_map_step,
-          points_of<Real>(p, tile.image, q, slice.head), slice.channels, slice.first_point / N * N,
+          points_of<Real>(p, tile.image, q, slice.head), token_step, slice.first_point / N * N,
           slice.end_point);
       const Value* grad_output = static_cast<const Value*>(p.grad_output) +
                                  ((tile.image * p.Q + q) * p.M + slice.head) * p.D + slice.first_channel;
@@ -610,10 +616,8 @@ void backward_value(const Problem& p, int64_t task, void* memory) {
     }
   }
 
-  for (int64_t token = 0; token < slice.tokens; ++token) {
-    Value* row = static_cast<Value*>(p.grad_value) +
-                 ((slice.image * p.S + slice.first_token + token) * p.M + slice.head) * p.D +
-                 slice.first_channel;
+  for (int64_t token = 0; token < slice.tokens && !in_place; ++token) {
+    Value* row = grad_value + token * p.M * p.D;
     visit_blocks<Real>(slice.channels, [&]<int LANES, int COUNT>(int64_t d) {
       Vector<Real, LANES> block[COUNT];
       load_block<LANES, COUNT>(sums + token * slice.channels + d, block);
@@ -630,7 +634,7 @@ size_t query_scratch_bytes(const Problem& p) {
 template <class Real>
 size_t value_scratch_bytes(const Problem& p) {
   int64_t most = 0;
-  for (int64_t task = 0; task < value_tasks(p); ++task) {
+  for (int64_t task = 0; task < value_tasks(p) && !p.grad_value_is_zero; ++task) {
     const Slice slice = slice_of(p, task);
     const int64_t size = slice.tokens * slice.channels;
     most = size > most ? size : most;

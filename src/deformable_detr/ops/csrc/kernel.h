@@ -39,6 +39,9 @@ struct Problem {
   void* grad_points;        // Real
   void* grad_weights;       // Real
 
+  // Few queries, and Value is Real: grad_value holds zeros, and backward_value adds to it in place.
+  bool grad_value_is_zero;
+
   // How the work is cut. Results do not depend on it, to the last bit.
   int64_t queries_per_task;   // forward and backward_points: a task is (image, this many queries)
   int64_t levels_per_task;    // backward_value: a task is (image, head, levels, channels), and owns

@@ -211,7 +211,7 @@ struct Call {
     p.weights_query_stride = weights.stride(1);
     p.weights_head_stride = weights.stride(2);
     // Offsets within an image are 32 bits wide.
-    const int64_t farthest = std::max(p.S * p.value_token_stride, p.S * p.D);
+    const int64_t farthest = std::max(p.S * p.value_token_stride, p.S * p.M * p.D);
     STD_TORCH_CHECK(
         farthest <= std::numeric_limits<int32_t>::max(),
         "deformable_detr: an image's value spans more than 2^31 elements; split it by heads");
@@ -267,15 +267,17 @@ Gradients run_backward(Call& call, const Tensor& grad_output_in) {
   check_type("grad_output", grad_output_in, call.value_type);
   const Tensor grad_output = torch::stable::contiguous(grad_output_in);
   const bool empty = call.is_empty();
-  // A dense tensor; zeros where there is nothing to compute (no queries, say).
-  const auto make = [&](const Tensor& like, const std::vector<int64_t>& shape) {
-    return empty ? torch::stable::new_zeros(like, shape) : torch::stable::new_empty(like, shape);
+  // Dense; zeros where nothing would be written (no queries, say).
+  const auto make = [&](const Tensor& like, const std::vector<int64_t>& shape, bool zeros) {
+    return zeros ? torch::stable::new_zeros(like, shape) : torch::stable::new_empty(like, shape);
   };
+  // A head's queries have fewer points than there are pixels: a decoder.
+  p.grad_value_is_zero = call.value_type == call.real_type && p.Q * p.P <= p.S;
   Gradients grads;
-  grads.value = make(call.value, {p.B, p.S, p.M, p.D});
-  grads.points = make(call.points, {p.B, p.Q, p.M, p.P, 2});
-  grads.weights = make(call.weights, {p.B, p.Q, p.M, p.P});
-  if (p.reference_size) grads.reference.push_back(make(call.reference[0], {p.B, p.Q, p.L, p.reference_size}));
+  grads.value = make(call.value, {p.B, p.S, p.M, p.D}, empty || p.grad_value_is_zero);
+  grads.points = make(call.points, {p.B, p.Q, p.M, p.P, 2}, empty);
+  grads.weights = make(call.weights, {p.B, p.Q, p.M, p.P}, empty);
+  if (p.reference_size) grads.reference.push_back(make(call.reference[0], {p.B, p.Q, p.L, p.reference_size}, empty));
   if (empty) return grads;
 
   p.grad_output = grad_output.const_data_ptr();

@@ -63,7 +63,7 @@ DDETR_INLINE void store(void* to, V v) {
 
 template <class T, int N>
 DDETR_INLINE Vector<T, N> splat(T x) {
-  return Vector<T, N>{} + x;
+  return x - Vector<T, N>{};  // exact for -0 too, so the compiler drops the subtraction (x + 0 it must keep)
 }
 
 template <class V>

@@ -1,0 +1,536 @@
+"""Multi-scale deformable attention on a GPU, in Triton. Paper: section 4.1, equations 2 and 3.
+
+The four functions at the end are the CUDA kernels of the operators in `torch.ops.deformable_detr`;
+`native.py` registers them and imports this file when the first CUDA tensor arrives. docs/operator.md, "On a
+GPU", tells the same story.
+
+A program takes one head of one image and a block of queries. A row of its tensors is a query, a column is a
+channel. It goes through the points one by one, and every row reads four pixels for each.
+
+Letters: B batch, S value tokens, M heads, D channels of a head, Q queries, L levels, K points of a level,
+P = Σ K_l points of a head.
+"""
+
+# Kernels are written in Triton's language, which has Python's syntax but not its types.
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# ---- Kernels -------------------------------------------------------------------------------------
+# STARTS holds the number of each level's first point, and P. `sizes` holds (H, W) of each level as floats:
+# Triton compiles again for integers that are 1 or that 16 divides, which would be for every other picture;
+# floats it takes as they come. REFERENCE_SIZE 0: `points` are locations in [0, 1] and `weights` weigh them;
+# 2 or 4: points are offsets around reference points or boxes, and weights the logits of a softmax.
+#
+# Levels are unrolled, points of a level are not: the four loads of a point are enough to keep the
+# memory busy, and sixteen points in a row would compile for ten seconds and need all registers of a thread.
+
+
+@triton.jit
+def _program(Q, M: tl.constexpr, BLOCK_Q: tl.constexpr):
+    """This program's image, head and queries, and which of these queries there are.
+
+    All in one grid dimension: the other two end at 65,535. Neighbours in time are neighbours in the picture,
+    and share the cache.
+    """
+    blocks = tl.cdiv(Q, BLOCK_Q)
+    program = tl.program_id(0)
+    query = program % blocks * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    return (program // blocks // M).to(tl.int64), program // blocks % M, query, query < Q
+
+
+@triton.jit
+def _load_points(rows, exists, P: tl.constexpr, P_PADDED: tl.constexpr, beyond):
+    """Numbers of all points of each row, `beyond` after the last point."""
+    point = tl.arange(0, P_PADDED)[None, :]
+    block = tl.load(rows[:, None] + point, mask=exists[:, None] & (point < P), other=0.0)
+    return tl.where(point < P, block, beyond)
+
+
+@triton.jit
+def _softmax_terms(logits):
+    """Largest logit and Σ exp(logit - largest) of each row: softmax is exp(logit - largest) / sum."""
+    largest = tl.max(logits, 1)
+    return largest, tl.sum(tl.exp(logits - largest[:, None]), 1)
+
+
+@triton.jit
+def _half_side_step(size, K: tl.constexpr):
+    """Half a box side divided by K, in pixels per unit of the reference."""
+    return 0.5 * size / max(K, 1)  # (with no points, nobody uses it)
+
+
+@triton.jit
+def _pixel_map(reference, exists, H, W, step_y, step_x, REFERENCE_SIZE: tl.constexpr):
+    """(base, scale) for x and y with pixel = base + scale · input: all that tells the kinds of input apart.
+
+    Pixel centres lie at (i + 1/2) / W: hence the half.
+    """
+    base_x, scale_x, base_y, scale_y = -0.5, W, -0.5, H
+    if REFERENCE_SIZE > 0:
+        base_x += tl.load(reference, mask=exists, other=0.0) * W
+        base_y += tl.load(reference + 1, mask=exists, other=0.0) * H
+        scale_x, scale_y = 1.0, 1.0
+    if REFERENCE_SIZE == 4:
+        scale_x = tl.load(reference + 2, mask=exists, other=0.0) * step_x
+        scale_y = tl.load(reference + 3, mask=exists, other=0.0) * step_y
+    return base_x, scale_x, base_y, scale_y
+
+
+@triton.jit
+def _sides(pixel, size):
+    """Along one axis: the pixel before, the fraction of the way to the next, whether these two are inside.
+
+    Outside is outside, however far: clamped before the conversion to integers, which is undefined for NaN,
+    infinity and large numbers. Comparisons with NaN are false: it becomes -2.
+    """
+    pixel = tl.where(pixel >= -2.0, pixel, -2.0)
+    pixel = tl.where(pixel <= size + 1, pixel, size + 1)
+    before = tl.floor(pixel)
+    before_is_inside = (before >= 0) & (before < size)
+    after_is_inside = (before >= -1) & (before < size - 1)
+    return before.to(tl.int32), pixel - before, before_is_inside, after_is_inside
+
+
+@triton.jit(do_not_specialize=["Q"])
+def _forward_kernel(
+    output,  # (B, Q, M, D)
+    value,  # (B, S, M, D), channels dense, its other strides given
+    reference,  # (B, Q, L, REFERENCE_SIZE)
+    points,  # (B, Q, M, P, 2)
+    weights,  # (B, Q, M, P)
+    sizes,
+    Q,
+    image_stride,
+    token_stride,
+    head_stride,
+    M: tl.constexpr,
+    D: tl.constexpr,
+    STARTS: tl.constexpr,
+    REFERENCE_SIZE: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    P_PADDED: tl.constexpr,
+):
+    REAL: tl.constexpr = points.dtype.element_ty
+    L: tl.constexpr = len(STARTS) - 1
+    P: tl.constexpr = STARTS[L]
+    image, head, query, exists = _program(Q, M, BLOCK_Q)
+    channel = tl.arange(0, BLOCK_D)[None, :]
+    is_channel = channel < D
+    row = (image * Q + query) * M + head
+    points += row * (2 * P)
+    weights += row * P
+    reference += (image * Q + query) * (L * REFERENCE_SIZE)
+    pixels = value + image * image_stride + head.to(tl.int64) * head_stride
+    if REFERENCE_SIZE > 0:
+        logits = _load_points(weights, exists, P, P_PADDED, float("-inf"))
+        largest, total = _softmax_terms(logits)
+
+    sums = tl.zeros([BLOCK_Q, BLOCK_D], REAL)
+    for level in tl.static_range(L):
+        H, W = tl.cast(sizes[2 * level], REAL), tl.cast(sizes[2 * level + 1], REAL)
+        row_stride = W.to(tl.int32) * token_stride
+        step_x = _half_side_step(W, STARTS[level + 1] - STARTS[level])
+        step_y = _half_side_step(H, STARTS[level + 1] - STARTS[level])
+        base_x, scale_x, base_y, scale_y = _pixel_map(
+            reference + level * REFERENCE_SIZE, exists, H, W, step_y, step_x, REFERENCE_SIZE
+        )
+        for point in range(STARTS[level], STARTS[level + 1]):
+            attention = tl.load(weights + point, mask=exists, other=0.0)
+            if REFERENCE_SIZE > 0:
+                attention = tl.exp(attention - largest) / total
+            x = base_x + scale_x * tl.load(points + 2 * point, mask=exists, other=0.0)
+            y = base_y + scale_y * tl.load(points + 2 * point + 1, mask=exists, other=0.0)
+            left, fx, in_left, in_right = _sides(x, W)
+            top, fy, in_top, in_bottom = _sides(y, H)
+            corner = pixels + (top * row_stride + left * token_stride)[:, None] + channel
+            in_top &= exists
+            in_bottom &= exists
+            at = tl.load(corner, mask=(in_top & in_left)[:, None] & is_channel, other=0.0)
+            sums += (attention * (1 - fy) * (1 - fx))[:, None] * at.to(REAL)
+            at = tl.load(corner + token_stride, mask=(in_top & in_right)[:, None] & is_channel, other=0.0)
+            sums += (attention * (1 - fy) * fx)[:, None] * at.to(REAL)
+            corner += row_stride
+            at = tl.load(corner, mask=(in_bottom & in_left)[:, None] & is_channel, other=0.0)
+            sums += (attention * fy * (1 - fx))[:, None] * at.to(REAL)
+            at = tl.load(corner + token_stride, mask=(in_bottom & in_right)[:, None] & is_channel, other=0.0)
+            sums += (attention * fy * fx)[:, None] * at.to(REAL)
+        pixels += (H.to(tl.int32) * row_stride).to(tl.int64)
+    tl.store(output + (row * D)[:, None] + channel, sums, mask=exists[:, None] & is_channel)
+
+
+@triton.jit(do_not_specialize=["S", "Q"])
+def _backward_kernel(
+    grad_value,  # (B, S, M, D) of REAL, zeros before
+    grad_reference,  # (B, Q, M, L, REFERENCE_SIZE): of each head alone
+    grad_points,  # (B, Q, M, P, 2)
+    grad_weights,  # (B, Q, M, P)
+    grad_output,  # (B, Q, M, D)
+    value,
+    reference,
+    points,
+    weights,
+    sizes,
+    S,
+    Q,
+    image_stride,
+    token_stride,
+    head_stride,
+    M: tl.constexpr,
+    D: tl.constexpr,
+    STARTS: tl.constexpr,
+    REFERENCE_SIZE: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    P_PADDED: tl.constexpr,
+):
+    """Walks as the forward kernel does. Of g = grad_output, a point needs ⟨g, pixel⟩ of its four pixels."""
+    REAL: tl.constexpr = points.dtype.element_ty
+    L: tl.constexpr = len(STARTS) - 1
+    P: tl.constexpr = STARTS[L]
+    image, head, query, exists = _program(Q, M, BLOCK_Q)
+    channel = tl.arange(0, BLOCK_D)[None, :]
+    is_channel = channel < D
+    row = (image * Q + query) * M + head
+    points += row * (2 * P)
+    grad_points += row * (2 * P)
+    weights += row * P
+    grad_weights += row * P
+    reference += (image * Q + query) * (L * REFERENCE_SIZE)
+    grad_reference += row * (L * REFERENCE_SIZE)
+    pixels = value + image * image_stride + head.to(tl.int64) * head_stride
+    grad_pixels = grad_value + image * S * (M * D) + head * D
+    if REFERENCE_SIZE > 0:
+        logits = _load_points(weights, exists, P, P_PADDED, float("-inf"))
+        largest, total = _softmax_terms(logits)
+    mask = exists[:, None] & is_channel
+    g = tl.load(grad_output + (row * D)[:, None] + channel, mask=mask, other=0.0).to(REAL)
+
+    for level in tl.static_range(L):
+        H, W = tl.cast(sizes[2 * level], REAL), tl.cast(sizes[2 * level + 1], REAL)
+        width = W.to(tl.int32)
+        step_x = _half_side_step(W, STARTS[level + 1] - STARTS[level])
+        step_y = _half_side_step(H, STARTS[level + 1] - STARTS[level])
+        base_x, scale_x, base_y, scale_y = _pixel_map(
+            reference + level * REFERENCE_SIZE, exists, H, W, step_y, step_x, REFERENCE_SIZE
+        )
+        sum_x = tl.zeros([BLOCK_Q], REAL)
+        sum_y = tl.zeros([BLOCK_Q], REAL)
+        sum_side_x = tl.zeros([BLOCK_Q], REAL)
+        sum_side_y = tl.zeros([BLOCK_Q], REAL)
+        for point in range(STARTS[level], STARTS[level + 1]):
+            attention = tl.load(weights + point, mask=exists, other=0.0)
+            if REFERENCE_SIZE > 0:
+                attention = tl.exp(attention - largest) / total
+            input_x = tl.load(points + 2 * point, mask=exists, other=0.0)
+            input_y = tl.load(points + 2 * point + 1, mask=exists, other=0.0)
+            left, fx, in_left, in_right = _sides(base_x + scale_x * input_x, W)
+            top, fy, in_top, in_bottom = _sides(base_y + scale_y * input_y, H)
+            token = top * width + left
+            corner = pixels + (token * token_stride)[:, None] + channel
+            grad_corner = grad_pixels + (token * (M * D))[:, None] + channel
+            in_top &= exists
+            in_bottom &= exists
+            share = attention[:, None] * g
+
+            mask = (in_top & in_left)[:, None] & is_channel
+            dot_0 = tl.sum(g * tl.load(corner, mask=mask, other=0.0).to(REAL), 1)
+            tl.atomic_add(grad_corner, ((1 - fy) * (1 - fx))[:, None] * share, mask=mask, sem="relaxed")
+            mask = (in_top & in_right)[:, None] & is_channel
+            dot_1 = tl.sum(g * tl.load(corner + token_stride, mask=mask, other=0.0).to(REAL), 1)
+            tl.atomic_add(grad_corner + M * D, ((1 - fy) * fx)[:, None] * share, mask=mask, sem="relaxed")
+            corner += width * token_stride
+            grad_corner += width * (M * D)
+            mask = (in_bottom & in_left)[:, None] & is_channel
+            dot_2 = tl.sum(g * tl.load(corner, mask=mask, other=0.0).to(REAL), 1)
+            tl.atomic_add(grad_corner, (fy * (1 - fx))[:, None] * share, mask=mask, sem="relaxed")
+            mask = (in_bottom & in_right)[:, None] & is_channel
+            dot_3 = tl.sum(g * tl.load(corner + token_stride, mask=mask, other=0.0).to(REAL), 1)
+            tl.atomic_add(grad_corner + M * D, (fy * fx)[:, None] * share, mask=mask, sem="relaxed")
+
+            above = dot_0 + fx * (dot_1 - dot_0)
+            below = dot_2 + fx * (dot_3 - dot_2)
+            grad_attention = above + fy * (below - above)
+            grad_x = attention * ((1 - fy) * (dot_1 - dot_0) + fy * (dot_3 - dot_2))
+            grad_y = attention * (below - above)
+            tl.store(grad_points + 2 * point, grad_x * scale_x, mask=exists)
+            tl.store(grad_points + 2 * point + 1, grad_y * scale_y, mask=exists)
+            tl.store(grad_weights + point, grad_attention, mask=exists)
+            if REFERENCE_SIZE > 0:
+                sum_x += grad_x
+                sum_y += grad_y
+                sum_side_x += grad_x * input_x
+                sum_side_y += grad_y * input_y
+        if REFERENCE_SIZE > 0:
+            tl.store(grad_reference + level * REFERENCE_SIZE, sum_x * W, mask=exists)
+            tl.store(grad_reference + level * REFERENCE_SIZE + 1, sum_y * H, mask=exists)
+        if REFERENCE_SIZE == 4:
+            tl.store(grad_reference + level * 4 + 2, sum_side_x * step_x, mask=exists)
+            tl.store(grad_reference + level * 4 + 3, sum_side_y * step_y, mask=exists)
+        tokens = H.to(tl.int32) * width
+        pixels += (tokens * token_stride).to(tl.int64)
+        grad_pixels += (tokens * (M * D)).to(tl.int64)
+    if REFERENCE_SIZE > 0:  # from attention to logits: through the softmax
+        attention = tl.exp(logits - largest[:, None]) / total[:, None]
+        tl.debug_barrier()  # threads read what others of this program have stored
+        grad_attention = _load_points(grad_weights, exists, P, P_PADDED, 0.0)
+        mean = tl.sum(attention * grad_attention, 1)
+        point = tl.arange(0, P_PADDED)[None, :]
+        tl.store(
+            grad_weights[:, None] + point,
+            attention * (grad_attention - mean[:, None]),
+            mask=exists[:, None] & (point < P),
+        )
+
+
+# ---- From tensors to a launch --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Call:
+    """Inputs of a launch, checked: no kernel reads outside of them. `reference` is None where not fused."""
+
+    value: Tensor  # channels dense
+    reference: Tensor | None  # dense, as are the next two
+    points: Tensor
+    weights: Tensor
+    spatial_shapes: Sequence[int]
+    points_per_level: Sequence[int]
+
+    @property
+    def is_empty(self) -> bool:
+        return self.value.numel() == 0 or self.weights.numel() == 0
+
+    @property
+    def reference_size(self) -> int:
+        return 0 if self.reference is None else self.reference.shape[3]
+
+    @property
+    def inputs(self) -> tuple[Any, ...]:
+        """Arguments that both kernels have in common."""
+        # Where there is no reference the kernels ask for none, but a pointer has to be passed.
+        reference = self.points if self.reference is None else self.reference
+        return self.value, reference, self.points, self.weights, tuple(map(float, self.spatial_shapes))
+
+    @property
+    def value_strides(self) -> tuple[int, int, int]:
+        return self.value.stride(0), self.value.stride(1), self.value.stride(2)
+
+    def launch(self, kernel: Any, *arguments: Any) -> None:
+        """Run `kernel`, a program for each head of each image and block of queries."""
+        B, _, M, D = self.value.shape
+        _, Q, _, P = self.weights.shape
+        block_of_channels = triton.next_power_of_2(D)
+        block_of_queries = max(1, min(64, 512 // block_of_channels))
+        # Each thread loads 16 bytes of a pixel.
+        threads = block_of_queries * block_of_channels * self.value.element_size() // 16
+        with torch.cuda.device_of(self.value):
+            kernel[(B * M * triton.cdiv(Q, block_of_queries),)](
+                *arguments,
+                M=M,
+                D=D,
+                STARTS=tuple(accumulate(self.points_per_level, initial=0)),
+                REFERENCE_SIZE=self.reference_size,
+                BLOCK_Q=block_of_queries,
+                BLOCK_D=block_of_channels,
+                P_PADDED=triton.next_power_of_2(P),
+                num_warps=max(1, min(8, threads // 32)),
+            )
+
+
+def _checked(
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    reference: Tensor | None,
+    points: Tensor,
+    weights: Tensor,
+    points_per_level: Sequence[int],
+) -> _Call:
+    """Raises RuntimeError where inputs do not fit each other, in the words of the CPU operator."""
+    real = torch.float64 if value.dtype == torch.float64 else torch.float32
+    L = len(points_per_level)
+    _require(
+        value.dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16),
+        f"value must be float32, float64, bfloat16 or float16, not {value.dtype}",
+    )
+    _require(value.ndim == 4, f"value must be (B, S, M, D), not {tuple(value.shape)}")
+    _require(weights.ndim == 4, f"weights must be (B, Q, M, P), not {tuple(weights.shape)}")
+    _require(
+        len(spatial_shapes) == 2 * L,
+        f"spatial_shapes must hold H and W for {L} levels, not {len(spatial_shapes)} numbers",
+    )
+    B, S, M, D = value.shape
+    Q, P = weights.shape[1], weights.shape[3]
+    tokens = 0
+    for level, K in enumerate(points_per_level):
+        H, W = spatial_shapes[2 * level : 2 * level + 2]
+        _require(H >= 1 and W >= 1 and K >= 0, f"level {level} has size ({H}, {W}) and {K} points")
+        # Pixels are counted in float32: up to 2^22 it is exact with room.
+        _require(H < 2**22 and W < 2**22, f"level {level} is too large")
+        tokens += H * W
+    _require(tokens == S, f"spatial_shapes hold {tokens} tokens, but value has {S}")
+    total = sum(points_per_level)
+    _require(total == P, f"points_per_level hold {total} points, but weights have {P}")
+    expected = {"weights": (weights, (B, Q, M, P)), "points": (points, (B, Q, M, P, 2))}
+    if reference is not None:
+        _require(
+            reference.ndim == 4 and reference.shape[3] in (2, 4),
+            f"reference must be (B, Q, L, 2) or (B, Q, L, 4), not {tuple(reference.shape)}",
+        )
+        expected["reference"] = (reference, (B, Q, L, reference.shape[3]))
+    for name, (tensor, shape) in expected.items():
+        _require(
+            tuple(tensor.shape) == shape,
+            f"{name} has shape {tuple(tensor.shape)} where {shape} is expected",
+        )
+        _require(tensor.dtype == real, f"{name} must be {real}, not {tensor.dtype}")
+        _require(tensor.device == value.device, f"{name} is on {tensor.device}, but value on {value.device}")
+    if D > 1 and value.stride(3) != 1:
+        value = value.contiguous()
+    # Within an image kernels count in 32 bits.
+    _require(
+        S * max(value.stride(1), M * D) < 2**31,
+        "an image's value spans more than 2^31 elements; split it by heads",
+    )
+    return _Call(
+        value,
+        reference if reference is None else reference.contiguous(),
+        points.contiguous(),
+        weights.contiguous(),
+        spatial_shapes,
+        points_per_level,
+    )
+
+
+def _require(condition: bool, problem: str) -> None:
+    if not condition:
+        raise RuntimeError(f"deformable_detr: {problem}")
+
+
+def _run_forward(call: _Call) -> Tensor:
+    B, _, M, D = call.value.shape
+    Q = call.weights.shape[1]
+    if call.is_empty:
+        return call.value.new_zeros(B, Q, M * D)
+    output = call.value.new_empty(B, Q, M * D)
+    call.launch(_forward_kernel, output, *call.inputs, Q, *call.value_strides)
+    return output
+
+
+@dataclass(frozen=True)
+class _Gradients:
+    value: Tensor
+    reference: Tensor
+    points: Tensor
+    weights: Tensor
+
+
+def _run_backward(call: _Call, grad_output: Tensor) -> _Gradients:
+    B, S, M, D = call.value.shape
+    Q = call.weights.shape[1]
+    L, real = len(call.points_per_level), call.points.dtype
+    _require(
+        tuple(grad_output.shape) == (B, Q, M * D),
+        f"grad_output has shape {tuple(grad_output.shape)} where {(B, Q, M * D)} is expected",
+    )
+    _require(
+        grad_output.dtype == call.value.dtype,
+        f"grad_output must be {call.value.dtype}, not {grad_output.dtype}",
+    )
+    _refuse_deterministic_mode()
+    # Many queries add to a pixel: in float32 whatever the type of value, to be exact, and because GPUs add
+    # 16-bit numbers atomically only by retrying.
+    grad_value = call.value.new_zeros(call.value.shape, dtype=real)
+    # A head's own share: summed afterwards, which needs no atomics.
+    grad_reference = call.points.new_empty(B, Q, M, L, call.reference_size)
+    grad_points, grad_weights = torch.empty_like(call.points), torch.empty_like(call.weights)
+    if call.is_empty:
+        for grad in (grad_reference, grad_points, grad_weights):
+            grad.zero_()
+    else:
+        grads = grad_value, grad_reference, grad_points, grad_weights
+        call.launch(
+            _backward_kernel, *grads, grad_output.contiguous(), *call.inputs, S, Q, *call.value_strides
+        )
+    return _Gradients(grad_value.to(call.value.dtype), grad_reference.sum(2), grad_points, grad_weights)
+
+
+def _refuse_deterministic_mode() -> None:
+    """As PyTorch's own operators do: atomic additions come in any order, and round differently each time."""
+    if not torch.are_deterministic_algorithms_enabled():
+        return
+    problem = (
+        "the gradient of multi-scale deformable attention has no deterministic kernel for CUDA, but "
+        "torch.use_deterministic_algorithms(True) is set (with warn_only=True it runs)"
+    )
+    if not torch.is_deterministic_algorithms_warn_only_enabled():
+        raise RuntimeError(f"deformable_detr: {problem}")
+    warnings.warn(f"deformable_detr: {problem}", stacklevel=2)
+
+
+# ---- The operators -------------------------------------------------------------------------------
+# Arguments: the schemas in native.py. Errors: RuntimeError where shapes, types or devices disagree.
+
+
+def ms_deform_attn(
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    locations: Tensor,
+    weights: Tensor,
+    points_per_level: Sequence[int],
+) -> Tensor:
+    """(B, Q, M·D) of value's type."""
+    return _run_forward(_checked(value, spatial_shapes, None, locations, weights, points_per_level))
+
+
+def ms_deform_attn_backward(
+    grad_output: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    locations: Tensor,
+    weights: Tensor,
+    points_per_level: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of value, locations and weights."""
+    call = _checked(value, spatial_shapes, None, locations, weights, points_per_level)
+    grads = _run_backward(call, grad_output)
+    return grads.value, grads.points, grads.weights
+
+
+def fused_ms_deform_attn(
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    reference: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
+    points_per_level: Sequence[int],
+) -> Tensor:
+    """(B, Q, M·D) of value's type."""
+    return _run_forward(_checked(value, spatial_shapes, reference, offsets, logits, points_per_level))
+
+
+def fused_ms_deform_attn_backward(
+    grad_output: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    reference: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
+    points_per_level: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of value, reference, offsets and logits."""
+    call = _checked(value, spatial_shapes, reference, offsets, logits, points_per_level)
+    grads = _run_backward(call, grad_output)
+    return grads.value, grads.reference, grads.points, grads.weights
