@@ -27,11 +27,13 @@ PROGRAM = "deformable-detr"
 @dataclass(frozen=True)
 class Command:
     """`build` makes the parser (it may look at the arguments: recipes supply defaults); `run` does the work
-    and returns the exit code."""
+    and returns the exit code. `keeps_buffers`: see allocator.py; a benchmark's process measures peers too,
+    and decides for itself."""
 
     summary: str
     build: Callable[[Sequence[str]], ArgumentParser]
     run: Callable[[ArgumentParser, Namespace], int]
+    keeps_buffers: bool = True
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = COMMANDS.get(argv[0])
     if command is None:
         return _refuse(f"there is no command {argv[0]}: choose one of {', '.join(COMMANDS)}.")
-    keep_large_buffers()
+    if command.keeps_buffers:
+        keep_large_buffers()
     debug = "--debug" in argv
     rest = [argument for argument in argv[1:] if argument != "--debug"]
     try:
@@ -77,7 +80,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 _WRONG_PATH = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 
 # jsonargparse names a positional argument as the namespace does, --help and README in capitals.
-_SHOWN_NAMES = {"dataset": "DATA", "model": "MODEL", "sources": "SOURCE", "output": "OUT", "to": "--to"}
+_SHOWN_NAMES = {
+    "dataset": "DATA",
+    "model": "MODEL",
+    "sources": "SOURCE",
+    "output": "OUT",
+    "to": "--to",
+    "benchmark": "WHAT",
+}
 _KINDS = {
     "int": "a whole number",
     "float": "a number",
@@ -346,6 +356,87 @@ def _run_predict(parser: ArgumentParser, arguments: Namespace) -> int:
     return 0
 
 
+def _build_explain(argv: Sequence[str]) -> ArgumentParser:
+    parser = _parser(
+        "explain",
+        "Where MODEL looked for each detection in IMAGE: a picture, or a page to explore. With --missed: why "
+        "objects of DATA were not found.",
+        usage=f"{PROGRAM} explain MODEL IMAGE [--output FILE] [options]\n"
+        f"       {PROGRAM} explain MODEL [IMAGE] --missed DATA [--output FOLDER]",
+    )
+    _add_model(parser)
+    parser.add_argument("image", metavar="IMAGE", type=str | None, nargs="?", default=None)
+    parser.add_argument("--output", type=str | None, default=None, help=".png, .pdf, .svg or .html; a folder")
+    parser.add_argument("--threshold", type=float, default=0.5)
+    parser.add_argument("--layer", type=int | None, default=None, help="decoder layer to draw, the last")
+    parser.add_argument("--most", type=int | None, default=None, help="detections (objects) to draw at most")
+    parser.add_argument("--at", metavar="X,Y", type=str | None, default=None, help="encoder, from this pixel")
+    parser.add_argument("--gradient", action="store_true", help="what x, y, w, h and score depend on")
+    parser.add_argument(
+        "--missed", metavar="DATA", type=str | None, default=None, help="why objects were not found"
+    )
+    parser.add_argument("--split", type=str, default="val", help="of DATA")
+    parser.add_argument("--format", type=Literal["auto", "coco", "voc", "yolo"], default="auto")
+    return parser
+
+
+def _run_explain(parser: ArgumentParser, arguments: Namespace) -> int:
+    most = {} if arguments.most is None else {"most": arguments.most}
+    common = {"threshold": arguments.threshold, "device": arguments.device, **most}
+    if arguments.missed is not None:
+        _refuse_with("--missed", arguments, "gradient", "at", "layer")
+        from rich.console import Console
+
+        from .explain.commands import print_missed, write_missed
+
+        output = arguments.output or "missed"
+        report = write_missed(
+            arguments.model,
+            arguments.missed,
+            output,
+            split=arguments.split,
+            image=arguments.image,
+            format=arguments.format,
+            **common,
+        )
+        print_missed(report, Console())
+        print(f"written: {output}")
+        return 0
+    if arguments.image is None:
+        raise UserError("IMAGE is missing: name the picture to explain, or a data set with --missed DATA.")
+    from .explain.commands import write_explanation, write_gradient
+
+    output = arguments.output or "explanation.png"
+    if arguments.gradient:
+        _refuse_with("--gradient", arguments, "at", "layer")
+        found = write_gradient(arguments.model, arguments.image, output, **common)
+    else:
+        found = write_explanation(
+            arguments.model,
+            arguments.image,
+            output,
+            layer=arguments.layer,
+            at=() if arguments.at is None else (_place(arguments.at),),
+            **common,
+        )
+    print(f"{found} detections explained: {output}")
+    return 0
+
+
+def _refuse_with(option: str, arguments: Namespace, *others: str) -> None:
+    for other in others:
+        if arguments[other]:
+            raise UserError(f"{option} and --{other} do not go together: leave one out.")
+
+
+def _place(text: str) -> tuple[float, float]:
+    try:
+        x, y = map(float, text.split(","))
+    except ValueError:
+        raise UserError(f"--at must be X,Y in pixels, such as 120,80, not {text}.") from None
+    return x, y
+
+
 # ---------------------------------------------------------------------- convert, inspect, demo, doctor
 
 
@@ -423,14 +514,82 @@ def _run_doctor(parser: ArgumentParser, arguments: Namespace) -> int:
     return 0 if diagnosis.healthy else 1
 
 
+def _build_benchmark(argv: Sequence[str]) -> ArgumentParser:
+    from importlib import import_module
+
+    from .benchmark import BENCHMARKS
+
+    summaries = "; ".join(f"{name}: {summary}" for name, summary in BENCHMARKS.items())
+    parser = _parser(
+        "benchmark",
+        f"Time this package and its peers in one alternating run. {summaries}.",
+        usage=f"{PROGRAM} benchmark {{{','.join(BENCHMARKS)}}} [options]",
+    )
+    parser.add_argument("benchmark", metavar="WHAT", type=str, help=", ".join(BENCHMARKS))
+    if argv and argv[0] in BENCHMARKS:
+        import_module(f".benchmark.{argv[0]}", __package__).add_arguments(parser)
+    return parser
+
+
+def _run_benchmark(parser: ArgumentParser, arguments: Namespace) -> int:
+    from importlib import import_module
+
+    from .benchmark import BENCHMARKS
+
+    if arguments.benchmark not in BENCHMARKS:
+        raise UserError(
+            f"there is no benchmark {arguments.benchmark}: choose one of {', '.join(BENCHMARKS)}."
+        )
+    import_module(f".benchmark.{arguments.benchmark}", __package__).run(arguments)
+    return 0
+
+
+def _build_paper(argv: Sequence[str]) -> ArgumentParser:
+    from importlib import import_module
+
+    from .paper import EXPERIMENTS
+
+    summaries = "; ".join(f"{name}: {summary}" for name, summary in EXPERIMENTS.items())
+    parser = _parser(
+        "paper",
+        f"The paper's experiments. {summaries}.",
+        usage=f"{PROGRAM} paper WHAT [options]",
+    )
+    parser.add_argument("experiment", metavar="WHAT", type=str, help=", ".join(EXPERIMENTS))
+    if argv and argv[0] in EXPERIMENTS:
+        import_module(f".paper.{argv[0]}", __package__).add_arguments(parser)
+    return parser
+
+
+def _run_paper(parser: ArgumentParser, arguments: Namespace) -> int:
+    from importlib import import_module
+
+    from .paper import EXPERIMENTS
+
+    if arguments.experiment not in EXPERIMENTS:
+        raise UserError(
+            f"there is no experiment {arguments.experiment}: choose one of {', '.join(EXPERIMENTS)}."
+        )
+    import_module(f".paper.{arguments.experiment}", __package__).run(arguments)
+    return 0
+
+
 COMMANDS: dict[str, Command] = {
     "train": Command("train a detector on DATA", _build_train, _run_train),
     "evaluate": Command("average precision of MODEL on DATA", _build_evaluate, _run_evaluate),
     "predict": Command("find objects in pictures, draw and list them", _build_predict, _run_predict),
+    "explain": Command("where the model looked, and why objects were missed", _build_explain, _run_explain),
     "inspect": Command("what is in DATA, and what is broken in it", _build_inspect, _run_inspect),
     "convert": Command(
         "rewrite MODEL as native, authors' or transformers' checkpoint", _build_convert, _run_convert
     ),
     "demo": Command("the whole way offline, in a few minutes", _build_demo, _run_demo),
+    "benchmark": Command(
+        "time this package and its peers on this machine",
+        _build_benchmark,
+        _run_benchmark,
+        keeps_buffers=False,
+    ),
+    "paper": Command("the paper's tables and figures, run here", _build_paper, _run_paper),
     "doctor": Command("versions, devices, kernels, self-test", _build_doctor, _run_doctor),
 }
