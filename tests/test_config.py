@@ -34,7 +34,6 @@ REFUSALS: list[tuple[type, dict[str, Any], str]] = [
     (BackboneConfig, {"name": ""}, "model.backbone.name is empty"),
     (BackboneConfig, {"trainable_layers": 6}, "must be 0 to 5, not 6"),
     (BackboneConfig, {"trainable_layers": -1}, "must be 0 to 5, not -1"),
-    (BackboneConfig, {"name": "tf_efficientnet_lite0", "dilation": True}, "not for tf_efficientnet_lite0"),
     (BackboneConfig, {"name": "resnet18", "dilation": True}, "needs bottleneck blocks"),
     (ModelConfig, {"num_classes": 0}, "model.num_classes must be at least 1, not 0"),
     (ModelConfig, {"num_queries": 0}, "model.num_queries must be at least 1"),
@@ -90,7 +89,7 @@ REFUSALS: list[tuple[type, dict[str, Any], str]] = [
     (TrainConfig, {"ema_decay": 1.0}, r"train.ema_decay must be in \[0, 1\)"),
 ]
 WRONG_TYPES: list[tuple[type, dict[str, Any], str]] = [
-    (ModelConfig, {"attention": "fuzzy"}, "model.attention must be one of dense, deformable, not 'fuzzy'"),
+    (ModelConfig, {"attention": "fuzzy"}, "model.attention must be one of dense, deformable, deformable_own_level, not 'fuzzy'"),
     (ModelConfig, {"num_queries": "many"}, "model.num_queries must be a whole number, not 'many'"),
     (ModelConfig, {"num_queries": 3.5}, "model.num_queries must be a whole number, not 3.5"),
     (ModelConfig, {"num_queries": True}, "model.num_queries must be a whole number, not True"),

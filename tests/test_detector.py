@@ -201,7 +201,10 @@ def test_predict_leaves_the_model_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bf16", torch.bfloat16])
-def test_16_bit_types_find_about_the_same(detector: Detector, tmp_path: Path, dtype: Any) -> None:
+def test_16_bit_types_find_about_the_same(
+    detector: Detector, tmp_path: Path, dtype: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deformable_detr.detector.cpu_has_bfloat16", lambda: True)  # if not, then slowly
     folder = detector.save(tmp_path / "model")
     half = dd.load(folder, device="cpu", dtype=dtype)
     assert next(half.model.parameters()).dtype == torch.float32
@@ -209,6 +212,17 @@ def test_16_bit_types_find_about_the_same(detector: Detector, tmp_path: Path, dt
     found = half.predict(picture(60, 60), 0.0).scores
     np.testing.assert_allclose(found, exact, atol=0.05)
     assert not np.array_equal(found, exact)
+
+
+def test_16_bit_types_are_refused_where_they_would_be_slower(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="fp16 is for GPUs"):
+        dd.create("deformable_detr_lite", device="cpu", dtype="fp16")
+    capabilities = {"architecture": "x86_64", "avx2": True, "avx512_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    with pytest.raises(UserError, match="no bfloat16 instructions"):
+        dd.create("deformable_detr_lite", device="cpu", dtype="bf16")
+    capabilities["avx512_bf16"] = True
+    dd.create("deformable_detr_lite", device="cpu", dtype="bf16")
 
 
 # ---------------------------------------------------------------- predict

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from deformable_detr import prediction
 from deformable_detr.detector import Detector, new_checkpoint
 from deformable_detr.errors import UserError
 from deformable_detr.prediction import PREDICTIONS_FILE, find_images, predict
-from deformable_detr.structures import ClassTable
+from deformable_detr.structures import ClassTable, Detections
 from tiny import tiny_config
 
 
@@ -145,3 +148,82 @@ def test_options_are_checked_before_any_work(detector: Detector, tmp_path: Path)
     with pytest.raises(UserError, match="threshold"):
         predict(detector, write(tmp_path / "a.png"), tmp_path / "out", threshold=-0.1)
     assert not (tmp_path / "out").exists()
+
+
+def test_batches_are_full_where_shapes_allow_and_bounded_where_not(
+    detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two shapes in turn, and one picture of every other shape."""
+    monkeypatch.setattr(prediction, "WINDOW", 6)
+    sizes = [(40, 60), (60, 40)] * 3 + [(40, 70 + 10 * i) for i in range(7)]
+    for number, size in enumerate(sizes):
+        write(tmp_path / "in" / f"{number:02}.png", size)
+    batches: list[int] = []
+    detect = detector.detect
+
+    def counting(pixels: Any, *rest: Any, **options: Any) -> list[Detections]:
+        batches.append(len(pixels))
+        return detect(pixels, *rest, **options)
+
+    monkeypatch.setattr(detector, "detect", counting)
+    report = predict(detector, tmp_path / "in", tmp_path / "out", batch_size=3)
+    assert batches == [3, 3, *[1] * 7]
+    assert len(report.pictures) == 13
+
+
+@pytest.mark.parametrize("culprit", ["read", "detect", "draw"])
+def test_an_error_in_any_thread_ends_the_command(
+    detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, culprit: str
+) -> None:
+    for number in range(20):
+        write(tmp_path / "in" / f"{number:02}.png")
+    calls = []
+
+    def failing(*_: Any, **__: Any) -> None:
+        calls.append(1)
+        raise ZeroDivisionError("a bug")
+
+    if culprit == "read":
+        monkeypatch.setattr(prediction, "read_picture", failing)
+    elif culprit == "detect":
+        monkeypatch.setattr(detector, "detect", failing)
+    else:
+        monkeypatch.setattr(Detections, "draw", failing)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        predict(detector, tmp_path / "in", tmp_path / "out", batch_size=1)
+    assert len(calls) < 20
+    assert not (tmp_path / "out" / PREDICTIONS_FILE).exists()
+
+
+def test_reading_and_drawing_go_on_while_the_model_works(
+    detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model may start on a picture only when the next one is read and the one before is drawn: alone, it
+    would wait for ever."""
+    paths = [write(tmp_path / "in" / f"{number}.png") for number in range(4)]
+    read = {path: threading.Event() for path in paths}
+    drawn = [threading.Event() for _ in paths]
+    read_picture, detect, draw = prediction.read_picture, detector.detect, Detections.draw
+    detected: list[int] = []
+
+    def reading(path: Path, max_pixels: int) -> Image.Image:
+        picture = read_picture(path, max_pixels)
+        read[path].set()
+        return picture
+
+    def detecting(*arguments: Any, **options: Any) -> list[Detections]:
+        number = len(detected)
+        detected.append(number)
+        assert number == 0 or drawn[number - 1].wait(20)
+        assert number == len(paths) - 1 or read[paths[number + 1]].wait(20)
+        return detect(*arguments, **options)
+
+    def drawing(detections: Detections) -> Image.Image:
+        picture = draw(detections)
+        next(event for event in drawn if not event.is_set()).set()
+        return picture
+
+    monkeypatch.setattr(prediction, "read_picture", reading)
+    monkeypatch.setattr(detector, "detect", detecting)
+    monkeypatch.setattr(Detections, "draw", drawing)
+    assert len(predict(detector, tmp_path / "in", tmp_path / "out", batch_size=1).pictures) == 4

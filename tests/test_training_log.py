@@ -47,6 +47,7 @@ def test_rows_are_means_since_the_last_row(tmp_path: Path) -> None:
         "loss": 1.5,
         "learning_rate": {"base": 0.1},
         "images_per_second": 8.0,
+        "seconds": 1.0,
     }
     assert "update 4/5  loss 3.500  8.0 img/s" in log.console.file.getvalue()  # type: ignore[attr-defined]
 

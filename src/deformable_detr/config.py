@@ -29,9 +29,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 ConfigT = TypeVar("ConfigT")
 
-Neck = Literal["projection", "channel_mapper"]
+Neck = Literal["projection", "channel_mapper", "fpn", "bifpn"]
 Position = Literal["sine", "sine_half_pixel"]
-Attention = Literal["dense", "deformable"]
+Attention = Literal["dense", "deformable", "deformable_own_level"]
 QuerySource = Literal["static", "reference_points", "proposals"]
 Classification = Literal["softmax", "sigmoid_focal"]
 Augmentation = Literal["paper", "light", "none"]
@@ -107,15 +107,19 @@ class BackboneConfig:
     Attributes:
         name: a torchvision ResNet (resnet18/34/50/101, resnext101_32x8d/64x4d) or any timm model that
             gives features, by timm's name (`tf_efficientnet_lite0`).
-        dilation: DC5: the last stage keeps stride 16 and dilates its 3x3 convolutions by 2 (ResNets only).
+        dilation: DC5: the last stage keeps stride 16 and dilates its convolutions by 2 (ResNets with
+            bottlenecks, and those of timm's models that can).
         trainable_layers: how many stages learn, counted from the last one, 0 to 5 (the term is
             torchvision's). The paper's 3 freezes the stem and the first stage of a ResNet. Batch norm is
             always frozen.
+        deformable_stages: stages, 2 to 5 for C2 to C5, whose 3x3 convolutions learn where to read (ResNets
+            only). "ResNeXt-101 + DCN" in the paper's Table 3 is a resnext101 with stages 3, 4, 5.
     """
 
     name: str = "resnet50"
     dilation: bool = False
     trainable_layers: int = 3
+    deformable_stages: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _require_types(self, "model.backbone.")
@@ -125,12 +129,18 @@ class BackboneConfig:
             f"model.backbone.trainable_layers must be 0 to 5, not {self.trainable_layers}.",
         )
         _require(
-            not self.dilation or self.name in TORCHVISION_RESNETS,
-            f"model.backbone.dilation works for {', '.join(TORCHVISION_RESNETS)}, not for {self.name}.",
-        )
-        _require(
             not (self.dilation and self.name in ("resnet18", "resnet34")),
             f"model.backbone.dilation needs bottleneck blocks (resnet50 or larger), {self.name} has none.",
+        )
+        stages = self.deformable_stages
+        _require(
+            len(set(stages)) == len(stages) and all(2 <= stage <= 5 for stage in stages),
+            f"model.backbone.deformable_stages must be distinct stages from 2 to 5, not {list(stages)}.",
+        )
+        _require(
+            not stages or self.name in TORCHVISION_RESNETS,
+            f"model.backbone.deformable_stages works for {', '.join(TORCHVISION_RESNETS)}, not for "
+            f"{self.name}.",
         )
 
 
@@ -140,10 +150,12 @@ class ModelConfig:
 
     Attributes:
         num_classes: classes the model tells apart (91 in published COCO checkpoints, 80 names of COCO).
-        neck: `projection` (one 1x1 convolution on the last feature map, DETR) or `channel_mapper`
-            (1x1 convolutions and group norm, further levels by strided 3x3 convolutions).
+        neck: `projection` (one 1x1 convolution on the last feature map, DETR), `channel_mapper`
+            (1x1 convolutions and group norm, further levels by strided 3x3 convolutions), or a pyramid on
+            top of it: `fpn` or `bifpn` (the paper's Table 2).
         position: sine encoding, with the half-pixel shift of Deformable DETR or without (DETR).
-        attention: `dense` (every query looks at every token) or `deformable`.
+        attention: `dense` (every query looks at every token), `deformable` (at points on all levels) or
+            `deformable_own_level` (at points on its own level, the paper's Table 2).
         queries: `static` (DETR), `reference_points` (learned points) or `proposals` (two stages).
         classification: `softmax` with a no-object class, or `sigmoid_focal`.
         num_levels: feature levels L. The last min(L, 3) stages of the backbone, further ones by
@@ -208,7 +220,14 @@ class ModelConfig:
                 )
                 + ": set model.num_levels to 1.",
             )
-        if self.attention == "deformable":
+        if self.attention == "deformable_own_level":
+            _require(
+                self.queries != "proposals",
+                "model.queries=proposals takes its queries from any level, but with "
+                "model.attention=deformable_own_level each query has a fixed one: set "
+                "model.attention=deformable.",
+            )
+        if self.attention != "dense":
             _require(
                 self.queries != "static",
                 "model.queries=static has no reference points to sample around: deformable attention "
@@ -242,6 +261,8 @@ class DataConfig:
         train_sizes: short sides to choose from in training (multi-scale).
         augmentation: `paper` (flip, resize, random crop: spec.md §10), `light` (flip and resize, milder
             crop, for small data) or `none` (resize to `image_size` only).
+        vertical_flip: light: also turn half of the pictures upside down, for those that have no up and down
+            (microscopes, aerial pictures).
         crop_sizes: paper: short sides before the crop; crop_min, crop_max: sides of the crop.
         mean, std: normalisation of RGB in [0, 1], the backbone's own.
         strict: refuse data with problems instead of dropping broken boxes and saying so.
@@ -254,6 +275,7 @@ class DataConfig:
     max_size: int = 1333
     train_sizes: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
     augmentation: Augmentation = "paper"
+    vertical_flip: bool = False
     crop_sizes: tuple[int, ...] = (400, 500, 600)
     crop_min: int = 384
     crop_max: int = 600
@@ -343,6 +365,10 @@ class TrainConfig:
         seed: of everything random.
         backbone_weights: `imagenet`, a file, or None: where the backbone starts.
         evaluate_every, checkpoint_every: in epochs, and in updates (0: only after each epoch).
+        activation_checkpointing: compute each encoder and decoder layer twice instead of keeping what it
+            needs for its gradient: less memory, more time, the same result.
+        cache_features: compute the features of each image once, for a backbone that does not learn and
+            images that are not augmented. cache_memory_gb, cache_disk_gb: their bounds, per process.
     """
 
     epochs: int = 50
@@ -367,6 +393,10 @@ class TrainConfig:
     evaluate_every: int = 1
     checkpoint_every: int = 0
     log_every: int = 10
+    activation_checkpointing: bool = False
+    cache_features: bool = False
+    cache_memory_gb: float = 2.0
+    cache_disk_gb: float = 20.0
     loss: LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self) -> None:
@@ -385,6 +415,9 @@ class TrainConfig:
         for name in ("lr_gamma", "warmup_steps", "seed", "checkpoint_every"):
             value = getattr(self, name)
             _require(value >= 0, f"train.{name} must not be negative ({value}).")
+        for name in ("cache_memory_gb", "cache_disk_gb"):
+            value = getattr(self, name)
+            _require(value >= 0, f"train.{name} must not be negative ({value}).")
         _require(0 <= self.ema_decay < 1, f"train.ema_decay must be in [0, 1), not {self.ema_decay}.")
 
 
@@ -399,6 +432,16 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _require_types(self, "")
+        if self.train.cache_features:
+            _require(
+                self.model.backbone.trainable_layers == 0 or self.train.lr_backbone == 0,
+                "train.cache_features needs a backbone that does not learn: set "
+                "model.backbone.trainable_layers to 0.",
+            )
+            _require(
+                self.data.augmentation == "none",
+                "train.cache_features needs the same pixels in each epoch: set data.augmentation to none.",
+            )
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What a user holds: pictures in, detections out.
 
 `Detector` = preprocessing + backend + postprocessing. A backend maps padded pixels to the last layer's
-predictions; evaluate, predict and serve see only the detector.
+predictions: on a CPU an optimised twin of the model (runner/), elsewhere the model itself. Evaluate, predict
+and serve see only the detector.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from .config import DataConfig, ModelConfig
 from .data.images import open_image
 from .data.transforms import evaluation_transform, resized_size
 from .errors import UserError
+from .explanation import Explanation, explain_picture
 from .models import DetectionModel, build_model
 from .postprocess import postprocess
 from .recipes import recipe as recipe_of
+from .runner import Runner
 from .structures import ClassTable, Detections, ImageBatch, Predictions
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
@@ -61,6 +64,29 @@ class TorchBackend(Backend):
         return predictions
 
 
+class RunnerBackend(Backend):
+    """The model's optimised twin on a CPU: built at the first call, and again once the model has changed."""
+
+    def __init__(self, model: DetectionModel, dtype: torch.dtype):
+        self.model = model.to("cpu")
+        self.dtype = dtype
+        self._runner: Runner | None = None
+
+    def __call__(self, batch: ImageBatch) -> Predictions:
+        runner = self._runner
+        if runner is None or not runner.is_current(self.model):
+            self._runner = None  # two at once would take twice the memory
+            self._runner = runner = Runner(self.model, self.dtype)
+        return runner(batch)
+
+
+def backend_for(model: DetectionModel, device: torch.device, dtype: torch.dtype) -> Backend:
+    """The fastest way there is to run a model on a device."""
+    if device.type == "cpu":
+        return RunnerBackend(model, dtype)
+    return TorchBackend(model, device, dtype)
+
+
 class Detector:
     """Finds objects in pictures. Made by `load`, `create` or `train`.
 
@@ -87,7 +113,7 @@ class Detector:
         dtype: str | torch.dtype | None = None,
     ) -> Detector:
         chosen = choose_device(device)
-        return cls(checkpoint, TorchBackend(checkpoint.model, chosen, choose_dtype(dtype)))
+        return cls(checkpoint, backend_for(checkpoint.model, chosen, choose_dtype(dtype, chosen)))
 
     @property
     def model(self) -> DetectionModel:
@@ -178,6 +204,38 @@ class Detector:
                 results[i] = detections.above(threshold).with_image(np.asarray(pictures[i]))
         return [results[i] for i in range(len(pictures))]
 
+    def explain(
+        self,
+        image: Picture,
+        threshold: float = 0.5,
+        *,
+        max_detections: int = 100,
+        at: Sequence[tuple[float, float]] = (),
+    ) -> Explanation:
+        """Where the model looked for each detection in one picture, as arrays in pixels of the original.
+
+        Computed by the plain PyTorch model in float32, whatever `predict` uses.
+
+        Args:
+            image, threshold, max_detections: as for `predict`.
+            at: places (x, y) in pixels from which the encoder's looks are wanted as well.
+
+        Raises:
+            UserError: as `predict`; or a place is outside of the picture.
+        """
+        check_options(threshold, max_detections, 1)
+        picture = read_picture(image, self.data.max_pixels)
+        return explain_picture(
+            self.model,
+            self.classification,
+            self.classes,
+            self.preprocess(picture),
+            np.asarray(picture),
+            threshold,
+            max_detections,
+            at,
+        )
+
 
 def load(
     model: str | Path, device: str | torch.device = "auto", dtype: str | torch.dtype | None = None
@@ -190,7 +248,7 @@ def load(
         dtype: None or `fp32`, `bf16`, `fp16`: the type the model computes in (weights stay float32).
 
     Raises:
-        UserError: where there is no such model, or it cannot be read.
+        UserError: where there is no such model, it cannot be read, or the device does not compute in `dtype`.
     """
     checkpoint = checkpoints.load(model)
     checkpoint.model.eval()
@@ -303,10 +361,27 @@ def choose_device(device: str | torch.device) -> torch.device:
     return chosen
 
 
-def choose_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """None is float32. A 16-bit type must be one that the device computes in, or it would only be slower."""
     if dtype is None:
         return torch.float32
     chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if chosen is None or chosen not in DTYPES.values():
         raise UserError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype}.")
+    if device.type == "cpu" and chosen == torch.float16:
+        raise UserError("dtype fp16 is for GPUs: use fp32 on a CPU, or bf16 where it has that.")
+    if device.type == "cpu" and chosen == torch.bfloat16 and not cpu_has_bfloat16():
+        raise UserError(
+            "dtype bf16 would be slower than fp32 here: this CPU has no bfloat16 instructions (AVX512-BF16, "
+            "AMX or Arm's); use fp32."
+        )
     return chosen
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 matrices itself."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # torch 2.10
+        supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return supported
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -17,6 +17,7 @@ PACKAGES = (
     "deformable-detr",
     "torch",
     "torchvision",
+    "triton",
     "timm",
     "accelerate",
     "faster-coco-eval",
@@ -48,6 +49,7 @@ def diagnose() -> Diagnosis:
         "cuda": ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         or "no CUDA device",
         "operator, CPU": ops.kernels()["cpu"],
+        "operator, CUDA": ops.kernels()["cuda"],
         "operator, other devices": ops.kernels()["other"],
     }
     for package in PACKAGES:

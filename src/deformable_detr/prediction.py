@@ -1,26 +1,36 @@
-"""Predict: pictures in folders and globs to annotated pictures and `predictions.json`."""
+"""Predict: pictures in folders and globs to annotated pictures and `predictions.json`.
+
+Three threads, so that the model waits for no file: one decodes and resizes what comes next, one runs the model
+(whose arithmetic has threads of its own), one draws and writes what was found.
+"""
 
 from __future__ import annotations
 
 import glob
 import json
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from .data.images import IMAGE_SUFFIXES
-from .detector import Detector, check_options, equal_shape_batches, load, read_picture
+from .detector import Detector, check_options, load, read_picture
 from .errors import UserError
 from .files import write_text
 from .structures import Detections
 
 PREDICTIONS_FILE = "predictions.json"
-WINDOW = 32  # pictures held at once, to find some of equal shape among them
+WINDOW = 32  # pictures that may wait for others of their shape
+READ_AHEAD = 2  # batches that are read while the model works
+WRITE_BEHIND = 8  # pictures that may wait to be drawn
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -68,18 +78,23 @@ def predict(
     rows: list[dict[str, Any]] = []
     pictures: list[Path] = []
     skipped: list[tuple[Path, str]] = []
-    for start in range(0, len(paths), WINDOW):
-        window = range(start, min(start + WINDOW, len(paths)))
-        for index, result in _detect(detector, paths, window, max_detections, batch_size):
-            if isinstance(result, UserError):
-                skipped.append((paths[index], str(result)))
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        drawn: deque[Future[None]] = deque()
+        for batch in _ahead(_read(detector, paths, batch_size), reader):
+            if isinstance(batch, _Unreadable):
+                skipped.append((paths[batch.index], batch.reason))
                 continue
-            detections = result.above(threshold)
-            target = folder / names[index]
-            _save_picture(detections.draw(), target)
-            pictures.append(target)
-            for row, name in zip(detections.to_coco(index + 1), detections.names, strict=True):
-                rows.append({**row, "file_name": str(paths[index]), "category_name": name})
+            for index, result in _detect(detector, batch, max_detections):
+                detections = result.above(threshold)
+                target = folder / names[index]
+                drawn.append(writer.submit(_draw, detections, target))
+                pictures.append(target)
+                for row, name in zip(detections.to_coco(index + 1), detections.names, strict=True):
+                    rows.append({**row, "file_name": str(paths[index]), "category_name": name})
+            while len(drawn) > WRITE_BEHIND:
+                drawn.popleft().result()
+        while drawn:
+            drawn.popleft().result()
     if not pictures:
         path, reason = skipped[0]
         raise UserError(f"none of {len(paths)} images could be read; {path}: {reason}")
@@ -128,27 +143,63 @@ def find_images(sources: Sequence[str | Path]) -> list[Path]:
     return list(dict.fromkeys(paths))
 
 
-def _detect(
-    detector: Detector, paths: Sequence[Path], window: range, max_detections: int, batch_size: int
-) -> Iterator[tuple[int, Detections | UserError]]:
-    """Detections of the pictures of one window, in the order of batches of equal shape."""
-    pictures: dict[int, Image.Image] = {}
-    for index in window:
+@dataclass(frozen=True)
+class _Unreadable:
+    index: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Pictures of one shape: `pixels` as the model sees them, `pictures` (H, W, 3) uint8 as they were."""
+
+    indices: Sequence[int]
+    pixels: Sequence[Tensor]
+    pictures: Sequence[np.ndarray]
+
+
+def _read(detector: Detector, paths: Sequence[Path], batch_size: int) -> Iterator[_Batch | _Unreadable]:
+    """Pictures in batches of equal shape. A batch leaves when it is full, or when the pictures waiting for
+    others of their shape have become too many: then the one that began first."""
+    waiting: dict[tuple[int, int], list[tuple[int, Tensor, np.ndarray]]] = {}
+
+    def leaving(shape: tuple[int, int]) -> _Batch:
+        return _Batch(*zip(*waiting.pop(shape), strict=True))
+
+    for index, path in enumerate(paths):
         try:
-            pictures[index] = read_picture(paths[index], detector.data.max_pixels)
+            picture = read_picture(path, detector.data.max_pixels)
         except UserError as error:
-            yield index, error
-    readable = list(pictures)
-    shapes = [detector.resized_size((pictures[i].height, pictures[i].width)) for i in readable]
-    for batch in equal_shape_batches(shapes, batch_size):
-        indices = [readable[i] for i in batch]
-        found = detector.detect(
-            [detector.preprocess(pictures[i]) for i in indices],
-            [(pictures[i].height, pictures[i].width) for i in indices],
-            max_detections=max_detections,
-        )
-        for index, detections in zip(indices, found, strict=True):
-            yield index, detections.with_image(np.asarray(pictures[index]))
+            yield _Unreadable(index, str(error))
+            continue
+        shape = detector.resized_size((picture.height, picture.width))
+        batch = waiting.setdefault(shape, [])
+        batch.append((index, detector.preprocess(picture), np.asarray(picture)))
+        if len(batch) == batch_size:
+            yield leaving(shape)
+        elif sum(map(len, waiting.values())) >= WINDOW:
+            yield leaving(next(iter(waiting)))
+    while waiting:
+        yield leaving(next(iter(waiting)))
+
+
+def _ahead(items: Iterator[Item], thread: Executor) -> Iterator[Item]:
+    """The same items, made by the (one) thread of `thread`, some in advance."""
+    coming = deque(thread.submit(next, items, None) for _ in range(READ_AHEAD))
+    while (item := coming.popleft().result()) is not None:
+        coming.append(thread.submit(next, items, None))
+        yield item
+
+
+def _detect(detector: Detector, batch: _Batch, max_detections: int) -> Iterator[tuple[int, Detections]]:
+    sizes = [(picture.shape[0], picture.shape[1]) for picture in batch.pictures]
+    found = detector.detect(batch.pixels, sizes, max_detections=max_detections)
+    for index, picture, detections in zip(batch.indices, batch.pictures, found, strict=True):
+        yield index, detections.with_image(picture)
+
+
+def _draw(detections: Detections, target: Path) -> None:
+    _save_picture(detections.draw(), target)
 
 
 def _output_names(paths: Sequence[Path]) -> list[str]:

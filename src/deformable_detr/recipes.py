@@ -101,6 +101,70 @@ def deformable_detr_r50_two_stage() -> RunConfig:
     )
 
 
+def deformable_detr_r50_fpn() -> RunConfig:
+    """Table 2: with an FPN between backbone and encoder, which adds nothing: 43.8 AP after 50 epochs."""
+    base = deformable_detr_r50()
+    return replace(base, recipe="deformable_detr_r50_fpn", model=replace(base.model, neck="fpn"))
+
+
+def deformable_detr_r50_bifpn() -> RunConfig:
+    """Table 2: with a BiFPN, which adds next to nothing: 43.9 AP after 50 epochs."""
+    base = deformable_detr_r50()
+    return replace(base, recipe="deformable_detr_r50_bifpn", model=replace(base.model, neck="bifpn"))
+
+
+def deformable_detr_r50_own_level() -> RunConfig:
+    """Table 2: multi-scale inputs without multi-scale attention, 42.3 AP after 50 epochs."""
+    base = deformable_detr_r50()
+    return replace(
+        base,
+        recipe="deformable_detr_r50_own_level",
+        model=replace(base.model, attention="deformable_own_level"),
+    )
+
+
+def deformable_detr_r50_own_level_k1() -> RunConfig:
+    """Table 2: the same with one point per head, close to deformable convolution: 41.4 AP after 50 epochs."""
+    base = deformable_detr_r50_own_level()
+    return replace(base, recipe="deformable_detr_r50_own_level_k1", model=replace(base.model, num_points=1))
+
+
+def deformable_detr_r50_single_scale_k1() -> RunConfig:
+    """Table 2: one level and one point per head: 39.7 AP after 50 epochs."""
+    base = deformable_detr_r50_single_scale()
+    return replace(
+        base, recipe="deformable_detr_r50_single_scale_k1", model=replace(base.model, num_points=1)
+    )
+
+
+def deformable_detr_r101_two_stage() -> RunConfig:
+    """Table 3: two stages on ResNet-101, 48.7 AP on test-dev."""
+    base = deformable_detr_r50_two_stage()
+    return replace(
+        base, recipe="deformable_detr_r101_two_stage", model=_with_backbone(base.model, name="resnet101")
+    )
+
+
+def deformable_detr_x101_two_stage() -> RunConfig:
+    """Table 3: two stages on ResNeXt-101, 49.0 AP on test-dev. The paper does not say which: here 64x4d."""
+    base = deformable_detr_r101_two_stage()
+    return replace(
+        base,
+        recipe="deformable_detr_x101_two_stage",
+        model=_with_backbone(base.model, name="resnext101_64x4d"),
+    )
+
+
+def deformable_detr_x101_dcn_two_stage() -> RunConfig:
+    """Table 3: with deformable convolutions in stages C3 to C5, 50.1 AP on test-dev."""
+    base = deformable_detr_x101_two_stage()
+    return replace(
+        base,
+        recipe="deformable_detr_x101_dcn_two_stage",
+        model=_with_backbone(base.model, deformable_stages=(3, 4, 5)),
+    )
+
+
 def deformable_detr_lite() -> RunConfig:
     """A small detector to be trained on a CPU: EfficientNet-Lite0, 3 levels, 128 channels, 3 + 3 layers.
 
@@ -163,6 +227,14 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
         deformable_detr_r50_single_scale_dc5,
         deformable_detr_r50_refine,
         deformable_detr_r50_two_stage,
+        deformable_detr_r50_fpn,
+        deformable_detr_r50_bifpn,
+        deformable_detr_r50_own_level,
+        deformable_detr_r50_own_level_k1,
+        deformable_detr_r50_single_scale_k1,
+        deformable_detr_r101_two_stage,
+        deformable_detr_x101_two_stage,
+        deformable_detr_x101_dcn_two_stage,
         deformable_detr_lite,
     )
 }

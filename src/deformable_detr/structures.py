@@ -70,6 +70,26 @@ class ImageBatch:
 
 
 @dataclass(frozen=True)
+class FeatureBatch:
+    """An `ImageBatch` whose pixels have been through the backbone.
+
+    `maps`: (B, C, H, W) per feature map, finest first. `mask`: of the pixels, (B, H, W), True = padding.
+    """
+
+    maps: tuple[Tensor, ...]
+    mask: Tensor
+
+    def to(self, device: torch.device | str) -> FeatureBatch:
+        return FeatureBatch(
+            tuple(level.to(device, non_blocking=True) for level in self.maps),
+            self.mask.to(device, non_blocking=True),
+        )
+
+    def __len__(self) -> int:
+        return self.mask.shape[0]
+
+
+@dataclass(frozen=True)
 class FeatureMemory:
     """The feature levels, flattened row by row and concatenated, finest level first.
 

@@ -17,7 +17,7 @@ import pickle
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
@@ -33,14 +33,17 @@ from .classification import build_classification
 from .config import ModelConfig, RunConfig, TrainConfig, override, to_dict
 from .criterion import Losses, SetCriterion
 from .data.formats import NOTES, list_splits, read_split
-from .data.loading import MicroBatch, steps_per_epoch, training_loader
+from .data.loading import Samples, micro_batch_keys, steps_per_epoch, training_loader
 from .data.records import Split
-from .detector import Detector, TorchBackend, choose_device, new_checkpoint
+from .detector import Detector, choose_device, new_checkpoint
 from .errors import UserError
 from .evaluation import evaluate
+from .feature_cache import Bounds, FeatureCache
 from .files import DAMAGED_FILE_ERRORS, write_text
 from .matcher import NonFiniteError
+from .models.activation_checkpointing import checkpoint_activations
 from .optimisation import (
+    adamw,
     batch_size_factor,
     cpu_copy,
     learning_rate_factor,
@@ -48,7 +51,7 @@ from .optimisation import (
     update_moving_average,
 )
 from .recipes import recipe as recipe_of
-from .structures import BatchCount
+from .structures import BatchCount, FeatureBatch, ImageBatch, Target
 from .training_log import TrainingLog
 from .transfer import transfer
 
@@ -56,8 +59,11 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 STATE_FILE = "training_state.pt"
+FEATURES = "feature_cache"
 CONFIG_FILE = "config.yaml"
 CHECKPOINTS = "checkpoints"
+
+MicroBatch = tuple[ImageBatch | FeatureBatch, tuple[Target, ...]]
 
 
 class TrainingInterruptedError(Exception):
@@ -240,15 +246,17 @@ class _Run:
         model.backbone.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(model) if settings.ema_decay > 0 else None
         self.model = model
+        if settings.activation_checkpointing:
+            checkpoint_activations(model)
         groups = parameter_groups(model, settings)
-        optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
-        self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.wrapped, self.optimizer = self.accelerator.prepare(model, adamw(groups, settings))
         self.criterion = SetCriterion(build_classification(self.config.model, settings.loss), settings.loss)
         if resume:
             self._load_state()
             for group, fresh in zip(self.optimizer.param_groups, groups, strict=True):
                 # The optimizer's state brings the settings of the first start; these may have been changed.
                 group.update(initial_lr=fresh["initial_lr"], weight_decay=settings.weight_decay)
+        self.cache = self._feature_cache() if settings.cache_features else None
         if self.is_main:
             output.mkdir(parents=True, exist_ok=True)
             write_text(output / CONFIG_FILE, yaml.safe_dump(to_dict(self.config), sort_keys=False))
@@ -268,6 +276,7 @@ class _Run:
                 last_step=self.last_step,
             ) as log,
             _signals_set_a_flag() as stop,
+            nullcontext() if self.cache is None else closing(self.cache),
         ):
             if self._epoch_is_open():
                 self._finish_epoch((self.progress.step - 1) // self.epoch_steps, log)
@@ -297,6 +306,8 @@ class _Run:
                     if self.progress.step == self.last_step:
                         break
                 self._finish_epoch(epoch, log)
+                if self.cache is not None and self.cache.num_recalled == 0:
+                    self.console.print(self.cache.describe(), highlight=False, soft_wrap=True)
         if self.last_step == 0:
             self._save_checkpoint("last")
             self._save_state()
@@ -311,20 +322,33 @@ class _Run:
     def _updates(self, epoch: int, done: int) -> Iterator[list[MicroBatch]]:
         """The epoch's updates from number `done` on, each as this process's micro-batches."""
         settings = self.config.train
-        loader = training_loader(
-            self.train_split,
-            self.config.data,
-            batch_size=settings.batch_size,
-            accumulate=settings.accumulate,
-            seed=settings.seed,
-            epoch=epoch,
-            start_step=done,
-            rank=self.rank,
-            world_size=self.world_size,
-        )
-        batches = iter(loader)
+        order: Any = {
+            "batch_size": settings.batch_size,
+            "accumulate": settings.accumulate,
+            "seed": settings.seed,
+            "epoch": epoch,
+            "start_step": done,
+            "rank": self.rank,
+            "world_size": self.world_size,
+        }
+        batches: Iterator[MicroBatch]
+        if self.cache is None:
+            batches = iter(training_loader(self.train_split, self.config.data, **order))
+        else:
+            batches = map(self.cache.__getitem__, micro_batch_keys(self.train_split, **order))
         while micro_batches := list(islice(batches, settings.accumulate)):
             yield micro_batches
+
+    def _feature_cache(self) -> FeatureCache:
+        settings = self.config.train
+        return FeatureCache(
+            Samples(self.train_split, self.config.data, settings.seed),
+            self.model.backbone,
+            self.accelerator.device,
+            self.output / FEATURES / str(self.rank),
+            Bounds(memory=int(settings.cache_memory_gb * 1e9), files=int(settings.cache_disk_gb * 1e9)),
+            self.accelerator.autocast,
+        )
 
     def _update(self, micro_batches: list[MicroBatch], stop: bool) -> tuple[dict[str, float], bool]:
         """One step of the optimizer. Returns this process's losses and whether any process is to stop."""
@@ -347,8 +371,10 @@ class _Run:
             with nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
                 losses = self._losses(images, targets, count)
                 self.accelerator.backward(losses.total)
-            for name, value in {"loss": losses.total.detach(), **losses.terms}.items():
-                totals[name] = totals.get(name, 0.0) + float(value)
+            terms = {"loss": losses.total.detach(), **losses.terms}
+            values = torch.stack(list(terms.values())).tolist()  # a GPU is waited for once
+            for name, value in zip(terms, values, strict=True):
+                totals[name] = totals.get(name, 0.0) + value
         if settings.clip_norm > 0:
             norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), settings.clip_norm))
             if math.isfinite(norm):
@@ -424,7 +450,7 @@ class _Run:
         """With the weights to be judged and kept: the moving average where there is one."""
         model = self.model if self.average is None else self.average
         checkpoint = replace(self.initial, model=model)
-        return Detector(checkpoint, TorchBackend(model, self.accelerator.device, torch.float32))
+        return Detector.of(checkpoint, self.accelerator.device)
 
     def _save_checkpoint(self, name: str) -> None:
         if self.is_main:
@@ -435,7 +461,7 @@ class _Run:
         self.accelerator.wait_for_everyone()
         checkpoint = checkpoints.load(self.output)
         checkpoint.model.eval()
-        return Detector(checkpoint, TorchBackend(checkpoint.model, self.accelerator.device, torch.float32))
+        return Detector.of(checkpoint, self.accelerator.device)
 
     def _save_state(self) -> None:
         if self.is_main:

@@ -1,7 +1,8 @@
 """What training says while it runs: a progress line with the time left, `metrics.jsonl`, TensorBoard.
 
 `metrics.jsonl` has one JSON object per line: `{"kind": "train", step, epoch, loss, class, box, giou, …,
-learning_rate, images_per_second}` every few updates and `{"kind": "evaluation", step, epoch, AP, …}`.
+learning_rate, images_per_second, seconds}` every few updates and
+`{"kind": "evaluation", step, epoch, AP, …}`.
 """
 
 from __future__ import annotations
@@ -101,6 +102,7 @@ class TrainingLog:
         if step % every and step != self.last_step:
             return
         means = _means(self.window)
+        spent = self.window_seconds
         self.window, self.window_images, self.window_seconds = [], 0, 0.0
         row = {
             "kind": "train",
@@ -109,6 +111,7 @@ class TrainingLog:
             **{name: round(value, 6) for name, value in means.items()},
             "learning_rate": dict(rates),
             "images_per_second": round(speed, 2),
+            "seconds": round(spent, 3),
         }
         self._write(row)
         for name, value in means.items():

@@ -252,6 +252,25 @@ def test_light_drops_what_is_mostly_gone_and_keeps_the_rest() -> None:
     assert len(counts) > 5
 
 
+def test_light_turns_half_upside_down_where_asked() -> None:
+    picture = Image.new("RGB", (64, 64), "black")
+    picture.paste("white", (20, 4, 44, 16))  # near the upper edge
+    boxes, labels = torch.tensor([[20.0, 4.0, 44.0, 16.0]]), torch.tensor([0])
+
+    def below_the_middle(config: DataConfig) -> int:
+        count = 0
+        for seed in range(200):
+            pixels, found, _ = training_transform(config)(picture, boxes, labels, np.random.default_rng(seed))
+            for cx, cy in found[:, :2].tolist():
+                assert pixels[0, int(cy * pixels.shape[1]), int(cx * pixels.shape[2])] > 0.5
+                count += cy > 0.5
+        return count
+
+    light = replace(SMALL, augmentation="light")
+    assert below_the_middle(light) == 0
+    assert 75 < below_the_middle(replace(light, vertical_flip=True)) < 125
+
+
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
 def test_pictures_without_objects(augmentation: Augmentation) -> None:
     pixels, boxes, labels = training_transform(replace(SMALL, augmentation=augmentation))(

@@ -52,6 +52,8 @@ def family_of(config: ModelConfig, target: str) -> Family:
             raise inexpressible(target, field, getattr(config, field), f"its {name} has {value}")
     if config.backbone.name not in TORCHVISION_RESNETS:
         raise inexpressible(target, "backbone.name", config.backbone.name, "it must be a ResNet")
+    if stages := config.backbone.deformable_stages:
+        raise inexpressible(target, "backbone.deformable_stages", list(stages), "its ResNets have none")
     if config.num_levels == 2:
         raise inexpressible(target, "num_levels", 2, f"its {name} has 1 level, or 3 and more")
     if family == "deformable_detr" and config.hidden_dim % 32:

@@ -95,6 +95,38 @@ def epoch_order(num_images: int, total_batch: int, seed: int, epoch: int) -> lis
     return batches
 
 
+def micro_batch_keys(
+    split: Split,
+    *,
+    batch_size: int,
+    accumulate: int,
+    seed: int,
+    epoch: int,
+    start_step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> list[list[SampleKey]]:
+    """Which samples make up rank `rank`'s micro-batches of one epoch; arguments as of `training_loader`.
+
+    Raises:
+        UserError: the split has no images.
+    """
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank {rank} is not one of {world_size} processes")
+    if start_step < 0:
+        raise ValueError(f"start_step must not be negative ({start_step})")
+    if len(split) == 0:
+        raise UserError(f"{split.source}: the split {split.name} has no images to train on.")
+    batches = epoch_order(len(split), batch_size * accumulate * world_size, seed, epoch)
+    micro_batches = []
+    for batch in batches[start_step:]:
+        for part in range(accumulate):
+            # numbered so that micro-batches hold the same images whatever (world_size, accumulate) is
+            start = (part * world_size + rank) * batch_size
+            micro_batches.append([(epoch, index) for index in batch[start : start + batch_size]])
+    return micro_batches
+
+
 def training_loader(
     split: Split,
     config: DataConfig,
@@ -116,19 +148,16 @@ def training_loader(
         UserError: the split has no images; or, while iterating, what `Samples` raises, in one sentence
             also out of a worker process.
     """
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank {rank} is not one of {world_size} processes")
-    if start_step < 0:
-        raise ValueError(f"start_step must not be negative ({start_step})")
-    if len(split) == 0:
-        raise UserError(f"{split.source}: the split {split.name} has no images to train on.")
-    batches = epoch_order(len(split), batch_size * accumulate * world_size, seed, epoch)
-    micro_batches = []
-    for batch in batches[start_step:]:
-        for part in range(accumulate):
-            # numbered so that micro-batches hold the same images whatever (world_size, accumulate) is
-            start = (part * world_size + rank) * batch_size
-            micro_batches.append([(epoch, index) for index in batch[start : start + batch_size]])
+    micro_batches = micro_batch_keys(
+        split,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        seed=seed,
+        epoch=epoch,
+        start_step=start_step,
+        rank=rank,
+        world_size=world_size,
+    )
     return _TrainingLoader(
         _MicroBatches(Samples(split, config, seed)),
         sampler=micro_batches,

@@ -91,6 +91,9 @@ class _Annotated:
     def flipped(self) -> _Annotated:
         return replace(self, picture=F.horizontal_flip(self.picture), boxes=F.horizontal_flip(self.boxes))
 
+    def upside_down(self) -> _Annotated:
+        return replace(self, picture=F.vertical_flip(self.picture), boxes=F.vertical_flip(self.boxes))
+
     def cropped(self, top: int, left: int, size: tuple[int, int], min_visible: float = 0.0) -> _Annotated:
         """Boxes are shifted, clipped, and dropped unless more than `min_visible` of their area is left."""
         boxes = F.crop(self.boxes, top, left, *size)
@@ -164,10 +167,12 @@ def _paper(scene: _Annotated, generator: np.random.Generator, config: DataConfig
 def _light(scene: _Annotated, generator: np.random.Generator, config: DataConfig) -> _Annotated:
     """For small data sets and small pictures: nothing that could leave most of an object outside.
 
-    Flip, a crop that keeps most of each side, one of the training sizes, mild colour jitter.
+    Flips, a crop that keeps most of each side, one of the training sizes, mild colour jitter.
     """
     if _happens(generator, 0.5):
         scene = scene.flipped()
+    if config.vertical_flip and _happens(generator, 0.5):
+        scene = scene.upside_down()
     if _happens(generator, 0.5):
         height, width = (max(1, round(side * generator.uniform(*LIGHT_CROP_SIDE))) for side in scene.size)
         scene = _random_crop(scene, (height, width), generator, LIGHT_MIN_VISIBLE)

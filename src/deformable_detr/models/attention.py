@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from ..ops import fused_ms_deform_attn
-from ..structures import FeatureMemory
+from ..structures import FeatureMemory, SpatialShapes
 
 
 class MemoryAttention(nn.Module, ABC):
@@ -100,3 +101,65 @@ class DeformableAttention(MemoryAttention):
         )
         output: Tensor = self.output_projection(sampled)
         return output
+
+
+class OwnLevelAttention(MemoryAttention):
+    """Deformable attention in which each query looks only at the feature level that it belongs to:
+    "multi-scale inputs without multi-scale attention" (paper, Table 2). All levels share the projections.
+
+    `queries_per_level(Q, spatial_shapes)` says how many of the Q queries belong to each level; they stand in
+    the order of the levels.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        num_points: int,
+        queries_per_level: Callable[[int, SpatialShapes], list[int]],
+    ):
+        super().__init__()
+        self.attention = DeformableAttention(dim, num_heads, num_levels=1, num_points=num_points)
+        self.queries_per_level = queries_per_level
+
+    def forward(
+        self, queries: Tensor, query_positions: Tensor, references: Tensor, memory: FeatureMemory
+    ) -> Tensor:
+        counts = self.queries_per_level(queries.shape[1], memory.spatial_shapes)
+        of_levels = zip(
+            queries.split(counts, dim=1),
+            query_positions.split(counts, dim=1),
+            references.split(counts, dim=1),
+            _levels_of(memory),
+            strict=True,
+        )
+        return torch.cat([self.attention(*of_level) for of_level in of_levels], dim=1)
+
+
+def tokens_per_level(num_queries: int, spatial_shapes: SpatialShapes) -> list[int]:
+    """In the encoder the queries are the memory's tokens, and each is on a level."""
+    return [height * width for height, width in spatial_shapes]
+
+
+def equal_shares(num_queries: int, spatial_shapes: SpatialShapes) -> list[int]:
+    """An object query is on no level. The paper does not say what it looks at; here each level has its share
+    of the queries, the first ones the finest."""
+    share, rest = divmod(num_queries, len(spatial_shapes))
+    return [share + (level < rest) for level in range(len(spatial_shapes))]
+
+
+def _levels_of(memory: FeatureMemory) -> list[FeatureMemory]:
+    """Each level as a memory of its own."""
+    sizes = [height * width for height, width in memory.spatial_shapes]
+    parts = zip(
+        memory.tokens.split(sizes, dim=1),
+        memory.positions.split(sizes, dim=1),
+        memory.mask.split(sizes, dim=1),
+        memory.spatial_shapes,
+        memory.valid_ratios.split(1, dim=1),
+        strict=True,
+    )
+    return [
+        FeatureMemory(tokens, positions, mask, (shape,), ratios)
+        for tokens, positions, mask, shape, ratios in parts
+    ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from ..config import TORCHVISION_RESNETS, BackboneConfig
 from ..errors import UserError
 from ..files import DAMAGED_FILE_ERRORS
+from ..ops import DeformConv2d
 
 
 class Backbone(nn.Module, ABC):
@@ -48,9 +50,12 @@ class Backbone(nn.Module, ABC):
 
 
 class ResNet(Backbone):
-    """torchvision's ResNet and ResNeXt, stride in the 3x3 convolution; C3, C4, C5 have strides 8, 16, 32."""
+    """torchvision's ResNet and ResNeXt, stride in the 3x3 convolution; C3, C4, C5 have strides 8, 16, 32.
 
-    def __init__(self, name: str, num_maps: int, dilation: bool):
+    The 3x3 convolutions of `deformable_stages` (2 to 5, for C2 to C5) are modulated deformable ones.
+    """
+
+    def __init__(self, name: str, num_maps: int, dilation: bool, deformable_stages: Sequence[int]):
         super().__init__()
         self.name = name
         resnet = torchvision.models.get_model(
@@ -62,6 +67,8 @@ class ResNet(Backbone):
         )
         self.stem = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool)
         self.stages = nn.ModuleList([resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4])
+        for number in deformable_stages:
+            _make_deformable(self.stages[number - 2])
         expansion = resnet.fc.in_features // 512
         self.first_map = 4 - num_maps
         self.channels = tuple(expansion * width for width in (64, 128, 256, 512))[self.first_map :]
@@ -85,7 +92,26 @@ class ResNet(Backbone):
             state = _download(self.name, lambda: weights.get_state_dict(progress=False, check_hash=True))
         else:
             state = _read_weights(source)
-        _load(self, {resnet_key(key): value for key, value in state.items()}, source)
+        state = {resnet_key(key): value for key, value in state.items()}
+        # Weights of a plain ResNet know no offsets: then these stay at zero, where the kernels fit them.
+        _load(self, {**self._sampling_state(), **state}, source)
+
+    def _sampling_state(self) -> dict[str, Tensor]:
+        """What deformable convolutions have besides the kernels of plain ones."""
+        return {
+            f"{name}.{key}": value
+            for name, module in self.named_modules()
+            if isinstance(module, DeformConv2d)
+            for key, value in module.state_dict().items()
+            if key not in ("weight", "bias")
+        }
+
+
+def _make_deformable(stage: nn.Module) -> None:
+    for block in stage.children():
+        for name, layer in block.named_children():
+            if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
+                setattr(block, name, DeformConv2d.from_conv(layer))
 
 
 def resnet_key(key: str) -> str:
@@ -98,19 +124,22 @@ def resnet_key(key: str) -> str:
 
 
 class TimmBackbone(Backbone):
-    """Any timm model that gives features, by timm's name."""
+    """Any timm model that gives features, by timm's name. With `dilation` its last map has stride 16."""
 
-    def __init__(self, name: str, num_maps: int):
+    def __init__(self, name: str, num_maps: int, dilation: bool):
         super().__init__()
         import timm
         from timm.layers.norm_act import freeze_batch_norm_2d
 
         self.name = name
         try:
-            body: Any = timm.create_model(name, features_only=True)
+            options = {"output_stride": 16} if dilation else {}
+            body: Any = timm.create_model(name, features_only=True, **options)
             channels = body.feature_info.channels()
             if len(channels) < num_maps:
                 raise ValueError(f"it makes {len(channels)}")
+            if dilation and body.feature_info.reduction()[-1] != 16:
+                raise ValueError("model.backbone.dilation does not reach its last stage")
         except (RuntimeError, AttributeError, TypeError, ValueError, IndexError, AssertionError) as error:
             # What timm raises differs from family to family: unknown names, models without feature maps, …
             raise UserError(
@@ -225,8 +254,8 @@ def build_backbone(config: BackboneConfig, num_maps: int) -> Backbone:
     """The backbone of `config`, giving its last `num_maps` maps, with the frozen part frozen."""
     backbone: Backbone
     if config.name in TORCHVISION_RESNETS:
-        backbone = ResNet(config.name, num_maps, config.dilation)
+        backbone = ResNet(config.name, num_maps, config.dilation, config.deformable_stages)
     else:
-        backbone = TimmBackbone(config.name, num_maps)
+        backbone = TimmBackbone(config.name, num_maps, config.dilation)
     backbone.freeze(config.trainable_layers)
     return backbone

@@ -6,13 +6,20 @@ from torch import nn
 
 from ..classification import build_classification
 from ..config import ModelConfig
-from .attention import DeformableAttention, DenseAttention, MemoryAttention
+from .attention import (
+    DeformableAttention,
+    DenseAttention,
+    MemoryAttention,
+    OwnLevelAttention,
+    equal_shares,
+    tokens_per_level,
+)
 from .backbone import build_backbone
 from .decoder import Decoder, DecoderLayer
 from .encoder import Encoder, EncoderLayer
 from .heads import PredictionHead
 from .model import DetectionModel
-from .neck import ChannelMapper, Projection
+from .neck import FPN, BiFPN, ChannelMapper, Projection
 from .position import LevelPosition, SinePosition
 from .queries import ProposalQueries, ReferencePointQueries, StaticQueries
 
@@ -29,7 +36,9 @@ def build_model(config: ModelConfig) -> DetectionModel:
         position=_position(config),
         encoder=Encoder(
             [
-                EncoderLayer(_attention(config), config.hidden_dim, config.ffn_dim, config.dropout)
+                EncoderLayer(
+                    _attention(config, of_tokens=True), config.hidden_dim, config.ffn_dim, config.dropout
+                )
                 for _ in range(config.encoder_layers)
             ]
         ),
@@ -37,7 +46,11 @@ def build_model(config: ModelConfig) -> DetectionModel:
         decoder=Decoder(
             [
                 DecoderLayer(
-                    _attention(config), config.hidden_dim, config.num_heads, config.ffn_dim, config.dropout
+                    _attention(config, of_tokens=False),
+                    config.hidden_dim,
+                    config.num_heads,
+                    config.ffn_dim,
+                    config.dropout,
                 )
                 for _ in range(config.decoder_layers)
             ],
@@ -74,7 +87,8 @@ def _initialise_heads(config: ModelConfig, heads: list[PredictionHead]) -> None:
 def _neck(config: ModelConfig, channels: tuple[int, ...]) -> nn.Module:
     if config.neck == "projection":
         return Projection(channels, config.hidden_dim)
-    return ChannelMapper(channels, config.hidden_dim, config.num_levels)
+    necks = {"channel_mapper": ChannelMapper, "fpn": FPN, "bifpn": BiFPN}
+    return necks[config.neck](channels, config.hidden_dim, config.num_levels)
 
 
 def _position(config: ModelConfig) -> nn.Module:
@@ -84,9 +98,13 @@ def _position(config: ModelConfig) -> nn.Module:
     return LevelPosition(sine, config.num_levels, config.hidden_dim)
 
 
-def _attention(config: ModelConfig) -> MemoryAttention:
+def _attention(config: ModelConfig, of_tokens: bool) -> MemoryAttention:
+    """`of_tokens`: the queries are the memory's own tokens (encoder), not object queries (decoder)."""
     if config.attention == "dense":
         return DenseAttention(config.hidden_dim, config.num_heads, config.dropout)
+    if config.attention == "deformable_own_level":
+        queries_per_level = tokens_per_level if of_tokens else equal_shares
+        return OwnLevelAttention(config.hidden_dim, config.num_heads, config.num_points, queries_per_level)
     return DeformableAttention(config.hidden_dim, config.num_heads, config.num_levels, config.num_points)
 
 

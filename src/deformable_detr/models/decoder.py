@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..structures import FeatureMemory, Predictions, Queries
 from .attention import MemoryAttention
+from .dropout import Dropout
 from .feedforward import FeedForward
 from .heads import PredictionHead, logits_of_references
 
@@ -24,10 +25,10 @@ class DecoderLayer(nn.Module):
         self.self_attention = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
         nn.init.xavier_uniform_(self.self_attention.out_proj.weight)
         self.self_norm = nn.LayerNorm(dim)
-        self.self_dropout = nn.Dropout(dropout)
+        self.self_dropout = Dropout(dropout)
         self.cross_attention = cross_attention
         self.cross_norm = nn.LayerNorm(dim)
-        self.cross_dropout = nn.Dropout(dropout)
+        self.cross_dropout = Dropout(dropout)
         self.feedforward = FeedForward(dim, ffn_dim, dropout)
 
     def forward(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..structures import FeatureMemory
 from .attention import MemoryAttention
+from .dropout import Dropout
 from .feedforward import FeedForward
 
 
@@ -20,7 +21,7 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.attention = attention
         self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.feedforward = FeedForward(dim, ffn_dim, dropout)
 
     def forward(self, memory: FeatureMemory, references: Tensor) -> FeatureMemory:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from .dropout import Dropout, relu_dropout_
+
 
 class FeedForward(nn.Module):
     """norm(x + linear2(relu(linear1(x)))), dropout after both linears. x: (B, Q, C)."""
@@ -13,12 +15,12 @@ class FeedForward(nn.Module):
         self.linear1 = nn.Linear(dim, ffn_dim)
         self.linear2 = nn.Linear(ffn_dim, dim)
         self.norm = nn.LayerNorm(dim)
-        self.inner_dropout = nn.Dropout(dropout)
-        self.outer_dropout = nn.Dropout(dropout)
+        self.inner_dropout = dropout
+        self.outer_dropout = Dropout(dropout)
         for linear in (self.linear1, self.linear2):
             nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.inner_dropout(self.linear1(x).relu())
+        hidden = relu_dropout_(self.linear1(x), self.inner_dropout if self.training else 0.0)
         normalised: Tensor = self.norm(x + self.outer_dropout(self.linear2(hidden)))
         return normalised

@@ -32,9 +32,13 @@ class PredictionHead(nn.Module):
         nn.init.constant_(last.bias[2:], size_bias)
 
     def forward(self, hidden: Tensor, reference_logits: Tensor) -> Predictions:
+        return Predictions(self.class_head(hidden), self.boxes(hidden, reference_logits))
+
+    def boxes(self, hidden: Tensor, reference_logits: Tensor) -> Tensor:
+        """The boxes alone, (B, Q, 4) cxcywh."""
         # float32: in 16 bit, a box side near 1 would step by several pixels.
-        boxes = (self.box_head(hidden).float() + reference_logits).sigmoid()
-        return Predictions(self.class_head(hidden), boxes)
+        boxes: Tensor = (self.box_head(hidden).float() + reference_logits).sigmoid()
+        return boxes
 
 
 def logits_of_references(references: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..structures import DetectorOutput, FeatureMemory, ImageBatch
+from ..structures import DetectorOutput, FeatureBatch, FeatureMemory, ImageBatch, SpatialShapes
 from .backbone import Backbone
 from .decoder import Decoder
 from .encoder import Encoder
@@ -36,32 +36,38 @@ class DetectionModel(nn.Module):
         self.queries = queries
         self.decoder = decoder
 
-    def forward(self, images: ImageBatch | Sequence[Tensor]) -> DetectorOutput:
+    def forward(self, images: ImageBatch | FeatureBatch | Sequence[Tensor]) -> DetectorOutput:
         """Detect objects.
 
         Args:
-            images: a padded `ImageBatch`, or normalised (3, H, W) float tensors, which are padded here.
+            images: a padded `ImageBatch`; or normalised (3, H, W) float tensors, which are padded here; or a
+                `FeatureBatch`, where the backbone's work is done.
 
         Returns:
             `DetectorOutput`: `.predictions[-1].logits` (B, Q, num_logits) and `.boxes_cxcywh` (B, Q, 4).
         """
-        batch = images if isinstance(images, ImageBatch) else ImageBatch.from_images(images)
+        batch = images if isinstance(images, ImageBatch | FeatureBatch) else ImageBatch.from_images(images)
         memory = self.encoder(self.embed(batch))
         queries = self.queries(memory)
         return DetectorOutput(self.decoder(queries, memory), queries.proposals)
 
-    def embed(self, batch: ImageBatch) -> FeatureMemory:
-        """Pixels to the encoder's input: feature levels flattened, with positions and masks."""
-        levels: list[Tensor] = self.neck(self.backbone(batch.pixels))
+    def embed(self, batch: ImageBatch | FeatureBatch) -> FeatureMemory:
+        """Pixels, or their features, to the encoder's input: levels flattened, with positions and masks."""
+        maps = batch.maps if isinstance(batch, FeatureBatch) else self.backbone(batch.pixels)
+        levels: list[Tensor] = self.neck(maps)
+        shapes = tuple((level.shape[-2], level.shape[-1]) for level in levels)
+        return self.locate(_flatten(levels), shapes, batch.mask)
+
+    def locate(self, tokens: Tensor, spatial_shapes: SpatialShapes, image_mask: Tensor) -> FeatureMemory:
+        """Tokens (B, S, C) with all that depends on sizes and padding only: where each of them is."""
         # Every level's mask from the image's own (spec.md §1), never from another level's.
-        image_mask = batch.mask[:, None].float()
-        masks = [F.interpolate(image_mask, size=level.shape[-2:])[:, 0].bool() for level in levels]
-        positions = self.position(masks)
+        padding = image_mask[:, None].float()
+        masks = [F.interpolate(padding, size=shape)[:, 0].bool() for shape in spatial_shapes]
         return FeatureMemory(
-            tokens=_flatten(levels),
-            positions=_flatten(positions).to(levels[0].dtype),
+            tokens=tokens,
+            positions=_flatten(self.position(masks)).to(tokens.dtype),
             mask=torch.cat([mask.flatten(1) for mask in masks], dim=1),
-            spatial_shapes=tuple((level.shape[-2], level.shape[-1]) for level in levels),
+            spatial_shapes=spatial_shapes,
             valid_ratios=torch.stack([valid_ratio(mask) for mask in masks], dim=1),
         )
 

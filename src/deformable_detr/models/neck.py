@@ -1,4 +1,4 @@
-"""Necks: the backbone's maps to feature levels of equal width (spec.md §4; paper appendix A.2).
+"""Necks: the backbone's maps to feature levels of equal width (spec.md §4; paper, appendix A.2 and Table 2).
 
 Letters: B batch, C = hidden_dim, H, W the size of a level.
 """
@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -59,3 +60,90 @@ class ChannelMapper(nn.Module):
                 source = maps[-1] if index == self.num_maps else levels[-1]
             levels.append(level(source))
         return levels
+
+
+class FPN(nn.Module):
+    """A feature pyramid (Lin et al. 2017) on top of `ChannelMapper`: each level gets what the coarser ones
+    know, the coarsest first, by nearest upsampling; then a 3x3 convolution with group norm each."""
+
+    def __init__(self, in_channels: Sequence[int], dim: int, num_levels: int):
+        super().__init__()
+        self.mapper = ChannelMapper(in_channels, dim, num_levels)
+        self.outputs = nn.ModuleList()
+        for _ in range(num_levels):
+            convolution = nn.Conv2d(dim, dim, kernel_size=3, padding=1)
+            nn.init.xavier_uniform_(convolution.weight)
+            nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+            self.outputs.append(nn.Sequential(convolution, GroupNorm(math.gcd(32, dim), dim)))
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        levels = self.mapper(maps)
+        for finer in reversed(range(len(levels) - 1)):
+            levels[finer] = levels[finer] + _resized(levels[finer + 1], like=levels[finer])
+        return [output(level) for output, level in zip(self.outputs, levels, strict=True)]
+
+
+class BiFPN(nn.Module):
+    """EfficientDet's pyramid (Tan et al. 2020) on top of `ChannelMapper`: three layers, as in
+    EfficientDet-D0 (the paper names no number), each from coarse to fine and back."""
+
+    def __init__(self, in_channels: Sequence[int], dim: int, num_levels: int, num_layers: int = 3):
+        super().__init__()
+        self.mapper = ChannelMapper(in_channels, dim, num_levels)
+        self.layers = nn.ModuleList([BiFPNLayer(dim, num_levels) for _ in range(num_layers)])
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        levels: list[Tensor] = self.mapper(maps)
+        for layer in self.layers:
+            levels = layer(levels)
+        return levels
+
+
+class BiFPNLayer(nn.Module):
+    """One way down and one way up. A level's way up sees its input, its way down and the finer level; the
+    coarsest has no way down, and the finest's way down is its output."""
+
+    def __init__(self, dim: int, num_levels: int):
+        super().__init__()
+        self.down = nn.ModuleList([Fusion(dim, num_inputs=2) for _ in range(num_levels - 1)])
+        self.up = nn.ModuleList(
+            [Fusion(dim, num_inputs=2 if level == num_levels - 1 else 3) for level in range(1, num_levels)]
+        )
+
+    def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        down = list(levels)
+        for level in reversed(range(len(levels) - 1)):
+            coarser = _resized(down[level + 1], like=levels[level])
+            down[level] = self.down[level]([levels[level], coarser])
+        up = down[:1]
+        for level in range(1, len(levels)):
+            finer = _resized(F.max_pool2d(up[-1], 3, stride=2, padding=1), like=levels[level])
+            own = [levels[level]] if level == len(levels) - 1 else [levels[level], down[level]]
+            up.append(self.up[level - 1]([*own, finer]))
+        return up
+
+
+class Fusion(nn.Module):
+    """A weighted mean of maps of one shape, by learned weights that stay positive, then a depthwise separable
+    3x3 convolution with group norm."""
+
+    def __init__(self, dim: int, num_inputs: int):
+        super().__init__()
+        self.weights = nn.Parameter(torch.ones(num_inputs))
+        self.convolution = nn.Sequential(
+            nn.SiLU(),
+            nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=dim, bias=False),
+            nn.Conv2d(dim, dim, kernel_size=1),
+            GroupNorm(math.gcd(32, dim), dim),
+        )
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        weights = self.weights.relu()
+        weights = weights / (weights.sum() + 1e-4)  # "fast normalised fusion": no softmax, but no zero either
+        mean = sum(weight * level for weight, level in zip(weights, maps, strict=True))
+        fused: Tensor = self.convolution(mean)
+        return fused
+
+
+def _resized(level: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(level, size=like.shape[-2:], mode="nearest")

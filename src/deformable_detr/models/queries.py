@@ -84,6 +84,10 @@ class ProposalQueries(nn.Module):
         best = objectness.topk(min(self.num_queries, objectness.shape[1]), dim=1).indices
         references = proposals.boxes_cxcywh.gather(1, best[..., None].expand(-1, -1, 4)).detach()
 
+        return self.starting_at(references, proposals)
+
+    def starting_at(self, references: Tensor, proposals: Predictions | None = None) -> Queries:
+        """Queries that are encodings of the boxes (B, Q, 4) they start from."""
         dim = self.memory_norm.normalized_shape[0]
         encoded = sine_encoding(references * (2 * math.pi), dim // 2).flatten(2)  # (B, Q, 2C)
         positions, content = self.box_norm(self.box_projection(encoded)).chunk(2, dim=-1)

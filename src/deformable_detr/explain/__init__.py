@@ -1,0 +1,26 @@
+"""What an `Explanation` is good for: figures (paper, figures 5 and 6), a page to explore, and a verdict on
+every object that was missed."""
+
+from .commands import print_missed, write_explanation, write_gradient, write_missed
+from .drawing import draw
+from .gradient import Gradients, draw_gradients, gradients
+from .missed import MissedReport, Stage, Verdict, missed_objects, verdicts
+from .page import html_of, page
+
+__all__ = [
+    "Gradients",
+    "MissedReport",
+    "Stage",
+    "Verdict",
+    "draw",
+    "draw_gradients",
+    "gradients",
+    "html_of",
+    "missed_objects",
+    "page",
+    "print_missed",
+    "verdicts",
+    "write_explanation",
+    "write_gradient",
+    "write_missed",
+]

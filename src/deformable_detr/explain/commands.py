@@ -1,0 +1,240 @@
+"""`deformable-detr explain`: explanations written to files.
+
+A picture and its explanation (.png, or .html to explore), the gradients of its detections, or a folder with
+the verdicts on the missed objects of a data set.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
+
+from ..data.formats import read_split
+from ..data.images import open_image
+from ..data.records import ImageRecord, Split
+from ..detector import Detector, Picture, load
+from ..errors import UserError
+from ..files import write_text
+from ..prediction import make_output_folder
+from .drawing import OBJECT_COLOUR, draw, draw_box, draw_query, grid, show_picture, title, zoom
+from .gradient import draw_gradients, gradients
+from .missed import MEANINGS, Judged, MissedReport, Stage, Tally, Verdict, missed_objects
+from .page import page
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Place = tuple[float, float]
+PICTURES, PAGES = (".png", ".pdf", ".svg"), (".html", ".htm")
+REPORT_FILE = "missed.json"
+PAGE_DETECTIONS = 50
+
+
+def write_explanation(
+    model: str | Path | Detector,
+    image: Picture,
+    output: str | Path,
+    *,
+    threshold: float = 0.5,
+    layer: int | None = None,
+    most: int = 5,
+    at: Sequence[Place] = (),
+    device: str = "auto",
+) -> int:
+    """Explain one picture in a file: .png (also .pdf, .svg), or .html, a page of its own to explore.
+
+    Args:
+        model: a `Detector`, or anything that `load` takes.
+        layer: the decoder layer to draw, from 1; None is the last.
+        most: panels for at most so many detections.
+        at: places (x, y) in pixels: where the encoder looks from there is drawn too. The page has its own.
+
+    Returns:
+        How many detections there are.
+
+    Raises:
+        UserError: the picture cannot be read, an option is out of range, the output cannot be written.
+    """
+    target = _checked_file(output, PICTURES + PAGES)
+    detector = model if isinstance(model, Detector) else load(model, device)
+    if target.suffix.lower() in PAGES:
+        if layer is not None:
+            raise UserError("--layer is for pictures: the page lets you choose.")
+        name = Path(image).name if isinstance(image, str | Path) else "picture"
+        text, found = page(detector, image, threshold, title=name, max_detections=PAGE_DETECTIONS)
+        write_text(target, text)
+        return found
+    if most < 1:
+        raise UserError(f"--most must be at least 1, not {most}.")
+    num_layers = detector.config.decoder_layers
+    if layer is not None and not 1 <= layer <= num_layers:
+        raise UserError(f"--layer must be from 1 to {num_layers}, the model's decoder layers, not {layer}.")
+    explanation = detector.explain(image, threshold, at=at)
+    _save(draw(explanation, layer=-1 if layer is None else layer - 1, most=most), target)
+    return len(explanation)
+
+
+def write_gradient(
+    model: str | Path | Detector,
+    image: Picture,
+    output: str | Path,
+    *,
+    threshold: float = 0.5,
+    most: int = 4,
+    device: str = "auto",
+) -> int:
+    """Draw what x, y, width, height and score of the best `most` detections look at (paper, figure 5).
+
+    Returns, Raises: as `write_explanation`; also where nothing was detected.
+    """
+    target = _checked_file(output, PICTURES)
+    detector = model if isinstance(model, Detector) else load(model, device)
+    result = gradients(detector, image, threshold, max_detections=most)
+    if not len(result.detections):
+        raise UserError(f"nothing is detected above {threshold}, so there is no gradient: lower --threshold.")
+    _save(draw_gradients(result), target)
+    return len(result.detections)
+
+
+def write_missed(
+    model: str | Path | Detector,
+    data: str | Path,
+    output: str | Path,
+    *,
+    split: str = "val",
+    image: str | Path | None = None,
+    format: str = "auto",
+    threshold: float = 0.5,
+    most: int = 3,
+    device: str = "auto",
+    console: Console | None = None,
+) -> MissedReport:
+    """Say for every object of a split that was not found which stage of the model lost it.
+
+    Writes `missed.json` and pictures of the first `most` objects of each kind into the folder `output`.
+
+    Args:
+        image: only this image of the split (its file name or path).
+
+    Raises:
+        UserError: the data or the model cannot be read, have no class in common; no such image.
+    """
+    if not 0 <= threshold <= 1:
+        raise UserError(f"threshold must be between 0 and 1, not {threshold}.")
+    part = read_split(data, split, format=format)
+    images = part.images if image is None else (_image_of(part, image),)
+    if not images:
+        raise UserError(f"{part.source}: the split {part.name} has no images.")
+    folder = Path(output)
+    make_output_folder(folder)
+    detector = model if isinstance(model, Detector) else load(model, device)
+
+    console = console or Console(stderr=True)
+    tally, drawn = Tally(detector, threshold), Counter[Stage]()
+    judged_images = missed_objects(detector, part, threshold, images)
+    for judged in track(
+        judged_images,
+        "judging",
+        len(images),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ):
+        tally.add(judged)
+        for number, verdict in zip(judged.numbers, judged.verdicts, strict=True):
+            if verdict.stage is not Stage.FOUND and drawn[verdict.stage] < most:
+                drawn[verdict.stage] += 1
+                name = f"{verdict.stage.value.replace(' ', '_')}_{drawn[verdict.stage]}.png"
+                _save(_draw_missed(detector, part, judged, int(number), verdict), folder / name)
+    report = tally.report()
+    write_text(folder / REPORT_FILE, json.dumps(report.to_dict(), indent=1, ensure_ascii=False))
+    return report
+
+
+def print_missed(report: MissedReport, console: Console) -> None:
+    """A report as a table: a line for each stage, then one for each class."""
+    objects, missed = sum(report.stages.values()), len(report.rows)
+    table = Table(
+        title=f"{missed} of {objects} objects missed at threshold {report.threshold}", title_justify="left"
+    )
+    for column, justify in (("lost because", "left"), ("objects", "right"), ("meaning", "left")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for reason, meaning in MEANINGS.items():
+        table.add_row(reason.value, str(report.stages[reason]), meaning)
+    console.print(table)
+    classes = Table(title="by class", title_justify="left")
+    classes.add_column("class", no_wrap=True, overflow="ellipsis", max_width=18)
+    for stage in Stage:
+        classes.add_column(stage.value, justify="right", max_width=10)
+    for name, counts in report.per_class.items():
+        classes.add_row(Text(name), *(str(counts[stage]) for stage in Stage))
+    console.print(classes)
+    if report.unknown:
+        console.print(f"{report.unknown} objects of classes that the model does not know are not counted.")
+
+
+def _draw_missed(detector: Detector, split: Split, judged: Judged, number: int, verdict: Verdict) -> Figure:
+    """The object, dashed, and what the query did that came furthest."""
+    record = judged.record
+    box = record.boxes_xyxy[number]
+    opened = open_image(record.path, annotated_size=record.size, max_pixels=detector.data.max_pixels)
+    picture = np.asarray(opened.picture)
+    figure, (whole, near) = grid(2, record.size, columns=2)
+    for panel in (whole, near):
+        show_picture(panel, picture)
+        if panel is near:
+            draw_query(panel, judged.queries, verdict.query)
+            reach = judged.queries.boxes_xyxy[verdict.query, -1]
+            zoom(panel, np.concatenate([np.minimum(box, reach)[:2], np.maximum(box, reach)[2:]]), record.size)
+        draw_box(panel, box, OBJECT_COLOUR, 1.0, linestyle=(0, (4, 2)))
+    name = split.classes.name(int(record.labels[number]))
+    title(whole, f"{name}: {verdict.stage.value}", "")
+    title(
+        near,
+        f"query {verdict.query}",
+        f"attention {verdict.attention:.0%}, IoU {verdict.iou:.3f}, score {verdict.score:.3f}, "
+        f"on top {detector.classes.name(verdict.label)}",
+    )
+    return figure
+
+
+def _image_of(split: Split, image: str | Path) -> ImageRecord:
+    wanted = Path(image)
+    for same in (
+        lambda record: record.path.resolve() == wanted.resolve(),
+        lambda record: record.file_name == str(image),
+        lambda record: record.path.name == wanted.name,
+    ):
+        found = [record for record in split.images if same(record)]
+        if found:
+            return found[0]
+    raise UserError(f"{split.source}: the split {split.name} has no image {image}: name one that it lists.")
+
+
+def _checked_file(output: str | Path, suffixes: Sequence[str]) -> Path:
+    target = Path(output)
+    if target.suffix.lower() not in suffixes:
+        raise UserError(f"--output {target} must end in one of {', '.join(suffixes)}.")
+    if target.is_dir():
+        raise UserError(f"--output {target} is a folder: name a file.")
+    make_output_folder(target.parent)
+    return target
+
+
+def _save(figure: Figure, target: Path) -> None:
+    buffer = BytesIO()
+    figure.savefig(buffer, format=target.suffix.lower().removeprefix("."))
+    beside = target.with_name(f".{target.name}.partial")
+    beside.write_bytes(buffer.getvalue())
+    os.replace(beside, target)

@@ -1,0 +1,252 @@
+"""An `Explanation` as a figure, in the manner of the paper's figure 6: each detection in a panel of its own,
+its sampling points over all heads and levels coloured by attention weight, the reference they were sampled
+around, and the boxes after each decoder layer fading in.
+
+Letters: N detections, T layers, M heads, L levels, K points, P places.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..explanation import Attention, AttentionMaps, Explanation, QueryTraces, SamplingPoints
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PANEL_INCHES, LEAST_INCHES = 2.6, 0.9  # a panel's long side; the least of its short side
+GAP_INCHES, TITLE_INCHES, LEGEND_INCHES = 0.08, 0.19, 0.42
+DPI = 200
+CONTEXT, MOST_ZOOM = 2.0, 8.0
+WEIGHTY = 0.25  # of a row's largest weight: points that a panel must show
+LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+WEIGHT_COLOURS = "turbo"  # from blue to red, as in the paper
+BOX_COLOUR, PROPOSAL_COLOUR, OBJECT_COLOUR = "#35e055", "#ffd21f", "#ff3b30"
+
+
+def draw(explanation: Explanation, *, layer: int = -1, most: int = 5) -> Figure:
+    """The picture with all detections numbered, then the best `most` of them and every place asked of the
+    encoder in panels of their own: detections zoomed in, so that their points can be told apart.
+
+    Args:
+        layer: whose attention to draw, 0 to T - 1; -1 is the last.
+    """
+    image = explanation.detections.image
+    assert image is not None
+    shown = min(most, len(explanation))
+    encoder = explanation.encoder
+    num_levels = 0 if encoder is None else encoder.tokens.shape[1]
+    num_places = 0 if encoder is None else len(encoder.places) * num_levels
+    attentions = [explanation.queries.attention.take(np.arange(shown))] if shown else []
+    attentions += [encoder.attention] if encoder is not None else []
+    most_weight = max((largest(attention, layer) for attention in attentions), default=1.0)
+    figure, panels = grid(
+        1 + shown + num_places, image.shape[:2], legend_for=most_weight if attentions else None
+    )
+
+    _overview(panels[0], explanation, shown)
+    for row, panel in enumerate(panels[1 : 1 + shown]):
+        show_picture(panel, image)
+        draw_query(panel, explanation.queries, row, layer=layer, most_weight=most_weight)
+        zoom(panel, _reach(explanation.queries, row, layer, image.shape[:2]), image.shape[:2])
+        name, score = explanation.detections.names[row], explanation.detections.scores[row]
+        title(panel, f"{row + 1}  {name} {score:.2f}", f"query {explanation.queries.indices[row]}")
+    if encoder is not None:
+        for number, panel in enumerate(panels[1 + shown :]):
+            place, level = divmod(number, num_levels)
+            show_picture(panel, image)
+            draw_attention(panel, encoder.attention, number, layer, most_weight)
+            _cross(panel, encoder.centres[place, level])
+            x, y = encoder.places[place]
+            title(panel, f"encoder at {x:g},{y:g}", f"from level {level + 1} of {num_levels}")
+    return figure
+
+
+def _reach(queries: QueryTraces, row: int, layer: int, size: tuple[int, int]) -> np.ndarray:
+    """The box around the final box and all points inside the picture that carry weight."""
+    corners = queries.boxes_xyxy[row, -1].reshape(2, 2)
+    if isinstance(queries.attention, SamplingPoints):
+        locations, weights = queries.attention.locations[row, layer], queries.attention.weights[row, layer]
+        inside = ((locations >= 0) & (locations <= np.array(size[::-1]))).all(-1)
+        corners = np.concatenate([corners, locations[inside & (weights > WEIGHTY * weights.max())]])
+    return np.concatenate([corners.min(0), corners.max(0)])
+
+
+def _overview(panel: Axes, explanation: Explanation, shown: int) -> None:
+    image = explanation.detections.image
+    assert image is not None
+    show_picture(panel, image)
+    for row, box in enumerate(explanation.detections.boxes_xyxy):
+        draw_box(panel, box, BOX_COLOUR, 0.9, alpha=1.0 if row < shown else 0.35)
+        if row < shown:
+            panel.text(
+                float(np.clip(box[0], 0, image.shape[1])),
+                float(np.clip(box[1], 0, image.shape[0])),
+                f" {row + 1} ",
+                fontsize=5.5,
+                verticalalignment="top",
+                bbox={"facecolor": BOX_COLOUR, "edgecolor": "none", "pad": 0.6},
+            )
+    number = len(explanation)
+    title(panel, f"{number} detection{'s' * (number != 1)}", "")
+
+
+def grid(
+    num_panels: int,
+    size: tuple[int, int],
+    columns: int | None = None,
+    legend_for: float | None = None,
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `num_panels` equal panels for pictures of `size` (H, W), row by row, each with room for a
+    title. `legend_for`: the largest weight of a colour bar below them."""
+    # Not pyplot, which keeps figures alive and asks for a display.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    scale = PANEL_INCHES / max(size)
+    height, width = (max(LEAST_INCHES, side * scale) for side in size)
+    if columns is None:
+        columns = min(num_panels, max(1, round(math.sqrt(num_panels * height / width * 1.5))))
+    rows = math.ceil(num_panels / columns)
+    below = LEGEND_INCHES if legend_for is not None else GAP_INCHES
+    total_width = columns * (width + GAP_INCHES) + GAP_INCHES
+    total_height = rows * (height + TITLE_INCHES) + below
+    figure = Figure(figsize=(total_width, total_height), dpi=DPI)
+    FigureCanvasAgg(figure)
+    panels = []
+    for number in range(num_panels):
+        row, column = divmod(number, columns)
+        left = GAP_INCHES + column * (width + GAP_INCHES)
+        bottom = total_height - (row + 1) * (height + TITLE_INCHES)
+        panel = figure.add_axes(
+            (left / total_width, bottom / total_height, width / total_width, height / total_height)
+        )
+        panel.set_axis_off()
+        panels.append(panel)
+    if legend_for is not None:
+        _legend(figure, legend_for, (total_width, total_height))
+    return figure, panels
+
+
+def show_picture(panel: Axes, image: np.ndarray) -> None:
+    """The picture, its pixel (0, 0) covering [0, 1] × [0, 1]; whatever lies outside is cut off."""
+    height, width = image.shape[:2]
+    # Greyed a little: colour is what the weights speak in.
+    grey = image @ LUMA
+    muted = (0.45 * image + 0.55 * grey[..., None]).astype(np.uint8)
+    panel.imshow(muted, extent=(0, width, height, 0), aspect="auto", interpolation="bilinear")
+    panel.set_xlim(0, width)
+    panel.set_ylim(height, 0)
+
+
+def zoom(panel: Axes, box_xyxy: np.ndarray, size: tuple[int, int]) -> None:
+    """Show the part of a picture of `size` (H, W), of the picture's own shape, in which a box fills at most
+    1 / CONTEXT of a side."""
+    extent, low, high = np.array(size[::-1]), box_xyxy[:2], box_xyxy[2:]
+    share = min(1.0, float((CONTEXT * (high - low) / extent).max()))
+    view = extent * max(share, 1 / MOST_ZOOM)
+    start = np.clip((low + high) / 2 - view / 2, 0, extent - view)
+    panel.set_xlim(start[0], start[0] + view[0])
+    panel.set_ylim(start[1] + view[1], start[1])
+
+
+def title(panel: Axes, left: str, right: str) -> None:
+    # No mathematics in class names: a $ is a $.
+    panel.set_title(left, loc="left", fontsize=7, pad=2.5, parse_math=False)
+    panel.set_title(right, loc="right", fontsize=5.5, pad=2.5, color="0.45", parse_math=False)
+
+
+def draw_query(
+    panel: Axes, queries: QueryTraces, row: int, *, layer: int = -1, most_weight: float | None = None
+) -> None:
+    """Attention, proposal, reference and boxes of one query."""
+    draw_attention(panel, queries.attention, row, layer, most_weight)
+    if queries.proposals is not None:
+        draw_box(panel, queries.proposals.boxes_xyxy[row], PROPOSAL_COLOUR, 0.7, linestyle=(0, (3, 2)))
+    boxes = queries.boxes_xyxy[row]
+    for index, box in enumerate(boxes):
+        age = (index + 1) / len(boxes)
+        draw_box(panel, box, BOX_COLOUR, 1.4 if age == 1 else 0.8, alpha=0.25 + 0.75 * age**2)
+    if queries.references:
+        reference = queries.references[layer][row]
+        if len(reference) == 4:
+            reference = (reference[:2] + reference[2:]) / 2
+        _cross(panel, reference)
+
+
+def draw_attention(
+    panel: Axes, attention: Attention, row: int, layer: int, most_weight: float | None = None
+) -> None:
+    """Sampling points of all heads and levels, the heaviest on top; or a map over the picture."""
+    most_weight = most_weight or largest(attention, layer)
+    if isinstance(attention, AttentionMaps):
+        height, width = attention.image_size
+        weights = attention.upsampled(row, layer)
+        panel.imshow(
+            weights,
+            extent=(0, width, height, 0),
+            aspect="auto",
+            cmap=WEIGHT_COLOURS,
+            vmin=0,
+            vmax=most_weight,
+            alpha=0.75 * np.sqrt(np.clip(weights / most_weight, 0, 1)),
+        )
+        return
+    locations = attention.locations[row, layer].reshape(-1, 2)
+    weights = attention.weights[row, layer].ravel()
+    order = weights.argsort()
+    panel.scatter(
+        locations[order, 0],
+        locations[order, 1],
+        c=weights[order],
+        s=1.5 + 11 * np.sqrt(np.clip(weights[order] / most_weight, 0, 1)),
+        cmap=WEIGHT_COLOURS,
+        vmin=0,
+        vmax=most_weight,
+        linewidths=0.2,
+        edgecolors=(0, 0, 0, 0.55),
+        zorder=3,
+    )
+
+
+def draw_box(panel: Axes, box_xyxy: np.ndarray, colour: str, width: float, **style: Any) -> None:
+    from matplotlib.patches import Rectangle
+
+    x0, y0, x1, y1 = box_xyxy
+    look = {"fill": False, "edgecolor": colour, "linewidth": width, "zorder": 4, **style}
+    panel.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, **look))
+
+
+def _cross(panel: Axes, point: np.ndarray) -> None:
+    for colour, width in (("black", 2.0), (BOX_COLOUR, 1.1)):
+        panel.plot(*point, "+", color=colour, markersize=7, markeredgewidth=width, zorder=5)
+
+
+def largest(attention: Attention, layer: int) -> float:
+    """The weight that gets the last colour: outliers beyond the 99.5th percentile do not darken the rest."""
+    if isinstance(attention, SamplingPoints):
+        weights = attention.weights[:, layer]
+    else:
+        weights = attention.weights[:, layer].mean(1)  # over heads
+        return float(max(weights.max(), np.finfo(np.float32).tiny))
+    return float(max(np.quantile(weights, 0.995), np.finfo(np.float32).tiny))
+
+
+def _legend(figure: Figure, most_weight: float, inches: tuple[float, float]) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    width, height = inches
+    length = min(3.0, 0.6 * width)
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(0, most_weight), WEIGHT_COLOURS),
+        cax=figure.add_axes(((width - length) / 2 / width, 0.27 / height, length / width, 0.06 / height)),
+        orientation="horizontal",
+    )
+    bar.ax.tick_params(labelsize=5.5, length=2, width=0.4, pad=1.5)
+    bar.outline.set_linewidth(0.4)
+    bar.set_label("attention weight", fontsize=6, labelpad=1.5)

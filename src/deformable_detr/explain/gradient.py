@@ -1,0 +1,117 @@
+"""What each number of a prediction looks at: its gradient with respect to the picture (paper, figure 5).
+
+For the centre x and y, the width, the height and the class score of a detection: the norm, over the three
+colours, of the derivative with respect to each pixel that the model sees.
+
+Letters: N detections, h, w the picture as the model sees it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..detector import Detector, Picture, read_picture
+from ..explanation import Explanation
+from ..structures import Detections, ImageBatch
+from .drawing import BOX_COLOUR, LUMA, draw_box, grid, title, zoom
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TERMS = ("x", "y", "width", "height", "score")
+BRIGHTEST = 0.998  # the quantile of a panel's pixels that gets the last colour
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """`norms`: (N, 5, h, w) in the order of TERMS; x, y, width and height as fractions of the picture, the
+    score as a probability; per unit of the normalised pixel values. `detections`: the N of them."""
+
+    norms: np.ndarray
+    detections: Detections
+
+
+def gradients(
+    detector: Detector, image: Picture, threshold: float = 0.5, *, max_detections: int = 4
+) -> Gradients:
+    """Gradient norms of the best detections in a picture: five backward passes for each.
+
+    A model with two stages passes no gradient through the proposals' boxes, nor one with refinement from
+    layer to layer (paper, section 4.3): what is shown is the last layer's own correction.
+
+    Raises:
+        UserError: as `Detector.explain`.
+    """
+    picture = read_picture(image, detector.data.max_pixels)
+    explanation = detector.explain(picture, threshold, max_detections=max_detections)
+    pixels = detector.preprocess(picture)
+    norms = [_norms(detector, pixels, explanation, row) for row in range(len(explanation))]
+    shape = (0, len(TERMS), *pixels.shape[1:])
+    return Gradients(
+        np.stack(norms) if norms else np.zeros(shape, np.float32),
+        explanation.detections,
+    )
+
+
+def _norms(detector: Detector, pixels: Tensor, explanation: Explanation, row: int) -> np.ndarray:
+    """(5, h, w) for one detection."""
+    query, label = int(explanation.queries.indices[row]), int(explanation.detections.labels[row])
+    pixels = pixels.to(next(detector.model.parameters()).device).requires_grad_()
+    terms = terms_of(detector, pixels, query, label)
+    found = []
+    for number, term in enumerate(terms):
+        (gradient,) = torch.autograd.grad(term, pixels, retain_graph=number + 1 < len(terms))
+        found.append(gradient.norm(dim=0).cpu().numpy())
+    return np.stack(found)
+
+
+def terms_of(detector: Detector, pixels: Tensor, query: int, label: int) -> Tensor:
+    """(5,): x, y, width, height and score of one query in preprocessed pixels (3, h, w), differentiable."""
+    model = detector.model
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.enable_grad():
+            last = model(ImageBatch.from_images([pixels])).predictions[-1]
+            score = detector.classification.scores(last.logits.float())[0, query, label]
+            terms: Tensor = torch.cat([last.boxes_cxcywh[0, query], score[None]])
+    finally:
+        model.train(was_training)
+    return terms
+
+
+def draw_gradients(result: Gradients) -> Figure:
+    """A row for each detection, a panel for each of the five terms, each panel on a scale of its own."""
+    detections = result.detections
+    assert detections.image is not None
+    height, width = detections.image_size
+    figure, panels = grid(max(1, len(detections)) * len(TERMS), (height, width), columns=len(TERMS))
+    dark = 0.35 * (detections.image @ LUMA)
+    for number, panel in enumerate(panels):
+        row, term = divmod(number, len(TERMS))
+        panel.imshow(dark, extent=(0, width, height, 0), aspect="auto", cmap="gray", vmin=0, vmax=255)
+        title(panel, TERMS[term], "")
+        if row < len(detections):
+            norms = result.norms[row, term]
+            brightest = max(float(np.quantile(norms, BRIGHTEST)), float(np.finfo(np.float32).tiny))
+            strength = np.clip(norms / brightest, 0, 1)
+            panel.imshow(
+                strength,
+                extent=(0, width, height, 0),
+                aspect="auto",
+                cmap="inferno",
+                vmin=0,
+                vmax=1,
+                alpha=np.sqrt(strength),
+                interpolation="bilinear",
+            )
+            draw_box(panel, detections.boxes_xyxy[row], BOX_COLOUR, 0.6)
+            zoom(panel, detections.boxes_xyxy[row], detections.image_size)
+            if term == 0:
+                title(panel, f"{detections.names[row]} {detections.scores[row]:.2f}: x", "")
+    return figure

@@ -1,0 +1,286 @@
+"""Why an object was missed: the first stage of the model that lost it.
+
+The stages are asked in the order of an object's way through the model, and the first that fails is the
+answer: did any query look at the object, did one place its box there, did that one say its class, loudly
+enough, and was it still free? Letters: N objects, Q queries, T decoder layers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..boxes import iou
+from ..classification import ClassificationScheme
+from ..data.images import open_image
+from ..data.records import ImageRecord, Split
+from ..detector import Detector
+from ..errors import UserError
+from ..evaluation import match_classes
+from ..explanation import QueryTraces, Trace, trace_picture
+
+ATTENDED = 0.25  # of a query's weight in one decoder layer, inside the object's box
+PLACED = 0.5  # IoU
+
+
+class Stage(Enum):
+    """Where an object was lost, or that it was found."""
+
+    FOUND = "found"
+    NEVER_ATTENDED = "never attended"
+    BADLY_PLACED = "badly placed"
+    WRONG_CLASS = "wrong class"
+    UNDER_THRESHOLD = "under the threshold"
+    LOST = "lost"
+
+
+MEANINGS = {
+    Stage.NEVER_ATTENDED: f"no query with {ATTENDED:.0%} of its weight inside the box",
+    Stage.BADLY_PLACED: f"attended, but no box with an IoU of {PLACED}",
+    Stage.WRONG_CLASS: f"IoU of {PLACED}, but another class on top",
+    Stage.UNDER_THRESHOLD: "right class on top, its score too low",
+    Stage.LOST: "its query was taken by another object",
+}
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What the queries of one picture say above the threshold, best first: arrays of equal length."""
+
+    queries: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one object.
+
+    `attention`: the largest share of a query's weight that lay inside its box, in any layer. `iou`: of the
+    best placed box. `query`: the one that came furthest on the object's way, `label` the class on top of it,
+    `score` what it gave the object's class. `taken_by`: number of the object that has the query, where lost.
+    """
+
+    stage: Stage
+    attention: float
+    iou: float
+    query: int
+    label: int
+    score: float
+    taken_by: int | None = None
+
+
+def claims(classification: ClassificationScheme, trace: Trace, threshold: float) -> Claims:
+    """All (query, class) pairs that are detections at this threshold, however many."""
+    logits = trace.predictions.logits.float()
+    selection = classification.select(logits, logits.shape[1] * classification.num_classes)
+    queries, labels = selection.queries[0].cpu().numpy(), selection.labels[0].cpu().numpy()
+    scores = trace.queries.scores[queries, labels]  # 0 for unused classes
+    keep = scores >= threshold
+    return Claims(queries[keep], labels[keep], scores[keep])
+
+
+def verdicts(
+    queries: QueryTraces, claimed: Claims, boxes_xyxy: np.ndarray, labels: np.ndarray
+) -> list[Verdict]:
+    """What became of each of the N objects of a picture.
+
+    Args:
+        queries: all Q of them. claimed: what they say above the threshold.
+        boxes_xyxy: (N, 4) pixels. labels: (N,) class indices of the model.
+    """
+    if not len(labels):
+        return []
+    objects, found = torch.from_numpy(boxes_xyxy), torch.from_numpy(queries.boxes_xyxy[:, -1])
+    overlap = iou(objects[:, None].double(), found[None].double()).numpy()  # (N, Q)
+    taken = _assign(claimed, overlap, labels)
+    return [
+        _verdict(queries, claimed, number, box, int(label), overlap[number], taken)
+        for number, (box, label) in enumerate(zip(boxes_xyxy, labels, strict=True))
+    ]
+
+
+def _assign(claimed: Claims, overlap: np.ndarray, labels: np.ndarray) -> dict[int, int]:
+    """Claim → object. As in COCO's metric: the best score chooses first, and takes the free object of its
+    class that it overlaps most, by PLACED at least."""
+    taken: dict[int, int] = {}
+    free = np.ones(len(labels), dtype=bool)
+    for claim, (query, label) in enumerate(zip(claimed.queries, claimed.labels, strict=True)):
+        fits = np.where(free & (labels == label), overlap[:, query], 0.0)
+        best = int(fits.argmax())
+        if fits[best] >= PLACED:
+            taken[claim] = best
+            free[best] = False
+    return taken
+
+
+def _verdict(
+    queries: QueryTraces,
+    claimed: Claims,
+    number: int,
+    box: np.ndarray,
+    label: int,
+    overlap: np.ndarray,
+    taken: dict[int, int],
+) -> Verdict:
+    attention = queries.attention.share_inside(box).max(-1)  # (Q,), of the layer that looked most
+    on_top = queries.scores.argmax(-1)
+
+    def verdict(stage: Stage, query: int, taken_by: int | None = None) -> Verdict:
+        return Verdict(
+            stage,
+            float(attention.max()),
+            float(overlap.max()),
+            query,
+            int(on_top[query]),
+            float(queries.scores[query, label]),
+            taken_by,
+        )
+
+    for claim, object_number in taken.items():
+        if object_number == number:
+            return verdict(Stage.FOUND, int(claimed.queries[claim]))
+    if attention.max() < ATTENDED:
+        return verdict(Stage.NEVER_ATTENDED, int(attention.argmax()))
+    if overlap.max() < PLACED:
+        return verdict(Stage.BADLY_PLACED, int(overlap.argmax()))
+    placed = np.flatnonzero(overlap >= PLACED)
+    right = placed[on_top[placed] == label]
+    if not len(right):
+        return verdict(Stage.WRONG_CLASS, int(overlap.argmax()))
+    loudest = int(right[queries.scores[right, label].argmax()])
+    its_claim = np.flatnonzero((claimed.queries == loudest) & (claimed.labels == label))
+    if not len(its_claim):
+        return verdict(Stage.UNDER_THRESHOLD, loudest)
+    # The claim chose while this object was free, so another one must have pleased it more.
+    return verdict(Stage.LOST, loudest, taken[int(its_claim[0])])
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The objects of one image with their verdicts. `labels`: class indices of the model; `numbers`: which
+    objects of the record they are."""
+
+    record: ImageRecord
+    numbers: np.ndarray
+    labels: np.ndarray
+    verdicts: tuple[Verdict, ...]
+    queries: QueryTraces
+
+
+@dataclass(frozen=True)
+class MissedReport:
+    """`rows`: one per missed object, JSON-ready. `stages`: how many objects ended at each stage.
+    `per_class`: the same by class name. `unknown`: objects of classes that the model does not know."""
+
+    threshold: float
+    images: int
+    stages: Counter[Stage]
+    per_class: dict[str, Counter[Stage]]
+    unknown: int
+    rows: tuple[dict[str, Any], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "threshold": self.threshold,
+            "images": self.images,
+            "objects": sum(self.stages.values()),
+            "objects_of_unknown_classes": self.unknown,
+            "stages": {stage.value: self.stages[stage] for stage in Stage},
+            "per_class": {
+                name: {stage.value: counts[stage] for stage in Stage}
+                for name, counts in self.per_class.items()
+            },
+            "missed": list(self.rows),
+        }
+
+
+def missed_objects(
+    detector: Detector, split: Split, threshold: float, images: Sequence[ImageRecord] | None = None
+) -> Iterator[Judged]:
+    """Judge the objects of a split's images, one image after the other. Crowd regions are left out.
+
+    Raises:
+        UserError: an image cannot be read or has another size than annotated; no class in common.
+    """
+    to_model = {
+        split.classes.category_ids.index(category_id): label
+        for label, category_id in match_classes(detector.classes, split.classes, split.source).items()
+    }
+    for record in split.images if images is None else images:
+        opened = open_image(record.path, annotated_size=record.size, max_pixels=detector.data.max_pixels)
+        if not opened.fits:
+            raise UserError(
+                f"{record.path} is {opened.picture.width}x{opened.picture.height} pixels, but {split.source} "
+                f"annotates it as {record.size[1]}x{record.size[0]}: put the annotated picture back."
+            )
+        trace = trace_picture(
+            detector.model,
+            detector.classification,
+            detector.classes,
+            detector.preprocess(opened.picture),
+            record.size,
+        )
+        known = np.array([label in to_model for label in record.labels], dtype=bool)
+        numbers = np.flatnonzero(known & ~record.crowd)
+        labels = np.array([to_model[label] for label in record.labels[numbers]], dtype=np.int64)
+        claimed = claims(detector.classification, trace, threshold)
+        found = verdicts(trace.queries, claimed, record.boxes_xyxy[numbers], labels)
+        yield Judged(record, numbers, labels, tuple(found), trace.queries)
+
+
+class Tally:
+    """Collects judged images into a `MissedReport`."""
+
+    def __init__(self, detector: Detector, threshold: float):
+        self.classes, self.threshold = detector.classes, threshold
+        self.images = self.unknown = 0
+        self.stages: Counter[Stage] = Counter()
+        self.per_class: dict[str, Counter[Stage]] = {}
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, judged: Judged) -> None:
+        self.images += 1
+        self.unknown += int((~judged.record.crowd).sum()) - len(judged.numbers)
+        for number, label, verdict in zip(judged.numbers, judged.labels, judged.verdicts, strict=True):
+            name = self.classes.name(label)
+            self.stages[verdict.stage] += 1
+            self.per_class.setdefault(name, Counter())[verdict.stage] += 1
+            if verdict.stage is not Stage.FOUND:
+                self.rows.append(self._row(judged, int(number), name, verdict))
+
+    def _row(self, judged: Judged, number: int, name: str, verdict: Verdict) -> dict[str, Any]:
+        record = judged.record
+        taken_by = None
+        if verdict.taken_by is not None:
+            taken_by = int(record.annotation_ids[judged.numbers[verdict.taken_by]])
+        return {
+            "stage": verdict.stage.value,
+            "image_id": record.image_id,
+            "file_name": record.file_name,
+            "annotation_id": int(record.annotation_ids[number]),
+            "category": name,
+            "box_xyxy": [round(float(value), 2) for value in record.boxes_xyxy[number]],
+            "attention_inside": round(verdict.attention, 4),
+            "best_iou": round(verdict.iou, 4),
+            "query": verdict.query,
+            "class_on_top": self.classes.name(verdict.label),
+            "score": round(verdict.score, 4),
+            "taken_by_annotation": taken_by,
+        }
+
+    def report(self) -> MissedReport:
+        return MissedReport(
+            self.threshold,
+            self.images,
+            self.stages,
+            dict(sorted(self.per_class.items())),
+            self.unknown,
+            tuple(self.rows),
+        )

@@ -1,0 +1,15 @@
+"""The paper as commands: each experiment is a module of the name that the command line knows
+(`deformable-detr paper table1`), with two functions: `add_arguments(parser)` and `run(arguments)`.
+"""
+
+from __future__ import annotations
+
+# Name of the module → what it shows. (`import deformable_detr.paper` loads none of them.)
+EXPERIMENTS = {
+    "table1": "DETR against Deformable DETR: AP, size, cost, speed",
+    "table2": "ablations of multi-scale inputs, attention, K, FPN",
+    "table3": "larger backbones",
+    "figure3": "AP against epoch, from any runs",
+    "queue": "the small-scale runs, from a file",
+    "complexity": "cost against resolution, attention at the start",
+}

@@ -1,0 +1,36 @@
+"""How the paper's figures look: one style, written as PNG and SVG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Told apart in print, in grey and by colour-blind readers (Okabe and Ito, 2008).
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+def new_figure(columns: int = 1) -> Figure:
+    """`columns` panels beside each other, each as wide as a column of a paper; without a screen."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.5 * columns, 2.8), layout="constrained")
+    for axes in figure.subplots(1, columns, squeeze=False)[0]:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(True, linewidth=0.4, alpha=0.5)
+        axes.tick_params(labelsize=8)
+    return figure
+
+
+def save_figure(figure: Figure, beside: Path) -> tuple[Path, Path]:
+    """BESIDE.png and BESIDE.svg, the same bytes each time."""
+    import matplotlib
+
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    png, svg = beside.with_suffix(".png"), beside.with_suffix(".svg")
+    figure.savefig(png, dpi=300, metadata={"Software": None})
+    with matplotlib.rc_context({"svg.hashsalt": "deformable_detr", "svg.fonttype": "none"}):
+        figure.savefig(svg, metadata={"Date": None})
+    return png, svg

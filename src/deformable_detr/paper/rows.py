@@ -1,0 +1,170 @@
+"""Rows of the paper's tables: what is trained for them, and what is known of them.
+
+A row is trained into run folders of its own, OUTPUT/runs/SCALE/NAME-EPOCHSep-seedSEED: an ordinary run, which
+resumes like any other. Tables are rebuilt from these folders and nothing else, so that rows may be trained
+on different machines and their folders brought together.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from ..config import RunConfig
+from ..detector import Detector, new_checkpoint
+from ..errors import UserError
+from ..recipes import recipe
+from ..structures import ClassTable
+from ..training import CONFIG_FILE, STATE_FILE, read_config, train
+from ..training_log import METRICS_FILE
+from .flops import Size, mean_multiply_adds, model_without_numbers
+from .published import Published
+from .small_scale import small
+
+Scale = Literal["full", "small"]
+AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+@dataclass(frozen=True)
+class Row(ABC):
+    """One line of a table. `label`: as the paper prints it; `epochs`: of the published schedule; `suffix`:
+    where a recipe has more rows than one."""
+
+    label: str
+    recipe: str
+    epochs: int
+    published: Published
+    suffix: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of the row in commands, and of its run folders."""
+        return self.recipe + self.suffix
+
+    @abstractmethod
+    def base(self) -> RunConfig:
+        """The published setting."""
+
+    @abstractmethod
+    def train(self, data: Path, config: RunConfig, folder: Path, device: str) -> None:
+        """Train into `folder`, going on where a run was stopped."""
+
+    @abstractmethod
+    def parameters(self, config: RunConfig) -> int: ...
+
+    @abstractmethod
+    def multiply_adds(self, config: RunConfig, sizes: Sequence[Size]) -> float:
+        """Of one picture, the mean over `sizes`."""
+
+    @abstractmethod
+    def untrained(self, config: RunConfig, classes: ClassTable, device: str) -> Detector: ...
+
+    def config(self, scale: Scale, epochs: int | None, seed: int) -> RunConfig:
+        """With the schedule shortened to `epochs`: the rate drops where it does in the papers, at 80 %."""
+        config = self.base()
+        epochs = self.epochs if epochs is None else epochs
+        drops = (epochs * 4 // 5,) if epochs else ()
+        config = replace(config, train=replace(config.train, epochs=epochs, lr_drop_epochs=drops, seed=seed))
+        return small(config) if scale == "small" else config
+
+
+class RecipeRow(Row):
+    """A recipe of this package."""
+
+    def base(self) -> RunConfig:
+        return recipe(self.recipe)
+
+    def train(self, data: Path, config: RunConfig, folder: Path, device: str) -> None:
+        train(data, config, folder, resume=(folder / STATE_FILE).exists(), device=device)
+
+    def parameters(self, config: RunConfig) -> int:
+        return count_parameters(model_without_numbers(config.model))
+
+    def multiply_adds(self, config: RunConfig, sizes: Sequence[Size]) -> float:
+        return mean_multiply_adds(config.model, sizes)
+
+    def untrained(self, config: RunConfig, classes: ClassTable, device: str) -> Detector:
+        return Detector.of(new_checkpoint(config.model, classes, config.data, config.recipe, None), device)
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def run_folder(output: Path, scale: Scale, name: str, epochs: int, seed: int) -> Path:
+    return output / "runs" / scale / f"{name}-{epochs}ep-seed{seed}"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run folder says. `metrics`: the last evaluation, fractions. `hours`: of training, evaluations
+    left out. `epochs`: what it was meant to train; `epochs_done`: up to the last evaluation."""
+
+    folder: Path
+    seed: int
+    epochs: int
+    epochs_done: int
+    metrics: Mapping[str, float]
+    hours: float
+
+    @property
+    def finished(self) -> bool:
+        return self.epochs_done >= self.epochs
+
+
+def read_run(folder: Path) -> RunResult | None:
+    """None where nothing was trained yet.
+
+    Raises:
+        UserError: naming a line of `metrics.jsonl` that cannot be read.
+    """
+    if not (folder / METRICS_FILE).is_file():
+        return None
+    config = read_config(folder / CONFIG_FILE, RunConfig())
+    rows = read_metrics(folder / METRICS_FILE)
+    evaluations = [row for row in rows if row["kind"] == "evaluation"]
+    last = evaluations[-1] if evaluations else {"epoch": -1}
+    return RunResult(
+        folder=folder,
+        seed=config.train.seed,
+        epochs=config.train.epochs,
+        epochs_done=last["epoch"] + 1,
+        metrics={name: last[name] for name in AP_NAMES if name in last},
+        hours=sum(row.get("seconds", 0.0) for row in rows if row["kind"] == "train") / 3600,
+    )
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a `metrics.jsonl`; the half of one that a crash has left at the end is left out.
+
+    Raises:
+        UserError: naming the line that cannot be read.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no {path}: name a run folder, or the metrics.jsonl of one.")
+    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    rows = []
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            if row["kind"] not in ("train", "evaluation"):
+                raise ValueError(f"unknown kind {row['kind']}")
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path}, line {number} is not a row of a training run ({error}): take it out."
+            ) from error
+        rows.append(row)
+    return rows
+
+
+def find_runs(output: Path, scale: Scale, name: str, epochs: int) -> list[RunResult]:
+    """The runs of a row, by seed."""
+    folders = (output / "runs" / scale).glob(f"{name}-{epochs}ep-seed*")
+    found = [result for folder in folders if (result := read_run(folder)) is not None]
+    return sorted(found, key=lambda result: result.seed)

@@ -1,0 +1,173 @@
+"""Tables: what they cost to make, what they say, and that they come from the run folders alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deformable_detr.cli import main
+from deformable_detr.config import RunConfig
+from deformable_detr.paper import rows as rows_module
+from deformable_detr.paper import table1, table2, table3
+from deformable_detr.paper.rows import RecipeRow, run_folder
+from deformable_detr.paper.small_scale import small
+from deformable_detr.recipes import recipe
+from made_runs import make_run
+from tiny import tiny_config
+
+ALL_ROWS = {row.name: row for module in (table1, table2, table3) for row in module.ROWS}
+
+# spec.md §15, with the rows' 91 classes
+PARAMETERS = {
+    "detr_r50": 41_524_768,
+    "detr_r50_dc5": 41_524_768,
+    "deformable_detr_r50": 40_069_665,
+    "deformable_detr_r50_refine": 40_849_660,
+    "deformable_detr_r50_two_stage": 41_181_529,
+    "deformable_detr_r50_single_scale": 34_066_593,
+    "deformable_detr_r50_single_scale_dc5": 34_066_593,
+    "deformable_detr_r101_two_stage": 60_121_433,
+}
+
+
+def table(output: Path, name: str = "table1") -> dict[str, dict[str, Any]]:
+    content = json.loads((output / f"{name}.json").read_text())
+    return {row["row"]: row for row in content["rows"]}
+
+
+@pytest.fixture
+def quick_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counting is tested in test_flops.py; here it would take a minute."""
+    monkeypatch.setattr(rows_module, "mean_multiply_adds", lambda config, sizes: 1e9)
+
+
+def test_every_row_has_the_published_parameters() -> None:
+    found = {
+        name: row.parameters(row.config("full", None, 42))
+        for name, row in ALL_ROWS.items()
+        if name in PARAMETERS
+    }
+    assert found == PARAMETERS
+    in_millions = {
+        name: round(row.parameters(row.config("full", None, 42)) / 1e6) - row.published.parameters
+        for name, row in ALL_ROWS.items()
+        if row.published.parameters is not None
+    }
+    # The papers' 41 M is 41.5 M, rounded down; refinement and two stages add 0.8 and 1.1 M.
+    assert all(0 <= difference <= 1 for difference in in_millions.values()), in_millions
+
+
+def test_epochs_0_trains_nothing_and_has_the_costs(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = ("deformable_detr_r50_single_scale", "detr_r50")
+    arguments = ["--rows", *chosen, "--epochs", "0", "--output", str(tmp_path)]
+    assert main(["paper", "table1", str(tiny_data), *arguments]) == 0
+    rows = table(tmp_path)
+    assert list(rows) == ["detr_r50", "deformable_detr_r50_single_scale"]  # in the paper's order
+    detr = rows["detr_r50"]
+    assert detr["recipe"] == "detr_r50"
+    assert detr["parameters"] == PARAMETERS["detr_r50"]
+    assert detr["gflops"] == pytest.approx(86, rel=0.15)  # 800 x 1000: smaller than COCO's mean
+    assert detr["AP"] is None
+    assert detr["fps_batch1"] is None
+    assert detr["published"]["AP"] == 42.0
+    assert not (tmp_path / "runs").exists()
+    assert "| DETR | 0 / 500 | - / 42 |" in (tmp_path / "table1.md").read_text()
+    assert "| DETR | 0 / 500 | - / 42 |" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("quick_costs")
+def test_a_table_is_rebuilt_from_run_folders(tiny_data: Path, tmp_path: Path) -> None:
+    name = "deformable_detr_r50"
+    for seed, ap in ((1, 0.30), (2, 0.40)):
+        config = ALL_ROWS[name].config("small", 3, seed)
+        make_run(run_folder(tmp_path, "small", name, 3, seed), config, [0.1, 0.2, ap], seconds=1800)
+    unfinished = ALL_ROWS["detr_r50"].config("small", 3, 1)
+    make_run(run_folder(tmp_path, "small", "detr_r50", 3, 1), unfinished, [0.1, 0.2])
+    arguments = ["--rows", name, "detr_r50", "--epochs", "3", "--scale", "small", "--rebuild"]
+    assert main(["paper", "table1", str(tiny_data), *arguments, "--output", str(tmp_path)]) == 0
+    row = table(tmp_path)[name]
+    assert (row["scale"], row["epochs"], row["seeds"]) == ("small", 3, [1, 2])
+    assert row["AP"] == pytest.approx(0.35)
+    assert row["AP_spread"] == pytest.approx(0.1 / 2**0.5)
+    assert row["APs"] is None  # no small objects
+    assert row["training_hours"] == pytest.approx(1.5)
+    assert (
+        "| Deformable DETR | 3 / 50 | 35.0 ± 7.1 / 43.8 | 45.0 / 62.6 |"
+        in (tmp_path / "table1.md").read_text()
+    )
+    other = table(tmp_path)["detr_r50"]
+    assert other["AP"] is None
+    assert other["unfinished"] == {"1": 2}
+
+
+@pytest.mark.usefixtures("quick_costs")
+def test_rows_train_resume_and_are_not_trained_twice(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two tiny models instead of a published row, in the same machinery."""
+    trained: list[tuple[str, bool]] = []
+    original = RecipeRow.train
+
+    def tiny(self: RecipeRow, scale: str, epochs: int | None, seed: int) -> RunConfig:
+        return tiny_config(epochs=epochs, seed=seed)
+
+    def counted(self: RecipeRow, data: Path, config: RunConfig, folder: Path, device: str) -> None:
+        trained.append((folder.name, folder.exists()))
+        original(self, data, config, folder, device)
+
+    monkeypatch.setattr(RecipeRow, "config", tiny)
+    monkeypatch.setattr(RecipeRow, "parameters", lambda self, config: 1)
+    monkeypatch.setattr(RecipeRow, "train", counted)
+    command = ["paper", "table2", str(tiny_data), "--rows", "deformable_detr_r50_fpn", "--output"]
+    command += [str(tmp_path), "--epochs", "1", "--seeds", "5", "6", "--speed", "--device", "cpu"]
+    assert main(command) == 0
+    names = [f"deformable_detr_r50_fpn-1ep-seed{seed}" for seed in (5, 6)]
+    assert trained == [(name, False) for name in names]
+    row = table(tmp_path, "table2")["deformable_detr_r50_fpn"]
+    assert row["seeds"] == [5, 6]
+    assert 0 <= row["AP"] <= 1
+    assert row["training_hours"] > 0
+    assert row["fps_batch1"] > 0
+    assert row["fps_batch4"] > 0
+    assert main(command) == 0
+    assert len(trained) == 2
+    (tmp_path / "runs" / "full" / names[0] / "metrics.jsonl").write_text("")  # as if it was stopped
+    assert main(command) == 0
+    assert trained[2:] == [(names[0], True)]
+
+
+def test_wrong_input_is_refused(tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, words in (
+        (["table1", str(tiny_data), "--rows", "yolo"], "there is no row yolo: choose among faster_rcnn"),
+        (["table1", str(tiny_data), "--epochs", "-1"], "--epochs must not be negative (-1)"),
+        (["table9"], "there is no experiment table9: choose one of table1, table2"),
+        (["table1", str(tmp_path / "nothing"), "--epochs", "0"], "nothing"),
+    ):
+        assert main(["paper", *arguments]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_the_schedule_drops_where_the_papers_do() -> None:
+    for name, epochs, drop in (
+        ("deformable_detr_r50", None, 40),
+        ("detr_r50", None, 400),
+        ("detr_r50", 12, 9),
+    ):
+        train = ALL_ROWS[name].config("full", epochs, 42).train
+        assert train.lr_drop_epochs == (drop,)
+    published = replace(recipe("detr_r50_dc5_plus"), recipe="")
+    assert replace(ALL_ROWS["detr_r50_dc5_plus"].config("full", None, 42), recipe="") == published
+
+
+def test_small_models_differ_only_in_what_is_compared() -> None:
+    ours, theirs = small(recipe("deformable_detr_r50")).model, small(recipe("detr_r50")).model
+    for field in ("backbone", "num_queries", "hidden_dim", "ffn_dim", "encoder_layers", "decoder_layers"):
+        assert getattr(ours, field) == getattr(theirs, field)
+    assert small(recipe("detr_r50")).data == small(recipe("deformable_detr_r50")).data
+    assert (ours.attention, theirs.attention) == ("deformable", "dense")
