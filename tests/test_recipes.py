@@ -23,6 +23,7 @@ PARAMETERS = {
     "deformable_detr_r50": (40_069_665, 39_847_265),
     "deformable_detr_r50_refine": (40_849_660, 40_627_260),
     "deformable_detr_r50_two_stage": (41_181_529, 40_959_129),
+    "deformable_detr_r101_two_stage": (60_121_433, 59_899_033),
 }
 
 
@@ -134,6 +135,38 @@ def test_detr_differs_from_deformable_detr_where_the_papers_differ() -> None:
             "deformable_detr_r50_two_stage",
             "deformable_detr_r50_refine",
             {"model.queries": ("reference_points", "proposals")},
+        ),
+        ("deformable_detr_r50_fpn", "deformable_detr_r50", {"model.neck": ("channel_mapper", "fpn")}),
+        ("deformable_detr_r50_bifpn", "deformable_detr_r50", {"model.neck": ("channel_mapper", "bifpn")}),
+        (
+            "deformable_detr_r50_own_level",
+            "deformable_detr_r50",
+            {"model.attention": ("deformable", "deformable_own_level")},
+        ),
+        (
+            "deformable_detr_r50_own_level_k1",
+            "deformable_detr_r50_own_level",
+            {"model.num_points": (4, 1)},
+        ),
+        (
+            "deformable_detr_r50_single_scale_k1",
+            "deformable_detr_r50_single_scale",
+            {"model.num_points": (4, 1)},
+        ),
+        (
+            "deformable_detr_r101_two_stage",
+            "deformable_detr_r50_two_stage",
+            {"model.backbone.name": ("resnet50", "resnet101")},
+        ),
+        (
+            "deformable_detr_x101_two_stage",
+            "deformable_detr_r101_two_stage",
+            {"model.backbone.name": ("resnet101", "resnext101_64x4d")},
+        ),
+        (
+            "deformable_detr_x101_dcn_two_stage",
+            "deformable_detr_x101_two_stage",
+            {"model.backbone.deformable_stages": ([], [3, 4, 5])},
         ),
     ],
 )

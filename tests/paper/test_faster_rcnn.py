@@ -63,6 +63,7 @@ def test_losses_reach_every_learning_parameter(model: FasterRcnn) -> None:
     assert not missing
 
 
+@pytest.mark.slow
 def test_a_run_is_logged_and_goes_on_after_its_last_epoch(tiny_data: Path, tmp_path: Path) -> None:
     for epochs in (1, 2):
         train_faster_rcnn(tiny_data, config(epochs), tmp_path, "cpu")

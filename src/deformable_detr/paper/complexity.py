@@ -22,7 +22,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -64,8 +63,8 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one layer on a map of `tokens` tokens, one picture. `seconds`: forward and backward, the median.
-    `kept_bytes`: what the forward pass keeps for the backward pass."""
+    """Of one layer on a map of `tokens` tokens, one picture. `seconds`: forward and backward, the best of
+    several. `kept_bytes`: what the forward pass keeps for the backward pass."""
 
     attention: str
     tokens: int
@@ -136,7 +135,7 @@ def _measure_cost(name: str, side: int, repeat: int) -> Cost:
             start = time.perf_counter()
             forward().sum().backward()
             seconds.append(time.perf_counter() - start)
-    return Cost(name, side * side, multiply_adds(name, side), kept, median(seconds))
+    return Cost(name, side * side, multiply_adds(name, side), kept, min(seconds))
 
 
 def multiply_adds(name: str, side: int) -> int:

@@ -44,7 +44,7 @@ class Column:
 
 
 AP_COLUMNS = tuple(Column(name, name, 100, 1) for name in AP_NAMES)
-COST_COLUMNS = (Column("parameters (M)", "parameters", 1e-6, 1), Column("FLOPs (G)", "gflops", 1, 0))
+COST_COLUMNS = (Column("parameters (M)", "parameters", 1e-6, 1), Column("FLOPs (G)", "gflops", 1, 1))
 TIME_COLUMNS = (
     Column("training (h)", "training_hours", 1, 1),
     *(Column(f"fps, batch {batch}", f"fps_batch{batch}", 1, 1) for batch in SPEED_BATCHES),
