@@ -554,6 +554,7 @@ def test_without_the_library_one_warning_and_the_same_numbers(tmp_path: Path) ->
         PACKAGE / "ops", tmp_path / "deformable_detr/ops", ignore=shutil.ignore_patterns("_native*", "csrc")
     )
     (tmp_path / "deformable_detr/__init__.py").touch()
+    shutil.copy(PACKAGE / "errors.py", tmp_path / "deformable_detr/errors.py")
     (tmp_path / "deformable_detr/ops/_native_build.json").write_text(
         '{"problem": "no C++ compiler was found"}'
     )

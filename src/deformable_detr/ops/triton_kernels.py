@@ -135,8 +135,7 @@ def _forward_kernel(
     reference += (image * Q + query) * (L * REFERENCE_SIZE)
     pixels = value + image * image_stride + head.to(tl.int64) * head_stride
     if REFERENCE_SIZE > 0:
-        logits = _load_points(weights, exists, P, P_PADDED, float("-inf"))
-        largest, total = _softmax_terms(logits)
+        largest, total = _softmax_terms(_load_points(weights, exists, P, P_PADDED, float("-inf")))
 
     sums = tl.zeros([BLOCK_Q, BLOCK_D], REAL)
     for level in tl.static_range(L):
@@ -213,8 +212,7 @@ def _backward_kernel(
     pixels = value + image * image_stride + head.to(tl.int64) * head_stride
     grad_pixels = grad_value + image * S * (M * D) + head * D
     if REFERENCE_SIZE > 0:
-        logits = _load_points(weights, exists, P, P_PADDED, float("-inf"))
-        largest, total = _softmax_terms(logits)
+        largest, total = _softmax_terms(_load_points(weights, exists, P, P_PADDED, float("-inf")))
     mask = exists[:, None] & is_channel
     g = tl.load(grad_output + (row * D)[:, None] + channel, mask=mask, other=0.0).to(REAL)
 
@@ -283,8 +281,9 @@ def _backward_kernel(
         pixels += (tokens * token_stride).to(tl.int64)
         grad_pixels += (tokens * (M * D)).to(tl.int64)
     if REFERENCE_SIZE > 0:  # from attention to logits: through the softmax
-        attention = tl.exp(logits - largest[:, None]) / total[:, None]
         tl.debug_barrier()  # threads read what others of this program have stored
+        attention = _load_points(weights, exists, P, P_PADDED, float("-inf"))
+        attention = tl.exp(attention - largest[:, None]) / total[:, None]
         grad_attention = _load_points(grad_weights, exists, P, P_PADDED, 0.0)
         mean = tl.sum(attention * grad_attention, 1)
         point = tl.arange(0, P_PADDED)[None, :]
@@ -328,14 +327,17 @@ class _Call:
     def value_strides(self) -> tuple[int, int, int]:
         return self.value.stride(0), self.value.stride(1), self.value.stride(2)
 
-    def launch(self, kernel: Any, *arguments: Any) -> None:
-        """Run `kernel`, a program for each head of each image and block of queries."""
+    def launch(self, kernel: Any, channel_bytes: int, *arguments: Any) -> None:
+        """Run `kernel`, a program for each head of each image and block of queries.
+
+        A thread takes 16 bytes of a pixel at once, which are more channels of value than of its gradient:
+        `channel_bytes` says what to count in.
+        """
         B, _, M, D = self.value.shape
         _, Q, _, P = self.weights.shape
         block_of_channels = triton.next_power_of_2(D)
         block_of_queries = max(1, min(64, 512 // block_of_channels))
-        # Each thread loads 16 bytes of a pixel.
-        threads = block_of_queries * block_of_channels * self.value.element_size() // 16
+        threads = block_of_queries * block_of_channels * channel_bytes // 16
         with torch.cuda.device_of(self.value):
             kernel[(B * M * triton.cdiv(Q, block_of_queries),)](
                 *arguments,
@@ -425,7 +427,7 @@ def _run_forward(call: _Call) -> Tensor:
     if call.is_empty:
         return call.value.new_zeros(B, Q, M * D)
     output = call.value.new_empty(B, Q, M * D)
-    call.launch(_forward_kernel, output, *call.inputs, Q, *call.value_strides)
+    call.launch(_forward_kernel, output.element_size(), output, *call.inputs, Q, *call.value_strides)
     return output
 
 
@@ -461,9 +463,8 @@ def _run_backward(call: _Call, grad_output: Tensor) -> _Gradients:
             grad.zero_()
     else:
         grads = grad_value, grad_reference, grad_points, grad_weights
-        call.launch(
-            _backward_kernel, *grads, grad_output.contiguous(), *call.inputs, S, Q, *call.value_strides
-        )
+        inputs = grad_output.contiguous(), *call.inputs, S, Q, *call.value_strides
+        call.launch(_backward_kernel, grad_value.element_size(), *grads, *inputs)
     return _Gradients(grad_value.to(call.value.dtype), grad_reference.sum(2), grad_points, grad_weights)
 
 
