@@ -89,7 +89,11 @@ REFUSALS: list[tuple[type, dict[str, Any], str]] = [
     (TrainConfig, {"ema_decay": 1.0}, r"train.ema_decay must be in \[0, 1\)"),
 ]
 WRONG_TYPES: list[tuple[type, dict[str, Any], str]] = [
-    (ModelConfig, {"attention": "fuzzy"}, "model.attention must be one of dense, deformable, deformable_own_level, not 'fuzzy'"),
+    (
+        ModelConfig,
+        {"attention": "fuzzy"},
+        "model.attention must be one of dense, deformable, deformable_own_level, not 'fuzzy'",
+    ),
     (ModelConfig, {"num_queries": "many"}, "model.num_queries must be a whole number, not 'many'"),
     (ModelConfig, {"num_queries": 3.5}, "model.num_queries must be a whole number, not 3.5"),
     (ModelConfig, {"num_queries": True}, "model.num_queries must be a whole number, not True"),

@@ -1,7 +1,7 @@
 """Predict: pictures in folders and globs to annotated pictures and `predictions.json`.
 
-Three threads, so that the model waits for no file: one decodes and resizes what comes next, one runs the model
-(whose arithmetic has threads of its own), one draws and writes what was found.
+Three threads, so that the model waits for no file: one decodes and resizes what comes next, one runs the
+model (whose arithmetic has threads of its own), one draws and writes what was found.
 """
 
 from __future__ import annotations

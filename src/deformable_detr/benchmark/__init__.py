@@ -9,5 +9,6 @@ from __future__ import annotations
 # Name of the module → what it measures. (`import deformable_detr.benchmark` loads none of them.)
 BENCHMARKS = {
     "op": "the operator alone: forward, backward, memory, distance to a measured limit",
+    "infer": "one picture through the model: time, peak memory, distance of the outputs",
     "train": "one update of training: time, peak memory, losses",
 }

@@ -133,7 +133,7 @@ class TimmBackbone(Backbone):
 
         self.name = name
         try:
-            options = {"output_stride": 16} if dilation else {}
+            options: dict[str, Any] = {"output_stride": 16} if dilation else {}
             body: Any = timm.create_model(name, features_only=True, **options)
             channels = body.feature_info.channels()
             if len(channels) < num_maps:

@@ -75,7 +75,7 @@ def _draw(x: Tensor, p: float) -> tuple[Tensor, float]:
     num_dropped = min(round(p * _STEPS), _STEPS - 1)
     draws = torch.empty(-(-x.numel() // _VALUES_PER_DRAW), dtype=torch.int64)
     lowest = torch.iinfo(torch.int64).min
-    bits = draws.random_(lowest, None).view(torch.int16)[: x.numel()].view(x.shape)  # type: ignore[call-overload]
+    bits = draws.random_(lowest, None).view(torch.int16)[: x.numel()].view(x.shape)
     kept = torch.empty(x.shape, dtype=x.dtype)
     torch.ge(bits, num_dropped - _STEPS // 2, out=kept)
     return kept, _STEPS / (_STEPS - num_dropped)

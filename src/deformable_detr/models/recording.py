@@ -125,7 +125,7 @@ def _watch(attention: Tensor | nn.Module, places: Tensor | None, hooks: ExitStac
 
 
 class _Watch(ABC):
-    """Hooks on one attention module, made for `places`: None keeps all rows, else those of the tokens there."""
+    """Hooks on one attention module. `places`: None keeps all rows, else those of the tokens there."""
 
     @abstractmethod
     def layer(self) -> LayerRecord: ...

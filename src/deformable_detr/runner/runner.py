@@ -39,7 +39,7 @@ class _Snapshot:
     """Which modules and tensors a model has, and how often each tensor was changed.
 
     PyTorch counts changes in place; it does not count those made through `.data`. Looking into the modules'
-    own dictionaries takes 0.2 ms for a ResNet-50 model, `model.parameters()` ten times as long.
+    own dictionaries takes 0.4 ms for a ResNet-50 model, going through `model.parameters()` several.
     """
 
     def __init__(self, model: nn.Module):
