@@ -92,7 +92,10 @@ def test_help_fits_80_columns_and_explains_itself(
         ("inspect a b c", "unrecognized arguments: b c"),
         ("train d --train.epochs ten", "--train.epochs must be a whole number, not ten"),
         ("train d --train.max_steps ten", "--train.max_steps must be a whole number or null, not ten"),
-        ("train d --model.attention vague", "--model.attention must be one of dense, deformable, not vague"),
+        (
+            "train d --model.attention vague",
+            "--model.attention must be one of dense, deformable, deformable_own_level, not vague",
+        ),
         ("train d --model.nonsense 3", "unrecognized arguments: --model.nonsense 3"),
         ("train d --train.epochs -1", "train.epochs must not be negative"),
         ("train d --recipe yolo", "there is no recipe yolo: choose one of detr_r50"),
