@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-
+from hypothesis import settings
 from tiny import write_tiny_data
+
+# No test is timed: the machine may be busy.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -303,7 +303,7 @@ def pycocotools_metrics(ground_truth: dict[str, Any], rows: list[dict[str, Any]]
     return {**dict(zip(COCO_METRICS, evaluation.stats.tolist(), strict=True)), "per_class": per_class}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(small_sets())
 def test_coco_agrees_with_pycocotools(data: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
     ours, theirs = coco_average_precision(*data), pycocotools_metrics(*data)
@@ -427,7 +427,7 @@ def nested_loop_voc(
     return result
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(small_sets(), st.sampled_from([0.25, 0.5, 1.0]), st.booleans(), st.booleans())
 def test_voc_agrees_with_nested_loops(
     data: tuple[dict[str, Any], list[dict[str, Any]]], threshold: float, eleven: bool, plus_one: bool

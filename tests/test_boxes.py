@@ -17,7 +17,7 @@ def random_boxes(count: int, seed: int) -> torch.Tensor:
 
 
 @given(st.integers(0, 6), st.integers(0, 6), st.integers(0, 1000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_overlaps_agree_with_torchvision(n: int, m: int, seed: int) -> None:
     a, b = random_boxes(n, seed), random_boxes(m, seed + 1)
     torch.testing.assert_close(iou(a[:, None], b), box_iou(a, b))
@@ -25,7 +25,7 @@ def test_overlaps_agree_with_torchvision(n: int, m: int, seed: int) -> None:
 
 
 @given(st.integers(1, 20), st.integers(0, 1000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_conversions_are_inverse(count: int, seed: int) -> None:
     boxes = random_boxes(count, seed)
     torch.testing.assert_close(cxcywh_to_xyxy(xyxy_to_cxcywh(boxes)), boxes)

@@ -343,7 +343,7 @@ def test_truncated_files(tmp_path: Path, format: str) -> None:
 
 
 @given(st.sampled_from(["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP"]), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_bytes_get_past_the_reader(format: str, data: st.DataObject) -> None:
     content = bytearray(saved(Image.fromarray(colours()), format))
     for _ in range(data.draw(st.integers(1, 4))):

@@ -63,7 +63,7 @@ def test_resized_size_by_hand(
 
 
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 300))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_resized_size_is_torchvisions_where_nothing_is_limited(height: int, width: int, short: int) -> None:
     by_torchvision = v2.functional.resize(torch.zeros(1, height, width), [short]).shape[1:]
     assert resized_size((height, width), short) == tuple(by_torchvision)
@@ -108,7 +108,7 @@ def test_none_is_evaluation_with_boxes() -> None:
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_boxes_stay_on_the_painted_rectangle(augmentation: Augmentation, data: st.DataObject) -> None:
     height, width = data.draw(st.integers(40, 120)), data.draw(st.integers(40, 120))
     x0, y0 = data.draw(st.integers(0, width - 14)), data.draw(st.integers(0, height - 14))

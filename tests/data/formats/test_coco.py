@@ -387,7 +387,7 @@ objects = st.lists(st.tuples(st.sampled_from(["cat", "dog", "a <b> & 'c'"]), box
 
 
 @given(st.lists(objects, min_size=1, max_size=3))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_round_trip(images: list[list[tuple[str, tuple[float, float, float, float]]]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         named = {f"{index}.png": row for index, row in enumerate(images)}
@@ -411,7 +411,7 @@ rows = st.dictionaries(st.sampled_from(keys), scraps) | scraps
 
 
 @given(st.lists(rows, max_size=3), st.lists(rows, max_size=3), st.lists(rows, max_size=3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_no_json_gets_past_the_reader(
     images: list[Any], annotations: list[Any], categories: list[Any]
 ) -> None:

@@ -311,7 +311,7 @@ objects = st.lists(st.tuples(st.sampled_from(["cat", "dög", "a <b> & 'c'"]), bo
 
 
 @given(st.lists(objects, min_size=1, max_size=3))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_round_trip(images: list[list[tuple[str, tuple[float, float, float, float]]]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         named = {f"i{index}": row for index, row in enumerate(images)}
@@ -327,7 +327,7 @@ def test_round_trip(images: list[list[tuple[str, tuple[float, float, float, floa
 
 
 @given(st.binary(max_size=40), st.integers(0, 400))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_no_xml_gets_past_the_reader(scrap: bytes, at: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         a_set(Path(folder))

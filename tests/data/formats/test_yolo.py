@@ -342,7 +342,7 @@ objects = st.lists(st.tuples(st.integers(0, 1), boxes), max_size=4)
 
 
 @given(st.lists(objects, min_size=1, max_size=3))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_round_trip(images: list[list[tuple[int, tuple[float, float, float, float]]]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         texts = ["\n".join(f"{label} " + " ".join(map(repr, box)) for label, box in row) for row in images]
@@ -358,7 +358,7 @@ def test_round_trip(images: list[list[tuple[int, tuple[float, float, float, floa
 
 
 @given(st.binary(max_size=60))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_no_label_file_gets_past_the_reader(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         a_set(Path(folder))
@@ -368,7 +368,7 @@ def test_no_label_file_gets_past_the_reader(content: bytes) -> None:
 
 
 @given(st.text(max_size=60))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_no_yaml_gets_past_the_reader(text: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         a_set(Path(folder))
