@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+
 from tiny import write_tiny_data
 
 # No test is timed: the machine may be busy.
