@@ -191,7 +191,11 @@ SETTINGS = st.fixed_dictionaries(
 )
 
 
-@given(name=st.sampled_from([name for name in RECIPES if "dc5" not in name]), changes=SETTINGS)
+# Dilation and deformable stages do not go with every backbone.
+ANY_BACKBONE = [name for name in RECIPES if "dc5" not in name and "dcn" not in name]
+
+
+@given(name=st.sampled_from(ANY_BACKBONE), changes=SETTINGS)
 def test_overrides_are_all_kept_and_survive_yaml(name: str, changes: dict[str, Any]) -> None:
     before = recipe(name)
     run = override(before, changes)
