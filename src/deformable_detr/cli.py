@@ -12,8 +12,9 @@ import re
 import sys
 import traceback
 from argparse import ArgumentError
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import Literal
 
 from jsonargparse import SUPPRESS, ArgumentParser, Namespace
@@ -86,7 +87,7 @@ _SHOWN_NAMES = {
     "sources": "SOURCE",
     "output": "OUT",
     "to": "--to",
-    "benchmark": "WHAT",
+    "what": "WHAT",
 }
 _KINDS = {
     "int": "a whole number",
@@ -515,62 +516,46 @@ def _run_doctor(parser: ArgumentParser, arguments: Namespace) -> int:
 
 
 def _build_benchmark(argv: Sequence[str]) -> ArgumentParser:
-    from importlib import import_module
-
     from .benchmark import BENCHMARKS
 
-    summaries = "; ".join(f"{name}: {summary}" for name, summary in BENCHMARKS.items())
-    parser = _parser(
-        "benchmark",
-        f"Time this package and its peers in one alternating run. {summaries}.",
-        usage=f"{PROGRAM} benchmark {{{','.join(BENCHMARKS)}}} [options]",
-    )
-    parser.add_argument("benchmark", metavar="WHAT", type=str, help=", ".join(BENCHMARKS))
-    if argv and argv[0] in BENCHMARKS:
-        import_module(f".benchmark.{argv[0]}", __package__).add_arguments(parser)
-    return parser
+    summary = "Time this package and its peers in one alternating run."
+    return _parser_of_choices("benchmark", summary, BENCHMARKS, argv)
 
 
 def _run_benchmark(parser: ArgumentParser, arguments: Namespace) -> int:
-    from importlib import import_module
-
     from .benchmark import BENCHMARKS
 
-    if arguments.benchmark not in BENCHMARKS:
-        raise UserError(
-            f"there is no benchmark {arguments.benchmark}: choose one of {', '.join(BENCHMARKS)}."
-        )
-    import_module(f".benchmark.{arguments.benchmark}", __package__).run(arguments)
-    return 0
+    return _run_choice("benchmark", "benchmark", BENCHMARKS, arguments)
 
 
 def _build_paper(argv: Sequence[str]) -> ArgumentParser:
-    from importlib import import_module
-
     from .paper import EXPERIMENTS
 
-    summaries = "; ".join(f"{name}: {summary}" for name, summary in EXPERIMENTS.items())
-    parser = _parser(
-        "paper",
-        f"The paper's experiments. {summaries}.",
-        usage=f"{PROGRAM} paper WHAT [options]",
-    )
-    parser.add_argument("experiment", metavar="WHAT", type=str, help=", ".join(EXPERIMENTS))
-    if argv and argv[0] in EXPERIMENTS:
-        import_module(f".paper.{argv[0]}", __package__).add_arguments(parser)
-    return parser
+    return _parser_of_choices("paper", "The paper's experiments.", EXPERIMENTS, argv)
 
 
 def _run_paper(parser: ArgumentParser, arguments: Namespace) -> int:
-    from importlib import import_module
-
     from .paper import EXPERIMENTS
 
-    if arguments.experiment not in EXPERIMENTS:
-        raise UserError(
-            f"there is no experiment {arguments.experiment}: choose one of {', '.join(EXPERIMENTS)}."
-        )
-    import_module(f".paper.{arguments.experiment}", __package__).run(arguments)
+    return _run_choice("paper", "experiment", EXPERIMENTS, arguments)
+
+
+def _parser_of_choices(
+    command: str, summary: str, choices: Mapping[str, str], argv: Sequence[str]
+) -> ArgumentParser:
+    """Of a command that is several: `choices` names the modules of its package, with a summary of each."""
+    summaries = "; ".join(f"{name}: {each}" for name, each in choices.items())
+    parser = _parser(command, f"{summary} {summaries}.", usage=f"{PROGRAM} {command} WHAT [options]")
+    parser.add_argument("what", metavar="WHAT", type=str, help=", ".join(choices))
+    if argv and argv[0] in choices:
+        import_module(f".{command}.{argv[0]}", __package__).add_arguments(parser)
+    return parser
+
+
+def _run_choice(command: str, noun: str, choices: Mapping[str, str], arguments: Namespace) -> int:
+    if arguments.what not in choices:
+        raise UserError(f"there is no {noun} {arguments.what}: choose one of {', '.join(choices)}.")
+    import_module(f".{command}.{arguments.what}", __package__).run(arguments)
     return 0
 
 

@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import get_context
@@ -28,7 +28,6 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from PIL import Image
 from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from ..allocator import keep_large_buffers
@@ -38,8 +37,9 @@ from ..detector import Backend, Detector, RunnerBackend, TorchBackend, cpu_has_b
 from ..errors import UserError
 from ..recipes import recipe as recipe_of
 from ..structures import ImageBatch
-from .measure import Timing, alternate, chosen_peers, machine, write_report
-from .train import Goal
+from .measure import Timing, alternate, chosen_peers, machine, peak_bytes, write_report
+from .rivals import add_shared_arguments, parsed_size, process_of_each
+from .tables import Goal, print_goals, print_participants, table
 
 TRANSFORMERS, ONNXRUNTIME, OPENVINO = "transformers", "onnxruntime", "openvino"
 PEERS = {TRANSFORMERS: "transformers", ONNXRUNTIME: "onnxruntime", OPENVINO: "openvino"}
@@ -74,16 +74,7 @@ class Rival:
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--recipe", type=str, default="deformable_detr_r50")
-    parser.add_argument("--size", type=str, default="800x1066", help="height x width of the picture")
-    parser.add_argument(
-        "--against", type=str | None, default=None, help=f"{', '.join(PEERS)}, or '' for nobody"
-    )
-    parser.add_argument("--threads", type=int | None, default=None, help="default: as many as PyTorch takes")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of each rival")
-    parser.add_argument(
-        "--output", type=str | None, default=None, help="write what was measured as JSON here"
-    )
+    add_shared_arguments(parser, "800x1066", PEERS)
 
 
 def run(arguments: Namespace) -> None:
@@ -115,15 +106,10 @@ def benchmark_infer(
     """
     if repeats < 1 or (threads is not None and threads < 1):
         raise UserError("--repeats and --threads must be at least 1.")
-    height_width, model = _parsed_size(size), recipe_of(recipe).model
+    height_width, model = parsed_size(size), recipe_of(recipe).model
     peers, missing = _peers(against, model)
     facts = machine()
-    console.print(f"{facts['cpu']}, operator: {facts['operator']}")
-    console.print(f"torch {facts['torch']}, commit {facts['commit']}, {facts['date']}")
-    for name, version in peers.items():
-        console.print(f"{name} {version}")
-    for name, reason in missing.items():
-        console.print(f"{name}: {reason}", soft_wrap=True)
+    print_participants(console, facts, peers, missing)
     if not cpu_has_bfloat16():
         console.print("bf16: not measured, this CPU has no bfloat16 instructions")
     with tempfile.TemporaryDirectory() as folder:
@@ -174,13 +160,6 @@ def _peers(against: str | None, model: ModelConfig) -> tuple[dict[str, str], dic
             missing[name] = "its model is exported with " + ", ".join(f"{n}: {r}" for n, r in absent.items())
             del installed[name]
     return installed, missing
-
-
-def _parsed_size(text: str) -> tuple[int, int]:
-    height, cross, width = text.partition("x")
-    if not (cross and height.isdecimal() and width.isdecimal() and min(int(height), int(width)) >= 32):
-        raise UserError(f"--size {text}: must be HEIGHTxWIDTH, at least 32 pixels each, such as 800x1066.")
-    return int(height), int(width)
 
 
 # ---- Rivals --------------------------------------------------------------------------------------
@@ -346,16 +325,10 @@ class Measured:
 
 
 def _measured(work: Work, rivals: list[str], repeats: int) -> dict[str, Measured]:
-    with ExitStack() as stack:
-        processes = {
-            name: stack.enter_context(
-                ProcessPoolExecutor(1, get_context("spawn"), initializer=_set_up, initargs=(work, name))
-            )
-            for name in rivals
-        }
+    with process_of_each(rivals, partial(_set_up, work)) as processes:
         calls = {name: partial(_turn, process) for name, process in processes.items()}
         timings = alternate(calls, repeats=repeats, warmup=2, turn_seconds=0.0)
-        peaks = {name: process.submit(_peak_here).result() for name, process in processes.items()}
+        peaks = {name: process.submit(peak_bytes).result() for name, process in processes.items()}
         outputs = {name: process.submit(_outputs_here).result() for name, process in processes.items()}
     return {name: Measured(timings[name], outputs[name], peaks[name]) for name in rivals}
 
@@ -377,13 +350,6 @@ def _run_here() -> None:
 
 def _outputs_here() -> Outputs:
     return _here["rival"].outputs()
-
-
-def _peak_here() -> int:
-    import resource  # not on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _distance(found: Outputs, wanted: Outputs) -> float:
@@ -438,32 +404,19 @@ def _print(
 ) -> None:
     height, width = work.size
     title = f"\n{work.recipe}, {height}x{width}, {work.threads} threads"
-    table = _table(title, "", "seconds", "x ours", "peak, GB", "distance")
+    rows = table(title, "", "seconds", "x ours", "peak, GB", "distance")
     for name, timing in timings.items():
-        table.add_row(
+        rows.add_row(
             name,
             f"{timing.median:.3f} ±{timing.spread:.3f}",
             f"{timing.median / timings[OURS].median:.2f}",
             f"{memory[name] / 1e9:.2f}",
             f"{distances[name]:.0e}",
         )
-    console.print(table)
+    console.print(rows)
     console.print(
         f"distance: largest difference of a logit or box to our plain model's (ours ≤ {TOLERANCE:g})"
     )
     for name, seconds in commands.items():
         console.print(f"{name}: {seconds:.2f} s", highlight=False)
-    table = _table("\ntargets", "", "must", "aim", "measured", "")
-    for goal in goals:
-        sign = "≥" if goal.at_least else "≤"
-        measured = "-" if goal.measured is None else f"{goal.measured:.2f}"
-        table.add_row(goal.name, f"{sign} {goal.must:g}", f"{sign} {goal.aim:g}", measured, goal.verdict)
-    console.print(table)
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, title_style="bold")
-    table.add_column(columns[0], no_wrap=True)
-    for column in columns[1:]:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
+    print_goals(console, "targets", goals)

@@ -153,7 +153,7 @@ def _memory_here(prepare: Callable[..., Callable[[], object]], arguments: Sequen
     _trim_heap()
     before = _reset_peak()
     call()
-    return Memory(before, _peak())
+    return Memory(before, peak_bytes())
 
 
 def _trim_heap() -> None:
@@ -169,12 +169,13 @@ _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 def _reset_peak() -> int:
     """Forget the peak so far; returns what is resident now. Elsewhere than on Linux the peak so far stays."""
     if not _STATUS.exists():
-        return _peak()
+        return peak_bytes()
     _CLEAR.write_text("5")  # proc(5): resets VmHWM
     return _status_bytes("VmRSS")
 
 
-def _peak() -> int:
+def peak_bytes() -> int:
+    """Resident memory of this process at its worst, in bytes."""
     if _STATUS.exists():
         return _status_bytes("VmHWM")
     import resource

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
-from rich.table import Table
 
 from .. import ops
 from ..allocator import keep_large_buffers
@@ -40,6 +39,7 @@ from .operators import (
     make_inputs,
     saved_bytes,
 )
+from .tables import print_participants, table
 
 FORWARD, BACKWARD, FORWARD_BACKWARD = "forward", "backward", "forward_backward"
 LIMIT, LIMIT_BF16 = "limit", "limit bf16"
@@ -119,7 +119,7 @@ def benchmark_op(
         "peers": peers,
         "missing_peers": missing,
     }
-    _print_heading(report, console)
+    print_participants(console, report["machine"], report["peers"], report["missing_peers"])
     cases = QUICK_CASES if quick else CASES
     report["errors"] = {case.name: _errors(case, names) for case in cases}
     timings: dict[tuple[str, int], Timings] = {}
@@ -290,27 +290,9 @@ def _median(timings: Timings, name: str, what: str) -> float | None:
 # ---- Tables --------------------------------------------------------------------------------------
 
 
-def _print_heading(report: dict[str, Any], console: Console) -> None:
-    facts = report["machine"]
-    console.print(f"{facts['cpu']}, {facts['cores']} cores, operator: {facts['operator']}")
-    console.print(f"torch {facts['torch']}, commit {facts['commit']}, {facts['date']}")
-    for name, version in report["peers"].items():
-        console.print(f"{name} {version}")
-    for name, reason in report["missing_peers"].items():
-        console.print(f"{name}: {reason}")
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, title_style="bold")
-    table.add_column(columns[0], no_wrap=True)
-    for column in columns[1:]:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
-
-
 def _print_times(case: Case, threads: int, names: Sequence[str], timings: Timings, console: Console) -> None:
     plural = "" if threads == 1 else "s"
-    table = _table(
+    rows = table(
         f"\n{case.name}, {threads} thread{plural}",
         "\n\noperator",
         "\nforward,\nms",
@@ -327,19 +309,19 @@ def _print_times(case: Case, threads: int, names: Sequence[str], timings: Timing
                 lambda what: _median(timings, TORCH_MSDA, what),
             )
         ]
-        table.add_row(name, _milliseconds(forward), _milliseconds(both), *over)
-    console.print(table)
+        rows.add_row(name, _milliseconds(forward), _milliseconds(both), *over)
+    console.print(rows)
 
-    table = _table("", "distance to the limit", "forward, ms", "distance", "backward, ms", "distance")
+    rows = table("", "distance to the limit", "forward, ms", "distance", "backward, ms", "distance")
     for limit, ours in ((LIMIT, FUSED), (LIMIT_BF16, BF16)):
         floor = {what: _milliseconds(timings[limit, what]) for what in (FORWARD, BACKWARD)}
-        table.add_row(limit, floor[FORWARD], "", floor[BACKWARD])
+        rows.add_row(limit, floor[FORWARD], "", floor[BACKWARD])
         cells = []
         for what in (FORWARD, BACKWARD):
             distance = timings[ours, what].median / timings[limit, what].median
             cells += [_milliseconds(timings[ours, what]), f"{distance:.2f}x"]
-        table.add_row(ours, *cells)
-    console.print(table)
+        rows.add_row(ours, *cells)
+    console.print(rows)
 
 
 def _milliseconds(timing: Timing) -> str:
@@ -355,26 +337,26 @@ def _times_faster(rival: float | None, ours: Timing) -> str:
 
 
 def _print_memory(case: Case, rows: Sequence[dict[str, Any]], console: Console) -> None:
-    table = _table(
+    memory = table(
         f"\nmemory, {case.name}, MB", "operator", "saved for backward", "peak, forward", "peak, with backward"
     )
     for row in rows:
         peaks = (row["forward_peak_bytes"], row["forward_backward_peak_bytes"])
-        table.add_row(
+        memory.add_row(
             row["operator"],
             f"{row['saved_bytes'] / 1e6:.1f}",
             *("-" if peak is None else f"{peak / 1e6:.0f}" for peak in peaks),
         )
-    console.print(table)
+    console.print(memory)
 
 
 def _print_targets(targets: Sequence[Target], threads: int, console: Console) -> None:
-    table = _table(f"\ntargets, {threads} threads", "", "target", "measured", "")
+    rows = table(f"\ntargets, {threads} threads", "", "target", "measured", "")
     for target in targets:
-        table.add_row(
+        rows.add_row(
             target.name,
             f"{'≥' if target.at_least else '≤'} {target.wanted:g}{target.unit}",
             "-" if target.measured is None else f"{target.measured:.2f}{target.unit}",
             {True: "met", False: "MISSED", None: "not measured"}[target.met],
         )
-    console.print(table)
+    console.print(rows)

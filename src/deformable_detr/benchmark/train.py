@@ -8,21 +8,17 @@ processes: peak memory, and whether what was made faster has the losses of the p
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
-from rich.table import Table
 
 from ..allocator import keep_large_buffers
 from ..checkpoint import Checkpoint, class_table_for, transformers_format
@@ -36,7 +32,9 @@ from ..models.activation_checkpointing import checkpoint_activations
 from ..optimisation import adamw, parameter_groups
 from ..recipes import recipe as recipe_of
 from ..structures import ImageBatch, Target
-from .measure import Timing, alternate, chosen_peers, machine, write_report
+from .measure import Timing, alternate, chosen_peers, machine, peak_bytes, write_report
+from .rivals import add_shared_arguments, parsed_size, process_of_each
+from .tables import Goal, print_goals, print_participants, table
 
 TRANSFORMERS = "transformers"
 PEERS = {TRANSFORMERS: "transformers"}
@@ -63,17 +61,8 @@ class Work:
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--recipe", type=str, default="deformable_detr_r50")
-    parser.add_argument("--size", type=str, default="480x640", help="height x width of the images")
+    add_shared_arguments(parser, "480x640", PEERS)
     parser.add_argument("--batch", type=int, default=2, help="images of an update")
-    parser.add_argument(
-        "--against", type=str | None, default=None, help=f"{', '.join(PEERS)}, or '' for nobody"
-    )
-    parser.add_argument("--threads", type=int | None, default=None, help="default: as many as PyTorch takes")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of each rival")
-    parser.add_argument(
-        "--output", type=str | None, default=None, help="write what was measured as JSON here"
-    )
 
 
 def run(arguments: Namespace) -> None:
@@ -107,7 +96,7 @@ def benchmark_train(
     """
     if min(repeats, batch) < 1 or (threads is not None and threads < 1):
         raise UserError("--repeats, --batch and --threads must be at least 1.")
-    work = Work(recipe, _parsed_size(size), batch, threads or torch.get_num_threads())
+    work = Work(recipe, parsed_size(size), batch, threads or torch.get_num_threads())
     work.config  # noqa: B018 an unknown recipe is refused here
     peers, missing = chosen_peers(against, PEERS)
     if TRANSFORMERS in peers:
@@ -118,12 +107,7 @@ def benchmark_train(
             del peers[TRANSFORMERS]
     rivals = [*peers, PLAIN, OURS, CHECKPOINTED, *([BF16] if cpu_has_bfloat16() else [])]
     facts = machine()
-    console.print(f"{facts['cpu']}, {work.threads} threads, operator: {facts['operator']}")
-    console.print(f"torch {facts['torch']}, commit {facts['commit']}, {facts['date']}")
-    for name, version in peers.items():
-        console.print(f"{name} {version}")
-    for name, reason in missing.items():
-        console.print(f"{name}: {reason}")
+    print_participants(console, facts, peers, missing)
     if BF16 not in rivals:
         console.print("bf16: not measured, this CPU has no bfloat16 instructions")
 
@@ -149,13 +133,6 @@ def benchmark_train(
         write_report(output, report)
         console.print(f"written: {output}")
     return report
-
-
-def _parsed_size(text: str) -> tuple[int, int]:
-    height, cross, width = text.partition("x")
-    if not (cross and height.isdecimal() and width.isdecimal() and min(int(height), int(width)) >= 32):
-        raise UserError(f"--size {text}: must be HEIGHTxWIDTH, at least 32 pixels each, such as 480x640.")
-    return int(height), int(width)
 
 
 # ---- Rivals --------------------------------------------------------------------------------------
@@ -263,13 +240,7 @@ class Measured:
 
 
 def _measured(work: Work, rivals: list[str], repeats: int) -> dict[str, Measured]:
-    with ExitStack() as stack:
-        processes = {
-            name: stack.enter_context(
-                ProcessPoolExecutor(1, get_context("spawn"), initializer=_set_up, initargs=(work, name))
-            )
-            for name in rivals
-        }
+    with process_of_each(rivals, partial(_set_up, work)) as processes:
         losses: dict[str, list[float]] = {name: [] for name in rivals}
 
         def update(name: str) -> None:
@@ -277,7 +248,7 @@ def _measured(work: Work, rivals: list[str], repeats: int) -> dict[str, Measured
 
         calls = {name: partial(update, name) for name in rivals}
         timings = alternate(calls, repeats=repeats, warmup=2, turn_seconds=0.0)
-        peaks = {name: process.submit(_peak_here).result() for name, process in processes.items()}
+        peaks = {name: process.submit(peak_bytes).result() for name, process in processes.items()}
     return {name: Measured(timings[name], losses[name], peaks[name]) for name in rivals}
 
 
@@ -292,13 +263,6 @@ def _update_here() -> float:
     return _here["step"]()
 
 
-def _peak_here() -> int:
-    import resource  # not on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
-
-
 def curve_difference(curves: Mapping[str, list[float]]) -> float:
     """The largest relative difference between the losses of the plain and of the fast form."""
     pairs = zip(curves[OURS], curves[PLAIN], strict=True)
@@ -306,26 +270,6 @@ def curve_difference(curves: Mapping[str, list[float]]) -> float:
 
 
 # ---- Targets and tables --------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Goal:
-    """`measured` None: somebody was not there to compare with. `at_least`: larger is better."""
-
-    name: str
-    must: float
-    aim: float
-    measured: float | None
-    at_least: bool
-
-    @property
-    def verdict(self) -> str:
-        if self.measured is None:
-            return "not measured"
-        for limit, word in ((self.aim, "aim met"), (self.must, "met")):
-            if self.measured >= limit if self.at_least else self.measured <= limit:
-                return word
-        return "MISSED"
 
 
 def targets_of(timings: Mapping[str, Timing], memory: Mapping[str, int]) -> list[Goal]:
@@ -356,40 +300,25 @@ def _print(
     console: Console,
 ) -> None:
     height, width = work.size
-    table = _table(
-        f"\n{work.recipe}: an update of {work.batch} images of {height}x{width}",
+    rows = table(
+        f"\n{work.recipe}: an update of {work.batch} images of {height}x{width}, {work.threads} threads",
         "",
         "seconds",
         "images/s",
         "peak, GB",
     )
     for name, timing in timings.items():
-        table.add_row(
+        rows.add_row(
             name,
             f"{timing.median:.2f} ±{timing.spread:.2f}",
             f"{work.batch / timing.median:.2f}",
             f"{memory[name] / 1e9:.2f}",
         )
-    console.print(table)
+    console.print(rows)
     first, last = curves[OURS][0], curves[OURS][-1]
     console.print(
         f"\nlosses of {CURVE_UPDATES} updates, {first:.3f} to {last:.3f}: "
         f"ours and plain differ by {curve_difference(curves):.1e}",
         highlight=False,
     )
-    table = _table("\ntargets, against transformers in fp32", "", "must", "aim", "measured", "")
-    for target in targets:
-        sign = "≥" if target.at_least else "≤"
-        measured = "-" if target.measured is None else f"{target.measured:.2f}"
-        table.add_row(
-            target.name, f"{sign} {target.must:g}", f"{sign} {target.aim:g}", measured, target.verdict
-        )
-    console.print(table)
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, title_style="bold")
-    table.add_column(columns[0], no_wrap=True)
-    for column in columns[1:]:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
+    print_goals(console, "targets, against transformers in fp32", targets)
