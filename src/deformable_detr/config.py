@@ -12,9 +12,14 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import yaml
+
 from .errors import UserError
+
+RUN_CONFIG_FILE = "config.yaml"  # in a run folder
 
 TORCHVISION_RESNETS = (
     "resnet18",
@@ -521,3 +526,32 @@ def _leaf_paths(cls: type, prefix: str) -> list[str]:
         if dataclasses.is_dataclass(hint):
             paths += _leaf_paths(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
     return paths
+
+
+def read_config(path: Path, base: RunConfig) -> RunConfig:
+    """`base` with the fields that a YAML file states.
+
+    Raises:
+        UserError: naming the file, and the field.
+    """
+    return with_file(base, path, read_yaml(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The fields that a YAML file states. Raises UserError, naming the file."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read as a YAML configuration: {why}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no configuration: expected fields recipe, model, data or train.")
+    return content
+
+
+def with_file(base: RunConfig, path: Path, content: dict[str, Any]) -> RunConfig:
+    """`base` with fields that were read from `path`, which a UserError names."""
+    try:
+        return override(base, content)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error

@@ -30,7 +30,17 @@ from rich.console import Console
 from . import checkpoint as checkpoints
 from .checkpoint import Checkpoint
 from .classification import build_classification
-from .config import ModelConfig, RunConfig, TrainConfig, override, to_dict
+from .config import (
+    RUN_CONFIG_FILE,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+    override,
+    read_config,
+    read_yaml,
+    to_dict,
+    with_file,
+)
 from .criterion import Losses, SetCriterion
 from .data.formats import NOTES, list_splits, read_split
 from .data.loading import Samples, micro_batch_keys, steps_per_epoch, training_loader
@@ -60,7 +70,6 @@ if TYPE_CHECKING:
 
 STATE_FILE = "training_state.pt"
 FEATURES = "feature_cache"
-CONFIG_FILE = "config.yaml"
 CHECKPOINTS = "checkpoints"
 
 MicroBatch = tuple[ImageBatch | FeatureBatch, tuple[Target, ...]]
@@ -96,13 +105,13 @@ def resolve_config(
     Raises:
         UserError: unknown recipe, unreadable file, two recipes that contradict each other, nothing to resume.
     """
-    content = {} if config is None else _read_yaml(Path(config))
+    content = {} if config is None else read_yaml(Path(config))
     named = content.get("recipe", recipe)
     if recipe not in (None, named):
         raise UserError(f"{config} is for recipe {named}, not for {recipe}: name one of them only.")
     if resume:
         _require_state(Path(output))
-        base = read_config(Path(output) / CONFIG_FILE, RunConfig())
+        base = read_config(Path(output) / RUN_CONFIG_FILE, RunConfig())
         if named not in (None, base.recipe):
             raise UserError(
                 f"--resume: {output} is a run of {base.recipe}, not of {named}: leave the recipe out, or "
@@ -121,34 +130,7 @@ def resolve_config(
         )
     else:
         base = recipe_of("deformable_detr_r50")
-    return base if config is None else _with_file(base, Path(config), content)
-
-
-def read_config(path: Path, base: RunConfig) -> RunConfig:
-    """`base` with the fields that a YAML file states.
-
-    Raises:
-        UserError: naming the file, and the field.
-    """
-    return _with_file(base, path, _read_yaml(path))
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        why = " ".join(str(error).split())
-        raise UserError(f"{path} cannot be read as a YAML configuration: {why}.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no configuration: expected fields recipe, model, data or train.")
-    return content
-
-
-def _with_file(base: RunConfig, path: Path, content: dict[str, Any]) -> RunConfig:
-    try:
-        return override(base, content)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+    return base if config is None else with_file(base, Path(config), content)
 
 
 def _require_state(output: Path) -> None:
@@ -259,7 +241,7 @@ class _Run:
         self.cache = self._feature_cache() if settings.cache_features else None
         if self.is_main:
             output.mkdir(parents=True, exist_ok=True)
-            write_text(output / CONFIG_FILE, yaml.safe_dump(to_dict(self.config), sort_keys=False))
+            write_text(output / RUN_CONFIG_FILE, yaml.safe_dump(to_dict(self.config), sort_keys=False))
 
     # ---------------------------------------------------------------- the loop
 
