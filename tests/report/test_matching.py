@@ -135,9 +135,7 @@ def nested_loop_confusion(
     start = 0
     for number, image in enumerate(split.images):
         taken: set[int] = set()
-        mine = [
-            d for d in range(len(found)) if found.images[d] == number and found.scores[d] >= threshold
-        ]
+        mine = [d for d in range(len(found)) if found.images[d] == number and found.scores[d] >= threshold]
         for d in mine:
             if right[d]:
                 taken.add(int(own[d]) - start)
@@ -176,9 +174,7 @@ def test_the_confusion_matrix_is_that_of_nested_loops(
     wanted = nested_loop_confusion(split, found, threshold, matches.right, matches.excused, matches.objects)
     np.testing.assert_array_equal(table, wanted)
     # every object is in one cell of its row, every detection that counts in one of its column
-    np.testing.assert_array_equal(
-        table[:3].sum(1), np.bincount(objects.labels[~objects.crowd], minlength=3)
-    )
+    np.testing.assert_array_equal(table[:3].sum(1), np.bincount(objects.labels[~objects.crowd], minlength=3))
     loud = (found.scores >= threshold) & ~matches.excused
     np.testing.assert_array_equal(table[:, :3].sum(0), np.bincount(found.labels[loud], minlength=3))
 

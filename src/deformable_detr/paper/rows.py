@@ -7,18 +7,16 @@ on different machines and their folders brought together.
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
 from ..config import RUN_CONFIG_FILE, RunConfig, read_config
 from ..detector import Detector, new_checkpoint
-from ..errors import UserError
 from ..recipes import recipe
 from ..structures import ClassTable
 from ..training import STATE_FILE, train

@@ -129,9 +129,7 @@ def in_same_image(
             return {}
         pairs = np.stack([images[order], keys[order]], axis=1)
         starts = np.flatnonzero((np.diff(pairs, axis=0) != 0).any(1)) + 1
-        return {
-            (int(images[part[0]]), int(keys[part[0]])): part for part in np.split(order, starts)
-        }
+        return {(int(images[part[0]]), int(keys[part[0]])): part for part in np.split(order, starts)}
 
     detections, truths = groups(found.images, found.labels), groups(objects.images, objects.labels)
     return [(key[0], rows, truths[key]) for key, rows in detections.items() if key in truths]
@@ -157,7 +155,9 @@ def _last_best(values: np.ndarray) -> int | None:
 # ---------------------------------------------------------------- who was taken for whom
 
 
-def confusion(found: Found, objects: Objects, matches: Matches, threshold: float, num_classes: int) -> np.ndarray:
+def confusion(
+    found: Found, objects: Objects, matches: Matches, threshold: float, num_classes: int
+) -> np.ndarray:
     """(C + 1, C + 1) counts: rows are the objects' classes, columns what the detections say.
 
     Detections of at least `threshold` that found an object of their own class (`matches`) stay with it. The
