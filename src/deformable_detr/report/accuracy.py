@@ -54,6 +54,14 @@ class ClassRow:
     thresholds: ThresholdCurve
     known: bool
 
+    @property
+    def mean_ap(self) -> float:
+        return -1.0 if self.ap is None else self.ap["AP"]
+
+    @property
+    def ap50(self) -> float:
+        return -1.0 if self.ap is None else self.ap["AP50"]
+
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -97,7 +105,7 @@ class Accuracy:
 
 
 def measure(split: Split, rows: Sequence[Mapping[str, Any]], unknown: Sequence[str] = ()) -> Accuracy:
-    """rows: COCO results of `evaluation.collect_detections`. unknown: classes that the model does not know."""
+    """rows: COCO results of `evaluation.collect_detections`. unknown: classes that the model has not."""
     found, objects = Found.of(rows, split), Objects.of(split)
     loose, tight = match(found, objects, LOOSE), match(found, objects, TIGHT)
     C = len(split.classes)

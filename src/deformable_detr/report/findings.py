@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from ..data.records import Split
 from ..explain.missed import MEANINGS as STAGE_MEANINGS
 from ..explain.missed import Stage
 from .accuracy import MEANINGS as MISTAKE_MEANINGS
@@ -67,19 +68,12 @@ def limits(accuracy: Accuracy, misses: Misses | None, mistakes: Mapping[Mistake,
         )
     weakest = weakest_class(accuracy)
     if weakest is not None:
-        assert weakest.ap is not None
-        others = [
-            f"{row.name} {percent(row.ap['AP'])}" for row in accuracy.wanted if row is not weakest and row.ap
-        ]
-        versus = (
-            f" ({', '.join(others[:3])})"
-            if len(others) <= 3
-            else f" (all: {percent(accuracy.summary['AP'])})"
-        )
+        others = [f"{row.name} {percent(row.mean_ap)}" for row in accuracy.wanted if row is not weakest]
+        versus = ", ".join(others) if len(others) <= 3 else f"all {percent(accuracy.summary['AP'])}"
         found.append(
             Limit(
                 f"Weakest class: {weakest.name}",
-                f"AP {percent(weakest.ap['AP'])}{versus}, {weakest.objects} objects here.",
+                f"AP {percent(weakest.mean_ap)} ({versus}), {weakest.objects} objects here.",
             )
         )
     size = weakest_size(accuracy)
@@ -109,12 +103,10 @@ def limits(accuracy: Accuracy, misses: Misses | None, mistakes: Mapping[Mistake,
 
 def weakest_class(accuracy: Accuracy) -> ClassRow | None:
     """None where there is one class, or none is clearly below the mean."""
-    rows = [row for row in accuracy.wanted if row.ap is not None]
-    if len(rows) < 2:
+    if len(accuracy.wanted) < 2:
         return None
-    weakest = min(rows, key=lambda row: row.ap["AP"] if row.ap else 0.0)
-    assert weakest.ap is not None
-    return weakest if weakest.ap["AP"] < accuracy.summary["AP"] - CLEAR else None
+    weakest = min(accuracy.wanted, key=lambda row: row.mean_ap)
+    return weakest if weakest.mean_ap < accuracy.summary["AP"] - CLEAR else None
 
 
 def weakest_size(accuracy: Accuracy) -> Limit | None:
@@ -164,6 +156,13 @@ def _epochs(count: int) -> str:
     return "1 epoch" if count == 1 else f"{count} epochs"
 
 
+def training_limit(history: History) -> Limit | None:
+    """Where the curve says that longer training would help."""
+    title = training_title(history)
+    short, found, text = title.partition(": ")
+    return Limit(short, f"{text}.") if found and short.startswith("Still improving") else None
+
+
 def loss_title(history: History) -> str:
     losses = [row["loss"] for row in history.updates]
     if len(losses) < 2:
@@ -186,17 +185,22 @@ def rate_title(history: History) -> str:
     return f"The learning rate went up to {max(known):.1e} and ended at {known[-1]:.1e}"
 
 
+def classes_title(accuracy: Accuracy) -> str:
+    mean = percent(accuracy.summary["AP"])
+    if len(accuracy.wanted) == 1:
+        return f"AP {mean}"
+    best = max(accuracy.wanted, key=lambda row: row.mean_ap)
+    return f"AP {mean}; the best class is {best.name} with {percent(best.mean_ap)}"
+
+
 def curve_title(accuracy: Accuracy) -> str:
-    wanted = [row for row in accuracy.wanted if row.ap is not None]
-    if len(wanted) == 1:
-        return f"Half of the IoU will do: AP50 {percent(accuracy.summary['AP50'])}"
-    best = max(wanted, key=lambda row: row.ap["AP50"] if row.ap else 0.0)
-    worst = min(wanted, key=lambda row: row.ap["AP50"] if row.ap else 0.0)
-    assert best.ap is not None
-    assert worst.ap is not None
+    rows = accuracy.wanted
+    if len(rows) == 1:
+        loose, tight = (percent(accuracy.summary[name]) for name in ("AP50", "AP75"))
+        return f"The area under the curve is {loose} at IoU 0.5 (AP50) and {tight} at 0.75"
+    best, worst = max(rows, key=lambda row: row.ap50), min(rows, key=lambda row: row.ap50)
     return (
-        f"{best.name} is found best (AP50 {percent(best.ap['AP50'])}), {worst.name} worst "
-        f"({percent(worst.ap['AP50'])})"
+        f"{best.name} is found best (AP50 {percent(best.ap50)}), {worst.name} worst ({percent(worst.ap50)})"
     )
 
 
@@ -205,8 +209,8 @@ def threshold_title(accuracy: Accuracy) -> str:
     if curve.best is None:
         return "No threshold is better than another: no detection is right"
     return (
-        f"Use the threshold {accuracy.threshold:.2f}: precision {percent(curve.precision[curve.best])}, recall "
-        f"{percent(curve.recall[curve.best])}, F1 {percent(curve.f1[curve.best])}"
+        f"Use the threshold {accuracy.threshold:.2f}: precision {percent(curve.precision[curve.best])}, "
+        f"recall {percent(curve.recall[curve.best])}, F1 {percent(curve.f1[curve.best])}"
     )
 
 
@@ -237,6 +241,15 @@ def confusion_title(accuracy: Accuracy) -> str:
         f"Most often confused: {names.name(int(truth))} is called {names.name(int(said))} "
         f"({int(mixed.max())} of {int(mixed.sum())} confusions); {missed} objects missed"
     )
+
+
+def data_title(splits: Sequence[Split], counts: Mapping[str, int]) -> str:
+    """counts: objects of each class in the first split."""
+    title = " and ".join(f"{len(split):,} {split.name} images" for split in splits)
+    if len(counts) < 2:
+        return title
+    rarest = min(counts, key=lambda name: counts[name])
+    return f"{title}; the rarest class of {splits[0].name} is {rarest} ({counts[rarest]:,} objects)"
 
 
 # ---------------------------------------------------------------- words

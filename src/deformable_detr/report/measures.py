@@ -46,12 +46,13 @@ def class_curves(found: Found, objects: Objects, matches: Matches, num_classes: 
 
 @dataclass(frozen=True)
 class ThresholdCurve:
-    """Precision, recall and F1 (S,) of the detections with a score of at least each of `THRESHOLDS`, over all
-    classes together. Precision is nan where nothing is left."""
+    """Precision, recall and F1 (S,) of the detections with a score of at least each of `THRESHOLDS`, and how
+    many these are (`kept`). Precision is nan where nothing is left."""
 
     precision: np.ndarray
     recall: np.ndarray
     f1: np.ndarray
+    kept: np.ndarray
     num_objects: int
 
     @property
@@ -75,7 +76,7 @@ def threshold_curve(
     precision = np.divide(hits, total, out=np.full(len(THRESHOLDS), np.nan), where=total > 0)
     recall = hits / max(num_objects, 1)
     f1 = 2 * hits / np.maximum(total + num_objects, 1)
-    return ThresholdCurve(precision, recall, f1, num_objects)
+    return ThresholdCurve(precision, recall, f1, total, num_objects)
 
 
 def _at_least(scores: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The worst false positives and misses as pictures: what is there, and where the model looked.
 
-Each is two small JPEGs: the whole picture with the box, and the part around it with the sampling points of the
-query, drawn as `deformable-detr explain` draws them.
+Each is two small JPEGs: the whole picture with the box, and the part around it with the sampling points of
+the query, drawn as `deformable-detr explain` draws them.
 """
 
 from __future__ import annotations
@@ -181,8 +181,8 @@ def _show_missed(detector: Detector, split: Split, each: _Missed) -> Shown:
 
     reach = each.queries.boxes_xyxy[0, -1]
     facts = (
-        f"{width:.0f} x {height:.0f} pixels. Most attention of a query inside {verdict.attention:.0%}, best IoU "
-        f"{verdict.iou:.2f}, score as {name} {verdict.score:.2f}"
+        f"{width:.0f} x {height:.0f} pixels. Most attention of a query inside {verdict.attention:.0%}, best "
+        f"IoU {verdict.iou:.2f}, score as {name} {verdict.score:.2f}"
     )
     if on_top != name:
         facts += f", on top {on_top}"

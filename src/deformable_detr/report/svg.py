@@ -14,7 +14,7 @@ from html import escape
 import numpy as np
 
 WIDTH, HEIGHT = 460, 280
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 40
 NUM_COLOURS = 8
 MOST_POINTS = 240  # of a line: more than a screen shows
 
@@ -33,7 +33,9 @@ class Axis:
         return (np.asarray(values, dtype=float) - self.low) / ((self.high - self.low) or 1.0)
 
     def text(self, value: float) -> str:
-        return f"{value:g}" if self.decimals is None else f"{value:.{self.decimals}f}"
+        if self.decimals is not None:
+            return f"{value:.{self.decimals}f}"
+        return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:g}"
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def line_chart(
     marks: Sequence[Mark] = (),
     named: Sequence[Line] | None = None,
 ) -> str:
-    """The chart, and below it a legend of the lines `named` (all that have a colour), where there are several."""
+    """The chart, and below it a legend where there are several `named` lines (all that have a colour)."""
     parts = [_frame(x, y)]
     parts += [_mark(mark, x) for mark in marks]
     ordered = sorted(lines, key=lambda line: line.colour is not None)  # faint lines below
@@ -152,7 +154,8 @@ def sparkline(curve: np.ndarray, dashed: np.ndarray, title: str) -> str:
     return (
         f'<svg class="spark" viewBox="0 0 70 20" role="img" aria-label="{escape(title)}">'
         f'<title>{escape(title)}</title><path class="rule" d="M1 19H69"/>'
-        f'<path class="line c1 dashed" d="{path(dashed[::2])}"/><path class="line c0" d="{path(curve[::2])}"/></svg>'
+        f'<path class="line c1 dashed" d="{path(dashed[::2])}"/>'
+        f'<path class="line c0" d="{path(curve[::2])}"/></svg>'
     )
 
 
@@ -211,8 +214,8 @@ def _mark(mark: Mark, x: Axis) -> str:
     at_right = place > WIDTH * 0.6
     anchor, shift = ("end", -5) if at_right else ("start", 5)
     return (
-        f'<path class="mark" d="M{place:.1f} {TOP}V{HEIGHT - BOTTOM}"/><text class="note" x="{place + shift:.1f}" '
-        f'y="{TOP + 11}" text-anchor="{anchor}">{escape(mark.text)}</text>'
+        f'<path class="mark" d="M{place:.1f} {TOP}V{HEIGHT - BOTTOM}"/>'
+        f'<text class="note" x="{place + shift:.1f}" y="{TOP + 11}" text-anchor="{anchor}">{escape(mark.text)}</text>'
     )
 
 
@@ -241,7 +244,8 @@ def _line(line: Line, x: Axis, y: Axis) -> str:
             if math.isfinite(top):
                 text = escape(f"{line.name}: {value:.4g} at {x.label} {at:g}")
                 parts.append(
-                    f'<circle class="dot {colour}" cx="{left:.1f}" cy="{top:.1f}" r="3"><title>{text}</title></circle>'
+                    f'<circle class="dot {colour}" cx="{left:.1f}" cy="{top:.1f}" r="3">'
+                    f"<title>{text}</title></circle>"
                 )
     return "".join(parts)
 

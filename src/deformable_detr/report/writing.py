@@ -41,7 +41,7 @@ def write_report(
         data: the data set's folder.
         output: the file; None is `report.html` in the run folder (`report_SPLIT.html` for another split than
             val), or here, where `model` is no run folder.
-        most_images: how many images at most are looked at again to say which stage of the model lost an object.
+        most_images: so many at most are looked at again, to say which stage of the model lost an object.
 
     Returns:
         The file written.
@@ -75,7 +75,7 @@ def report_text(
     data: str,
     most_images: int = MOST_IMAGES,
 ) -> str:
-    """The page. rows: what `collect_detections` gives for `split`; None for a run that nothing was measured of.
+    """The page. rows: what `collect_detections` gives for `split`, which is None where nothing is measured.
 
     model, data: as the page's commands name them; a run folder at `model` brings curves and settings.
     """
