@@ -372,6 +372,7 @@ class TrainConfig:
         evaluate_every, checkpoint_every: in epochs, and in updates (0: only after each epoch).
         activation_checkpointing: compute each encoder and decoder layer twice instead of keeping what it
             needs for its gradient: less memory, more time, the same result.
+        report: write report.html into the run folder at the end.
         cache_features: compute the features of each image once, for a backbone that does not learn and
             images that are not augmented. cache_memory_gb, cache_disk_gb: their bounds, per process.
     """
@@ -399,6 +400,7 @@ class TrainConfig:
     checkpoint_every: int = 0
     log_every: int = 10
     activation_checkpointing: bool = False
+    report: bool = True
     cache_features: bool = False
     cache_memory_gb: float = 2.0
     cache_disk_gb: float = 20.0

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 ENVIRONMENT_FILE = "environment.jsonl"
-PACKAGES = ("deformable-detr", "torch", "torchvision", "timm", "accelerate", "faster-coco-eval")
+PACKAGES = ("deformable-detr", "torchvision", "timm", "accelerate", "faster-coco-eval")
 
 
 def environment(device: str | torch.device, processes: int = 1) -> dict[str, Any]:
@@ -23,7 +23,11 @@ def environment(device: str | torch.device, processes: int = 1) -> dict[str, Any
         "processes": processes,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": {name: version for name in PACKAGES if (version := _version(name)) is not None},
+        # torch says of itself for which CUDA it was built.
+        "versions": {
+            "torch": torch.__version__,
+            **{name: version for name in PACKAGES if (version := _version(name)) is not None},
+        },
     }
 
 

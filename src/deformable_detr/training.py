@@ -5,12 +5,13 @@ the learning rate of the update's number. So a run that was stopped needs only w
 and two counters to go on exactly where it was.
 
 A run folder: `config.yaml`, `checkpoints/{last,best}/`, `training_state.pt`, `metrics.jsonl`, TensorBoard's
-event files.
+event files, `environment.jsonl` (a line for each start) and `report.html`.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 import math
 import os
 import pickle
@@ -46,8 +47,9 @@ from .data.formats import NOTES, list_splits, read_split
 from .data.loading import Samples, micro_batch_keys, steps_per_epoch, training_loader
 from .data.records import Split
 from .detector import Detector, choose_device, new_checkpoint
+from .environment import ENVIRONMENT_FILE, environment
 from .errors import UserError
-from .evaluation import evaluate
+from .evaluation import collect_detections, evaluate
 from .feature_cache import Bounds, FeatureCache
 from .files import DAMAGED_FILE_ERRORS, write_text
 from .matcher import NonFiniteError
@@ -61,6 +63,7 @@ from .optimisation import (
     update_moving_average,
 )
 from .recipes import recipe as recipe_of
+from .report import REPORT_FILE, report_text
 from .structures import BatchCount, FeatureBatch, ImageBatch, Target
 from .training_log import TrainingLog
 from .transfer import transfer
@@ -202,7 +205,7 @@ class _Run:
             raise UserError(
                 f"{output} already holds a run: add --resume to go on with it, or choose another --output."
             )
-        self.output = output
+        self.data, self.output = data, output
         self.train_split = read_split(data, "train", format=config.data.format, strict=config.data.strict)
         self.val_split = _validation_split(data, config)
         self.config = _for_classes(config, self.train_split)
@@ -248,6 +251,7 @@ class _Run:
     def train(self) -> Detector:
         settings = self.config.train
         self._announce()
+        self._note_start()
         with (
             TrainingLog(
                 self.output,
@@ -293,7 +297,10 @@ class _Run:
         if self.last_step == 0:
             self._save_checkpoint("last")
             self._save_state()
-        return self._best_detector()
+        detector = self._best_detector()
+        if settings.report:
+            self._report(detector)
+        return detector
 
     def _epoch_is_open(self) -> bool:
         """Whether the run was stopped after the last update of an epoch, before it was evaluated."""
@@ -444,6 +451,43 @@ class _Run:
         checkpoint = checkpoints.load(self.output)
         checkpoint.model.eval()
         return Detector.of(checkpoint, self.accelerator.device)
+
+    def _note_start(self) -> None:
+        """On what machine and with which versions this part of the run was trained."""
+        if self.is_main:
+            row = {"step": self.progress.step, **environment(self.accelerator.device, self.world_size)}
+            with (self.output / ENVIRONMENT_FILE).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def _report(self, detector: Detector) -> None:
+        """All processes detect, the first one writes. The run is finished and saved: whatever goes wrong from
+        here on is said, but must not make it look lost."""
+        path = self.output / REPORT_FILE
+        try:
+            rows = (
+                [] if self.val_split is None else collect_detections(detector, self.val_split, progress=False)
+            )
+            if self.is_main:
+                text = report_text(
+                    detector,
+                    rows,
+                    self.val_split,
+                    self.train_split,
+                    model=str(self.output),
+                    data=str(self.data),
+                )
+                write_text(path, text)
+                self.console.print(f"report: {path}", highlight=False, soft_wrap=True)
+        except Exception as error:
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            self.console.print(
+                f"The run is finished and saved, but its report could not be made ({why}); try again with "
+                f"`deformable-detr report {self.output} {self.data}`.",
+                style="red",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
 
     def _save_state(self) -> None:
         if self.is_main:

@@ -79,7 +79,9 @@ class RecipeRow(Row):
         return recipe(self.recipe)
 
     def train(self, data: Path, config: RunConfig, folder: Path, device: str) -> None:
-        train(data, config, folder, resume=(folder / STATE_FILE).exists(), device=device)
+        resume = (folder / STATE_FILE).exists()
+        # A queue of runs is read as a table, not report by report.
+        train(data, config, folder, resume=resume, device=device, report=False)
 
     def parameters(self, config: RunConfig) -> int:
         return count_parameters(model_without_numbers(config.model))

@@ -8,6 +8,7 @@ from html import escape
 import numpy as np
 
 from ..average_precision import CLASS_METRICS
+from ..explain.drawing import BOX_COLOUR, OBJECT_COLOUR
 from ..explain.missed import MEANINGS as STAGE_MEANINGS
 from .accuracy import MEANINGS as MISTAKE_MEANINGS
 from .accuracy import Accuracy, ClassRow
@@ -23,7 +24,7 @@ from .findings import (
 from .html_parts import Cell, cards, colour_key, figure, table, tag
 from .matching import LOOSE
 from .measures import LEAST_SCORE, NUM_BINS, RECALLS, THRESHOLDS
-from .pictures import BOX_COLOUR, OBJECT_COLOUR, Misses
+from .pictures import Misses
 from .svg import Line, Mark, axis_for, bar_chart, line_chart, sparkline, unit_axis
 
 MOST_COLOURED = 6  # classes with a line of their own
@@ -159,7 +160,7 @@ def _thresholds(accuracy: Accuracy) -> Section:
     indices = {round(threshold * 100) - 1 for threshold in LISTED_THRESHOLDS}
     if curve.best is not None:
         indices.add(curve.best)
-    rows = []
+    rows: list[list[str | Cell]] = []
     for index in sorted(indices):
         note = f" {tag('best F1')}" if index == curve.best else ""
         shares = (percent(values[index]) for values in (curve.precision, curve.recall, curve.f1))
@@ -266,9 +267,10 @@ def _calibration(accuracy: Accuracy) -> Section:
     body = (
         f"{title}<p>Bars below the dashed line: scores promise too much; above it: too little. Right is a "
         f"box that overlaps a free object of its class with an IoU of at least {LOOSE}; detections with a "
-        f"score of {LEAST_SCORE} or more are looked at. The expected calibration error, {percent(found.error)} "
-        f"percent, is the mean distance from the line over {NUM_BINS} ranges of scores, weighted by "
-        f'detections.</p><div class="grid">{figure("How often a score is right", reliability)}'
+        f"score of {LEAST_SCORE} or more are looked at. The expected calibration error, "
+        f"{percent(found.error)} percent, is the mean distance from the line over {NUM_BINS} ranges of "
+        "scores, weighted by detections.</p>"
+        f'<div class="grid">{figure("How often a score is right", reliability)}'
         f"{figure(f'{total} by score', counts)}</div>"
     )
     return Section("calibration", "Calibration", body)

@@ -131,7 +131,8 @@ def settings_section(content: Content) -> Section:
         "model": f"{parameters / 1e6:.1f} million parameters, backbone {config.backbone.name}, "
         f"{count(config.num_queries, 'query', 'queries')}, {count(config.num_levels, 'feature level')}, "
         f"{config.encoder_layers} encoder and {count(config.decoder_layers, 'decoder layer')}",
-        "pictures": f"short side {detector.data.image_size} pixels, long side at most {detector.data.max_size}",
+        "pictures": f"short side {detector.data.image_size} pixels, long side at most "
+        f"{detector.data.max_size}",
     }
     title, details = f"Settings of {detector.recipe}", ""
     if history is not None:
@@ -247,7 +248,7 @@ def commands(content: Content) -> list[tuple[str, str]]:
     """(what for, command line) to go on with."""
     model, data, accuracy = content.model, content.data, content.accuracy
     above = ("--threshold", f"{0.5 if accuracy is None else accuracy.threshold:.2f}")
-    found = [
+    found: list[tuple[str, tuple[str, ...]]] = [
         ("find objects in your pictures", ("predict", model, "PICTURES", "--output", "out", *above)),
         ("see where it looked, in a page", ("explain", model, "PICTURE.jpg", "--output", "out.html", *above)),
     ]

@@ -215,7 +215,8 @@ def _mark(mark: Mark, x: Axis) -> str:
     anchor, shift = ("end", -5) if at_right else ("start", 5)
     return (
         f'<path class="mark" d="M{place:.1f} {TOP}V{HEIGHT - BOTTOM}"/>'
-        f'<text class="note" x="{place + shift:.1f}" y="{TOP + 11}" text-anchor="{anchor}">{escape(mark.text)}</text>'
+        f'<text class="note" x="{place + shift:.1f}" y="{TOP + 11}" text-anchor="{anchor}">'
+        f"{escape(mark.text)}</text>"
     )
 
 

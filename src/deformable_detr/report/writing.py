@@ -14,7 +14,8 @@ from ..errors import UserError
 from ..evaluation import collect_detections, match_classes
 from ..files import write_text
 from .accuracy import count_mistakes, measure, mistakes
-from .page import Content, html_of
+from .content import Content
+from .page import html_of
 from .pictures import find_misses, show_false_positives
 from .run_folder import read_history
 
