@@ -244,7 +244,7 @@ def _calibration(accuracy: Accuracy) -> Section:
     filled = [index for index in range(NUM_BINS) if found.counts[index]]
     said = {
         index: f"scores {edges[index]:.1f} to {edges[index + 1]:.1f}: {found.counts[index]:,} detections, "
-        f"mean score {found.confidence[index]:.2f}, {percent(found.accuracy[index])} % right"
+        f"mean score {found.confidence[index]:.2f}, {percent(found.accuracy[index])}% right"
         for index in filled
     }
     share, amount = (
@@ -285,7 +285,7 @@ def _misses(misses: Misses) -> Section:
         body = f"<h2>No object was missed at the threshold {misses.threshold:.2f}</h2>"
         return Section("misses", "Misses", body)
     share = 100 * misses.stages[stage] / misses.missed
-    title = f"{misses.missed} of {misses.objects} objects missed, {share:.0f} % of them {stage.value}"
+    title = f"{misses.missed} of {misses.objects} objects missed, {share:.0f}% of them {stage.value}"
     everywhere = misses.images == misses.of
     where = "all" if everywhere else f"{misses.images} of"
     evenly = "" if everywhere else ", evenly chosen"

@@ -30,7 +30,7 @@ from ..explain.drawing import (
     zoom,
 )
 from ..explain.missed import Stage, Tally, Verdict, missed_objects
-from ..explanation import QueryTraces
+from ..explanation import QueryTraces, trace_picture
 from .accuracy import Accuracy, Mistake, mistakes
 from .matching import overlaps
 
@@ -203,12 +203,12 @@ def _show_false_positive(detector: Detector, accuracy: Accuracy, row: int, kind:
     box, score = found.boxes_xyxy[row], float(found.scores[row])
     name = split.classes.name(int(found.labels[row]))
     picture = _read(record, detector)
-    trace = _query_of(detector, split, picture, record, int(found.labels[row]), box, score)
+    trace = _query_of(detector, split, picture, int(found.labels[row]), box, score)
     others = objects.images == found.images[row]
 
     def truths(panel: Axes) -> None:
         for truth in objects.boxes_xyxy[others]:
-            draw_box(panel, truth, OBJECT_COLOUR, 1.0, linestyle=(0, (4, 2)), alpha=0.8)
+            draw_box(panel, truth, OBJECT_COLOUR, 1.5, linestyle=(0, (4, 2)))
 
     def near(panel: Axes) -> None:
         truths(panel)
@@ -245,24 +245,23 @@ def _nearest(accuracy: Accuracy, row: int) -> str:
 
 
 def _query_of(
-    detector: Detector,
-    split: Split,
-    picture: Image.Image,
-    record: ImageRecord,
-    label: int,
-    box: np.ndarray,
-    score: float,
+    detector: Detector, split: Split, picture: Image.Image, label: int, box: np.ndarray, score: float
 ) -> QueryTraces:
-    """What the query of a detection did: the one of its class with the nearest box."""
+    """What the query of a detection did: the one with the nearest box and score. They differ a little, as
+    detections may be computed in lower precision."""
     of_data = match_classes(detector.classes, split.classes, split.source)
     category_id = split.classes.category_ids[label]
-    explanation = detector.explain(picture, max(0.0, score - 0.02))
-    same = np.array(
-        [of_data.get(int(each)) == category_id for each in explanation.detections.labels], dtype=bool
-    )
-    distance = np.abs(explanation.detections.boxes_xyxy - box).sum(-1)
-    best = int(np.where(same, distance, np.inf).argmin())
-    return explanation.queries.take(np.array([best]))
+    own = next(index for index, each in of_data.items() if each == category_id)
+    traced = trace_picture(
+        detector.model,
+        detector.classification,
+        detector.classes,
+        detector.preprocess(picture),
+        (picture.height, picture.width),
+    ).queries
+    distance = np.abs(traced.boxes_xyxy[:, -1] - box).sum(-1) / max(float((box[2:] - box[:2]).sum()), 1.0)
+    distance += np.abs(traced.scores[:, own] - score)
+    return traced.take(np.array([int(distance.argmin())]))
 
 
 def _read(record: ImageRecord, detector: Detector) -> Image.Image:
