@@ -454,7 +454,7 @@ def _build_report(argv: Sequence[str]) -> ArgumentParser:
         "--output", type=str | None, default=None, help="the file; report.html in the run folder by default"
     )
     parser.add_argument(
-        "--most-images", type=int, default=40, help="looked at again, to see which stage lost an object"
+        "--most-images", type=int, default=24, help="looked at again, to see which stage lost an object"
     )
     return parser
 

@@ -463,6 +463,7 @@ class _Run:
         """All processes detect, the first one writes. The run is finished and saved: whatever goes wrong from
         here on is said, but must not make it look lost."""
         path = self.output / REPORT_FILE
+        self.console.print("measuring the best weights for the report", highlight=False)
         try:
             rows = (
                 [] if self.val_split is None else collect_detections(detector, self.val_split, progress=False)

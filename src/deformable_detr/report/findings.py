@@ -182,7 +182,9 @@ def rate_title(history: History) -> str:
         return f"The learning rate peaked at {max(known):.1e} and fell to {known[-1]:.1e}"
     if max(known) - min(known) < 1e-12:
         return f"The learning rate stayed at {max(known):.1e}"
-    return f"The learning rate went up to {max(known):.1e} and ended at {known[-1]:.1e}"
+    if known[-1] > 0.9 * max(known):
+        return f"The learning rate rose to {max(known):.1e} and has hardly fallen yet"
+    return f"The learning rate peaked at {max(known):.1e} and ended at {known[-1]:.1e}"
 
 
 def classes_title(accuracy: Accuracy) -> str:
@@ -234,7 +236,7 @@ def confusion_title(accuracy: Accuracy) -> str:
     np.fill_diagonal(mixed, 0)
     missed, background = int(table[:C, C].sum()), int(table[C, :C].sum())
     if not mixed.any():
-        return f"No class is taken for another; {missed} objects missed, {background} detections of nothing"
+        return f"No class is taken for another; {missed:,} objects missed, {background:,} detections too many"
     truth, said = np.unravel_index(mixed.argmax(), mixed.shape)
     names = accuracy.split.classes
     return (

@@ -61,7 +61,9 @@ def _kicker(content: Content) -> str:
     history, accuracy = content.history, content.accuracy
     if history is not None and history.updates:
         last = history.updates[-1]
-        words.append(f"{count(last['epoch'] + 1, 'epoch')}, {count(last['step'], 'update')}")
+        done, planned = last["epoch"] + 1, history.config.train.epochs
+        epochs = count(done, "epoch") if done >= planned else f"{done} of {count(planned, 'epoch')}"
+        words.append(f"{epochs}, {count(last['step'], 'update')}")
         if history.seconds is not None:
             words[-1] += f", {duration(history.seconds)}"
     if content.train_split is not None:

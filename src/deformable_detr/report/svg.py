@@ -14,7 +14,7 @@ from html import escape
 import numpy as np
 
 WIDTH, HEIGHT = 460, 280
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 46
 NUM_COLOURS = 8
 MOST_POINTS = 240  # of a line: more than a screen shows
 
@@ -195,7 +195,7 @@ def _frame(x: Axis, y: Axis) -> str:
         place = _across(x, tick)
         parts.append(f'<path class="rule" d="M{place:.1f} {bottom}v4"/>')
         parts.append(
-            f'<text class="tick" x="{place:.1f}" y="{bottom + 16}" text-anchor="middle">{x.text(tick)}</text>'
+            f'<text class="tick" x="{place:.1f}" y="{bottom + 18}" text-anchor="middle">{x.text(tick)}</text>'
         )
     middle = (LEFT + right) / 2
     parts.append(

@@ -20,7 +20,7 @@ from .pictures import find_misses, show_false_positives
 from .run_folder import read_history
 
 REPORT_FILE = "report.html"
-MOST_IMAGES = 40  # that are looked at again, to see which stage lost an object
+MOST_IMAGES = 24  # that are looked at again, to see which stage lost an object
 MOST_SHOWN = 6  # pictures of misses, and of false positives
 
 
