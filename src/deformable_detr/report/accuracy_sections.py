@@ -194,8 +194,9 @@ def _confusion(accuracy: Accuracy) -> Section:
         "<p>Rows: what is annotated. Columns: what the detections with a score of at least "
         f"{accuracy.threshold:.2f} say. Each object and each detection counts once: detections first take "
         f"objects of their own class, as COCO's metric does (IoU {LOOSE}); those left over take what is left "
-        "of other classes. Last column: objects that nothing found; last row: detections too many, of background or of an object found already. Shades "
-        f"are shares of a row.{note}</p>{listed}"
+        "of other classes. Last column: objects that nothing found; last row: detections too many, of "
+        "background or of an object that is found already. Shades are shares of a row."
+        f"{note}</p>{listed}"
     )
     return Section("confusion", "Confusion", body)
 

@@ -181,8 +181,8 @@ def _show_missed(detector: Detector, split: Split, each: _Missed) -> Shown:
 
     reach = each.queries.boxes_xyxy[0, -1]
     facts = (
-        f"{width:.0f} x {height:.0f} pixels. At most {verdict.attention:.0%} of a query's attention inside; best "
-        f"IoU {verdict.iou:.2f}; score as {name} {verdict.score:.2f}"
+        f"{width:.0f} x {height:.0f} pixels. At most {verdict.attention:.0%} of a query's attention inside; "
+        f"best IoU {verdict.iou:.2f}; score as {name} {verdict.score:.2f}"
     )
     if on_top != name:
         facts += f", on top {on_top}"
