@@ -1,5 +1,5 @@
-"""The report in a real browser: it fits a phone, its table sorts, and the console stays empty (a breach of its
-content policy would be there)."""
+"""The report in a real browser: it fits a phone, its table sorts, and the console stays empty (a breach of
+the content policy would be there)."""
 
 from __future__ import annotations
 

@@ -63,14 +63,12 @@ def unit_axis(label: str) -> Axis:
     return Axis(label, 0.0, 1.0, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), 1)
 
 
-def axis_for(label: str, values: Sequence[float] | np.ndarray, *, from_zero: bool = True) -> Axis:
-    """An axis with round ticks that holds all values."""
+def axis_for(label: str, values: Sequence[float] | np.ndarray) -> Axis:
+    """An axis with round ticks that holds zero and all values."""
     finite = np.asarray(values, dtype=float)
     finite = finite[np.isfinite(finite)]
-    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
-    if from_zero:
-        low = min(low, 0.0)
-    if high <= low:
+    low, high = float(finite.min(initial=0.0)), float(finite.max(initial=0.0))
+    if high - low < 1e-9:
         high = low + 1.0
     step = _round_step((high - low) / 5)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
