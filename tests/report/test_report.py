@@ -346,6 +346,10 @@ def test_the_numbers_of_some_detections(tiny_data: Path) -> None:
     (all_classes,) = [row for row in reader.rows if row and row[0] == "all"]
     assert all_classes[3:6] == [percent(wanted[name]) for name in ("AP", "AP50", "AP75")]
     assert f"area {percent(wanted['AP50'])} (AP50)" in text
+    areas = [truth["area"] for truth in ground_truth_of(part)["annotations"]]
+    (small,) = [row for row in reader.rows if row and row[0] == "small"]
+    assert small[2] == str(sum(area < 32**2 for area in areas))
+    assert small[4:] == [percent(wanted["APs"]), percent(wanted["ARs"])]
     assert f"area {percent(wanted['AP75'])} (AP75)" in text
 
     accuracy = measure(part, detections)

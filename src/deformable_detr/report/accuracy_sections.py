@@ -29,6 +29,8 @@ from .svg import Line, Mark, axis_for, bar_chart, line_chart, sparkline, unit_ax
 
 MOST_COLOURED = 6  # classes with a line of their own
 MOST_IN_MATRIX = 20
+SIZES = (("small", "s", 0, 32), ("medium", "m", 32, 96), ("large", "l", 96, 0))  # COCO's
+SIZE_EDGES = (0.0, 32.0**2, 96.0**2, np.inf)
 LISTED_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -73,7 +75,31 @@ def _classes(accuracy: Accuracy) -> Section:
         "against recall at IoU 0.5, dashed at 0.75. A click on a column's head sorts."
     )
     title = f"<h2>{escape(classes_title(accuracy))}</h2>"
-    return Section("classes", "Classes", f'{title}<p class="dim">{note}</p>{listed}')
+    body = f'{title}<p class="dim">{note}</p>{listed}<h3>By size</h3>{_sizes(accuracy)}'
+    return Section("classes", "Classes", body)
+
+
+def _sizes(accuracy: Accuracy) -> str:
+    areas = accuracy.objects.areas[~accuracy.objects.crowd]
+    summary = accuracy.summary
+    rows = []
+    for (name, letter, least, most), count in zip(SIZES, np.histogram(areas, SIZE_EDGES)[0], strict=True):
+        bounds = (
+            f"{least}² to {most}²" if least and most else f"under {most}²" if most else f"{least}² or more"
+        )
+        share = percent(count / max(len(areas), 1))
+        rows.append(
+            [
+                name,
+                bounds,
+                f"{count:,}",
+                share,
+                percent(summary[f"AP{letter}"]),
+                percent(summary[f"AR{letter}"]),
+            ]
+        )
+    heads = ["size", "area in pixels", "objects", "% of all", "AP", "AR100"]
+    return table(heads, rows, label="AP of each size")
 
 
 def _class_cells(row: ClassRow) -> list[str | Cell]:
