@@ -29,7 +29,7 @@ from tiny import tiny_config
 
 
 def history(tmp_path: Path, aps: list[float]) -> History:
-    found = read_history(make_run(tmp_path / "run", tiny_config(), aps))
+    found = read_history(make_run(tmp_path / "run", tiny_config(epochs=max(1, len(aps))), aps))
     assert found is not None
     return found
 
@@ -50,6 +50,19 @@ def test_how_training_went(tmp_path: Path, aps: list[float], title: str) -> None
     assert training_title(found).startswith(title)
     limit = training_limit(found)
     assert (limit is not None) == title.startswith("Still")
+
+
+def test_a_run_that_goes_on(tmp_path: Path) -> None:
+    config = tiny_config(epochs=5)
+    found = read_history(make_run(tmp_path / "run", config, [0.1, 0.3, 0.2]))
+    assert found is not None
+    assert found.unfinished
+    assert training_title(found) == "Not finished: AP 30.0 in epoch 2, the best one so far"
+    limit = training_limit(found)
+    assert limit is not None
+    assert limit.text == "3 of 5 epochs: go on with --resume."
+    ended = replace(found, config=tiny_config(epochs=5, max_steps=30))
+    assert not ended.unfinished
 
 
 def test_best_is_the_first_among_equals(tmp_path: Path) -> None:

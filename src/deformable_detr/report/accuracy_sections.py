@@ -143,15 +143,16 @@ def _curves_by_class(accuracy: Accuracy) -> str:
     few = len(rows) <= MOST_COLOURED
     coloured = rows if few else [*rows[: MOST_COLOURED // 2], *rows[-(MOST_COLOURED // 2) :]]
     faint = [] if few else rows[MOST_COLOURED // 2 : -(MOST_COLOURED // 2)]
+    # As in the chart of training: a class has the colour of its place.
+    colours = {row.name: colour for colour, row in enumerate(accuracy.wanted if few else coloured)}
     named = [
-        Line(f"{row.name} ({percent(row.ap50)})", RECALLS, row.curve, colour)
-        for colour, row in enumerate(coloured)
+        Line(f"{row.name} ({percent(row.ap50)})", RECALLS, row.curve, colours[row.name]) for row in coloured
     ]
     others = [Line(row.name, RECALLS, row.curve, None) for row in faint]
     if few:
         others += [
-            Line(f"{row.name}, IoU 0.75", RECALLS, row.tight_curve, colour, dashed=True)
-            for colour, row in enumerate(coloured)
+            Line(f"{row.name}, IoU 0.75", RECALLS, row.tight_curve, colours[row.name], dashed=True)
+            for row in coloured
         ]
     names = "Each class" if few else "The three best and the three worst classes"
     chart = line_chart(

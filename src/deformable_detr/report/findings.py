@@ -27,6 +27,13 @@ STAGE_HELP = {
     Stage.LOST: "they stand close together: more queries help, or a look for doubled annotations",
 }
 
+MISTAKE_HELP = {
+    Mistake.DUPLICATE: "longer training teaches the queries to leave an object to one of them",
+    Mistake.WRONG_CLASS: "more examples of the confused classes help, or a look at their labels",
+    Mistake.BADLY_PLACED: "longer training and box refinement help",
+    Mistake.BACKGROUND: "the pictures below show which",
+}
+
 
 @dataclass(frozen=True)
 class Limit:
@@ -86,7 +93,7 @@ def limits(accuracy: Accuracy, misses: Misses | None, mistakes: Mapping[Mistake,
         found.append(
             Limit(
                 f"Most false positives: {kind.value}",
-                f"{mistakes[kind]} of {total}: {MISTAKE_MEANINGS[kind]}.",
+                f"{mistakes[kind]} of {total}: {MISTAKE_MEANINGS[kind]}; {MISTAKE_HELP[kind]}.",
             )
         )
     loose, tight = accuracy.summary["AP50"], accuracy.summary["AP75"]
@@ -137,6 +144,8 @@ def training_title(history: History) -> str:
         return "Not evaluated while it trained"
     best = history.best
     assert best is not None
+    if history.unfinished:
+        return f"Not finished: AP {percent(best['AP'])} in epoch {best['epoch'] + 1}, the best one so far"
     if len(evaluations) == 1:
         return f"AP {percent(best['AP'])} after epoch {best['epoch'] + 1}, the only one evaluated"
     last = evaluations[-1]
@@ -158,8 +167,10 @@ def _epochs(count: int) -> str:
 
 def training_limit(history: History) -> Limit | None:
     """Where the curve says that longer training would help."""
-    title = training_title(history)
-    short, found, text = title.partition(": ")
+    if history.unfinished:
+        done, planned = history.updates[-1]["epoch"] + 1, history.config.train.epochs
+        return Limit("Training is not finished", f"{done} of {planned} epochs: go on with --resume.")
+    short, found, text = training_title(history).partition(": ")
     return Limit(short, f"{text}.") if found and short.startswith("Still improving") else None
 
 
@@ -201,9 +212,8 @@ def curve_title(accuracy: Accuracy) -> str:
         loose, tight = (percent(accuracy.summary[name]) for name in ("AP50", "AP75"))
         return f"The area under the curve is {loose} at IoU 0.5 (AP50) and {tight} at 0.75"
     best, worst = max(rows, key=lambda row: row.ap50), min(rows, key=lambda row: row.ap50)
-    return (
-        f"{best.name} is found best (AP50 {percent(best.ap50)}), {worst.name} worst ({percent(worst.ap50)})"
-    )
+    mean = percent(accuracy.summary["AP50"])
+    return f"AP50 {mean}, from {percent(best.ap50)} ({best.name}) to {percent(worst.ap50)} ({worst.name})"
 
 
 def threshold_title(accuracy: Accuracy) -> str:

@@ -62,7 +62,7 @@ def _kicker(content: Content) -> str:
     if history is not None and history.updates:
         last = history.updates[-1]
         done, planned = last["epoch"] + 1, history.config.train.epochs
-        epochs = count(done, "epoch") if done >= planned else f"{done} of {count(planned, 'epoch')}"
+        epochs = f"{done} of {count(planned, 'epoch')}" if history.unfinished else count(done, "epoch")
         words.append(f"{epochs}, {count(last['step'], 'update')}")
         if history.seconds is not None:
             words[-1] += f", {duration(history.seconds)}"

@@ -34,6 +34,13 @@ class History:
         return float(sum(row["seconds"] for row in self.updates))
 
     @property
+    def unfinished(self) -> bool:
+        """Whether there are epochs still to train (a run that `max_steps` ends is finished)."""
+        if not self.updates or self.config.train.max_steps is not None:
+            return False
+        return bool(self.updates[-1]["epoch"] + 1 < self.config.train.epochs)
+
+    @property
     def best(self) -> Mapping[str, Any] | None:
         """The evaluation with the best AP, the first among equals: what `checkpoints/best` holds."""
         return max(self.evaluations, key=lambda row: row["AP"], default=None)
