@@ -21,6 +21,7 @@ from deformable_detr.report.findings import (
     rate_title,
     training_limit,
     training_title,
+    weakest_size,
 )
 from deformable_detr.report.measures import Calibration
 from deformable_detr.report.run_folder import History, changes_from_recipe, read_history
@@ -122,6 +123,26 @@ def test_calibration(error: float, bias: float, words: str) -> None:
         calibration = Calibration(nothing, nothing, nothing, error, bias)
 
     assert words in calibration_title(Stub())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("areas", "short"),
+    [
+        ([100.0] * 5 + [2000.0] * 5 + [10_000.0] * 90, "Weakest size: small"),
+        ([100.0] * 2 + [2000.0] * 8 + [10_000.0] * 90, "Weakest size: medium"),  # too few small ones
+        ([10_000.0] * 90, None),
+    ],
+)
+def test_the_weakest_size_is_one_that_matters(areas: list[float], short: str | None) -> None:
+    class Stub:
+        summary = {"AP": 0.5, "APs": 0.1, "APm": 0.2, "APl": 0.6}  # noqa: RUF012
+
+        class objects:  # noqa: N801
+            crowd = np.zeros(len(areas), dtype=bool)
+
+    Stub.objects.areas = np.array(areas)  # type: ignore[attr-defined]
+    limit = weakest_size(Stub())  # type: ignore[arg-type]
+    assert (None if limit is None else limit.short) == short
 
 
 def test_words() -> None:

@@ -20,6 +20,7 @@ from .matching import LOOSE, TIGHT, Found, Matches, Objects, confusion, in_same_
 from .measures import Calibration, ThresholdCurve, calibration, class_curves, threshold_curve
 
 NEARBY = 0.1  # IoU from which a wrong box is a badly placed one, not one on the background
+SIZE_EDGES = (0.0, 32.0**2, 96.0**2, np.inf)  # of area in pixels: COCO's small, medium and large
 FALLBACK_THRESHOLD = 0.5  # of predict; where no threshold is better than another
 
 

@@ -11,7 +11,7 @@ from ..average_precision import CLASS_METRICS
 from ..explain.drawing import BOX_COLOUR, OBJECT_COLOUR
 from ..explain.missed import MEANINGS as STAGE_MEANINGS
 from .accuracy import MEANINGS as MISTAKE_MEANINGS
-from .accuracy import Accuracy, ClassRow
+from .accuracy import SIZE_EDGES, Accuracy, ClassRow
 from .content import Content, Section
 from .findings import (
     calibration_title,
@@ -30,7 +30,6 @@ from .svg import Line, Mark, axis_for, bar_chart, line_chart, sparkline, unit_ax
 MOST_COLOURED = 6  # classes with a line of their own
 MOST_IN_MATRIX = 20
 SIZES = (("small", "s", 0, 32), ("medium", "m", 32, 96), ("large", "l", 96, 0))  # COCO's
-SIZE_EDGES = (0.0, 32.0**2, 96.0**2, np.inf)
 LISTED_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 

@@ -12,11 +12,12 @@ from ..data.records import Split
 from ..explain.missed import MEANINGS as STAGE_MEANINGS
 from ..explain.missed import Stage
 from .accuracy import MEANINGS as MISTAKE_MEANINGS
-from .accuracy import Accuracy, ClassRow, Mistake
+from .accuracy import SIZE_EDGES, Accuracy, ClassRow, Mistake
 from .pictures import Misses
 from .run_folder import History
 
 CLEAR = 0.05  # of AP: a smaller difference is not worth a sentence
+MATTERS = 0.05  # of the objects: a size with fewer is not what limits the result
 FLAT = 0.005  # of AP: an epoch that brings less is no progress
 
 STAGE_HELP = {
@@ -117,21 +118,21 @@ def weakest_class(accuracy: Accuracy) -> ClassRow | None:
 
 
 def weakest_size(accuracy: Accuracy) -> Limit | None:
-    names = {"APs": "small (under 32 x 32 pixels)", "APm": "medium", "APl": "large (over 96 x 96 pixels)"}
-    there = {key: accuracy.summary[key] for key in names if accuracy.summary[key] >= 0}
-    if len(there) < 2:
+    """Among the sizes of which there are enough objects to matter."""
+    areas = accuracy.objects.areas[~accuracy.objects.crowd]
+    counts = np.histogram(areas, SIZE_EDGES)[0]
+    there = {
+        name: accuracy.summary[f"AP{name[0]}"]
+        for name, count in zip(("small", "medium", "large"), counts, strict=True)
+        if count >= MATTERS * len(areas) and accuracy.summary[f"AP{name[0]}"] >= 0
+    }
+    weakest = min(there, key=lambda name: there[name], default=None)
+    if weakest is None or len(there) < 2 or there[weakest] > accuracy.summary["AP"] - CLEAR:
         return None
-    weakest = min(there, key=lambda key: there[key])
-    if there[weakest] > accuracy.summary["AP"] - CLEAR:
-        return None
-    short = names[weakest].split(" (")[0]
-    others = ", ".join(
-        f"{names[key].split(' (')[0]} {percent(value)}" for key, value in there.items() if key != weakest
-    )
-    helps = " Larger pictures (--data.image_size) or more levels help." if weakest == "APs" else ""
+    others = ", ".join(f"{name} {percent(value)}" for name, value in there.items() if name != weakest)
+    helps = " Larger pictures (--data.image_size) or more feature levels help." if weakest == "small" else ""
     return Limit(
-        f"Weakest size: {short}",
-        f"AP {percent(there[weakest])} of objects that are {names[weakest]}; {others}.{helps}",
+        f"Weakest size: {weakest}", f"AP {percent(there[weakest])} of {weakest} objects ({others}).{helps}"
     )
 
 

@@ -12,6 +12,7 @@ import yaml
 from ..config import to_dict
 from ..data.formats import NOTES
 from ..data.records import Split
+from .accuracy import SIZE_EDGES
 from .content import Content, Section
 from .findings import data_title, duration, loss_title, rate_title, training_title
 from .html_parts import command_line, count, facts, figure, table, value_text, when
@@ -220,7 +221,6 @@ def _split_facts(split: Split) -> dict[str, str]:
     areas = np.concatenate([image.area[~image.crowd] for image in split.images])
     counts = np.array([int((~image.crowd).sum()) for image in split.images])
     total = max(len(areas), 1)
-    bins = [(areas < 32**2).sum(), ((areas >= 32**2) & (areas < 96**2)).sum(), (areas >= 96**2).sum()]
     sizes = sorted({image.size for image in split.images}, key=lambda size: size[0] * size[1])
     smallest, largest = (f"{width} x {height}" for height, width in (sizes[0], sizes[-1]))
     return {
@@ -229,7 +229,9 @@ def _split_facts(split: Split) -> dict[str, str]:
         "size of the images": smallest if smallest == largest else f"{smallest} to {largest}",
         "objects": f"{len(areas):,}",
         "per image, mean and most": f"{counts.mean():.1f}, {counts.max()}",
-        "small, medium, large": ", ".join(f"{number / total:.0%}" for number in bins),
+        "small, medium, large": ", ".join(
+            f"{number / total:.0%}" for number in np.histogram(areas, SIZE_EDGES)[0]
+        ),
         "problems in the files": f"{sum(each.kind not in NOTES for each in split.problems):,}",
     }
 
