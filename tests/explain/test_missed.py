@@ -118,11 +118,12 @@ def test_a_second_class_of_a_query_finds_objects_too() -> None:
 
 def test_lost_to_suppression() -> None:
     """Two objects that overlap, each with a query of its own, and the better one suppresses the other."""
-    objects = [NEAR, OBJECT]
-    traces = queries((NEAR, [0.9, 0.1], 1.0), (OBJECT, [0.8, 0.1], 1.0))
+    aside, between = [118.0, 100.0, 158.0, 140.0], [108.0, 100.0, 148.0, 140.0]
+    objects = [aside, OBJECT]
+    traces = queries((aside, [0.9, 0.1], 1.0), (between, [0.8, 0.1], 1.0))
     assert [each.stage for each in judge(traces, objects, [0, 0])] == [Stage.FOUND, Stage.FOUND]
-    assert [each.stage for each in judge(traces, objects, [0, 0], nms_iou=0.9)] == [Stage.FOUND] * 2
-    first, second = judge(traces, objects, [0, 0], nms_iou=0.8)  # they overlap by 36/44
+    assert [each.stage for each in judge(traces, objects, [0, 0], nms_iou=0.7)] == [Stage.FOUND] * 2
+    first, second = judge(traces, objects, [0, 0], nms_iou=0.5)  # the boxes overlap by 30/50
     assert (first.stage, second.stage) == (Stage.FOUND, Stage.LOST)
     assert (second.query, second.taken_by) == (1, 0)
 
