@@ -29,7 +29,7 @@ STAGE_HELP = {
 }
 
 MISTAKE_HELP = {
-    Mistake.DUPLICATE: "longer training teaches the queries to leave an object to one of them",
+    Mistake.DUPLICATE: "longer training, or suppression (model.nms_iou), leaves each object to one query",
     Mistake.WRONG_CLASS: "more examples of the confused classes help, or a look at their labels",
     Mistake.BADLY_PLACED: "longer training and box refinement help",
     Mistake.BACKGROUND: "the pictures below show which",
