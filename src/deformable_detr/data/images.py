@@ -149,7 +149,7 @@ def read_thumbnail(
             if image.format == "JPEG" and image.height * image.width <= max_pixels:
                 rotate = should_rotate(_header_of(image), annotated_size)
                 orientation = _orientation(image)
-                image.draft("L", (2 * max(size), 2 * max(size)))
+                image.draft("L", (4 * max(size), 4 * max(size)))
                 image.load()
                 picture = image.transpose(_TRANSPOSITIONS[orientation]) if rotate else image
                 return _shrunk(picture, size)
@@ -158,7 +158,7 @@ def read_thumbnail(
 
 
 def _shrunk(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    grey = picture.convert("L").resize((size[1], size[0]), Image.Resampling.BOX)
+    grey = picture.convert("L").resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return np.asarray(grey, dtype=np.float32)
 
 

@@ -1,0 +1,4 @@
+"""placeholder"""
+from .facts import DataReport
+def html_of(report: DataReport) -> str:
+    return ""
