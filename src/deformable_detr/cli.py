@@ -458,19 +458,21 @@ def _run_convert(parser: ArgumentParser, arguments: Namespace) -> int:
 
 def _build_inspect(argv: Sequence[str]) -> ArgumentParser:
     from .config import DataConfig, ModelConfig, TrainConfig, to_dict
-    from .inspection import DEFAULT_RECIPE
-    from .recipes import RECIPES
+    from .recipes import RECIPES, recipe
 
+    usual = "deformable_detr_lite"
     parser = _parser(
         "inspect",
-        "What is in DATA, what is broken in it, how the model of a recipe will see it, and what training will "
-        f"cost. Recipes: {', '.join(RECIPES)}; their settings as of `train`.",
+        "What is in DATA, what is broken in it, how the model of a recipe will see it, and what training "
+        f"will cost. Recipes: {', '.join(RECIPES)}; their settings as of `train`.",
         usage=f"{PROGRAM} inspect DATA [--recipe R] [--output FILE] [options]",
     )
     parser.add_argument("dataset", metavar="DATA", type=str)
-    parser.add_argument("--recipe", type=str | None, default=None, help=f"{DEFAULT_RECIPE} if not named")
+    parser.add_argument("--recipe", type=str | None, default=None, help=f"{usual} if not named")
     parser.add_argument("--config", type=str | None, default=None, help="YAML file: recipe < config < flags")
-    parser.add_argument("--format", type=Literal["auto", "coco", "voc", "yolo"], default="auto")
+    parser.add_argument(
+        "--format", type=Literal["auto", "coco", "voc", "yolo"] | None, default=None, help="layout of DATA"
+    )
     parser.add_argument("--output", type=str | None, default=None, help="write a .json or .html report")
     parser.add_argument("--strict", action="store_true", help="exit with code 2 where there are problems")
     parser.add_argument(
@@ -483,12 +485,13 @@ def _build_inspect(argv: Sequence[str]) -> ArgumentParser:
     parser.add_argument("--device", type=str, default="auto", help="of the forecast: auto, cpu or cuda")
     for name, config in (("model", ModelConfig), ("data", DataConfig), ("train", TrainConfig)):
         parser.add_class_arguments(config, name)
-    origin = _origin(argv, "--recipe", "--config")
-    if origin.recipe is None and origin.config is None:
-        origin.recipe = DEFAULT_RECIPE
-    from .training import resolve_config
+    origin = _origin([] if "-h" in argv or "--help" in argv else argv, "--recipe", "--config")
+    if origin.config is None:
+        base = recipe(origin.recipe or usual)
+    else:
+        from .training import resolve_config
 
-    base = resolve_config(origin.recipe, origin.output, config=origin.config)
+        base = resolve_config(origin.recipe, origin.output, config=origin.config)
     parser.add_argument("--base-recipe", type=str, default=base.recipe, help=SUPPRESS)
     parser.set_defaults(
         {"model": to_dict(base.model), "data": to_dict(base.data), "train": to_dict(base.train)}
@@ -506,19 +509,17 @@ def _run_inspect(parser: ArgumentParser, arguments: Namespace) -> int:
     config = RunConfig(recipe=arguments.base_recipe, model=made.model, data=made.data, train=made.train)
     if arguments.output is not None:
         check_output(arguments.output)
+    format = arguments.format or made.data.format
     console = Console()
-    report = inspect(
-        arguments.dataset, config, format=arguments.format, images=arguments.images, console=console
-    )
+    report = inspect(arguments.dataset, config, format=format, images=arguments.images, console=console)
     print_report(report, console)
     if arguments.output is not None:  # before the forecast, which may fail where the rest did not
         write_report(report, arguments.output)
     if arguments.forecast:
         from .forecast import forecast
 
-        report = replace(
-            report, forecast=forecast(arguments.dataset, config, format=arguments.format, device=arguments.device)
-        )
+        expected = forecast(arguments.dataset, config, format=format, device=arguments.device)
+        report = replace(report, forecast=expected)
         print_forecast(report, console)
         if arguments.output is not None:
             write_report(report, arguments.output)

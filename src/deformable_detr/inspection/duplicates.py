@@ -12,8 +12,8 @@ The hash alone is not enough: frames of a drone that are seconds apart come as c
 the 500 photographs, microscope and aerial pictures of shared/data: re-encoding as JPEG of quality 30 and 50,
 halving and quartering the sides moves a picture by at most 17 bits, and nineteen times out of twenty by less
 than 5 % of its contrast; the closest two different ones, neighbouring frames, are 25 bits and 5.9 % apart.
-Mirrored, cropped or recoloured copies are not found; what is merely similar is not flagged. Own lines, not the
-package imagehash: it would bring PyWavelets along for a hash of 64 bits that is no judge by itself.
+Mirrored, cropped or recoloured copies are not found; what is merely similar is not flagged. Own lines, not
+the package imagehash: it would bring PyWavelets along for a hash of 64 bits that is no judge by itself.
 """
 
 from __future__ import annotations

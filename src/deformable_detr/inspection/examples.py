@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,24 +15,27 @@ from .duplicates import DuplicateGroup
 from .sizes import View, sizes_of
 
 SAMPLES, TINIEST, SUSPECTS, PAIRS = 6, 6, 6, 3
+TINIEST_PER_PICTURE = 2
 
 Section = Literal["samples", "crowded", "tiniest", "suspects", "duplicates"]
 
 
 @dataclass(frozen=True)
 class ExampleBox:
-    """`box_xyxy`: pixels of the picture; a suspected one as its file states it, even outside."""
+    """`box_xyxy`: pixels of the picture; a suspected one as its file states it, even outside. `marked`: False
+    for the neighbours of the object that the picture is shown for."""
 
     box_xyxy: tuple[float, float, float, float]
     name: str
     index: int
     suspected: bool = False
+    marked: bool = True
 
 
 @dataclass(frozen=True)
 class Example:
-    """A picture to show. `size`: its annotated (H, W). `crop_xyxy`: the part to show, whole pixels, or None.
-    `marked`: the box that the picture is shown for."""
+    """A picture to show. `size`: its annotated (H, W). `crop_xyxy`: the part to show, whole pixels, or
+    None for all of it."""
 
     section: Section
     split: str
@@ -84,9 +87,7 @@ def _example(
 def _samples(split: Split) -> list[Example]:
     filled = [image for image in split.images if len(image)] or list(split.images)
     chosen = np.unique(np.linspace(0, len(filled) - 1, min(SAMPLES, len(filled))).astype(int))
-    return [
-        _example("samples", split, filled[i], f"{len(filled[i])} objects") for i in chosen.tolist()
-    ]
+    return [_example("samples", split, filled[i], f"{len(filled[i])} objects") for i in chosen.tolist()]
 
 
 def _crowded(splits: Sequence[Split], view: View) -> list[Example]:
@@ -102,14 +103,21 @@ def _tiniest(splits: Sequence[Split], view: View) -> list[Example]:
         for at, image in enumerate(split.images):
             pixels = sizes_of([image], view.data.image_size, view.data.max_size)
             found += [(float(size), number, at, row) for row, size in enumerate(pixels)]
-    examples = []
-    for size, number, at, row in sorted(found)[:TINIEST]:
+    examples: list[Example] = []
+    shown: dict[tuple[int, int], int] = {}
+    for size, number, at, row in sorted(found):
+        if len(examples) == TINIEST:
+            break
+        shown[number, at] = shown.get((number, at), 0) + 1
+        if shown[number, at] > TINIEST_PER_PICTURE:
+            continue
         image = splits[number].images[at]
-        box = image.boxes_xyxy[~image.crowd][row]
+        index = np.flatnonzero(~image.crowd)[row]
+        box = image.boxes_xyxy[index]
         caption = f"{size:.1f} pixels after resizing: {size / view.strides[0]:.1f} cells of the finest level"
-        examples.append(
-            _example("tiniest", splits[number], image, caption, crop_xyxy=_around(box, image.size))
-        )
+        example = _example("tiniest", splits[number], image, caption, crop_xyxy=_around(box, image.size))
+        boxes = (replace(each, marked=i == index) for i, each in enumerate(example.boxes))
+        examples.append(replace(example, boxes=tuple(boxes)))
     return examples
 
 

@@ -17,8 +17,8 @@ EXAMPLES = 3  # of a kind of problem
 
 @dataclass(frozen=True)
 class ClassCount:
-    """`index`: the class index inside the model, its row of the class head; `category_id`: the data set's own.
-    `boxes` without crowds; `images`: with at least one of these boxes."""
+    """`index`: the class index inside the model, its row of the class head; `category_id`: the data set's
+    own. `boxes` without crowds; `images`: with at least one of these boxes."""
 
     index: int
     name: str
@@ -39,7 +39,8 @@ class SplitReport:
     `smallest_image`, `largest_image`: (H, W) by number of pixels.
     `images_checked`: decode, headers or no, see `inspect`. `rotated`: images that are turned by EXIF when
     opened; `not_rotated`: those whose EXIF is passed over, because they were annotated as they are stored.
-    `problems`: all of them, in the order of the files; `notes`: remarks that cost nothing.
+    `problems`: all of them, in the order of the files, but for those that an earlier split has; `notes`:
+    remarks that cost nothing.
     """
 
     name: str
@@ -147,8 +148,8 @@ class Forecast:
 @dataclass(frozen=True)
 class DataReport:
     """`format`: the layout that was read; `formats`: all in which the data set is there. `view`: the recipe
-    that sizes and queries were judged by. `unusable`: splits that could not be read at all. `duplicates`: None
-    where pictures were not decoded. `examples`: what a page shows."""
+    that sizes and queries were judged by. `unusable`: splits that could not be read at all. `duplicates`:
+    None where pictures were not decoded. `examples`: what a page shows."""
 
     root: Path
     format: str
@@ -179,9 +180,7 @@ class DataReport:
             "view": self.view.to_dict(),
             "splits": [split.to_dict(self.view) for split in self.splits],
             "unusable": by_kind(self.unusable),
-            "duplicates": None
-            if self.duplicates is None
-            else [group.to_dict() for group in self.duplicates],
+            "duplicates": None if self.duplicates is None else [group.to_dict() for group in self.duplicates],
             "remarks": [asdict(remark) for remark in self.remarks],
             "forecast": None if self.forecast is None else self.forecast.to_dict(),
         }

@@ -86,9 +86,7 @@ def _look(split: str, image: ImageRecord, how: Images, max_pixels: int) -> _Seen
     if how == "headers":
         return _Seen(None, turned, lying)
     try:
-        thumbnail = read_thumbnail(
-            image.path, THUMBNAIL, annotated_size=image.size, max_pixels=max_pixels
-        )
+        thumbnail = read_thumbnail(image.path, THUMBNAIL, annotated_size=image.size, max_pixels=max_pixels)
     except UserError as error:
         return _Seen(problem("broken-image", str(error)), turned, lying)
     return _Seen(None, turned, lying, Fingerprint(split, image.file_name, thumbnail, width / height))

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..config import RunConfig
 from ..data.records import Split
 from ..data.transforms import resized_size
 from .duplicates import DuplicateGroup
@@ -35,7 +34,6 @@ class _Data:
     splits: Sequence[Split]
     reports: Sequence[SplitReport]
     view: View
-    config: RunConfig
 
     @property
     def training(self) -> SplitReport | None:
@@ -50,11 +48,10 @@ def remarks_on(
     splits: Sequence[Split],
     reports: Sequence[SplitReport],
     view: View,
-    config: RunConfig,
     duplicates: Sequence[DuplicateGroup] | None,
 ) -> tuple[Remark, ...]:
     """What costs most comes first."""
-    data = _Data(splits, reports, view, config)
+    data = _Data(splits, reports, view)
     return (
         *_splits(data),
         *_queries(data),
@@ -94,15 +91,13 @@ def _queries(data: _Data) -> Iterator[Remark]:
             f"{data.view.recipe} (at most {most}): the rest can never be found. "
             f"--model.num_queries {enough} would do.",
         )
-    crowded = sum(
-        int((~image.crowd).sum()) > EVALUATED for split in data.splits for image in split.images
-    )
+    crowded = sum(int((~image.crowd).sum()) > EVALUATED for split in data.splits for image in split.images)
     if crowded:
         yield Remark(
             "more-objects-than-evaluated",
             f"{_count(crowded, 'image')} {_have(crowded)} more than {EVALUATED} objects, but COCO's metric "
             f"looks at the {EVALUATED} best detections of an image: its recall cannot reach 1. "
-            f"`predict` and `evaluate` take --max-detections {_rounded_up(most, 50)}.",
+            f"`predict --max-detections {_rounded_up(most, 50)}` shows the others.",
         )
 
 
@@ -250,7 +245,7 @@ def _classes(data: _Data) -> Iterator[Remark]:
             yield Remark(
                 "class-imbalance",
                 f"{most} has {ratio:.0f} times as many boxes as {least} ({used[most]:,} and {used[least]:,} "
-                f"in {training.name}): look at AP by class (per_class in metrics.json), not only at the mean.",
+                f"in {training.name}): look at AP by class (per_class in metrics.json) as well.",
             )
 
 
@@ -259,16 +254,12 @@ def _table(report: SplitReport) -> list[tuple[int, str, int]]:
 
 
 def _names(data: _Data) -> Iterator[Remark]:
-    names = dict.fromkeys(
-        (row.category_id, row.name) for report in data.reports for row in report.classes
-    )
+    names = dict.fromkeys((row.category_id, row.name) for report in data.reports for row in report.classes)
     by_key: dict[str, list[str]] = {}
-    ids: dict[str, list[int]] = {}
-    for category_id, name in names:
+    for _, name in names:
         variants = by_key.setdefault(re.sub(r"[\s_-]+", "", name).casefold(), [])
         if name not in variants:
             variants.append(name)
-        ids.setdefault(name, []).append(category_id)
     for variants in by_key.values():
         if len(variants) > 1:
             yield Remark(
@@ -276,14 +267,19 @@ def _names(data: _Data) -> Iterator[Remark]:
                 f"The class names {', '.join(map(repr, variants))} differ only by case, blanks or dashes: to "
                 "the model they are different classes. Merge them if they are the same thing.",
             )
-    for name, numbers in ids.items():
-        if len(numbers) > 1 and len(set(numbers)) > 1:
-            yield Remark(
-                "duplicate-category-name",
-                f"The name {name!r} stands for the ids {', '.join(map(str, numbers))}: to the model these are "
-                "different classes of one name. Merge them.",
-            )
-    for name in ids:
+    twice: dict[str, list[int]] = {}
+    for report in data.reports:
+        ids: dict[str, list[int]] = {}
+        for row in report.classes:
+            ids.setdefault(row.name, []).append(row.category_id)
+        twice |= {name: numbers for name, numbers in ids.items() if len(numbers) > 1}
+    for name, numbers in twice.items():
+        yield Remark(
+            "duplicate-category-name",
+            f"The name {name!r} stands for the ids {', '.join(map(str, numbers))}: to the model these are "
+            "different classes of one name. Merge them.",
+        )
+    for name in dict.fromkeys(name for _, name in names):
         if not name.strip():
             yield Remark("blank-class-name", f"A class has a blank name ({name!r}): give it one.")
         elif _BACKGROUND.fullmatch(name):
@@ -302,9 +298,9 @@ def _ids(data: _Data) -> Iterator[Remark]:
     if ids[0] == 0:
         yield Remark(
             "zero-based-ids",
-            f"Category ids start at 0 ({split.classes.name(0)}). That works here: the row of the class head "
-            "and the id are looked up in the table above. COCO's own begin at 1, and some tools take 0 for "
-            "the background.",
+            f"Category ids start at 0 ({split.classes.name(0)}). That works here: the table of classes "
+            "says which row of the class head each one has. COCO's own begin at 1, and some tools take 0 "
+            "for the background.",
         )
     if ids[-1] - ids[0] + 1 != len(ids):
         yield Remark(

@@ -1,4 +1,4 @@
-"""How large objects are where the model sees them: in pixels after the recipe's resizing, in cells of its levels.
+"""How large objects are where the model sees them: pixels after the recipe's resizing, cells of its levels.
 
 An object's size is the square root of its box's area. Crowds are left out: they are not learned.
 Letters: N objects, L levels.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ class ObjectSizes:
 
 
 def bin_names() -> tuple[str, ...]:
-    middle = (f"{low} to {high}" for low, high in zip(BIN_EDGES, BIN_EDGES[1:], strict=False))
+    middle = (f"{low} to {high}" for low, high in pairwise(BIN_EDGES))
     return (f"under {BIN_EDGES[0]}", *middle, f"{BIN_EDGES[-1]} and more")
 
 

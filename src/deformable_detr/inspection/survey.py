@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,11 +64,14 @@ def inspect(
         raise errors[0]
 
     view = View.of(config)
-    reports, prints = [], []
+    reports: list[SplitReport] = []
+    prints: list[Fingerprint] = []
+    unions = {part.name for part in parts if _is_union(part, parts)}
+    own = [part for part in parts if part.name not in unions]
     for part in parts:
         report, found = _report(part, view, images, console)
-        reports.append(report)
-        if not _is_union(part, parts):
+        reports.append(_without_those_of(report, reports))
+        if part.name not in unions:
             prints += found
     duplicates = find_duplicates(prints) if images == "decode" else None
     return DataReport(
@@ -78,9 +82,20 @@ def inspect(
         splits=tuple(reports),
         unusable=tuple(unusable),
         duplicates=duplicates,
-        remarks=remarks_on(parts, reports, view, config, duplicates),
-        examples=choose_examples(parts, view, duplicates or ()),
+        remarks=remarks_on(own, [each for each in reports if each.name not in unions], view, duplicates),
+        examples=choose_examples(own, view, duplicates or ()),
     )
+
+
+def _without_those_of(report: SplitReport, others: Sequence[SplitReport]) -> SplitReport:
+    """Each problem once: those of a file for all splits, or of a split made of others, come again."""
+    found = [each for other in others for each in (*other.problems, *other.notes)]
+    known = {(each.kind, each.where, each.message) for each in found}
+
+    def new(problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
+        return tuple(each for each in problems if (each.kind, each.where, each.message) not in known)
+
+    return replace(report, problems=new(report.problems), notes=new(report.notes))
 
 
 def _is_union(part: Split, parts: Sequence[Split]) -> bool:
@@ -176,7 +191,5 @@ def _doubled_boxes(split: Split) -> list[Problem]:
             own = f", annotation {image.annotation_ids[row]}" if split.format == "coco" else ""
             message = f"{name!r} from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g}) is there twice: remove one"
             where = f"{image.file_name}{own}"
-            problems.append(
-                Problem("doubled-box", where, message, image.path, (x0, y0, x1, y1))
-            )
+            problems.append(Problem("doubled-box", where, message, image.path, (x0, y0, x1, y1)))
     return problems

@@ -75,9 +75,7 @@ def forecast_sentences(forecast: Forecast) -> tuple[str, ...]:
     if forecast.gpu_bytes:
         memory += f", and {forecast.gpu_bytes / 1e9:.1f} GB on the GPU"
     evaluation = (
-        f" and {duration(forecast.evaluation_seconds)} of evaluation"
-        if forecast.evaluation_seconds
-        else ""
+        f" and {duration(forecast.evaluation_seconds)} of evaluation" if forecast.evaluation_seconds else ""
     )
     return (
         f"An epoch takes {duration(forecast.epoch_seconds)} on {forecast.device}: "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import nn
 
@@ -62,6 +64,7 @@ def build_model(config: ModelConfig) -> DetectionModel:
     )
 
 
+@cache
 def level_strides(config: ModelConfig) -> tuple[int, ...]:
     """Pixels of the image per cell of each feature level, finest first. No weights are made."""
     with torch.device("meta"):

@@ -398,7 +398,9 @@ def _fault(row: Any) -> tuple[str, str] | None:
         return "malformed-annotation", "not an object"
     if not _is_id(row.get("image_id")) or not _is_id(row.get("category_id")):
         return "malformed-annotation", "image_id and category_id must be integers"
-    box = row.get("bbox")
+    if "bbox" not in row:
+        return "malformed-annotation", "no bbox"
+    box = row["bbox"]
     if not isinstance(box, list) or len(box) != 4:
         return "malformed-annotation", "bbox must be a list of four numbers, [x, y, width, height]"
     if not _NUMBERS.issuperset(map(type, box)):
