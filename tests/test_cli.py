@@ -238,6 +238,35 @@ def test_inspect_reports_and_is_strict_if_asked(
     assert main(["inspect", str(tiny_data), "--strict"]) == 0
 
 
+def test_inspect_takes_a_recipe_its_changes_and_writes_a_page(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "report.html"
+    options = ["--recipe", "deformable_detr_r50", "--model.num_queries", "3", "--images", "headers"]
+    assert main(["inspect", str(tiny_data), "--output", str(out), *options]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Objects as deformable_detr_r50 sees them" in said
+    assert "more objects than the 3 queries of deformable_detr_r50" in said
+    assert "only the headers of images were read" in said
+    assert out.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+    assert main(["inspect", str(tiny_data), "--config", str(config_file(tmp_path, num_queries=4))]) == 0
+    assert "more objects than the 4 queries" in " ".join(capsys.readouterr().out.split())
+    assert ".json or .html" in refused(capsys, "inspect", str(tiny_data), "--output", "x.pdf")
+
+
+def test_inspect_forecasts_training(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "report.json"
+    config = str(config_file(tmp_path, max_steps=3))
+    command = ["inspect", str(tiny_data), "--config", config, "--images", "no", "--output", str(out)]
+    assert main([*command, "--forecast", "--device", "cpu"]) == 0
+    assert "Forecast of training here" in capsys.readouterr().out
+    assert json.loads(out.read_text())["forecast"]["updates_per_epoch"] == 6
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "run.yaml"]
+
+
 def test_strict_refuses_broken_data_in_every_command(
     tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -100,10 +100,13 @@ def _measure(data: str, config: RunConfig, device: str, seconds: float) -> dict[
     with tempfile.TemporaryDirectory() as folder:
         rehearsal = rehearse(data, config, Path(folder) / "run", device=device)
         times: list[float] = []
+        busy: list[float] = []
         workers = 0
-        started = time.perf_counter()
+        started, cpu = time.perf_counter(), time.process_time()
         for elapsed in rehearsal.updates():
             times.append(elapsed)
+            worked, cpu = time.process_time() - cpu, time.process_time()
+            busy.append(worked)
             workers = max(workers, _children_bytes())
             measured = len(times) - WARM_UP
             over = time.perf_counter() - started > seconds
@@ -112,7 +115,8 @@ def _measure(data: str, config: RunConfig, device: str, seconds: float) -> dict[
         largest = rehearsal.largest_update()
         evaluation = rehearsal.evaluation_seconds(EVALUATED)
     # A data set of few images has few updates; then the warm-up is all that was seen.
-    counted = times[WARM_UP:] if len(times) > WARM_UP else times[-1:]
+    counted = times[WARM_UP:] or times[-1:]
+    worked = busy[WARM_UP:] or busy[-1:]
     on_gpu = rehearsal.device.type == "cuda"
     return {
         "recipe": config.recipe,
@@ -121,12 +125,15 @@ def _measure(data: str, config: RunConfig, device: str, seconds: float) -> dict[
         "updates_measured": len(counted),
         "update_seconds": statistics.fmean(counted),
         "update_spread": statistics.stdev(counted) if len(counted) > 1 else 0.0,
+        "update_cpu_seconds": statistics.fmean(worked),
         "updates_per_epoch": rehearsal.updates_per_epoch,
         "evaluation_seconds": evaluation / config.train.evaluate_every,
         "epochs": config.train.epochs,
         "peak_bytes": _peak_bytes() + workers,
         "gpu_bytes": torch.cuda.max_memory_allocated() if on_gpu else 0,
         "largest_batch": list(largest),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count() or 1,
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
     }
 

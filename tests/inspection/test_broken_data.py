@@ -299,7 +299,10 @@ CASES: dict[str, Case] = {
         add("annotations", 5), "malformed-annotation", "annotations[3]", "not an object: dropped"
     ),
     "duplicate category id": Case(
-        add("categories", {"id": 1, "name": "elk"}), "duplicate-category-id", "categories[2]", "id 1 is taken"
+        add("categories", {"id": 1, "name": "elk"}),
+        "duplicate-category-id",
+        "categories[2]",
+        "id 1 is taken: only the first one counts",
     ),
     "malformed category": Case(
         add("categories", {"id": 3}), "malformed-category", "categories[2]", "an integer id and a name"
@@ -395,7 +398,7 @@ CASES: dict[str, Case] = {
         only_train('{"images": "größe"}'.encode("latin-1")),
         "",
         INSTANCES,
-        "'utf-8' codec can't decode",
+        "not valid JSON ('utf-8' codec can't decode",
         fatal=True,
     ),
     "one split is broken": Case(

@@ -109,8 +109,8 @@ class Remark:
 class Forecast:
     """What training will cost here, measured on a few updates with this data (forecast.py).
 
-    Seconds: of an update and its standard deviation among those measured; of an epoch's updates; of the
-    evaluation after it (0: no validation split). Bytes: of the training process and its loaders at their
+    Seconds: of an update and its standard deviation among those measured; what the processor worked for it,
+    all threads together; of the evaluation after an epoch (0: no validation split). Bytes: of the training process and its loaders at their
     worst, for a batch of the largest pictures; `gpu_bytes`: of the graphics memory, 0 on a CPU.
     """
 
@@ -120,13 +120,23 @@ class Forecast:
     updates_measured: int
     update_seconds: float
     update_spread: float
+    update_cpu_seconds: float
     updates_per_epoch: int
     evaluation_seconds: float
     epochs: int
     peak_bytes: int
     gpu_bytes: int
     largest_batch: tuple[int, int]
+    threads: int
+    cores: int
     load: float
+
+    @property
+    def slowed(self) -> float:
+        """How many times slower than alone, at most, other programs made the updates; 1 on a GPU."""
+        if self.gpu_bytes:
+            return 1.0
+        return max(1.0, self.update_seconds / (self.update_cpu_seconds / self.threads))
 
     @property
     def epoch_seconds(self) -> float:

@@ -118,22 +118,29 @@ def _small_objects(data: _Data) -> Iterator[Remark]:
         f"resizing to {settings.image_size}"
     )
     native = float(np.median([min(image.size) for image in images]))
+    aspect = float(np.quantile([max(image.size) / min(image.size) for image in images], 0.95))
+
+    def pixels(image_size: int, max_size: int) -> int:
+        sizes = (resized_size(image.size, image_size, max_size) for image in images)
+        return sum(height * width for height, width in sizes)
+
     tried = []
     for factor in FACTORS:
         image_size = _to_multiple(factor * settings.image_size)
         if image_size > native * 1.1:  # more pixels than the pictures have show nothing more
             break
-        max_size = _to_multiple(factor * settings.max_size)
+        max_size = _to_multiple(max(factor * settings.max_size, aspect * image_size + 8))
         tried.append((share(image_size, max_size), factor, image_size, max_size))
         if tried[-1][0] < LEAST_SHARE:
             break
     better = [entry for entry in tried if entry[0] < 0.7 * now]
     if better:
         then, factor, image_size, max_size = better[-1]
+        times = pixels(image_size, max_size) / pixels(settings.image_size, settings.max_size)
         sizes = ",".join(str(_to_multiple(factor * size)) for size in settings.train_sizes)
         change = (
             f"--data.image_size {image_size} --data.max_size {max_size} --data.train_sizes [{sizes}] would "
-            f"make it {then:.0%}, at about {factor**2:.0f} times the time and memory."
+            f"make it {then:.0%}, for pictures of {times:.1f} times as many pixels, and about as much more time and memory."
         )
     else:
         change = (
