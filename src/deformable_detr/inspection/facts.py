@@ -110,8 +110,9 @@ class Forecast:
     """What training will cost here, measured on a few updates with this data (forecast.py).
 
     Seconds: of an update and its standard deviation among those measured; what the processor worked for it,
-    all threads together; of the evaluation after an epoch (0: no validation split). Bytes: of the training process and its loaders at their
-    worst, for a batch of the largest pictures; `gpu_bytes`: of the graphics memory, 0 on a CPU.
+    all threads together; of the evaluation after an epoch (0: no validation split). Bytes: of the training
+    process and its loaders at their worst, for a batch of the largest pictures; `gpu_bytes`: of the graphics
+    memory, 0 on a CPU. `load`: processes that wanted to run on the `cores`.
     """
 
     recipe: str

@@ -80,8 +80,8 @@ def forecast_sentences(forecast: Forecast) -> tuple[str, ...]:
     busy = ""
     if forecast.load > 1.5 * forecast.cores and forecast.slowed > 1.5:
         busy = (
-            f" It is very busy: in an update the processor worked {forecast.update_cpu_seconds:.2f} s for it, "
-            f"so alone it may be up to {forecast.slowed:.0f} times as fast. Measure again when it is idle."
+            f" It is very busy: the processor worked {forecast.update_cpu_seconds:.2f} s for an update, so "
+            f"alone it may be up to {forecast.slowed:.0f} times as fast. Measure again when it is idle."
         )
     return (
         f"An epoch takes {duration(forecast.epoch_seconds)} on {forecast.device}: "
@@ -91,7 +91,8 @@ def forecast_sentences(forecast: Forecast) -> tuple[str, ...]:
         f"It needs {memory}: the most that was seen, with a batch of {width} x {height} pixels, the largest "
         "that this data gives.",
         f"Assumed: every update costs what the {forecast.updates_measured} measured ones did, on a machine "
-        f"as busy as now (load {forecast.load:.1f} on {forecast.cores} cores). Weights were random, which costs the same.{busy}",
+        f"as busy as now (load {forecast.load:.1f} on {forecast.cores} cores). Weights were random, which "
+        f"costs the same.{busy}",
     )
 
 
