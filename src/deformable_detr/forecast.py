@@ -116,7 +116,7 @@ def _measure(data: str, config: RunConfig, device: str, seconds: float) -> dict[
         evaluation = rehearsal.evaluation_seconds(EVALUATED)
     # A data set of few images has few updates; then the warm-up is all that was seen.
     counted = times[WARM_UP:] or times[-1:]
-    worked = busy[WARM_UP:] or busy[-1:]
+    counted_busy = busy[WARM_UP:] or busy[-1:]
     on_gpu = rehearsal.device.type == "cuda"
     return {
         "recipe": config.recipe,
@@ -125,7 +125,7 @@ def _measure(data: str, config: RunConfig, device: str, seconds: float) -> dict[
         "updates_measured": len(counted),
         "update_seconds": statistics.fmean(counted),
         "update_spread": statistics.stdev(counted) if len(counted) > 1 else 0.0,
-        "update_cpu_seconds": statistics.fmean(worked),
+        "update_cpu_seconds": statistics.fmean(counted_busy),
         "updates_per_epoch": rehearsal.updates_per_epoch,
         "evaluation_seconds": evaluation / config.train.evaluate_every,
         "epochs": config.train.epochs,
