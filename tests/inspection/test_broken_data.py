@@ -257,7 +257,7 @@ CASES: dict[str, Case] = {
         copied("train/train_a.jpg", "val/val_b.jpg"),
         "duplicates-across-splits",
         "train: train_a.jpg = val: val_b.jpg",
-        "more than one of train, val",
+        "1 picture is in more than one of train, val",
     ),
     "same picture twice in train": Case(
         copied("train/train_a.jpg", "train/train_b.jpg"),
@@ -329,7 +329,9 @@ CASES: dict[str, Case] = {
     "ids from zero": Case(categories((0, "cat"), (1, "dog")), "zero-based-ids", "(cat)", "start at 0"),
     "ids with gaps": Case(categories((1, "cat"), (90, "dog")), "sparse-ids", "ids 1 to 90", "have gaps"),
     # COCO: boxes
-    "negative width": Case(box(30, 5, -10, 9), "negative-box", "annotation 1", "has a negative side"),
+    "negative width": Case(
+        box(30, 5, -10, 9), "negative-box", "annotation 1", "from (30, 5) to (20, 14) has a negative side"
+    ),
     "zero area": Case(box(30, 5, 0, 9), "zero-size-box", "annotation 1", "has no area"),
     "NaN": Case(box(NAN, 5, 10, 9), "box-not-finite", "annotation 1", "box from (nan, 5) to (nan, 14)"),
     "infinity": Case(

@@ -49,7 +49,7 @@ def print_report(report: DataReport, console: Console) -> None:
         looked = {"headers": "; only the headers of images were read", "no": "; images not opened"}
         console.print(_text(f"No problems found{looked.get(min(how), '')}."))
     if report.duplicates:
-        _heading(f"The same picture again (at most {MOST_BITS} of 256 bits apart)", console)
+        _heading(f"The same picture again (at most {MOST_BITS} of the hash's 256 bits apart)", console)
         _print_duplicates(report.duplicates, console)
 
     if report.remarks:
@@ -209,7 +209,7 @@ def _print_duplicates(groups: Sequence[DuplicateGroup], console: Console) -> Non
     for group in groups[:GROUPS_SHOWN]:
         members = [f"{split}: {name}" for split, name in group.members[:4]]
         more = f" and {len(group.members) - 4} more" if len(group.members) > 4 else ""
-        _print_item(f"{' = '.join(members)}{more} ({group.bits} bits)", console)
+        _print_item(f"{' = '.join(members)}{more} ({group.bits} of 256)", console)
     if len(groups) > GROUPS_SHOWN:
         console.print(_text(f"  and {len(groups) - GROUPS_SHOWN} more groups (all with --output FILE)"))
 
