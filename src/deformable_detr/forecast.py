@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .config import RunConfig, from_dict, to_dict
+from .config import RunConfig, from_dict, override, to_dict
 from .errors import UserError
 from .inspection import Forecast
 from .recipes import recipe as recipe_of
@@ -35,14 +35,15 @@ def forecast(
     data: str | Path,
     recipe: str | RunConfig = "deformable_detr_lite",
     *,
-    format: str = "auto",
+    format: str | None = None,
     device: str = "auto",
     seconds: float = SECONDS,
 ) -> Forecast:
     """Measure some updates of training on `data` and say what a run will take.
 
     Args:
-        recipe: a name, or a whole configuration. format: coco, voc, yolo or auto.
+        recipe: a name, or a whole configuration. format: coco, voc, yolo or auto; the configuration's own
+            if None.
         device: auto, cpu or cuda.
         seconds: how long to measure; a slow recipe takes at least three updates after two to warm up.
 
@@ -51,7 +52,8 @@ def forecast(
             small for it.
     """
     config = recipe if isinstance(recipe, RunConfig) else recipe_of(recipe)
-    config = replace(config, data=replace(config.data, format=format))  # type: ignore[arg-type]
+    if format is not None:
+        config = override(config, {"data.format": format})
     order = {"data": str(data), "config": to_dict(config), "device": device, "seconds": seconds}
     child = subprocess.run(
         [sys.executable, "-m", __name__], input=json.dumps(order), capture_output=True, text=True

@@ -72,7 +72,7 @@ def inspect(
         report, found = _report(part, view, images, console)
         reports.append(_without_those_of(report, reports))
         if part.name not in unions:
-            prints += found
+            prints += {each.file_name: each for each in found}.values()  # same-file is a problem of its own
     duplicates = find_duplicates(prints) if images == "decode" else None
     return DataReport(
         root=Path(data),
