@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from PIL import Image
 
 import deformable_detr as dd
 from deformable_detr import cli
+from deformable_detr import forecast as forecast_module
 from deformable_detr.average_precision import COCO_METRICS
 from deformable_detr.cli import COMMANDS, main
 from deformable_detr.config import RunConfig, from_dict, to_dict
 from deformable_detr.detector import Detector, new_checkpoint
 from deformable_detr.errors import UserError
+from deformable_detr.inspection import Forecast
 from deformable_detr.structures import ClassTable
 from tiny import tiny_config
 
@@ -256,15 +259,23 @@ def test_inspect_takes_a_recipe_its_changes_and_writes_a_page(
 
 
 def test_inspect_forecasts_training(
-    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With the configuration that `train` would use; what is measured has its tests in test_forecast.py."""
+    asked: list[Any] = []
+
+    def measured(data: str, config: RunConfig, **options: Any) -> Forecast:
+        asked.append((data, config.model.num_queries, config.train.epochs, options))
+        values: dict[str, Any] = {item.name: 1 for item in fields(Forecast)}
+        return Forecast(**values | {"recipe": config.recipe, "device": "here", "largest_batch": (3, 4)})
+
+    monkeypatch.setattr(forecast_module, "forecast", measured)
     out = tmp_path / "report.json"
-    config = str(config_file(tmp_path, max_steps=3))
-    command = ["inspect", str(tiny_data), "--config", config, "--images", "no", "--output", str(out)]
-    assert main([*command, "--forecast", "--device", "cpu"]) == 0
-    assert "Forecast of training here" in capsys.readouterr().out
-    assert json.loads(out.read_text())["forecast"]["updates_per_epoch"] == 6
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "run.yaml"]
+    command = ["inspect", str(tiny_data), "--images", "no", "--output", str(out), "--model.num_queries", "7"]
+    assert main([*command, "--forecast", "--device", "cpu", "--train.epochs", "9"]) == 0
+    assert asked == [(str(tiny_data), 7, 9, {"format": "auto", "device": "cpu"})]
+    assert "An epoch takes 2.0 s on here" in capsys.readouterr().out
+    assert json.loads(out.read_text())["forecast"]["epoch_seconds"] == 2
 
 
 def test_strict_refuses_broken_data_in_every_command(
