@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from PIL import Image
 
 import deformable_detr as dd
 from deformable_detr import cli
+from deformable_detr import forecast as forecast_module
 from deformable_detr.average_precision import COCO_METRICS
 from deformable_detr.cli import COMMANDS, main
 from deformable_detr.config import RunConfig, from_dict, to_dict
 from deformable_detr.detector import Detector, new_checkpoint
 from deformable_detr.errors import UserError
+from deformable_detr.inspection import Forecast
 from deformable_detr.structures import ClassTable
 from tiny import tiny_config
 
@@ -236,6 +239,43 @@ def test_inspect_reports_and_is_strict_if_asked(
     assert "circle" in capsys.readouterr().out
     assert json.loads(out.read_text())
     assert main(["inspect", str(tiny_data), "--strict"]) == 0
+
+
+def test_inspect_takes_a_recipe_its_changes_and_writes_a_page(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "report.html"
+    options = ["--recipe", "deformable_detr_r50", "--model.num_queries", "3", "--images", "headers"]
+    assert main(["inspect", str(tiny_data), "--output", str(out), *options]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Objects as deformable_detr_r50 sees them" in said
+    assert "more objects than the 3 queries of deformable_detr_r50" in said
+    assert "only the headers of images were read" in said
+    assert out.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+    assert main(["inspect", str(tiny_data), "--config", str(config_file(tmp_path, num_queries=4))]) == 0
+    assert "more objects than the 4 queries" in " ".join(capsys.readouterr().out.split())
+    assert ".json or .html" in refused(capsys, "inspect", str(tiny_data), "--output", "x.pdf")
+
+
+def test_inspect_forecasts_training(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the configuration that `train` would use; what is measured has its tests in test_forecast.py."""
+    asked: list[Any] = []
+
+    def measured(data: str, config: RunConfig, **options: Any) -> Forecast:
+        asked.append((data, config.model.num_queries, config.train.epochs, options))
+        values: dict[str, Any] = {item.name: 1 for item in fields(Forecast)}
+        return Forecast(**values | {"recipe": config.recipe, "device": "here", "largest_batch": (3, 4)})
+
+    monkeypatch.setattr(forecast_module, "forecast", measured)
+    out = tmp_path / "report.json"
+    command = ["inspect", str(tiny_data), "--images", "no", "--output", str(out), "--model.num_queries", "7"]
+    assert main([*command, "--forecast", "--device", "cpu", "--train.epochs", "9"]) == 0
+    assert asked == [(str(tiny_data), 7, 9, {"format": "auto", "device": "cpu"})]
+    assert "An epoch takes 2.0 s on here" in capsys.readouterr().out
+    assert json.loads(out.read_text())["forecast"]["epoch_seconds"] == 2
 
 
 def test_strict_refuses_broken_data_in_every_command(

@@ -186,14 +186,14 @@ def _add_origin(parser: ArgumentParser) -> None:
     parser.add_argument("--output", type=str, default="runs/train", help="the run folder")
 
 
-def _origin(argv: Sequence[str]) -> Namespace:
+def _origin(argv: Sequence[str], *options: str) -> Namespace:
+    """What `argv` says of `options`, of all origins if none are given."""
     chosen: list[str] = []
     for index, argument in enumerate(argv):
         option = argument.split("=", 1)[0]
-        if argument == "--resume" or (option in ORIGIN_OPTIONS and "=" in argument):
-            chosen.append(argument)
-        elif option in ORIGIN_OPTIONS:
-            chosen += argv[index : index + 2]
+        if option not in (options or (*ORIGIN_OPTIONS, "--resume")):
+            continue
+        chosen += [argument] if "=" in argument or option == "--resume" else argv[index : index + 2]
     parser = _parser("train", "")
     _add_origin(parser)
     return parser.parse_args(chosen)
@@ -494,28 +494,79 @@ def _run_convert(parser: ArgumentParser, arguments: Namespace) -> int:
 
 
 def _build_inspect(argv: Sequence[str]) -> ArgumentParser:
-    parser = _parser("inspect", "What is in DATA, and what is broken in it.")
+    from .config import DataConfig, ModelConfig, TrainConfig, to_dict
+    from .recipes import RECIPES, recipe
+
+    usual = "deformable_detr_lite"
+    parser = _parser(
+        "inspect",
+        "What is in DATA, what is broken in it, how the model of a recipe will see it, and what training "
+        f"will cost. Recipes: {', '.join(RECIPES)}; their settings as of `train`.",
+        usage=f"{PROGRAM} inspect DATA [--recipe R] [--output FILE] [options]",
+    )
     parser.add_argument("dataset", metavar="DATA", type=str)
-    parser.add_argument("--format", type=Literal["auto", "coco", "voc", "yolo"], default="auto")
-    parser.add_argument("--output", type=str | None, default=None, help="write the report as JSON here")
+    parser.add_argument("--recipe", type=str | None, default=None, help=f"{usual} if not named")
+    parser.add_argument("--config", type=str | None, default=None, help="YAML file: recipe < config < flags")
+    parser.add_argument(
+        "--format", type=Literal["auto", "coco", "voc", "yolo"] | None, default=None, help="layout of DATA"
+    )
+    parser.add_argument("--output", type=str | None, default=None, help="write a .json or .html report")
     parser.add_argument("--strict", action="store_true", help="exit with code 2 where there are problems")
+    parser.add_argument(
+        "--images",
+        type=Literal["decode", "headers", "no"],
+        default="decode",
+        help="what of the image files to look at",
+    )
+    parser.add_argument("--forecast", action="store_true", help="measure some updates: time and memory")
+    parser.add_argument("--device", type=str, default="auto", help="of the forecast: auto, cpu or cuda")
+    for name, config in (("model", ModelConfig), ("data", DataConfig), ("train", TrainConfig)):
+        parser.add_class_arguments(config, name)
+    origin = _origin([] if "-h" in argv or "--help" in argv else argv, "--recipe", "--config")
+    if origin.config is None:
+        base = recipe(origin.recipe or usual)
+    else:
+        from .training import resolve_config
+
+        base = resolve_config(origin.recipe, origin.output, config=origin.config)
+    parser.add_argument("--base-recipe", type=str, default=base.recipe, help=SUPPRESS)
+    parser.set_defaults(
+        {"model": to_dict(base.model), "data": to_dict(base.data), "train": to_dict(base.train)}
+    )
     return parser
 
 
 def _run_inspect(parser: ArgumentParser, arguments: Namespace) -> int:
-    import json
-
     from rich.console import Console
 
-    from .files import write_text
-    from .inspection import inspect, print_report
+    from .config import RunConfig
+    from .inspection import check_output, inspect, print_forecast, print_report, write_report
 
-    report = inspect(arguments.dataset, format=arguments.format)
-    print_report(report, Console())
+    made = parser.instantiate(arguments)
+    config = RunConfig(recipe=arguments.base_recipe, model=made.model, data=made.data, train=made.train)
     if arguments.output is not None:
-        write_text(arguments.output, json.dumps(report.to_dict(), indent=1))
-    problems = sum(len(split.problems) for split in report.splits)
-    if arguments.strict and problems:
+        check_output(arguments.output)
+    format = arguments.format or made.data.format
+    console = Console()
+    report = inspect(arguments.dataset, config, format=format, images=arguments.images, console=console)
+    print_report(report, console)
+    if arguments.output is not None:  # before the forecast, which may fail where the rest did not
+        write_report(report, arguments.output)
+    if arguments.forecast:
+        from .forecast import forecast
+
+        expected = forecast(arguments.dataset, config, format=format, device=arguments.device)
+        report = replace(report, forecast=expected)
+        print_forecast(report, console)
+        if arguments.output is not None:
+            write_report(report, arguments.output)
+    if arguments.output is not None:
+        print(f"written: {arguments.output}")
+    if report.unusable:
+        names = ", ".join(problem.where for problem in report.unusable)
+        raise UserError(f"{arguments.dataset}: {names} cannot be used, for the reason above.")
+    if (arguments.strict or made.data.strict) and report.problem_count:
+        problems = report.problem_count
         raise UserError(f"--strict: {arguments.dataset} has {problems} problems, listed above: mend them.")
     return 0
 

@@ -29,6 +29,7 @@ import yaml
 from rich.console import Console
 
 from . import checkpoint as checkpoints
+from .boxes import xyxy_to_cxcywh
 from .checkpoint import Checkpoint
 from .classification import build_classification
 from .config import (
@@ -46,6 +47,7 @@ from .criterion import Losses, SetCriterion
 from .data.formats import NOTES, list_splits, read_split
 from .data.loading import Samples, micro_batch_keys, steps_per_epoch, training_loader
 from .data.records import Split
+from .data.transforms import resized_size
 from .detector import Detector, choose_device, new_checkpoint
 from .environment import ENVIRONMENT_FILE, environment
 from .errors import UserError
@@ -184,6 +186,72 @@ def train(
         data, override(run_config, overrides), Path(output), init_from=init_from, resume=resume, device=device
     )
     return run.train()
+
+
+class Rehearsal:
+    """A run that keeps nothing: its own updates, to be timed (forecast.py)."""
+
+    def __init__(self, run: _Run):
+        self._run = run
+        self.device = run.accelerator.device
+        self.total_batch = run.total_batch
+        self.updates_per_epoch = run.epoch_steps
+
+    def updates(self) -> Iterator[float]:
+        """Train; the seconds of each update, waiting for its images included. Ends with the first epoch."""
+        clock = time.perf_counter()
+        for micro_batches in self._run._updates(0, 0):
+            self._run._update(micro_batches, False)
+            self._synchronize()
+            waited, clock = time.perf_counter() - clock, time.perf_counter()
+            yield waited
+
+    def largest_update(self) -> tuple[int, int]:
+        """One update with a batch as large as this data can give, by pixels and by objects; its (H, W)."""
+        run = self._run
+        data, batch_size = run.config.data, run.config.train.batch_size
+        short = data.image_size if data.augmentation == "none" else max(data.train_sizes)
+        records = run.train_split.images
+        sizes = [resized_size(record.size, short, data.max_size) for record in records]
+        size = max(height for height, _ in sizes), max(width for _, width in sizes)
+        fullest = sorted(records, key=lambda record: -int((~record.crowd).sum()))[:batch_size]
+        targets = []
+        for record in (fullest * batch_size)[:batch_size]:
+            boxes = torch.from_numpy(record.boxes_xyxy[~record.crowd]).float()
+            height, width = record.size
+            cxcywh = xyxy_to_cxcywh(boxes) / torch.tensor([width, height, width, height])
+            labels = torch.from_numpy(record.labels[~record.crowd])
+            targets.append(Target(labels, cxcywh, record.image_id))
+        images = ImageBatch.from_images([torch.zeros(3, *size)] * batch_size)
+        micro_batch = (images, tuple(targets))
+        run._update([micro_batch] * run.config.train.accumulate, False)
+        self._synchronize()
+        return size
+
+    def evaluation_seconds(self, most_images: int) -> float:
+        """What evaluating on the validation split will take, from its first images; 0 without one."""
+        split = self._run.val_split
+        if split is None:
+            return 0.0
+        detector = self._run._current_detector()
+        evaluate(detector, replace(split, images=split.images[:1]), progress=False)  # makes its runner
+        part = replace(split, images=split.images[:most_images])
+        started = time.perf_counter()
+        evaluate(detector, part, progress=False)
+        return (time.perf_counter() - started) * len(split) / len(part)
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def rehearse(data: str | Path, config: RunConfig, folder: str | Path, *, device: str = "auto") -> Rehearsal:
+    """Set up a run in a throw-away `folder`, as `train` does.
+
+    Raises:
+        UserError: as `train`.
+    """
+    return Rehearsal(_Run(data, config, Path(folder), init_from=None, resume=False, device=device))
 
 
 class _Run:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from deformable_detr.data.images import ImageHeader, open_image, read_header, should_rotate
+from deformable_detr.data.images import ImageHeader, open_image, read_header, read_thumbnail, should_rotate
 from deformable_detr.errors import UserError
 
 LIMIT = 1_000_000
@@ -320,14 +320,14 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
         open_image(tmp_path, max_pixels=LIMIT)
     with pytest.raises(UserError, match="cannot be opened"):
         open_image("a\0b.jpg", max_pixels=LIMIT)
-    for name, content in {
-        "empty.jpg": b"",
-        "text.jpg": b"hello, I am a text",
-        "eps.eps": b"%!PS-Adobe",
-    }.items():
+    for name, content, complaint in (
+        ("empty.jpg", b"", "is empty"),
+        ("text.jpg", b"hello, I am a text", "is not an image"),
+        ("eps.eps", b"%!PS-Adobe", "is not an image"),
+    ):
         (tmp_path / name).write_bytes(content)
         for function in (read_header, lambda path: open_image(path, max_pixels=LIMIT)):
-            with pytest.raises(UserError, match=f"{name} is not an image"):
+            with pytest.raises(UserError, match=f"{name} {complaint}"):
                 function(tmp_path / name)
     with pytest.raises(UserError, match=r"the image \(4 bytes\) is not an image"):
         open_image(b"abcd", max_pixels=LIMIT)
@@ -355,3 +355,35 @@ def test_no_bytes_get_past_the_reader(format: str, data: st.DataObject) -> None:
         return
     assert opened.picture.mode == "RGB"
     assert opened.picture.width * opened.picture.height <= LIMIT
+
+
+# --- thumbnails -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_thumbnails_are_small_and_upright(format: str, orientation: int, tmp_path: Path) -> None:
+    values = np.zeros((480, 640, 3), dtype=np.uint8)
+    values[:, 320:] = 200
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "a"
+    Image.fromarray(values).save(path, format, exif=exif)
+    thumbnail = read_thumbnail(path, (12, 16), max_pixels=LIMIT)
+    assert (thumbnail.shape, thumbnail.dtype) == ((12, 16), np.float32)
+    picture = open_image(path, max_pixels=LIMIT).picture.convert("L").resize((16, 12))
+    np.testing.assert_allclose(thumbnail, np.asarray(picture), atol=30)
+    lying = read_thumbnail(path, (12, 16), annotated_size=(480, 640), max_pixels=LIMIT)
+    assert np.abs(lying[:, :6] - lying[:, 10:]).mean() > 150  # dark and light lie side by side
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_thumbnails_find_what_is_broken(format: str, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path, format)
+    with pytest.raises(UserError, match=r"a has 300 x 200 pixels .* more than the limit"):
+        read_thumbnail(path, (8, 8), max_pixels=1000)
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(UserError, match="a is a broken image"):
+        read_thumbnail(path, (8, 8), max_pixels=LIMIT)

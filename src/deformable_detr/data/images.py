@@ -1,8 +1,8 @@
 """Pictures of every kind as 8-bit RGB, upright, and never larger than agreed.
 
-Two entrances: `read_header` looks only at the first bytes of a file (size, EXIF orientation), `open_image`
-decodes. Both decide on rotation with `should_rotate`, so that inspecting a data set and training on it
-cannot disagree. Sizes are (H, W).
+Three entrances: `read_header` looks only at the first bytes of a file (size, EXIF orientation), `open_image`
+decodes, `read_thumbnail` decodes as coarsely as the format can. All decide on rotation with `should_rotate`,
+so that inspecting a data set and training on it cannot disagree. Sizes are (H, W).
 
 What becomes of modes that are not RGB:
 - grey, 1-bit, palette, CMYK, YCbCr, HSV: Pillow's conversion;
@@ -127,6 +127,39 @@ def open_image(
     name = os.fspath(source)
     with _open_file(name) as file:
         return _decode(file, annotated_size, max_pixels, name)
+
+
+def read_thumbnail(
+    path: str | os.PathLike[str],
+    size: tuple[int, int],
+    *,
+    annotated_size: tuple[int, int] | None = None,
+    max_pixels: int,
+) -> np.ndarray:
+    """The whole picture as (H, W) grey float32 of `size`, upright; every byte of the file was decoded for it.
+
+    JPEG is decoded at an eighth of its sides where that is enough, in a fraction of the time of `open_image`.
+    Raises what `open_image` raises.
+    """
+    name = os.fspath(path)
+    with _open_file(name) as file:
+        with _naming(name):
+            image = _parse(file)
+            # The reader of MPO is not the one of JPEG, and has no coarse decoding that can be relied on.
+            if image.format == "JPEG" and image.height * image.width <= max_pixels:
+                rotate = should_rotate(_header_of(image), annotated_size)
+                orientation = _orientation(image)
+                image.draft("L", (4 * max(size), 4 * max(size)))
+                image.load()
+                picture = image.transpose(_TRANSPOSITIONS[orientation]) if rotate else image
+                return _shrunk(picture, size)
+        picture = _finish(image, annotated_size, max_pixels, name).picture
+    return _shrunk(picture, size)
+
+
+def _shrunk(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    grey = picture.convert("L").resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return np.asarray(grey, dtype=np.float32)
 
 
 def _decode(
@@ -257,6 +290,8 @@ def _naming(name: str) -> Iterator[None]:
     try:
         yield
     except UnidentifiedImageError as error:
+        if os.path.isfile(name) and os.path.getsize(name) == 0:
+            raise UserError(f"{name} is empty (0 bytes): replace the file.") from error
         raise UserError(
             f"{name} is not an image that can be read: give JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF."
         ) from error

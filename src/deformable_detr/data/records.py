@@ -19,11 +19,14 @@ class Problem:
 
     `kind`: a short stable slug such as `zero-size-box`, by which problems are counted.
     `where`: file and line, or file and annotation id. `message`: what is wrong and what was done about it.
+    Of a box that could be judged: `image`, its picture, and `box_xyxy`, as the file states it.
     """
 
     kind: str
     where: str
     message: str
+    image: Path | None = None
+    box_xyxy: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,11 @@ class Backbone(nn.Module, ABC):
 
     Attributes:
         channels: C of each map.
+        strides: pixels of the image per cell of each map.
     """
 
     channels: tuple[int, ...]
+    strides: tuple[int, ...]
 
     @abstractmethod
     def forward(self, pixels: Tensor) -> list[Tensor]: ...
@@ -72,6 +74,7 @@ class ResNet(Backbone):
         expansion = resnet.fc.in_features // 512
         self.first_map = 4 - num_maps
         self.channels = tuple(expansion * width for width in (64, 128, 256, 512))[self.first_map :]
+        self.strides = (4, 8, 16, 16 if dilation else 32)[self.first_map :]
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         features = self.stem(pixels)
@@ -148,6 +151,7 @@ class TimmBackbone(Backbone):
             ) from error
         self.stage_modules = body.feature_info.module_name()
         self.channels = tuple(channels[-num_maps:])
+        self.strides = tuple(body.feature_info.reduction()[-num_maps:])
         self.channels_come_last = str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")  # Swin's do
         self.body = freeze_batch_norm_2d(body)
 

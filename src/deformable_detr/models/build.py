@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+
+import torch
 from torch import nn
 
 from ..classification import build_classification
@@ -26,7 +29,7 @@ from .queries import ProposalQueries, ReferencePointQueries, StaticQueries
 
 def build_model(config: ModelConfig) -> DetectionModel:
     """An untrained model, initialised as the authors do (spec.md §5.5), in training mode."""
-    backbone = build_backbone(config.backbone, num_maps=min(config.num_levels, 3))
+    backbone = build_backbone(config.backbone, num_maps=_num_maps(config))
     num_heads = _num_heads(config)
     heads = [PredictionHead(config.hidden_dim, _num_logits(config)) for _ in range(num_heads)]
     _initialise_heads(config, heads)
@@ -59,6 +62,19 @@ def build_model(config: ModelConfig) -> DetectionModel:
             refine_references=config.refine_references,
         ),
     )
+
+
+@cache
+def level_strides(config: ModelConfig) -> tuple[int, ...]:
+    """Pixels of the image per cell of each feature level, finest first. No weights are made."""
+    with torch.device("meta"):
+        strides = build_backbone(config.backbone, num_maps=_num_maps(config)).strides
+    further = config.num_levels - len(strides)  # each by a convolution of stride 2 (neck.py)
+    return (*strides, *(strides[-1] * 2**number for number in range(1, further + 1)))
+
+
+def _num_maps(config: ModelConfig) -> int:
+    return min(config.num_levels, 3)
 
 
 def _num_logits(config: ModelConfig) -> int:

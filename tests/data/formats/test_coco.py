@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -311,6 +312,32 @@ def test_broken_entries_are_dropped_and_named(tmp_path: Path, case: str) -> None
     assert len(set(image.annotation_ids.tolist())) == boxes_left
     with pytest.raises(UserError, match="has 1 problem"):
         read_split(tmp_path, "train", strict=True)
+
+
+def test_lines_of_entries_in_any_layout(tmp_path: Path) -> None:
+    """Lines are those of the entries' opening braces, however the file is written; none on a single line."""
+    content = two_images() | {"info": {"a": [1, {"b": "]},{"}]}, "licenses": []}
+    write_coco(tmp_path, content)
+    content["annotations"][1]["bbox"] = [5, 5, 0, 9]
+    file = tmp_path / "annotations" / "instances_train.json"
+
+    def line() -> int | None:
+        (problem,) = read_split(tmp_path, "train").problems
+        assert problem.where.endswith(", annotation 2")
+        found = re.search(r"json:(\d+),", problem.where)
+        return None if found is None else int(found[1])
+
+    file.write_text(json.dumps(content))
+    assert line() is None
+    for indent in (0, 1, 4):
+        file.write_text(json.dumps(content, indent=indent))
+        lines = file.read_text().splitlines()
+        number = line()
+        assert number is not None
+        assert [lines[number - 1].strip(), lines[number].strip()] == ["{", '"id": 2,']
+    text = json.dumps(content).replace('{"id": 2, "image_id"', '\r\n\t{"id": 2, "image_id"')
+    file.write_bytes(text.encode())
+    assert line() == 2
 
 
 def test_clipping_and_its_tolerance(tmp_path: Path) -> None:

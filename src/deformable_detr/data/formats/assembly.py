@@ -67,7 +67,16 @@ def assemble(
     """
     sizes = np.array([image.size for image in images], dtype=np.float64).reshape(-1, 2)
     boxes, keep, findings = check_boxes(objects.boxes_xyxy, sizes[objects.image_index])
-    problems = [Problem(kind, where(row), message) for row, kind, message in findings]
+    problems = [
+        Problem(
+            kind,
+            where(row),
+            message,
+            image=Path(images[objects.image_index[row]].path),
+            box_xyxy=tuple(objects.boxes_xyxy[row].tolist()),
+        )
+        for row, kind, message in findings
+    ]
 
     by_id = sorted(range(len(images)), key=lambda index: images[index].image_id)
     rank = np.empty(len(images), dtype=np.int64)

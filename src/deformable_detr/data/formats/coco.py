@@ -19,8 +19,9 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -63,16 +64,16 @@ def read(root: Path, split: str) -> Split:
     """Raises UserError where the file as a whole cannot be used, or none of its images can."""
     source = _sources(root)[split]
     content = _load(source.file)
-    called = relative(source.file, source.root)
+    places = _Places(source.file, relative(source.file, source.root))
     problems: list[Problem] = []
 
-    classes = _classes(content["categories"], called, problems)
-    images, known_ids = _images(content["images"], source, called, problems)
-    objects, rows, more = _objects(content["annotations"], classes, images, known_ids, called)
+    classes = _classes(content["categories"], places, problems)
+    images, known_ids = _images(content["images"], source, places, problems)
+    objects, rows, more = _objects(content["annotations"], classes, images, known_ids, places)
     problems += more
 
     def where(row: int) -> str:
-        return _annotation_name(content["annotations"][rows[row]], int(rows[row]), called)
+        return places.annotation(content["annotations"][rows[row]], int(rows[row]))
 
     records, box_problems = assemble(images, objects, where)
     return Split(
@@ -130,6 +131,11 @@ def _load(file: str) -> dict[str, Any]:
         content = json.loads(data, object_hook=_without_segmentation)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not valid JSON ({error}): mend or export it again.") from error
+    if isinstance(content, list) and content and isinstance(content[0], dict) and "score" in content[0]:
+        raise UserError(
+            f"{file} holds detections (results with scores), not annotations: name the file of the ground "
+            "truth, with images, annotations and categories."
+        )
     if not isinstance(content, dict):
         raise UserError(
             f"{file} is not a COCO data set: it holds a {type(content).__name__}, not an object with images, "
@@ -147,25 +153,89 @@ def _without_segmentation(entry: dict[str, Any]) -> dict[str, Any]:
     return entry
 
 
+class _Places:
+    """What entries of the file are called in messages: file, line, and id or position.
+
+    A line is given where the file is written over several; it is looked for when the first entry is to be
+    named, since sound files need none.
+    """
+
+    def __init__(self, file: str, called: str) -> None:
+        self.called = called
+        self._file = file
+        self._lines: dict[str, list[int]] | None = None
+
+    def of(self, key: str, position: int, name: str | None = None) -> str:
+        if self._lines is None:
+            self._lines = _lines(_decoded(Path(self._file).read_bytes()))
+        lines = self._lines.get(key, [])
+        line = f":{lines[position]}" if position < len(lines) else ""
+        return f"{self.called}{line}, {name or f'{key}[{position}]'}"
+
+    def image(self, row: dict[str, Any], position: int) -> str:
+        return self.of("images", position, f"image {row['id']}")
+
+    def annotation(self, row: Any, position: int) -> str:
+        own = row.get("id") if isinstance(row, dict) else None
+        return self.of("annotations", position, f"annotation {own}" if _is_id(own) else None)
+
+
+def _decoded(data: bytes) -> str:
+    """As json.loads reads bytes: UTF-8, or UTF-16 and UTF-32, with or without a byte order mark."""
+    return data.decode(json.detect_encoding(data), "surrogatepass")
+
+
+def _lines(text: str) -> dict[str, list[int]]:
+    """The lines on which the entries of the file's lists begin; nothing of files on a single line.
+
+    text: valid JSON with an object at the top.
+    """
+    decoder = json.JSONDecoder(object_hook=_without_segmentation)
+    lines: dict[str, list[int]] = {}
+    if "\n" not in text.strip():
+        return lines
+
+    def after_blanks(at: int) -> int:
+        while text[at] in " \t\r\n":
+            at += 1
+        return at
+
+    at, counted, line = after_blanks(0) + 1, 0, 1
+    while text[at := after_blanks(at)] != "}":
+        key, at = decoder.raw_decode(text, at)
+        at = after_blanks(after_blanks(at) + 1)  # the colon
+        if text[at] == "[":
+            starts = lines[key] = []
+            at += 1
+            while text[at := after_blanks(at)] != "]":
+                line, counted = line + text.count("\n", counted, at), at
+                starts.append(line)
+                at = after_blanks(decoder.raw_decode(text, at)[1])
+                at += text[at] == ","
+            at += 1
+        else:
+            at = decoder.raw_decode(text, at)[1]
+        at = after_blanks(at)
+        at += text[at] == ","
+    return lines
+
+
 # --- categories -------------------------------------------------------------------------------------------
 
 
-def _classes(rows: list[Any], called: str, problems: list[Problem]) -> ClassTable:
+def _classes(rows: list[Any], places: _Places, problems: list[Problem]) -> ClassTable:
     names: dict[int, str] = {}
     for position, row in enumerate(rows):
-        where = f"{called}, categories[{position}]"
         if not isinstance(row, dict) or not _is_id(row.get("id")) or not isinstance(row.get("name"), str):
-            problems.append(
-                Problem("malformed-category", where, "not an object with an integer id and a name: dropped")
-            )
+            message = "not an object with an integer id and a name: dropped"
+            problems.append(Problem("malformed-category", places.of("categories", position), message))
         elif row["id"] in names:
-            problems.append(
-                Problem("duplicate-category-id", where, f"id {row['id']} is taken: only the first one counts")
-            )
+            message = f"id {row['id']} is taken: only the first one counts"
+            problems.append(Problem("duplicate-category-id", places.of("categories", position), message))
         else:
             names[row["id"]] = row["name"]
     if not names:
-        raise UserError(f"{called} has no usable category: give its list of categories ids and names.")
+        raise UserError(f"{places.called} has no usable category: give its list of categories ids and names.")
     ids = sorted(names)
     return ClassTable(tuple(names[category_id] for category_id in ids), tuple(ids))
 
@@ -174,43 +244,37 @@ def _classes(rows: list[Any], called: str, problems: list[Problem]) -> ClassTabl
 
 
 def _images(
-    rows: list[Any], source: _Source, called: str, problems: list[Problem]
+    rows: list[Any], source: _Source, places: _Places, problems: list[Problem]
 ) -> tuple[list[RawImage], np.ndarray]:
     """The images that are there, and the ids of all images that the file speaks of."""
-    stated: dict[int, dict[str, Any]] = {}
+    stated: dict[int, tuple[int, dict[str, Any]]] = {}
     for position, row in enumerate(rows):
-        where = f"{called}, images[{position}]"
         if (
             not isinstance(row, dict)
             or not _is_id(row.get("id"))
             or not isinstance(row.get("file_name"), str)
         ):
-            problems.append(
-                Problem("malformed-image", where, "not an object with an integer id and a file_name: dropped")
-            )
+            message = "not an object with an integer id and a file_name: dropped"
+            problems.append(Problem("malformed-image", places.of("images", position), message))
         elif row["id"] in stated:
-            problems.append(
-                Problem(
-                    "duplicate-image-id",
-                    f"{called}, image {row['id']}",
-                    f"{row['file_name']!r} has the id of {stated[row['id']]['file_name']!r}: dropped",
-                )
-            )
+            message = f"{row['file_name']!r} has the id of {stated[row['id']][1]['file_name']!r}: dropped"
+            problems.append(Problem("duplicate-image-id", places.image(row, position), message))
         else:
-            stated[row["id"]] = row
+            stated[row["id"]] = position, row
 
-    files = _Files(source.root, _image_folder(source, [row["file_name"] for row in stated.values()]))
+    files = _Files(source.root, _image_folder(source, [row["file_name"] for _, row in stated.values()]))
     images = []
-    for image_id, row in stated.items():
-        where, name = f"{called}, image {image_id}", row["file_name"]
+    for image_id, (position, row) in stated.items():
+        name = row["file_name"]
         path = files.path(name)
         if path is None:
-            problems.append(Problem("outside-root", where, f"{name!r} leads out of the data set: left out"))
+            message = f"{name!r} leads out of the data set: left out"
+            problems.append(Problem("outside-root", places.image(row, position), message))
         elif not files.has(path):
-            missing = relative(path, source.root)
-            problems.append(Problem("missing-image", where, f"there is no file {missing!r}: left out"))
+            message = f"there is no file {relative(path, source.root)!r}: left out"
+            problems.append(Problem("missing-image", places.image(row, position), message))
         else:
-            size = _size(row, path, where, problems)
+            size = _size(row, path, partial(places.image, row, position), problems)
             if size is not None:
                 images.append(RawImage(path, name, image_id, size))
     return images, np.array(sorted(stated), dtype=np.int64)
@@ -261,20 +325,19 @@ def _list_files(folder: str) -> set[str]:
         return set()
 
 
-def _size(row: dict[str, Any], path: str, where: str, problems: list[Problem]) -> tuple[int, int] | None:
+def _size(
+    row: dict[str, Any], path: str, where: Callable[[], str], problems: list[Problem]
+) -> tuple[int, int] | None:
     height, width = row.get("height"), row.get("width")
     if _is_length(height) and _is_length(width):
         return int(height), int(width)
     try:
         size = read_header(path).upright_size
     except UserError as error:
-        problems.append(Problem("unreadable-image", where, f"no size is stated, and {error} Left out"))
+        problems.append(Problem("unreadable-image", where(), f"no size is stated, and {error} Left out"))
         return None
-    problems.append(
-        Problem(
-            "missing-size", where, f"no usable width and height: {size[1]} x {size[0]} read from the file"
-        )
-    )
+    message = f"no usable width and height: {size[1]} x {size[0]} read from the file"
+    problems.append(Problem("missing-size", where(), message))
     return size
 
 
@@ -282,7 +345,7 @@ def _size(row: dict[str, Any], path: str, where: str, problems: list[Problem]) -
 
 
 def _objects(
-    rows: list[Any], classes: ClassTable, images: list[RawImage], known_ids: np.ndarray, called: str
+    rows: list[Any], classes: ClassTable, images: list[RawImage], known_ids: np.ndarray, places: _Places
 ) -> tuple[RawObjects, np.ndarray, list[Problem]]:
     """Columns of the objects with a known image and category, and the position of each in `rows`."""
     problems = []
@@ -292,9 +355,7 @@ def _objects(
         if fault is None:
             positions.append(position)
         else:
-            problems.append(
-                Problem(fault[0], _annotation_name(row, position, called), f"{fault[1]}: dropped")
-            )
+            problems.append(Problem(fault[0], places.annotation(row, position), f"{fault[1]}: dropped"))
     sound = [rows[position] for position in positions]
     at = np.array(positions, dtype=np.int64)
     image_id = np.fromiter((row["image_id"] for row in sound), np.int64, len(sound))
@@ -307,7 +368,7 @@ def _objects(
             kind, what = "unknown-image", f"no image has the id {image_id[index]}"
         else:
             kind, what = "unknown-category", f"no category has the id {category_id[index]}"
-        where = _annotation_name(sound[index], int(at[index]), called)
+        where = places.annotation(sound[index], int(at[index]))
         problems.append(Problem(kind, where, f"{what}: dropped"))
 
     # Objects of an image that was left out go with it: its own problem says so.
@@ -325,8 +386,8 @@ def _objects(
         boxes_xyxy=boxes_xyxy,
         crowd=np.array([bool(row.get("iscrowd")) for row in kept], dtype=bool),
         difficult=np.zeros(len(kept), dtype=bool),
-        area=_areas(kept, at[keep], called, problems),
-        annotation_ids=_annotation_ids(kept, at[keep], called, problems),
+        area=_areas(kept, at[keep], places, problems),
+        annotation_ids=_annotation_ids(kept, at[keep], places, problems),
     )
     return objects, at[keep], problems
 
@@ -337,7 +398,9 @@ def _fault(row: Any) -> tuple[str, str] | None:
         return "malformed-annotation", "not an object"
     if not _is_id(row.get("image_id")) or not _is_id(row.get("category_id")):
         return "malformed-annotation", "image_id and category_id must be integers"
-    box = row.get("bbox")
+    if "bbox" not in row:
+        return "malformed-annotation", "no bbox"
+    box = row["bbox"]
     if not isinstance(box, list) or len(box) != 4:
         return "malformed-annotation", "bbox must be a list of four numbers, [x, y, width, height]"
     if not _NUMBERS.issuperset(map(type, box)):
@@ -357,7 +420,7 @@ def _boxes(rows: list[list[float]]) -> np.ndarray:
 
 
 def _annotation_ids(
-    rows: list[dict[str, Any]], at: np.ndarray, called: str, problems: list[Problem]
+    rows: list[dict[str, Any]], at: np.ndarray, places: _Places, problems: list[Problem]
 ) -> np.ndarray:
     """The annotations' own ids; a free one where there is none or it is taken."""
     ids: list[int | None] = []
@@ -369,7 +432,7 @@ def _annotation_ids(
             ids.append(own)
             continue
         ids.append(None)
-        where = f"{called}, annotations[{position}]"
+        where = places.of("annotations", position)
         if _is_id(own):
             message = f"the id {own} is taken: kept under a free one"
             problems.append(Problem("duplicate-annotation-id", where, message))
@@ -379,7 +442,9 @@ def _annotation_ids(
     return np.array([next(free) if own is None else own for own in ids], dtype=np.int64)
 
 
-def _areas(rows: list[dict[str, Any]], at: np.ndarray, called: str, problems: list[Problem]) -> np.ndarray:
+def _areas(
+    rows: list[dict[str, Any]], at: np.ndarray, places: _Places, problems: list[Problem]
+) -> np.ndarray:
     """(N,) float64, NaN where no area is stated or it cannot be one."""
     areas = np.full(len(rows), np.nan)
     for index, row in enumerate(rows):
@@ -387,7 +452,7 @@ def _areas(rows: list[dict[str, Any]], at: np.ndarray, called: str, problems: li
         if isinstance(area, int | float) and 0 <= area <= _LARGEST_AREA:
             areas[index] = area
         elif area is not None:
-            where = _annotation_name(row, int(at[index]), called)
+            where = places.annotation(row, int(at[index]))
             problems.append(Problem("bad-area", where, f"{area!r:.80} is no area: width x height instead"))
     return areas
 
@@ -400,11 +465,6 @@ def _positions(values: np.ndarray, among: Iterable[int]) -> tuple[np.ndarray, np
     order = np.argsort(table)
     found = np.minimum(np.searchsorted(table[order], values), len(table) - 1)
     return order[found], table[order[found]] == values
-
-
-def _annotation_name(row: Any, position: int, called: str) -> str:
-    own = row.get("id") if isinstance(row, dict) else None
-    return f"{called}, annotation {own}" if _is_id(own) else f"{called}, annotations[{position}]"
 
 
 def _is_id(value: Any) -> TypeGuard[int]:

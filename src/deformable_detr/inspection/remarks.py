@@ -1,0 +1,363 @@
+"""What follows from the facts: sentences, each with the option or the step that helps.
+
+The thresholds are plain: under them the data is as data is, and a remark would be noise.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..data.records import Split
+from ..data.transforms import resized_size
+from .duplicates import DuplicateGroup
+from .facts import Remark, SplitReport, is_training, is_validation
+from .sizes import View, sizes_of
+
+LEAST_SHARE = 0.05  # of objects below a cell, from which larger pictures are advised
+FACTORS = (1.5, 2.0, 3.0, 4.0)  # of the recipe's sizes, to try
+EVALUATED = 100  # detections of a picture that COCO's metric looks at
+RARE = 20  # boxes of a class in training
+IMBALANCE = 20  # times as many boxes of the most frequent class as of the rarest
+MANY_EMPTY = 0.5
+STRIP = 0.7  # of the recipe's short side that is left of wide pictures
+SHOWN = 5
+
+_BACKGROUND = re.compile(r"\W*_*\W*(background|bg|no[ _-]?object|unlabell?ed)\W*_*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class _Data:
+    splits: Sequence[Split]
+    reports: Sequence[SplitReport]
+    view: View
+
+    @property
+    def training(self) -> SplitReport | None:
+        return next((report for report in self.reports if is_training(report.name)), None)
+
+    @property
+    def validation(self) -> SplitReport | None:
+        return next((report for report in self.reports if is_validation(report.name)), None)
+
+
+def remarks_on(
+    splits: Sequence[Split],
+    reports: Sequence[SplitReport],
+    view: View,
+    duplicates: Sequence[DuplicateGroup] | None,
+) -> tuple[Remark, ...]:
+    """What costs most comes first."""
+    data = _Data(splits, reports, view)
+    return (
+        *_splits(data),
+        *_queries(data),
+        *_small_objects(data),
+        *_strips(data),
+        *_duplicates(duplicates or ()),
+        *_classes(data),
+        *_names(data),
+        *_ids(data),
+        *_empty(data),
+    )
+
+
+def _splits(data: _Data) -> Iterator[Remark]:
+    names = ", ".join(report.name for report in data.reports)
+    if data.training is None:
+        yield Remark(
+            "no-train-split", f"There is no split to train on, only {names}: `train` needs one called train."
+        )
+    elif data.validation is None:
+        yield Remark(
+            "no-val-split",
+            "There is no val or test split: `train` cannot tell which of its checkpoints is the best, and "
+            "nothing will say how good the model is. Keep some images for it.",
+        )
+
+
+def _queries(data: _Data) -> Iterator[Remark]:
+    queries = data.view.num_queries
+    over = sum(report.over_queries for report in data.reports)
+    most = max(report.objects_max for report in data.reports)
+    if over:
+        enough = _rounded_up(1.25 * most, 50)
+        yield Remark(
+            "more-objects-than-queries",
+            f"{_count(over, 'image')} {_have(over)} more objects than the {queries} queries of "
+            f"{data.view.recipe} (at most {most}): the rest can never be found. "
+            f"--model.num_queries {enough} would do.",
+        )
+    crowded = sum(int((~image.crowd).sum()) > EVALUATED for split in data.splits for image in split.images)
+    if crowded:
+        yield Remark(
+            "more-objects-than-evaluated",
+            f"{_count(crowded, 'image')} {_have(crowded)} more than {EVALUATED} objects, but COCO's metric "
+            f"looks at the {EVALUATED} best detections of an image: its recall cannot reach 1. "
+            f"`predict --max-detections {_rounded_up(most, 50)}` shows the others.",
+        )
+
+
+def _small_objects(data: _Data) -> Iterator[Remark]:
+    view, settings = data.view, data.view.data
+    images = [image for split in data.splits for image in split.images]
+    stride = view.strides[0]
+
+    def share(image_size: int, max_size: int) -> float:
+        pixels = sizes_of(images, image_size, max_size)
+        return float(np.mean(pixels < stride)) if len(pixels) else 0.0
+
+    now = share(settings.image_size, settings.max_size)
+    if now < LEAST_SHARE:
+        return
+    fact = (
+        f"{now:.0%} of the objects are smaller than a cell of the finest level ({stride} pixels) after "
+        f"resizing to {settings.image_size}"
+    )
+    native = float(np.median([min(image.size) for image in images]))
+    aspect = float(np.quantile([max(image.size) / min(image.size) for image in images], 0.95))
+
+    def pixels(image_size: int, max_size: int) -> int:
+        sizes = (resized_size(image.size, image_size, max_size) for image in images)
+        return sum(height * width for height, width in sizes)
+
+    tried = []
+    for factor in FACTORS:
+        image_size = _to_multiple(factor * settings.image_size)
+        if image_size > native * 1.1:  # more pixels than the pictures have show nothing more
+            break
+        max_size = _to_multiple(max(factor * settings.max_size, aspect * image_size + 8))
+        tried.append((share(image_size, max_size), factor, image_size, max_size))
+        if tried[-1][0] < LEAST_SHARE:
+            break
+    better = [entry for entry in tried if entry[0] < 0.7 * now]
+    if better:
+        then, factor, image_size, max_size = better[-1]
+        times = pixels(image_size, max_size) / pixels(settings.image_size, settings.max_size)
+        sizes = ",".join(str(_to_multiple(factor * size)) for size in settings.train_sizes)
+        change = (
+            f"--data.image_size {image_size} --data.max_size {max_size} --data.train_sizes [{sizes}] would "
+            f"make it {then:.0%}, with {times:.1f} times as many pixels, which cost time and memory."
+        )
+    else:
+        change = (
+            f"the pictures themselves (short side {native:.0f} pixels) have little more to show, so cut them "
+            "into tiles or take closer ones."
+            if native > settings.image_size
+            else "the pictures themselves are no larger, so closer or sharper ones are needed."
+        )
+    yield Remark("small-objects", f"{fact}: {change}")
+
+
+def _strips(data: _Data) -> Iterator[Remark]:
+    settings = data.view.data
+    short = []
+    for split in data.splits:
+        for image in split.images:
+            side = min(resized_size(image.size, settings.image_size, settings.max_size))
+            if side < STRIP * settings.image_size:
+                short.append((side, image))
+    if not short:
+        return
+    side, image = min(short, key=lambda entry: entry[0])
+    needed = _to_multiple(settings.image_size * max(image.size) / min(image.size) + 8)
+    height, width = image.size
+    yield Remark(
+        "wide-images",
+        f"{_count(len(short), 'image')} {_are(len(short))} so long that max_size {settings.max_size} leaves "
+        f"less than the short side of {settings.image_size}: {image.file_name} of {width} x {height} comes "
+        f"down to {side} pixels. --data.max_size {needed} would keep {settings.image_size}.",
+    )
+
+
+def _duplicates(groups: Sequence[DuplicateGroup]) -> Iterator[Remark]:
+    across = [group for group in groups if len(group.splits) > 1]
+    within = [group for group in groups if len(group.splits) == 1]
+    if across:
+        splits = sorted({split for group in across for split in group.splits})
+        yield Remark(
+            "duplicates-across-splits",
+            f"{_count(len(across), 'picture')} {_are(len(across))} in more than one of {', '.join(splits)} "
+            f"({_pair(across[0])}): what was learned by heart is then measured as skill. Keep each in one "
+            "split.",
+        )
+    if within:
+        extra = sum(len(group.members) - 1 for group in within)
+        yield Remark(
+            "duplicates-within-split",
+            f"{_count(extra, 'picture')} {_are(extra)} there again in the same split ({_pair(within[0])}): "
+            "harmless if their boxes agree, but they count twice.",
+        )
+
+
+def _pair(group: DuplicateGroup) -> str:
+    (split, name), (other_split, other) = group.members[0], group.members[-1]
+    return f"{split}: {name} = {other_split}: {other}"
+
+
+def _classes(data: _Data) -> Iterator[Remark]:
+    training, validation = data.training, data.validation
+    totals: dict[str, int] = {}
+    for report in data.reports:
+        for row in report.classes:
+            totals[row.name] = totals.get(row.name, 0) + row.boxes
+    unused = [name for name, boxes in totals.items() if boxes == 0]
+    if unused:
+        yield Remark(
+            "classes-never-used",
+            f"{_count(len(unused), 'class')} {_have(len(unused))} no box in any split: {_shown(unused)}. "
+            "Each costs a row of the class head and is never predicted; take it off the list if it was not "
+            "meant.",
+        )
+    if training is None:
+        return
+    trained = {row.name: row.boxes for row in training.classes}
+    if validation is not None:
+        measured = {row.name: row.boxes for row in validation.classes}
+        unseen = [name for name, boxes in measured.items() if boxes and not trained.get(name)]
+        unmeasured = [name for name, boxes in trained.items() if boxes and not measured.get(name)]
+        if unseen:
+            yield Remark(
+                "classes-missing-in-train",
+                f"{_count(len(unseen), 'class')} in {validation.name} {_have(len(unseen))} no box in "
+                f"{training.name}: {_shown(unseen)}. They cannot be learned and count as never found.",
+            )
+        if unmeasured:
+            yield Remark(
+                "classes-missing-in-val",
+                f"{_count(len(unmeasured), 'class')} in {training.name} {_have(len(unmeasured))} no box in "
+                f"{validation.name}: {_shown(unmeasured)}. Nothing will be known about their AP.",
+            )
+        if [row[:3] for row in _table(training)] != [row[:3] for row in _table(validation)]:
+            yield Remark(
+                "classes-differ",
+                f"{training.name} and {validation.name} do not list the same classes: the model has those of "
+                f"{training.name}, and `evaluate` matches them by name.",
+            )
+    used = {name: boxes for name, boxes in trained.items() if boxes}
+    rare = [f"{name} ({boxes})" for name, boxes in sorted(used.items(), key=lambda x: x[1]) if boxes < RARE]
+    if rare:
+        yield Remark(
+            "rare-classes",
+            f"{_count(len(rare), 'class')} {_have(len(rare))} fewer than {RARE} boxes to learn from: "
+            f"{_shown(rare)}. Expect little of them.",
+        )
+    if len(used) > 1:
+        most, least = max(used, key=used.__getitem__), min(used, key=used.__getitem__)
+        ratio = used[most] / used[least]
+        if ratio >= IMBALANCE:
+            yield Remark(
+                "class-imbalance",
+                f"{most} has {ratio:.0f} times as many boxes as {least} ({used[most]:,} and {used[least]:,} "
+                f"in {training.name}): look at AP by class (per_class in metrics.json) as well.",
+            )
+
+
+def _table(report: SplitReport) -> list[tuple[int, str, int]]:
+    return [(row.index, row.name, row.category_id) for row in report.classes]
+
+
+def _names(data: _Data) -> Iterator[Remark]:
+    names = dict.fromkeys((row.category_id, row.name) for report in data.reports for row in report.classes)
+    by_key: dict[str, list[str]] = {}
+    for _, name in names:
+        variants = by_key.setdefault(re.sub(r"[\s_-]+", "", name).casefold(), [])
+        if name not in variants:
+            variants.append(name)
+    for variants in by_key.values():
+        if len(variants) > 1:
+            yield Remark(
+                "class-names-alike",
+                f"The class names {', '.join(map(repr, variants))} differ only by case, blanks or dashes: to "
+                "the model they are different classes. Merge them if they are the same thing.",
+            )
+    twice: dict[str, list[int]] = {}
+    for report in data.reports:
+        ids: dict[str, list[int]] = {}
+        for row in report.classes:
+            ids.setdefault(row.name, []).append(row.category_id)
+        twice |= {name: numbers for name, numbers in ids.items() if len(numbers) > 1}
+    for name, numbers in twice.items():
+        yield Remark(
+            "duplicate-category-name",
+            f"The name {name!r} stands for the ids {', '.join(map(str, numbers))}: to the model these are "
+            "different classes of one name. Merge them.",
+        )
+    for name in dict.fromkeys(name for _, name in names):
+        if not name.strip():
+            yield Remark("blank-class-name", f"A class has a blank name ({name!r}): give it one.")
+        elif _BACKGROUND.fullmatch(name):
+            yield Remark(
+                "background-class",
+                f"The class {name!r} looks like a background class: here images without objects and the "
+                "unmatched queries teach the background. Take it off the list of classes.",
+            )
+
+
+def _ids(data: _Data) -> Iterator[Remark]:
+    split = data.splits[0]
+    if split.format != "coco":
+        return
+    ids = split.classes.category_ids
+    if ids[0] == 0:
+        yield Remark(
+            "zero-based-ids",
+            f"Category ids start at 0 ({split.classes.name(0)}). That works here: the table of classes "
+            "says which row of the class head each one has. COCO's own begin at 1, and some tools take 0 "
+            "for the background.",
+        )
+    if ids[-1] - ids[0] + 1 != len(ids):
+        yield Remark(
+            "sparse-ids",
+            f"Category ids have gaps ({len(ids)} classes with ids {ids[0]} to {ids[-1]}), so the row of the "
+            "class head is not the id. predictions.json has the ids, `labels` in Python the rows.",
+        )
+
+
+def _empty(data: _Data) -> Iterator[Remark]:
+    for report in data.reports:
+        if report.boxes == 0:
+            yield Remark(
+                "no-objects",
+                f"{report.name} has no object at all: nothing can be learned from it or measured on it. Are "
+                "the labels where the layout wants them?",
+            )
+        elif report.empty_images / report.images >= MANY_EMPTY:
+            yield Remark(
+                "many-empty-images",
+                f"{report.empty_images / report.images:.0%} of the images of {report.name} have no object. "
+                "They teach what is not an object, and cost as much time; if labels were lost, this is where "
+                "it shows.",
+            )
+
+
+# --- words ------------------------------------------------------------------------------------------------
+
+
+def _count(number: int, noun: str) -> str:
+    plural = {"class": "classes"}.get(noun, f"{noun}s")
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
+def _have(number: int) -> str:
+    return "has" if number == 1 else "have"
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _rounded_up(value: float, step: int) -> int:
+    return int(-(-value // step) * step)
+
+
+def _to_multiple(value: float) -> int:
+    return max(32, round(value / 16) * 16)

@@ -1,0 +1,108 @@
+"""How large objects are where the model sees them: pixels after the recipe's resizing, cells of its levels.
+
+An object's size is the square root of its box's area. Crowds are left out: they are not learned.
+Letters: N objects, L levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from ..config import DataConfig, RunConfig
+from ..data.records import ImageRecord
+from ..data.transforms import resized_size
+from ..models.build import level_strides
+
+QUANTILES = {"min": 0.0, "5 %": 0.05, "25 %": 0.25, "half": 0.5, "75 %": 0.75, "95 %": 0.95, "max": 1.0}
+BIN_EDGES = (1, 2, 4, 8, 16)  # in cells of the finest level
+
+
+@dataclass(frozen=True)
+class View:
+    """What of a recipe decides how objects look to its model.
+
+    `strides`: (L,) pixels of the resized picture per cell of each level, finest first.
+    """
+
+    recipe: str
+    data: DataConfig
+    strides: tuple[int, ...]
+    num_queries: int
+
+    @classmethod
+    def of(cls, config: RunConfig) -> View:
+        return cls(config.recipe, config.data, level_strides(config.model), config.model.num_queries)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "recipe": self.recipe,
+            "image_size": self.data.image_size,
+            "max_size": self.data.max_size,
+            "train_sizes": list(self.data.train_sizes),
+            "strides": list(self.strides),
+            "num_queries": self.num_queries,
+        }
+
+
+@dataclass(frozen=True)
+class ObjectSizes:
+    """Sizes of N objects in pixels after resizing.
+
+    `quantiles`: at `QUANTILES`, zeros where there is no object. `bins`: how many objects are smaller than 1
+    cell of the finest level, from 1 to 2, …, at least 16 cells (`BIN_EDGES`).
+    """
+
+    count: int
+    quantiles: tuple[float, ...]
+    bins: tuple[int, ...]
+
+    @classmethod
+    def of(cls, pixels: np.ndarray, finest_stride: int) -> ObjectSizes:
+        if len(pixels) == 0:
+            return cls(0, (0.0,) * len(QUANTILES), (0,) * (len(BIN_EDGES) + 1))
+        bins = np.bincount(np.digitize(pixels / finest_stride, BIN_EDGES), minlength=len(BIN_EDGES) + 1)
+        return cls(
+            len(pixels),
+            tuple(np.quantile(pixels, list(QUANTILES.values())).tolist()),
+            tuple(bins.tolist()),
+        )
+
+    @property
+    def below_cell(self) -> float:
+        """The share of objects that are smaller than a cell of the finest level; 0 of none."""
+        return self.bins[0] / max(1, self.count)
+
+    def to_dict(self, strides: Sequence[int]) -> dict[str, Any]:
+        def named(divisor: int) -> dict[str, float]:
+            values = (round(value / divisor, 3) for value in self.quantiles)
+            return dict(zip(QUANTILES, values, strict=True))
+
+        return {
+            "count": self.count,
+            "pixels": named(1),
+            "cells": [{"stride": stride, **named(stride)} for stride in strides],
+            "cells_of_finest_level": dict(zip(bin_names(), self.bins, strict=True)),
+            "share_below_a_cell": self.below_cell,
+        }
+
+
+def bin_names() -> tuple[str, ...]:
+    middle = (f"{low} to {high}" for low, high in pairwise(BIN_EDGES))
+    return (f"under {BIN_EDGES[0]}", *middle, f"{BIN_EDGES[-1]} and more")
+
+
+def sizes_of(images: Sequence[ImageRecord], image_size: int, max_size: int) -> np.ndarray:
+    """(N,) the objects' sizes in pixels once each picture was resized as for evaluation."""
+    found = [np.zeros(0)]
+    for image in images:
+        height, width = image.size
+        new_height, new_width = resized_size(image.size, image_size, max_size)
+        sides = image.boxes_xyxy[~image.crowd]
+        sides = sides[:, 2:] - sides[:, :2]
+        found.append(np.sqrt(sides[:, 0] * sides[:, 1] * (new_height / height) * (new_width / width)))
+    return np.concatenate(found)

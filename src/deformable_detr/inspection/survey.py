@@ -1,0 +1,195 @@
+"""The inspection itself: read every split, look at every picture, count, and say what follows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from ..config import RunConfig
+from ..data.formats import NOTES, formats_found, list_splits, read_split
+from ..data.records import Problem, Split
+from ..errors import UserError
+from ..recipes import recipe as recipe_of
+from .duplicates import Fingerprint, find_duplicates
+from .examples import choose_examples
+from .facts import ClassCount, DataReport, SplitReport
+from .pictures import Images, check_pictures
+from .remarks import remarks_on
+from .sizes import ObjectSizes, View, sizes_of
+
+DEFAULT_RECIPE = "deformable_detr_lite"
+
+# COCO's size classes: by area in pixels, below 32² and below 96².
+_SMALL, _MEDIUM = 32.0**2, 96.0**2
+_SAME_BOX = 0.5  # pixels by which doubled boxes may differ
+
+
+def inspect(
+    data: str | Path,
+    recipe: str | RunConfig = DEFAULT_RECIPE,
+    *,
+    format: str = "auto",
+    splits: Sequence[str] | None = None,
+    images: Images = "decode",
+    console: Console | None = None,
+) -> DataReport:
+    """Read a data set, and judge it as the model of a recipe will see it.
+
+    data: its folder (or a COCO JSON or YOLO YAML file). recipe: a name, or a whole configuration; its image
+    sizes, feature levels and queries are what objects are measured by. format: coco, voc, yolo, or auto.
+    splits: their names, all by default. images: `decode` every file (finds truncated ones and duplicates),
+    look at their `headers` only, or `no`. console: shows how far it is.
+
+    A split that cannot be read at all is reported as such, as long as another one can.
+    Raises UserError where there is no data set, an unknown split or recipe, or no usable split.
+    """
+    config = recipe if isinstance(recipe, RunConfig) else recipe_of(recipe)
+    names = list_splits(data, format=format) if splits is None else tuple(splits)
+    if not names:
+        raise UserError(f"{data} has no splits: nothing to inspect.")
+    parts: list[Split] = []
+    unusable: list[Problem] = []
+    errors: list[UserError] = []
+    for name in names:
+        try:
+            parts.append(read_split(data, name, format=format))
+        except UserError as error:
+            unusable.append(Problem("unusable-split", name, str(error)))
+            errors.append(error)
+    if not parts or (splits is not None and errors):
+        raise errors[0]
+
+    view = View.of(config)
+    reports: list[SplitReport] = []
+    prints: list[Fingerprint] = []
+    unions = {part.name for part in parts if _is_union(part, parts)}
+    own = [part for part in parts if part.name not in unions]
+    for part in parts:
+        report, found = _report(part, view, images, console)
+        reports.append(_without_those_of(report, reports))
+        if part.name not in unions:
+            prints += {each.file_name: each for each in found}.values()  # same-file is a problem of its own
+    duplicates = find_duplicates(prints) if images == "decode" else None
+    return DataReport(
+        root=Path(data),
+        format=parts[0].format,
+        formats=formats_found(data),
+        view=view,
+        splits=tuple(reports),
+        unusable=tuple(unusable),
+        duplicates=duplicates,
+        remarks=remarks_on(own, [each for each in reports if each.name not in unions], view, duplicates),
+        examples=choose_examples(own, view, duplicates or ()),
+    )
+
+
+def _without_those_of(report: SplitReport, others: Sequence[SplitReport]) -> SplitReport:
+    """Each problem once: those of a file for all splits, or of a split made of others, come again."""
+    found = [each for other in others for each in (*other.problems, *other.notes)]
+    known = {(each.kind, each.where, each.message) for each in found}
+
+    def new(problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
+        return tuple(each for each in problems if (each.kind, each.where, each.message) not in known)
+
+    return replace(report, problems=new(report.problems), notes=new(report.notes))
+
+
+def _is_union(part: Split, parts: Sequence[Split]) -> bool:
+    """Whether a split is made of others on purpose, as Pascal's trainval: its pictures are no duplicates."""
+    own = {image.path for image in part.images}
+    others = [{image.path for image in other.images} for other in parts if other is not part]
+    return sum(other < own for other in others) >= 2
+
+
+def _report(
+    split: Split, view: View, how: Images, console: Console | None
+) -> tuple[SplitReport, tuple[Fingerprint, ...]]:
+    images = split.images
+    crowd = np.concatenate([image.crowd for image in images])
+    area = np.concatenate([image.area for image in images])[~crowd]
+    objects = np.array([np.count_nonzero(~image.crowd) for image in images])
+    # A share of nothing is 0.
+    total = max(1, len(area))
+    small = np.count_nonzero(area < _SMALL) / total
+    medium = np.count_nonzero((area >= _SMALL) & (area < _MEDIUM)) / total
+    large = np.count_nonzero(area >= _MEDIUM) / total
+
+    by_pixels = sorted((image.size for image in images), key=lambda size: (size[0] * size[1], size))
+    check = check_pictures(split.name, images, how, view.data.max_pixels, console)
+    found = (*split.problems, *_listed_twice(split), *_doubled_boxes(split), *check.problems)
+    report = SplitReport(
+        name=split.name,
+        source=split.source,
+        images=len(images),
+        boxes=len(crowd),
+        crowds=int(crowd.sum()),
+        difficult=sum(int(image.difficult.sum()) for image in images),
+        empty_images=sum(len(image) == 0 for image in images),
+        objects_mean=float(objects.mean()),
+        objects_max=int(objects.max()),
+        over_queries=int(np.count_nonzero(objects > view.num_queries)),
+        small=small,
+        medium=medium,
+        large=large,
+        sizes=ObjectSizes.of(sizes_of(images, view.data.image_size, view.data.max_size), view.strides[0]),
+        smallest_image=by_pixels[0],
+        largest_image=by_pixels[-1],
+        classes=_class_counts(split),
+        images_checked=how,
+        rotated=check.rotated,
+        not_rotated=check.not_rotated,
+        problems=tuple(problem for problem in found if problem.kind not in NOTES),
+        notes=tuple(problem for problem in found if problem.kind in NOTES),
+    )
+    return report, check.fingerprints
+
+
+def _class_counts(split: Split) -> tuple[ClassCount, ...]:
+    boxes = np.zeros(len(split.classes), dtype=np.int64)
+    images = np.zeros(len(split.classes), dtype=np.int64)
+    for image in split.images:
+        labels = image.labels[~image.crowd]
+        np.add.at(boxes, labels, 1)
+        images[np.unique(labels)] += 1
+    return tuple(
+        ClassCount(index, split.classes.name(index), category_id, int(boxes[index]), int(images[index]))
+        for index, category_id in enumerate(split.classes.category_ids)
+    )
+
+
+def _listed_twice(split: Split) -> list[Problem]:
+    """Entries with ids of their own for one and the same file: each shows only its part of the objects."""
+    first: dict[Path, int] = {}
+    problems = []
+    for image in split.images:
+        if image.path in first:
+            message = (
+                f"images {first[image.path]} and {image.image_id} are the same file: give it one entry with "
+                "all of its objects"
+            )
+            problems.append(Problem("same-file", image.file_name, message))
+        first.setdefault(image.path, image.image_id)
+    return problems
+
+
+def _doubled_boxes(split: Split) -> list[Problem]:
+    """One object annotated twice: the second box can only be matched by a wrong detection."""
+    problems = []
+    for image in split.images:
+        if len(image) < 2:
+            continue
+        boxes = image.boxes_xyxy
+        close = np.abs(boxes[:, None] - boxes[None]).max(axis=-1) <= _SAME_BOX
+        close &= (image.labels[:, None] == image.labels[None]) & ~(image.crowd[:, None] | image.crowd[None])
+        for row in np.flatnonzero(np.tril(close, -1).any(axis=1)).tolist():
+            x0, y0, x1, y1 = boxes[row].tolist()
+            name = split.classes.name(int(image.labels[row]))
+            own = f", annotation {image.annotation_ids[row]}" if split.format == "coco" else ""
+            message = f"{name!r} from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g}) is there twice: remove one"
+            where = f"{image.file_name}{own}"
+            problems.append(Problem("doubled-box", where, message, image.path, (x0, y0, x1, y1)))
+    return problems

@@ -1,0 +1,223 @@
+"""The report in 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from ..data.records import Problem
+from .duplicates import MOST_BITS, DuplicateGroup
+from .facts import DataReport, Forecast, SplitReport, by_kind
+from .sizes import QUANTILES, bin_names
+
+CLASSES_SHOWN = 100
+GROUPS_SHOWN = 5
+
+
+def print_report(report: DataReport, console: Console) -> None:
+    """Show the report; readable from 80 columns on."""
+    also = [name for name in report.formats if name != report.format]
+    others = f" (also there: {', '.join(also)}; choose with --format)" if also else ""
+    console.print(_text(f"{report.root}: {report.format} data set{others}", "bold"))
+    console.print(_overview(report))
+
+    _heading("Classes and their rows in the class head", console)
+    console.print(_class_table(report))
+
+    view = report.view
+    _heading(f"Objects as {view.recipe} sees them", console)
+    console.print(
+        _text(
+            f"Pictures are resized to a short side of {view.data.image_size}, a long side of at most "
+            f"{view.data.max_size}. Size: square root of a box's area."
+        )
+    )
+    console.print(_size_table(report))
+    console.print(_cell_table(report))
+
+    _heading("Problems", console)
+    for problem in report.unusable:
+        console.print(_text(f"{problem.where} cannot be used: {problem.message}", "red"))
+    for split in report.splits:
+        _print_problems(split, console)
+    if report.problem_count == 0:
+        how = {split.images_checked for split in report.splits}
+        looked = {"headers": "; only the headers of images were read", "no": "; images not opened"}
+        console.print(_text(f"No problems found{looked.get(min(how), '')}."))
+    if report.duplicates:
+        _heading(f"The same picture again (at most {MOST_BITS} of the hash's 256 bits apart)", console)
+        _print_duplicates(report.duplicates, console)
+
+    if report.remarks:
+        _heading("What follows from it", console)
+        for remark in report.remarks:
+            _print_item(remark.message, console)
+    print_forecast(report, console)
+
+
+def print_forecast(report: DataReport, console: Console) -> None:
+    """Nothing where none was made."""
+    if report.forecast is None:
+        return
+    _heading("Forecast of training here", console)
+    for sentence in forecast_sentences(report.forecast):
+        _print_item(sentence, console)
+
+
+def forecast_sentences(forecast: Forecast) -> tuple[str, ...]:
+    """What the numbers say, and what they assume."""
+    height, width = forecast.largest_batch
+    memory = f"{forecast.peak_bytes / 1e9:.1f} GB of memory, loader processes included"
+    if forecast.gpu_bytes:
+        memory += f", and {forecast.gpu_bytes / 1e9:.1f} GB on the GPU"
+    evaluation = (
+        f" and {duration(forecast.evaluation_seconds)} of evaluation" if forecast.evaluation_seconds else ""
+    )
+    busy = ""
+    if forecast.load > 1.5 * forecast.cores and forecast.slowed > 1.5:
+        busy = (
+            f" It is very busy: the processor worked {forecast.update_cpu_seconds:.2f} s for an update, so "
+            f"alone it may be up to {forecast.slowed:.0f} times as fast. Measure again when it is idle."
+        )
+    return (
+        f"An epoch takes {duration(forecast.epoch_seconds)} on {forecast.device}: "
+        f"{forecast.updates_per_epoch:,} updates of {forecast.update_seconds:.2f} s "
+        f"(±{forecast.update_spread:.2f}; {forecast.batch_size} images each){evaluation}. All "
+        f"{forecast.epochs} epochs of {forecast.recipe}: {duration(forecast.total_seconds)}.",
+        f"It needs {memory}: the most that was seen, with a batch of {width} x {height} pixels, the largest "
+        "that this data gives.",
+        f"Assumed: every update costs what the {forecast.updates_measured} measured ones did, on a machine "
+        f"as busy as now (load {forecast.load:.1f} on {forecast.cores} cores). Weights were random, which "
+        f"costs the same.{busy}",
+    )
+
+
+def duration(seconds: float) -> str:
+    """Two figures are all that a forecast is good for."""
+    if seconds < 90:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    hours = seconds / 3600
+    if hours < 48:
+        return f"{hours:.1f} h"
+    return f"{hours / 24:.1f} days"
+
+
+def _heading(title: str, console: Console) -> None:
+    console.print()
+    console.print(_text(title, "bold"))
+
+
+def _print_item(sentence: str, console: Console) -> None:
+    row = Table.grid(padding=(0, 1, 0, 0))
+    row.add_row("-", _text(sentence))
+    console.print(row)
+
+
+def _overview(report: DataReport) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for split in report.splits:
+        table.add_column(_text(split.name), justify="right")
+    rows = {
+        "images": [f"{split.images:,}" for split in report.splits],
+        "  without objects": [f"{split.empty_images:,}" for split in report.splits],
+        "  smallest": [_pixels(split.smallest_image) for split in report.splits],
+        "  largest": [_pixels(split.largest_image) for split in report.splits],
+        "boxes": [f"{split.boxes:,}" for split in report.splits],
+        "  of them crowds": [f"{split.crowds:,}" for split in report.splits],
+        "  of them difficult": [f"{split.difficult:,}" for split in report.splits],
+        "objects per image, mean": [f"{split.objects_mean:.1f}" for split in report.splits],
+        "objects per image, max": [f"{split.objects_max:,}" for split in report.splits],
+        f"  over {report.view.num_queries} queries": [f"{split.over_queries:,}" for split in report.splits],
+        "small (area < 32²)": [f"{split.small:.0%}" for split in report.splits],
+        "medium (area < 96²)": [f"{split.medium:.0%}" for split in report.splits],
+        "large": [f"{split.large:.0%}" for split in report.splits],
+        "problems": [f"{len(split.problems):,}" for split in report.splits],
+    }
+    for name, cells in rows.items():
+        table.add_row(name, *cells)
+    return table
+
+
+def _class_table(report: DataReport) -> Table:
+    """Boxes of each class, all splits side by side. Splits may differ in their classes."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("row", justify="right")
+    table.add_column("id", justify="right")
+    table.add_column("class", max_width=32)
+    for split in report.splits:
+        table.add_column(_text(f"boxes {split.name}"), justify="right")
+    rows = report.class_rows()
+    for index, category_id, name, boxes in rows[:CLASSES_SHOWN]:
+        cells = ["-" if count is None else f"{count:,}" for count in boxes]
+        table.add_row("-" if index is None else str(index), str(category_id), _text(name), *cells)
+    if len(rows) > CLASSES_SHOWN:
+        table.add_row("", "", f"and {len(rows) - CLASSES_SHOWN} more")
+    return table
+
+
+def _size_table(report: DataReport) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for name in QUANTILES:
+        table.add_column(name, justify="right")
+    for split in report.splits:
+        pixels = (f"{value:.0f}" for value in split.sizes.quantiles)
+        table.add_row(_text(f"{split.name}, pixels"), *pixels)
+    shown = report.shown_split
+    for level, stride in enumerate(report.view.strides, start=1):
+        cells = (f"{value / stride:.1f}" for value in shown.sizes.quantiles)
+        table.add_row(_text(f"{shown.name}, cells of level {level} ({stride} px)"), *cells)
+    return table
+
+
+def _cell_table(report: DataReport) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("cells of level 1")
+    for split in report.splits:
+        table.add_column(_text(split.name), justify="right")
+    for row, name in enumerate(bin_names()):
+        shares = (split.sizes.bins[row] / max(1, split.sizes.count) for split in report.splits)
+        table.add_row(name, *(f"{share:.0%}" for share in shares))
+    return table
+
+
+def _print_problems(split: SplitReport, console: Console) -> None:
+    if split.rotated:
+        console.print(_text(f"{split.name}: images turned upright by their EXIF data: {split.rotated}"))
+    if split.not_rotated:
+        kept = "images left lying against their EXIF data, as they were annotated"
+        console.print(_text(f"{split.name}: {kept}: {split.not_rotated}"))
+    groups: tuple[tuple[str, Sequence[Problem]], ...] = (("yellow", split.problems), ("", split.notes))
+    for style, found in groups:
+        for kind, entry in by_kind(found).items():
+            console.print(_text(f"{split.name}: {entry['count']} x {kind}", style))
+            for example in entry["examples"]:
+                line = _text(f"{example['where']}: {example['message']}")
+                console.print(Padding(line, (0, 0, 0, 2)))
+            if entry["count"] > len(entry["examples"]):
+                console.print(_text(f"  and {entry['count'] - len(entry['examples'])} more"))
+
+
+def _print_duplicates(groups: Sequence[DuplicateGroup], console: Console) -> None:
+    for group in groups[:GROUPS_SHOWN]:
+        members = [f"{split}: {name}" for split, name in group.members[:4]]
+        more = f" and {len(group.members) - 4} more" if len(group.members) > 4 else ""
+        _print_item(f"{' = '.join(members)}{more} ({group.bits} of 256)", console)
+    if len(groups) > GROUPS_SHOWN:
+        console.print(_text(f"  and {len(groups) - GROUPS_SHOWN} more groups (all with --output FILE)"))
+
+
+def _pixels(size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]}"
+
+
+def _text(content: str, style: str = "") -> Text:
+    """Names come from files: no markup is read in them, and nothing in them commands the terminal."""
+    return Text("".join(letter if letter.isprintable() else "�" for letter in content), style)
