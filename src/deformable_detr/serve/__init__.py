@@ -3,20 +3,18 @@
 Needs the extra `serve` (FastAPI, uvicorn).
 """
 
+from importlib.util import find_spec
+
 from ..errors import UserError
 
-try:
-    import fastapi
-    import prometheus_client
-    import python_multipart
-    import uvicorn  # noqa: F401
-except ImportError as error:
-    raise UserError(
-        f"serve needs {error.name}, which is not installed: pip install 'deformable-detr[serve]'."
-    ) from error
+for _module in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
+    if find_spec(_module) is None:
+        raise UserError(
+            f"serve needs {_module}, which is not installed: pip install 'deformable-detr[serve]'."
+        )
 
-from .app import Server, create_app
-from .server import serve
-from .settings import ServeSettings
+from .app import Server, create_app  # noqa: E402
+from .server import serve  # noqa: E402
+from .settings import ServeSettings  # noqa: E402
 
-__all__ = ["Server", "ServeSettings", "create_app", "serve"]
+__all__ = ["ServeSettings", "Server", "create_app", "serve"]

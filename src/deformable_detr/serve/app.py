@@ -89,7 +89,6 @@ def _api(engine: Engine, on_failure: Callable[[], None] | None) -> FastAPI:
     )
     _add_handlers(api, engine)
     _add_files(api)
-    _add_status(api, engine)
 
     most = settings.max_detections
 
@@ -131,6 +130,7 @@ def _api(engine: Engine, on_failure: Callable[[], None] | None) -> FastAPI:
         (upload,) = await pictures_of(await request.body(), request.headers, engine, 1)
         return JSONResponse(await engine.explain(upload, threshold, max_detections))
 
+    _add_status(api, engine)
     return api
 
 

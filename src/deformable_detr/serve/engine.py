@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -173,7 +173,8 @@ class Engine:
         if not self.can_explain:
             raise Refusal(
                 Kind.CANNOT_EXPLAIN,
-                "this model cannot be explained, it is an exported file: serve the checkpoint it was made from.",
+                "this model cannot be explained, it is an exported file: serve the checkpoint it was made "
+                "from.",
             )
         with self._places(1):
             async with self._explained:
@@ -255,10 +256,8 @@ class Engine:
             else:
                 left = None
             self._arrival.clear()
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._arrival.wait(), left)
-            except TimeoutError:
-                pass
 
     async def _in(self, pool: Executor, function: Callable[..., Result], *arguments: Any) -> Result:
         return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)

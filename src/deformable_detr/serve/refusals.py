@@ -68,7 +68,7 @@ MEANINGS = {
 }
 
 
-class Refusal(Exception):  # noqa: N818: most of them are nobody's error
+class Refusal(Exception):  # noqa: N818 - most of them are nobody's error
     """A request that gets no result. `message`: one sentence. `retry_after`: seconds."""
 
     def __init__(self, kind: Kind, message: str, retry_after: int | None = None):

@@ -1,4 +1,4 @@
-"""What a server allows: every limit, with its default. A server without limits is a server that falls over."""
+"""What a server allows: every limit, with its default."""
 
 from __future__ import annotations
 
