@@ -35,7 +35,7 @@ from .settings import ServeSettings
 READ_AHEAD = 4  # batches of decoded pictures that may wait for the model
 EXPLAINED_AT_ONCE = 2  # pictures that wait decoded, whole, to be explained
 EXPLANATION_NUMBERS = 1_000_000  # 16-bit numbers of an explanation: below 3 MB of base64
-WARM_UP_SIZE = (480, 640)
+WARM_UP_SIZE = (480, 640)  # (H, W), or what of it the limit allows
 LONGEST_RETRY_S = 60
 Result = TypeVar("Result")
 
@@ -293,7 +293,10 @@ class Engine:
 
     def _warm_up(self) -> bool:
         """Whether the model can be explained."""
-        picture = np.zeros((*WARM_UP_SIZE, 3), np.uint8)
+        height, width = WARM_UP_SIZE
+        picture = np.zeros(
+            (min(height, self.max_pixels // width) or 1, min(width, self.max_pixels), 3), np.uint8
+        )
         self.detector.predict(picture)
         try:
             page_data(self.detector.explain(picture, max_detections=1), 0.5)
