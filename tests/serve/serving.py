@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
@@ -17,6 +18,7 @@ from PIL import Image
 from deformable_detr.config import RunConfig
 from deformable_detr.detector import Backend, Detector, new_checkpoint
 from deformable_detr.serve import Server, ServeSettings, create_app
+from deformable_detr.serve.server import _Process
 from deformable_detr.structures import ClassTable, ImageBatch, Predictions
 from small_models import randomise
 from tiny import tiny_config
@@ -84,6 +86,21 @@ async def running(
             await asyncio.sleep(0.01)
         assert not wait or server.engine.state == "ready"
         yield server, client
+
+
+@contextmanager
+def in_a_thread(process: _Process) -> Iterator[tuple[str, threading.Thread]]:
+    """Its address, and its thread."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        thread = threading.Thread(target=process.run, args=([bound],))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{bound.getsockname()[1]}", thread
+        finally:
+            process.should_exit = True
+            thread.join(30)
+            assert not thread.is_alive()
 
 
 async def until(condition: Any) -> None:

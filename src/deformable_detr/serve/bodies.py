@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.datastructures import Headers, UploadFile
+from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from .engine import Engine, Upload
@@ -107,22 +107,37 @@ def _of_text(text: str, number: int) -> Upload:
 
 
 class _InMemory(MultiPartParser):
-    """Starlette's, without its temporary files: the body is bounded and in memory already."""
+    """Starlette's, without its temporary files (the body is bounded, and in memory already), and one that
+    notices where the last boundary is missing."""
 
     spool_max_size = 2**62
+    complete = False
+
+    def on_end(self) -> None:
+        self.complete = True
 
 
 async def _of_multipart(body: bytes, headers: Headers) -> list[Upload]:
     async def chunks() -> AsyncGenerator[bytes, None]:
         for start in range(0, len(body), CHUNK):
             yield body[start : start + CHUNK]
+        if not parser.complete:
+            raise MultiPartException("It ends before its last boundary.")
 
+    parser = _InMemory(headers, chunks(), max_files=MOST_PARTS, max_fields=MOST_PARTS)
     try:
-        form = await _InMemory(headers, chunks(), max_files=MOST_PARTS, max_fields=MOST_PARTS).parse()
+        form = await parser.parse()
     except MultiPartException as error:
         raise Refusal(
             Kind.MALFORMED, f"the multipart body is broken: {error.message.rstrip('.')}."
         ) from error
+    try:
+        return _of_form(form)
+    finally:
+        await form.close()
+
+
+def _of_form(form: FormData) -> list[Upload]:
     uploads: list[Upload] = []
     for name, value in form.multi_items():
         if not isinstance(value, UploadFile):
@@ -138,7 +153,6 @@ async def _of_multipart(body: bytes, headers: Headers) -> list[Upload]:
         file_name = (value.filename or "")[:LONGEST_NAME] or None
         label = f"picture {len(uploads) + 1}" + (f' ("{file_name}")' if file_name else "")
         uploads.append(Upload(value.file.read(), file_name, label))
-    await form.close()
     if not uploads:
         raise Refusal(Kind.INVALID, f'the form holds no file: send at least one as "{FIELD}".')
     return uploads
