@@ -1,4 +1,4 @@
-"""The page in a real browser: upload, slider, hover, keys, touch, messages. Keeps screenshots in build/serve."""
+"""The page in a real browser: upload, slider, hover, keys, touch, messages. Screenshots: build/serve."""
 
 from __future__ import annotations
 
