@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image
+from serving import in_a_thread, picture
 
 from deformable_detr.detector import Detector, new_checkpoint
 from deformable_detr.serve import ServeSettings, create_app
@@ -21,7 +22,6 @@ from deformable_detr.serve.metrics import Metrics
 from deformable_detr.serve.refusals import STATUS
 from deformable_detr.serve.server import _Process
 from deformable_detr.structures import ClassTable
-from serving import in_a_thread, picture
 from small_models import randomise
 from tiny import tiny_config
 
