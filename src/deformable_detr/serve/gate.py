@@ -40,7 +40,7 @@ GONE = "client gone"
 
 
 class Gate:
-    """Wraps the application. `engine_of` gives the engine, and its limits with it, once there is one."""
+    """Wraps an application, and keeps the engine's limits."""
 
     def __init__(self, app: ASGIApp, engine: Engine):
         self.app, self.engine = app, engine
