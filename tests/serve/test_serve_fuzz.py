@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from serving import in_a_thread, picture, png, tiny_detector
 
@@ -40,24 +41,37 @@ def address() -> Iterator[str]:
         assert 'route="/v1/detect",status="200"' in metrics
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def api(address: str) -> Any:
     return schemathesis.openapi.from_url(f"{address}/openapi.json")
 
 
-schema = schemathesis.pytest.from_fixture("api")
+@pytest.mark.parametrize("mode", GenerationMode)
+def test_whatever_fits_the_openapi_or_does_not(api: Any, mode: GenerationMode) -> None:
+    for operation in operations(api):
+
+        @bounded
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def check(case: Any) -> None:
+            # Almost nothing that fits it is a picture, so what fits may be refused.
+            case.call_and_validate(excluded_checks=[positive_data_acceptance])
+
+        check()
 
 
-@schema.parametrize()
-@bounded
-def test_whatever_fits_the_openapi_or_does_not(case: Any) -> None:
-    # Almost nothing that fits it is a picture, so what fits may be refused.
-    case.call_and_validate(excluded_checks=[positive_data_acceptance])
+def test_parameters_with_a_picture(api: Any) -> None:
+    for operation in operations(api.include(path_regex="^/v1/(detect|explain)$")):
+
+        @bounded
+        @given(case=operation.as_strategy())
+        def check(case: Any) -> None:
+            case.body, case.media_type, case.headers = {"images": [PICTURE]}, "application/json", {}
+            case.call_and_validate(excluded_checks=[positive_data_acceptance])
+
+        check()
 
 
-@schema.include(path_regex="^/v1/(detect|explain)$").parametrize()
-@bounded
-def test_parameters_with_a_picture(case: Any) -> None:
-    case.body, case.media_type = {"images": [PICTURE]}, "application/json"
-    case.headers = {}
-    case.call_and_validate(excluded_checks=[positive_data_acceptance])
+def operations(api: Any) -> list[Any]:
+    found = [result.ok() for result in api.get_all_operations()]
+    assert len(found) >= 2
+    return found
