@@ -1,6 +1,6 @@
 """docs/images/serve_page.jpg: the server's page in chromium, with where the model looked for a detection.
 
-python docs/figures/serve_page.py http://127.0.0.1:8000 cells.jpg [--threshold 0.4 --detection 2 --output FILE]
+python docs/figures/serve_page.py http://127.0.0.1:8000 cells.jpg [--threshold 0.4 --detection 2 …]
 """
 
 from __future__ import annotations
