@@ -483,6 +483,21 @@ def _run_inspect(parser: ArgumentParser, arguments: Namespace) -> int:
     return 0
 
 
+def _build_demo(argv: Sequence[str]) -> ArgumentParser:
+    parser = _parser("demo", "Data, training, evaluation, prediction: offline, a few minutes on two cores.")
+    parser.add_argument("--output", type=str, default="demo_output")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int | None, default=None, help="fewer for a quick look")
+    return parser
+
+
+def _run_demo(parser: ArgumentParser, arguments: Namespace) -> int:
+    from .demo import demo
+
+    demo(arguments.output, seed=arguments.seed, epochs=arguments.epochs)
+    return 0
+
+
 def _build_serve(argv: Sequence[str]) -> ArgumentParser:
     parser = _parser("serve", "MODEL behind HTTP, with a page to try it (needs the extra `serve`).")
     _add_model(parser)
@@ -526,21 +541,6 @@ def _run_serve(parser: ArgumentParser, arguments: Namespace) -> int:
         device=arguments.device,
         dtype=arguments.dtype,
     )
-    return 0
-
-
-def _build_demo(argv: Sequence[str]) -> ArgumentParser:
-    parser = _parser("demo", "Data, training, evaluation, prediction: offline, a few minutes on two cores.")
-    parser.add_argument("--output", type=str, default="demo_output")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int | None, default=None, help="fewer for a quick look")
-    return parser
-
-
-def _run_demo(parser: ArgumentParser, arguments: Namespace) -> int:
-    from .demo import demo
-
-    demo(arguments.output, seed=arguments.seed, epochs=arguments.epochs)
     return 0
 
 
@@ -614,8 +614,8 @@ COMMANDS: dict[str, Command] = {
     "convert": Command(
         "rewrite MODEL as native, authors' or transformers' checkpoint", _build_convert, _run_convert
     ),
-    "serve": Command("MODEL behind HTTP, with a page to try it", _build_serve, _run_serve),
     "demo": Command("the whole way offline, in a few minutes", _build_demo, _run_demo),
+    "serve": Command("MODEL behind HTTP, with a page to try it", _build_serve, _run_serve),
     "benchmark": Command(
         "time this package and its peers on this machine",
         _build_benchmark,
