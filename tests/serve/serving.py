@@ -30,7 +30,7 @@ NAMES = ("car", EVIL, "größer")
 def tiny_detector(config: RunConfig | None = None) -> Detector:
     """Untrained, with weights that make it see things everywhere."""
     config = config or tiny_config()
-    checkpoint = new_checkpoint(config.model, ClassTable.from_names(NAMES), config.data, "tiny", None)
+    checkpoint = new_checkpoint(config.model, ClassTable.from_names(NAMES), config.data, config.recipe, None)
     randomise(checkpoint.model)
     return Detector.of(checkpoint, "cpu")
 

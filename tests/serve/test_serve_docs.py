@@ -34,7 +34,7 @@ CLIENT = next(block for block in re.findall(r"^```python\n(.*?)^```", TEXT, re.M
 def address() -> Iterator[str]:
     config = tiny_config()
     classes = ClassTable.from_names(("RBC", "WBC", "Platelets"))
-    checkpoint = new_checkpoint(config.model, classes, config.data, "tiny", None)
+    checkpoint = new_checkpoint(config.model, classes, config.data, config.recipe, None)
     randomise(checkpoint.model)
     process = _Process(create_app(Detector.of(checkpoint, "cpu"), ServeSettings(name="bccd")), "", False)
     with in_a_thread(process) as (address, _):
