@@ -586,6 +586,52 @@ def _run_demo(parser: ArgumentParser, arguments: Namespace) -> int:
     return 0
 
 
+def _build_serve(argv: Sequence[str]) -> ArgumentParser:
+    parser = _parser("serve", "MODEL behind HTTP, with a page to try it (needs the extra `serve`).")
+    _add_model(parser)
+    parser.add_argument("--host", type=str, default="127.0.0.1", help="0.0.0.0: for other machines too")
+    parser.add_argument("--port", type=int, default=8000, help="0: any free one")
+    parser.add_argument("--dtype", type=Literal["fp32", "bf16", "fp16"], default="fp32")
+    parser.add_argument("--token-file", type=str | None, default=None, help="or DEFORMABLE_DETR_TOKEN")
+    parser.add_argument("--root-path", type=str, default="", help="the prefix that a reverse proxy takes off")
+    parser.add_argument("--max-batch", type=int, default=4, help="pictures computed together")
+    parser.add_argument("--batch-wait-ms", type=float, default=5.0, help="for others to share a batch")
+    parser.add_argument("--queue-size", type=int, default=128, help="pictures; more are refused (429)")
+    parser.add_argument("--max-pictures", type=int, default=16, help="of a request")
+    parser.add_argument("--max-body-mb", type=int, default=32, help="of a request")
+    parser.add_argument("--max-pixels", type=int, default=40_000_000, help="of a picture")
+    parser.add_argument("--timeout", type=float, default=30.0, help="seconds for an answer (504)")
+    parser.add_argument("--access-log", action="store_true", help="a line for each request")
+    return parser
+
+
+def _run_serve(parser: ArgumentParser, arguments: Namespace) -> int:
+    from .serve import ServeSettings, serve
+
+    body = arguments.max_body_mb * 1024**2
+    serve(
+        arguments.model,
+        arguments.host,
+        arguments.port,
+        ServeSettings(
+            max_batch=arguments.max_batch,
+            batch_wait_ms=arguments.batch_wait_ms,
+            queue_size=arguments.queue_size,
+            max_pictures=arguments.max_pictures,
+            max_body_bytes=body,
+            max_bytes_in_flight=max(body, ServeSettings.max_bytes_in_flight),
+            max_pixels=arguments.max_pixels,
+            timeout_s=arguments.timeout,
+        ),
+        token_file=arguments.token_file,
+        root_path=arguments.root_path,
+        access_log=arguments.access_log,
+        device=arguments.device,
+        dtype=arguments.dtype,
+    )
+    return 0
+
+
 def _build_doctor(argv: Sequence[str]) -> ArgumentParser:
     return _parser("doctor", "Versions, devices, kernels in use, and a self-test of the operator.")
 
@@ -658,6 +704,7 @@ COMMANDS: dict[str, Command] = {
         "rewrite MODEL as native, authors' or transformers' checkpoint", _build_convert, _run_convert
     ),
     "demo": Command("the whole way offline, in a few minutes", _build_demo, _run_demo),
+    "serve": Command("MODEL behind HTTP, with a page to try it", _build_serve, _run_serve),
     "benchmark": Command(
         "time this package and its peers on this machine",
         _build_benchmark,

@@ -90,12 +90,16 @@ def should_rotate(header: ImageHeader, annotated_size: tuple[int, int] | None) -
     return annotated_size is None or header.upright_size == tuple(annotated_size)
 
 
-def read_header(path: str | os.PathLike[str]) -> ImageHeader:
-    """Size and orientation of an image file, without decoding it.
+def read_header(source: str | os.PathLike[str] | bytes) -> ImageHeader:
+    """Size and orientation of an image file (a path, or its bytes), without decoding it.
 
     Raises UserError where there is no file or it is not an image.
     """
-    name = os.fspath(path)
+    if isinstance(source, bytes):
+        name = _name_of_bytes(source)
+        with _naming(name):
+            return _header_of(_parse(BytesIO(source)))
+    name = os.fspath(source)
     with _open_file(name) as file, _naming(name):
         return _header_of(_parse(file))
 
@@ -122,7 +126,7 @@ def open_image(
     if isinstance(source, Image.Image):
         return _finish(source, annotated_size, max_pixels, "the image")
     if isinstance(source, bytes):
-        name = f"the image ({len(source)} bytes)"
+        name = _name_of_bytes(source)
         return _decode(BytesIO(source), annotated_size, max_pixels, name)
     name = os.fspath(source)
     with _open_file(name) as file:
@@ -280,6 +284,10 @@ def _open_file(name: str) -> IO[bytes]:
         raise UserError(f"there is no image file {name}: check the path.") from error
     except (OSError, ValueError) as error:
         raise UserError(f"the image file {name!r} cannot be opened: {error}.") from error
+
+
+def _name_of_bytes(content: bytes) -> str:
+    return f"the image ({len(content)} bytes)"
 
 
 @contextmanager

@@ -51,8 +51,10 @@ def html_of(explanation: Explanation, threshold: float, title: str) -> str:
     """The page of an explanation, which carries its picture."""
     image = explanation.detections.image
     assert image is not None
-    template = (files(__package__) / "page.html").read_text(encoding="utf-8")
+    template = _text("page.html")
     parts = {
+        "look": _text("look.css"),
+        "attention": _text("attention.js"),
         "title": html.escape(title),
         "image": _data_url(Image.fromarray(image)),
         "data": _for_script(page_data(explanation, threshold)),
@@ -62,6 +64,10 @@ def html_of(explanation: Explanation, threshold: float, title: str) -> str:
         name, after = piece.split("}}", 1)
         before += parts[name] + after
     return before
+
+
+def _text(name: str) -> str:
+    return (files(__package__) / name).read_text(encoding="utf-8")
 
 
 def page_data(explanation: Explanation, threshold: float) -> dict[str, Any]:

@@ -1,0 +1,267 @@
+"""The application: a detector behind HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Annotated
+
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from .. import __version__
+from ..detector import Detector
+from .bodies import body_schema, pictures_of
+from .engine import Engine, State, Wanted
+from .gate import Gate
+from .metrics import CONTENT_TYPE, Metrics
+from .refusals import Kind, Refusal
+from .schemas import (
+    DetectAnswer,
+    ExplainAnswer,
+    Found,
+    Limits,
+    ModelAnswer,
+    Status,
+    errors,
+)
+from .settings import ServeSettings
+
+log = logging.getLogger(__name__)
+
+EXPLAIN = "deformable_detr.explain"  # the page shares the look of its pages
+DESCRIPTION = "Objects in pictures, and where the model looked for them."
+OF_THE_GATE = (400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 504)
+_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+
+Threshold = Annotated[float, Query(ge=0, le=1, allow_inf_nan=False, description="least score")]
+ClassFilter = Annotated[
+    list[str] | None, Query(alias="classes", max_length=1000, description="only these; repeat for several")
+]
+
+
+def create_app(
+    detector: Detector,
+    settings: ServeSettings | None = None,
+    *,
+    on_failure: Callable[[], None] | None = None,
+) -> Server:
+    """An ASGI application that serves a detector: `uvicorn.run(create_app(detector))`.
+
+    Args:
+        on_failure: called where the model cannot be warmed up; the exception is logged.
+    """
+    settings = settings or ServeSettings()
+    metrics = Metrics(settings.name, settings.queue_size)
+    return Server(Engine(detector, settings, metrics), on_failure)
+
+
+class Server(Gate):
+    """The whole of it: `engine` computes, `api` is FastAPI's application, the gate stands before both."""
+
+    def __init__(self, engine: Engine, on_failure: Callable[[], None] | None):
+        self.api = _api(engine, on_failure)
+        super().__init__(self.api, engine)
+
+
+def _api(engine: Engine, on_failure: Callable[[], None] | None) -> FastAPI:
+    settings = engine.settings
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        warming = asyncio.create_task(_warm(engine, on_failure))
+        yield
+        warming.cancel()
+        await engine.close()
+
+    api = FastAPI(
+        title="deformable-detr serve",
+        version=__version__,
+        description=DESCRIPTION,
+        docs_url=None,  # FastAPI's own page loads its parts from the internet
+        redoc_url=None,
+        lifespan=life,
+    )
+    _add_handlers(api, engine)
+    _add_files(api)
+
+    most = settings.max_detections
+
+    @api.post(
+        "/v1/detect",
+        response_model=DetectAnswer,
+        responses=errors(*OF_THE_GATE),
+        openapi_extra={"requestBody": body_schema(settings.max_pictures)},
+        tags=["model"],
+        summary="Find objects in one or several pictures",
+    )
+    async def detect(
+        request: Request,
+        threshold: Threshold = 0.5,
+        max_detections: int = Query(min(100, most), ge=1, le=most, description="per picture"),
+        classes: ClassFilter = None,
+    ) -> DetectAnswer:
+        wanted = Wanted(threshold, max_detections, _known(classes or [], engine.detector))
+        uploads = await pictures_of(await request.body(), request.headers, engine, settings.max_pictures)
+        found = await engine.detect(uploads, wanted)
+        return DetectAnswer(
+            model=settings.name,
+            results=[Found.of(upload, each) for upload, each in zip(uploads, found, strict=True)],
+        )
+
+    @api.post(
+        "/v1/explain",
+        response_model=ExplainAnswer,
+        responses=errors(*OF_THE_GATE, 501),
+        openapi_extra={"requestBody": body_schema(1)},
+        tags=["model"],
+        summary="Where the model looked in one picture",
+    )
+    async def explain_(
+        request: Request,
+        threshold: Threshold = 0.5,
+        max_detections: int = Query(min(100, most), ge=1, le=most, description="per picture"),
+    ) -> JSONResponse:
+        (upload,) = await pictures_of(await request.body(), request.headers, engine, 1)
+        return JSONResponse(await engine.explain(upload, threshold, max_detections))
+
+    _add_status(api, engine)
+    return api
+
+
+async def _warm(engine: Engine, on_failure: Callable[[], None] | None) -> None:
+    try:
+        await engine.run()
+    except Exception:
+        log.exception("the model could not be warmed up")
+        if on_failure is not None:
+            on_failure()
+
+
+def _known(names: list[str], detector: Detector) -> frozenset[str]:
+    known = {name for name in detector.classes.names if name is not None}
+    for name in names:
+        if name not in known:
+            raise Refusal(Kind.INVALID, f"classes: there is no class {name[:100]!r}; /v1/model lists them.")
+    return frozenset(names)
+
+
+# ---------------------------------------------------------------------- what is not the model
+
+
+def _add_status(api: FastAPI, engine: Engine) -> None:
+    settings = engine.settings
+
+    @api.get("/v1/model", responses=errors(401, 403), tags=["model"], summary="Classes and limits")
+    async def model() -> ModelAnswer:
+        detector = engine.detector
+        return ModelAnswer(
+            name=settings.name,
+            recipe=detector.recipe,
+            version=__version__,
+            classes=list(detector.classes.names),
+            can_explain=engine.can_explain,
+            limits=Limits(
+                max_body_bytes=settings.max_body_bytes,
+                max_pixels=engine.max_pixels,
+                max_pictures=settings.max_pictures,
+                max_detections=settings.max_detections,
+                timeout_s=settings.timeout_s,
+            ),
+        )
+
+    @api.get("/healthz", tags=["operation"], summary="Whether the process is alive")
+    async def healthz() -> Status:
+        return Status(status="ok")
+
+    @api.get(
+        "/readyz",
+        responses=errors(503),
+        tags=["operation"],
+        summary="Whether requests are taken: the model is loaded, warm, and not about to stop",
+    )
+    async def readyz() -> Status:
+        engine.check_open()
+        return Status(status=State.READY.value)
+
+    @api.get(
+        "/metrics",
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **errors(401, 403)},
+        response_class=Response,
+        tags=["operation"],
+        summary="For Prometheus",
+    )
+    async def metrics() -> Response:
+        return Response(engine.metrics.text(), media_type=CONTENT_TYPE)
+
+
+def _add_files(api: FastAPI) -> None:
+    """The page and its parts, read once: no path of a request ever reaches a disk."""
+    texts: dict[str, tuple[str, str]] = {}
+    for package, names in (
+        (files(__package__) / "static", ("index.html", "docs.html", "app.js", "docs.js", "style.css")),
+        (files(EXPLAIN), ("attention.js", "look.css")),
+    ):
+        for name in names:
+            text = (package / name).read_text(encoding="utf-8")
+            texts[name] = (text, _TYPES[name[name.rindex(".") :]])
+
+    def respond(name: str) -> Response:
+        text, kind = texts[name]
+        return Response(text, media_type=kind, headers={"Cache-Control": "no-cache"})
+
+    @api.get("/", include_in_schema=False)
+    async def index() -> Response:
+        return respond("index.html")
+
+    @api.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return respond("docs.html")
+
+    @api.get("/static/{name}", include_in_schema=False)
+    async def static(name: str) -> Response:
+        if name not in texts:
+            raise HTTPException(404)
+        return respond(name)
+
+
+def _add_handlers(api: FastAPI, engine: Engine) -> None:
+    """Refusals, and the framework's own, in one shape."""
+
+    def answer(refusal: Refusal, headers: Mapping[str, str] | None = None) -> Response:
+        engine.metrics.errors.labels(refusal.kind.value).inc()
+        response = refusal.response()
+        response.headers.update(headers or {})
+        return response
+
+    async def of_refusal(_: Request, error: Exception) -> Response:
+        assert isinstance(error, Refusal)
+        return answer(error)
+
+    async def of_http(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if error.status_code == 405:
+            refusal = Refusal(Kind.METHOD, "this path takes another method: /docs tells which.")
+            return answer(refusal, error.headers)
+        assert error.status_code == 404, error
+        return answer(Refusal(Kind.NOT_FOUND, "there is nothing here: /docs tells what there is."))
+
+    async def of_parameters(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:]) or "the request"
+        return answer(Refusal(Kind.INVALID, f"{where}: {first['msg']}."))
+
+    async def of_bug(_: Request, __: Exception) -> Response:
+        # The framework raises it again behind the answer: the gate logs and counts it.
+        return Refusal(Kind.INTERNAL, "this is a bug of the server: its log says where.").response()
+
+    api.add_exception_handler(Refusal, of_refusal)
+    api.add_exception_handler(HTTPException, of_http)
+    api.add_exception_handler(RequestValidationError, of_parameters)
+    api.add_exception_handler(Exception, of_bug)

@@ -1,0 +1,158 @@
+"""Pictures out of a request's body: multipart/form-data, or JSON with base64. Nothing is written to disk."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import FormData, Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from .engine import Engine, Upload
+from .refusals import Kind, Refusal
+
+FIELD = "images"
+CHUNK = 256 * 1024
+LONGEST_NAME = 200
+MOST_PARTS = 1000
+JSON, MULTIPART = "application/json", "multipart/form-data"
+
+
+class Base64Pictures(BaseModel):
+    """Pictures as text."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    images: list[str] = Field(
+        min_length=1,
+        description="The bytes of JPEG, PNG, WebP, … files in base64; a data: URL is taken as well.",
+        json_schema_extra={"items": {"type": "string", "contentEncoding": "base64"}},
+    )
+
+
+def body_schema(most: int) -> dict[str, Any]:
+    """The request body for OpenAPI."""
+    files = {
+        "type": "array",
+        "minItems": 1,
+        "maxItems": most,
+        "items": {"type": "string", "format": "binary"},
+    }
+    form = {"type": "object", "properties": {FIELD: files}, "required": [FIELD]}
+    text = Base64Pictures.model_json_schema()
+    text["properties"][FIELD]["maxItems"] = most
+    return {
+        "required": True,
+        "content": {MULTIPART: {"schema": form}, JSON: {"schema": text}},
+    }
+
+
+async def pictures_of(body: bytes, headers: Headers, engine: Engine, most: int) -> list[Upload]:
+    """The pictures of a body, at least one and at most `most`.
+
+    Raises:
+        Refusal: the body is of another type, malformed, or holds too many.
+    """
+    kind = headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind == MULTIPART:
+        uploads = await _of_multipart(body, headers)
+    elif kind == JSON:
+        uploads = await engine.in_background(_of_json, body)
+    else:
+        raise Refusal(
+            Kind.MEDIA_TYPE,
+            f'send {MULTIPART} with files named "{FIELD}", or {JSON} with {{"{FIELD}": [base64, …]}}.',
+        )
+    if len(uploads) > most:
+        sentence = (
+            f"the request holds {len(uploads)} pictures, and {most} is the limit: send several requests."
+        )
+        raise Refusal(Kind.TOO_MANY_PICTURES, sentence)
+    return uploads
+
+
+# ---------------------------------------------------------------------- JSON
+
+
+def _of_json(body: bytes) -> list[Upload]:
+    try:
+        texts = Base64Pictures.model_validate_json(body).images
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        if first["type"] == "json_invalid":
+            raise Refusal(Kind.MALFORMED, f"the body is not JSON: {first['msg']}.") from error
+        where = ".".join(str(part) for part in first["loc"]) or "the body"
+        raise Refusal(Kind.INVALID, f"{where}: {first['msg']}.") from error
+    return [_of_text(text, number) for number, text in enumerate(texts, 1)]
+
+
+def _of_text(text: str, number: int) -> Upload:
+    label = f"picture {number}"
+    if text.startswith("data:"):
+        head, _, text = text.partition(",")
+        if not head.endswith(";base64"):
+            raise Refusal(Kind.INVALID, f"{label} is a data: URL without base64: encode it.")
+    try:
+        # Encoders that break lines are common, other letters are mistakes.
+        content = base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Refusal(Kind.INVALID, f"{label} is not base64: encode the bytes of the file.") from error
+    return Upload(content, None, label)
+
+
+# ---------------------------------------------------------------------- multipart
+
+
+class _InMemory(MultiPartParser):
+    """Starlette's, without its temporary files (the body is bounded, and in memory already), and one that
+    notices where the last boundary is missing."""
+
+    spool_max_size = 2**62
+    complete = False
+
+    def on_end(self) -> None:
+        self.complete = True
+
+
+async def _of_multipart(body: bytes, headers: Headers) -> list[Upload]:
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        for start in range(0, len(body), CHUNK):
+            yield body[start : start + CHUNK]
+        if not parser.complete:
+            raise MultiPartException("It ends before its last boundary.")
+
+    parser = _InMemory(headers, chunks(), max_files=MOST_PARTS, max_fields=MOST_PARTS)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise Refusal(
+            Kind.MALFORMED, f"the multipart body is broken: {error.message.rstrip('.')}."
+        ) from error
+    try:
+        return _of_form(form)
+    finally:
+        await form.close()
+
+
+def _of_form(form: FormData) -> list[Upload]:
+    uploads: list[Upload] = []
+    for name, value in form.multi_items():
+        if not isinstance(value, UploadFile):
+            raise Refusal(
+                Kind.INVALID,
+                f'the form\'s field "{name[:LONGEST_NAME]}" is not a file: files are sent as "{FIELD}", '
+                "parameters in the address (?threshold=0.5).",
+            )
+        if name != FIELD:
+            raise Refusal(
+                Kind.INVALID, f'a file is sent as "{name[:LONGEST_NAME]}": name all of them "{FIELD}".'
+            )
+        file_name = (value.filename or "")[:LONGEST_NAME] or None
+        label = f"picture {len(uploads) + 1}" + (f' ("{file_name}")' if file_name else "")
+        uploads.append(Upload(value.file.read(), file_name, label))
+    if not uploads:
+        raise Refusal(Kind.INVALID, f'the form holds no file: send at least one as "{FIELD}".')
+    return uploads

@@ -1,0 +1,331 @@
+"""The model behind a server: a bounded queue, pictures decoded by a few threads, batches computed by one.
+
+A picture's way: accepted (or refused, 429) → decoded and resized by one of the decoding threads → waits for
+others of its shape, at most some milliseconds and only while others are on their way → computed by the
+model's thread, whose arithmetic has threads of its own. Only pictures of equal resized shape share a batch,
+as in `Detector.predict`, so the result does not depend on who else is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, TypeVar
+
+import numpy as np
+from PIL.Image import Image
+from torch import Tensor
+
+from ..data.images import open_image, read_header
+from ..detector import Detector
+from ..errors import UserError
+from ..explain.page import page_data
+from ..explanation import Explanation
+from ..structures import Detections
+from .metrics import Metrics
+from .refusals import Kind, Refusal
+from .settings import ServeSettings
+
+READ_AHEAD = 4  # batches of decoded pictures that may wait for the model
+EXPLAINED_AT_ONCE = 2  # pictures that wait decoded, whole, to be explained
+EXPLANATION_NUMBERS = 1_000_000  # 16-bit numbers of an explanation: below 3 MB of base64
+WARM_UP_SIZE = (480, 640)  # (H, W), or what of it the limit allows
+LONGEST_RETRY_S = 60
+Result = TypeVar("Result")
+
+
+class State(StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    STOPPING = "stopping"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A picture as it came. `label` names it in messages; `file_name` is the sender's, None without one."""
+
+    content: bytes
+    file_name: str | None
+    label: str
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What of the detections is wanted. `classes`: names, empty for all."""
+
+    threshold: float
+    max_detections: int
+    classes: frozenset[str]
+
+    def of(self, found: Detections) -> Detections:
+        """`found` are best first."""
+        detections = found.above(self.threshold)
+        keep = [i for i, name in enumerate(detections.names) if not self.classes or name in self.classes]
+        return _rows(detections, keep[: self.max_detections])
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """`pixels`: (3, h, w) as the model sees them. `size`: (H, W) of the picture."""
+
+    pixels: Tensor
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)  # one picture is never another, whatever their pixels
+class _Waiting:
+    prepared: _Prepared
+    key: tuple[int, ...]  # what a batch has in common
+    since: float
+    answer: asyncio.Future[Detections]
+
+
+class Engine:
+    """One detector, to be used by many. All methods are called in one event loop."""
+
+    def __init__(self, detector: Detector, settings: ServeSettings, metrics: Metrics):
+        self.detector, self.settings, self.metrics = detector, settings, metrics
+        self.state = State.STARTING
+        self.can_explain = False
+        self.accepted = 0  # pictures, from acceptance to answer
+        self.max_pixels = min(settings.max_pixels, detector.data.max_pixels)
+        self._model = ThreadPoolExecutor(1, "model")
+        self._decoders = ThreadPoolExecutor(settings.decode_threads, "decode")
+        self._decoded = asyncio.Semaphore(READ_AHEAD * settings.max_batch)
+        self._explained = asyncio.Semaphore(EXPLAINED_AT_ONCE)
+        self._waiting: list[_Waiting] = []
+        self._arrival = asyncio.Event()
+        self._seconds_per_picture = 0.1
+        self._batching: asyncio.Task[None] | None = None
+
+    # ------------------------------------------------------------------ life
+
+    async def run(self) -> None:
+        """Warm up, then take requests. Returns once the model is warm."""
+        self._batching = asyncio.create_task(self._batch_forever())
+        try:
+            self.can_explain = await self._in(self._model, self._warm_up)
+        except Exception:
+            self.state = State.FAILED
+            raise
+        if self.state is State.STARTING:
+            self.state = State.READY
+            self.metrics.ready.set(1)
+
+    def stop(self) -> None:
+        """Refuse what is new. What is accepted is finished."""
+        self.state = State.STOPPING
+        self.metrics.ready.set(0)
+
+    async def close(self) -> None:
+        """Give the threads back."""
+        self.stop()
+        if self._batching is not None:
+            self._batching.cancel()
+        for pool in (self._decoders, self._model):
+            await asyncio.to_thread(pool.shutdown, cancel_futures=True)
+
+    def check_open(self) -> None:
+        """Raise a `Refusal` unless requests are taken."""
+        if self.state is State.STARTING:
+            raise Refusal(Kind.STARTING, "the server is warming up: try again in a few seconds.", 2)
+        if self.state is State.STOPPING:
+            raise Refusal(Kind.STOPPING, "the server is stopping: try another one, or later.", 5)
+        if self.state is State.FAILED:
+            raise Refusal(Kind.FAILED, "the model could not be warmed up: the server's log says why.")
+
+    def busy(self, what: str) -> Refusal:
+        """The refusal where there is no room, with the seconds after which there may be some."""
+        seconds = math.ceil(self.accepted * self._seconds_per_picture)
+        wait = min(LONGEST_RETRY_S, max(1, seconds))
+        return Refusal(Kind.BUSY, f"the server is busy ({what}): try again in {wait} s.", wait)
+
+    # ------------------------------------------------------------------ requests
+
+    async def detect(self, uploads: Sequence[Upload], wanted: Wanted) -> list[Detections]:
+        """Detections of each picture, in order, as `Detector.predict` gives them.
+
+        Raises:
+            Refusal: the queue is full, or a picture cannot be used.
+        """
+        with self._places(len(uploads)):
+            try:
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(self._detect(upload, wanted)) for upload in uploads]
+            except ExceptionGroup as several:
+                raise several.exceptions[0] from None
+            return [wanted.of(task.result()) for task in tasks]
+
+    async def explain(self, upload: Upload, threshold: float, max_detections: int) -> dict[str, Any]:
+        """Where the model looked in a picture, as the page reads it (`explain.page.page_data`), and `total`:
+        how many detections there are. Of models that look at very many points fewer are explained.
+
+        Raises:
+            Refusal: as `detect`; or this model cannot be explained.
+        """
+        if not self.can_explain:
+            raise Refusal(
+                Kind.CANNOT_EXPLAIN,
+                "this model cannot be explained, it is an exported file: serve the checkpoint it was made "
+                "from.",
+            )
+        with self._places(1):
+            async with self._explained:
+                picture = await self._in(self._decoders, self._decode, upload)
+                return await self._in(
+                    self._model, _explained, self.detector, picture, threshold, max_detections
+                )
+
+    async def in_background(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """A short calculation that is not to hold up other requests."""
+        return await self._in(self._decoders, function, *arguments)
+
+    # ------------------------------------------------------------------ the way of a picture
+
+    @contextmanager
+    def _places(self, number: int) -> Iterator[None]:
+        if self.accepted + number > self.settings.queue_size:
+            raise self.busy(f"{self.accepted} pictures are waiting")
+        self.accepted += number
+        self.metrics.queue.set(self.accepted)
+        try:
+            yield
+        finally:
+            self.accepted -= number
+            self.metrics.queue.set(self.accepted)
+
+    async def _detect(self, upload: Upload, wanted: Wanted) -> Detections:
+        async with self._decoded:
+            start = time.perf_counter()
+            prepared = await self._in(self._decoders, self._prepare, upload)
+            now = time.perf_counter()
+            self.metrics.stage_seconds.labels("decode").observe(now - start)
+            # A filter chooses among all that there is; without one, the best are what `predict` gives.
+            most = self.settings.max_detections if wanted.classes else wanted.max_detections
+            waiting = _Waiting(
+                prepared,
+                (*prepared.pixels.shape, most),
+                now,
+                asyncio.get_running_loop().create_future(),
+            )
+            self._waiting.append(waiting)
+            self._arrival.set()
+            return await waiting.answer
+
+    async def _batch_forever(self) -> None:
+        while True:
+            batch = await self._next_batch()
+            now = time.perf_counter()
+            for waiting in batch:
+                self.metrics.stage_seconds.labels("wait").observe(now - waiting.since)
+            try:
+                results = await self._in(self._model, self._compute, batch)
+            except Exception as error:
+                for waiting in batch:
+                    if not waiting.answer.done():
+                        waiting.answer.set_exception(error)
+                continue
+            seconds = time.perf_counter() - now
+            self.metrics.batches.observe(len(batch))
+            self.metrics.pictures.inc(len(batch))
+            self.metrics.stage_seconds.labels("model").observe(seconds)
+            self._seconds_per_picture += 0.2 * (seconds / len(batch) - self._seconds_per_picture)
+            for waiting, result in zip(batch, results, strict=True):
+                if not waiting.answer.done():  # whoever asked may have gone
+                    waiting.answer.set_result(result)
+
+    async def _next_batch(self) -> list[_Waiting]:
+        """The picture that has waited longest, and others like it."""
+        while True:
+            self._waiting = [waiting for waiting in self._waiting if not waiting.answer.done()]
+            if self._waiting:
+                oldest = self._waiting[0]
+                batch = [w for w in self._waiting if w.key == oldest.key][: self.settings.max_batch]
+                left = oldest.since + self.settings.batch_wait_ms / 1000 - time.perf_counter()
+                on_their_way = self.accepted - len(self._waiting)
+                if len(batch) == self.settings.max_batch or left <= 0 or on_their_way <= 0:
+                    self._waiting = [waiting for waiting in self._waiting if waiting not in batch]
+                    return batch
+            else:
+                left = None
+            self._arrival.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._arrival.wait(), left)
+
+    async def _in(self, pool: Executor, function: Callable[..., Result], *arguments: Any) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
+
+    # ------------------------------------------------------------------ in threads
+
+    def _decode(self, upload: Upload) -> Image:
+        try:
+            height, width = read_header(upload.content).stored_size
+        except UserError as error:
+            raise Refusal(Kind.NOT_AN_IMAGE, f"{upload.label}: {error}") from error
+        if height * width > self.max_pixels:
+            raise Refusal(
+                Kind.TOO_MANY_PIXELS,
+                f"{upload.label} has {width} x {height} pixels, more than the server's limit of "
+                f"{self.max_pixels:,}: make it smaller.",
+            )
+        try:
+            return open_image(upload.content, max_pixels=self.max_pixels).picture
+        except UserError as error:
+            raise Refusal(Kind.NOT_AN_IMAGE, f"{upload.label}: {error}") from error
+
+    def _prepare(self, upload: Upload) -> _Prepared:
+        picture = self._decode(upload)
+        return _Prepared(self.detector.preprocess(picture), (picture.height, picture.width))
+
+    def _compute(self, batch: Sequence[_Waiting]) -> list[Detections]:
+        return self.detector.detect(
+            [waiting.prepared.pixels for waiting in batch],
+            [waiting.prepared.size for waiting in batch],
+            max_detections=batch[0].key[-1],
+        )
+
+    def _warm_up(self) -> bool:
+        """Whether the model can be explained."""
+        height, width = WARM_UP_SIZE
+        picture = np.zeros(
+            (min(height, self.max_pixels // width) or 1, min(width, self.max_pixels), 3), np.uint8
+        )
+        self.detector.predict(picture)
+        try:
+            page_data(self.detector.explain(picture, max_detections=1), 0.5)
+        except UserError:
+            return False
+        return True
+
+
+def _explained(detector: Detector, picture: Image, threshold: float, max_detections: int) -> dict[str, Any]:
+    explanation = detector.explain(picture, threshold, max_detections=max_detections)
+    attention = explanation.queries.attention
+    numbers = attention.weights[:1].size * (3 if hasattr(attention, "locations") else 1)
+    shown = min(len(explanation), EXPLANATION_NUMBERS // max(1, numbers))
+    rows = list(range(shown))
+    part = Explanation(
+        _rows(explanation.detections, rows), explanation.queries.take(np.array(rows, dtype=np.int64)), None
+    )
+    data = page_data(part, threshold)
+    del data["encoder"], data["tokens"]  # of places in a picture, which are not asked for here
+    return {**data, "total": len(explanation)}
+
+
+def _rows(detections: Detections, rows: list[int]) -> Detections:
+    keep = np.array(rows, dtype=np.int64)
+    return replace(
+        detections,
+        boxes_xyxy=detections.boxes_xyxy[keep],
+        scores=detections.scores[keep],
+        labels=detections.labels[keep],
+        category_ids=detections.category_ids[keep],
+        names=tuple(detections.names[i] for i in rows),
+    )

@@ -1,0 +1,235 @@
+"""What stands between the network and the application, for every request: security headers, the token, the
+limits on bytes and time, counting. A plain ASGI middleware: it sees a body while it arrives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import time
+from collections.abc import AsyncIterator
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .engine import Engine
+from .refusals import Kind, Refusal
+
+log = logging.getLogger(__name__)
+
+# The page's own files and nothing else; pictures that it made itself.
+CONTENT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+SECURITY_HEADERS = {
+    "Content-Security-Policy": CONTENT_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Frame-Options": "DENY",
+    "Cache-Control": "no-store",
+}
+# A body over the limit is thrown away as it comes, up to here, so that the sender gets to read the answer:
+# one that is still writing when the connection closes sees nothing but the closing.
+THROWN_AWAY_BYTES, THROWN_AWAY_S = 256 * 1024 * 1024, 10.0
+GONE = "client gone"
+
+
+class Gate:
+    """Wraps an application, and keeps the engine's limits."""
+
+    def __init__(self, app: ASGIApp, engine: Engine):
+        self.app, self.engine = app, engine
+        self.settings, self.metrics = engine.settings, engine.metrics
+        self.requests = 0  # being answered
+        self.held = 0  # bytes of bodies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        start, answer = time.perf_counter(), _Answer(send)
+        self.requests += 1
+        try:
+            await self._answer(scope, receive, answer)
+        except Refusal as refusal:
+            self.metrics.errors.labels(refusal.kind.value).inc()
+            if not answer.started:
+                await refusal.response()(scope, receive, answer.send)
+        except Exception:
+            answer.status = answer.status or "500"
+            self.metrics.errors.labels(Kind.INTERNAL.value).inc()
+            log.exception("a bug of the server: %s %s", scope["method"], route_of(scope))
+            if not answer.started:
+                bug = Refusal(Kind.INTERNAL, "this is a bug of the server: its log says where.")
+                await bug.response()(scope, receive, answer.send)
+        finally:
+            self.requests -= 1
+            route = _label(route_of(scope))
+            self.metrics.requests.labels(route, answer.status or GONE).inc()
+            self.metrics.request_seconds.labels(route).observe(time.perf_counter() - start)
+
+    async def _answer(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+        path, headers = route_of(scope), Headers(scope=scope)
+        if path.startswith("/v1/") or path == "/metrics":
+            self._check_sender(headers)
+        if not path.startswith("/v1/") or scope["method"] != "POST":
+            await self.app(scope, receive, answer.send)
+            return
+        self.engine.check_open()
+        deadline = time.monotonic() + self.settings.timeout_s
+        body = bytearray()
+        try:
+            await self._read(body, headers, receive, deadline)
+            await self._run(scope, receive, answer, bytes(body), deadline)
+        finally:
+            self._hold(-len(body))
+
+    def _check_sender(self, headers: Headers) -> None:
+        if headers.get("sec-fetch-site") == "cross-site":
+            # It could not read the answer, but it could keep the model busy.
+            raise Refusal(Kind.FORBIDDEN, "another site's page may not use this server.")
+        token = self.settings.token
+        if token is None:
+            return
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        same = hmac.compare_digest(given.strip().encode("latin-1"), token.encode())
+        if scheme.lower() != "bearer" or not same:
+            raise Refusal(Kind.UNAUTHORIZED, "send the server's token: Authorization: Bearer TOKEN.")
+
+    # ------------------------------------------------------------------ the body
+
+    async def _read(self, body: bytearray, headers: Headers, receive: Receive, deadline: float) -> None:
+        """The body into `body`, counted while it arrives."""
+        limit = self.settings.max_body_bytes
+        announced = headers.get("content-length", "")
+        too_large = Refusal(
+            Kind.BODY_TOO_LARGE, f"the body is larger than the server's limit of {limit:,} bytes."
+        )
+        if announced.isdecimal() and int(announced) > limit:
+            if int(announced) <= THROWN_AWAY_BYTES:
+                await _throw_away(receive)
+            raise too_large
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                async for chunk in _chunks(receive):
+                    if len(body) + len(chunk) > limit:
+                        self._hold(-len(body))
+                        body.clear()
+                        await _throw_away(receive)
+                        raise too_large
+                    if self.held + len(chunk) > self.settings.max_bytes_in_flight:
+                        raise self.engine.busy("it holds as many bytes as it may")
+                    body += chunk
+                    self._hold(len(chunk))
+        except TimeoutError:
+            raise Refusal(
+                Kind.SLOW_BODY, f"the body did not arrive within {self.settings.timeout_s:g} s."
+            ) from None
+
+    def _hold(self, number: int) -> None:
+        self.held += number
+        self.metrics.held.set(self.held)
+
+    # ------------------------------------------------------------------ the answer
+
+    async def _run(
+        self, scope: Scope, receive: Receive, answer: _Answer, body: bytes, deadline: float
+    ) -> None:
+        """The application, until its time is over or whoever asked has gone."""
+        work = asyncio.ensure_future(self.app(scope, _replay(body, receive), answer.send))
+        gone = asyncio.ensure_future(_disconnection(receive))
+        try:
+            await asyncio.wait(
+                {work, gone},
+                timeout=max(0.0, deadline - time.monotonic()),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if work.done():
+                work.result()
+            elif not gone.done():
+                raise Refusal(
+                    Kind.TIMEOUT,
+                    f"no answer within {self.settings.timeout_s:g} s: send fewer or smaller pictures.",
+                )
+        finally:
+            for task in (work, gone):
+                if not task.done():
+                    task.cancel()
+            await asyncio.gather(work, gone, return_exceptions=True)
+
+
+class _Answer:
+    """Sends, with the security headers, and knows what was sent."""
+
+    def __init__(self, send: Send):
+        self._send = send
+        self.status = ""  # none yet
+        self.started = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started, self.status = True, str(message["status"])
+            headers = MutableHeaders(scope=message)
+            for name, value in SECURITY_HEADERS.items():
+                headers.setdefault(name, value)
+        await self._send(message)
+
+
+def route_of(scope: Scope) -> str:
+    """The path below the prefix that a reverse proxy may have."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", "").rstrip("/"))
+
+
+ROUTES = ("/", "/v1/detect", "/v1/explain", "/v1/model", "/healthz", "/readyz", "/metrics", "/docs")
+
+
+def _label(path: str) -> str:
+    """Of a path, for the metrics: however many paths are tried, the labels stay few."""
+    if path.startswith("/static/") or path == "/openapi.json":
+        return "static"
+    return path if path in ROUTES else "other"
+
+
+async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Refusal(Kind.MALFORMED, "the connection was closed before the body was complete.")
+        yield message.get("body", b"")
+        more = message.get("more_body", False)
+
+
+async def _throw_away(receive: Receive) -> None:
+    try:
+        async with asyncio.timeout(THROWN_AWAY_S):
+            seen = 0
+            async for chunk in _chunks(receive):
+                seen += len(chunk)
+                if seen > THROWN_AWAY_BYTES:
+                    return
+    except (TimeoutError, Refusal):
+        return
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        if messages:
+            return messages.pop()
+        await asyncio.Event().wait()  # the gate itself listens for what comes behind the body
+        raise AssertionError
+
+    return replayed
+
+
+async def _disconnection(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

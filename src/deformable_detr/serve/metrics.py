@@ -1,0 +1,56 @@
+"""What a server counts, for Prometheus. A registry of its own: two servers in one process do not mix."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from .. import __version__
+
+PREFIX = "deformable_detr"
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+
+class Metrics:
+    """Counters, gauges and histograms of one server."""
+
+    def __init__(self, model: str, queue_size: int):
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            f"{PREFIX}_requests", "Requests answered", ("route", "status"), registry=registry
+        )
+        self.errors = Counter(f"{PREFIX}_errors", "Requests without result", ("kind",), registry=registry)
+        self.pictures = Counter(f"{PREFIX}_pictures", "Pictures through the model", registry=registry)
+        self.queue = Gauge(
+            f"{PREFIX}_queue_pictures", "Pictures accepted and not yet answered", registry=registry
+        )
+        self.held = Gauge(f"{PREFIX}_held_bytes", "Bytes of request bodies held now", registry=registry)
+        self.ready = Gauge(f"{PREFIX}_ready", "1 where the server takes requests", registry=registry)
+        self.batches = Histogram(
+            f"{PREFIX}_batch_pictures",
+            "Pictures computed together",
+            buckets=(1, 2, 3, 4, 6, 8, 12, 16, 32),
+            registry=registry,
+        )
+        self.request_seconds = Histogram(
+            f"{PREFIX}_request_seconds",
+            "From the first byte of a request to its answer",
+            ("route",),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.stage_seconds = Histogram(
+            f"{PREFIX}_stage_seconds",
+            "Of a picture: decode and resize, wait for the model; of a batch: model",
+            ("stage",),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        limit = Gauge(f"{PREFIX}_queue_limit_pictures", "Where requests are refused", registry=registry)
+        limit.set(queue_size)
+        info = Gauge(f"{PREFIX}_info", "What is served", ("model", "version"), registry=registry)
+        info.labels(model, __version__).set(1)
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)

@@ -1,0 +1,89 @@
+"""Every answer that is not a result, in one shape: `{"error": {"kind": …, "message": …}}`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from starlette.responses import JSONResponse
+
+
+class Kind(StrEnum):
+    """Why a request got no result; the value is for programs, the message beside it for people."""
+
+    MALFORMED = "malformed"  # 400: not JSON, not multipart
+    UNAUTHORIZED = "unauthorized"  # 401
+    FORBIDDEN = "forbidden"  # 403: sent by another site's page
+    NOT_FOUND = "not_found"  # 404
+    METHOD = "method_not_allowed"  # 405
+    SLOW_BODY = "slow_body"  # 408
+    BODY_TOO_LARGE = "body_too_large"  # 413
+    TOO_MANY_PICTURES = "too_many_pictures"  # 413
+    TOO_MANY_PIXELS = "too_many_pixels"  # 413
+    MEDIA_TYPE = "unsupported_media_type"  # 415
+    INVALID = "invalid"  # 422: a parameter, or the JSON's content
+    NOT_AN_IMAGE = "not_an_image"  # 422
+    BUSY = "busy"  # 429
+    INTERNAL = "internal"  # 500
+    CANNOT_EXPLAIN = "cannot_explain"  # 501
+    STARTING = "starting"  # 503
+    STOPPING = "stopping"  # 503
+    FAILED = "failed"  # 503: the model could not be warmed up
+    TIMEOUT = "timeout"  # 504
+
+
+STATUS = {
+    Kind.MALFORMED: 400,
+    Kind.UNAUTHORIZED: 401,
+    Kind.FORBIDDEN: 403,
+    Kind.NOT_FOUND: 404,
+    Kind.METHOD: 405,
+    Kind.SLOW_BODY: 408,
+    Kind.BODY_TOO_LARGE: 413,
+    Kind.TOO_MANY_PICTURES: 413,
+    Kind.TOO_MANY_PIXELS: 413,
+    Kind.MEDIA_TYPE: 415,
+    Kind.INVALID: 422,
+    Kind.NOT_AN_IMAGE: 422,
+    Kind.BUSY: 429,
+    Kind.INTERNAL: 500,
+    Kind.CANNOT_EXPLAIN: 501,
+    Kind.STARTING: 503,
+    Kind.STOPPING: 503,
+    Kind.FAILED: 503,
+    Kind.TIMEOUT: 504,
+}
+MEANINGS = {
+    400: "The body is not the JSON or multipart that it says it is.",
+    401: "The token is missing or wrong.",
+    403: "Sent by another site's page.",
+    408: "The body did not arrive in time.",
+    413: "Too many bytes, pictures, or pixels in a picture.",
+    415: "The body is neither multipart/form-data nor application/json.",
+    422: "A parameter is out of its range, or a file is not a picture.",
+    429: "The queue is full: try again after `Retry-After` seconds.",
+    500: "A bug of the server.",
+    501: "This model cannot be explained.",
+    503: "The server is starting or stopping.",
+    504: "The answer took too long.",
+}
+
+
+class Refusal(Exception):  # noqa: N818 - most of them are nobody's error
+    """A request that gets no result. `message`: one sentence. `retry_after`: seconds."""
+
+    def __init__(self, kind: Kind, message: str, retry_after: int | None = None):
+        super().__init__(message)
+        self.kind, self.message, self.retry_after = kind, message, retry_after
+
+    @property
+    def status(self) -> int:
+        return STATUS[self.kind]
+
+    def response(self) -> JSONResponse:
+        headers = {}
+        if self.retry_after is not None:
+            headers["Retry-After"] = str(self.retry_after)
+        if self.kind is Kind.UNAUTHORIZED:
+            headers["WWW-Authenticate"] = "Bearer"
+        body = {"error": {"kind": self.kind.value, "message": self.message}}
+        return JSONResponse(body, self.status, headers)

@@ -1,0 +1,155 @@
+"""What the server answers, for FastAPI and its OpenAPI."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from ..structures import Detections
+from .engine import Upload
+from .refusals import MEANINGS, Kind
+
+
+class Box(BaseModel):
+    """One object."""
+
+    box_xyxy: tuple[float, float, float, float] = Field(description="x0, y0, x1, y1 in pixels of the picture")
+    score: float = Field(ge=0, le=1)
+    label: int = Field(ge=0, description="index of the class in `/v1/model`")
+    category_id: int = Field(description="the data set's own id of the class")
+    name: str = Field(description="the class")
+
+
+class Found(BaseModel):
+    """What is in one picture, best first."""
+
+    file_name: str | None = Field(description="as it was sent; null for base64")
+    width: int = Field(ge=1)
+    height: int = Field(ge=1)
+    detections: list[Box]
+
+    @classmethod
+    def of(cls, upload: Upload, detections: Detections) -> Found:
+        height, width = detections.image_size
+        return cls(
+            file_name=upload.file_name,
+            width=width,
+            height=height,
+            detections=[
+                Box(
+                    box_xyxy=(x0, y0, x1, y1),
+                    score=round(float(score), 6),
+                    label=int(label),
+                    category_id=int(category_id),
+                    name=name,
+                )
+                for (x0, y0, x1, y1), score, label, category_id, name in zip(
+                    detections.boxes_xyxy.astype(float).round(3).tolist(),
+                    detections.scores,
+                    detections.labels,
+                    detections.category_ids,
+                    detections.names,
+                    strict=True,
+                )
+            ],
+        )
+
+
+class DetectAnswer(BaseModel):
+    """Of each picture, in the order in which they were sent."""
+
+    model: str
+    results: list[Found]
+
+
+class PackedAttention(BaseModel):
+    """Little-endian 16-bit integers in base64."""
+
+    layers: int
+    locations: str = Field(
+        description="(detections, layers, heads, levels, points, 2): x and y as (fraction of the picture + "
+        "0.5) / 2 · 65535; empty where attention is dense"
+    )
+    weights: str = Field(
+        description="(detections, layers, heads, levels, points): weight / `most` · 65535; the weights of a "
+        "head sum to one"
+    )
+
+
+class ExplainedDetection(BaseModel):
+    """One object, and what its query did. Pixels of the picture."""
+
+    name: str
+    score: float
+    query: int
+    boxes: list[list[float]] = Field(description="x0, y0, x1, y1 after each decoder layer")
+    references: list[list[float]] = Field(description="x, y around which each layer looked; empty in DETR")
+    proposal: list[float] | None = Field(description="two-stage: the box that the query came from")
+
+
+class ExplainAnswer(BaseModel):
+    """Where the model looked, for each detection."""
+
+    total: int = Field(description="how many detections there are; the best of them are explained here")
+    image_size: tuple[int, int] = Field(description="height, width")
+    threshold: float
+    heads: int
+    levels: int
+    points: int = Field(description="of each level; or cells, where attention is dense")
+    grid: list[int] | None = Field(description="rows, columns of the cells of dense attention")
+    most: float = Field(description="the largest weight")
+    colours: list[str] = Field(description="of weights from 0 to `most`")
+    decoder: PackedAttention
+    detections: list[ExplainedDetection]
+
+
+class Limits(BaseModel):
+    """What the server refuses above."""
+
+    max_body_bytes: int
+    max_pixels: int
+    max_pictures: int
+    max_detections: int
+    timeout_s: float
+
+
+class ModelAnswer(BaseModel):
+    """What is served."""
+
+    name: str
+    recipe: str
+    version: str
+    classes: list[str | None] = Field(description="by label; null for a label that is never predicted")
+    can_explain: bool
+    limits: Limits
+
+
+class Status(BaseModel):
+    """`ok`, `ready`, or why not."""
+
+    status: str
+
+
+class ErrorDetail(BaseModel):
+    """`kind` for programs, `message` for people."""
+
+    kind: Kind
+    message: str
+
+
+class ErrorAnswer(BaseModel):
+    """Every answer that is not a result."""
+
+    error: ErrorDetail
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """FastAPI's `responses` for these."""
+    described: dict[int | str, dict[str, Any]] = {}
+    for status in statuses:
+        described[status] = {"model": ErrorAnswer, "description": MEANINGS[status]}
+        if status in (429, 503):
+            header = {"description": "seconds", "schema": {"type": "integer"}}
+            described[status]["headers"] = {"Retry-After": header}
+    return described

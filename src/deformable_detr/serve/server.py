@@ -1,0 +1,153 @@
+"""`deformable-detr serve`: the application on a port, until it is told to stop."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import signal
+import socket
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from ..detector import Detector, load
+from ..errors import UserError
+from .app import Server, create_app
+from .settings import ServeSettings
+
+TOKEN_VARIABLE = "DEFORMABLE_DETR_TOKEN"
+MAX_CONNECTIONS = 1000
+KEEP_ALIVE_S = 5
+
+
+def serve(
+    model: str | Path | Detector,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    settings: ServeSettings | None = None,
+    *,
+    token_file: str | Path | None = None,
+    root_path: str = "",
+    access_log: bool = False,
+    device: str = "auto",
+    dtype: str | None = None,
+) -> None:
+    """Serve a model over HTTP until SIGTERM or Ctrl-C: then new requests get 503, accepted ones are finished.
+
+    Args:
+        model: a `Detector`, or anything that `load` takes.
+        port: 0 takes a free one; the first line on stdout tells.
+        settings: limits. Without a token in it, that of `token_file`, else of the environment variable
+            DEFORMABLE_DETR_TOKEN.
+        root_path: the prefix under which a reverse proxy, which takes it off, shows the server.
+
+    Raises:
+        UserError: the model cannot be loaded, the address is taken, a limit or the token makes no sense.
+        RuntimeError: the model is loaded but cannot compute.
+    """
+    settings = settings or ServeSettings()
+    if settings.token is None:
+        settings = replace(settings, token=_read_token(token_file))
+    if root_path and not root_path.startswith("/"):
+        raise UserError(f"root_path must start with a slash, /{root_path}, not {root_path}.")
+    with _bound(host, port) as bound:
+        detector = model if isinstance(model, Detector) else load(model, device, dtype)
+        if settings.name == ServeSettings.name and not isinstance(model, Detector):
+            settings = replace(settings, name=Path(model).name or str(model))
+        app = create_app(detector, settings, on_failure=lambda: process.fail())
+        process = _Process(app, root_path, access_log)
+        shown = f"[{host}]" if ":" in host else host
+        address = f"http://{shown}:{bound.getsockname()[1]}{root_path}"
+        print(f"serving {settings.name} at {address} (docs: {address}/docs; Ctrl-C stops)", flush=True)
+        if settings.token is None and not _is_loopback(host):
+            print(
+                "warning: anyone who reaches this address can use the server: give it a token "
+                f"(--token-file or {TOKEN_VARIABLE}).",
+                file=sys.stderr,
+            )
+        process.run([bound])
+    if process.failed:
+        raise RuntimeError("the model could not be warmed up; its error stands above")
+
+
+class _Process(uvicorn.Server):
+    """uvicorn's server, which at the first signal closes its port: this one first answers what is accepted,
+    and meanwhile refuses what is new (503), so that a load balancer sees it go."""
+
+    def __init__(self, app: Server, root_path: str, access_log: bool):
+        super().__init__(
+            uvicorn.Config(
+                app,
+                root_path=root_path,
+                access_log=access_log,
+                log_level="info" if access_log else "warning",
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                limit_concurrency=MAX_CONNECTIONS,
+                timeout_graceful_shutdown=int(app.settings.timeout_s) + 5,
+                ws="none",
+                lifespan="on",
+            )
+        )
+        self.app = app
+        self.draining = self.failed = False
+
+    def fail(self) -> None:
+        self.failed = True
+        self.should_exit = True
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.draining and sig == signal.SIGINT:
+            self.force_exit = self.should_exit = True
+        self.draining = True
+        self.app.engine.stop()
+
+    async def on_tick(self, counter: int) -> bool:
+        if self.draining and not self.app.requests:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def _read_token(path: str | Path | None) -> str | None:
+    """Out of a file or the environment: on a command line everyone on the machine could read it."""
+    if path is None:
+        return os.environ.get(TOKEN_VARIABLE) or None
+    try:
+        token = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise UserError(f"the token file {path} cannot be read ({reason}): check the path.") from error
+    if not token:
+        raise UserError(f"the token file {path} is empty: `openssl rand -hex 32 > {path}` makes a token.")
+    return token
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """The port, taken before the model is loaded."""
+    if not 0 <= port <= 65535:
+        raise UserError(f"--port must be from 0 to 65535, not {port}.")
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        bound = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise UserError(f"there is no address {host} here ({error.strerror}): use 127.0.0.1.") from error
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        raise UserError(
+            f"{host}:{port} cannot be taken ({error.strerror}): choose another --port."
+        ) from error
+    return bound
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

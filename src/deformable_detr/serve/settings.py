@@ -1,0 +1,79 @@
+"""What a server allows: every limit, with its default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..errors import UserError
+
+MEGABYTE = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """Limits of a server, and who may use it.
+
+    Attributes:
+        name: what the model is called in answers, on the page and in the metrics.
+        max_batch: pictures of equal resized shape that are computed together.
+        batch_wait_ms: how long a picture waits for such others, and only while some are on their way.
+        queue_size: pictures that are accepted and not yet answered; more are refused with 429.
+        max_pictures: of one request.
+        max_body_bytes: of one request, counted while it arrives.
+        max_bytes_in_flight: of all bodies held at once; more are refused with 429.
+        max_pixels: of a picture, told from its header before it is decoded.
+        max_detections: the most that a request may ask for, per picture.
+        timeout_s: for a body to arrive (408), and for a request to be answered (504).
+        decode_threads: pictures decoded at once.
+        token: what `Authorization: Bearer …` must say, None for no token.
+    """
+
+    name: str = "model"
+    max_batch: int = 4
+    batch_wait_ms: float = 5.0
+    queue_size: int = 128
+    max_pictures: int = 16
+    max_body_bytes: int = 32 * MEGABYTE
+    max_bytes_in_flight: int = 256 * MEGABYTE
+    max_pixels: int = 40_000_000
+    max_detections: int = 300
+    timeout_s: float = 30.0
+    decode_threads: int = 2
+    token: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in (
+            "max_batch",
+            "queue_size",
+            "max_pictures",
+            "max_body_bytes",
+            "max_bytes_in_flight",
+            "max_pixels",
+            "max_detections",
+            "decode_threads",
+        ):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if not 0 <= self.batch_wait_ms <= 1000:
+            raise UserError(f"batch_wait_ms must be from 0 to 1000, not {self.batch_wait_ms}.")
+        if not 0 < self.timeout_s <= 3600:
+            raise UserError(f"timeout_s must be above 0 and at most 3600, not {self.timeout_s}.")
+        if self.max_pictures > self.queue_size:
+            raise UserError(
+                f"queue_size ({self.queue_size}) must hold a request's max_pictures ({self.max_pictures}): "
+                "raise the one or lower the other."
+            )
+        if self.max_body_bytes > self.max_bytes_in_flight:
+            raise UserError(
+                f"max_bytes_in_flight ({self.max_bytes_in_flight}) must hold one body of max_body_bytes "
+                f"({self.max_body_bytes}): raise the one or lower the other."
+            )
+        if self.token is not None and (len(self.token) < 8 or not _is_token(self.token)):
+            raise UserError(
+                "the token must be at least 8 of the letters, digits and signs that a header can hold: "
+                "make one with `openssl rand -hex 32`."
+            )
+
+
+def _is_token(text: str) -> bool:
+    return text.isascii() and text.isprintable() and " " not in text
