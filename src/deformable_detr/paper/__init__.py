@@ -11,5 +11,6 @@ EXPERIMENTS = {
     "table3": "larger backbones",
     "figure3": "AP against epoch, from any runs",
     "queue": "the small-scale runs, from a file",
+    "summary": "what those runs say of the claims",
     "complexity": "cost against resolution, attention at the start",
 }
