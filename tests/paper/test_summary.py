@@ -122,7 +122,7 @@ def test_tables_in_percent(results: Path) -> None:
 
 def test_the_figure_has_the_curves(results: Path) -> None:
     axes = draw(group(read_results(results))).axes
-    assert [each.get_ylabel() for each in axes] == ["AP (%)", "APs (%)", "APl (%)"]
+    assert [each.get_ylabel() for each in axes] == ["AP (%)", "APs (%)"]  # no large objects
     lines = {line.get_label(): line.get_xydata().tolist() for line in axes[0].get_lines()}  # type: ignore[union-attr]
     assert list(lines) == [
         "DETR, 2 epochs",
@@ -131,7 +131,6 @@ def test_the_figure_has_the_curves(results: Path) -> None:
         "Deformable DETR, 2 epochs",
     ]
     assert lines["Deformable DETR, 2 epochs"] == [[1, pytest.approx(10)], [2, pytest.approx(30)]]
-    assert all(len(line.get_xydata()) == 0 for line in axes[2].get_lines())  # no large objects
 
 
 def test_the_command_writes_tables_figures_and_a_document(

@@ -30,6 +30,7 @@ from .queue import ROWS, QueuedRun, read_queue
 from .rows import AP_NAMES
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 DEFORMABLE = "deformable_detr_r50"
@@ -452,36 +453,41 @@ def _effects_table(found: Sequence[Effect]) -> str:
 
 def draw(experiments: Sequence[Experiment]) -> Figure:
     """AP, of all objects, of the small ones and of the large ones, against the epoch (logarithmic): the mean
-    over seeds, and a band from the lowest to the highest."""
+    over seeds, and a band from the lowest to the highest. Sizes that no object has are left out."""
     drawn = [each for each in experiments if each.row in DRAWN]
-    figure = new_figure(columns=len(PANELS))
-    for axes, metric in zip(figure.axes, PANELS, strict=True):
+    metrics = [name for name in PANELS if name == "AP" or any(each.values(name) for each in drawn)]
+    figure = new_figure(columns=len(metrics))
+    last = max((each.epochs for each in drawn), default=1)
+    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500) if tick <= last]
+    for axes, metric in zip(figure.axes, metrics, strict=True):
         for each in drawn:
-            colour = COLOURS[DRAWN.index(each.row)]
-            curve = {epoch: 100 * value for epoch, value in each.curve(metric).items() if value >= 0}
-            style = "o-" if each.epochs == min(e.epochs for e in drawn if e.row == each.row) else "o--"
-            label = f"{each.label}, {each.epochs} epochs"
-            axes.plot(
-                list(curve),
-                list(curve.values()),
-                style,
-                color=colour,
-                label=label,
-                markersize=2,
-                linewidth=1.2,
+            _draw_curve(
+                axes, each, metric, longer=any(e.row == each.row and e.epochs < each.epochs for e in drawn)
             )
-            if len(each.runs) > 1:
-                values = [[100 * run.curve[epoch][metric] for run in each.runs] for epoch in curve]
-                lowest, highest = [min(row) for row in values], [max(row) for row in values]
-                axes.fill_between(list(curve), lowest, highest, color=colour, alpha=0.15, linewidth=0)
-        last = max((each.epochs for each in drawn), default=1)
-        ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500) if tick <= last]
         axes.set_xscale("log")
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.set_xticks([], minor=True)
+        axes.set_xlim(0.9, 1.1 * last)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("epoch", fontsize=9)
         axes.set_ylabel(f"{metric} (%)", fontsize=9)
     if drawn:
-        figure.axes[0].legend(fontsize=6, frameon=False, loc="upper left")
+        lines, labels = figure.axes[0].get_legend_handles_labels()
+        columns = 2 * len(metrics)
+        figure.legend(lines, labels, fontsize=7, frameon=False, loc="outside lower center", ncols=columns)
     return figure
+
+
+def _draw_curve(axes: Axes, each: Experiment, metric: str, longer: bool) -> None:
+    """`longer`: than another schedule of its row, so dashed."""
+    colour = COLOURS[DRAWN.index(each.row)]
+    curve = {epoch: 100 * value for epoch, value in each.curve(metric).items() if value >= 0}
+    epochs, label = list(curve), f"{each.label}, {each.epochs} epochs"
+    style = "--" if longer else "-"
+    axes.plot(
+        epochs, list(curve.values()), f"o{style}", color=colour, label=label, markersize=2, linewidth=1.2
+    )
+    if len(each.runs) > 1:
+        values = [[100 * run.curve[epoch][metric] for run in each.runs] for epoch in epochs]
+        lowest, highest = [min(row) for row in values], [max(row) for row in values]
+        axes.fill_between(epochs, lowest, highest, color=colour, alpha=0.15, linewidth=0)
