@@ -13,4 +13,5 @@ EXPERIMENTS = {
     "queue": "the small-scale runs, from a file",
     "summary": "what those runs say of the claims",
     "complexity": "cost against resolution, attention at the start",
+    "attention": "how attention finds its keys over the epochs",
 }
