@@ -7,7 +7,7 @@ The paper's argument: dense attention starts with weights near 1/N for N keys, s
 keys get nearly the same gradient, and must learn to concentrate; deformable attention has few keys from the
 start. Measured on pictures of the val split, in evaluation mode:
 
-*Attention*, for each layer: the entropy of a query's weights, how many keys that amounts to (its exponential),
+*Attention*, for each layer: the entropy of a query's weights, how many keys it amounts to (its exponential)
 and the largest weight. *Gradient* of the set loss with respect to the decoder's keys, the memory's tokens:
 its norm per token, and its focus: the mean over tokens inside the boxes of objects, in that over the others.
 
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DEFAULT_ROWS = ("detr_r50_dc5", "deformable_detr_r50")
-DRAWN_DATA = {"train": 300, "val": 32, "image_size": (320, 427), "seed": 0}
+DRAWN_DATA = {"train": 160, "val": 32, "image_size": (320, 427), "seed": 0}
 PICTURES = 16
 SIDE = 4  # places of the encoder per side of a picture
 Stage = Literal["encoder", "decoder"]
