@@ -8,7 +8,7 @@ from __future__ import annotations
 EXPERIMENTS = {
     "table1": "DETR against Deformable DETR: AP, size, cost, speed",
     "table2": "ablations of multi-scale inputs, attention, K, FPN",
-    "table3": "larger backbones",
+    "table3": "larger backbones, test-time augmentation",
     "figure3": "AP against epoch, from any runs",
     "figure5": "what each number of a prediction depends on",
     "figure6": "where encoder and decoder look",
