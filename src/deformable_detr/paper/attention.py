@@ -309,9 +309,11 @@ def draw(moments: Mapping[str, Sequence[Moment]]) -> Figure:
         tokens = found[0].attention[0].tokens
         keys.axhline(tokens, color=colour, linewidth=0.8, linestyle=":")
     keys.set_yscale("log")
+    keys.set_yticks([10, 30, 100, 300, 1000], ["10", "30", "100", "300", "1000"])
+    keys.set_yticks([], minor=True)
     for axes, label in (
         (entropy, "entropy / ln N"),
-        (keys, "effective keys of N (dotted: all tokens)"),
+        (keys, "keys in use (dotted: tokens)"),
         (focus, "gradient: objects / background"),
         (precision, "AP (%)"),
     ):
