@@ -271,6 +271,13 @@ def _add_model(parser: ArgumentParser) -> None:
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, …")
 
 
+def _add_tta(parser: ArgumentParser) -> None:
+    parser.add_argument("--tta", action="store_true", help="test-time augmentation: flips and three scales")
+    parser.add_argument(
+        "--tta-scales", type=list[float] | None, default=None, help="the same with these, as in [0.8,1,1.2]"
+    )
+
+
 def _build_evaluate(argv: Sequence[str]) -> ArgumentParser:
     parser = _parser("evaluate", "Average precision of MODEL on a split of DATA.")
     _add_model(parser)
@@ -293,6 +300,7 @@ def _build_evaluate(argv: Sequence[str]) -> ArgumentParser:
         "--interpolation", type=Literal["every_point", "11_point"], default="every_point", help="voc"
     )
     parser.add_argument("--plus-one", type=bool, default=False, help="voc: widths count the last pixel")
+    _add_tta(parser)
     return parser
 
 
@@ -317,6 +325,7 @@ def _run_evaluate(parser: ArgumentParser, arguments: Namespace) -> int:
         iou_threshold=arguments.iou_threshold,
         interpolation=arguments.interpolation,
         plus_one=arguments.plus_one,
+        tta=arguments.tta_scales or arguments.tta,
         console=console,
     )
     print_metrics(metrics, console)

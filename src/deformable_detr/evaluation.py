@@ -46,6 +46,7 @@ from .detector import Detector, equal_shape_batches, load
 from .errors import UserError
 from .files import write_text
 from .structures import ClassTable
+from .tta import augmented, tta_scales
 
 Metric = Literal["coco", "voc"]
 Batching = Literal["exact", "padded"]
@@ -73,6 +74,7 @@ def evaluate(
     iou_threshold: float = 0.5,
     interpolation: Interpolation = "every_point",
     plus_one: bool = False,
+    tta: bool | Sequence[float] = False,
     console: Console | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -94,6 +96,8 @@ def evaluate(
         output: where to write the result as JSON. Written whole or not at all, by the first process.
         device: where `model` is loaded; "auto" gives each process of a node a GPU of its own. A
             `Detector` stays where it is.
+        tta: test-time augmentation (tta.py): flips and its usual scales, or flips and these scales. Batching
+            is `exact` then.
         console: where notes go; standard error by default.
         progress: show a bar there, if it is a terminal.
 
@@ -120,6 +124,9 @@ def evaluate(
             detector = load(model, device=_own_device(device, num_processes))
         else:
             detector = model
+        scales = tta_scales(tta)
+        if scales:
+            detector = augmented(detector, scales)
         if isinstance(data, Split):
             part = data
         else:
@@ -163,6 +170,7 @@ def evaluate(
             "batch_size": batch_size,
             "threshold": threshold,
             "max_detections": max_detections,
+            **({"tta_scales": list(scales)} if scales else {}),
             "classes_not_in_model": unknown,
             "seconds": round(max(_gathered(time.perf_counter() - start)), 3),
         }

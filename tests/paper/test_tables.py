@@ -11,6 +11,8 @@ import pytest
 
 from deformable_detr.cli import main
 from deformable_detr.config import RunConfig
+from deformable_detr.detector import load
+from deformable_detr.evaluation import evaluate
 from deformable_detr.paper import rows as rows_module
 from deformable_detr.paper import table1, table2, table3
 from deformable_detr.paper.rows import RecipeRow, run_folder
@@ -140,6 +142,33 @@ def test_rows_train_resume_and_are_not_trained_twice(
     (tmp_path / "runs" / "full" / names[0] / "metrics.jsonl").write_text("")  # as if it was stopped
     assert main(command) == 0
     assert trained[2:] == [(names[0], True)]
+
+
+def test_the_augmented_row_evaluates_the_plain_rows_run(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "deformable_detr_x101_dcn_two_stage"
+
+    def tiny(self: RecipeRow, scale: str, epochs: int | None, seed: int) -> RunConfig:
+        return tiny_config(epochs=epochs, seed=seed)
+
+    monkeypatch.setattr(RecipeRow, "config", tiny)
+    command = ["paper", "table3", str(tiny_data), "--rows", f"{name}_tta", "--output", str(tmp_path)]
+    command += ["--epochs", "1", "--seeds", "5", "--device", "cpu"]
+    assert main(command) == 0
+    row = table(tmp_path, "table3")[f"{name}_tta"]
+    runs = tmp_path / "runs" / "full"
+    assert {path.name for path in runs.iterdir()} == {f"{name}-1ep-seed5", f"{name}_tta-1ep-seed5"}
+    expected = evaluate(
+        load(runs / f"{name}-1ep-seed5" / "checkpoints" / "last"), tiny_data, tta=True, progress=False
+    )
+    assert row["AP"] == pytest.approx(expected["AP"])
+    assert row["seeds"] == [5]
+    plain = RecipeRow("", name, 50, ALL_ROWS[name].published)
+    config = plain.config("full", 1, 5)
+    sizes = [(320, 480)]
+    parts = [plain.multiply_adds(config, [size]) for size in ((256, 384), (320, 480), (384, 576))]
+    assert ALL_ROWS[f"{name}_tta"].multiply_adds(config, sizes) == 2 * sum(parts)
 
 
 def test_wrong_input_is_refused(tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,13 +24,13 @@ def new_figure(columns: int = 1) -> Figure:
     return figure
 
 
-def save_figure(figure: Figure, beside: Path) -> tuple[Path, Path]:
+def save_figure(figure: Figure, beside: Path, dpi: int = 300) -> tuple[Path, Path]:
     """BESIDE.png and BESIDE.svg, the same bytes each time."""
     import matplotlib
 
     beside.parent.mkdir(parents=True, exist_ok=True)
     png, svg = beside.with_suffix(".png"), beside.with_suffix(".svg")
-    figure.savefig(png, dpi=300, metadata={"Software": None})
+    figure.savefig(png, dpi=dpi, metadata={"Software": None})
     with matplotlib.rc_context({"svg.hashsalt": "deformable_detr", "svg.fonttype": "none"}):
         figure.savefig(svg, metadata={"Date": None})
     return png, svg

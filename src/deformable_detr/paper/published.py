@@ -53,6 +53,7 @@ R50_TEST_DEV = Published(46.9, 66.4, 50.8, 27.7, 49.7, 59.9)
 R101_TEST_DEV = Published(48.7, 68.1, 52.9, 29.1, 51.5, 62.0)
 X101_TEST_DEV = Published(49.0, 68.5, 53.2, 29.7, 51.7, 62.8)
 X101_DCN_TEST_DEV = Published(50.1, 69.7, 54.6, 30.6, 52.8, 64.7)
+X101_DCN_TTA_TEST_DEV = Published(52.3, 71.9, 58.1, 34.4, 54.4, 65.6)
 
 # Figure 3, as printed in it: {epochs of the whole schedule: AP at its end}.
 FIGURE_3_DEFORMABLE = {25: 41.1, 50: 43.8, 100: 44.9, 150: 45.3, 300: 45.5}

@@ -1,15 +1,22 @@
 """The small-scale runs, one after the other, from a file that lists them (benchmarks/paper/queue.yaml).
 
-    deformable-detr paper queue benchmarks/paper/queue.yaml --output runs/paper --results FOLDER
+    deformable-detr paper queue benchmarks/paper/queue.yaml --output runs/paper --results FOLDER [--jobs 2]
 
 A finished run leaves RESULTS/DATA-ROW-EPOCHSep-seedSEED.json: its curve, its time, what it ran on, its
 command. What is finished is not run again, and a stopped run goes on where it was. The run folders lie where
 `paper table1 --scale small --output OUTPUT/DATA --rebuild` looks for them.
+
+A run in work is locked (OUTPUT/locks), so any number of queues may work on one list: `--jobs N` starts N of
+them with a share of the threads each. Small models use two cores better as two runs than as one.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +24,7 @@ from typing import Any
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
@@ -24,6 +32,7 @@ from ..config import RunConfig, override
 from ..data.synthetic import generate
 from ..errors import UserError
 from ..files import write_text
+from ..matcher import NonFiniteError
 from ..training_log import METRICS_FILE, read_metrics
 from . import table1, table2
 from .rows import AP_NAMES, Row, read_run, run_folder
@@ -59,24 +68,97 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("queue", metavar="FILE", type=str, help="YAML: data sets and runs")
     parser.add_argument("--output", type=str, default="runs/paper", help="run folders and drawn data")
     parser.add_argument("--results", type=str, default="runs/paper/results", help="one JSON per finished run")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each with a share of the cores")
     parser.add_argument("--list", action="store_true", help="say what is finished, run nothing")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
 
 
 def run(arguments: Namespace) -> None:
+    if arguments.jobs < 1:
+        raise UserError(f"--jobs must be at least 1, not {arguments.jobs}.")
     console, output, results = Console(), Path(arguments.output), Path(arguments.results)
     data, runs = read_queue(Path(arguments.queue))
+    if arguments.jobs > 1 and not arguments.list:
+        _run_jobs(arguments, console)
+        return
+    failed = []
     for each in runs:
         result = results / f"{each.name}.json"
-        if result.is_file() or arguments.list:
-            state = "finished" if result.is_file() else "to do"
-            console.print(f"{state:<8}  {each.name}", highlight=False, soft_wrap=True)
+        lock = _lock(output, each.name)
+        if arguments.list or result.is_file():
+            _say(console, _state(result, lock), each)
             continue
-        console.print(f"running   {each.name}", highlight=False, soft_wrap=True)
-        source = _data_folder(data[each.data], output / "data" / each.data)
-        folder = each.folder(output)
-        each.row.train(source, each.config, folder, arguments.device)
-        write_text(result, json.dumps(_result(each, folder, arguments.queue), indent=1) + "\n")
+        try:
+            with lock:
+                if not result.is_file():
+                    _say(console, "running", each)
+                    source = _data_folder(data[each.data], output, each.data)
+                    folder = each.folder(output)
+                    each.row.train(source, each.config, folder, arguments.device)
+                    content = json.dumps(_result(each, folder, arguments.queue), indent=1)
+                    write_text(result, content + "\n")
+        except Timeout:
+            _say(console, "in work", each)
+        except NonFiniteError as error:  # of one run; the others shall not wait for it
+            console.print(f"failed    {each.name}: {error}", markup=False, highlight=False, soft_wrap=True)
+            failed.append(each.name)
+    if failed:
+        raise UserError(f"failed: {', '.join(failed)}; their folders in {output} show where, remove them.")
+
+
+def _run_jobs(arguments: Namespace, console: Console) -> None:
+    """The same queue in several processes, which share the list by its locks."""
+    threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
+    command = [sys.executable, "-m", "deformable_detr", "paper", "queue", arguments.queue]
+    for option in ("output", "results", "device"):
+        command += [f"--{option}", arguments[option]]
+    logs = Path(arguments.output) / "jobs"
+    logs.mkdir(parents=True, exist_ok=True)
+    children: list[subprocess.Popen[bytes]] = []
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    try:
+        for job in range(1, arguments.jobs + 1):
+            log = logs / f"{job}.log"
+            with log.open("ab") as written:
+                children.append(
+                    subprocess.Popen(
+                        command,
+                        stdout=written,
+                        stderr=subprocess.STDOUT,
+                        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+                    )
+                )
+            console.print(f"job {job}, threads: {threads}, log: {log}", highlight=False, soft_wrap=True)
+        codes = [child.wait() for child in children]
+    finally:
+        for child in children:  # stopped, they save the state of their runs
+            child.terminate()
+        for child in children:
+            child.wait()
+        signal.signal(signal.SIGTERM, previous)
+    if any(codes):
+        raise UserError(f"a job of the queue has failed: {logs}/*.log say why; the others' results stand.")
+
+
+def _lock(output: Path, name: str, timeout: float = 0) -> FileLock:
+    """Gone with its process, however that ends; the empty file stays."""
+    folder = output / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / f"{name}.lock", timeout=timeout)
+
+
+def _state(result: Path, lock: FileLock) -> str:
+    if result.is_file():
+        return "finished"
+    try:
+        with lock:
+            return "to do"
+    except Timeout:
+        return "in work"
+
+
+def _say(console: Console, state: str, each: QueuedRun) -> None:
+    console.print(f"{state:<8}  {each.name}", highlight=False, soft_wrap=True)
 
 
 def read_queue(path: Path) -> tuple[dict[str, Any], list[QueuedRun]]:
@@ -109,13 +191,15 @@ def _queued(entry: Mapping[str, Any], data: Mapping[str, Any], path: Path) -> It
         )
 
 
-def _data_folder(description: str | Mapping[str, Any], drawn: Path) -> Path:
+def _data_folder(description: str | Mapping[str, Any], output: Path, name: str) -> Path:
     """A folder as it is, or a drawn data set (data/synthetic.py), drawn once."""
     if isinstance(description, str):
         return Path(description)
-    if not drawn.exists():
-        size = tuple(description["image_size"])
-        generate(drawn, **{**description, "image_size": size})
+    drawn = output / "data" / name
+    with _lock(output, f"data-{name}", timeout=-1):
+        if not drawn.exists():
+            size = tuple(description["image_size"])
+            generate(drawn, **{**description, "image_size": size})
     return drawn
 
 
