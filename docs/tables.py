@@ -15,7 +15,6 @@ from deformable_detr.config import (
     DataConfig,
     LossConfig,
     ModelConfig,
-    RunConfig,
     TrainConfig,
     to_dict,
 )
@@ -34,8 +33,8 @@ BASE = "deformable_detr_r50"
 
 
 def attributes(config: type) -> list[tuple[list[str], str]]:
-    """What a dataclass's docstring says of its fields, and of which. An entry may speak of several: `a, b: …`;
-    what follows `c:` after a full stop or semicolon is of c. Its references to the specification are left out."""
+    """What a dataclass's docstring says of its fields, and of which. An entry may speak of several:
+    `a, b: …`; what follows `c:` after a full stop or semicolon is of c."""
     names = "|".join(re.escape(item.name) for item in dataclasses.fields(config))
     listed = rf"(?:{names})(?:, (?:{names}))*"
     _, _, text = (config.__doc__ or "").partition("Attributes:\n")
@@ -48,6 +47,7 @@ def attributes(config: type) -> list[tuple[list[str], str]]:
 
 
 def without_sections(text: str) -> str:
+    """Without references to the specification, which is not in this repository."""
     return re.sub(r"[:;,]? ?spec\.md (?:§[\d.]+(?:, )?)+", "", text).replace("()", "").replace(" .", ".")
 
 
@@ -69,9 +69,9 @@ def configuration() -> str:
         "# Configuration\n\n"
         + NOTE
         + """
-Every field can be set in three ways, each stronger than the one before: by the recipe (`--recipe`), in a YAML file
-(`--config run.yaml`), and by a flag (`--train.epochs 12`). In Python: `dd.train(data, recipe, output, epochs=12)`, where
-a name needs its group only if it is not unique, as in `**{"train.loss.class_weight": 1.0}`.
+Every field can be set in three ways, each stronger than the one before: by the recipe (`--recipe`), in a YAML
+file (`--config run.yaml`), and by a flag (`--train.epochs 12`). In Python: `dd.train(data, recipe, output,
+epochs=12)`, where a name needs its group only if it is not unique, as in `**{"train.loss.class_weight": 1.0}`.
 
 ```yaml
 model:
@@ -81,9 +81,9 @@ train:
   lr: 1.0e-4
 ```
 
-A run folder keeps the whole of it as `config.yaml`, which can be given to `--config` again. What cannot work is refused
-when the configuration is made, with a sentence that names the field. Defaults are those of `deformable_detr_r50`; what
-other recipes change: [Recipes](recipes.md).
+A run folder keeps the whole of it as `config.yaml`, which can be given to `--config` again. What cannot work is
+refused when the configuration is made, with a sentence that names the field. Defaults are those of
+`deformable_detr_r50`; what other recipes change: [Recipes](recipes.md).
 """
     )
     for path, config in GROUPS.items():
@@ -111,9 +111,10 @@ def recipes() -> str:
         "# Recipes\n\n"
         + NOTE
         + f"""
-A recipe is a whole configuration: model, data and training. `deformable-detr train DATA --recipe NAME` trains it, `dd.create(NAME)`
-makes its untrained model, and any field can be changed ([Configuration](configuration.md)). AP figures are the papers' or
-the authors', on COCO; what has been measured here is in [The paper, run here](paper.md) and [Training](training.md).
+A recipe is a whole configuration: model, data and training. `deformable-detr train DATA --recipe NAME` trains it,
+`dd.create(NAME)` makes its untrained model, and any field can be changed ([Configuration](configuration.md)). AP
+figures are the papers' or the authors', on COCO; what has been measured here is in [The paper, run here](paper.md)
+and [Training, measured](training.md).
 
 The last column is what a recipe sets otherwise than `{BASE}`, whose values are the defaults.
 
@@ -129,7 +130,7 @@ The last column is what a recipe sets otherwise than `{BASE}`, whose values are 
             if path != "recipe" and value != base[path]
         ]
         summary = " ".join((make.__doc__ or "").strip().partition("\n\n")[0].split())
-        text += row(f"`{name}`", summary, "<br>".join(changes) or "–")
+        text += row(f"`{name}`", summary, "<br>".join(changes) or "nothing")
     return text
 
 
