@@ -69,9 +69,10 @@ def configuration() -> str:
         "# Configuration\n\n"
         + NOTE
         + """
-Every field can be set in three ways, each stronger than the one before: by the recipe (`--recipe`), in a YAML
-file (`--config run.yaml`), and by a flag (`--train.epochs 12`). In Python: `dd.train(data, recipe, output,
-epochs=12)`, where a name needs its group only if it is not unique, as in `**{"train.loss.class_weight": 1.0}`.
+Every field can be set in three ways, each stronger than the one before: by the recipe (`--recipe`), in a
+YAML file (`--config run.yaml`), and by a flag (`--train.epochs 12`). In Python: `dd.train(data, recipe,
+output, epochs=12)`, where a name needs its group only if it is not unique, as in
+`**{"train.loss.class_weight": 1.0}`.
 
 ```yaml
 model:
@@ -81,8 +82,8 @@ train:
   lr: 1.0e-4
 ```
 
-A run folder keeps the whole of it as `config.yaml`, which can be given to `--config` again. What cannot work is
-refused when the configuration is made, with a sentence that names the field. Defaults are those of
+A run folder keeps the whole of it as `config.yaml`, which can be given to `--config` again. What cannot
+work is refused when the configuration is made, with a sentence that names the field. Defaults are those of
 `deformable_detr_r50`; what other recipes change: [Recipes](recipes.md).
 """
     )
@@ -111,10 +112,10 @@ def recipes() -> str:
         "# Recipes\n\n"
         + NOTE
         + f"""
-A recipe is a whole configuration: model, data and training. `deformable-detr train DATA --recipe NAME` trains it,
-`dd.create(NAME)` makes its untrained model, and any field can be changed ([Configuration](configuration.md)). AP
-figures are the papers' or the authors', on COCO; what has been measured here is in [The paper, run here](paper.md)
-and [Training, measured](training.md).
+A recipe is a whole configuration: model, data and training. `deformable-detr train DATA --recipe NAME`
+trains it, `dd.create(NAME)` makes its untrained model, and any field can be changed
+([Configuration](configuration.md)). AP figures are the papers' or the authors', on COCO; what has been
+measured here is in [The paper, run here](paper.md) and [Training, measured](training.md).
 
 The last column is what a recipe sets otherwise than `{BASE}`, whose values are the defaults.
 
