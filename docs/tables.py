@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from deformable_detr.config import (
     BackboneConfig,
@@ -44,6 +44,12 @@ def attributes(config: type) -> list[tuple[list[str], str]]:
         for heads, words in zip(parts[1::2], parts[2::2], strict=True):
             found.append((heads.split(", "), words.strip().rstrip(".;") + "."))
     return found
+
+
+def choices(config: type) -> dict[str, tuple[str, ...]]:
+    """The words that a field may hold, of fields that hold one of a few."""
+    hints = get_type_hints(config)
+    return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
 
 
 def without_sections(text: str) -> str:

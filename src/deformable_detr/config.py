@@ -153,7 +153,7 @@ class ModelConfig:
         neck: `projection` (one 1x1 convolution on the last feature map, DETR), `channel_mapper`
             (1x1 convolutions and group norm, further levels by strided 3x3 convolutions), or a pyramid on
             top of it: `fpn` or `bifpn` (the paper's Table 2).
-        position: `sine` encoding (DETR), or `sine_half_pixel`: half a pixel further (Deformable DETR).
+        position: `sine` encoding (DETR), or `sine_half_pixel`: of pixel centres (Deformable DETR).
         attention: `dense` (every query looks at every token), `deformable` (at points on all levels) or
             `deformable_own_level` (at points on its own level, the paper's Table 2).
         queries: `static` (DETR), `reference_points` (learned points) or `proposals` (two stages).
