@@ -46,6 +46,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RUNNING = {"inspect", "predict", "explain", "evaluate", "convert", "doctor"}
 REASONS = {"needs a GPU", "needs several processes", "takes minutes"}
 MOST_UNTESTED = 12
+CHROMIUM = "/usr/bin/chromium"
 
 
 @dataclass(frozen=True)
@@ -467,3 +468,27 @@ def test_the_site_is_whole_and_loads_nothing_from_elsewhere(site: Path) -> None:
             assert to.exists(), f"{path.name}: {address}"
             if anchor and to in pages:
                 assert unquote(anchor) in pages[to].anchors, f"{path.name}: {address}"
+
+
+@pytest.mark.slow
+def test_the_site_is_searched_from_the_disk_and_fits_a_phone(site: Path) -> None:
+    """In a real browser, over file://, where no worker can be started and nothing can be fetched."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not Path(CHROMIUM).exists():
+        pytest.skip(f"no browser: {CHROMIUM} does not exist")
+    outside: list[str] = []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.on("request", lambda request: outside.append(request.url))
+        page.goto((site / "index.html").as_uri())
+        page.wait_for_timeout(1000)
+        page.keyboard.press("Control+k")
+        page.keyboard.type("activation checkpointing", delay=50)
+        page.get_by_text("Less memory: activation checkpointing").first.wait_for()
+        phone = browser.new_page(viewport={"width": 390, "height": 844})
+        for html in sorted(site.glob("*.html")):
+            phone.goto(html.as_uri())
+            assert phone.evaluate("document.documentElement.scrollWidth") <= 390, html.name
+        browser.close()
+    assert not [url for url in outside if not url.startswith(("file:", "data:", "blob:"))]
