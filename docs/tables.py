@@ -123,22 +123,26 @@ trains it, `dd.create(NAME)` makes its untrained model, and any field can be cha
 ([Configuration](configuration.md)). AP figures are the papers' or the authors', on COCO; what has been
 measured here is in [The paper, run here](paper.md) and [Training, measured](training.md).
 
-The last column is what a recipe sets otherwise than `{BASE}`, whose values are the defaults.
+The last column says what a recipe sets otherwise than the one above it that is most like it. The defaults,
+those of `{BASE}`, are in [Configuration](configuration.md).
 
 """
     )
-    base = flat(to_dict(RECIPES[BASE]()))
-    text += row("recipe", "what", "differs in") + "|---|---|---|\n"
+    settings = {name: flat(to_dict(make())) | {"recipe": ""} for name, make in RECIPES.items()}
+    text += row("recipe", "what", "settings") + "|---|---|---|\n"
+    known = [BASE]
     for name, make in RECIPES.items():
-        values = flat(to_dict(make()))
-        changes = [
-            f"`{path} {written(value)}`"
-            for path, value in values.items()
-            if path != "recipe" and value != base[path]
-        ]
+        nearest = min(known, key=lambda other: len(differences(settings[name], settings[other])))
+        changes = differences(settings[name], settings[nearest])
+        told = f"`{nearest}` with<br>" + "<br>".join(changes) if name != BASE else "the defaults"
         summary = " ".join((make.__doc__ or "").strip().partition("\n\n")[0].split())
-        text += row(f"`{name}`", summary, "<br>".join(changes) or "nothing")
+        text += row(f"`{name}`", summary, told)
+        known.append(name)
     return text
+
+
+def differences(values: dict[str, Any], others: dict[str, Any]) -> list[str]:
+    return [f"`{path} {written(value)}`" for path, value in values.items() if value != others[path]]
 
 
 PAGES = {"configuration.md": configuration, "recipes.md": recipes}
