@@ -28,6 +28,7 @@ import pytest
 import torch
 from PIL import Image
 
+import deformable_detr
 from deformable_detr.checkpoint import authors, save, transformers_format
 from deformable_detr.cli import COMMANDS, PROGRAM, main
 from deformable_detr.config import to_dict
@@ -444,6 +445,14 @@ def test_each_page_is_in_the_navigation() -> None:
 
     listed = files(tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"])
     assert sorted(listed) == sorted(str(page.relative_to(ROOT / "docs")) for page in PAGES[1:])
+
+
+def test_each_command_and_public_name_is_told() -> None:
+    index, api = text_of(ROOT / "docs" / "index.md"), text_of(ROOT / "docs" / "api.md")
+    assert not [name for name in COMMANDS if not re.search(rf"^\| \[?`{name}`", index, re.MULTILINE)]
+    assert not [
+        name for name in deformable_detr.__all__ if not re.search(rf"^::: .*\b{name}\b", api, re.MULTILINE)
+    ]
 
 
 class Addresses(HTMLParser):
