@@ -45,8 +45,14 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Commands that a page's blocks run here, each in a second or two with a tiny model. Of `train`, the slow part
 # runs one update; the others are parsed.
 RUNNING = {"inspect", "predict", "explain", "evaluate", "convert", "doctor"}
-REASONS = {"needs a GPU", "needs several processes", "takes minutes"}
-MOST_UNTESTED = 12
+REASONS = {
+    "needs a GPU",
+    "needs several processes",
+    "needs a running server",
+    "needs a camera",
+    "takes minutes",
+}
+MOST_UNTESTED = 16
 USERS_FILES = {"config.yaml", "data.yaml", "run.yaml"}
 CHROMIUM = "/usr/bin/chromium"
 
@@ -228,7 +234,14 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 RUNS = ("runs/mine", "runs/bccd", "runs/x", "demo_output/run")
-DATA = ("path/to/data", "../shared/data/bccd_coco", "demo_output/data", "path/to/bccd", "path/to/coco")
+DATA = (
+    "path/to/data",
+    "../shared/data/bccd_coco",
+    "demo_output/data",
+    "path/to/bccd",
+    "path/to/coco",
+    "../shared/data/aerial_cars",
+)
 PUBLISHED = ("r50_deformable_detr-checkpoint.pth", "SenseTime/deformable-detr")
 PICTURES = ("a.jpg", "b.jpg", "cells.jpg", "street.jpg", "photos/a.jpg", "photos/b.jpg", "more/c.jpg")
 
@@ -313,16 +326,18 @@ def lines_to_run(page: Path) -> list[list[str]]:
     ]
 
 
-# Pages whose commands run in `make test`; the others' run with the slow tests.
+# Pages whose commands run, in `make test` or with the slow tests; the others' are tested beside their code.
 QUICK_PAGES = {"docs/quickstart.md", "docs/convert.md", "docs/doctor.md"}
+SLOW_PAGES = {
+    *("README.md", "docs/tutorial.md", "docs/train.md", "docs/evaluate.md", "docs/explain.md"),
+    *("docs/training.md", "docs/troubleshooting.md"),
+}
 
 
 def pages_to_run() -> list[Any]:
-    pages = [page for page in pages_with("bash") if lines_to_run(page.values[0])]
-    return [
-        page if page.id in QUICK_PAGES else pytest.param(*page.values, id=page.id, marks=pytest.mark.slow)
-        for page in pages
-    ]
+    slow = [pytest.param(ROOT / page, id=page, marks=pytest.mark.slow) for page in sorted(SLOW_PAGES)]
+    quick = [pytest.param(ROOT / page, id=page) for page in sorted(QUICK_PAGES)]
+    return [page for page in quick + slow if lines_to_run(page.values[0])]
 
 
 @pytest.mark.parametrize("page", pages_to_run())
