@@ -149,6 +149,7 @@ class Detector:
             self.classes,
             original_sizes,
             max_detections,
+            self.config.nms_iou,
         )
 
     @overload
@@ -236,6 +237,7 @@ class Detector:
             threshold,
             max_detections,
             at,
+            self.config.nms_iou,
         )
 
 
