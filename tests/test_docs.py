@@ -235,6 +235,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 RUNS = ("runs/mine", "runs/bccd", "runs/x", "demo_output/run")
 DATA = (
+    "DATA",
     "path/to/data",
     "../shared/data/bccd_coco",
     "demo_output/data",
@@ -243,7 +244,16 @@ DATA = (
     "../shared/data/aerial_cars",
 )
 PUBLISHED = ("r50_deformable_detr-checkpoint.pth", "SenseTime/deformable-detr")
-PICTURES = ("a.jpg", "b.jpg", "cells.jpg", "street.jpg", "photos/a.jpg", "photos/b.jpg", "more/c.jpg")
+PICTURES = (
+    "a.jpg",
+    "b.jpg",
+    "cells.jpg",
+    "street.jpg",
+    "photos/a.jpg",
+    "photos/b.jpg",
+    "more/c.jpg",
+    "more.png",
+)
 
 
 @pytest.fixture
