@@ -247,6 +247,7 @@ PUBLISHED = ("r50_deformable_detr-checkpoint.pth", "SenseTime/deformable-detr")
 PICTURES = (
     "a.jpg",
     "b.jpg",
+    "aerial.jpg",
     "cells.jpg",
     "street.jpg",
     "photos/a.jpg",
@@ -305,8 +306,21 @@ def names_of_readme() -> dict[str, Any]:
     }
 
 
-# Names that a page's Python takes for granted.
-GIVEN: dict[str, Callable[[], dict[str, Any]]] = {"README.md": names_of_readme}
+def names_of_predict() -> dict[str, Any]:
+    av = pytest.importorskip("av", reason="PyAV, of the extra [video], is not installed")
+    with av.open("clip.mp4", "w") as clip:
+        stream = clip.add_stream("mpeg4", rate=10, width=96, height=64)
+        for _ in range(3):
+            clip.mux(stream.encode(av.VideoFrame.from_image(Image.new("RGB", (96, 64)))))
+        clip.mux(stream.encode())
+    return {"detector": deformable_detr.load("runs/mine")}
+
+
+# Names that a page's Python takes for granted, and files that it needs besides those of `world`.
+GIVEN: dict[str, Callable[[], dict[str, Any]]] = {
+    "README.md": names_of_readme,
+    "docs/predict.md": names_of_predict,
+}
 
 
 def pages_with(language: str) -> list[Any]:
