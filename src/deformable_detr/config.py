@@ -12,9 +12,14 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import yaml
+
 from .errors import UserError
+
+RUN_CONFIG_FILE = "config.yaml"  # in a run folder
 
 TORCHVISION_RESNETS = (
     "resnet18",
@@ -382,6 +387,7 @@ class TrainConfig:
         log_every: updates between lines on the screen and in metrics.jsonl.
         activation_checkpointing: compute each encoder and decoder layer twice instead of keeping what it
             needs for its gradient: less memory, more time, the same result.
+        report: write report.html into the run folder at the end.
         cache_features: compute the features of each image once, for a backbone that does not learn and
             images that are not augmented. cache_memory_gb, cache_disk_gb: their bounds, per process.
     """
@@ -409,6 +415,7 @@ class TrainConfig:
     checkpoint_every: int = 0
     log_every: int = 10
     activation_checkpointing: bool = False
+    report: bool = True
     cache_features: bool = False
     cache_memory_gb: float = 2.0
     cache_disk_gb: float = 20.0
@@ -540,3 +547,32 @@ def _leaf_paths(cls: type, prefix: str) -> list[str]:
         if dataclasses.is_dataclass(hint):
             paths += _leaf_paths(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
     return paths
+
+
+def read_config(path: Path, base: RunConfig) -> RunConfig:
+    """`base` with the fields that a YAML file states.
+
+    Raises:
+        UserError: naming the file, and the field.
+    """
+    return with_file(base, path, read_yaml(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The fields that a YAML file states. Raises UserError, naming the file."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read as a YAML configuration: {why}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no configuration: expected fields recipe, model, data or train.")
+    return content
+
+
+def with_file(base: RunConfig, path: Path, content: dict[str, Any]) -> RunConfig:
+    """`base` with fields that were read from `path`, which a UserError names."""
+    try:
+        return override(base, content)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
