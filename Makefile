@@ -7,7 +7,7 @@ STAMP := .venv/installed
 # changes, the next `make` installs again (ninja compiles only what changed).
 NATIVE := CMakeLists.txt $(wildcard src/deformable_detr/ops/csrc/*)
 
-.PHONY: setup demo check test test-all wheel native clean
+.PHONY: setup demo check test test-all docs wheel native clean
 
 setup: $(STAMP)
 
@@ -36,6 +36,12 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(BIN)/pytest -n 2 -m "slow or not slow"
+
+# The site of docs/ into build/site, readable from the disk; --strict: a broken link is an error.
+docs: $(STAMP)
+	$(BIN)/python -c "import zensical, mkdocstrings" 2>/dev/null || $(BIN)/pip install --quiet --no-build-isolation --editable ".[docs]"
+	$(BIN)/python docs/tables.py
+	$(BIN)/zensical build --clean --strict
 
 # One wheel for every Python ≥ 3.11 and torch ≥ 2.10 on this platform; fails where it cannot hold the CPU operator.
 wheel: $(STAMP)

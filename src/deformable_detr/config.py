@@ -158,14 +158,18 @@ class ModelConfig:
         neck: `projection` (one 1x1 convolution on the last feature map, DETR), `channel_mapper`
             (1x1 convolutions and group norm, further levels by strided 3x3 convolutions), or a pyramid on
             top of it: `fpn` or `bifpn` (the paper's Table 2).
-        position: sine encoding, with the half-pixel shift of Deformable DETR or without (DETR).
+        position: `sine` encoding (DETR), or `sine_half_pixel`: of pixel centres (Deformable DETR).
         attention: `dense` (every query looks at every token), `deformable` (at points on all levels) or
             `deformable_own_level` (at points on its own level, the paper's Table 2).
         queries: `static` (DETR), `reference_points` (learned points) or `proposals` (two stages).
         classification: `softmax` with a no-object class, or `sigmoid_focal`.
+        num_queries: object queries Q, at most so many objects are found in an image.
+        hidden_dim: channels C of tokens and queries. num_heads: attention heads M.
         num_levels: feature levels L. The last min(L, 3) stages of the backbone, further ones by
             stride-2 convolutions.
         num_points: points per head and level, K.
+        encoder_layers, decoder_layers: how many. ffn_dim: hidden width of their feed-forward parts.
+        dropout: in training, in every layer.
         decoder_norm: layer norm after each decoder layer's output (DETR has it).
         refine_references: iterative bounding box refinement.
         mask_invalid_proposals: keep padded and out-of-range tokens out of the first stage's top-k.
@@ -268,8 +272,9 @@ class DataConfig:
     """From files to the pixels that the model sees.
 
     Attributes:
-        format: layout of the data set: coco, voc, yolo, or auto.
-        image_size: short side in evaluation and prediction, pixels; the long side is at most `max_size`.
+        format: layout of the data set: `coco`, `voc`, `yolo`, or `auto`.
+        image_size: short side in evaluation and prediction, pixels.
+        max_size: the long side is at most this, also in training (the short one then becomes smaller).
         train_sizes: short sides to choose from in training (multi-scale).
         augmentation: `paper` (flip, resize, random crop: spec.md §10), `light` (flip and resize, milder
             crop, for small data) or `none` (resize to `image_size` only).
@@ -324,7 +329,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Matching costs and loss weights (spec.md §7, §8; DETR's values differ, §17).
+    """Matching costs and loss weights (spec.md §7, §8, §17); DETR's recipes set others.
 
     Attributes:
         class_cost, box_cost, giou_cost: weights of the matching cost.
@@ -368,15 +373,18 @@ class TrainConfig:
         batch_size: images per process and micro-batch. accumulate: micro-batches per update.
         lr: AdamW's learning rate at a total batch of `lr_batch_size` images; lr_backbone: the backbone's;
             lr_sampling_multiplier: factor for reference points and sampling offsets.
-        lr_rule: what another total batch does to the rates: nothing, square root or linear.
-        schedule: `step` (times lr_gamma at each epoch in lr_drop_epochs) or `cosine` (to zero).
+        lr_batch_size: the total batch (batch x accumulate x processes) that the rates are meant for.
+        lr_rule: what another total batch does to the rates: nothing (`none`), `sqrt` or `linear`.
+        schedule: `step` (times `lr_gamma` after each epoch in `lr_drop_epochs`) or `cosine` (to zero).
+        lr_drop_epochs, lr_gamma: step: when, counted in epochs done, and by which factor.
         warmup_steps: linear warm-up, in updates.
-        clip_norm: largest L2 norm of the gradient, 0 for no clipping.
+        weight_decay: AdamW's, decoupled. clip_norm: largest L2 norm of the gradient, 0 for no clipping.
         ema_decay: exponential moving average of the weights, used in evaluation; 0 for none.
-        precision: fp32, bf16 or fp16 autocast.
+        precision: `fp32`, or autocast to `bf16` or `fp16`.
         seed: of everything random.
-        backbone_weights: `imagenet`, a file, or None: where the backbone starts.
+        backbone_weights: `imagenet`, a file, or null: where the backbone starts.
         evaluate_every, checkpoint_every: in epochs, and in updates (0: only after each epoch).
+        log_every: updates between lines on the screen and in metrics.jsonl.
         activation_checkpointing: compute each encoder and decoder layer twice instead of keeping what it
             needs for its gradient: less memory, more time, the same result.
         report: write report.html into the run folder at the end.
@@ -437,7 +445,11 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A recipe with its changes: all that a training run needs besides the data."""
+    """A recipe with its changes: all that a training run needs besides the data.
+
+    Attributes:
+        recipe: the name of the recipe that it started from.
+    """
 
     recipe: str = "deformable_detr_r50"
     model: ModelConfig = field(default_factory=ModelConfig)

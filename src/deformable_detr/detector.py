@@ -218,7 +218,9 @@ class Detector:
         Computed by the plain PyTorch model in float32, whatever `predict` uses.
 
         Args:
-            image, threshold, max_detections: as for `predict`.
+            image: as for `predict`.
+            threshold: as for `predict`.
+            max_detections: as for `predict`.
             at: places (x, y) in pixels from which the encoder's looks are wanted as well.
 
         Raises:

@@ -67,11 +67,13 @@ def fused_ms_deform_attn(
     """The same with softmax and `reference + offset` inside the operator.
 
     Args:
-        value, spatial_shapes, points_per_level: as in `ms_deform_attn`.
+        value: as in `ms_deform_attn`.
+        spatial_shapes: as in `ms_deform_attn`.
         reference: (B, Q, L, 2) points, or (B, Q, L, 4) boxes as cxcywh, in [0, 1] of each (padded) level.
         sampling_offsets: (B, Q, M, L, K, 2), (x, y). Around a point in pixels of the level; around a box
             in half box sides divided by K.
         attention_logits: (B, Q, M, L·K); softmax runs over all points of a head.
+        points_per_level: as in `ms_deform_attn`: then offsets are (B, Q, M, P, 2).
 
     Returns:
         (B, Q, M·D).

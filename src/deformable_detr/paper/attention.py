@@ -45,7 +45,7 @@ from ..training import CHECKPOINTS
 from ..training_log import METRICS_FILE
 from .pictures import COLOURS, new_figure, save_figure
 from .queue import ROWS
-from .rows import RecipeRow, read_metrics, run_folder
+from .rows import RecipeRow, run_folder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
