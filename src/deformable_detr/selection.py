@@ -41,6 +41,8 @@ class Selection:
                 of [0, 1].
         """
         _check_score("threshold", threshold)
+        if isinstance(classes, str):
+            raise UserError(f'classes must be a list of names, classes=["{classes}"], not {classes!r}.')
         own = dict(class_thresholds or {})
         _check_names([*([] if classes is None else classes), *own], table)
         for name, score in own.items():
@@ -61,16 +63,16 @@ class Selection:
 
     def __call__(self, detections: Detections) -> Detections:
         """What of `detections` is wanted."""
-        return detections.take(np.flatnonzero(self.relative_scores(detections) >= 1))
+        return detections.take(np.flatnonzero(self.wanted(detections)))
 
-    def relative_scores(self, detections: Detections) -> np.ndarray:
-        """(N,) each score as a multiple of its class's threshold: 1 and more is wanted."""
-        thresholds = self.thresholds[detections.labels]
-        # A threshold of 0 is met by every score, 0 among them.
-        relative: np.ndarray = np.where(
-            detections.scores >= thresholds, 1.0, 0.0
-        ) + np.maximum(0, detections.scores - thresholds)
-        return relative
+    def wanted(self, detections: Detections) -> np.ndarray:
+        """(N,) bool."""
+        mask: np.ndarray = detections.scores >= self.thresholds[detections.labels]
+        return mask
+
+    def loosened(self, factor: float) -> Selection:
+        """The same classes from `factor` times their score on."""
+        return Selection(self.thresholds * factor)
 
 
 def _check_score(name: str, score: float) -> None:

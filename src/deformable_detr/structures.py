@@ -256,8 +256,8 @@ class Detections:
         return rows
 
     def to_supervision(self) -> supervision.Detections:
-        """The same as `supervision.Detections`, class names in `data["class_name"]`, tracks in `tracker_id`."""
-        return _supervision().Detections(
+        """As `supervision.Detections`, class names in `data["class_name"]`, tracks in `tracker_id`."""
+        return import_supervision().Detections(
             xyxy=self.boxes_xyxy.astype(np.float32).reshape(-1, 4),
             confidence=self.scores.astype(np.float32),
             class_id=self.labels.astype(int),
@@ -295,7 +295,7 @@ class Detections:
         return draw_boxes(picture, self.boxes_xyxy, labels, colours)
 
 
-def _supervision() -> ModuleType:
+def import_supervision() -> ModuleType:
     """The library, without its advice to install OpenCV: what it is asked for here works as well without."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
