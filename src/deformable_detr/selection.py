@@ -57,9 +57,8 @@ class Selection:
                     "to classes, or drop its threshold."
                 )
         wanted = set(table.names if classes is None else classes)
-        return cls(
-            np.array([own.get(str(name), threshold) if name in wanted else UNWANTED for name in table.names])
-        )
+        least = [own.get(str(name), threshold) if name in wanted else UNWANTED for name in table.names]
+        return cls(np.array(least, dtype=np.float32))  # as scores are
 
     def __call__(self, detections: Detections) -> Detections:
         """What of `detections` is wanted."""

@@ -62,9 +62,7 @@ class SquareFinder(Detector):
         *,
         max_detections: int = 100,
     ) -> list[Detections]:
-        return [
-            self._detect(one.numpy()[0], size) for one, size in zip(pixels, original_sizes, strict=True)
-        ]
+        return [self._detect(one.numpy()[0], size) for one, size in zip(pixels, original_sizes, strict=True)]
 
     def _detect(self, seen: np.ndarray, size: tuple[int, int]) -> Detections:
         self.seen.append(size)

@@ -15,11 +15,11 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from scenes import moving_squares, squares, write_video
 
 from deformable_detr.errors import UserError
 from deformable_detr.prediction.frames import CLOCK, VideoFile, VideoWriter, open_source
 from deformable_detr.prediction.sources import Camera
-from scenes import moving_squares, squares, write_video
 
 LIMIT = 10**7
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffprobe") is None, reason="ffmpeg is not installed")
@@ -85,7 +85,8 @@ def test_a_rotated_video_is_upright(tmp_path: Path, turns: int) -> None:
 
 @needs_ffmpeg
 @pytest.mark.parametrize(
-    ("size", "stored"), [((96, 128), (96, 128)), ((95, 127), (96, 128)), ((1, 1), (2, 2)), ((720, 64), (720, 64))]
+    ("size", "stored"),
+    [((96, 128), (96, 128)), ((95, 127), (96, 128)), ((1, 1), (2, 2)), ((720, 64), (720, 64))],
 )
 def test_what_is_written_plays(tmp_path: Path, size: tuple[int, int], stored: tuple[int, int]) -> None:
     path = written(tmp_path / "a.mp4", [squares(size, [])] * 12, [index / 30 for index in range(12)], fps=30)
@@ -171,7 +172,9 @@ def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
 
 def test_too_large_frames_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", [moving_squares(0)])
-    with pytest.raises(UserError, match=r"frames of 128 x 96 pixels \(12,288\), more than the limit of 12,287"):
+    with pytest.raises(
+        UserError, match=r"frames of 128 x 96 pixels \(12,288\), more than the limit of 12,287"
+    ):
         open_source(path, 12_287)
 
 
@@ -251,7 +254,7 @@ def test_an_av_without_h264_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     container = SimpleNamespace(add_stream=unknown, close=lambda: None)
     monkeypatch.setattr(av, "open", lambda *_, **__: container)
     with (
-        pytest.raises(UserError, match="cannot write H.264"),
+        pytest.raises(UserError, match=r"cannot write H\.264"),
         VideoWriter(tmp_path / "a.mp4", (64, 64), 25),
     ):
         pass

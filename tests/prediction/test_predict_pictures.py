@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from scenes import SquareFinder, squares, write
 
 from deformable_detr.detector import Detector
 from deformable_detr.errors import UserError
 from deformable_detr.prediction import PREDICTIONS_FILE, REPORT_FILE, PredictionInterrupted, pictures, predict
 from deformable_detr.structures import Detections
-from scenes import SquareFinder, squares, write
 
 
 def test_annotated_pictures_and_rows_agree(detector: Detector, tmp_path: Path) -> None:
@@ -234,7 +234,9 @@ def test_class_filters_and_thresholds_reach_files(tmp_path: Path) -> None:
     assert scores(class_thresholds={"square": 0.8}) == [pytest.approx(0.9)]
     assert scores(threshold=1.0, class_thresholds={"square": 0.5}) == pytest.approx([0.9, 0.6])
     assert scores(classes=["other"]) == []
-    with pytest.raises(UserError, match=r"knows no class sqare: did you mean square\? It knows square, other"):
+    with pytest.raises(
+        UserError, match=r"knows no class sqare: did you mean square\? It knows square, other"
+    ):
         scores(classes=["sqare"])
 
 
