@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,20 +24,26 @@ TILING = Tiling()
 def test_tiles_cover_the_picture_and_overlap_enough(
     height: int, width: int, side: int, overlap: float
 ) -> None:
-    tiling = Tiling(side, overlap)
-    tiles = np.array(tiling.tiles((height, width), 100))
-    assert len({(x1 - x0, y1 - y0) for x0, y0, x1, y1 in tiles}) == 1, "all of one size"
-    for axis, length in ((0, width), (1, height)):
-        starts, ends = np.unique(tiles[:, axis]), np.unique(tiles[:, axis + 2])
-        assert starts[0] == 0
-        assert ends[-1] == length
-        assert ends[0] - starts[0] == min(side, length)
-        assert (ends[:-1] - starts[1:] >= tiling.reach(side)).all()
+    levels = Tiling(side, overlap).levels((height, width), 100)
+    assert levels[-1].tiles == ((0, 0, width, height),)
+    assert levels[0].least == 0
+    for number, level in enumerate(levels):
+        tiles = np.array(level.tiles)
+        assert len({(x1 - x0, y1 - y0) for x0, y0, x1, y1 in tiles}) == 1, "all of one size"
+        for axis, length in ((0, width), (1, height)):
+            starts, ends = np.unique(tiles[:, axis]), np.unique(tiles[:, axis + 2])
+            assert starts[0] == 0
+            assert ends[-1] == length
+            assert ends[0] - starts[0] == min(side * 2**number, length)
+            assert (ends[:-1] - starts[1:] >= level.reach).all()
+    for closer, wider in pairwise(levels):
+        assert wider.least == closer.reach, "no size is left out"
 
 
 def test_a_tile_is_what_the_model_sees_unless_said() -> None:
-    assert Tiling().tiles((300, 300), 200) == Tiling(200).tiles((300, 300), 999)
-    assert len(Tiling(overlap=0.2).tiles((3000, 4000), 320)) == 12 * 16
+    assert Tiling().levels((300, 300), 200) == Tiling(200).levels((300, 300), 999)
+    numbers = [len(level.tiles) for level in Tiling(overlap=0.2).levels((3000, 4000), 320)]
+    assert numbers == [16 * 12, 8 * 6, 4 * 3, 2 * 2, 1]
 
 
 @pytest.mark.parametrize(
@@ -96,6 +103,12 @@ def test_large_objects_are_not_found_in_pieces() -> None:
 def test_an_object_on_the_border_of_tiles_is_found_once_and_whole(offset: int) -> None:
     box = (100 + offset, 80 + offset, 128 + offset, 108 + offset)
     assert_found_once(predict_tiled(SquareFinder(), squares((400, 400), [box])), [box], 1)
+
+
+@pytest.mark.parametrize("side", [12, 30, 36, 60, 90, 150, 300, 500])
+def test_objects_of_every_size_are_found_once(side: int) -> None:
+    boxes = scattered((900, 1300), side, 3 if side < 200 else 1, seed=side)
+    assert_found_once(predict_tiled(SquareFinder(), squares((900, 1300), boxes)), boxes, 4)
 
 
 def test_a_picture_of_one_tile_is_as_without() -> None:

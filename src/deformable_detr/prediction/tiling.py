@@ -1,9 +1,10 @@
 """Large pictures in tiles: the model sees a 4000x3000 picture at full size, one overlapping part after the
 other, and small objects are no longer lost in resizing.
 
-Every object no larger than the overlap is whole in at least one tile. Larger ones come from a look at the
-whole picture as well, so that nothing must be put together from parts; where that look has missed one, its
-parts are merged. supervision does the suppressing and merging.
+Every object no larger than the overlap is whole in at least one tile. Larger ones come from tiles of twice
+the size, then of four times, up to the whole picture: together they cost a third more, and nothing must be
+put together from parts. Where they have missed one even so, its parts are merged. supervision does the
+suppressing and merging.
 """
 
 from __future__ import annotations
@@ -27,6 +28,17 @@ BORDER = 0.01  # of a tile's side: a box that ends this near to an inner border 
 
 
 @dataclass(frozen=True)
+class Level:
+    """`tiles`: (x0, y0, x1, y1) that cover a picture. Boxes are of use from a longer side of more than
+    `least` pixels on (smaller ones are seen more closely elsewhere); up to `reach` they are whole in some
+    tile."""
+
+    tiles: tuple[tuple[int, int, int, int], ...]
+    least: int
+    reach: int
+
+
+@dataclass(frozen=True)
 class Tiling:
     """`size`: side of a tile in pixels; None is the size that the model resizes to (`data.image_size`), so
     that it sees pixels as they are; smaller magnifies. `overlap`: of neighbouring tiles, as a share of the
@@ -41,16 +53,25 @@ class Tiling:
         if not 0 <= self.overlap <= 0.9:
             raise UserError(f"the overlap of tiles must be a share between 0 and 0.9, not {self.overlap}.")
 
-    def tiles(self, size: tuple[int, int], image_size: int) -> list[tuple[int, int, int, int]]:
-        """Tiles (x0, y0, x1, y1) of a picture (H, W), row by row, all of one size: the picture is covered by
-        more overlap, not by narrower tiles. `image_size`: the model's."""
-        side = self.size or image_size
+    def levels(self, size: tuple[int, int], image_size: int) -> list[Level]:
+        """How to look at a picture (H, W), the closest look first, the whole picture last. `image_size`: the
+        model's."""
+        side, least = self.size or image_size, 0
+        levels = []
+        while True:
+            levels.append(Level(self._tiles(size, side), least, self.reach(side)))
+            if len(levels[-1].tiles) == 1:
+                return levels
+            side, least = 2 * side, self.reach(side)
+
+    def _tiles(self, size: tuple[int, int], side: int) -> tuple[tuple[int, int, int, int], ...]:
+        """All of one size: what is too much for a row goes into wider overlaps, not into a narrower tile."""
         height, width = (min(side, length) for length in size)
-        return [
+        return tuple(
             (x, y, x + width, y + height)
             for y in self._starts(size[0], side)
             for x in self._starts(size[1], side)
-        ]
+        )
 
     def _starts(self, length: int, side: int) -> list[int]:
         if length <= side:
@@ -88,17 +109,17 @@ class TiledPictures(Finder):
 
     def _find(self, picture: np.ndarray) -> Detections:
         size = (picture.shape[0], picture.shape[1])
-        tiles = self.tiling.tiles(size, self.detector.data.image_size)
-        whole = self._look(picture, [(0, 0, size[1], size[0])])[0]
-        if len(tiles) == 1:
-            return whole.with_image(picture)
-        side = max(tiles[0][2] - tiles[0][0], tiles[0][3] - tiles[0][1])
-        extents = (whole.boxes_xyxy[:, 2:] - whole.boxes_xyxy[:, :2]).max(axis=1)
-        large = whole.take(np.flatnonzero(extents > self.tiling.reach(side)))
-        found, cut = [large], [np.zeros(len(large), bool)]
-        for tile, here in zip(tiles, self._look(picture, tiles), strict=True):
-            found.append(here)
-            cut.append(_is_cut(here.boxes_xyxy, tile, size, max(2, BORDER * side)))
+        found, cut = [], []
+        levels = self.tiling.levels(size, self.detector.data.image_size)
+        for level in levels:
+            for tile, here in zip(level.tiles, self._look(picture, level.tiles), strict=True):
+                extents = (here.boxes_xyxy[:, 2:] - here.boxes_xyxy[:, :2]).max(axis=1, initial=0)
+                useful = here.take(np.flatnonzero(extents > level.least))
+                border = max(2, BORDER * max(tile[2] - tile[0], tile[3] - tile[1]))
+                found.append(useful)
+                cut.append(_is_cut(useful.boxes_xyxy, tile, size, border))
+        if len(levels) == 1:  # the model's own answer, which says each object once
+            return found[0].with_image(picture)
         return _merged(_joined(found), np.concatenate(cut)).with_image(picture)
 
     def _look(self, picture: np.ndarray, views: Sequence[tuple[int, int, int, int]]) -> list[Detections]:
