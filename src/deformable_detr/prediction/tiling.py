@@ -50,8 +50,8 @@ class Tiling:
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 16:
             raise UserError(f"a tile must have a side of at least 16 pixels, not {self.size}.")
-        if not 0 <= self.overlap <= 0.9:
-            raise UserError(f"the overlap of tiles must be a share between 0 and 0.9, not {self.overlap}.")
+        if not 0 <= self.overlap <= 0.75:
+            raise UserError(f"the overlap of tiles must be a share between 0 and 0.75, not {self.overlap}.")
 
     def levels(self, size: tuple[int, int], image_size: int) -> list[Level]:
         """How to look at a picture (H, W), the closest look first, the whole picture last. `image_size`: the
