@@ -428,9 +428,13 @@ def _predict_lines(arguments: Namespace, wanted: dict[str, Any]) -> int:
     def answer(line: str) -> None:
         print(line, file=answers, flush=True)
 
-    with redirect_stdout(sys.stderr):  # whatever a library prints is no answer
-        detector = load(arguments.model, arguments.device, arguments.dtype)
-        report = answer_lines(detector, sys.stdin.buffer, answer, **wanted)
+    try:
+        with redirect_stdout(sys.stderr):  # whatever a library prints is no answer
+            detector = load(arguments.model, arguments.device, arguments.dtype)
+            report = answer_lines(detector, sys.stdin.buffer, answer, **wanted)
+    except BrokenPipeError:  # whoever asked has gone; what is still buffered has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), answers.fileno())
+        return 0
     return 2 if report.failed and not report.answered else 0
 
 

@@ -174,3 +174,12 @@ def test_json_lines_through_pipes(detector: Detector, tmp_path: Path) -> None:
     assert "there is no image file" in answers[1]["error"]
     assert len(answers[0]["detections"]) == 3
     assert answers[0]["detections"] == answers[2]["detections"]
+
+
+def test_a_reader_that_goes_away_is_no_failure(detector: Detector, tmp_path: Path) -> None:
+    model = detector.save(tmp_path / "model")
+    (tmp_path / "requests").write_text('{"path": "nowhere.png"}\n' * 3000)
+    command = f"{sys.executable} -m deformable_detr predict {model} - < {tmp_path}/requests | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert "there is no image file" in json.loads(done.stdout)["error"]
+    assert done.stderr == ""

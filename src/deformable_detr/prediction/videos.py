@@ -6,7 +6,7 @@ encodes. A dozen frames are in memory at a time, however long the video.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -91,7 +91,7 @@ def check_every(every: int) -> None:
 
 def find_in_frames(
     finder: Finder, frames: FrameSource, tracker: ObjectTracker | None, every: int
-) -> Iterator[FrameDetections]:
+) -> Generator[FrameDetections]:
     with ThreadPoolExecutor(1) as reader:
         for batch in ahead(_batches(finder, frames, every), reader):
             found = finder.find([prepared for _, prepared in batch])
@@ -131,7 +131,19 @@ def annotate_video(
     Raises:
         UserError: not one frame can be decoded, or the video cannot be written.
     """
-    found = find_in_frames(finder, frames, tracker, every)
+    with closing(find_in_frames(finder, frames, tracker, every)) as found:
+        return _annotated(found, frames, every, source, target, rows, progress)
+
+
+def _annotated(
+    found: Iterator[FrameDetections],
+    frames: FrameSource,
+    every: int,
+    source: str,
+    target: Path,
+    rows: RowFile,
+    progress: Progress | None,
+) -> VideoResult:
     first = next(found, None)
     if first is None:
         raise UserError(f"{source} has no frame that can be decoded: replace the file.")
