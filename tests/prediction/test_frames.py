@@ -247,6 +247,14 @@ def test_a_camera_without_opencv_says_what_to_install(monkeypatch: pytest.Monkey
         open_source(Camera(0), LIMIT)
 
 
+def test_a_video_without_pyav_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(
+        UserError, match=r"a\.mp4 is a video, and PyAV.*pip install 'deformable-detr\[video\]'"
+    ):
+        open_source(Path("a.mp4"), LIMIT)
+
+
 def test_an_av_without_h264_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: Any, **__: Any) -> None:
         raise av.codec.codec.UnknownCodecError("libx264")

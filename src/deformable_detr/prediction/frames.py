@@ -71,7 +71,13 @@ class VideoFile(FrameSource):
     counted."""
 
     def __init__(self, path: Path, max_pixels: int):
-        import av
+        try:
+            import av
+        except ImportError as error:
+            raise UserError(
+                f"{path} is a video, and PyAV, which reads videos, is not installed: "
+                "pip install 'deformable-detr[video]'."
+            ) from error
 
         self.path = path
         self.broken_packets = 0
