@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deformable_detr.average_precision import (
+    CLASS_METRICS,
     COCO_METRICS,
     coco_average_precision,
+    coco_numbers,
     voc_average_precision,
 )
 from deformable_detr.errors import UserError
@@ -312,6 +314,27 @@ def test_coco_agrees_with_pycocotools(data: tuple[dict[str, Any], list[dict[str,
     assert our_classes.keys() == their_classes.keys()
     for name, numbers in our_classes.items():
         assert numbers == pytest.approx(their_classes[name], abs=1e-12)
+
+
+@settings(max_examples=30)
+@given(small_sets())
+def test_the_numbers_of_a_class_are_those_of_its_objects_alone(
+    data: tuple[dict[str, Any], list[dict[str, Any]]],
+) -> None:
+    ground_truth, rows = data
+    numbers = coco_numbers(ground_truth, rows)
+    for category in ground_truth["categories"]:
+        own = [
+            [row for row in each if row["category_id"] == category["id"]]
+            for each in (ground_truth["annotations"], rows)
+        ]
+        alone = coco_numbers({**ground_truth, "annotations": own[0]}, own[1])
+        if alone.summary["AP"] < 0:
+            assert category["id"] not in numbers.classes
+            continue
+        found = numbers.classes[category["id"]]
+        assert tuple(found) == CLASS_METRICS
+        assert found == pytest.approx({name: alone.summary[name] for name in CLASS_METRICS}, abs=1e-12)
 
 
 # --- Pascal VOC ------------------------------------------------------------------------------------------

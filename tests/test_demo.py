@@ -17,7 +17,7 @@ from tiny import tiny_config
 def test_the_whole_way(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(module, "demo_config", tiny_config)
+    monkeypatch.setattr(module, "demo_config", lambda: tiny_config(report=True))
     for name, value in {
         "TRAIN_IMAGES": 4,
         "VAL_IMAGES": 3,
@@ -34,7 +34,8 @@ def test_the_whole_way(
     assert isinstance(json.loads((out / "predictions" / "predictions.json").read_text()), list)
     assert len(list((out / "predictions").glob("*.jpg"))) == 2
     assert (out / "run" / "checkpoints" / "last" / "model.safetensors").is_file()
-    for path in ("predictions", "predictions/predictions.json", "metrics.json", "run"):
+    for path in ("predictions", "predictions/predictions.json", "metrics.json", "run", "run/report.html"):
+        assert (out / path).exists()
         assert str(out / path) in said
     assert f"AP50 {metrics['AP50']:.3f}" in said
 

@@ -38,7 +38,7 @@ from deformable_detr.training import train
 
 torch.optim.AdamW = torch.optim.SGD
 data, output = sys.argv[1], Path(sys.argv[2])
-train(data, repeatable_in_parts(batch_size=2, max_steps=3), output / "focal2")
+train(data, repeatable_in_parts(batch_size=2, max_steps=3, report=True), output / "focal2")
 train(data, as_detr(repeatable_in_parts(batch_size=2, max_steps=3)), output / "softmax2")
 for name in ("start", "focal2"):
     metrics = evaluate(output / name, data, progress=False)
@@ -78,6 +78,8 @@ def test_two_processes_train_as_one(tiny_data: Path, tmp_path: Path, monkeypatch
         assert_same_movement(tmp_path / f"{name}2", tmp_path / name, tmp_path / start, 1e-4)
         assert [row["step"] for row in rows(tmp_path / f"{name}2", "train")] == [1, 2, 3]
         assert len(rows(tmp_path / f"{name}2", "evaluation")) == 1
+    assert "2 processes" in (tmp_path / "focal2" / "report.html").read_text()
+    assert finished.stdout.count("report: ") == 1
     for name in ("start", "focal2"):
         together = json.loads((tmp_path / f"{name}.json").read_text())
         alone = evaluate(tmp_path / name, tiny_data, progress=False)

@@ -42,6 +42,8 @@ def tiny_config(**changes: Any) -> RunConfig:
     model = replace(
         base.model,
         backbone=BackboneConfig("test_efficientnet", trainable_layers=5),
+        queries="reference_points",
+        nms_iou=None,
         num_queries=10,
         hidden_dim=32,
         num_heads=4,
@@ -55,12 +57,14 @@ def tiny_config(**changes: Any) -> RunConfig:
     train = replace(
         base.train,
         epochs=2,
+        evaluate_every=1,
         batch_size=2,
         lr_batch_size=2,
         warmup_steps=3,
         ema_decay=0.9,
         backbone_weights=None,
         log_every=1,
+        report=False,  # tests of the report ask for it
     )
     return override(RunConfig("deformable_detr_lite", model, data, train), changes)
 
@@ -83,6 +87,7 @@ def as_detr(config: RunConfig) -> RunConfig:
         classification="softmax",
         decoder_norm=True,
         refine_references=False,
+        nms_iou=None,
     )
     return replace(config, model=model)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal
 
@@ -27,19 +28,43 @@ Interpolation = Literal["every_point", "11_point"]
 Row = Mapping[str, Any]
 
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+CLASS_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
+
+
+@dataclass(frozen=True)
+class CocoNumbers:
+    """`summary`: COCO's twelve numbers by `COCO_METRICS`. `classes`: by category id, CLASS_METRICS of each
+    class that has something to find. In [0, 1], or -1 where there is no truth (of that size)."""
+
+    summary: dict[str, float]
+    classes: dict[int, dict[str, float]]
 
 
 def coco_average_precision(ground_truth: Mapping[str, Any], detections: Sequence[Row]) -> dict[str, Any]:
     """COCO's twelve numbers for boxes, and AP and AP50 of each class that has something to find.
 
-    Args:
-        ground_truth: a COCO dictionary (see the head of this file); it stays as it was. Annotations
-            without `area` get width times height, without `iscrowd` 0.
-        detections: COCO results rows; of each image and class the 100 with the highest scores count.
+    Args, Raises: as `coco_numbers`.
 
     Returns:
         AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl in [0, 1], or -1 without truth, and
         `per_class`: {name: {"AP", "AP50"}}.
+    """
+    numbers = coco_numbers(ground_truth, detections)
+    names = _class_names(ground_truth["categories"])
+    per_class = {
+        names[category_id]: {"AP": row["AP"], "AP50": row["AP50"]}
+        for category_id, row in numbers.classes.items()
+    }
+    return {**numbers.summary, "per_class": per_class}
+
+
+def coco_numbers(ground_truth: Mapping[str, Any], detections: Sequence[Row]) -> CocoNumbers:
+    """COCO's numbers for boxes, of all classes together and of each.
+
+    Args:
+        ground_truth: a COCO dictionary (see the head of this file); it stays as it was. Annotations
+            without `area` get width times height, without `iscrowd` 0.
+        detections: COCO results rows; of each image and class the 100 with the highest scores count.
 
     Raises:
         UserError: a detection names an image or category that the ground truth lacks, or has no finite box
@@ -82,17 +107,20 @@ def coco_average_precision(ground_truth: Mapping[str, Any], detections: Sequence
     evaluation.accumulate()
     evaluation.summarize()
 
-    names = _class_names(ground_truth["categories"])
     precision = evaluation.eval["precision"]  # (IoU thresholds, recalls, classes, area ranges, limits)
-    per_class = {}
+    recall = evaluation.eval["recall"]  # (IoU thresholds, classes, area ranges, limits)
+    classes = {}
     for index, category_id in enumerate(evaluation.params.catIds):
-        curves = precision[:, :, index, 0, -1]
-        if (curves > -1).any():
-            per_class[names[category_id]] = {"AP": float(curves.mean()), "AP50": float(curves[0].mean())}
-    summary: dict[str, Any] = {
-        name: float(value) for name, value in zip(COCO_METRICS, evaluation.stats, strict=True)
-    }
-    return {**summary, "per_class": per_class}
+        curves = precision[:, :, index, :, -1]  # (IoU thresholds, recalls, area ranges)
+        if (curves[..., 0] > -1).any():
+            by_area = [float(curves[..., area].mean()) for area in range(4)]
+            values = (
+                by_area[0], float(curves[0, :, 0].mean()), float(curves[5, :, 0].mean()), *by_area[1:],
+                float(recall[:, index, 0, -1].mean()),
+            )  # fmt: skip
+            classes[category_id] = dict(zip(CLASS_METRICS, values, strict=True))
+    summary = {name: float(value) for name, value in zip(COCO_METRICS, evaluation.stats, strict=True)}
+    return CocoNumbers(summary, classes)
 
 
 def voc_average_precision(

@@ -559,6 +559,43 @@ def _place(text: str) -> tuple[float, float]:
     return x, y
 
 
+# ---------------------------------------------------------------------- report
+
+
+def _build_report(argv: Sequence[str]) -> ArgumentParser:
+    parser = _parser(
+        "report",
+        "How good MODEL is on a split of DATA, what limits it and how it was trained: one HTML file.",
+    )
+    _add_model(parser)
+    parser.add_argument("dataset", metavar="DATA", type=str, help="folder in COCO, Pascal VOC or YOLO layout")
+    parser.add_argument("--split", type=str, default="val")
+    parser.add_argument("--format", type=Literal["auto", "coco", "voc", "yolo"], default="auto")
+    parser.add_argument(
+        "--output", type=str | None, default=None, help="the file; report.html in the run folder by default"
+    )
+    parser.add_argument(
+        "--most-images", type=int, default=24, help="looked at again, to see which stage lost an object"
+    )
+    return parser
+
+
+def _run_report(parser: ArgumentParser, arguments: Namespace) -> int:
+    from .report import write_report
+
+    path = write_report(
+        arguments.model,
+        arguments.dataset,
+        arguments.output,
+        split=arguments.split,
+        format=arguments.format,
+        most_images=arguments.most_images,
+        device=arguments.device,
+    )
+    print(f"written: {path}")
+    return 0
+
+
 # ---------------------------------------------------------------------- convert, inspect, demo, doctor
 
 
@@ -687,6 +724,7 @@ COMMANDS: dict[str, Command] = {
         "find objects in pictures and videos, draw and list them", _build_predict, _run_predict
     ),
     "explain": Command("where the model looked, and why objects were missed", _build_explain, _run_explain),
+    "report": Command("how good MODEL is and what limits it, as a page", _build_report, _run_report),
     "inspect": Command("what is in DATA, and what is broken in it", _build_inspect, _run_inspect),
     "convert": Command(
         "rewrite MODEL as native, authors' or transformers' checkpoint", _build_convert, _run_convert

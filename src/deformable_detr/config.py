@@ -12,9 +12,14 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import yaml
+
 from .errors import UserError
+
+RUN_CONFIG_FILE = "config.yaml"  # in a run folder
 
 TORCHVISION_RESNETS = (
     "resnet18",
@@ -165,6 +170,8 @@ class ModelConfig:
         refine_references: iterative bounding box refinement.
         mask_invalid_proposals: keep padded and out-of-range tokens out of the first stage's top-k.
             The authors' code does not, so published checkpoints need False (spec.md §6.2).
+        nms_iou: of detections of one class that overlap by more than this (IoU), only the best is kept; null
+            (the paper): all are kept. Two stages learn late to say each object once; this does not wait.
     """
 
     num_classes: int = 91
@@ -186,6 +193,7 @@ class ModelConfig:
     decoder_norm: bool = False
     refine_references: bool = False
     mask_invalid_proposals: bool = False
+    nms_iou: float | None = None
 
     def __post_init__(self) -> None:
         _require_types(self, "model.")
@@ -199,6 +207,10 @@ class ModelConfig:
             self.decoder_layers >= 1, f"model.decoder_layers must be at least 1, not {self.decoder_layers}."
         )
         _require(self.ffn_dim >= 1, f"model.ffn_dim must be at least 1, not {self.ffn_dim}.")
+        _require(
+            self.nms_iou is None or 0 < self.nms_iou <= 1,
+            f"model.nms_iou must be above 0 and at most 1, or null, not {self.nms_iou}.",
+        )
         _require(0.0 <= self.dropout < 1.0, f"model.dropout must be in [0, 1), not {self.dropout}.")
         _require(
             self.hidden_dim % self.num_heads == 0,
@@ -367,6 +379,7 @@ class TrainConfig:
         evaluate_every, checkpoint_every: in epochs, and in updates (0: only after each epoch).
         activation_checkpointing: compute each encoder and decoder layer twice instead of keeping what it
             needs for its gradient: less memory, more time, the same result.
+        report: write report.html into the run folder at the end.
         cache_features: compute the features of each image once, for a backbone that does not learn and
             images that are not augmented. cache_memory_gb, cache_disk_gb: their bounds, per process.
     """
@@ -394,6 +407,7 @@ class TrainConfig:
     checkpoint_every: int = 0
     log_every: int = 10
     activation_checkpointing: bool = False
+    report: bool = True
     cache_features: bool = False
     cache_memory_gb: float = 2.0
     cache_disk_gb: float = 20.0
@@ -521,3 +535,32 @@ def _leaf_paths(cls: type, prefix: str) -> list[str]:
         if dataclasses.is_dataclass(hint):
             paths += _leaf_paths(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
     return paths
+
+
+def read_config(path: Path, base: RunConfig) -> RunConfig:
+    """`base` with the fields that a YAML file states.
+
+    Raises:
+        UserError: naming the file, and the field.
+    """
+    return with_file(base, path, read_yaml(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The fields that a YAML file states. Raises UserError, naming the file."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read as a YAML configuration: {why}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no configuration: expected fields recipe, model, data or train.")
+    return content
+
+
+def with_file(base: RunConfig, path: Path, content: dict[str, Any]) -> RunConfig:
+    """`base` with fields that were read from `path`, which a UserError names."""
+    try:
+        return override(base, content)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error

@@ -1,4 +1,4 @@
-"""The demo: draw a data set, train on it, evaluate, predict; offline, in a few minutes on two cores."""
+"""The demo: draw a data set, train on it, report, evaluate, predict; offline, minutes on two cores."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from .errors import UserError
 from .evaluation import evaluate, print_metrics
 from .prediction import PredictionReport, make_output_folder, predict
 from .recipes import deformable_detr_lite
+from .report import REPORT_FILE
 from .training import train
 
 IMAGE_SIZE = (120, 160)
@@ -40,9 +41,6 @@ def demo_config() -> RunConfig:
             base.train,
             epochs=7,
             evaluate_every=7,
-            lr=5e-4,
-            lr_backbone=1e-4,
-            lr_sampling_multiplier=0.5,
             warmup_steps=50,
             log_every=50,
         ),
@@ -52,7 +50,7 @@ def demo_config() -> RunConfig:
 def demo(output: str | Path = "demo_output", *, seed: int = 0, epochs: int | None = None) -> DemoResult:
     """Run the whole way and say what was written.
 
-    Writes `data/` (COCO layout), `run/` (checkpoints, metrics.jsonl, TensorBoard), `metrics.json` and
+    Writes `data/` (COCO layout), `run/` (checkpoints, metrics.jsonl, report.html), `metrics.json` and
     `predictions/` (annotated pictures, predictions.json) into `output`.
 
     Raises:
@@ -86,6 +84,7 @@ def demo(output: str | Path = "demo_output", *, seed: int = 0, epochs: int | Non
         f"  {prediction.predictions}   {prediction.detections} detections\n"
         f"  {folder / 'metrics.json'}   AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}\n"
         f"  {folder / 'run'}   checkpoints, metrics.jsonl, TensorBoard\n"
+        f"  {folder / 'run' / REPORT_FILE}   how good it is, and what limits it\n"
         f"Next: deformable-detr predict {folder / 'run'} YOUR_PICTURES --output out",
         highlight=False,
         soft_wrap=True,

@@ -150,6 +150,7 @@ class Detector:
             self.classes,
             original_sizes,
             max_detections,
+            self.config.nms_iou,
         )
 
     @overload
@@ -255,6 +256,7 @@ class Detector:
             threshold,
             max_detections,
             at,
+            self.config.nms_iou,
         )
 
 

@@ -5,12 +5,13 @@ the learning rate of the update's number. So a run that was stopped needs only w
 and two counters to go on exactly where it was.
 
 A run folder: `config.yaml`, `checkpoints/{last,best}/`, `training_state.pt`, `metrics.jsonl`, TensorBoard's
-event files.
+event files, `environment.jsonl` (a line for each start) and `report.html`.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 import math
 import os
 import pickle
@@ -30,14 +31,25 @@ from rich.console import Console
 from . import checkpoint as checkpoints
 from .checkpoint import Checkpoint
 from .classification import build_classification
-from .config import ModelConfig, RunConfig, TrainConfig, override, to_dict
+from .config import (
+    RUN_CONFIG_FILE,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+    override,
+    read_config,
+    read_yaml,
+    to_dict,
+    with_file,
+)
 from .criterion import Losses, SetCriterion
 from .data.formats import NOTES, list_splits, read_split
 from .data.loading import Samples, micro_batch_keys, steps_per_epoch, training_loader
 from .data.records import Split
 from .detector import Detector, choose_device, new_checkpoint
+from .environment import ENVIRONMENT_FILE, environment
 from .errors import UserError
-from .evaluation import evaluate
+from .evaluation import collect_detections, evaluate
 from .feature_cache import Bounds, FeatureCache
 from .files import DAMAGED_FILE_ERRORS, write_text
 from .matcher import NonFiniteError
@@ -51,6 +63,7 @@ from .optimisation import (
     update_moving_average,
 )
 from .recipes import recipe as recipe_of
+from .report import REPORT_FILE, report_text
 from .structures import BatchCount, FeatureBatch, ImageBatch, Target
 from .training_log import TrainingLog
 from .transfer import transfer
@@ -60,7 +73,6 @@ if TYPE_CHECKING:
 
 STATE_FILE = "training_state.pt"
 FEATURES = "feature_cache"
-CONFIG_FILE = "config.yaml"
 CHECKPOINTS = "checkpoints"
 
 MicroBatch = tuple[ImageBatch | FeatureBatch, tuple[Target, ...]]
@@ -96,13 +108,13 @@ def resolve_config(
     Raises:
         UserError: unknown recipe, unreadable file, two recipes that contradict each other, nothing to resume.
     """
-    content = {} if config is None else _read_yaml(Path(config))
+    content = {} if config is None else read_yaml(Path(config))
     named = content.get("recipe", recipe)
     if recipe not in (None, named):
         raise UserError(f"{config} is for recipe {named}, not for {recipe}: name one of them only.")
     if resume:
         _require_state(Path(output))
-        base = read_config(Path(output) / CONFIG_FILE, RunConfig())
+        base = read_config(Path(output) / RUN_CONFIG_FILE, RunConfig())
         if named not in (None, base.recipe):
             raise UserError(
                 f"--resume: {output} is a run of {base.recipe}, not of {named}: leave the recipe out, or "
@@ -121,34 +133,7 @@ def resolve_config(
         )
     else:
         base = recipe_of("deformable_detr_r50")
-    return base if config is None else _with_file(base, Path(config), content)
-
-
-def read_config(path: Path, base: RunConfig) -> RunConfig:
-    """`base` with the fields that a YAML file states.
-
-    Raises:
-        UserError: naming the file, and the field.
-    """
-    return _with_file(base, path, _read_yaml(path))
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        why = " ".join(str(error).split())
-        raise UserError(f"{path} cannot be read as a YAML configuration: {why}.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no configuration: expected fields recipe, model, data or train.")
-    return content
-
-
-def _with_file(base: RunConfig, path: Path, content: dict[str, Any]) -> RunConfig:
-    try:
-        return override(base, content)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+    return base if config is None else with_file(base, Path(config), content)
 
 
 def _require_state(output: Path) -> None:
@@ -220,7 +205,7 @@ class _Run:
             raise UserError(
                 f"{output} already holds a run: add --resume to go on with it, or choose another --output."
             )
-        self.output = output
+        self.data, self.output = data, output
         self.train_split = read_split(data, "train", format=config.data.format, strict=config.data.strict)
         self.val_split = _validation_split(data, config)
         self.config = _for_classes(config, self.train_split)
@@ -259,13 +244,14 @@ class _Run:
         self.cache = self._feature_cache() if settings.cache_features else None
         if self.is_main:
             output.mkdir(parents=True, exist_ok=True)
-            write_text(output / CONFIG_FILE, yaml.safe_dump(to_dict(self.config), sort_keys=False))
+            write_text(output / RUN_CONFIG_FILE, yaml.safe_dump(to_dict(self.config), sort_keys=False))
 
     # ---------------------------------------------------------------- the loop
 
     def train(self) -> Detector:
         settings = self.config.train
         self._announce()
+        self._note_start()
         with (
             TrainingLog(
                 self.output,
@@ -311,7 +297,10 @@ class _Run:
         if self.last_step == 0:
             self._save_checkpoint("last")
             self._save_state()
-        return self._best_detector()
+        detector = self._best_detector()
+        if settings.report:
+            self._report(detector)
+        return detector
 
     def _epoch_is_open(self) -> bool:
         """Whether the run was stopped after the last update of an epoch, before it was evaluated."""
@@ -462,6 +451,44 @@ class _Run:
         checkpoint = checkpoints.load(self.output)
         checkpoint.model.eval()
         return Detector.of(checkpoint, self.accelerator.device)
+
+    def _note_start(self) -> None:
+        """On what machine and with which versions this part of the run was trained."""
+        if self.is_main:
+            row = {"step": self.progress.step, **environment(self.accelerator.device, self.world_size)}
+            with (self.output / ENVIRONMENT_FILE).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def _report(self, detector: Detector) -> None:
+        """All processes detect, the first one writes. The run is finished and saved: whatever goes wrong from
+        here on is said, but must not make it look lost."""
+        path = self.output / REPORT_FILE
+        self.console.print("measuring the best weights for the report", highlight=False)
+        try:
+            rows = (
+                [] if self.val_split is None else collect_detections(detector, self.val_split, progress=False)
+            )
+            if self.is_main:
+                text = report_text(
+                    detector,
+                    rows,
+                    self.val_split,
+                    self.train_split,
+                    model=str(self.output),
+                    data=str(self.data),
+                )
+                write_text(path, text)
+                self.console.print(f"report: {path}", highlight=False, soft_wrap=True)
+        except Exception as error:
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            self.console.print(
+                f"The run is finished and saved, but its report could not be made ({why}); try again with "
+                f"`deformable-detr report {self.output} {self.data}`.",
+                style="red",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
 
     def _save_state(self) -> None:
         if self.is_main:

@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .errors import UserError
 from .files import write_text
 
 METRICS_FILE = "metrics.jsonl"
@@ -152,6 +153,29 @@ class TrainingLog:
     def _write(self, row: Mapping[str, Any]) -> None:
         self.file.write(json.dumps(row) + "\n")
         self.file.flush()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a `metrics.jsonl`; the half of one that a crash has left at the end is left out.
+
+    Raises:
+        UserError: naming the line that cannot be read.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no {path}: name a run folder, or the metrics.jsonl of one.")
+    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    rows = []
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            if row["kind"] not in ("train", "evaluation"):
+                raise ValueError(f"unknown kind {row['kind']}")
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path}, line {number} is not a row of a training run ({error}): take it out."
+            ) from error
+        rows.append(row)
+    return rows
 
 
 def _means(window: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -9,7 +9,11 @@ from ..errors import UserError
 from . import authors, native, transformers_format
 from .contents import Checkpoint
 
-SUPPORTED = "a run folder, a checkpoint folder, an authors' .pth file, a transformers folder or hub id"
+SUPPORTED = (
+    "a run folder, a checkpoint folder, an authors' .pth file, a transformers folder or hub id, or `demo`"
+)
+DEMO = "demo"  # the bundled model; ./demo is a folder
+BUNDLED = Path(__file__).parents[1] / "bundled"
 _EXPORTED = (".onnx", ".xml", ".pt2")
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
@@ -19,14 +23,14 @@ def load(source: str | Path) -> Checkpoint:
 
     Args:
         source: a run folder (its best checkpoint, else its last), a checkpoint folder, an authors' .pth file,
-            or a transformers folder or hub id.
+            a transformers folder or hub id, or `demo` for the bundled model.
 
     Raises:
         UserError: where there is no such model, or it cannot be read.
     """
     path = Path(source).expanduser()
-    if str(source) == "demo":
-        raise UserError(f"the bundled model `demo` is not in this version: give {SUPPORTED}.")
+    if str(source) == DEMO:
+        return native.load(BUNDLED)
     if path.suffix in _EXPORTED:
         raise UserError(f"{path} is an exported model, which has no weights to load here: give {SUPPORTED}.")
     if path.is_dir():

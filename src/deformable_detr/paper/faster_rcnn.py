@@ -26,7 +26,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from ..boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from ..checkpoint import Checkpoint
-from ..config import RunConfig, TrainConfig, to_dict
+from ..config import RUN_CONFIG_FILE, RunConfig, TrainConfig, to_dict
 from ..data.formats import read_split
 from ..data.loading import MicroBatch, steps_per_epoch, training_loader
 from ..detector import Detector, TorchBackend, choose_device
@@ -37,7 +37,7 @@ from ..models import DetectionModel
 from ..models.backbone import Backbone, build_backbone
 from ..optimisation import batch_size_factor, learning_rate_factor
 from ..structures import ClassTable, DetectorOutput, ImageBatch, Predictions, Target
-from ..training import CONFIG_FILE, STATE_FILE
+from ..training import STATE_FILE
 from ..training_log import TrainingLog
 from .flops import Size, count_multiply_adds, mean_over
 from .rows import Row, Scale, count_parameters
@@ -208,7 +208,7 @@ def train_faster_rcnn(data: Path, config: RunConfig, folder: Path, device: str) 
     steps = steps_per_epoch(len(split), settings.batch_size)
     first_epoch = _load_state(folder, model, optimizer)
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / CONFIG_FILE, yaml.safe_dump(to_dict(config), sort_keys=False))
+    write_text(folder / RUN_CONFIG_FILE, yaml.safe_dump(to_dict(config), sort_keys=False))
     with TrainingLog(
         folder,
         Console(),

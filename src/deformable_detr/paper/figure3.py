@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..config import RunConfig
+from ..config import RUN_CONFIG_FILE, RunConfig, read_config
 from ..errors import UserError
 from ..files import write_text
-from ..training import CONFIG_FILE, read_config
-from ..training_log import METRICS_FILE
+from ..training_log import METRICS_FILE, read_metrics
 from .pictures import COLOURS, new_figure, save_figure
 from .published import FIGURE_3_DEFORMABLE, FIGURE_3_DETR_DC5
-from .rows import AP_NAMES, read_metrics
+from .rows import AP_NAMES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,7 +79,7 @@ def read_curves(
 
 def _label(path: Path) -> str:
     """The recipe and the length of the schedule; the name of the folder where these are not known."""
-    config_file = path.parent / CONFIG_FILE
+    config_file = path.parent / RUN_CONFIG_FILE
     if not config_file.is_file():
         return path.parent.name or path.stem
     config = read_config(config_file, RunConfig())

@@ -24,9 +24,9 @@ from ..config import RunConfig, override
 from ..data.synthetic import generate
 from ..errors import UserError
 from ..files import write_text
-from ..training_log import METRICS_FILE
+from ..training_log import METRICS_FILE, read_metrics
 from . import table1, table2
-from .rows import AP_NAMES, Row, read_metrics, read_run, run_folder
+from .rows import AP_NAMES, Row, read_run, run_folder
 
 ROWS: dict[str, Row] = {row.name: row for row in (*table2.ROWS, *table1.ROWS)}
 _FIELDS = {"row", "data", "epochs", "seeds", "evaluate_every", "minutes"}

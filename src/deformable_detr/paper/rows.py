@@ -7,22 +7,20 @@ on different machines and their folders brought together.
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
-from ..config import RunConfig
+from ..config import RUN_CONFIG_FILE, RunConfig, read_config
 from ..detector import Detector, new_checkpoint
-from ..errors import UserError
 from ..recipes import recipe
 from ..structures import ClassTable
-from ..training import CONFIG_FILE, STATE_FILE, read_config, train
-from ..training_log import METRICS_FILE
+from ..training import STATE_FILE, train
+from ..training_log import METRICS_FILE, read_metrics
 from .flops import Size, mean_multiply_adds, model_without_numbers
 from .published import Published
 from .small_scale import small
@@ -81,7 +79,9 @@ class RecipeRow(Row):
         return recipe(self.recipe)
 
     def train(self, data: Path, config: RunConfig, folder: Path, device: str) -> None:
-        train(data, config, folder, resume=(folder / STATE_FILE).exists(), device=device)
+        resume = (folder / STATE_FILE).exists()
+        # A queue of runs is read as a table, not report by report.
+        train(data, config, folder, resume=resume, device=device, report=False)
 
     def parameters(self, config: RunConfig) -> int:
         return count_parameters(model_without_numbers(config.model))
@@ -126,7 +126,7 @@ def read_run(folder: Path) -> RunResult | None:
     """
     if not (folder / METRICS_FILE).is_file():
         return None
-    config = read_config(folder / CONFIG_FILE, RunConfig())
+    config = read_config(folder / RUN_CONFIG_FILE, RunConfig())
     rows = read_metrics(folder / METRICS_FILE)
     evaluations = [row for row in rows if row["kind"] == "evaluation"]
     last = evaluations[-1] if evaluations else {"epoch": -1}
@@ -138,29 +138,6 @@ def read_run(folder: Path) -> RunResult | None:
         metrics={name: last[name] for name in AP_NAMES if name in last},
         hours=sum(row.get("seconds", 0.0) for row in rows if row["kind"] == "train") / 3600,
     )
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`; the half of one that a crash has left at the end is left out.
-
-    Raises:
-        UserError: naming the line that cannot be read.
-    """
-    if not path.is_file():
-        raise UserError(f"there is no {path}: name a run folder, or the metrics.jsonl of one.")
-    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-    rows = []
-    for number, line in enumerate(whole.splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            if row["kind"] not in ("train", "evaluation"):
-                raise ValueError(f"unknown kind {row['kind']}")
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path}, line {number} is not a row of a training run ({error}): take it out."
-            ) from error
-        rows.append(row)
-    return rows
 
 
 def find_runs(output: Path, scale: Scale, name: str, epochs: int) -> list[RunResult]:

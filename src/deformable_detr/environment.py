@@ -1,0 +1,46 @@
+"""What a program runs on: machine and versions. A run folder keeps one line of it for each start, in
+`environment.jsonl`, because nobody remembers a month later."""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+import torch
+
+ENVIRONMENT_FILE = "environment.jsonl"
+PACKAGES = ("deformable-detr", "torchvision", "timm", "accelerate", "faster-coco-eval")
+
+
+def environment(device: str | torch.device, processes: int = 1) -> dict[str, Any]:
+    """Ready for JSON: `time` (UTC), `device` in words, `processes`, `system`, `python`, `versions`."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": _in_words(torch.device(device)),
+        "processes": processes,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        # torch says of itself for which CUDA it was built.
+        "versions": {
+            "torch": torch.__version__,
+            **{name: version for name in PACKAGES if (version := _version(name)) is not None},
+        },
+    }
+
+
+def _in_words(device: torch.device) -> str:
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{device.type}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {capability}"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

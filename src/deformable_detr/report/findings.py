@@ -1,0 +1,286 @@
+"""What the numbers say, in plain sentences: the titles of the report's charts, and its first screen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..data.records import Split
+from ..explain.missed import MEANINGS as STAGE_MEANINGS
+from ..explain.missed import Stage
+from .accuracy import MEANINGS as MISTAKE_MEANINGS
+from .accuracy import SIZE_EDGES, Accuracy, ClassRow, Mistake
+from .pictures import Misses
+from .run_folder import History
+
+CLEAR = 0.05  # of AP: a smaller difference is not worth a sentence
+MATTERS = 0.05  # of the objects: a size with fewer is not what limits the result
+FLAT = 0.005  # of AP: an epoch that brings less is no progress
+
+STAGE_HELP = {
+    Stage.NEVER_ATTENDED: "larger pictures (--data.image_size), more queries or longer training help",
+    Stage.BADLY_PLACED: "longer training, box refinement, or a look at how such objects are annotated help",
+    Stage.WRONG_CLASS: "more examples of the confused classes help, or a look at their labels",
+    Stage.UNDER_THRESHOLD: "a lower threshold or longer training find more of them",
+    Stage.LOST: "they stand close together: more queries help, or a look for doubled annotations",
+}
+
+MISTAKE_HELP = {
+    Mistake.DUPLICATE: "longer training, or suppression (model.nms_iou), leaves each object to one query",
+    Mistake.WRONG_CLASS: "more examples of the confused classes help, or a look at their labels",
+    Mistake.BADLY_PLACED: "longer training and box refinement help",
+    Mistake.BACKGROUND: "the pictures below show which",
+}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One thing that limits the result. `short`: a few words; `text`: what, and what helps."""
+
+    short: str
+    text: str
+
+
+def headline(accuracy: Accuracy | None) -> str:
+    if accuracy is None:
+        return "Trained, but not measured: the data have no split to evaluate on."
+    curve = accuracy.thresholds
+    if not accuracy.num_objects:
+        return f"The split {accuracy.split.name} has no annotated objects, so nothing can be measured."
+    if curve.best is None:
+        return "It does not find any object yet: no detection is right."
+    recall, precision = curve.recall[curve.best], curve.precision[curve.best]
+    return (
+        f"It finds {out_of(recall)} objects, and {out_of(precision)} detections are right, at the threshold "
+        f"{accuracy.threshold:.2f}."
+    )
+
+
+def limits(accuracy: Accuracy, misses: Misses | None, mistakes: Mapping[Mistake, int]) -> list[Limit]:
+    """What limits the result, the reasons for misses first. Empty where nothing is ever right."""
+    if accuracy.thresholds.best is None:
+        return []
+    found: list[Limit] = []
+    if misses is not None and (stage := misses.main_stage) is not None:
+        count = misses.stages[stage]
+        where = "" if misses.images == misses.of else f" (looked at in {misses.images} of {misses.of} images)"
+        found.append(
+            Limit(
+                f"Most misses: {stage.value}",
+                f"{count} of {misses.missed} missed objects{where}: {STAGE_MEANINGS[stage]}; "
+                f"{STAGE_HELP[stage]}.",
+            )
+        )
+    weakest = weakest_class(accuracy)
+    if weakest is not None:
+        others = [f"{row.name} {percent(row.mean_ap)}" for row in accuracy.wanted if row is not weakest]
+        versus = ", ".join(others) if len(others) <= 3 else f"all {percent(accuracy.summary['AP'])}"
+        found.append(
+            Limit(
+                f"Weakest class: {weakest.name}",
+                f"AP {percent(weakest.mean_ap)} ({versus}), {weakest.objects} objects here.",
+            )
+        )
+    size = weakest_size(accuracy)
+    if size is not None:
+        found.append(size)
+    total = sum(mistakes.values())
+    precision = accuracy.thresholds.precision[accuracy.thresholds.best]
+    if total and precision < 1 - CLEAR:
+        kind = max(mistakes, key=lambda each: mistakes[each])
+        found.append(
+            Limit(
+                f"Most false positives: {kind.value}",
+                f"{mistakes[kind]} of {total}: {MISTAKE_MEANINGS[kind]}; {MISTAKE_HELP[kind]}.",
+            )
+        )
+    loose, tight = accuracy.summary["AP50"], accuracy.summary["AP75"]
+    if loose > 0.2 and tight < 0.6 * loose:
+        found.append(
+            Limit(
+                "Boxes are loose",
+                f"AP {percent(loose)} where an IoU of 0.5 will do, {percent(tight)} where it must be 0.75: "
+                "longer training at a falling learning rate and box refinement tighten boxes.",
+            )
+        )
+    return found
+
+
+def weakest_class(accuracy: Accuracy) -> ClassRow | None:
+    """None where there is one class, or none is clearly below the mean."""
+    if len(accuracy.wanted) < 2:
+        return None
+    weakest = min(accuracy.wanted, key=lambda row: row.mean_ap)
+    return weakest if weakest.mean_ap < accuracy.summary["AP"] - CLEAR else None
+
+
+def weakest_size(accuracy: Accuracy) -> Limit | None:
+    """Among the sizes of which there are enough objects to matter."""
+    areas = accuracy.objects.areas[~accuracy.objects.crowd]
+    counts = np.histogram(areas, SIZE_EDGES)[0]
+    there = {
+        name: accuracy.summary[f"AP{name[0]}"]
+        for name, count in zip(("small", "medium", "large"), counts, strict=True)
+        if count >= MATTERS * len(areas) and accuracy.summary[f"AP{name[0]}"] >= 0
+    }
+    weakest = min(there, key=lambda name: there[name], default=None)
+    if weakest is None or len(there) < 2 or there[weakest] > accuracy.summary["AP"] - CLEAR:
+        return None
+    others = ", ".join(f"{name} {percent(value)}" for name, value in there.items() if name != weakest)
+    helps = " Larger pictures (--data.image_size) or more feature levels help." if weakest == "small" else ""
+    return Limit(
+        f"Weakest size: {weakest}", f"AP {percent(there[weakest])} of {weakest} objects ({others}).{helps}"
+    )
+
+
+# ---------------------------------------------------------------- titles
+
+
+def training_title(history: History) -> str:
+    evaluations = history.evaluations
+    if not evaluations:
+        return "Not evaluated while it trained"
+    best = history.best
+    assert best is not None
+    if history.unfinished:
+        return f"Not finished: AP {percent(best['AP'])} in epoch {best['epoch'] + 1}, the best one so far"
+    if len(evaluations) == 1:
+        return f"AP {percent(best['AP'])} after epoch {best['epoch'] + 1}, the only one evaluated"
+    last = evaluations[-1]
+    at = f"AP {percent(best['AP'])} in epoch {best['epoch'] + 1}"
+    if best["step"] == last["step"]:
+        recent = evaluations[max(0, len(evaluations) - 1 - max(1, len(evaluations) // 5))]
+        if best["AP"] - recent["AP"] > FLAT:
+            return f"Still improving at the end: {at}, the last one; longer training may help"
+        return f"Levelled off at the end: {at}, the last one"
+    epochs_after = last["epoch"] - best["epoch"]
+    if best["AP"] - last["AP"] > CLEAR:
+        return f"Best {at}, then it got worse ({percent(last['AP'])} at the end): the best weights were kept"
+    return f"Best {at}; {_epochs(epochs_after)} more brought nothing"
+
+
+def _epochs(count: int) -> str:
+    return "1 epoch" if count == 1 else f"{count} epochs"
+
+
+def training_limit(history: History) -> Limit | None:
+    """Where the curve says that longer training would help."""
+    if history.unfinished:
+        done, planned = history.updates[-1]["epoch"] + 1, history.config.train.epochs
+        return Limit("Training is not finished", f"{done} of {planned} epochs: go on with --resume.")
+    short, found, text = training_title(history).partition(": ")
+    return Limit(short, f"{text}.") if found and short.startswith("Still improving") else None
+
+
+def loss_title(history: History) -> str:
+    losses = [row["loss"] for row in history.updates]
+    if len(losses) < 2:
+        return "Loss"
+    first, last = losses[0], float(np.mean(losses[-max(1, len(losses) // 20) :]))
+    if last < 0.98 * first:
+        return f"The loss fell from {first:.3g} to {last:.3g}"
+    return f"The loss did not fall: {first:.3g} at first, {last:.3g} at the end"
+
+
+def rate_title(history: History) -> str:
+    rates = [row["learning_rate"].get("base") for row in history.updates if row.get("learning_rate")]
+    known = [rate for rate in rates if rate is not None]
+    if not known:
+        return "Learning rates"
+    if known[-1] < 0.2 * max(known):
+        return f"The learning rate peaked at {max(known):.1e} and fell to {known[-1]:.1e}"
+    if max(known) - min(known) < 1e-12:
+        return f"The learning rate stayed at {max(known):.1e}"
+    if known[-1] > 0.9 * max(known):
+        return f"The learning rate rose to {max(known):.1e} and has hardly fallen yet"
+    return f"The learning rate peaked at {max(known):.1e} and ended at {known[-1]:.1e}"
+
+
+def classes_title(accuracy: Accuracy) -> str:
+    mean = percent(accuracy.summary["AP"])
+    if len(accuracy.wanted) == 1:
+        return f"AP {mean}"
+    best = max(accuracy.wanted, key=lambda row: row.mean_ap)
+    return f"AP {mean}; the best class is {best.name} with {percent(best.mean_ap)}"
+
+
+def curve_title(accuracy: Accuracy) -> str:
+    rows = accuracy.wanted
+    if len(rows) == 1:
+        loose, tight = (percent(accuracy.summary[name]) for name in ("AP50", "AP75"))
+        return f"The area under the curve is {loose} at IoU 0.5 (AP50) and {tight} at 0.75"
+    best, worst = max(rows, key=lambda row: row.ap50), min(rows, key=lambda row: row.ap50)
+    mean = percent(accuracy.summary["AP50"])
+    return f"AP50 {mean}, from {percent(best.ap50)} ({best.name}) to {percent(worst.ap50)} ({worst.name})"
+
+
+def threshold_title(accuracy: Accuracy) -> str:
+    curve = accuracy.thresholds
+    if curve.best is None:
+        return "No threshold is better than another: no detection is right"
+    return (
+        f"Use the threshold {accuracy.threshold:.2f}: precision {percent(curve.precision[curve.best])}, "
+        f"recall {percent(curve.recall[curve.best])}, F1 {percent(curve.f1[curve.best])}"
+    )
+
+
+def calibration_title(accuracy: Accuracy) -> str:
+    found = accuracy.calibration
+    if found is None:
+        return "No detection has a score worth looking at"
+    size = f"calibration error {percent(found.error)}"
+    if found.error < 0.03:
+        return f"Scores can be read as probabilities ({size})"
+    way = "too high" if found.bias > 0 else "too low"
+    if abs(found.bias) < 0.5 * found.error:
+        return f"Scores are too high in some ranges and too low in others ({size})"
+    return f"Scores are {way}, by {percent(abs(found.bias))} points on average ({size})"
+
+
+def confusion_title(accuracy: Accuracy) -> str:
+    table = accuracy.confusion
+    C = len(table) - 1
+    mixed = table[:C, :C].copy()
+    np.fill_diagonal(mixed, 0)
+    missed, background = int(table[:C, C].sum()), int(table[C, :C].sum())
+    if not mixed.any():
+        return f"No class is taken for another; {missed:,} objects missed, {background:,} detections too many"
+    truth, said = np.unravel_index(mixed.argmax(), mixed.shape)
+    names = accuracy.split.classes
+    return (
+        f"Most often confused: {names.name(int(truth))} is called {names.name(int(said))} "
+        f"({int(mixed.max())} of {int(mixed.sum())} confusions); {missed} objects missed"
+    )
+
+
+def data_title(splits: Sequence[Split], counts: Mapping[str, int]) -> str:
+    """counts: objects of each class in the first split."""
+    title = " and ".join(f"{len(split):,} {split.name} images" for split in splits)
+    if len(counts) < 2:
+        return title
+    rarest = min(counts, key=lambda name: counts[name])
+    return f"{title}; the rarest class of {splits[0].name} is {rarest} ({counts[rarest]:,} objects)"
+
+
+# ---------------------------------------------------------------- words
+
+
+def percent(value: float) -> str:
+    """A share as a number from 0 to 100; - where there is none (the evaluator's -1)."""
+    return "-" if value < 0 or not math.isfinite(value) else f"{100 * value:.1f}"
+
+
+def out_of(share: float) -> str:
+    """'84 of 100'."""
+    return f"{100 * share:.0f} of 100"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.1f} hours"

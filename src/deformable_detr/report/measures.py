@@ -1,0 +1,118 @@
+"""The curves of the report, from scores and whether each detection is right (matching.py).
+
+Letters: D detections, C classes, R recall levels (COCO's 101), S thresholds (0.01, 0.02, …, 1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .matching import Found, Matches, Objects
+
+RECALLS = np.linspace(0.0, 1.0, 101)  # where COCO reads precision
+THRESHOLDS = np.arange(1, 101) / 100
+NUM_BINS = 10
+LEAST_SCORE = 0.05  # of what calibration looks at: below, there are many detections that nobody uses
+
+
+def precision_at_recalls(right: np.ndarray, wrong: np.ndarray, num_objects: int) -> np.ndarray:
+    """(R,) COCO's precision: at each recall the best one at that recall or a higher one, 0 where it is never
+    reached. Its mean is the average precision.
+
+    right, wrong: (D,) bool of one class by falling score; a detection that is neither does not count.
+    num_objects: at least 1.
+    """
+    counts = right | wrong
+    hits = np.cumsum(right[counts])
+    if not len(hits):
+        return np.zeros(len(RECALLS))
+    precision = hits / np.arange(1, len(hits) + 1)
+    precision = np.maximum.accumulate(precision[::-1])[::-1]
+    starts = np.searchsorted(hits / num_objects, RECALLS)
+    return np.where(starts < len(hits), precision[np.minimum(starts, len(hits) - 1)], 0.0)
+
+
+def class_curves(found: Found, objects: Objects, matches: Matches, num_classes: int) -> np.ndarray:
+    """(C, R) `precision_at_recalls` of each class; nan for a class without objects."""
+    counts = np.bincount(objects.labels[~objects.crowd], minlength=num_classes)
+    curves = np.full((num_classes, len(RECALLS)), np.nan)
+    for label in np.flatnonzero(counts):
+        own = found.labels == label
+        curves[label] = precision_at_recalls(matches.right[own], matches.wrong[own], int(counts[label]))
+    return curves
+
+
+@dataclass(frozen=True)
+class ThresholdCurve:
+    """Precision, recall and F1 (S,) of the detections with a score of at least each of `THRESHOLDS`, and how
+    many these are (`kept`). Precision is nan where nothing is left."""
+
+    precision: np.ndarray
+    recall: np.ndarray
+    f1: np.ndarray
+    kept: np.ndarray
+    num_objects: int
+
+    @property
+    def best(self) -> int | None:
+        """Index of the best F1, the highest threshold among equals; None where nothing is ever right."""
+        if not self.num_objects or self.f1.max() <= 0:
+            return None
+        return int(len(self.f1) - 1 - self.f1[::-1].argmax())
+
+    @property
+    def best_threshold(self) -> float | None:
+        return None if self.best is None else float(THRESHOLDS[self.best])
+
+
+def threshold_curve(
+    scores: np.ndarray, right: np.ndarray, wrong: np.ndarray, num_objects: int
+) -> ThresholdCurve:
+    """scores, right, wrong: (D,) in any order."""
+    hits, misses = (_at_least(scores[kind]) for kind in (right, wrong))
+    total = hits + misses
+    precision = np.divide(hits, total, out=np.full(len(THRESHOLDS), np.nan), where=total > 0)
+    recall = hits / max(num_objects, 1)
+    f1 = 2 * hits / np.maximum(total + num_objects, 1)
+    return ThresholdCurve(precision, recall, f1, total, num_objects)
+
+
+def _at_least(scores: np.ndarray) -> np.ndarray:
+    """(S,) how many scores reach each threshold. A score of 0.3 in single precision reaches 0.3."""
+    ordered = np.sort(np.asarray(scores, dtype=np.float32))
+    return len(ordered) - np.searchsorted(ordered, THRESHOLDS.astype(np.float32), side="left")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How often a score is right. For each of NUM_BINS equal ranges of scores: `counts` of detections,
+    `accuracy` the share that is right and `confidence` their mean score (nan where there is none).
+
+    `error`: the expected calibration error, Σ count · |accuracy - confidence| / D. `bias`: mean score minus
+    share of right ones: positive is over-confident.
+    """
+
+    counts: np.ndarray
+    accuracy: np.ndarray
+    confidence: np.ndarray
+    error: float
+    bias: float
+
+
+def calibration(scores: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> Calibration | None:
+    """Of the detections with a score of at least LEAST_SCORE; None where there is none."""
+    used = (right | wrong) & (scores >= LEAST_SCORE)
+    values, hits = scores[used].astype(np.float64), right[used].astype(np.float64)
+    if not len(values):
+        return None
+    bins = np.minimum((values * NUM_BINS).astype(int), NUM_BINS - 1)
+    counts = np.bincount(bins, minlength=NUM_BINS)
+    sums = (np.bincount(bins, weights=each, minlength=NUM_BINS) for each in (hits, values))
+    accuracy, confidence = (
+        np.divide(each, counts, out=np.full(NUM_BINS, np.nan), where=counts > 0) for each in sums
+    )
+    gaps = np.where(counts > 0, np.abs(accuracy - confidence), 0.0)
+    error = float((counts * gaps).sum() / len(values))
+    return Calibration(counts, accuracy, confidence, error, float(values.mean() - hits.mean()))

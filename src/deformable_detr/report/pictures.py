@@ -1,0 +1,306 @@
+"""The worst false positives and misses as pictures: what is there, and where the model looked.
+
+Each is two small JPEGs: the whole picture with the box, and the part around it with the sampling points of
+the query, drawn as `deformable-detr explain` draws them.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from ..data.images import open_image
+from ..data.records import ImageRecord, Split
+from ..detector import Detector
+from ..evaluation import match_classes
+from ..explain.drawing import (
+    BOX_COLOUR,
+    OBJECT_COLOUR,
+    PANEL_INCHES,
+    draw_box,
+    draw_query,
+    show_picture,
+    zoom,
+)
+from ..explain.missed import Stage, Tally, Verdict, missed_objects
+from ..explanation import QueryTraces, trace_picture
+from .accuracy import Accuracy, Mistake, mistakes
+from .matching import overlaps
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Item = TypeVar("Item")
+PICTURE_DPI = 150
+JPEG_QUALITY = 82
+MOST_SIDE = 1200  # of a picture that is drawn from: more is not seen
+
+
+@dataclass(frozen=True)
+class Shown:
+    """`kind`: a stage or a mistake, in words. `alt`: what the pictures show, for those who do not see them.
+    `whole`, `near`: data URLs."""
+
+    kind: str
+    name: str
+    facts: str
+    file_name: str
+    alt: str
+    whole: str
+    near: str
+
+
+@dataclass(frozen=True)
+class Misses:
+    """Which stage of the model lost the objects of `images` of the `of` images of a split, at `threshold`.
+    `shown`: some of them."""
+
+    threshold: float
+    images: int
+    of: int
+    stages: Mapping[Stage, int]
+    shown: tuple[Shown, ...]
+
+    @property
+    def objects(self) -> int:
+        return sum(self.stages.values())
+
+    @property
+    def missed(self) -> int:
+        return self.objects - self.stages[Stage.FOUND]
+
+    @property
+    def main_stage(self) -> Stage | None:
+        lost = {stage: count for stage, count in self.stages.items() if stage is not Stage.FOUND and count}
+        return max(lost, key=lambda stage: lost[stage]) if lost else None
+
+
+@dataclass(frozen=True)
+class _Missed:
+    """One object, with the query that came furthest as the only row of `queries`."""
+
+    record: ImageRecord
+    number: int
+    verdict: Verdict
+    queries: QueryTraces
+
+
+def find_misses(
+    detector: Detector, split: Split, threshold: float, *, most_images: int, most_shown: int
+) -> Misses:
+    """Judge the objects of at most `most_images` images, spread evenly over the split."""
+    images = spread(split.images, most_images)
+    tally = Tally(detector, threshold)
+    missed = []
+    for judged in missed_objects(detector, split, threshold, images):
+        tally.add(judged)
+        for number, verdict in zip(judged.numbers, judged.verdicts, strict=True):
+            if verdict.stage is not Stage.FOUND:
+                query = judged.queries.take(np.array([verdict.query]))
+                missed.append(_Missed(judged.record, int(number), verdict, query))
+    # Large objects first: nobody wonders why three pixels were missed.
+    missed.sort(key=lambda each: -each.record.area[each.number])
+    chosen = varied(
+        missed,
+        lambda each: each.verdict.stage,
+        lambda each: each.record.image_id,
+        most_shown,
+        rarest_last=True,
+    )
+    return Misses(
+        threshold,
+        len(images),
+        len(split),
+        {stage: tally.stages[stage] for stage in Stage},
+        tuple(_show_missed(detector, split, each) for each in chosen),
+    )
+
+
+def show_false_positives(detector: Detector, accuracy: Accuracy, most: int) -> tuple[Shown, ...]:
+    """The wrong detections with the highest scores, some of each kind, each with where the model looked."""
+    kinds = mistakes(accuracy)
+    found = accuracy.found
+    chosen = varied(list(kinds), lambda row: kinds[row], lambda row: int(found.images[row]), most)
+    return tuple(_show_false_positive(detector, accuracy, row, kinds[row]) for row in chosen)
+
+
+def spread(items: Sequence[Item], most: int) -> list[Item]:
+    """At most `most` items, evenly spaced."""
+    if len(items) <= most:
+        return list(items)
+    return [items[int((index + 0.5) * len(items) / most)] for index in range(most)]
+
+
+def varied(
+    items: Sequence[Item],
+    kind: Callable[[Item], Hashable],
+    image: Callable[[Item], Hashable],
+    most: int,
+    *,
+    rarest_last: bool = False,
+) -> list[Item]:
+    """At most `most` items, the first ones of each kind in turn; one of an image before a second of any."""
+    queues: dict[Hashable, list[Item]] = defaultdict(list)
+    for item in items:
+        queues[kind(item)].append(item)
+    order = sorted(queues, key=lambda key: -len(queues[key])) if rarest_last else list(queues)
+    chosen: list[Item] = []
+    seen = Counter[Hashable]()
+    while len(chosen) < most and any(queues.values()):
+        for key in order:
+            if len(chosen) < most and queues[key]:
+                least = min(seen[image(item)] for item in queues[key])
+                item = next(item for item in queues[key] if seen[image(item)] == least)
+                queues[key].remove(item)
+                seen[image(item)] += 1
+                chosen.append(item)
+    return chosen
+
+
+# ---------------------------------------------------------------- one picture each
+
+
+def _show_missed(detector: Detector, split: Split, each: _Missed) -> Shown:
+    record, verdict = each.record, each.verdict
+    box = record.boxes_xyxy[each.number]
+    picture = _read(record, detector)
+    name = split.classes.name(int(record.labels[each.number]))
+    on_top = detector.classes.name(verdict.label)
+    width, height = box[2] - box[0], box[3] - box[1]
+
+    def near(panel: Axes) -> None:
+        draw_query(panel, each.queries, 0)
+        draw_box(panel, box, OBJECT_COLOUR, 1.6, linestyle=(0, (4, 2)))
+
+    reach = each.queries.boxes_xyxy[0, -1]
+    facts = (
+        f"{width:.0f} x {height:.0f} pixels. At most {verdict.attention:.0%} of a query's attention inside; "
+        f"best IoU {verdict.iou:.2f}; score as {name} {verdict.score:.2f}"
+    )
+    if on_top != name:
+        facts += f", on top {on_top}"
+    return Shown(
+        kind=verdict.stage.value,
+        name=name,
+        facts=f"{facts}.",
+        file_name=record.file_name,
+        alt=f"{name} in {record.file_name} that was missed ({verdict.stage.value})",
+        whole=_panel(picture, record.size, lambda panel: draw_box(panel, box, OBJECT_COLOUR, 2.0)),
+        near=_panel(picture, record.size, near, view=_around(box, reach)),
+    )
+
+
+def _show_false_positive(detector: Detector, accuracy: Accuracy, row: int, kind: Mistake) -> Shown:
+    split, found, objects = accuracy.split, accuracy.found, accuracy.objects
+    record = split.images[found.images[row]]
+    box, score = found.boxes_xyxy[row], float(found.scores[row])
+    name = split.classes.name(int(found.labels[row]))
+    picture = _read(record, detector)
+    trace = _query_of(detector, split, picture, int(found.labels[row]), box, score)
+    others = objects.images == found.images[row]
+
+    def truths(panel: Axes) -> None:
+        for truth in objects.boxes_xyxy[others]:
+            draw_box(panel, truth, OBJECT_COLOUR, 1.5, linestyle=(0, (4, 2)))
+
+    def near(panel: Axes) -> None:
+        truths(panel)
+        draw_query(panel, trace, 0)
+
+    def whole(panel: Axes) -> None:
+        truths(panel)
+        draw_box(panel, box, BOX_COLOUR, 2.0)
+
+    return Shown(
+        kind=kind.value,
+        name=name,
+        facts=f"Score {score:.2f}. {_nearest(accuracy, row)}",
+        file_name=record.file_name,
+        alt=f"detection of {name} in {record.file_name} that is wrong ({kind.value})",
+        whole=_panel(picture, record.size, whole),
+        near=_panel(picture, record.size, near, view=_around(box, box)),
+    )
+
+
+def _nearest(accuracy: Accuracy, row: int) -> str:
+    found, objects = accuracy.found, accuracy.objects
+    columns = np.flatnonzero((objects.images == found.images[row]) & ~objects.crowd)
+    if not len(columns):
+        return "The picture has no annotated object."
+    overlap = overlaps(
+        found.boxes_xyxy[row : row + 1], objects.boxes_xyxy[columns], np.zeros(len(columns), dtype=bool)
+    )[0]
+    best = int(overlap.argmax())
+    if overlap[best] <= 0:
+        return "No annotated object overlaps it."
+    name = accuracy.split.classes.name(int(objects.labels[columns[best]]))
+    return f"The annotated object it overlaps most: {name}, IoU {overlap[best]:.2f}."
+
+
+def _query_of(
+    detector: Detector, split: Split, picture: Image.Image, label: int, box: np.ndarray, score: float
+) -> QueryTraces:
+    """What the query of a detection did: the one with the nearest box and score. They differ a little, as
+    detections may be computed in lower precision."""
+    of_data = match_classes(detector.classes, split.classes, split.source)
+    category_id = split.classes.category_ids[label]
+    own = next(index for index, each in of_data.items() if each == category_id)
+    traced = trace_picture(
+        detector.model,
+        detector.classification,
+        detector.classes,
+        detector.preprocess(picture),
+        (picture.height, picture.width),
+    ).queries
+    distance = np.abs(traced.boxes_xyxy[:, -1] - box).sum(-1) / max(float((box[2:] - box[:2]).sum()), 1.0)
+    distance += np.abs(traced.scores[:, own] - score)
+    return traced.take(np.array([int(distance.argmin())]))
+
+
+def _read(record: ImageRecord, detector: Detector) -> Image.Image:
+    return open_image(record.path, annotated_size=record.size, max_pixels=detector.data.max_pixels).picture
+
+
+def _around(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.minimum(first, second)[:2], np.maximum(first, second)[2:]])
+
+
+def _panel(
+    picture: Image.Image,
+    size: tuple[int, int],
+    draw: Callable[[Any], None],
+    view: np.ndarray | None = None,
+) -> str:
+    """A data URL of the picture (of `size` (H, W) in annotations) with something drawn on it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    height, width = size
+    scale = PANEL_INCHES / max(size)
+    figure = Figure(figsize=(max(width * scale, 0.5), max(height * scale, 0.5)), dpi=PICTURE_DPI)
+    canvas = FigureCanvasAgg(figure)
+    panel = figure.add_axes((0, 0, 1, 1))
+    panel.set_axis_off()
+    if max(picture.size) > MOST_SIDE and view is None:
+        picture = picture.copy()
+        picture.thumbnail((MOST_SIDE, MOST_SIDE))
+    image = np.asarray(picture)
+    show_picture(panel, image)
+    panel.images[0].set_extent((0, width, height, 0))
+    panel.set_xlim(0, width)
+    panel.set_ylim(height, 0)
+    draw(panel)
+    if view is not None:
+        zoom(panel, view, size)
+    canvas.draw()
+    drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    buffer = BytesIO()
+    drawn.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,121 @@
+"""`deformable-detr report`, and the report that training leaves in its run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..data.formats import list_splits, read_split
+from ..data.records import Split
+from ..detector import Detector, load
+from ..environment import environment
+from ..errors import UserError
+from ..evaluation import collect_detections, match_classes
+from ..files import write_text
+from .accuracy import count_mistakes, measure, mistakes
+from .content import Content
+from .page import html_of
+from .pictures import find_misses, show_false_positives
+from .run_folder import read_history
+
+REPORT_FILE = "report.html"
+MOST_IMAGES = 24  # that are looked at again, to see which stage lost an object
+MOST_SHOWN = 6  # pictures of misses, and of false positives
+
+
+def write_report(
+    model: str | Path,
+    data: str | Path,
+    output: str | Path | None = None,
+    *,
+    split: str = "val",
+    format: str = "auto",
+    most_images: int = MOST_IMAGES,
+    device: str = "auto",
+    progress: bool = True,
+) -> Path:
+    """Measure a model on a split and write the report, one HTML file that loads nothing.
+
+    Args:
+        model: anything that `load` takes; a run folder brings its curves and settings.
+        data: the data set's folder.
+        output: the file; None is `report.html` in the run folder (`report_SPLIT.html` for another split than
+            val), or here, where `model` is no run folder.
+        most_images: so many at most are looked at again, to say which stage of the model lost an object.
+
+    Returns:
+        The file written.
+
+    Raises:
+        UserError: the model or the data cannot be read, have no class in common, or the output no place.
+    """
+    if most_images < 1:
+        raise UserError(f"most_images must be at least 1, not {most_images}.")
+    part = read_split(data, split, format=format)
+    history = read_history(Path(model))
+    target = _target(output, Path(model) if history is not None else Path(), split)
+    detector = load(model, device)
+    train_names = [name for name in list_splits(data, format=format) if name.lower().startswith("train")]
+    train_split = read_split(data, train_names[0], format=format) if train_names else None
+    rows = collect_detections(detector, part, progress=progress)
+    text = report_text(
+        detector, rows, part, train_split, model=str(model), data=str(data), most_images=most_images
+    )
+    write_text(target, text)
+    return target
+
+
+def report_text(
+    detector: Detector,
+    rows: Sequence[Mapping[str, Any]],
+    split: Split | None,
+    train_split: Split | None,
+    *,
+    model: str,
+    data: str,
+    most_images: int = MOST_IMAGES,
+) -> str:
+    """The page. rows: what `collect_detections` gives for `split`, which is None where nothing is measured.
+
+    model, data: as the page's commands name them; a run folder at `model` brings curves and settings.
+    """
+    accuracy = misses = None
+    kinds: dict[int, Any] = {}
+    pictures: tuple[Any, ...] = ()
+    if split is not None:
+        known = match_classes(detector.classes, split.classes, split.source).values()
+        names = zip(split.classes.names, split.classes.category_ids, strict=True)
+        unknown = [name for name, category_id in names if name is not None and category_id not in known]
+        accuracy = measure(split, rows, unknown)
+        misses = find_misses(
+            detector, split, accuracy.threshold, most_images=most_images, most_shown=MOST_SHOWN
+        )
+        kinds = mistakes(accuracy)
+        pictures = show_false_positives(detector, accuracy, MOST_SHOWN)
+    device = next(detector.model.parameters()).device
+    return html_of(
+        Content(
+            detector=detector,
+            model=model,
+            data=data,
+            made=environment(device),
+            history=read_history(Path(model)),
+            accuracy=accuracy,
+            misses=misses,
+            mistakes=count_mistakes(kinds),
+            false_positives=pictures,
+            train_split=train_split,
+        )
+    )
+
+
+def _target(output: str | Path | None, folder: Path, split: str) -> Path:
+    if output is None:
+        return folder / (REPORT_FILE if split == "val" else f"report_{split}.html")
+    target = Path(output)
+    if target.is_dir():
+        raise UserError(f"--output {target} is a folder: name a file, {target / REPORT_FILE}.")
+    if target.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--output {target} must end in .html.")
+    return target
