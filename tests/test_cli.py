@@ -110,7 +110,7 @@ def test_help_fits_80_columns_and_explains_itself(
         ("evaluate nowhere d", "nowhere"),
         ("inspect nowhere", "there is no data set at nowhere"),
         ("predict nowhere README.md --threshold 2", "threshold must be between 0 and 1, not 2"),
-        ("predict nowhere none.jpg", "none.jpg: no image there"),
+        ("predict nowhere none.jpg", "none.jpg: no image or video there"),
         ("convert nowhere out --to native", "there is no model nowhere"),
     ],
 )
@@ -199,8 +199,9 @@ def test_predict_writes_pictures_and_rows(
     assert main([*arguments, "--max-detections", "5"]) == 0
     captured = capsys.readouterr()
     assert captured.out.startswith("10 detections in 2 pictures")
-    assert captured.err.count("\n") == 1
-    assert "broken.jpg" in captured.err
+    skipped, warning = captured.err.splitlines()
+    assert "broken.jpg" in skipped
+    assert warning == f"warning: 1 of 3 inputs skipped, see {out / 'report.json'}"
     rows = json.loads((out / "predictions.json").read_text())
     assert {row["category_name"] for row in rows} <= set(SHAPES)
     assert {row["file_name"] for row in rows} == {str(source / path.name) for path in originals}

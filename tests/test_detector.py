@@ -276,6 +276,18 @@ def test_threshold_and_number_of_detections(detector: Detector) -> None:
     assert detector.predict([]) == []
 
 
+def test_classes_and_their_thresholds(detector: Detector) -> None:
+    image = picture(40, 50)
+    everything = detector.predict(image, 0.0)
+    assert {"cat", "dog", "bird"} <= set(everything.names)
+    birds = detector.predict(image, 0.0, classes=["bird"])
+    np.testing.assert_array_equal(birds.scores, everything.scores[np.array(everything.names) == "bird"])
+    mixed = detector.predict([image], 1.0, class_thresholds={"dog": 0.0})[0]
+    assert set(mixed.names) == {"dog"}
+    with pytest.raises(UserError, match="knows no class cats: did you mean cat"):
+        detector.predict(image, classes=["cats"])
+
+
 def test_every_kind_of_picture_gives_the_same(detector: Detector, tmp_path: Path) -> None:
     pixels = picture(45, 70)
     Image.fromarray(pixels).save(tmp_path / "a.png")

@@ -85,7 +85,7 @@ def test_signatures_as_documented() -> None:
     fused = ["value", "spatial_shapes", "reference", "sampling_offsets", "attention_logits"]
     assert parameters(dd.ops.fused_ms_deform_attn)[:5] == fused
     attributes = {"boxes_xyxy", "scores", "labels", "category_ids", "names", "image_size", "image"}
-    assert set(dd.Detections.__dataclass_fields__) == attributes
+    assert set(dd.Detections.__dataclass_fields__) == attributes | {"track_ids"}
 
 
 def test_user_errors_can_be_caught_as_value_errors() -> None:

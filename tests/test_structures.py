@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,16 @@ def test_above_keeps_every_column_in_step() -> None:
     assert some.image is found.image
     assert len(found.above(0.0)) == 4
     assert len(found.above(1.0)) == 0
+
+
+def test_tracks_go_along_and_are_drawn() -> None:
+    found = detections(3)
+    tracked = replace(found, track_ids=np.array([5, -1, 7]))
+    assert found.above(0.5).track_ids is None
+    np.testing.assert_array_equal(tracked.above(0.5).track_ids, [5, -1])
+    np.testing.assert_array_equal(tracked.take(np.array([2, 0])).track_ids, [7, 5])
+    np.testing.assert_array_equal(tracked.to_supervision().tracker_id, [5, -1, 7])
+    assert (np.asarray(tracked.draw()) != np.asarray(found.draw())).any()
 
 
 def test_coco_rows_are_plain_python() -> None:

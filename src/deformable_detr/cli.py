@@ -12,15 +12,19 @@ import re
 import sys
 import traceback
 from argparse import ArgumentError
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 
 from .allocator import keep_large_buffers
 from .errors import UserError
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 PROGRAM = "deformable-detr"
 
@@ -333,37 +337,154 @@ def _run_evaluate(parser: ArgumentParser, arguments: Namespace) -> int:
 
 
 def _build_predict(argv: Sequence[str]) -> ArgumentParser:
-    parser = _parser("predict", "Find objects in pictures: annotated pictures and predictions.json.")
+    parser = _parser(
+        "predict",
+        "Find objects in pictures, videos and cameras: annotated ones, predictions.json and report.json.",
+        usage=f"{PROGRAM} predict MODEL SOURCE [SOURCE …] [options]\n"
+        f"       {PROGRAM} predict MODEL - [options]     JSON lines, stdin to stdout",
+    )
     _add_model(parser)
-    parser.add_argument("sources", metavar="SOURCE", type=str, nargs="+", help="images, folders, globs")
-    parser.add_argument("--output", type=str, default="predictions", help="folder to write to")
-    parser.add_argument("--threshold", type=float, default=0.5)
-    parser.add_argument("--max-detections", type=int, default=100)
+    parser.add_argument(
+        "sources", metavar="SOURCE", type=str, nargs="+", help="images, videos, folders, globs, webcam:0; -"
+    )
+    parser.add_argument("--output", type=str | None, default=None, help="folder to write to, predictions")
+    parser.add_argument("--threshold", type=float, default=0.5, help="least score")
+    parser.add_argument(
+        "--class-thresholds", metavar="CAR=0.3,…", type=str | None, default=None, help="where it differs"
+    )
+    parser.add_argument(
+        "--classes", metavar="CAR,BUS,…", type=str | None, default=None, help="find only these"
+    )
+    parser.add_argument("--tile", action="store_true", help="look in tiles: small objects in large pictures")
+    parser.add_argument(
+        "--tile-size", type=int | None, default=None, help="pixels, if not those that the model sees"
+    )
+    parser.add_argument("--tile-overlap", type=float, default=0.2, help="of neighbouring tiles, as a share")
+    parser.add_argument("--no-track", action="store_true", help="videos: do not number the objects")
+    parser.add_argument("--every", type=int, default=1, help="videos: look at each n-th frame")
+    parser.add_argument("--max-detections", type=int, default=100, help="per picture, frame or tile")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--dtype", type=Literal["fp32", "bf16", "fp16"], default="fp32")
     return parser
 
 
 def _run_predict(parser: ArgumentParser, arguments: Namespace) -> int:
-    from .prediction import predict
+    from .prediction import Tiling
 
-    report = predict(
-        arguments.model,
-        arguments.sources,
-        arguments.output,
-        threshold=arguments.threshold,
-        max_detections=arguments.max_detections,
-        batch_size=arguments.batch_size,
-        device=arguments.device,
-        dtype=arguments.dtype,
-    )
-    print(
-        f"{report.detections} detections in {len(report.pictures)} pictures: {arguments.output}, "
-        f"{report.predictions}"
-    )
-    for path, reason in report.skipped:
-        print(f"skipped {path}: {reason}", file=sys.stderr)
-    return 0
+    tiled = arguments.tile or arguments.tile_size is not None
+    wanted = {
+        "threshold": arguments.threshold,
+        "classes": None if arguments.classes is None else _listed(arguments.classes),
+        "class_thresholds": _class_thresholds(arguments.class_thresholds),
+        "tiling": Tiling(arguments.tile_size, arguments.tile_overlap) if tiled else None,
+        "max_detections": arguments.max_detections,
+    }
+    if "-" not in arguments.sources:
+        return _predict_files(arguments, wanted)
+    if len(arguments.sources) > 1 or arguments.output is not None:
+        raise UserError("the source - goes alone and without --output: it answers on stdout.")
+    return _predict_lines(arguments, wanted)
+
+
+def _predict_files(arguments: Namespace, wanted: dict[str, Any]) -> int:
+    from .prediction import PredictionInterrupted, predict
+
+    try:
+        with _progress_bar() as progress:
+            report = predict(
+                arguments.model,
+                arguments.sources,
+                arguments.output or "predictions",
+                **wanted,
+                track=not arguments.no_track,
+                every=arguments.every,
+                batch_size=arguments.batch_size,
+                device=arguments.device,
+                dtype=arguments.dtype,
+                progress=progress,
+            )
+    except PredictionInterrupted as interruption:
+        report = interruption.report
+    seen = [f"{len(report.images)} pictures"] if report.images or not report.videos else []
+    seen += [f"{video.frames} frames of {video.source}" for video in report.videos]
+    folder = report.predictions.parent
+    print(f"{report.detections} detections in {', '.join(seen)}: {folder}, {report.predictions}")
+    for video in report.videos:
+        if video.broken_packets:
+            print(f"{video.source}: {video.broken_packets} broken parts passed over", file=sys.stderr)
+    for left_out in report.left_out:
+        print(f"left out {left_out}: it holds results of predict", file=sys.stderr)
+    for source, reason in report.skipped:
+        print(f"skipped {source}: {reason}", file=sys.stderr)
+    if report.skipped:
+        total = len(report.skipped) + len(report.images) + len(report.videos)
+        print(
+            f"warning: {len(report.skipped)} of {total} inputs skipped, see {report.report}", file=sys.stderr
+        )
+    if report.stopped and not all(source.startswith("webcam:") for source in arguments.sources):
+        return _fail("stopped; what was done until then is written.", 130)
+    return 0  # Ctrl-C is how one ends a camera
+
+
+def _predict_lines(arguments: Namespace, wanted: dict[str, Any]) -> int:
+    from contextlib import redirect_stdout
+
+    from .detector import load
+    from .prediction import answer_lines
+
+    answers = sys.stdout
+
+    def answer(line: str) -> None:
+        print(line, file=answers, flush=True)
+
+    try:
+        with redirect_stdout(sys.stderr):  # whatever a library prints is no answer
+            detector = load(arguments.model, arguments.device, arguments.dtype)
+            report = answer_lines(detector, sys.stdin.buffer, answer, **wanted)
+    except BrokenPipeError:  # whoever asked has gone; what is still buffered has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), answers.fileno())
+        return 0
+    return 2 if report.failed and not report.answered else 0
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[str, int, int | None], None] | None]:
+    """A bar on stderr where a person looks at it."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, total: int | None) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(os.path.basename(what))
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield show
+
+
+def _listed(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _class_thresholds(text: str | None) -> dict[str, float] | None:
+    if text is None:
+        return None
+    thresholds = {}
+    for pair in _listed(text):
+        name, _, score = pair.rpartition("=")
+        try:
+            thresholds[name.strip()] = float(score)
+        except ValueError:
+            name = ""
+        if not name:
+            raise UserError(f"--class-thresholds must be NAME=SCORE,…, as in car=0.3,bus=0.6, not {pair}.")
+    return thresholds
 
 
 def _build_explain(argv: Sequence[str]) -> ArgumentParser:
@@ -705,7 +826,9 @@ def _run_choice(command: str, noun: str, choices: Mapping[str, str], arguments: 
 COMMANDS: dict[str, Command] = {
     "train": Command("train a detector on DATA", _build_train, _run_train),
     "evaluate": Command("average precision of MODEL on DATA", _build_evaluate, _run_evaluate),
-    "predict": Command("find objects in pictures, draw and list them", _build_predict, _run_predict),
+    "predict": Command(
+        "find objects in pictures and videos, draw and list them", _build_predict, _run_predict
+    ),
     "explain": Command("where the model looked, and why objects were missed", _build_explain, _run_explain),
     "report": Command("how good MODEL is and what limits it, as a page", _build_report, _run_report),
     "inspect": Command("what is in DATA, and what is broken in it", _build_inspect, _run_inspect),

@@ -8,7 +8,7 @@ and serve see only the detector.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import overload
@@ -30,6 +30,7 @@ from .models import DetectionModel, build_model
 from .postprocess import postprocess
 from .recipes import recipe as recipe_of
 from .runner import Runner
+from .selection import Selection
 from .structures import ClassTable, Detections, ImageBatch, Predictions
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
@@ -154,7 +155,14 @@ class Detector:
 
     @overload
     def predict(
-        self, images: Picture, threshold: float = ..., *, max_detections: int = ..., batch_size: int = ...
+        self,
+        images: Picture,
+        threshold: float = ...,
+        *,
+        classes: Sequence[str] | None = ...,
+        class_thresholds: Mapping[str, float] | None = ...,
+        max_detections: int = ...,
+        batch_size: int = ...,
     ) -> Detections: ...
     @overload
     def predict(
@@ -162,6 +170,8 @@ class Detector:
         images: list[Picture] | tuple[Picture, ...],
         threshold: float = ...,
         *,
+        classes: Sequence[str] | None = ...,
+        class_thresholds: Mapping[str, float] | None = ...,
         max_detections: int = ...,
         batch_size: int = ...,
     ) -> list[Detections]: ...
@@ -170,6 +180,8 @@ class Detector:
         images: Picture | list[Picture] | tuple[Picture, ...],
         threshold: float = 0.5,
         *,
+        classes: Sequence[str] | None = None,
+        class_thresholds: Mapping[str, float] | None = None,
         max_detections: int = 100,
         batch_size: int = 4,
     ) -> Detections | list[Detections]:
@@ -179,7 +191,9 @@ class Detector:
             images: a path, PIL image, (H, W, 3) RGB uint8 array, or (3, H, W) tensor (uint8, or float in
                 [0, 1]); or a list of such.
             threshold: detections below this score are left out.
-            max_detections: at most this many per picture.
+            classes: names of the classes that are wanted, None for all.
+            class_thresholds: by class name, where it differs from `threshold`.
+            max_detections: at most this many per picture, before classes are left out.
             batch_size: pictures of equal resized shape that are computed together; the result does not
                 depend on it.
 
@@ -187,11 +201,18 @@ class Detector:
             `Detections` for one picture, a list of them for a list; boxes in pixels of the original.
 
         Raises:
-            UserError: naming the picture that cannot be read, or the option that is out of range.
+            UserError: naming the picture that cannot be read, the option that is out of range, or the class
+                that the model does not know.
         """
         check_options(threshold, max_detections, batch_size)
-        if not isinstance(images, list | tuple):
-            return self.predict([images], threshold, max_detections=max_detections, batch_size=batch_size)[0]
+        selection = Selection.of(self.classes, threshold, classes, class_thresholds)
+        if isinstance(images, list | tuple):
+            return self._predict(images, selection, max_detections, batch_size)
+        return self._predict([images], selection, max_detections, batch_size)[0]
+
+    def _predict(
+        self, images: Sequence[Picture], selection: Selection, max_detections: int, batch_size: int
+    ) -> list[Detections]:
         pictures = [read_picture(image, self.data.max_pixels) for image in images]
         sizes = [(picture.height, picture.width) for picture in pictures]
         results: dict[int, Detections] = {}
@@ -202,7 +223,7 @@ class Detector:
                 max_detections=max_detections,
             )
             for i, detections in zip(indices, found, strict=True):
-                results[i] = detections.above(threshold).with_image(np.asarray(pictures[i]))
+                results[i] = selection(detections).with_image(np.asarray(pictures[i]))
         return [results[i] for i in range(len(pictures))]
 
     def explain(

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import supervision
     from PIL.Image import Image
 
-MIN_TEXT_SCALE = 0.3  # of labels on drawn pictures: about 8 pixels high, the least that can be read
-
 SpatialShapes = tuple[tuple[int, int], ...]  # ((H, W), ...) of the feature levels, finest first
 
 
@@ -206,6 +204,8 @@ class Detections:
     `labels`: (N,) int64 class indices; `category_ids`: (N,) int64, the data set's own ids;
     `names`: class names. `image_size`: (H, W) of the original image.
     `image`: the picture itself where it is at hand (H, W, 3) uint8 RGB, used by `draw()`.
+    `track_ids`: (N,) int64 in a tracked video, the same number for the same object in every frame, -1 for
+    what is not followed yet; None elsewhere.
     """
 
     boxes_xyxy: np.ndarray
@@ -215,20 +215,25 @@ class Detections:
     names: tuple[str, ...]
     image_size: tuple[int, int]
     image: np.ndarray | None = None
+    track_ids: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def above(self, threshold: float) -> Detections:
         """Only the detections with a score of at least `threshold`."""
-        keep = np.flatnonzero(self.scores >= threshold)
+        return self.take(np.flatnonzero(self.scores >= threshold))
+
+    def take(self, indices: np.ndarray) -> Detections:
+        """The detections at these indices, in their order."""
         return replace(
             self,
-            boxes_xyxy=self.boxes_xyxy[keep],
-            scores=self.scores[keep],
-            labels=self.labels[keep],
-            category_ids=self.category_ids[keep],
-            names=tuple(self.names[i] for i in keep),
+            boxes_xyxy=self.boxes_xyxy[indices],
+            scores=self.scores[indices],
+            labels=self.labels[indices],
+            category_ids=self.category_ids[indices],
+            names=tuple(self.names[i] for i in indices),
+            track_ids=None if self.track_ids is None else self.track_ids[indices],
         )
 
     def with_image(self, image: np.ndarray) -> Detections:
@@ -251,11 +256,12 @@ class Detections:
         return rows
 
     def to_supervision(self) -> supervision.Detections:
-        """The same as `supervision.Detections`, class names in `data["class_name"]`."""
-        return _supervision().Detections(
+        """As `supervision.Detections`, class names in `data["class_name"]`, tracks in `tracker_id`."""
+        return import_supervision().Detections(
             xyxy=self.boxes_xyxy.astype(np.float32).reshape(-1, 4),
             confidence=self.scores.astype(np.float32),
             class_id=self.labels.astype(int),
+            tracker_id=None if self.track_ids is None else self.track_ids.astype(int),
             data={"class_name": np.array(self.names, dtype=str)},
         )
 
@@ -263,11 +269,13 @@ class Detections:
         """The picture with labelled boxes. `image` (path, PIL image or (H, W, 3) RGB uint8 array) is
         needed only where these detections do not carry their picture.
 
-        Drawn by supervision; line and text grow with the picture.
+        Line and text grow with the picture; labels keep clear of each other where there is room. Colours
+        stand for classes, in a tracked video for objects.
         """
         from PIL import Image as PILImage
 
-        supervision = _supervision()
+        from .drawing import draw_boxes
+
         if image is None:
             if self.image is None:
                 raise ValueError("these detections carry no picture: pass one, draw(image)")
@@ -278,39 +286,22 @@ class Detections:
             picture = image.convert("RGB")
         else:
             picture = PILImage.open(image).convert("RGB")
-        detections = self.to_supervision()
-        labels = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores, strict=True)]
-        thickness = supervision.calculate_optimal_line_thickness(picture.size)
-        scale = max(MIN_TEXT_SCALE, supervision.calculate_optimal_text_scale(picture.size))
-        palette = supervision.ColorPalette.DEFAULT
-        # supervision draws in place, whereas the caller's picture must stay as it was
-        scene: Image = picture.copy()
-        scene = supervision.BoxAnnotator(palette, thickness).annotate(scene, detections)
-        return supervision.LabelAnnotator(
-            palette,
-            text_color=_text_colours(palette),
-            text_scale=scale,
-            text_padding=max(1, thickness),
-            smart_position=True,
-        ).annotate(scene, detections, labels=labels)
+        tracks = [None] * len(self) if self.track_ids is None else self.track_ids.tolist()
+        labels, colours = [], []
+        for name, score, label, track in zip(self.names, self.scores, self.labels, tracks, strict=True):
+            followed = track is not None and track >= 0
+            labels.append(f"{name} #{track} {score:.2f}" if followed else f"{name} {score:.2f}")
+            colours.append(track if followed else int(label))
+        return draw_boxes(picture, self.boxes_xyxy, labels, colours)
 
 
-def _supervision() -> ModuleType:
-    """The library, without its advice to install OpenCV: what it draws here, it draws as well without."""
+def import_supervision() -> ModuleType:
+    """The library, without its advice to install OpenCV: what it is asked for here works as well without."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
         import supervision
     module: ModuleType = supervision
     return module
-
-
-def _text_colours(backgrounds: supervision.ColorPalette) -> supervision.ColorPalette:
-    """Black on light colours, white on dark ones (by luma, ITU-R BT.601)."""
-    library = _supervision()
-    lumas = [(299 * colour.r + 587 * colour.g + 114 * colour.b) / 1000 for colour in backgrounds.colors]
-    return library.ColorPalette(
-        [library.Color.BLACK if luma > 150 else library.Color.WHITE for luma in lumas]
-    )
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ from ..models.encoder import token_centres
 from ..models.recording import DenseLayer, LayerRecord, record
 from ..structures import DetectorOutput, FeatureMemory, ImageBatch, Target
 from ..training import CHECKPOINTS
-from ..training_log import METRICS_FILE
+from ..training_log import METRICS_FILE, read_metrics
 from .pictures import COLOURS, new_figure, save_figure
 from .queue import ROWS
 from .rows import RecipeRow, run_folder

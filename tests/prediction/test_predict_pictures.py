@@ -10,34 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+from scenes import SquareFinder, squares, write
 
-from deformable_detr import prediction
-from deformable_detr.detector import Detector, new_checkpoint
+from deformable_detr.detector import Detector
 from deformable_detr.errors import UserError
-from deformable_detr.prediction import PREDICTIONS_FILE, find_images, predict
-from deformable_detr.structures import ClassTable, Detections
-from tiny import tiny_config
-
-
-@pytest.fixture(scope="module")
-def detector() -> Detector:
-    torch.manual_seed(0)
-    config = tiny_config()
-    classes = ClassTable(("cat", "dog"), (7, 3))
-    checkpoint = new_checkpoint(config.model, classes, config.data, config.recipe, None)
-    with torch.no_grad():
-        for parameter in checkpoint.model.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape)
-    return Detector.of(checkpoint, "cpu")
-
-
-def write(path: Path, size: tuple[int, int] = (45, 70), mode: str = "RGB") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(len(path.name)).integers(0, 256, (*size, 3), dtype=np.uint8)
-    Image.fromarray(pixels).convert(mode).save(path)
-    return path
+from deformable_detr.prediction import PREDICTIONS_FILE, REPORT_FILE, PredictionInterrupted, pictures, predict
+from deformable_detr.structures import Detections
 
 
 def test_annotated_pictures_and_rows_agree(detector: Detector, tmp_path: Path) -> None:
@@ -58,6 +37,7 @@ def test_annotated_pictures_and_rows_agree(detector: Detector, tmp_path: Path) -
     assert {path.name for path in out.iterdir()} == {
         *(path.name for path in report.pictures),
         PREDICTIONS_FILE,
+        REPORT_FILE,
     }
     rows = json.loads(report.predictions.read_text())
     assert report.detections == len(rows) == 16
@@ -92,35 +72,22 @@ def test_broken_pictures_are_skipped_and_reported(detector: Detector, tmp_path: 
     assert [path.name for path in report.pictures] == [good.name]
     assert {path.name for path, _ in report.skipped} == {"bad.jpg", "cut.png"}
     assert all(str(path) in reason for path, reason in report.skipped)
+    written = json.loads(report.report.read_text())
+    assert written["skipped"] == [{"file_name": str(path), "reason": why} for path, why in report.skipped]
+    assert [image["file_name"] for image in written["images"]] == [str(good)]
+    assert isinstance(json.loads(report.predictions.read_text()), list)
 
 
 def test_no_readable_picture_at_all_is_an_error(detector: Detector, tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"nonsense")
-    with pytest.raises(UserError, match=r"none of 1 images could be read; .*bad\.jpg"):
+    with pytest.raises(UserError, match=r"none of 1 inputs could be read; .*bad\.jpg"):
         predict(detector, tmp_path / "bad.jpg", tmp_path / "out")
-
-
-def test_sources_may_be_files_folders_and_patterns(tmp_path: Path) -> None:
-    a, b = write(tmp_path / "a.jpg"), write(tmp_path / "deep" / "b.webp")
-    assert find_images([tmp_path]) == [a, b]
-    assert find_images([tmp_path / "*.jpg"]) == [a]
-    assert find_images([str(tmp_path / "**" / "*.webp")]) == [b]
-    assert find_images([b, tmp_path]) == [b, a]
-    odd = write(tmp_path / "[1].jpg")
-    assert find_images([odd]) == [odd]
-
-
-@pytest.mark.parametrize("source", ["nowhere.jpg", "*.nothing", "empty"])
-def test_a_source_without_pictures_is_refused(tmp_path: Path, source: str) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no image there"):
-        find_images([tmp_path / source])
 
 
 def test_a_source_is_never_overwritten(detector: Detector, tmp_path: Path) -> None:
     photo = write(tmp_path / "a.jpg")
     before = photo.read_bytes()
-    with pytest.raises(UserError, match=r"holds a\.jpg, which the annotated picture would replace"):
+    with pytest.raises(UserError, match=r"holds a\.jpg, which the annotated one would replace"):
         predict(detector, photo, tmp_path)
     assert photo.read_bytes() == before
     link = tmp_path / "link"
@@ -154,7 +121,7 @@ def test_batches_are_full_where_shapes_allow_and_bounded_where_not(
     detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two shapes in turn, and one picture of every other shape."""
-    monkeypatch.setattr(prediction, "WINDOW", 6)
+    monkeypatch.setattr(pictures, "WINDOW", 6)
     sizes = [(40, 60), (60, 40)] * 3 + [(40, 70 + 10 * i) for i in range(7)]
     for number, size in enumerate(sizes):
         write(tmp_path / "in" / f"{number:02}.png", size)
@@ -184,7 +151,7 @@ def test_an_error_in_any_thread_ends_the_command(
         raise ZeroDivisionError("a bug")
 
     if culprit == "read":
-        monkeypatch.setattr(prediction, "read_picture", failing)
+        monkeypatch.setattr(pictures, "read_picture", failing)
     elif culprit == "detect":
         monkeypatch.setattr(detector, "detect", failing)
     else:
@@ -203,7 +170,7 @@ def test_reading_and_drawing_go_on_while_the_model_works(
     paths = [write(tmp_path / "in" / f"{number}.png") for number in range(4)]
     read = {path: threading.Event() for path in paths}
     drawn = [threading.Event() for _ in paths]
-    read_picture, detect, draw = prediction.read_picture, detector.detect, Detections.draw
+    read_picture, detect, draw = pictures.read_picture, detector.detect, Detections.draw
     detected: list[int] = []
 
     def reading(path: Path, max_pixels: int) -> Image.Image:
@@ -223,7 +190,92 @@ def test_reading_and_drawing_go_on_while_the_model_works(
         next(event for event in drawn if not event.is_set()).set()
         return picture
 
-    monkeypatch.setattr(prediction, "read_picture", reading)
+    monkeypatch.setattr(pictures, "read_picture", reading)
     monkeypatch.setattr(detector, "detect", detecting)
     monkeypatch.setattr(Detections, "draw", drawing)
     assert len(predict(detector, tmp_path / "in", tmp_path / "out", batch_size=1).pictures) == 4
+
+
+def test_earlier_results_inside_the_folder_are_no_input(detector: Detector, tmp_path: Path) -> None:
+    """The same command twice, then with another output, then on a pattern."""
+    photos = tmp_path / "photos"
+    write(photos / "a.png")
+    write(photos / "more" / "b.png")
+    for output in ("results", "results", "others"):
+        report = predict(detector, photos, photos / output)
+        assert {path.name for path in report.pictures} == {"a.png", "b.png"}, output
+    assert report.left_out == (photos / "results",)
+    assert json.loads(report.report.read_text())["left_out"] == [str(photos / "results")]
+    report = predict(detector, str(photos / "**" / "*.png"), tmp_path / "out")
+    assert len(report.pictures) == 2
+    assert set(report.left_out) == {photos / "results", photos / "others"}
+    with pytest.raises(UserError, match=r"no image or video there but results of an earlier predict"):
+        predict(detector, str(photos / "results" / "*.png"), tmp_path / "out")
+    assert len(predict(detector, photos / "results" / "a.png", tmp_path / "out").pictures) == 1
+
+
+def test_a_folder_of_someone_elses_reports_is_input(detector: Detector, tmp_path: Path) -> None:
+    write(tmp_path / "in" / "mine" / "a.png")
+    for name, text in ((REPORT_FILE, '{"made_by": "someone"}'), (PREDICTIONS_FILE, "[]")):
+        (tmp_path / "in" / "mine" / name).write_text(text)
+    assert len(predict(detector, tmp_path / "in", tmp_path / "out").pictures) == 1
+
+
+def test_class_filters_and_thresholds_reach_files(tmp_path: Path) -> None:
+    finder = SquareFinder()
+    photo = tmp_path / "a.png"
+    Image.fromarray(squares((160, 160), [(10, 10, 30, 30), (60, 60, 140, 140)])).save(photo)
+
+    def scores(**options: Any) -> list[float]:
+        report = predict(finder, photo, tmp_path / "out", **options)
+        return [row["score"] for row in json.loads(report.predictions.read_text())]
+
+    assert len(scores()) == 2
+    assert scores(class_thresholds={"square": 0.8}) == [pytest.approx(0.9)]
+    assert scores(threshold=1.0, class_thresholds={"square": 0.5}) == pytest.approx([0.9, 0.6])
+    assert scores(classes=["other"]) == []
+    with pytest.raises(
+        UserError, match=r"knows no class sqare: did you mean square\? It knows square, other"
+    ):
+        scores(classes=["sqare"])
+
+
+def test_ctrl_c_keeps_what_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(8):
+        Image.fromarray(squares((64, 64), [(8, 8, 40, 40)])).save(tmp_path / f"{number}.png")
+    finder, calls = SquareFinder(), []
+    detect = finder.detect
+
+    def interrupted(*arguments: Any, **options: Any) -> list[Detections]:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return detect(*arguments, **options)
+
+    monkeypatch.setattr(finder, "detect", interrupted)
+    with pytest.raises(PredictionInterrupted) as interruption:
+        predict(finder, tmp_path, tmp_path / "out", batch_size=1)
+    report = interruption.value.report
+    assert report.stopped
+    assert [path.name for path in report.pictures] == ["0.png", "1.png", "2.png"]
+    rows = json.loads(report.predictions.read_text())
+    assert [row["image_id"] for row in rows] == [1, 2, 3]
+    for path in report.pictures:
+        with Image.open(path) as drawn:
+            drawn.load()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        *("0.png", "1.png", "2.png"),
+        *(PREDICTIONS_FILE, REPORT_FILE),
+    ]
+
+
+def test_rows_come_in_the_order_of_pictures_whatever_their_shapes(tmp_path: Path) -> None:
+    sizes = [(64, 64), (64, 96), (64, 64), (96, 64), (64, 96)]
+    for number, size in enumerate(sizes):
+        Image.fromarray(squares(size, [(8, 8, 40, 40)])).save(tmp_path / f"{number}.png")
+    report = predict(SquareFinder(), tmp_path, tmp_path / "out", batch_size=2)
+    rows = json.loads(report.predictions.read_text())
+    assert [row["image_id"] for row in rows] == [1, 2, 3, 4, 5]
+    assert [Path(row["file_name"]).stem for row in rows] == list("01234")
+    assert [image.image_id for image in report.images] == [1, 2, 3, 4, 5]
+    assert [image.size for image in report.images] == sizes

@@ -1,0 +1,30 @@
+"""Predict: pictures, videos and cameras to annotated ones and `predictions.json`; or a stream of JSON lines.
+
+sources.py    what a person named: files, folders, patterns, cameras
+finding.py    how a picture becomes detections: whole, or (tiling.py) in tiles
+pictures.py   image files, in threads that read ahead and draw behind
+videos.py     frames, one after the other (frames.py reads and writes them, tracking.py numbers objects)
+outputs.py    names and files of the results
+command.py    `predict`, made of these
+lines.py      `predict MODEL -`
+"""
+
+from .command import PredictionInterrupted, predict
+from .lines import answer_lines
+from .outputs import PREDICTIONS_FILE, REPORT_FILE, PredictionReport, make_output_folder
+from .tiling import Tiling, predict_tiled
+from .videos import FrameDetections, predict_frames
+
+__all__ = [
+    "PREDICTIONS_FILE",
+    "REPORT_FILE",
+    "FrameDetections",
+    "PredictionInterrupted",
+    "PredictionReport",
+    "Tiling",
+    "answer_lines",
+    "make_output_folder",
+    "predict",
+    "predict_frames",
+    "predict_tiled",
+]

@@ -1,0 +1,265 @@
+"""Frames of video files and cameras, one after the other, and an H.264 file made of frames.
+
+PyAV, which supervision brings, rather than OpenCV's own reader and writer: it tells when each frame is shown
+(a phone's frames come at no fixed rate) and writes what browsers play. Cameras are OpenCV's (extra `video`).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import UserError
+from .sources import Camera
+
+if TYPE_CHECKING:
+    import av
+    from av.container import InputContainer, OutputContainer
+    from av.video.stream import VideoStream
+
+CLOCK = Fraction(1, 90_000)  # in which written frames are timed, as broadcasts do
+FALLBACK_FPS = 30.0  # of a camera or file that does not say
+HD_HEIGHT = 720  # from here on colours are coded by ITU-R BT.709, below by BT.601: what players expect
+
+
+@dataclass(frozen=True)
+class Frame:
+    """`picture`: (H, W, 3) uint8 RGB, upright. `index`: its number in the source, from 0. `time`: seconds
+    after the first frame."""
+
+    picture: np.ndarray
+    index: int
+    time: float
+
+
+class FrameSource(ABC):
+    """Where frames come from. `fps`: frames a second, on average. `total`: how many, as the file says; None
+    where it does not. `broken_packets`: parts passed over so far because they could not be decoded."""
+
+    fps: float
+    total: int | None
+    broken_packets: int
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Frame]: ...
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+
+def open_source(source: str | Path | Camera, max_pixels: int) -> FrameSource:
+    """A video file or camera, ready to be read.
+
+    Raises:
+        UserError: it is not there, is no video, is broken from the start, or has frames of more than
+            `max_pixels`.
+    """
+    return CameraSource(source) if isinstance(source, Camera) else VideoFile(Path(source), max_pixels)
+
+
+class VideoFile(FrameSource):
+    """Frames of a file, turned as its metadata asks. Parts that cannot be decoded are passed over and
+    counted."""
+
+    def __init__(self, path: Path, max_pixels: int):
+        try:
+            import av
+        except ImportError as error:
+            raise UserError(
+                f"{path} is a video, and PyAV, which reads videos, is not installed: "
+                "pip install 'deformable-detr[video]'."
+            ) from error
+
+        self.path = path
+        self.broken_packets = 0
+        try:
+            # No other protocol: a playlist that calls itself .mp4 must not fetch anything.
+            self._container: InputContainer = av.open(str(path), options={"protocol_whitelist": "file"})
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise UserError(
+                f"{path} is not a video that can be read ({_reason(error)}): replace the file."
+            ) from error
+        try:
+            if not self._container.streams.video:
+                raise UserError(f"{path} holds no pictures, only sound: name a video.")
+            self._stream: VideoStream = self._container.streams.video[0]
+            self._stream.thread_type = "AUTO"
+            width, height = self._stream.codec_context.width, self._stream.codec_context.height
+            if width * height > max_pixels:
+                raise UserError(
+                    f"{path} has frames of {width} x {height} pixels ({width * height:,}), more than the "
+                    f"limit of {max_pixels:,}: make it smaller or raise data.max_pixels."
+                )
+        except BaseException:
+            self._container.close()
+            raise
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        self.fps = float(rate) if rate else FALLBACK_FPS
+        self.total = self._stream.frames or None
+        if not self.total and self._container.duration:
+            self.total = round(self._container.duration / 1e6 * self.fps)
+
+    def __iter__(self) -> Iterator[Frame]:
+        started: float | None = None
+        last = -1.0
+        for index, frame in enumerate(self._decoded()):
+            if index == 0:
+                size = (frame.width, frame.height)
+            # The rare file that changes its size on the way keeps the first.
+            picture: np.ndarray = frame.to_ndarray(width=size[0], height=size[1], format="rgb24")
+            turns, rest = divmod(int(frame.rotation), 90)
+            if turns and not rest:
+                picture = np.ascontiguousarray(np.rot90(picture, turns % 4))
+            if frame.time is not None and started is None:
+                started = frame.time - index / self.fps
+            shown = index / self.fps if frame.time is None or started is None else frame.time - started
+            # Broken time stamps repeat or go back; time does not.
+            last = shown if shown > last else last + 1 / self.fps
+            yield Frame(picture, index, last)
+
+    def _decoded(self) -> Iterator[av.VideoFrame]:
+        import av
+
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets)
+                frames = packet.decode()
+            except StopIteration:
+                return
+            except av.error.EOFError:
+                return
+            except av.error.InvalidDataError:
+                self.broken_packets += 1
+                continue
+            yield from frames
+
+    def close(self) -> None:
+        self._container.close()
+
+
+class CameraSource(FrameSource):
+    """Frames of a camera as they come; those that come while nobody reads are dropped by the driver."""
+
+    total = None
+    broken_packets = 0
+
+    def __init__(self, camera: Camera):
+        try:
+            import cv2
+        except ImportError as error:
+            raise UserError(
+                f"{camera} is read by OpenCV, which is not installed: pip install 'deformable-detr[video]'."
+            ) from error
+        self.camera = camera
+        self._cv2: Any = cv2
+        self._capture = cv2.VideoCapture(camera.index)
+        if not self._capture.isOpened():
+            self._capture.release()
+            raise UserError(
+                f"{camera} cannot be opened: check that a camera is there, that no other program uses it, "
+                "and its number."
+            )
+        fps = self._capture.get(cv2.CAP_PROP_FPS)
+        self.fps = float(fps) if fps and fps > 0 else FALLBACK_FPS
+
+    def __iter__(self) -> Iterator[Frame]:
+        started: float | None = None
+        index = 0
+        while True:
+            read, picture = self._capture.read()
+            if not read:
+                return
+            now = time.monotonic()
+            started = now if started is None else started
+            yield Frame(self._cv2.cvtColor(picture, self._cv2.COLOR_BGR2RGB), index, now - started)
+            index += 1
+
+    def close(self) -> None:
+        self._capture.release()
+
+
+class VideoWriter:
+    """An MP4 file (H.264, as browsers and phones play it) of frames at the times they are given. It stands
+    beside `path` until it is closed without an exception, then takes its place.
+
+    A side of odd length gets one more pixel, its last repeated: H.264 stores colours for pairs.
+    """
+
+    def __init__(self, path: Path, size: tuple[int, int], fps: float):
+        self.path = path
+        self.size = size
+        self.fps = fps
+        self._beside = path.with_name(f"{path.name}.partial")
+        self._container: OutputContainer
+        self._stream: VideoStream
+
+    def __enter__(self) -> VideoWriter:
+        import av
+
+        self._container = av.open(str(self._beside), "w", format="mp4", options={"movflags": "+faststart"})
+        try:
+            rate = Fraction(self.fps).limit_denominator(1001)
+            self._stream = self._container.add_stream("libx264", rate=rate)
+        except av.codec.codec.UnknownCodecError as error:
+            self._discard()
+            raise UserError(
+                "the PyAV installed here cannot write H.264 (libx264): install its wheel, pip install av."
+            ) from error
+        height, width = (side + side % 2 for side in self.size)
+        self._colours = "ITU709" if height >= HD_HEIGHT else "ITU601"
+        context = self._stream.codec_context
+        context.width, context.height, context.pix_fmt = width, height, "yuv420p"
+        context.time_base = CLOCK
+        context.colorspace = {"ITU709": 1, "ITU601": 6}[self._colours]
+        context.color_range = 1  # limited, the usual one
+        context.options = {"preset": "veryfast", "crf": "20"}
+        context.thread_count = 1  # the model needs the others
+        self._last = -1
+        return self
+
+    def write(self, picture: np.ndarray, time: float) -> None:
+        """Show (H, W, 3) uint8 RGB from `time` on, in seconds; times must grow."""
+        import av
+        from av.video.reformatter import Colorspace
+
+        rows, columns = (side % 2 for side in self.size)
+        if rows or columns:
+            picture = np.pad(picture, ((0, rows), (0, columns), (0, 0)), mode="edge")
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        frame = frame.reformat(format="yuv420p", dst_colorspace=getattr(Colorspace, self._colours))
+        self._last = max(self._last + 1, round(time / CLOCK))
+        frame.pts, frame.time_base = self._last, CLOCK
+        self._container.mux(self._stream.encode(frame))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self._container.mux(self._stream.encode(None))
+                self._container.close()
+                os.replace(self._beside, self.path)
+        finally:
+            self._discard()
+
+    def _discard(self) -> None:
+        self._container.close()
+        self._beside.unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error)
+    return str(text).rstrip(".")

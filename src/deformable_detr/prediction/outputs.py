@@ -1,0 +1,204 @@
+"""Names and files of what `predict` writes: annotated media, predictions.json, report.json."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from ..errors import UserError
+from ..files import write_text
+from ..structures import Detections
+
+PREDICTIONS_FILE = "predictions.json"
+REPORT_FILE = "report.json"
+MADE_BY = "deformable-detr predict"  # in report.json: later runs know by it what is no input
+
+
+@dataclass(frozen=True)
+class PictureResult:
+    """`size`: (H, W) of the picture. `image_id`: as in predictions.json."""
+
+    source: Path
+    output: Path
+    image_id: int
+    size: tuple[int, int]
+    detections: int
+
+
+@dataclass(frozen=True)
+class VideoResult:
+    """`frames`: how many were looked at. `output`: the annotated video, of `size` (H, W) and `fps` frames a
+    second. `image_ids`: the first and the last of its frames' ids in predictions.json. `broken_packets`:
+    parts that could not be decoded and were passed over, as players do. `stopped`: by Ctrl-C, before its
+    end."""
+
+    source: str
+    output: Path
+    frames: int
+    fps: float
+    size: tuple[int, int]
+    image_ids: tuple[int, int]
+    detections: int
+    broken_packets: int
+    stopped: bool
+
+
+@dataclass(frozen=True)
+class PredictionReport:
+    """What became of every input.
+
+    `images`, `videos`: those that could be read. `skipped`: (path, reason) of those that could not.
+    `left_out`: folders with results of earlier runs, found beside the inputs. `detections`: how many.
+    `predictions`: the JSON file, COCO results rows plus `file_name` and `category_name`, for videos `frame`,
+    `time` and `track_id` too. `report`: report.json, which holds all of this. `stopped`: by Ctrl-C.
+    """
+
+    images: tuple[PictureResult, ...]
+    videos: tuple[VideoResult, ...]
+    skipped: tuple[tuple[Any, str], ...]
+    left_out: tuple[Path, ...]
+    detections: int
+    predictions: Path
+    report: Path
+    stopped: bool
+
+    @property
+    def pictures(self) -> tuple[Path, ...]:
+        """The annotated pictures."""
+        return tuple(image.output for image in self.images)
+
+
+def make_output_folder(folder: Path) -> None:
+    """Make a folder to write to, or say before any work is done why it cannot be one."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output {folder} is a file: name a folder.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--output {folder} cannot be made ({error.strerror}): name another folder."
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"--output {folder} is not yours to write in: name another folder.")
+
+
+def output_names(stems_and_suffixes: Sequence[tuple[str, str]]) -> list[str]:
+    """A file name for each; equal names get a number."""
+    taken: set[str] = set()
+    names = []
+    for stem, suffix in stems_and_suffixes:
+        name, number = f"{stem}{suffix}", 2
+        while name.lower() in taken:
+            name, number = f"{stem}_{number}{suffix}", number + 1
+        taken.add(name.lower())
+        names.append(name)
+    return names
+
+
+def refuse_to_overwrite(sources: Sequence[Path], targets: Sequence[Path]) -> None:
+    originals = {path.resolve() for path in sources}
+    for target in targets:
+        if target.resolve() in originals:
+            raise UserError(
+                f"--output {target.parent} holds {target.name}, which the annotated one would replace: "
+                "name another folder."
+            )
+
+
+def coco_rows(detections: Detections, image_id: int, file_name: str) -> list[dict[str, Any]]:
+    """COCO results rows with the names of file and class."""
+    return [
+        {**row, "file_name": file_name, "category_name": name}
+        for row, name in zip(detections.to_coco(image_id), detections.names, strict=True)
+    ]
+
+
+class RowFile:
+    """predictions.json: a list that is written while its rows come, one to a line, and appears whole when it
+    is closed without an exception. Memory does not grow with it."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.count = 0
+        self._beside = path.with_name(f"{path.name}.partial")
+        self._file: TextIO
+        self.next_id = 1
+        self._waiting: dict[int, list[dict[str, Any]]] = {}
+
+    def __enter__(self) -> RowFile:
+        self._file = self._beside.open("w", encoding="utf-8")
+        self._file.write("[")
+        return self
+
+    def put(self, image_id: int, rows: list[dict[str, Any]]) -> None:
+        """The rows of one image. They are written in the order of ids (1, 2, 3, …), so each id must come,
+        with or without rows; what is out of turn waits."""
+        self._waiting[image_id] = rows
+        while self.next_id in self._waiting:
+            self._write(self._waiting.pop(self.next_id))
+            self.next_id += 1
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            self._file.write(f"{',' if self.count else ''}\n{json.dumps(row)}")
+            self.count += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            with self._file:
+                for image_id in sorted(self._waiting):  # stopped before those in between
+                    self._write(self._waiting[image_id])
+                self._file.write("\n]\n" if self.count else "]\n")
+            if kind is None:
+                os.replace(self._beside, self.path)
+        finally:
+            self._beside.unlink(missing_ok=True)
+
+
+def write_report(report: PredictionReport) -> None:
+    """report.json: what became of every input."""
+    content = {
+        "made_by": MADE_BY,
+        "stopped": report.stopped,
+        "detections": report.detections,
+        "images": [
+            {
+                "file_name": str(image.source),
+                "output": image.output.name,
+                "image_id": image.image_id,
+                "width": image.size[1],
+                "height": image.size[0],
+                "detections": image.detections,
+            }
+            for image in report.images
+        ],
+        "videos": [
+            {
+                "file_name": video.source,
+                "output": video.output.name,
+                "frames": video.frames,
+                "fps": video.fps,
+                "width": video.size[1],
+                "height": video.size[0],
+                "first_image_id": video.image_ids[0],
+                "last_image_id": video.image_ids[1],
+                "detections": video.detections,
+                "broken_packets": video.broken_packets,
+                "stopped": video.stopped,
+            }
+            for video in report.videos
+        ],
+        "skipped": [{"file_name": str(path), "reason": reason} for path, reason in report.skipped],
+        "left_out": [str(folder) for folder in report.left_out],
+    }
+    write_text(report.report, json.dumps(content, indent=1))

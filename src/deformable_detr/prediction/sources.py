@@ -1,0 +1,134 @@
+"""What a person names on the command line: image files, videos, folders, patterns, cameras."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..data.images import IMAGE_SUFFIXES
+from ..errors import UserError
+from .outputs import MADE_BY, PREDICTIONS_FILE, REPORT_FILE
+
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv"}
+    | {".mts", ".m2ts", ".mjpeg"}
+)
+_CAMERA = re.compile(r"webcam:(\d+)")
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A camera of this machine, as `webcam:0` names it."""
+
+    index: int
+
+    def __str__(self) -> str:
+        return f"webcam:{self.index}"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """`images`, `videos`: files, each once. `left_out`: folders that hold results of an earlier `predict`,
+    whose annotated pictures are no input."""
+
+    images: tuple[Path, ...]
+    videos: tuple[Path | Camera, ...]
+    left_out: tuple[Path, ...]
+
+    def __len__(self) -> int:
+        return len(self.images) + len(self.videos)
+
+
+def find_sources(sources: str | Path | Sequence[str | Path], output: Path) -> Sources:
+    """Files and cameras of what was named, folders searched whole and sorted by name.
+
+    Args:
+        output: the folder that results go to. What an earlier run has left there is left out of folders and
+            patterns, as is any other folder that `predict` has written to.
+
+    Raises:
+        UserError: a source that names nothing.
+    """
+    search = _Search(output)
+    found: dict[Path | Camera, None] = {}
+    for source in [sources] if isinstance(sources, str | Path) else sources:
+        here = list(search(source))
+        if not here:
+            results = (
+                f" but results of an earlier predict in {search.left_out[-1]}" if search.left_out else ""
+            )
+            raise UserError(
+                f"{source}: no image or video there{results}; name image or video files, a folder that holds "
+                "some, a pattern such as 'photos/*.jpg', or webcam:0."
+            )
+        found.update(dict.fromkeys(here))
+    videos = tuple(one for one in found if isinstance(one, Camera) or is_video(one))
+    images = tuple(one for one in found if isinstance(one, Path) and not is_video(one))
+    return Sources(images, videos, tuple(dict.fromkeys(search.left_out)))
+
+
+def as_source(source: str | Path) -> Path | Camera:
+    """A camera where the text names one, a path otherwise."""
+    camera = _CAMERA.fullmatch(str(source))
+    return Camera(int(camera[1])) if camera else Path(source)
+
+
+def is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+class _Search:
+    """Looks through folders and patterns, and remembers the results of earlier runs that it passed."""
+
+    def __init__(self, output: Path):
+        self.output = output.resolve()
+        self.left_out: list[Path] = []
+
+    def __call__(self, source: str | Path) -> Iterator[Path | Camera]:
+        path = as_source(source)
+        if isinstance(path, Camera):
+            yield path
+        elif path.is_dir():
+            yield from self._folder(path)
+        elif path.exists():
+            yield path
+        else:
+            yield from self._inputs(Path(match) for match in sorted(glob.glob(str(source), recursive=True)))
+
+    def _folder(self, top: Path) -> Iterator[Path]:
+        files = []
+        for folder, folders, names in os.walk(top):
+            here = Path(folder)
+            for name in list(folders):
+                if self._holds_results(here / name):
+                    self.left_out.append(here / name)
+                    folders.remove(name)
+            files += [here / name for name in names]
+        media = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+        yield from sorted(file for file in files if file.suffix.lower() in media and file.is_file())
+
+    def _inputs(self, matches: Iterable[Path]) -> Iterator[Path]:
+        for path in matches:
+            if not path.is_file():
+                continue
+            if self._holds_results(path.parent):
+                self.left_out.append(path.parent)
+            else:
+                yield path
+
+    def _holds_results(self, folder: Path) -> bool:
+        if folder.resolve() == self.output:
+            return True
+        report = folder / REPORT_FILE
+        if not (report.is_file() and (folder / PREDICTIONS_FILE).is_file()):
+            return False
+        try:
+            content = json.loads(report.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return isinstance(content, dict) and content.get("made_by") == MADE_BY

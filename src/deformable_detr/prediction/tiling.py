@@ -1,0 +1,255 @@
+"""Large pictures in tiles: the model sees a 4000x3000 picture at full size, one overlapping part after the
+other, and small objects are no longer lost in resizing.
+
+Every object no larger than the overlap is whole in at least one tile. Larger ones come from tiles of twice
+the size, then of four times, up to the whole picture: together they cost a third more, and nothing must be
+put together from parts. Where they have missed one even so, its parts are merged. supervision does the
+suppressing and merging.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image
+
+from ..detector import Detector, Picture, check_options, read_picture
+from ..errors import UserError
+from ..selection import Selection
+from ..structures import Detections, import_supervision
+from .finding import Finder, Prepared, WholePictures
+
+SAME_OBJECT = 0.5  # IoU of whole boxes, or share of a part that lies in another box
+MOST_CANDIDATES = 2000  # the best, before merging: it compares all with all
+BORDER = 0.01  # of a tile's side: a box that ends this near to an inner border is taken to be cut by it
+
+
+@dataclass(frozen=True)
+class Level:
+    """`tiles`: (x0, y0, x1, y1) that cover a picture. Boxes are of use from a longer side of more than
+    `least` pixels on (smaller ones are seen more closely elsewhere); up to `reach` they are whole in some
+    tile."""
+
+    tiles: tuple[tuple[int, int, int, int], ...]
+    least: int
+    reach: int
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """`size`: side of a tile in pixels; None is the size that the model resizes to (`data.image_size`), so
+    that it sees pixels as they are; smaller magnifies. `overlap`: of neighbouring tiles, as a share of the
+    size."""
+
+    size: int | None = None
+    overlap: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.size < 16:
+            raise UserError(f"a tile must have a side of at least 16 pixels, not {self.size}.")
+        if not 0 <= self.overlap <= 0.75:
+            raise UserError(f"the overlap of tiles must be a share between 0 and 0.75, not {self.overlap}.")
+
+    def levels(self, size: tuple[int, int], image_size: int) -> list[Level]:
+        """How to look at a picture (H, W), the closest look first, the whole picture last. `image_size`: the
+        model's."""
+        side, least = self.size or image_size, 0
+        levels = []
+        while True:
+            levels.append(Level(self._tiles(size, side), least, self.reach(side)))
+            if len(levels[-1].tiles) == 1:
+                return levels
+            side, least = 2 * side, self.reach(side)
+
+    def _tiles(self, size: tuple[int, int], side: int) -> tuple[tuple[int, int, int, int], ...]:
+        """All of one size: what is too much for a row goes into wider overlaps, not into a narrower tile."""
+        height, width = (min(side, length) for length in size)
+        return tuple(
+            (x, y, x + width, y + height)
+            for y in self._starts(size[0], side)
+            for x in self._starts(size[1], side)
+        )
+
+    def _starts(self, length: int, side: int) -> list[int]:
+        if length <= side:
+            return [0]
+        count = 1 + math.ceil((length - side) / (side - self.reach(side)))
+        return [round(start) for start in np.linspace(0, length - side, count)]
+
+    def reach(self, side: int) -> int:
+        """Pixels that neighbours share at least: the size up to which objects are whole in some tile."""
+        return min(round(side * self.overlap), side - 1)
+
+
+class TiledPictures(Finder):
+    """Finds in tiles, and in the whole picture what is too large for them."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        selection: Selection,
+        max_detections: int,
+        batch_size: int,
+        tiling: Tiling,
+    ):
+        super().__init__(detector, selection, max_detections, batch_size)
+        self.tiling = tiling
+
+    def shape(self, size: tuple[int, int]) -> tuple[int, int]:
+        return size
+
+    def prepare(self, picture: Image.Image) -> Prepared:
+        return Prepared(np.asarray(picture), None)  # all tiles at once, resized, would fill the memory
+
+    def find(self, prepared: Sequence[Prepared]) -> list[Detections]:
+        return [self._find(one.picture) for one in prepared]
+
+    def _find(self, picture: np.ndarray) -> Detections:
+        size = (picture.shape[0], picture.shape[1])
+        found, cut = [], []
+        levels = self.tiling.levels(size, self.detector.data.image_size)
+        for level in levels:
+            for tile, here in zip(level.tiles, self._look(picture, level.tiles), strict=True):
+                extents = (here.boxes_xyxy[:, 2:] - here.boxes_xyxy[:, :2]).max(axis=1, initial=0)
+                useful = here.take(np.flatnonzero(extents > level.least))
+                border = max(2, BORDER * max(tile[2] - tile[0], tile[3] - tile[1]))
+                found.append(useful)
+                cut.append(_is_cut(useful.boxes_xyxy, tile, size, border))
+        if len(levels) == 1:  # the model's own answer, which says each object once
+            return found[0].with_image(picture)
+        return _merged(_joined(found), np.concatenate(cut)).with_image(picture)
+
+    def _look(self, picture: np.ndarray, views: Sequence[tuple[int, int, int, int]]) -> list[Detections]:
+        """The wanted detections in parts of the picture, in pixels of the whole."""
+        found = []
+        for start in range(0, len(views), self.batch_size):
+            batch = views[start : start + self.batch_size]
+            parts = [Image.fromarray(picture[y0:y1, x0:x1]) for x0, y0, x1, y1 in batch]
+            detections = self.detector.detect(
+                [self.detector.preprocess(part) for part in parts],
+                [(part.height, part.width) for part in parts],
+                max_detections=self.max_detections,
+            )
+            for (x0, y0, _, _), here in zip(batch, detections, strict=True):
+                wanted = self.selection(here)
+                offset = np.array([x0, y0, x0, y0], dtype=np.float32)
+                found.append(
+                    replace(
+                        wanted,
+                        boxes_xyxy=wanted.boxes_xyxy + offset,
+                        image_size=picture.shape[:2],
+                        image=None,
+                    )
+                )
+        return found
+
+
+def predict_tiled(
+    detector: Detector,
+    image: Picture,
+    threshold: float = 0.5,
+    *,
+    tiling: Tiling | None = None,
+    classes: Sequence[str] | None = None,
+    class_thresholds: Mapping[str, float] | None = None,
+    max_detections: int = 100,
+    batch_size: int = 4,
+) -> Detections:
+    """Find objects in one large picture, tile by tile; otherwise as `Detector.predict`.
+
+    Args:
+        tiling: size and overlap of the tiles, `Tiling()` where None.
+        max_detections: at most this many per tile.
+        batch_size: tiles that are computed together.
+
+    Raises:
+        UserError: as `Detector.predict`.
+    """
+    check_options(threshold, max_detections, batch_size)
+    selection = Selection.of(detector.classes, threshold, classes, class_thresholds)
+    finder = TiledPictures(detector, selection, max_detections, batch_size, tiling or Tiling())
+    picture = read_picture(image, detector.data.max_pixels)
+    return finder.find([finder.prepare(picture)])[0]
+
+
+def finder_for(
+    detector: Detector,
+    selection: Selection,
+    max_detections: int,
+    batch_size: int,
+    tiling: Tiling | None,
+) -> Finder:
+    """Looks at pictures whole, or in tiles where there is a `tiling`."""
+    if tiling is None:
+        return WholePictures(detector, selection, max_detections, batch_size)
+    return TiledPictures(detector, selection, max_detections, batch_size, tiling)
+
+
+def _is_cut(
+    boxes_xyxy: np.ndarray, tile: tuple[int, int, int, int], size: tuple[int, int], border: float
+) -> np.ndarray:
+    """(N,) whether a box ends at a side of its tile that is not one of the picture."""
+    x0, y0, x1, y1 = tile
+    height, width = size
+    cut: np.ndarray = np.zeros(len(boxes_xyxy), bool)
+    if x0 > 0:
+        cut |= boxes_xyxy[:, 0] <= x0 + border
+    if y0 > 0:
+        cut |= boxes_xyxy[:, 1] <= y0 + border
+    if x1 < width:
+        cut |= boxes_xyxy[:, 2] >= x1 - border
+    if y1 < height:
+        cut |= boxes_xyxy[:, 3] >= y1 - border
+    return cut
+
+
+def _joined(parts: Sequence[Detections]) -> Detections:
+    return replace(
+        parts[0],
+        boxes_xyxy=np.concatenate([part.boxes_xyxy for part in parts]),
+        scores=np.concatenate([part.scores for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        category_ids=np.concatenate([part.category_ids for part in parts]),
+        names=tuple(name for part in parts for name in part.names),
+    )
+
+
+def _merged(found: Detections, cut: np.ndarray) -> Detections:
+    """Each object once, best score first.
+
+    Among whole boxes of a class the best of those that overlap stays. A box that a tile's border has cut goes
+    if most of it lies in a whole one, however well it scores; cut ones that are left are parts of one object
+    where they overlap, and become the box around them.
+    """
+    order = np.argsort(-found.scores, kind="stable")[:MOST_CANDIDATES]
+    found, cut = found.take(order), cut[order]
+    if len(found) < 2:
+        return found
+    library = import_supervision()
+    rows = np.concatenate(
+        [found.boxes_xyxy, found.scores[:, None], found.labels[:, None].astype(np.float32)], axis=1
+    )
+    whole, parts = np.flatnonzero(~cut), np.flatnonzero(cut)
+    if len(whole):
+        whole = whole[library.box_non_max_suppression(rows[whole], SAME_OBJECT)]
+    if len(whole) and len(parts):
+        inside = library.box_iou_batch(
+            found.boxes_xyxy[whole], found.boxes_xyxy[parts], library.OverlapMetric.IOS
+        )
+        inside[found.labels[whole][:, None] != found.labels[parts][None]] = 0
+        parts = parts[inside.max(axis=0) < SAME_OBJECT]
+    boxes = found.boxes_xyxy.copy()
+    keep = list(whole)
+    if len(parts):
+        for group in library.box_non_max_merge(rows[parts], SAME_OBJECT, library.OverlapMetric.IOS):
+            members = parts[group]
+            best = members[found.scores[members].argmax()]
+            boxes[best, :2], boxes[best, 2:] = (
+                found.boxes_xyxy[members, :2].min(axis=0),
+                found.boxes_xyxy[members, 2:].max(axis=0),
+            )
+            keep.append(best)
+    return replace(found, boxes_xyxy=boxes).take(np.sort(np.array(keep, dtype=int)))

@@ -1,0 +1,195 @@
+"""Videos and cameras: frame by frame to an annotated video, objects numbered from frame to frame.
+
+As for pictures three threads: one decodes and resizes, one runs the model and the tracker, one draws and
+encodes. A dozen frames are in memory at a time, however long the video.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..detector import Detector, check_options
+from ..errors import UserError
+from ..selection import Selection
+from ..structures import Detections
+from .finding import Finder, Prepared
+from .frames import Frame, FrameSource, VideoWriter, open_source
+from .outputs import RowFile, VideoResult, coco_rows
+from .sources import Camera, as_source
+from .threads import Behind, ahead
+from .tiling import Tiling, finder_for
+from .tracking import ObjectTracker
+
+Progress = Callable[[str, int, int | None], None]  # what, how many are done, of how many
+
+
+@dataclass(frozen=True)
+class FrameDetections:
+    """What was found in one frame. `index`: of the frame in the source, from 0. `time`: seconds after the
+    first frame. `detections` carry the frame and, where objects are tracked, `track_ids`."""
+
+    index: int
+    time: float
+    detections: Detections
+
+
+def predict_frames(
+    detector: Detector,
+    source: str | Path,
+    threshold: float = 0.5,
+    *,
+    classes: Sequence[str] | None = None,
+    class_thresholds: Mapping[str, float] | None = None,
+    tiling: Tiling | None = None,
+    track: bool = True,
+    every: int = 1,
+    max_detections: int = 100,
+    batch_size: int = 4,
+) -> Iterator[FrameDetections]:
+    """Find objects in a video file or camera (`webcam:0`), frame by frame, while it plays. A `break` ends it.
+
+    Args:
+        threshold, classes, class_thresholds, max_detections: as for `Detector.predict`.
+        tiling: look at each frame in tiles.
+        track: give objects numbers that stay the same from frame to frame.
+        every: look at each n-th frame only.
+        batch_size: frames of a file that are computed together.
+
+    Raises:
+        UserError: the source cannot be read, an option is out of range, or what tracking or a camera needs
+            is not installed.
+    """
+    check_options(threshold, max_detections, batch_size)
+    check_every(every)
+    selection = Selection.of(detector.classes, threshold, classes, class_thresholds)
+    named = as_source(source)
+    frames = open_source(named, detector.data.max_pixels)
+    with closing(frames):
+        tracker = ObjectTracker(selection, frames.fps / every) if track else None
+        finder = finder_for(
+            detector,
+            tracker.faint if tracker else selection,
+            max_detections,
+            1 if isinstance(named, Camera) else batch_size,
+            tiling,
+        )
+        yield from find_in_frames(finder, frames, tracker, every)
+
+
+def check_every(every: int) -> None:
+    if every < 1:
+        raise UserError(f"every must be at least 1, not {every}.")
+
+
+def find_in_frames(
+    finder: Finder, frames: FrameSource, tracker: ObjectTracker | None, every: int
+) -> Generator[FrameDetections]:
+    with ThreadPoolExecutor(1) as reader:
+        for batch in ahead(_batches(finder, frames, every), reader):
+            found = finder.find([prepared for _, prepared in batch])
+            for (frame, _), detections in zip(batch, found, strict=True):
+                if tracker is not None:
+                    detections = tracker.update(detections, frame.time)
+                yield FrameDetections(frame.index, frame.time, detections)
+
+
+def _batches(finder: Finder, frames: FrameSource, every: int) -> Iterator[list[tuple[Frame, Prepared]]]:
+    batch: list[tuple[Frame, Prepared]] = []
+    for frame in frames:
+        if frame.index % every:
+            continue
+        batch.append((frame, finder.prepare(Image.fromarray(frame.picture))))
+        if len(batch) == finder.batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def annotate_video(
+    finder: Finder,
+    frames: FrameSource,
+    tracker: ObjectTracker | None,
+    every: int,
+    *,
+    source: str,
+    target: Path,
+    rows: RowFile,
+    progress: Progress | None,
+) -> VideoResult:
+    """Draw each frame's detections into the video `target`, and put their rows into `rows`, each frame with
+    the next id. Ctrl-C ends the video here, and the result says so.
+
+    Raises:
+        UserError: not one frame can be decoded, or the video cannot be written.
+    """
+    with closing(find_in_frames(finder, frames, tracker, every)) as found:
+        return _annotated(found, frames, every, source, target, rows, progress)
+
+
+def _annotated(
+    found: Iterator[FrameDetections],
+    frames: FrameSource,
+    every: int,
+    source: str,
+    target: Path,
+    rows: RowFile,
+    progress: Progress | None,
+) -> VideoResult:
+    first = next(found, None)
+    if first is None:
+        raise UserError(f"{source} has no frame that can be decoded: replace the file.")
+    first_id, count, detections, stopped = rows.next_id, 0, 0, False
+    with VideoWriter(target, first.detections.image_size, frames.fps / every) as video, Behind() as behind:
+        frame: FrameDetections | None = first
+        try:
+            while frame is not None:
+                behind(_write, video, frame)
+                rows.put(first_id + count, frame_rows(frame, first_id + count, source))
+                count, detections = count + 1, detections + len(frame.detections)
+                if progress is not None:
+                    progress(source, count, None if frames.total is None else -(-frames.total // every))
+                frame = next(found, None)
+        except KeyboardInterrupt:
+            stopped = True
+        behind.finish()
+    return VideoResult(
+        source=source,
+        output=target,
+        frames=count,
+        fps=frames.fps / every,
+        size=first.detections.image_size,
+        image_ids=(first_id, first_id + count - 1),
+        detections=detections,
+        broken_packets=frames.broken_packets,
+        stopped=stopped,
+    )
+
+
+def _write(video: VideoWriter, frame: FrameDetections) -> None:
+    video.write(np.asarray(frame.detections.draw()), frame.time)
+
+
+def frame_rows(frame: FrameDetections, image_id: int, source: str) -> list[dict[str, Any]]:
+    """COCO results rows with the frame's number and time in seconds, and the object's number, null where it
+    has none (yet)."""
+    rows = coco_rows(frame.detections, image_id, source)
+    ids = frame.detections.track_ids
+    tracks = [-1] * len(rows) if ids is None else ids.tolist()
+    return [
+        {
+            **row,
+            "frame": frame.index,
+            "time": round(frame.time, 6),
+            "track_id": track if track >= 0 else None,
+        }
+        for row, track in zip(rows, tracks, strict=True)
+    ]

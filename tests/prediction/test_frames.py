@@ -1,0 +1,266 @@
+"""Frames in and out: sizes, times, colours, rotation, broken files. What is written is checked by ffprobe."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from scenes import moving_squares, squares, write_video
+
+from deformable_detr.errors import UserError
+from deformable_detr.prediction.frames import CLOCK, VideoFile, VideoWriter, open_source
+from deformable_detr.prediction.sources import Camera
+
+LIMIT = 10**7
+needs_ffmpeg = pytest.mark.skipif(shutil.which("ffprobe") is None, reason="ffmpeg is not installed")
+
+
+def probe(path: Path) -> dict[str, Any]:
+    """What ffprobe says of the only stream, having decoded all of it without a complaint."""
+    command = ["ffprobe", "-v", "error", "-count_frames", "-show_streams", "-of", "json", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    (stream,) = json.loads(done.stdout)["streams"]
+    return stream
+
+
+def written(path: Path, frames: list[np.ndarray], times: list[float], fps: float = 25) -> Path:
+    with VideoWriter(path, frames[0].shape[:2], fps) as video:
+        for frame, time in zip(frames, times, strict=True):
+            video.write(frame, time)
+    return path
+
+
+def test_a_file_gives_its_frames_with_number_and_time(tmp_path: Path) -> None:
+    pictures = [moving_squares(index) for index in range(10)]
+    source = VideoFile(write_video(tmp_path / "a.mp4", pictures, fps=20), LIMIT)
+    frames = list(source)
+    assert source.fps == 20
+    assert source.total == 10
+    assert [frame.index for frame in frames] == list(range(10))
+    np.testing.assert_allclose([frame.time for frame in frames], np.arange(10) / 20, atol=1e-6)
+    for frame, picture in zip(frames, pictures, strict=True):
+        assert np.abs(frame.picture.astype(int) - picture).mean() < 4
+    source.close()
+
+
+def test_frames_at_uneven_times_keep_them(tmp_path: Path) -> None:
+    times = [0.0, 0.04, 0.2, 0.24, 0.9]
+    path = write_video(tmp_path / "a.mkv", [moving_squares(i) for i in range(5)], times=times)
+    np.testing.assert_allclose([frame.time for frame in VideoFile(path, LIMIT)], times, atol=2e-3)
+
+
+def turn(path: Path, turns: int) -> None:
+    """Ask players to turn the video by quarters: the matrix in the header of an MP4's track."""
+    content = bytearray(path.read_bytes())
+    cosine, sine = (1, 0, -1, 0)[turns], (0, 1, 0, -1)[turns]
+    matrix = [cosine << 16, sine << 16, 0, -sine << 16, cosine << 16, 0, 0, 0, 1 << 30]
+    struct.pack_into(">9i", content, content.index(b"tkhd") + 44, *matrix)
+    path.write_bytes(content)
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_a_rotated_video_is_upright(tmp_path: Path, turns: int) -> None:
+    """As a phone stores it: landscape frames and a note to turn them. ffmpeg is the judge of where up is."""
+    turned = write_video(tmp_path / "turned.mp4", [squares((64, 96), [(4, 4, 40, 20)])] * 3)
+    turn(turned, turns)
+    subprocess.run(["ffmpeg", "-v", "error", "-i", str(turned), str(tmp_path / "%d.png")], check=True)
+    with Image.open(tmp_path / "1.png") as wanted:
+        picture = next(iter(VideoFile(turned, LIMIT))).picture
+        assert picture.shape[:2] == (wanted.height, wanted.width)
+        assert picture.shape[:2] == ((64, 96) if turns % 2 == 0 else (96, 64))
+        assert np.abs(picture.astype(int) - np.asarray(wanted.convert("RGB"))).mean() < 3
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize(
+    ("size", "stored"),
+    [((96, 128), (96, 128)), ((95, 127), (96, 128)), ((1, 1), (2, 2)), ((720, 64), (720, 64))],
+)
+def test_what_is_written_plays(tmp_path: Path, size: tuple[int, int], stored: tuple[int, int]) -> None:
+    path = written(tmp_path / "a.mp4", [squares(size, [])] * 12, [index / 30 for index in range(12)], fps=30)
+    stream = probe(path)
+    assert (stream["codec_name"], stream["pix_fmt"]) == ("h264", "yuv420p")
+    assert (stream["height"], stream["width"]) == stored
+    assert stream["nb_read_frames"] == "12"
+    assert stream["avg_frame_rate"] in ("30/1", "90000/3000")
+    assert float(stream["start_time"]) == 0
+    assert float(stream["duration"]) == pytest.approx(12 / 30, abs=1 / 30)
+    assert stream["color_space"] == ("bt709" if size[0] >= 720 else "smpte170m")
+    assert not (tmp_path / "a.mp4.partial").exists()
+
+
+@needs_ffmpeg
+def test_29_97_frames_a_second_stay_that(tmp_path: Path) -> None:
+    fps = 30000 / 1001
+    path = written(tmp_path / "a.mp4", [squares((64, 64), [])] * 60, [i / fps for i in range(60)], fps=fps)
+    upper, lower = map(int, probe(path)["avg_frame_rate"].split("/"))
+    assert upper / lower == pytest.approx(fps, abs=0.01)
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("height", [128, 720])
+def test_colours_survive(tmp_path: Path, height: int) -> None:
+    """Through another decoder: ffmpeg reads what was written."""
+    picture = np.zeros((height, 128, 3), np.uint8)
+    colours = [(200, 30, 30), (30, 180, 60), (40, 60, 200), (230, 220, 40)]
+    for index, colour in enumerate(colours):
+        picture[:, index * 32 : (index + 1) * 32] = colour
+    path = written(tmp_path / "a.mp4", [picture] * 3, [0.0, 0.04, 0.08])
+    command = ["ffmpeg", "-v", "error", "-i", str(path), "-frames:v", "1", str(tmp_path / "a.png")]
+    subprocess.run(command, check=True)
+    with Image.open(tmp_path / "a.png") as image:
+        seen = np.asarray(image.convert("RGB")).astype(int)
+    for index, colour in enumerate(colours):
+        middle = seen[height // 2 - 8 : height // 2 + 8, index * 32 + 10 : index * 32 + 22]
+        np.testing.assert_allclose(middle.mean((0, 1)), colour, atol=5)
+
+
+def test_uneven_times_are_written(tmp_path: Path) -> None:
+    times = [0.0, 0.1, 0.15, 1.0]
+    path = written(tmp_path / "a.mp4", [moving_squares(i) for i in range(4)], times, fps=10)
+    with av.open(str(path)) as container:
+        found = [frame.time for frame in container.decode(video=0)]
+    np.testing.assert_allclose(found, times, atol=2 * float(CLOCK))
+
+
+def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
+    def fail() -> None:
+        with VideoWriter(tmp_path / "a.mp4", (64, 64), 25) as video:
+            video.write(squares((64, 64), []), 0.0)
+            raise ZeroDivisionError
+
+    (tmp_path / "a.mp4").write_text("of before")
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+    assert (tmp_path / "a.mp4").read_text() == "of before"
+
+
+# ---------------------------------------------------------------- what cannot be read
+
+
+def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("nonsense")
+    with pytest.raises(UserError, match=r"text\.mp4 is not a video that can be read \(Invalid data"):
+        open_source(tmp_path / "text.mp4", LIMIT)
+    with pytest.raises(UserError, match="No such file"):
+        open_source(tmp_path / "none.mp4", LIMIT)
+    with av.open(str(tmp_path / "sound.mkv"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        sound.sample_rate = 8000
+        container.mux(stream.encode(sound))
+    with pytest.raises(UserError, match="holds no pictures, only sound"):
+        open_source(tmp_path / "sound.mkv", LIMIT)
+    cut = write_video(tmp_path / "cut.mp4", [moving_squares(i) for i in range(5)])
+    cut.write_bytes(cut.read_bytes()[:300])
+    with pytest.raises(UserError, match=r"cut\.mp4 is not a video"):
+        open_source(cut, LIMIT)
+
+
+def test_too_large_frames_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", [moving_squares(0)])
+    with pytest.raises(
+        UserError, match=r"frames of 128 x 96 pixels \(12,288\), more than the limit of 12,287"
+    ):
+        open_source(path, 12_287)
+
+
+def test_a_playlist_in_disguise_fetches_nothing(tmp_path: Path) -> None:
+    """An .mp4 that is a playlist of the network."""
+    text = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n"
+    (tmp_path / "a.mp4").write_text(text)
+    with pytest.raises(UserError, match="is not a video that can be read"):
+        open_source(tmp_path / "a.mp4", LIMIT)
+
+
+def test_broken_parts_are_passed_over_and_counted(tmp_path: Path) -> None:
+    """Zeros in the middle of the stream."""
+    frames = [moving_squares(i, (240, 320)) for i in range(60)]
+    path = write_video(tmp_path / "a.avi", frames, codec="mjpeg", pixels="yuvj420p")
+    content = bytearray(path.read_bytes())
+    start = content.find(b"00dc", len(content) // 2) + 8
+    content[start : start + 3000] = bytes(3000)
+    path.write_bytes(content)
+    source = VideoFile(path, LIMIT)
+    found = list(source)
+    assert source.broken_packets >= 1
+    assert 30 < len(found) < 60
+    assert [frame.index for frame in found] == list(range(len(found)))
+
+
+# ---------------------------------------------------------------- cameras
+
+
+class FakeCapture:
+    """OpenCV's camera: three blue frames (BGR), then unplugged."""
+
+    def __init__(self, index: int):
+        self.index, self.left, self.released = index, 3, False
+
+    def isOpened(self) -> bool:  # noqa: N802
+        return self.index == 0
+
+    def get(self, _: int) -> float:
+        return 0.0
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        self.left -= 1
+        frame = np.zeros((48, 64, 3), np.uint8)
+        frame[..., 0] = 200
+        return (True, frame) if self.left >= 0 else (False, None)
+
+    def release(self) -> None:
+        self.released = True
+
+
+def test_a_camera_gives_rgb_frames_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    import cv2
+
+    monkeypatch.setattr(cv2, "VideoCapture", FakeCapture)
+    source = open_source(Camera(0), LIMIT)
+    frames = list(source)
+    assert source.total is None
+    assert source.fps == 30
+    assert [frame.index for frame in frames] == [0, 1, 2]
+    assert frames[0].time == 0
+    assert frames[0].picture[0, 0].tolist() == [0, 0, 200]
+    with pytest.raises(UserError, match="webcam:7 cannot be opened: check that a camera is there"):
+        open_source(Camera(7), LIMIT)
+
+
+def test_a_camera_without_opencv_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(UserError, match=r"pip install 'deformable-detr\[video\]'"):
+        open_source(Camera(0), LIMIT)
+
+
+def test_a_video_without_pyav_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(UserError, match=r"a\.mp4 is a video, and PyAV.*install 'deformable-detr\[video\]'"):
+        open_source(Path("a.mp4"), LIMIT)
+
+
+def test_an_av_without_h264_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: Any, **__: Any) -> None:
+        raise av.codec.codec.UnknownCodecError("libx264")
+
+    container = SimpleNamespace(add_stream=unknown, close=lambda: None)
+    monkeypatch.setattr(av, "open", lambda *_, **__: container)
+    with (
+        pytest.raises(UserError, match=r"cannot write H\.264"),
+        VideoWriter(tmp_path / "a.mp4", (64, 64), 25),
+    ):
+        pass

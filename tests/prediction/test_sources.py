@@ -1,0 +1,61 @@
+"""What a person may name, and what becomes of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from scenes import write
+
+from deformable_detr.errors import UserError
+from deformable_detr.prediction.sources import Camera, find_sources
+
+
+def images(sources: list[Path | str], output: Path = Path("out")) -> list[Path]:
+    return list(find_sources(sources, output).images)
+
+
+def test_sources_may_be_files_folders_and_patterns(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a.jpg"), write(tmp_path / "deep" / "b.webp")
+    assert images([tmp_path]) == [a, b]
+    assert images([tmp_path / "*.jpg"]) == [a]
+    assert images([str(tmp_path / "**" / "*.webp")]) == [b]
+    assert images([b, tmp_path]) == [b, a]
+    odd = write(tmp_path / "[1].jpg")
+    assert images([odd]) == [odd]
+
+
+def test_videos_and_cameras_are_told_from_pictures(tmp_path: Path) -> None:
+    write(tmp_path / "a.jpg")
+    for name in ("b.MP4", "c.webm", "notes.txt"):
+        (tmp_path / name).write_text("")
+    found = find_sources([tmp_path, "webcam:0", "webcam:12"], tmp_path / "out")
+    assert found.images == (tmp_path / "a.jpg",)
+    assert found.videos == (tmp_path / "b.MP4", tmp_path / "c.webm", Camera(0), Camera(12))
+    assert len(found) == 5
+    assert str(Camera(12)) == "webcam:12"
+
+
+@pytest.mark.parametrize("source", ["nowhere.jpg", "*.nothing", "empty", "webcam:x"])
+def test_a_source_without_pictures_is_refused(tmp_path: Path, source: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no image or video there; name image or video files"):
+        images([tmp_path / source])
+
+
+def test_what_the_output_folder_holds_is_left_out_before_there_is_a_report(tmp_path: Path) -> None:
+    """As a run that was killed leaves it; by any name of the folder."""
+    a = write(tmp_path / "photos" / "a.png")
+    write(tmp_path / "photos" / "out" / "a.png")
+    os.symlink(tmp_path / "photos", tmp_path / "link")
+    found = find_sources([tmp_path / "photos"], tmp_path / "link" / "out")
+    assert found.images == (a,)
+    assert found.left_out == (tmp_path / "photos" / "out",)
+    assert images([tmp_path / "photos" / "out" / "a.png"], tmp_path / "photos" / "out")
+
+
+def test_the_folder_itself_may_be_named_though_results_lie_in_it(tmp_path: Path) -> None:
+    """The output folder as the source: what is in it is refused by name later, not passed over."""
+    a = write(tmp_path / "a.png")
+    assert images([tmp_path], tmp_path) == [a]
