@@ -11,7 +11,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import UserError
 from ..files import write_text
-from ..prediction import find_images, make_output_folder
+from ..prediction import make_output_folder
+from ..prediction.sources import find_sources
 from .pictures import save_figure
 
 if TYPE_CHECKING:
@@ -39,9 +40,12 @@ def pictures_of(arguments: Namespace) -> list[Path]:
     """
     if arguments.most < 1:
         raise UserError(f"--most must be at least 1, not {arguments.most}.")
-    images = find_images(arguments.images)
-    make_output_folder(Path(arguments.output))
-    return images
+    output = Path(arguments.output)
+    sources = find_sources(arguments.images, output)
+    if sources.videos:
+        raise UserError(f"{sources.videos[0]} is no picture: name pictures, folders or globs.")
+    make_output_folder(output)
+    return list(sources.images)
 
 
 def write_figures(

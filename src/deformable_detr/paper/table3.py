@@ -18,12 +18,12 @@ from pathlib import Path
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from ..config import RunConfig, to_dict
+from ..config import RUN_CONFIG_FILE, RunConfig, to_dict
 from ..detector import Detector, load
 from ..evaluation import evaluate
 from ..files import write_text
 from ..structures import ClassTable
-from ..training import CHECKPOINTS, CONFIG_FILE
+from ..training import CHECKPOINTS
 from ..training_log import METRICS_FILE
 from ..tta import augmented, views_of
 from . import published
@@ -44,7 +44,7 @@ class AugmentedRow(RecipeRow):
         metrics = evaluate(load(plain / CHECKPOINTS / "last", device), data, tta=True)
         row = {"kind": "evaluation", "epoch": config.train.epochs - 1, "step": 0}
         row |= {name: metrics[name] for name in AP_NAMES}
-        write_text(folder / CONFIG_FILE, yaml.safe_dump(to_dict(config), sort_keys=False))
+        write_text(folder / RUN_CONFIG_FILE, yaml.safe_dump(to_dict(config), sort_keys=False))
         write_text(folder / METRICS_FILE, json.dumps(row) + "\n")
 
     def multiply_adds(self, config: RunConfig, sizes: Sequence[Size]) -> float:
