@@ -10,7 +10,7 @@ from . import authors, native, transformers_format
 from .contents import Checkpoint
 
 SUPPORTED = "a run folder, a checkpoint folder, an authors' .pth file, a transformers folder or hub id"
-_EXPORTED = (".onnx", ".xml", ".pt2")
+EXPORTED = (".onnx", ".xml", ".pt2")  # exported/ reads them
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
@@ -27,7 +27,7 @@ def load(source: str | Path) -> Checkpoint:
     path = Path(source).expanduser()
     if str(source) == "demo":
         raise UserError(f"the bundled model `demo` is not in this version: give {SUPPORTED}.")
-    if path.suffix in _EXPORTED:
+    if path.suffix in EXPORTED:
         raise UserError(f"{path} is an exported model, which has no weights to load here: give {SUPPORTED}.")
     if path.is_dir():
         return _load_folder(path)
