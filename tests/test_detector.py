@@ -15,8 +15,8 @@ from PIL import Image
 from torch import nn
 
 import deformable_detr as dd
-from deformable_detr.config import DataConfig
 from deformable_detr.backend import Backend
+from deformable_detr.config import DataConfig
 from deformable_detr.detector import Detector, equal_shape_batches, new_checkpoint
 from deformable_detr.errors import UserError
 from deformable_detr.recipes import RECIPES, recipe

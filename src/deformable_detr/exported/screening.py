@@ -83,8 +83,8 @@ def _inner(name: str) -> str:
 
 def _refusal(path: Path, what: str) -> UserError:
     return UserError(
-        f"{path} holds {what}, which files of this package never do, and which could run code: use a file that "
-        "`deformable-detr export` of this version made."
+        f"{path} holds {what}, which files of this package never do, and which could run code: use a file "
+        "that `deformable-detr export` of this version made."
     )
 
 
