@@ -177,7 +177,7 @@ def export(
             "batches": shapes,
             "data": None
             if part is None
-            else {"source": str(part.source), "split": part.name, "images": len(part)},
+            else {"source": Path(part.source).name, "split": part.name, "images": len(part)},
             "versions": _versions(to),
         }
         del opened
@@ -267,7 +267,7 @@ def _pictures(
         spread = np.linspace(0, len(files) - 1, min(num_images, len(files))).round().astype(int)
         return [
             _checked_picture(
-                detector, read_picture(files[i], detector.data.max_pixels), str(files[i]), files[i]
+                detector, read_picture(files[i], detector.data.max_pixels), files[i].name, files[i]
             )
             for i in spread
         ]

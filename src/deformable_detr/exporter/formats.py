@@ -33,7 +33,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "torch": (),
 }
 _AXES = {"pixels": ("batch", None, "height", "width"), "mask": ("batch", "height", "width")}
-_REMARKS = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node", "custom")
+REMARKS = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node", "custom")
 
 
 class Draft(ABC):
@@ -51,7 +51,7 @@ class OnnxDraft(Draft):
 
     @classmethod
     def of(cls, model: DetectionModel, operator: str) -> OnnxDraft:
-        with torch.no_grad(), _quietly():
+        with torch.no_grad(), quietly():
             program = torch.onnx.export(
                 traced(model, operator),
                 (),
@@ -113,7 +113,7 @@ class TorchDraft(Draft):
     def __init__(self, model: DetectionModel, operator: str):
         self.program = traced(model, operator)
         for node in self.program.graph.nodes:
-            for remark in _REMARKS:
+            for remark in REMARKS:
                 node.meta.pop(remark, None)
         self.program.example_inputs = None
 
@@ -130,7 +130,7 @@ def check_libraries(to: str) -> None:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """onnxscript and torch tell of every folded constant, on standard output and by logging."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)

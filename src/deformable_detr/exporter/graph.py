@@ -25,7 +25,8 @@ from ..structures import FeatureMemory, ImageBatch, Queries
 from .sampling import GatherAttention, GridSampleAttention
 
 OPERATORS = {"grid_sample": GridSampleAttention, "gather": GatherAttention}
-EXAMPLE = (2, 224, 288)  # B, H, W of the traced batch: none of them, nor a level's side, may be 1
+# B, H, W of the traced batch. Odd ones: a size that equals another one by chance would be fixed.
+EXAMPLE = (3, 230, 298)
 
 
 class Graph(nn.Module):

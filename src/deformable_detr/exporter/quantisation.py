@@ -14,7 +14,7 @@ from rich.console import Console
 from ..detector import Detector, read_picture
 from ..exported.metadata import INPUTS
 from ..exported.model import engine
-from .formats import OnnxDraft
+from .formats import OnnxDraft, quietly
 
 MAX_CALIBRATION = 32  # pictures; more change next to nothing
 QUANTISED = ["Conv"]  # where the arithmetic is, and where it does little harm
@@ -37,7 +37,7 @@ def quantised(draft: OnnxDraft, detector: Detector, files: Sequence[Path], conso
         def get_next(self) -> dict[str, Any] | None:
             return next(self._batches, None)
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, quietly():
         plain, small = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
         draft.save(plain, {})
         quantization.quantize_static(
