@@ -32,7 +32,9 @@ from ..evaluation import evaluate
 from ..exported import ExportedModel
 from ..exported.metadata import Metadata
 from ..files import write_text
+from ..models import DetectionModel
 from ..prediction import find_images
+from ..runner.build import copy_on_same_memory
 from .certificate import (
     FLOAT32,
     INT8,
@@ -142,12 +144,15 @@ def export(
     check_libraries(to)
     console = console or Console(quiet=True)
     detector = load(model, device="cpu") if isinstance(model, str | Path) else model
-    plain = TorchBackend(detector.model, torch.device("cpu"), torch.float32)
+    copied = copy_on_same_memory(detector.model).to("cpu").eval()  # the detector's own may be on a GPU
+    plain = TorchBackend(copied, torch.device("cpu"), torch.float32)
     part = data if data is None or isinstance(data, Split) else read_split(data, split, format=format)
     pictures = _pictures(detector, images, part, num_images)
 
     console.print(f"tracing {detector.recipe} ({operator}, {precision}) …")
-    made = _draft(detector, to, operator, None if calibration is None else _files(calibration), console)
+    made = _draft(
+        model, detector, to, operator, None if calibration is None else _files(calibration), console
+    )
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
         beside = Path(folder) / target.name
@@ -188,12 +193,17 @@ def export(
 
 
 def _draft(
-    detector: Detector, to: Format, operator: Operator, calibration: list[Path] | None, console: Console
+    model: DetectionModel,
+    detector: Detector,
+    to: Format,
+    operator: Operator,
+    calibration: list[Path] | None,
+    console: Console,
 ) -> Draft:
     """`calibration`: pictures for int8, or None."""
     if to == "torch":
-        return TorchDraft(detector.model, operator)
-    onnx_draft = OnnxDraft.of(detector.model, operator)
+        return TorchDraft(model, operator)
+    onnx_draft = OnnxDraft.of(model, operator)
     if calibration is not None:
         onnx_draft = quantised(onnx_draft, detector, calibration, console)
     return onnx_draft if to == "onnx" else OpenVinoDraft(onnx_draft)
