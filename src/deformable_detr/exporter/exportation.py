@@ -150,9 +150,8 @@ def export(
     pictures = _pictures(detector, images, part, num_images)
 
     console.print(f"tracing {detector.recipe} ({operator}, {precision}) …")
-    made = _draft(
-        model, detector, to, operator, None if calibration is None else _files(calibration), console
-    )
+    examples = None if calibration is None else _files(calibration)
+    made = _draft(copied, detector, to, operator, examples, console)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
         beside = Path(folder) / target.name
