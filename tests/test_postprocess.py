@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deformable_detr.classification import SigmoidFocal, SoftmaxWithNoObject
-from deformable_detr.postprocess import postprocess
+from deformable_detr.postprocess import detections_of_queries, postprocess
 from deformable_detr.structures import ClassTable
 
 CLASSES = ClassTable(("cat", "dog"), (7, 3))
@@ -80,3 +80,33 @@ def test_types_are_as_documented_also_from_16_bit() -> None:
     )
     assert found.boxes_xyxy.dtype == found.scores.dtype == np.float32
     assert found.labels.dtype == found.category_ids.dtype == np.int64
+
+
+def test_of_detections_that_overlap_nms_keeps_the_best_of_each_class() -> None:
+    def score(cat: float, dog: float) -> list[float]:
+        return [logit(cat), logit(dog)]
+
+    logits = torch.tensor([[score(0.6, 0.01), score(0.9, 0.3), score(0.8, 0.02), score(0.7, 0.03)]])
+    boxes = torch.tensor(
+        [[[0.5, 0.5, 0.2, 0.2], [0.5, 0.5, 0.2, 0.2], [0.5, 0.51, 0.2, 0.2], [0.2, 0.2, 0.2, 0.2]]]
+    )
+
+    def found(most: int, nms_iou: float | None) -> list[tuple[str, float]]:
+        (detections,) = postprocess(logits, boxes, SigmoidFocal(2), CLASSES, [(100, 100)], most, nms_iou)
+        return [(n, round(float(s), 2)) for n, s in zip(detections.names, detections.scores, strict=True)]
+
+    assert found(5, None) == [("cat", 0.9), ("cat", 0.8), ("cat", 0.7), ("cat", 0.6), ("dog", 0.3)]
+    assert found(5, 0.7)[:2] == [("cat", 0.9), ("cat", 0.7)]
+    assert ("dog", 0.3) in found(8, 0.7)  # suppressed by its own class only
+    assert found(5, 0.95) == found(5, None)[:1] + found(5, None)[1:3] + [("dog", 0.3)]
+    assert len(found(2, 0.7)) == 2  # what is suppressed makes room
+
+
+def test_detections_know_their_query() -> None:
+    logits = torch.tensor([[[-1.0, -20.0], [3.0, -20.0], [2.0, -20.0]]])
+    boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.5, 0.5, 0.2, 0.2], [0.2, 0.2, 0.2, 0.2]]])
+    ((detections, queries),) = detections_of_queries(
+        logits, boxes, SigmoidFocal(2), CLASSES, [(10, 10)], 3, 0.7
+    )
+    assert queries.tolist()[:2] == [1, 2]
+    np.testing.assert_allclose(detections.scores, torch.sigmoid(logits[0, queries, detections.labels]))

@@ -165,6 +165,8 @@ class ModelConfig:
         refine_references: iterative bounding box refinement.
         mask_invalid_proposals: keep padded and out-of-range tokens out of the first stage's top-k.
             The authors' code does not, so published checkpoints need False (spec.md §6.2).
+        nms_iou: of detections of one class that overlap by more than this (IoU), only the best is kept; null
+            (the paper): all are kept. Two stages learn late to say each object once; this does not wait.
     """
 
     num_classes: int = 91
@@ -186,6 +188,7 @@ class ModelConfig:
     decoder_norm: bool = False
     refine_references: bool = False
     mask_invalid_proposals: bool = False
+    nms_iou: float | None = None
 
     def __post_init__(self) -> None:
         _require_types(self, "model.")
@@ -199,6 +202,10 @@ class ModelConfig:
             self.decoder_layers >= 1, f"model.decoder_layers must be at least 1, not {self.decoder_layers}."
         )
         _require(self.ffn_dim >= 1, f"model.ffn_dim must be at least 1, not {self.ffn_dim}.")
+        _require(
+            self.nms_iou is None or 0 < self.nms_iou <= 1,
+            f"model.nms_iou must be above 0 and at most 1, or null, not {self.nms_iou}.",
+        )
         _require(0.0 <= self.dropout < 1.0, f"model.dropout must be in [0, 1), not {self.dropout}.")
         _require(
             self.hidden_dim % self.num_heads == 0,

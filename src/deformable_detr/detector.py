@@ -163,6 +163,7 @@ class Detector:
             self.classes,
             original_sizes,
             max_detections,
+            self.config.nms_iou,
         )
 
     @overload
@@ -248,6 +249,7 @@ class Detector:
             threshold,
             max_detections,
             at,
+            self.config.nms_iou,
         )
 
 

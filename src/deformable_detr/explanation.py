@@ -20,7 +20,7 @@ from .classification import ClassificationScheme
 from .errors import UserError
 from .models import DetectionModel
 from .models.recording import DenseLayer, LayerRecord, Recording, SampledLayer, record
-from .postprocess import postprocess
+from .postprocess import detections_of_queries
 from .structures import ClassTable, Detections, ImageBatch, Predictions
 
 
@@ -183,17 +183,17 @@ def explain_picture(
     threshold: float,
     max_detections: int,
     places: Sequence[tuple[float, float]] = (),
+    nms_iou: float | None = None,
 ) -> Explanation:
     """The explanation of one picture. pixels: (3, h, w) as the model sees it; picture: (H, W, 3) uint8."""
     size = (picture.shape[0], picture.shape[1])
     trace = trace_picture(model, classification, classes, pixels, size, places)
     logits, boxes = trace.predictions.logits, trace.predictions.boxes_cxcywh
-    found = postprocess(logits, boxes, classification, classes, [size], max_detections)[0]
-    # `postprocess` selects in the same way, and leaves out the unused classes.
-    selection = classification.select(logits.float(), max_detections)
-    used = [classes.names[label] is not None for label in selection.labels[0].tolist()]
+    found, queries = detections_of_queries(
+        logits, boxes, classification, classes, [size], max_detections, nms_iou
+    )[0]
     detections = found.above(threshold).with_image(picture)
-    queries = selection.queries[0].cpu().numpy()[used][: len(detections)]  # best first, as detections are
+    queries = queries[: len(detections)]  # best first, as detections are
     return Explanation(detections, trace.queries.take(queries), trace.encoder)
 
 

@@ -47,10 +47,11 @@ def judge(
     objects: list[list[float]] = [OBJECT],  # noqa: B006
     labels: list[int] = [0],  # noqa: B006
     threshold: float = 0.5,
+    nms_iou: float | None = None,
 ) -> list[Verdict]:
     logits = torch.from_numpy(traces.scores).float().clamp(1e-6, 1 - 1e-6).logit()[None]
     trace = Trace(traces, None, Predictions(logits, torch.zeros(1, len(traces), 4)))
-    claimed = claims(SigmoidFocal(traces.scores.shape[1]), trace, threshold)
+    claimed = claims(SigmoidFocal(traces.scores.shape[1]), trace, threshold, nms_iou)
     return verdicts(traces, claimed, np.array(objects), np.array(labels))
 
 
@@ -113,6 +114,18 @@ def test_the_best_score_chooses_first_and_an_object_has_one_query() -> None:
 def test_a_second_class_of_a_query_finds_objects_too() -> None:
     found = judge(queries((NEAR, [0.6, 0.9], 0.5)), [OBJECT, OBJECT], [0, 1])
     assert [verdict.stage for verdict in found] == [Stage.FOUND, Stage.FOUND]
+
+
+def test_lost_to_suppression() -> None:
+    """Two objects that overlap, each with a query of its own, and the better one suppresses the other."""
+    aside, between = [118.0, 100.0, 158.0, 140.0], [108.0, 100.0, 148.0, 140.0]
+    objects = [aside, OBJECT]
+    traces = queries((aside, [0.9, 0.1], 1.0), (between, [0.8, 0.1], 1.0))
+    assert [each.stage for each in judge(traces, objects, [0, 0])] == [Stage.FOUND, Stage.FOUND]
+    assert [each.stage for each in judge(traces, objects, [0, 0], nms_iou=0.7)] == [Stage.FOUND] * 2
+    first, second = judge(traces, objects, [0, 0], nms_iou=0.5)  # the boxes overlap by 30/50
+    assert (first.stage, second.stage) == (Stage.FOUND, Stage.LOST)
+    assert (second.query, second.taken_by) == (1, 0)
 
 
 def test_no_objects() -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 import numpy as np
 import torch
+from torchvision.ops import batched_nms
 
 from ..boxes import iou
 from ..classification import ClassificationScheme
@@ -45,17 +46,22 @@ MEANINGS = {
     Stage.BADLY_PLACED: f"attended, but no box with an IoU of {PLACED}",
     Stage.WRONG_CLASS: f"IoU of {PLACED}, but another class on top",
     Stage.UNDER_THRESHOLD: "right class on top, its score too low",
-    Stage.LOST: "its query was taken by another object",
+    Stage.LOST: "its query was taken by another object, or suppressed by one",
 }
 
 
 @dataclass(frozen=True)
 class Claims:
-    """What the queries of one picture say above the threshold, best first: arrays of equal length."""
+    """What the queries of one picture say above the threshold, best first: arrays of equal length.
+
+    `suppressed`: (query, class) pairs that non-maximum suppression took out, each with the claim that it
+    overlaps most. Empty where the model has none (`model.nms_iou`).
+    """
 
     queries: np.ndarray
     labels: np.ndarray
     scores: np.ndarray
+    suppressed: dict[tuple[int, int], int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,14 +82,25 @@ class Verdict:
     taken_by: int | None = None
 
 
-def claims(classification: ClassificationScheme, trace: Trace, threshold: float) -> Claims:
+def claims(
+    classification: ClassificationScheme, trace: Trace, threshold: float, nms_iou: float | None = None
+) -> Claims:
     """All (query, class) pairs that are detections at this threshold, however many."""
     logits = trace.predictions.logits.float()
     selection = classification.select(logits, logits.shape[1] * classification.num_classes)
     queries, labels = selection.queries[0].cpu().numpy(), selection.labels[0].cpu().numpy()
     scores = trace.queries.scores[queries, labels]  # 0 for unused classes
     keep = scores >= threshold
-    return Claims(queries[keep], labels[keep], scores[keep])
+    queries, labels, scores = queries[keep], labels[keep], scores[keep]
+    if nms_iou is None:
+        return Claims(queries, labels, scores)
+    boxes = torch.from_numpy(trace.queries.boxes_xyxy[queries, -1]).double()
+    kept = batched_nms(boxes, torch.from_numpy(scores).double(), torch.from_numpy(labels), nms_iou).numpy()
+    overlap = iou(boxes[:, None], boxes[None, kept]).numpy()
+    overlap[labels[:, None] != labels[None, kept]] = -1.0
+    out = np.setdiff1d(np.arange(len(queries)), kept)
+    suppressed = {(int(queries[i]), int(labels[i])): int(overlap[i].argmax()) for i in out}
+    return Claims(queries[kept], labels[kept], scores[kept], suppressed)
 
 
 def verdicts(
@@ -156,6 +173,8 @@ def _verdict(
         return verdict(Stage.WRONG_CLASS, int(overlap.argmax()))
     loudest = int(right[queries.scores[right, label].argmax()])
     its_claim = np.flatnonzero((claimed.queries == loudest) & (claimed.labels == label))
+    if (loudest, label) in claimed.suppressed:
+        return verdict(Stage.LOST, loudest, taken.get(claimed.suppressed[loudest, label]))
     if not len(its_claim):
         return verdict(Stage.UNDER_THRESHOLD, loudest)
     # The claim chose while this object was free, so another one must have pleased it more.
@@ -230,7 +249,7 @@ def missed_objects(
         known = np.array([label in to_model for label in record.labels], dtype=bool)
         numbers = np.flatnonzero(known & ~record.crowd)
         labels = np.array([to_model[label] for label in record.labels[numbers]], dtype=np.int64)
-        claimed = claims(detector.classification, trace, threshold)
+        claimed = claims(detector.classification, trace, threshold, detector.config.nms_iou)
         found = verdicts(trace.queries, claimed, record.boxes_xyxy[numbers], labels)
         yield Judged(record, numbers, labels, tuple(found), trace.queries)
 
