@@ -75,25 +75,30 @@ class Drift:
 def measure(
     detector: Detector, exported: Backend, plain: Backend, pictures: Sequence[CheckedPicture]
 ) -> tuple[Drift, list[tuple[int, int, int]]]:
-    """Each picture alone, then the first of them together with one of another shape, padded. Returns the
-    drift and (B, H, W) of what was compared."""
-    batches = [[picture] for picture in pictures]
-    others = [each for each in pictures if each.model_size != pictures[0].model_size]
-    if others:
-        batches.append([pictures[0], others[0]])
+    """Each picture alone, then the first with a part of the last, so that there is padding. Returns the drift
+    and (B, H, W) of what was compared."""
+    first, last = pictures[0], pictures[-1]
+    _, H, W = last.pixels.shape
+    batches = [(each.name, [each.pixels]) for each in pictures]
+    batches.append(
+        (
+            f"{first.name} and a part of {last.name}",
+            [first.pixels, last.pixels[:, : 3 * H // 4, : 3 * W // 4]],
+        )
+    )
     largest = dict.fromkeys(("logit", "score", "box", "confident_box"), 0.0)
     worst = dict.fromkeys(largest, "")
     shapes = []
-    for batch in batches:
-        images = ImageBatch.from_images([picture.pixels for picture in batch])
-        shapes.append((len(batch), *images.pixels.shape[2:]))
+    for name, pixels in batches:
+        images = ImageBatch.from_images(pixels)
+        shapes.append((len(images), *images.pixels.shape[2:]))
         wanted, found = plain(images), exported(images)
         if detector.config.queries == "proposals":
             found = _in_the_order_of(wanted, found, detector.classification)
-        for name, value in _differences(wanted, found, detector.classification).items():
-            if not value <= largest[name]:  # NaN is the largest of all
-                largest[name] = value
-                worst[name] = " and ".join(picture.name for picture in batch)
+        for output, value in _differences(wanted, found, detector.classification).items():
+            if not value <= largest[output]:  # NaN is the largest of all
+                largest[output] = value
+                worst[output] = name
     return Drift(**largest, worst=worst), shapes
 
 
