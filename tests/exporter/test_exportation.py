@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import deformable_detr as dd
 from deformable_detr import ops
@@ -34,7 +35,7 @@ CLASSES = ClassTable(("circle", "square", "triangle", "star", "ring", "cross"), 
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    config = tiny_config(num_classes=6, num_levels=2, decoder_layers=1)
+    config = tiny_config(num_classes=6, num_levels=1, decoder_layers=1)
     checkpoint = random_checkpoint(config.model, CLASSES)
     return Detector.of(replace(checkpoint, data=config.data, recipe=config.recipe), "cpu")
 
@@ -120,6 +121,29 @@ def test_the_onnx_file_for_other_programs(detector: Detector, onnx_draft: OnnxDr
     assert {node.domain for node in graph.node} <= {"", "ai.onnx"}
     assert "GridSample" in {node.op_type for node in graph.node}
     assert b"/deformable_detr/" not in onnx_draft.proto.SerializeToString()  # no stack traces
+
+
+def test_the_snippet_of_the_docs_needs_nothing_of_ours(
+    detector: Detector, traced_once: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Path(__file__).parents[2] / "docs" / "export.md"
+    code = page.read_text().split("## Without this package")[1].split("```python")[1].split("```")[0]
+    assert "deformable_detr " not in code
+    assert "import deformable_detr" not in code
+    dd.export(detector, tmp_path / "model.onnx", to="onnx", num_images=1)
+    picture = Image.effect_noise((80, 64), 90).convert("RGB")
+    picture.save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(code, found)
+    wanted = detector.predict(picture, threshold=0.0, max_detections=1)
+    query, label = np.unravel_index(found["scores"].argmax(), found["scores"].shape)
+    assert found["scores"][query, label] == pytest.approx(wanted.scores[0], abs=1e-4)
+    assert found["names"][label] == wanted.names[0]
+    cx, cy, w, h = found["boxes"][0, query] * [80, 64, 80, 64]
+    np.testing.assert_allclose(
+        [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], wanted.boxes_xyxy[0], atol=0.02
+    )
 
 
 def test_openvino(detector: Detector, traced_once: None, tmp_path: Path) -> None:

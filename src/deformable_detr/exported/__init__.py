@@ -16,10 +16,9 @@ from pathlib import Path
 
 import torch
 
+from ..checkpoint.sources import EXPORTED as SUFFIXES
 from ..errors import UserError
 from .model import ExportedBackend, ExportedModel
-
-SUFFIXES = (".onnx", ".xml", ".pt2")
 
 __all__ = ["SUFFIXES", "ExportedBackend", "ExportedModel", "is_exported", "load"]
 
