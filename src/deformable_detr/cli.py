@@ -477,11 +477,9 @@ def _build_export(argv: Sequence[str]) -> ArgumentParser:
     )
     parser.add_argument("--precision", type=Literal["fp32", "int8"], default="fp32")
     parser.add_argument(
-        "--calibration", metavar="IMAGES", type=list[str] | None, nargs="+", default=None, help="int8"
+        "--calibration", metavar="IMAGES", type=str, nargs="+", default=None, help="for int8: examples"
     )
-    parser.add_argument(
-        "--images", metavar="IMAGES", type=list[str] | None, nargs="+", default=None, help="to compare on"
-    )
+    parser.add_argument("--images", metavar="IMAGES", type=str, nargs="+", default=None, help="to compare on")
     parser.add_argument("--data", type=str | None, default=None, help="DATA to compare on, with AP")
     parser.add_argument("--split", type=str, default="val", help="of DATA")
     parser.add_argument("--format", type=Literal["auto", "coco", "voc", "yolo"], default="auto")

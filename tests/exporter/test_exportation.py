@@ -259,6 +259,43 @@ def test_wrong_options(
         dd.export(detector, **{"output": "a.onnx", "to": "onnx", **options})
 
 
+def test_the_command_hands_its_options_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: dict[str, Any] = {}
+
+    def record(model: str, output: str, **options: Any) -> exportation.Export:
+        given.update(model=model, output=output, **options)
+        raise UserError("seen.")
+
+    monkeypatch.setattr("deformable_detr.exporter.export", record)
+    command = "export runs/x --to openvino --output a.xml --operator gather --precision int8 --num-images 3"
+    command += " --calibration a.jpg b --images c d --data e --split test --max-ap-drift 0.1"
+    assert main(command.split()) == 2
+    assert capsys.readouterr().err == "deformable-detr: seen.\n"
+    del given["console"]
+    assert given == {
+        "model": "runs/x",
+        "output": "a.xml",
+        "to": "openvino",
+        "operator": "gather",
+        "precision": "int8",
+        "calibration": ["a.jpg", "b"],
+        "images": ["c", "d"],
+        "data": "e",
+        "split": "test",
+        "format": "auto",
+        "num_images": 3,
+        "max_box_drift": None,
+        "max_score_drift": None,
+        "max_ap_drift": 0.1,
+    }
+    assert main(["export", "runs/x", "--output", "a.onnx"]) == 2
+    assert "--to" in capsys.readouterr().err
+    assert main(["export", "runs/x", "--to", "tflite", "--output", "a"]) == 2
+    assert "must be one of onnx, openvino, torch, not tflite" in capsys.readouterr().err
+
+
 def test_a_missing_library_is_told_before_anything_is_done(
     detector: Detector,
     monkeypatch: pytest.MonkeyPatch,
