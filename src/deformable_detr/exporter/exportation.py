@@ -126,8 +126,7 @@ def export(
         operator: how deformable attention samples. `grid_sample`: one standard operator. `gather`: arithmetic
             alone, for engines whose GridSample is missing or wrong. `native` (torch only, and its default):
             this package's operator, which must be installed where the file runs.
-        precision: `fp32`, or `int8` (weights and activations of convolutions and matrix products), which
-            needs `calibration`.
+        precision: `fp32`, or `int8` (the convolutions of backbone and neck), which needs `calibration`.
         images: what is compared: pictures, folders or globs; otherwise pictures of `data`, or drawn ones.
         data: a data set; then average precision on its `split` is compared as well.
         num_images: how many pictures are compared, at most.

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from ..models import DetectionModel
 from ..models.attention import DeformableAttention
-from ..models.queries import ProposalQueries, base_boxes
+from ..models.queries import ProposalQueries
 from ..runner.build import copy_on_same_memory
 from ..runner.convolutions import fold_norms
-from ..structures import FeatureMemory, ImageBatch, Queries
+from ..runner.queries import BestProposals
+from ..structures import ImageBatch
 from .sampling import GatherAttention, GridSampleAttention
 
 OPERATORS = {"grid_sample": GridSampleAttention, "gather": GatherAttention}
@@ -43,7 +44,7 @@ class Graph(nn.Module):
             elif type(part) is DeformableAttention and operator in OPERATORS:
                 self.model.set_submodule(name, OPERATORS[operator](part))
             elif type(part) is ProposalQueries:
-                self.model.set_submodule(name, BestProposals(part))
+                self.model.set_submodule(name, UnchunkedProposals(part))
 
     def forward(self, pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         last = self.model(ImageBatch(pixels, mask)).predictions[-1]
@@ -74,31 +75,14 @@ class SamePaddedConvolution(nn.Module):
         return output
 
 
-class BestProposals(nn.Module):
-    """`ProposalQueries`: of all S tokens the objectness (one row of the class head), boxes of the best Q."""
+class UnchunkedProposals(BestProposals):
+    """The runner's, all images and tokens at once: a loop over them would be fixed to the traced batch."""
 
-    def __init__(self, queries: ProposalQueries):
-        super().__init__()
-        self.plain = queries
-
-    def forward(self, memory: FeatureMemory) -> Queries:
-        plain = self.plain
-        base, invalid = base_boxes(memory)
-        tokens = memory.tokens.masked_fill(invalid[..., None], 0.0)
-        encoded = plain.memory_norm(plain.memory_projection(tokens))
-        objectness = F.linear(encoded, plain.head.class_head.weight[:1], plain.head.class_head.bias[:1])[
-            ..., 0
-        ]
-        if plain.mask_invalid:
-            objectness = objectness.masked_fill(invalid, -torch.inf)
-        # Not the smaller of both, as in the plain model: pictures with fewer tokens than queries are refused.
-        best = objectness.topk(plain.num_queries, dim=1).indices
-
-        def of_best(rows: Tensor) -> Tensor:
-            return rows.gather(1, best[..., None].expand(-1, -1, rows.shape[-1]))
-
-        base_logits = torch.log(base / (1 - base)).masked_fill(invalid[..., None], torch.inf)
-        return plain.starting_at(plain.head.boxes(of_best(encoded), of_best(base_logits)))
+    def encode(self, tokens: Tensor, invalid: Tensor) -> Tensor:
+        encoded: Tensor = self.plain.memory_norm(
+            self.plain.memory_projection(tokens.masked_fill(invalid[..., None], 0.0))
+        )
+        return encoded
 
 
 def traced(model: DetectionModel, operator: str) -> torch.export.ExportedProgram:
