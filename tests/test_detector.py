@@ -15,8 +15,9 @@ from PIL import Image
 from torch import nn
 
 import deformable_detr as dd
+from deformable_detr.backend import Backend
 from deformable_detr.config import DataConfig
-from deformable_detr.detector import Backend, Detector, equal_shape_batches, new_checkpoint
+from deformable_detr.detector import Detector, equal_shape_batches, new_checkpoint
 from deformable_detr.errors import UserError
 from deformable_detr.recipes import RECIPES, recipe
 from deformable_detr.structures import ClassTable, Detections, DetectorOutput, ImageBatch, Predictions
@@ -245,7 +246,7 @@ class Canned(Backend):
 
 
 def canned(detector: Detector, logits: torch.Tensor, boxes: torch.Tensor) -> Detector:
-    return Detector(detector._checkpoint, Canned(logits, boxes))
+    return Detector(detector.checkpoint, Canned(logits, boxes))
 
 
 def test_boxes_are_in_pixels_of_the_original_image(detector: Detector) -> None:

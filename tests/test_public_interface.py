@@ -11,7 +11,7 @@ import pytest
 
 import deformable_detr as dd
 
-NAMES = ("Detections", "Detector", "UserError", "create", "evaluate", "load", "ops", "train")
+NAMES = ("Detections", "Detector", "UserError", "create", "evaluate", "export", "load", "ops", "train")
 HEAVY = ("torch", "torchvision", "numpy", "PIL", "supervision", "transformers", "timm", "accelerate", "rich")
 
 
@@ -40,8 +40,9 @@ def test_functions_stay_functions_whatever_is_imported_before() -> None:
         "ops",
         "errors",
         "demo",
+        "exporter",
     )
-    checks = "all(callable(getattr(dd, n)) for n in ('train', 'evaluate', 'load', 'create'))"
+    checks = "all(callable(getattr(dd, n)) for n in ('train', 'evaluate', 'export', 'load', 'create'))"
     code = (
         "import importlib, deformable_detr as dd\n"
         f"for order in ({modules!r}, {modules[::-1]!r}):\n"

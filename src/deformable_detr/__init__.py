@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from .detector import Detector, create, load
     from .errors import UserError
     from .evaluation import evaluate
+    from .exporter import export
     from .structures import Detections
     from .training import train
 
 __version__ = "0.1.0"
-__all__ = ["Detections", "Detector", "UserError", "create", "evaluate", "load", "ops", "train"]
+__all__ = ["Detections", "Detector", "UserError", "create", "evaluate", "export", "load", "ops", "train"]
 
 _HOMES = {
     "Detections": "structures",
@@ -29,6 +30,7 @@ _HOMES = {
     "UserError": "errors",
     "create": "detector",
     "evaluate": "evaluation",
+    "export": "exporter",
     "load": "detector",
     "train": "training",
 }

@@ -77,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _refuse(f"{error.filename}: {error.strerror}; name another path.")
         if type(error).__name__ == "TrainingInterruptedError":  # named, not imported: its module loads torch
             return _fail(str(error), 130)
+        if type(error).__name__ == "ExportRefusedError":
+            return _fail(str(error), 1)
         return _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1)
 
 
@@ -155,7 +157,8 @@ def _overview() -> str:
             "",
             *lines,
             "",
-            "MODEL: a run or checkpoint folder, an authors' .pth file, a transformers folder or hub id.",
+            "MODEL: a run or checkpoint folder, an authors' .pth file, a transformers folder or hub id;",
+            "to evaluate and predict also an exported .onnx, .xml or .pt2.",
             "DATA: a folder in COCO, Pascal VOC or YOLO layout, found out by itself.",
             "--debug (any command) shows the traceback of an error.",
         ]
@@ -623,6 +626,63 @@ def _run_convert(parser: ArgumentParser, arguments: Namespace) -> int:
     return 0
 
 
+def _build_export(argv: Sequence[str]) -> ArgumentParser:
+    parser = _parser(
+        "export",
+        "Write MODEL for another engine, once it has been compared with the PyTorch model on pictures.",
+    )
+    parser.add_argument(
+        "model", metavar="MODEL", type=str, help="run or checkpoint folder, .pth file, hub id"
+    )
+    parser.add_argument("--to", type=Literal["onnx", "openvino", "torch"], required=True)
+    parser.add_argument("--output", metavar="FILE", type=str, required=True, help=".onnx, .xml or .pt2")
+    parser.add_argument(
+        "--operator",
+        type=Literal["native", "grid_sample", "gather"] | None,
+        default=None,
+        help="how deformable attention samples; gather: without GridSample; native: torch's default",
+    )
+    parser.add_argument("--precision", type=Literal["fp32", "int8"], default="fp32")
+    parser.add_argument(
+        "--calibration", metavar="IMAGES", type=str, nargs="+", default=None, help="for int8: examples"
+    )
+    parser.add_argument("--images", metavar="IMAGES", type=str, nargs="+", default=None, help="to compare on")
+    parser.add_argument("--data", type=str | None, default=None, help="DATA to compare on, with AP")
+    parser.add_argument("--split", type=str, default="val", help="of DATA")
+    parser.add_argument("--format", type=Literal["auto", "coco", "voc", "yolo"], default="auto")
+    parser.add_argument("--num-images", type=int, default=4, help="how many are compared, at most")
+    for name, unit in (("box", "part of a side"), ("score", "0 to 1"), ("ap", "0 to 1")):
+        parser.add_argument(f"--max-{name}-drift", type=float | None, default=None, help=f"bound, {unit}")
+    return parser
+
+
+def _run_export(parser: ArgumentParser, arguments: Namespace) -> int:
+    from rich.console import Console
+
+    from .exporter import export
+
+    console = Console()
+    made = export(
+        arguments.model,
+        arguments.output,
+        to=arguments.to,
+        operator=arguments.operator,
+        precision=arguments.precision,
+        images=arguments.images,
+        data=arguments.data,
+        split=arguments.split,
+        format=arguments.format,
+        calibration=arguments.calibration,
+        num_images=arguments.num_images,
+        max_box_drift=arguments.max_box_drift,
+        max_score_drift=arguments.max_score_drift,
+        max_ap_drift=arguments.max_ap_drift,
+        console=console,
+    )
+    print(made.summary())
+    return 0
+
+
 def _build_inspect(argv: Sequence[str]) -> ArgumentParser:
     from .config import DataConfig, ModelConfig, TrainConfig, to_dict
     from .recipes import RECIPES, recipe
@@ -835,6 +895,7 @@ COMMANDS: dict[str, Command] = {
     "convert": Command(
         "rewrite MODEL as native, authors' or transformers' checkpoint", _build_convert, _run_convert
     ),
+    "export": Command("write MODEL for ONNX, OpenVINO or torch.export, checked", _build_export, _run_export),
     "demo": Command("the whole way offline, in a few minutes", _build_demo, _run_demo),
     "serve": Command("MODEL behind HTTP, with a page to try it", _build_serve, _run_serve),
     "benchmark": Command(

@@ -1,13 +1,12 @@
 """What a user holds: pictures in, detections out.
 
 `Detector` = preprocessing + backend + postprocessing. A backend maps padded pixels to the last layer's
-predictions: on a CPU an optimised twin of the model (runner/), elsewhere the model itself. Evaluate, predict
-and serve see only the detector.
+predictions: on a CPU an optimised twin of the model (runner/), elsewhere the model itself, or an exported
+file (exported/). Evaluate, predict and serve see only the detector.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from . import checkpoint as checkpoints
+from . import exported
+from .backend import Backend
 from .checkpoint import Checkpoint
 from .classification import build_classification
 from .config import DataConfig, ModelConfig
@@ -26,6 +27,7 @@ from .data.images import open_image
 from .data.transforms import evaluation_transform, resized_size
 from .errors import UserError
 from .explanation import Explanation, explain_picture
+from .exported import ExportedModel
 from .models import DetectionModel, build_model
 from .postprocess import postprocess
 from .recipes import recipe as recipe_of
@@ -35,13 +37,6 @@ from .structures import ClassTable, Detections, ImageBatch, Predictions
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class Backend(ABC):
-    """Padded pixels to the last layer's predictions."""
-
-    @abstractmethod
-    def __call__(self, batch: ImageBatch) -> Predictions: ...
 
 
 class TorchBackend(Backend):
@@ -96,15 +91,16 @@ class Detector:
         data: preprocessing. config: the model's. recipe: the name of the recipe it comes from.
     """
 
-    def __init__(self, checkpoint: Checkpoint, backend: Backend):
-        self._checkpoint = checkpoint
+    def __init__(self, source: Checkpoint | ExportedModel, backend: Backend):
+        self._source = source
         self.backend = backend
-        self.classes = checkpoint.classes
-        self.config = checkpoint.config
-        self.data = checkpoint.data
-        self.recipe = checkpoint.recipe
-        self.classification = build_classification(checkpoint.config)
-        self.preprocess = evaluation_transform(checkpoint.data)  # PIL RGB → (3, h, w) normalised
+        known = source.description
+        self.classes = known.classes
+        self.config = known.config
+        self.data = known.data
+        self.recipe = known.recipe
+        self.classification = build_classification(known.config)
+        self.preprocess = evaluation_transform(known.data)  # PIL RGB → (3, h, w) normalised
 
     @classmethod
     def of(
@@ -117,13 +113,31 @@ class Detector:
         return cls(checkpoint, backend_for(checkpoint.model, chosen, choose_dtype(dtype, chosen)))
 
     @property
+    def checkpoint(self) -> Checkpoint:
+        """The model with what belongs to it.
+
+        Raises:
+            UserError: this detector comes from an exported file.
+        """
+        if isinstance(self._source, ExportedModel):
+            raise UserError(
+                f"{self._source.path} is an exported model, without weights that PyTorch could train, save, "
+                "convert or explain: load the run or checkpoint folder that it was exported from."
+            )
+        return self._source
+
+    @property
     def model(self) -> DetectionModel:
-        """The plain, trainable PyTorch model: `detector.model(images) -> DetectorOutput`."""
-        return self._checkpoint.model
+        """The plain, trainable PyTorch model: `detector.model(images) -> DetectorOutput`.
+
+        Raises:
+            UserError: this detector comes from an exported file.
+        """
+        return self.checkpoint.model
 
     def save(self, folder: str | Path) -> Path:
         """Write the checkpoint folder (`model.safetensors`, `config.json`), whole or not at all."""
-        checkpoints.save(folder, self._checkpoint)
+        checkpoints.save(folder, self.checkpoint)
         return Path(folder)
 
     def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -265,16 +279,20 @@ class Detector:
 def load(
     model: str | Path, device: str | torch.device = "auto", dtype: str | torch.dtype | None = None
 ) -> Detector:
-    """A detector from a run folder, a checkpoint folder, an authors' .pth file, or a transformers folder or
-    hub id.
+    """A detector from a run folder, a checkpoint folder, an authors' .pth file, a transformers folder or hub
+    id, or an exported .onnx, .xml or .pt2 file.
 
     Args:
-        device: `auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`, …
-        dtype: None or `fp32`, `bf16`, `fp16`: the type the model computes in (weights stay float32).
+        device: `auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`, … Exported files run on the CPU.
+        dtype: None or `fp32`, `bf16`, `fp16`: the type the model computes in (weights stay float32). Exported
+            files compute as they were exported.
 
     Raises:
         UserError: where there is no such model, it cannot be read, or the device does not compute in `dtype`.
     """
+    if exported.is_exported(model):
+        found = exported.load(model, device, dtype)
+        return Detector(found, found.backend)
     checkpoint = checkpoints.load(model)
     checkpoint.model.eval()
     return Detector.of(checkpoint, device, dtype)

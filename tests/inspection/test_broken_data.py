@@ -265,7 +265,6 @@ CASES: dict[str, Case] = {
         "train: train_a.jpg = train: train_b.jpg",
         "in the same split",
     ),
-    "images folder missing": Case(only_train(""), "", INSTANCES, "is empty", fatal=True),
     # COCO: entries
     "unknown image id": Case(
         annotation(image_id=99), "unknown-image", "annotation 2", "no image has the id 99"

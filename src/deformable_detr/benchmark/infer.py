@@ -33,9 +33,10 @@ from torch import nn
 
 from .. import checkpoint as checkpoints
 from ..allocator import keep_large_buffers
+from ..backend import Backend
 from ..checkpoint import Checkpoint, class_table_for, transformers_format
 from ..config import ModelConfig, RunConfig
-from ..detector import Backend, Detector, RunnerBackend, TorchBackend, cpu_has_bfloat16, new_checkpoint
+from ..detector import Detector, RunnerBackend, TorchBackend, cpu_has_bfloat16, new_checkpoint
 from ..errors import UserError
 from ..recipes import recipe as recipe_of
 from ..structures import ImageBatch

@@ -4,7 +4,8 @@ from which models are converted without changing a bit of their weights.
 
 from ..coco_classes import class_table_for
 from .contents import Checkpoint
+from .description import Description
 from .native import save
 from .sources import load
 
-__all__ = ["Checkpoint", "class_table_for", "load", "save"]
+__all__ = ["Checkpoint", "Description", "class_table_for", "load", "save"]

@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..models import DetectionModel, build_model
 from ..recipes import RECIPES
 from ..structures import ClassTable
+from .description import Description
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Checkpoint:
     classes: ClassTable
     data: DataConfig
     recipe: str
+
+    @property
+    def description(self) -> Description:
+        """All but the model."""
+        return Description(self.config, self.classes, self.data, self.recipe)
 
 
 def empty_model(config: ModelConfig) -> DetectionModel:

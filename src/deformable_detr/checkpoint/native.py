@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import shutil
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ..config import DataConfig, ModelConfig, from_dict, to_dict
 from ..errors import UserError
-from ..recipes import RECIPES
-from ..structures import ClassTable
 from .contents import Checkpoint, blaming, empty_model, load_state
+from .description import Description
 
 FORMAT = "deformable_detr"
-FORMAT_VERSION = 1
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
-_FIELDS = {"format", "format_version", "recipe", "model", "classes", "preprocessing", "versions"}
 
 
 def save(folder: str | Path, checkpoint: Checkpoint) -> None:
@@ -37,7 +32,7 @@ def save(folder: str | Path, checkpoint: Checkpoint) -> None:
     """
     folder = Path(folder).expanduser().resolve()
     assert len(checkpoint.classes) == checkpoint.config.num_classes
-    description = json.dumps(_describe(checkpoint), indent=2, ensure_ascii=False) + "\n"
+    description = json.dumps(checkpoint.description.to_dict(FORMAT), indent=2, ensure_ascii=False) + "\n"
     _refuse_to_destroy(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
@@ -77,39 +72,12 @@ def load(folder: Path) -> Checkpoint:
     """
     description = read_json(folder / CONFIG_FILE)
     where = folder / CONFIG_FILE
-    version = description.get("format_version")
-    if version != FORMAT_VERSION:
-        raise UserError(
-            f"{where} has format version {version}, this version of deformable_detr reads {FORMAT_VERSION}: "
-            "install the version that wrote it, or a newer one."
-        )
-    if set(description) != _FIELDS:
-        odd = sorted(set(description) ^ _FIELDS)
-        raise UserError(f"{where} has unknown or missing fields ({', '.join(odd)}): it was changed by hand.")
-    try:
-        with blaming(where):
-            config = from_dict(ModelConfig, description["model"], "model.")
-            data = from_dict(DataConfig, description["preprocessing"], "preprocessing.")
-        table = description["classes"]
-        classes = ClassTable(tuple(table["names"]), tuple(table["category_ids"]))
-    except UserError:
-        raise
-    except (TypeError, AttributeError, KeyError, ValueError) as error:
-        raise UserError(f"{where} is malformed ({error!r}): it was changed by hand.") from error
-    if len(classes) != config.num_classes:
-        raise UserError(
-            f"{where} names {len(classes)} classes, but model.num_classes is {config.num_classes}: "
-            "it was changed by hand."
-        )
-    if description["recipe"] not in RECIPES:
-        raise UserError(
-            f"{where}: there is no recipe {description['recipe']}; set recipe to one of {', '.join(RECIPES)}."
-        )
-    model = empty_model(config)
+    known = Description.from_dict(description, where)
+    model = empty_model(known.config)
     state = read_safetensors(folder / WEIGHTS_FILE)
     with blaming(folder):
         load_state(model, state)
-    return Checkpoint(model=model, config=config, classes=classes, data=data, recipe=description["recipe"])
+    return Checkpoint(model, known.config, known.classes, known.data, known.recipe)
 
 
 def is_native(folder: Path) -> bool:
@@ -134,25 +102,6 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read as a safetensors file ({error}).") from error
-
-
-def _describe(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "recipe": checkpoint.recipe,
-        "model": to_dict(checkpoint.config),
-        "classes": to_dict(checkpoint.classes),
-        "preprocessing": to_dict(checkpoint.data),
-        "versions": {"deformable_detr": _package_version(), "torch": torch.__version__},
-    }
-
-
-def _package_version() -> str:
-    try:
-        return metadata.version("deformable-detr")
-    except metadata.PackageNotFoundError:  # run from a source tree
-        return "unknown"
 
 
 def _refuse_to_destroy(folder: Path) -> None:

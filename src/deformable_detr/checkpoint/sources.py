@@ -14,7 +14,7 @@ SUPPORTED = (
 )
 DEMO = "demo"  # the bundled model; ./demo is a folder
 BUNDLED = Path(__file__).parents[1] / "bundled"
-_EXPORTED = (".onnx", ".xml", ".pt2")
+EXPORTED = (".onnx", ".xml", ".pt2")  # exported/ reads them
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
@@ -31,7 +31,7 @@ def load(source: str | Path) -> Checkpoint:
     path = Path(source).expanduser()
     if str(source) == DEMO:
         return native.load(BUNDLED)
-    if path.suffix in _EXPORTED:
+    if path.suffix in EXPORTED:
         raise UserError(f"{path} is an exported model, which has no weights to load here: give {SUPPORTED}.")
     if path.is_dir():
         return _load_folder(path)

@@ -28,7 +28,9 @@ class StaticQueries(nn.Module):
         self.positions = nn.Parameter(torch.randn(num_queries, dim))
 
     def forward(self, memory: FeatureMemory) -> Queries:
-        positions = self.positions.expand(len(memory.tokens), -1, -1)
+        positions = self.positions.expand(
+            memory.tokens.shape[0], -1, -1
+        )  # len() would fix it under torch.export
         references = torch.full_like(positions[..., :4], 0.5)  # the logit of 0.5 is 0: no reference
         return Queries(torch.zeros_like(positions), positions, references)
 
@@ -45,7 +47,7 @@ class ReferencePointQueries(nn.Module):
         nn.init.zeros_(self.reference_points.bias)
 
     def forward(self, memory: FeatureMemory) -> Queries:
-        B = len(memory.tokens)
+        B = memory.tokens.shape[0]
         references = self.reference_points(self.positions).float().sigmoid()
         return Queries(
             self.content.expand(B, -1, -1), self.positions.expand(B, -1, -1), references.expand(B, -1, -1)

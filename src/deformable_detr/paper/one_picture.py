@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 from ..errors import UserError
 from ..files import write_text
 from ..prediction import make_output_folder
-from ..prediction.sources import find_sources
+from ..prediction.sources import find_pictures
 from .pictures import save_figure
 
 if TYPE_CHECKING:
@@ -41,11 +41,9 @@ def pictures_of(arguments: Namespace) -> list[Path]:
     if arguments.most < 1:
         raise UserError(f"--most must be at least 1, not {arguments.most}.")
     output = Path(arguments.output)
-    sources = find_sources(arguments.images, output)
-    if sources.videos:
-        raise UserError(f"{sources.videos[0]} is no picture: name pictures, folders or globs.")
+    images = find_pictures(arguments.images, output)
     make_output_folder(output)
-    return list(sources.images)
+    return images
 
 
 def write_figures(

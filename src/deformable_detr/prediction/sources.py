@@ -1,4 +1,5 @@
-"""What a person names on the command line: image files, videos, folders, patterns, cameras."""
+"""What a person names on the command line: image files, videos, folders, patterns, cameras, or `demo` for the
+pictures that come with the bundled model."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..checkpoint.sources import BUNDLED, DEMO
 from ..data.images import IMAGE_SUFFIXES
 from ..errors import UserError
 from .outputs import MADE_BY, PREDICTIONS_FILE, REPORT_FILE
@@ -44,11 +46,11 @@ class Sources:
         return len(self.images) + len(self.videos)
 
 
-def find_sources(sources: str | Path | Sequence[str | Path], output: Path) -> Sources:
+def find_sources(sources: str | Path | Sequence[str | Path], output: Path | None = None) -> Sources:
     """Files and cameras of what was named, folders searched whole and sorted by name.
 
     Args:
-        output: the folder that results go to. What an earlier run has left there is left out of folders and
+        output: the folder that results go to, if any. What an earlier run has left there is left out of folders and
             patterns, as is any other folder that `predict` has written to.
 
     Raises:
@@ -72,6 +74,18 @@ def find_sources(sources: str | Path | Sequence[str | Path], output: Path) -> So
     return Sources(images, videos, tuple(dict.fromkeys(search.left_out)))
 
 
+def find_pictures(sources: str | Path | Sequence[str | Path], output: Path | None = None) -> list[Path]:
+    """`find_sources` where videos are of no use.
+
+    Raises:
+        UserError: a source that names nothing, or a video.
+    """
+    found = find_sources(sources, output)
+    if found.videos:
+        raise UserError(f"{found.videos[0]} is no picture: name image files, folders or patterns.")
+    return list(found.images)
+
+
 def as_source(source: str | Path) -> Path | Camera:
     """A camera where the text names one, a path otherwise."""
     camera = _CAMERA.fullmatch(str(source))
@@ -85,8 +99,8 @@ def is_video(path: Path) -> bool:
 class _Search:
     """Looks through folders and patterns, and remembers the results of earlier runs that it passed."""
 
-    def __init__(self, output: Path):
-        self.output = output.resolve()
+    def __init__(self, output: Path | None):
+        self.output = None if output is None else output.resolve()
         self.left_out: list[Path] = []
 
     def __call__(self, source: str | Path) -> Iterator[Path | Camera]:
@@ -97,6 +111,8 @@ class _Search:
             yield from self._folder(path)
         elif path.exists():
             yield path
+        elif str(source) == DEMO:
+            yield from sorted((BUNDLED / "pictures").iterdir())
         else:
             yield from self._inputs(Path(match) for match in sorted(glob.glob(str(source), recursive=True)))
 

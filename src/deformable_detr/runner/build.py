@@ -26,7 +26,7 @@ def optimise(model: DetectionModel, dtype: torch.dtype) -> DetectionModel:
     Backbone, neck and encoder, where the arithmetic is, compute in `dtype`; queries, decoder and heads, some
     hundredths of it, in float32.
     """
-    model = _copy(model).eval()
+    model = copy_on_same_memory(model).eval()
     fold_norms(model.backbone)
     twin = LocatingModel(
         backbone=in_channels_last(model.backbone),
@@ -46,7 +46,7 @@ def optimise(model: DetectionModel, dtype: torch.dtype) -> DetectionModel:
     return twin.eval()
 
 
-def _copy(model: DetectionModel) -> DetectionModel:
+def copy_on_same_memory(model: DetectionModel) -> DetectionModel:
     """New modules on the old tensors' memory: what is exchanged later replaces a module's own parameter."""
     shared: dict[int, object] = {}
     for parameter in model.parameters():

@@ -44,7 +44,7 @@ class BestProposals(nn.Module):
     def forward(self, memory: FeatureMemory) -> Queries:
         plain = self.plain
         base, invalid = base_boxes(memory)
-        encoded = self._encode(memory.tokens, invalid)
+        encoded = self.encode(memory.tokens, invalid)
         object_row = plain.head.class_head.weight[:1], plain.head.class_head.bias[:1]
         objectness = F.linear(encoded, *object_row)[..., 0]
         if plain.mask_invalid:
@@ -58,7 +58,7 @@ class BestProposals(nn.Module):
         references = plain.head.boxes(of_best(encoded), of_best(base_logits))
         return plain.starting_at(references)
 
-    def _encode(self, tokens: Tensor, invalid: Tensor) -> Tensor:
+    def encode(self, tokens: Tensor, invalid: Tensor) -> Tensor:
         """What the first stage's head sees, (B, S, C) float32."""
         encoded = torch.empty_like(tokens, dtype=torch.float32)
         for image, of_image in enumerate(tokens):

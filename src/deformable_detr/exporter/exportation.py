@@ -1,0 +1,350 @@
+"""Export: trace, write beside, open what was written, measure it against the PyTorch model, and only then put
+it into place.
+
+    draft (formats.py) → file beside → exported.load → drift (certificate.py) → with its certificate, renamed
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+
+from .. import exported
+from ..checkpoint.description import package_version
+from ..data.formats import read_split
+from ..data.records import Split
+from ..data.synthetic import draw_scene
+from ..detector import Detector, TorchBackend, load, read_picture
+from ..errors import UserError
+from ..evaluation import evaluate
+from ..exported import ExportedModel
+from ..exported.metadata import Metadata
+from ..files import write_text
+from ..models import DetectionModel
+from ..prediction.sources import find_pictures
+from ..runner.build import copy_on_same_memory
+from .certificate import (
+    FLOAT32,
+    INT8,
+    Bounds,
+    CheckedPicture,
+    Drift,
+    ExportRefusedError,
+    complaints,
+    measure,
+    measured,
+    sha256_of,
+    sha256_of_pixels,
+)
+from .formats import (
+    LIBRARIES,
+    OPERATORS,
+    SUFFIXES,
+    Draft,
+    OnnxDraft,
+    OpenVinoDraft,
+    TorchDraft,
+    check_libraries,
+)
+from .quantisation import quantised
+
+Format = Literal["onnx", "openvino", "torch"]
+Operator = Literal["native", "grid_sample", "gather"]
+Precision = Literal["fp32", "int8"]
+
+DRAWN_SIZES = (
+    (480, 640),
+    (640, 480),
+    (427, 640),
+    (500, 333),
+)  # of pictures drawn here: both ways up, odd sides
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written. `files`: the export, an .xml's .bin. `certificate`: content of `certificate_file`."""
+
+    files: tuple[Path, ...]
+    certificate_file: Path
+    certificate: dict[str, Any]
+
+    def summary(self) -> str:
+        """For a person, in a few lines."""
+        drift, bounds = self.certificate["drift"], self.certificate["bounds"]
+        box = drift["box" if self.certificate["precision"] == "fp32" else "confident_box"]
+        lines = [
+            f"written: {', '.join(map(str, self.files))}",
+            f"against PyTorch on {len(self.certificate['images'])} pictures: boxes within {box:.1e} of a "
+            f"side (allowed {bounds['box']:g}), scores within {drift['score']:.1e} ({bounds['score']:g})",
+        ]
+        if "ap" in drift:
+            lines.append(
+                f"AP {drift['ap']['pytorch']:.4f} in PyTorch, {drift['ap']['exported']:.4f} exported"
+            )
+        return "\n".join([*lines, f"certificate: {self.certificate_file}"])
+
+
+def export(
+    model: Detector | str | Path,
+    output: str | Path,
+    *,
+    to: Format,
+    operator: Operator | None = None,
+    precision: Precision = "fp32",
+    images: str | Path | Sequence[str | Path] | None = None,
+    data: Split | str | Path | None = None,
+    split: str = "val",
+    format: str = "auto",
+    calibration: str | Path | Sequence[str | Path] | None = None,
+    num_images: int = 4,
+    max_box_drift: float | None = None,
+    max_score_drift: float | None = None,
+    max_ap_drift: float | None = None,
+    console: Console | None = None,
+) -> Export:
+    """Write `model` for another engine, with a certificate of how far it is from the PyTorch model.
+
+    The file takes `pixels` (B, 3, H, W) float32, normalised, and `mask` (B, H, W) bool, True = padding, for
+    any B, H and W; it gives `logits` (B, Q, classes) and `boxes_cxcywh` (B, Q, 4). All that a detector must
+    know besides is in its metadata: `load(output)` gives one.
+
+    Args:
+        model: a `Detector`, or anything that `load` takes, but an exported file.
+        output: a .onnx file; an .xml (OpenVINO, with a .bin beside); a .pt2 (torch.export).
+        operator: how deformable attention samples. `grid_sample`: one standard operator. `gather`: arithmetic
+            alone, for engines whose GridSample is missing or wrong. `native` (torch only, and its default):
+            this package's operator, which must be installed where the file runs.
+        precision: `fp32`, or `int8` (the convolutions of backbone and neck), which needs `calibration`.
+        images: what is compared: pictures, folders or globs; otherwise pictures of `data`, or drawn ones.
+        data: a data set; then average precision on its `split` is compared as well.
+        num_images: how many pictures are compared, at most.
+        max_box_drift, max_score_drift, max_ap_drift: bounds; see `certificate.Bounds` for their units.
+        console: where progress is told; nowhere by default.
+
+    Raises:
+        UserError: an option is wrong, or a library of the extra [export] is missing.
+        ExportRefusedError: the written file was over a bound. Nothing is left of it.
+    """
+    target = Path(output).expanduser()
+    operator = _checked(target, to, operator, precision, calibration, num_images)
+    bounds = _bounds(precision, max_box_drift, max_score_drift, max_ap_drift)
+    check_libraries(to)
+    console = console or Console(quiet=True)
+    detector = load(model, device="cpu") if isinstance(model, str | Path) else model
+    copied = copy_on_same_memory(detector.model).to("cpu").eval()  # the detector's own may be on a GPU
+    plain = TorchBackend(copied, torch.device("cpu"), torch.float32)
+    part = data if data is None or isinstance(data, Split) else read_split(data, split, format=format)
+    pictures = _pictures(detector, images, part, num_images)
+
+    console.print(f"tracing {detector.recipe} ({operator}, {precision}) …")
+    examples = None if calibration is None else find_pictures(calibration)
+    made = _draft(copied, detector, to, operator, examples, console)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        beside = Path(folder) / target.name
+        description = Metadata(detector.checkpoint.description, None)
+        made.save(beside, description.to_texts())
+        opened = exported.load(beside)
+        console.print(f"comparing with PyTorch on {len(pictures)} pictures …")
+        drift, shapes = measure(detector, opened.backend, plain, pictures)
+        ap = None if part is None else _average_precisions(detector, opened, part, console)
+        problems = complaints(drift, ap, bounds, precision)
+        if problems:
+            raise ExportRefusedError(
+                f"{target} was not written: against the PyTorch model {'; '.join(problems)}. "
+                + _advice(to, operator, precision)
+            )
+        certificate = {
+            "format": "deformable_detr_certificate",
+            "format_version": 1,
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "recipe": detector.recipe,
+            "to": to,
+            "operator": operator,
+            "precision": precision,
+            "bounds": asdict(bounds),
+            "drift": measured(drift, ap),
+            "images": [picture.to_dict() for picture in pictures],
+            "batches": shapes,
+            "data": None
+            if part is None
+            else {"source": Path(part.source).name, "split": part.name, "images": len(part)},
+            "versions": _versions(to),
+        }
+        del opened
+        _save_certified(
+            made, beside, replace(description, certificate=certificate), pictures[0], plain, bounds
+        )
+        return _put_into_place(beside, target, certificate)
+
+
+def _draft(
+    model: DetectionModel,
+    detector: Detector,
+    to: Format,
+    operator: Operator,
+    calibration: list[Path] | None,
+    console: Console,
+) -> Draft:
+    """`calibration`: pictures for int8, or None."""
+    if to == "torch":
+        return TorchDraft(model, operator)
+    onnx_draft = OnnxDraft.of(model, operator)
+    if calibration is not None:
+        onnx_draft = quantised(onnx_draft, detector, calibration, console)
+    return onnx_draft if to == "onnx" else OpenVinoDraft(onnx_draft)
+
+
+def _checked(
+    target: Path,
+    to: str,
+    operator: Operator | None,
+    precision: str,
+    calibration: object,
+    num_images: int,
+) -> Operator:
+    if to not in SUFFIXES:
+        raise UserError(f"--to must be one of {', '.join(SUFFIXES)}, not {to}.")
+    if target.suffix != SUFFIXES[to]:
+        raise UserError(f"--to {to} writes a {SUFFIXES[to]} file: name one, not {target}.")
+    if target.is_dir():
+        raise UserError(f"{target} is a folder: name a file.")
+    if operator is None:
+        operator = "native" if to == "torch" else "grid_sample"
+    if operator not in OPERATORS[to]:
+        raise UserError(f"--operator {operator} is not for {to}: choose {' or '.join(OPERATORS[to])}.")
+    if precision not in ("fp32", "int8"):
+        raise UserError(f"precision must be fp32 or int8, not {precision}.")
+    if precision == "int8" and to == "torch":
+        raise UserError("int8 is for --to onnx and openvino: choose one of them.")
+    if (precision == "int8") != (calibration is not None):
+        raise UserError(
+            "--precision int8 and --calibration IMAGES go together: some 20 pictures of the kind that the "
+            "model will see tell which numbers int8 must hold."
+        )
+    if num_images < 1:
+        raise UserError(f"num_images must be at least 1, not {num_images}.")
+    return operator
+
+
+def _bounds(precision: str, box: float | None, score: float | None, ap: float | None) -> Bounds:
+    bounds = FLOAT32 if precision == "fp32" else INT8
+    given = {"box": box, "score": score, "ap": ap}
+    for name, value in given.items():
+        if value is not None and not value >= 0:
+            raise UserError(f"--max-{name}-drift must not be negative ({value}).")
+    return replace(bounds, **{name: value for name, value in given.items() if value is not None})
+
+
+def _advice(to: str, operator: str, precision: str) -> str:
+    if precision == "int8":
+        return "Give more and better calibration pictures, stay with fp32, or allow more (--max-…-drift)."
+    if operator == "grid_sample":
+        return "Try --operator gather, or allow more (--max-…-drift)."
+    return "Try another format, or allow more (--max-…-drift)."
+
+
+def _pictures(
+    detector: Detector,
+    images: str | Path | Sequence[str | Path] | None,
+    part: Split | None,
+    num_images: int,
+) -> list[CheckedPicture]:
+    files: list[Path] = []
+    if images is not None:
+        files = find_pictures(images)
+    elif part is not None:
+        files = [image.path for image in part.images]
+    if files:
+        spread = np.linspace(0, len(files) - 1, min(num_images, len(files))).round().astype(int)
+        return [
+            _checked_picture(
+                detector, read_picture(files[i], detector.data.max_pixels), files[i].name, files[i]
+            )
+            for i in spread
+        ]
+    return [
+        _checked_picture(
+            detector, draw_scene(np.random.default_rng(i), size).picture, f"drawn picture {i}", None
+        )
+        for i, size in enumerate(DRAWN_SIZES[:num_images])
+    ]
+
+
+def _checked_picture(
+    detector: Detector, picture: Image.Image, name: str, file: Path | None
+) -> CheckedPicture:
+    size = (picture.height, picture.width)
+    return CheckedPicture(
+        name=name,
+        sha256=sha256_of_pixels(np.asarray(picture)) if file is None else sha256_of(file),
+        size=size,
+        model_size=detector.resized_size(size),
+        pixels=detector.preprocess(picture),
+    )
+
+
+def _average_precisions(
+    detector: Detector, opened: ExportedModel, part: Split, console: Console
+) -> tuple[float, float]:
+    """Of the PyTorch model and of the exported file."""
+    console.print(f"average precision of both on {len(part)} images of {part.name} …")
+    found = Detector(opened, opened.backend)
+    quiet = Console(quiet=True)
+    return (
+        float(evaluate(detector, part, console=quiet, progress=False)["AP"]),
+        float(evaluate(found, part, console=quiet, progress=False)["AP"]),
+    )
+
+
+def _save_certified(
+    made: Draft,
+    beside: Path,
+    content: Metadata,
+    picture: CheckedPicture,
+    plain: TorchBackend,
+    bounds: Bounds,
+) -> None:
+    """The same graph once more, now with its certificate; what is put into place has been opened and run."""
+    made.save(beside, content.to_texts())
+    opened = exported.load(beside)
+    detector = Detector(opened, opened.backend)
+    again: Drift = measure(detector, opened.backend, plain, [picture])[0]
+    assert opened.metadata.certificate is not None
+    assert not complaints(again, None, bounds, opened.metadata.certificate["precision"])
+
+
+def _put_into_place(beside: Path, target: Path, certificate: dict[str, Any]) -> Export:
+    names = [target.name] if target.suffix != ".xml" else [target.with_suffix(".bin").name, target.name]
+    written = [beside.with_name(name) for name in names]
+    complete = {
+        **certificate,
+        "files": [
+            {"name": each.name, "bytes": each.stat().st_size, "sha256": sha256_of(each)} for each in written
+        ],
+    }
+    for each in written:
+        os.replace(each, target.with_name(each.name))
+    sidecar = target.with_name(f"{target.name}.certificate.json")
+    write_text(sidecar, json.dumps(complete, indent=1) + "\n")
+    return Export(tuple(target.with_name(name) for name in reversed(names)), sidecar, complete)
+
+
+def _versions(to: str) -> dict[str, str]:
+    return {
+        "deformable_detr": package_version(),
+        "torch": torch.__version__,
+        **{name: metadata.version(name) for name in LIBRARIES[to]},
+    }

@@ -1,0 +1,142 @@
+"""The three formats: a model as something that can be saved with any metadata, for exported/ to open."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import UserError
+from ..exported.metadata import INPUTS, OUTPUTS
+from ..exported.model import engine
+from ..models import DetectionModel
+from .graph import traced
+
+OPSET = 18  # GridSample since 16; its mode has another name from 20 on, which not every engine knows
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+OPERATORS = {
+    "onnx": ("grid_sample", "gather"),
+    "openvino": ("grid_sample", "gather"),
+    "torch": ("native", "grid_sample", "gather"),
+}
+LIBRARIES: dict[str, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("onnx", "onnxscript", "openvino"),
+    "torch": (),
+}
+_AXES = {"pixels": ("batch", None, "height", "width"), "mask": ("batch", "height", "width")}
+REMARKS = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node", "custom")
+
+
+class Draft(ABC):
+    """A graph that is not yet a file."""
+
+    @abstractmethod
+    def save(self, path: Path, texts: Mapping[str, str]) -> None: ...
+
+
+class OnnxDraft(Draft):
+    """Standard operators with all weights inside; nothing in it tells of the machine it was made on."""
+
+    def __init__(self, proto: Any):
+        self.proto = proto
+
+    @classmethod
+    def of(cls, model: DetectionModel, operator: str) -> OnnxDraft:
+        with torch.no_grad(), quietly():
+            program = torch.onnx.export(
+                traced(model, operator),
+                (),
+                input_names=list(INPUTS),
+                output_names=list(OUTPUTS),
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+        assert program is not None
+        proto = program.model_proto
+        foreign = sorted({node.domain for node in proto.graph.node} - {"", "ai.onnx"})
+        if foreign:
+            raise UserError(
+                f"this model needs operators that are not ONNX's own ({', '.join(foreign)}): export it with "
+                "--to torch."
+            )
+        _tidy(proto)
+        return cls(proto)
+
+    def save(self, path: Path, texts: Mapping[str, str]) -> None:
+        onnx = engine("onnx")
+        onnx.helper.set_model_props(self.proto, dict(texts))
+        onnx.save_model(self.proto, path)
+
+
+def _tidy(proto: Any) -> None:
+    """Names for the free axes; away with torch's remarks (stack traces, paths) and with inferred shapes."""
+    for each in proto.graph.input:
+        for dimension, name in zip(each.type.tensor_type.shape.dim, _AXES[each.name], strict=True):
+            if name is not None:
+                dimension.dim_param = name
+    for each in proto.graph.output:
+        each.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del proto.graph.value_info[:], proto.metadata_props[:], proto.graph.metadata_props[:]
+    for each in (*proto.graph.node, *proto.graph.initializer, *proto.graph.input, *proto.graph.output):
+        del each.metadata_props[:]
+
+
+class OpenVinoDraft(Draft):
+    """What OpenVINO makes of an ONNX graph; weights stay in float32."""
+
+    def __init__(self, onnx_draft: OnnxDraft):
+        openvino = engine("openvino")
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "model.onnx"
+            onnx_draft.save(file, {})
+            self.model = openvino.convert_model(file)
+
+    def save(self, path: Path, texts: Mapping[str, str]) -> None:
+        for name, text in texts.items():
+            self.model.set_rt_info(text, [name])
+        engine("openvino").save_model(self.model, path, compress_to_fp16=False)
+
+
+class TorchDraft(Draft):
+    """A program without example inputs and without torch's remarks on where each node comes from."""
+
+    def __init__(self, model: DetectionModel, operator: str):
+        self.program = traced(model, operator)
+        for node in self.program.graph.nodes:
+            for remark in REMARKS:
+                node.meta.pop(remark, None)
+        self.program.example_inputs = None
+
+    def save(self, path: Path, texts: Mapping[str, str]) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.export.save(self.program, path, extra_files=dict(texts))
+
+
+def check_libraries(to: str) -> None:
+    """Raise a `UserError` where the extra [export] is not installed."""
+    for name in LIBRARIES[to]:
+        engine(name)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """onnxscript and torch tell of every folded constant, on standard output and by logging."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

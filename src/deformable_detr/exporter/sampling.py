@@ -1,0 +1,126 @@
+"""Deformable attention's sampling out of operators that every engine has: two ways to write the same sum.
+
+`grid_sample` is one GridSample a level. `gather` has none: four corners of each point are fetched as rows and
+weighed by bilinear arithmetic, for engines whose GridSample is missing, slow or wrong. Both are written for
+torch.export: sizes of levels may be symbols, so they only ever meet tensors in arithmetic.
+
+Letters: B batch, S memory tokens, M heads, D head dimension, Q queries, L levels, K points per level.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..models.attention import DeformableAttention, MemoryAttention
+from ..structures import FeatureMemory, SpatialShapes
+
+
+class StandardAttention(MemoryAttention, ABC):
+    """`DeformableAttention` without the package's operator."""
+
+    def __init__(self, attention: DeformableAttention):
+        super().__init__()
+        self.num_heads, self.num_levels = attention.num_heads, attention.num_levels
+        self.num_points = attention.num_points
+        self.sampling_offsets = attention.sampling_offsets
+        self.attention_weights = attention.attention_weights
+        self.value_projection = attention.value_projection
+        self.output_projection = attention.output_projection
+
+    def forward(
+        self, queries: Tensor, query_positions: Tensor, references: Tensor, memory: FeatureMemory
+    ) -> Tensor:
+        M, L, K = self.num_heads, self.num_levels, self.num_points
+        value = self.value_projection(memory.tokens).masked_fill(memory.mask[..., None], 0.0)
+        query = queries + query_positions
+        offsets = self.sampling_offsets(query).unflatten(-1, (M, L, K, 2))
+        weights = self.attention_weights(query).unflatten(-1, (M, L * K)).softmax(-1)
+        scale = memory.valid_ratios.repeat(1, 1, references.shape[-1] // 2)  # (B, L, 2|4)
+        output: Tensor = self.output_projection(
+            self.sample(
+                value.unflatten(-1, (M, -1)),
+                memory.spatial_shapes,
+                [
+                    self._locations(references * scale[:, level, None], offsets[:, :, :, level], shape)
+                    for level, shape in enumerate(memory.spatial_shapes)
+                ],
+                list(weights.split(K, dim=-1)),
+            )
+        )
+        return output
+
+    def _locations(self, reference: Tensor, offsets: Tensor, shape: tuple[int, int]) -> Tensor:
+        """(B, Q, M, K, 2) on one level from references (B, Q, 2|4) and offsets (B, Q, M, K, 2): offsets are
+        counted in pixels around points, in half box sides divided by K around boxes."""
+        reference = reference[:, :, None, None]
+        if reference.shape[-1] == 4:
+            displacement = offsets / self.num_points * reference[..., 2:] * 0.5
+        else:
+            height, width = shape
+            displacement = torch.stack([offsets[..., 0] / width, offsets[..., 1] / height], dim=-1)
+        # All that touches a pixel lies in [-0.5, 1.5]: bounded, no location leaves the integers' range.
+        return (reference[..., :2] + displacement).clamp(-1.0, 2.0)
+
+    @abstractmethod
+    def sample(
+        self, value: Tensor, shapes: SpatialShapes, locations: list[Tensor], weights: list[Tensor]
+    ) -> Tensor:
+        """value (B, S, M, D); of each level, locations (B, Q, M, K, 2) and weights (B, Q, M, K). Returns
+        (B, Q, M·D)."""
+
+
+class GridSampleAttention(StandardAttention):
+    def sample(
+        self, value: Tensor, shapes: SpatialShapes, locations: list[Tensor], weights: list[Tensor]
+    ) -> Tensor:
+        levels = value.permute(0, 2, 3, 1).flatten(0, 1).split(_sizes(shapes), dim=-1)  # (B·M, D, H·W)
+        sampled = [
+            F.grid_sample(
+                level.unflatten(-1, shape),
+                (2 * of_level - 1).transpose(1, 2).flatten(0, 1),  # (B·M, Q, K, 2)
+                mode="bilinear",
+                padding_mode="zeros",
+                align_corners=False,
+            )  # (B·M, D, Q, K)
+            for level, shape, of_level in zip(levels, shapes, locations, strict=True)
+        ]
+        weighed = torch.cat(sampled, -1) * torch.cat(weights, -1).transpose(1, 2).flatten(0, 1)[:, None]
+        of_heads = weighed.sum(-1).unflatten(0, (-1, self.num_heads))  # (B, M, D, Q)
+        return of_heads.permute(0, 3, 1, 2).flatten(2)
+
+
+class GatherAttention(StandardAttention):
+    def sample(
+        self, value: Tensor, shapes: SpatialShapes, locations: list[Tensor], weights: list[Tensor]
+    ) -> Tensor:
+        B, S, M, D = value.shape
+        rows = value.reshape(B * S * M, D)
+        of_image = torch.arange(B, device=value.device)[:, None, None, None] * S
+        head = torch.arange(M, device=value.device)[:, None]
+        start, total = 0, torch.zeros((), dtype=value.dtype)
+        for (height, width), location, weight in zip(shapes, locations, weights, strict=True):
+            for column, across in _neighbours(location[..., 0], width):
+                for row, down in _neighbours(location[..., 1], height):
+                    index = (of_image + start + row * width + column) * M + head  # (B, Q, M, K)
+                    corner = rows.index_select(0, index.flatten()).view(*index.shape, D)
+                    total = total + (corner * (weight * across * down)[..., None]).sum(-2)
+            start = start + height * width
+        return total.flatten(2)
+
+
+def _neighbours(location: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """On one axis, the pixels before and behind each location: index, and weight (zero outside)."""
+    position = location * size - 0.5
+    first = position.floor()
+    for pixel, weight in ((first, first + 1 - position), (first + 1, position - first)):
+        inside = (pixel >= 0) & (pixel <= size - 1)
+        yield pixel.clamp(min=0, max=size - 1).long(), weight * inside
+
+
+def _sizes(shapes: SpatialShapes) -> list[int]:
+    return [height * width for height, width in shapes]

@@ -1,0 +1,76 @@
+"""Every family, exported for real: one file, at several sizes and batches that it was not traced with, padded
+and not, both ways up (slow: tracing a multi-scale model takes a minute)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from deformable_detr.checkpoint import Description
+from deformable_detr.exported import load
+from deformable_detr.exported.metadata import Metadata
+from deformable_detr.exporter.formats import OnnxDraft, OpenVinoDraft, TorchDraft
+from deformable_detr.models import DetectionModel
+from deformable_detr.structures import ImageBatch
+from small_models import random_checkpoint, small_config
+
+pytestmark = pytest.mark.slow
+for name in ("onnx", "onnxscript", "onnxruntime", "openvino"):
+    pytest.importorskip(name)
+
+FAMILIES = (
+    ("detr_r50", "grid_sample"),
+    ("deformable_detr_r50_single_scale", "grid_sample"),
+    ("deformable_detr_r50", "grid_sample"),
+    ("deformable_detr_r50", "gather"),
+    ("deformable_detr_r50_refine", "gather"),
+    ("deformable_detr_r50_two_stage", "grid_sample"),
+    ("deformable_detr_r50_own_level", "grid_sample"),
+    ("deformable_detr_r50_bifpn", "grid_sample"),
+    ("deformable_detr_lite", "grid_sample"),
+    ("deformable_detr_lite", "gather"),
+)
+SIZES = ((1, 480, 640), (2, 333, 217), (1, 97, 130), (3, 161, 160), (1, 64, 64))
+
+
+def made(recipe: str) -> tuple[DetectionModel, dict[str, str]]:
+    checkpoint = random_checkpoint(small_config(recipe))
+    known: Description = replace(checkpoint.description, recipe=recipe)
+    return checkpoint.model.eval(), Metadata(known, None).to_texts()
+
+
+def check(path: Path, model: DetectionModel) -> None:
+    backend = load(path).backend
+    for B, H, W in SIZES:
+        generator = torch.Generator().manual_seed(H)
+        images = ImageBatch.from_images(
+            [torch.randn(3, H - 19 * i, W - 7 * i, generator=generator) for i in range(B)]
+        )
+        with torch.no_grad():
+            wanted = model(images).predictions[-1]
+        found = backend(images)
+        torch.testing.assert_close(found.logits, wanted.logits, atol=2e-4, rtol=0)
+        torch.testing.assert_close(found.boxes_cxcywh, wanted.boxes_cxcywh, atol=5e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("recipe", "operator"), FAMILIES)
+def test_onnx_runtime_and_openvino(recipe: str, operator: str, tmp_path: Path) -> None:
+    model, texts = made(recipe)
+    draft = OnnxDraft.of(model, operator)
+    kinds = {node.op_type for node in draft.proto.graph.node}
+    assert ("GridSample" in kinds) == (operator == "grid_sample" and recipe != "detr_r50")
+    OpenVinoDraft(draft).save(tmp_path / "model.xml", texts)
+    check(tmp_path / "model.xml", model)
+    draft.save(tmp_path / "model.onnx", texts)
+    check(tmp_path / "model.onnx", model)
+
+
+@pytest.mark.parametrize("operator", ["native", "grid_sample"])
+@pytest.mark.parametrize("recipe", ["detr_r50", "deformable_detr_r50_two_stage", "deformable_detr_lite"])
+def test_torch(recipe: str, operator: str, tmp_path: Path) -> None:
+    model, texts = made(recipe)
+    TorchDraft(model, operator).save(tmp_path / "model.pt2", texts)
+    check(tmp_path / "model.pt2", model)
