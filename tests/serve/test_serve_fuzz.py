@@ -20,7 +20,7 @@ from deformable_detr.serve.server import _Process
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = 40
+EXAMPLES = 25
 PICTURE = base64.b64encode(png(picture())).decode()
 bounded = settings(
     max_examples=EXAMPLES,

@@ -35,15 +35,13 @@ class Base64Pictures(BaseModel):
 
 def body_schema(most: int) -> dict[str, Any]:
     """The request body for OpenAPI."""
-    files = {
-        "type": "array",
-        "minItems": 1,
-        "maxItems": most,
-        "items": {"type": "string", "format": "binary"},
-    }
+    # The limit is told in words: more is answered with 413, what breaks a schema with 422.
+    limit = f"At most {most}: more are refused with 413."
+    file = {"type": "string", "format": "binary"}
+    files = {"type": "array", "minItems": 1, "items": file, "description": limit}
     form = {"type": "object", "properties": {FIELD: files}, "required": [FIELD]}
     text = Base64Pictures.model_json_schema()
-    text["properties"][FIELD]["maxItems"] = most
+    text["properties"][FIELD]["description"] += f" {limit}"
     return {
         "required": True,
         "content": {MULTIPART: {"schema": form}, JSON: {"schema": text}},
