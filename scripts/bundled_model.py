@@ -24,7 +24,7 @@ from deformable_detr.data.synthetic import generate
 from deformable_detr.demo import IMAGE_SIZE, demo_config
 from deformable_detr.training import STATE_FILE
 
-TRAIN_IMAGES, VAL_IMAGES, EPOCHS = 2000, 200, 20
+TRAIN_IMAGES, VAL_IMAGES, EPOCHS = 2000, 200, 12
 PICTURES, PICTURE_SIZE, PICTURE_SEED = 4, (240, 320), 7
 
 
