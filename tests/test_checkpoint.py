@@ -208,7 +208,6 @@ class TestSources:
             tmp_path / "model.onnx": "exported model",
             tmp_path / "notes.txt": "no PyTorch file",
             folder / "model.safetensors": "give its folder",
-            "demo": "bundled model `demo`",
             "one/two/three": "there is no model",
         }.items():
             with pytest.raises(UserError, match=sentence):

@@ -166,7 +166,7 @@ def test_saved_and_loaded_gives_the_same_bits(detector: Detector, tmp_path: Path
     assert_same(detector.predict(picture(50, 70), 0.0), loaded.predict(picture(50, 70), 0.0))
 
 
-@pytest.mark.parametrize("model", ["nowhere", "demo", "model.onnx"])
+@pytest.mark.parametrize("model", ["nowhere", "model.onnx"])
 def test_load_refuses_in_one_sentence(model: str) -> None:
     with pytest.raises(UserError) as caught:
         dd.load(model)

@@ -427,7 +427,7 @@ def source_files() -> set[str]:
     """Each of the repository's files of code by every end of its path: a/b.py, b.py."""
     paths = [
         path.relative_to(ROOT)
-        for top in ("src", "tests", "docs", "benchmarks")
+        for top in ("src", "tests", "docs", "benchmarks", "scripts")
         for path in (ROOT / top).rglob("*")
     ]
     return {"/".join(path.parts[start:]) for path in paths for start in range(len(path.parts))}

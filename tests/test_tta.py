@@ -104,7 +104,7 @@ def test_all_views_of_an_object_are_one_detection_where_it_is(
 ) -> None:
     plain = tiny_detector()
     backend = BrightPixels(plain.config.num_classes)
-    detector = augmented(Detector(plain._checkpoint, backend))
+    detector = augmented(Detector(plain.checkpoint, backend))
     picture = Image.new("RGB", (96, 64), "black")
     ImageDraw.Draw(picture).rectangle((left, top, left + width - 1, top + height - 1), fill="white")
     found = detector.predict(picture, 0.3)

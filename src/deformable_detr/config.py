@@ -329,7 +329,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Matching costs and loss weights (spec.md §7, §8, §17); DETR's recipes set others.
+    """Matching costs, loss weights (spec.md §7, §8, §17); DETR's recipes set others.
 
     Attributes:
         class_cost, box_cost, giou_cost: weights of the matching cost.

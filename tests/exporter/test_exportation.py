@@ -245,7 +245,7 @@ def test_what_drifts_is_refused_and_nothing_is_left(
         ({"num_images": 0}, "num_images must be at least 1"),
         ({"max_box_drift": -1.0}, "--max-box-drift must not be negative"),
         ({"max_ap_drift": float("nan")}, "--max-ap-drift must not be negative"),
-        ({"images": "nowhere"}, "nowhere: no image there"),
+        ({"images": "nowhere"}, "nowhere: no image or video there"),
     ],
 )
 def test_wrong_options(
