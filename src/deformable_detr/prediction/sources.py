@@ -50,8 +50,8 @@ def find_sources(sources: str | Path | Sequence[str | Path], output: Path | None
     """Files and cameras of what was named, folders searched whole and sorted by name.
 
     Args:
-        output: the folder that results go to, if any. What an earlier run has left there is left out of folders
-            patterns, as is any other folder that `predict` has written to.
+        output: the folder that results go to, if any. What an earlier run has left there is left out of
+            folders and patterns, as is any other folder that `predict` has written to.
 
     Raises:
         UserError: a source that names nothing.
