@@ -132,11 +132,11 @@ def test_the_snippet_of_the_docs_needs_nothing_of_ours(
     assert "import deformable_detr" not in code
     dd.export(detector, tmp_path / "model.onnx", to="onnx", num_images=1)
     picture = Image.effect_noise((80, 64), 90).convert("RGB")
-    picture.save(tmp_path / "a.png")
+    picture.save(tmp_path / "a.jpg")
     monkeypatch.chdir(tmp_path)
     found: dict[str, Any] = {}
     exec(code, found)
-    wanted = detector.predict(picture, threshold=0.0, max_detections=1)
+    wanted = detector.predict(tmp_path / "a.jpg", threshold=0.0, max_detections=1)
     query, label = np.unravel_index(found["scores"].argmax(), found["scores"].shape)
     assert found["scores"][query, label] == pytest.approx(wanted.scores[0], abs=1e-4)
     assert found["names"][label] == wanted.names[0]
