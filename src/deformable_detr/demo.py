@@ -75,7 +75,7 @@ def demo(output: str | Path = "demo_output", *, seed: int = 0, epochs: int | Non
     console.print("4/4  predicting", highlight=False)
     names = [image["file_name"] for image in _val_images(data)[:SHOWN_IMAGES]]
     prediction = predict(
-        detector, [data / "val" / name for name in names], folder / "predictions", threshold=0.35
+        detector, [data / "val" / name for name in names], folder / "predictions", threshold=0.25
     )
     seconds = time.perf_counter() - started
     console.print(
