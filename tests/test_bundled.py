@@ -39,6 +39,13 @@ def test_predict_demo_demo_works_right_after_installation(
     assert "4 pictures" in capsys.readouterr().out
 
 
+def test_explain_demo_demo_works_too(tmp_path: Path) -> None:
+    page = tmp_path / "shapes.html"
+    assert main(["explain", "demo", "demo", "--output", str(page), "--threshold", "0.3"]) == 0
+    assert "<canvas" in page.read_text() or "<svg" in page.read_text()
+    assert len(dd.load("demo", device="cpu").predict("demo", 0.3)) > 0
+
+
 def test_a_folder_of_that_name_is_meant_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     dd.create("deformable_detr_lite", classes=["cat"], device="cpu").save("demo")

@@ -21,6 +21,7 @@ from . import checkpoint as checkpoints
 from . import exported
 from .backend import Backend
 from .checkpoint import Checkpoint
+from .checkpoint.sources import DEMO, demo_pictures
 from .classification import build_classification
 from .config import DataConfig, ModelConfig
 from .data.images import open_image
@@ -373,7 +374,8 @@ def equal_shape_batches(shapes: Sequence[tuple[int, int]], batch_size: int) -> l
 
 
 def read_picture(image: Picture, max_pixels: int) -> Image.Image:
-    """Any accepted picture as PIL RGB, turned upright by its EXIF orientation."""
+    """Any accepted picture as PIL RGB, turned upright by its EXIF orientation. `demo`: the first of the
+    bundled model's."""
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] != 3:
             raise UserError(f"a picture as a tensor must have shape (3, H, W), not {tuple(image.shape)}.")
@@ -384,6 +386,8 @@ def read_picture(image: Picture, max_pixels: int) -> Image.Image:
                 )
             image = (image * 255).round().to(torch.uint8)
         image = image.permute(1, 2, 0).cpu().numpy()
+    elif isinstance(image, str) and image == DEMO and not Path(DEMO).exists():
+        image = demo_pictures()[0]
     elif not isinstance(image, str | Path | Image.Image | np.ndarray):
         raise UserError(
             "a picture must be a path, a PIL image, an array or a tensor, "

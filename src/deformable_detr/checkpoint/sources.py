@@ -44,6 +44,11 @@ def load(source: str | Path) -> Checkpoint:
     raise UserError(f"there is no model {source}: give {SUPPORTED}.")
 
 
+def demo_pictures() -> list[Path]:
+    """The pictures that come with the bundled model, which it has not seen."""
+    return sorted((BUNDLED / "pictures").iterdir())
+
+
 def _load_folder(folder: Path) -> Checkpoint:
     if (folder / "checkpoints").is_dir():
         for name in ("best", "last"):

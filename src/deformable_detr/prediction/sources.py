@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checkpoint.sources import BUNDLED, DEMO
+from ..checkpoint.sources import DEMO, demo_pictures
 from ..data.images import IMAGE_SUFFIXES
 from ..errors import UserError
 from .outputs import MADE_BY, PREDICTIONS_FILE, REPORT_FILE
@@ -112,7 +112,7 @@ class _Search:
         elif path.exists():
             yield path
         elif str(source) == DEMO:
-            yield from sorted((BUNDLED / "pictures").iterdir())
+            yield from demo_pictures()
         else:
             yield from self._inputs(Path(match) for match in sorted(glob.glob(str(source), recursive=True)))
 
