@@ -49,6 +49,9 @@ def api(address: str) -> Any:
 @pytest.mark.parametrize("mode", GenerationMode)
 def test_whatever_fits_the_openapi_or_does_not(api: Any, mode: GenerationMode) -> None:
     for operation in operations(api):
+        takes_something = bool(list(operation.iter_parameters())) or bool(list(operation.body))
+        if mode is GenerationMode.NEGATIVE and not takes_something:
+            continue  # nothing that could be wrong
 
         @bounded
         @given(case=operation.as_strategy(generation_mode=mode))

@@ -26,6 +26,7 @@ _MEMBERS = re.compile(
 )
 _OPERATORS = re.compile(
     r"torch\.ops\.aten\.(?!from_file)[a-z]\w*\.\w+|torch\.ops\.aten\._(assert_tensor_metadata|to_copy)\.\w+"
+    r"|torch\.ops\.aten\.__(and|or|xor)__\.\w+"
     r"|torch\.ops\.deformable_detr\.\w+\.default|torch\.ops\.torchvision\.deform_conv2d\.default"
     r"|torch\.sym_(min|max|float|int|not)"
     r"|_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pow|getitem|eq|ne|lt|le|gt|ge)"
