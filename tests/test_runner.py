@@ -18,11 +18,13 @@ from deformable_detr.config import BackboneConfig, DataConfig
 from deformable_detr.detector import Detector, RunnerBackend
 from deformable_detr.models import DetectionModel
 from deformable_detr.models.backbone import build_backbone
+from deformable_detr.models.queries import base_boxes
 from deformable_detr.recipes import RECIPES, recipe
 from deformable_detr.runner import Runner, encoder
 from deformable_detr.runner.convolutions import fold_norms
 from deformable_detr.runner.encoder import ChunkedEncoder
 from deformable_detr.runner.memory import KEPT_SIZES
+from deformable_detr.runner.queries import BestProposals
 from deformable_detr.structures import ImageBatch, Predictions
 from small_models import random_checkpoint, randomise, small_config
 
@@ -74,6 +76,19 @@ def test_proposals_of_all_kinds(mask_invalid: bool) -> None:
     model = small_model("deformable_detr_r50_two_stage", mask_invalid_proposals=mask_invalid)
     batch = images((64, 96), (40, 40))
     assert_same(Runner(model)(batch), plainly(model, batch))
+
+
+def test_tokens_that_make_no_proposal_are_still_looked_at() -> None:
+    """From 51 cells on, those at the border are too near to it to propose a box. The decoder samples them."""
+    model = small_model("deformable_detr_r50_two_stage")
+    batch = images((424, 424))
+    memory = model.encoder(model.embed(batch))
+    assert base_boxes(memory)[1].any()
+    assert_same(Runner(model)(batch), plainly(model, batch))
+    kept = memory.tokens.detach().clone()
+    with torch.no_grad():
+        BestProposals(model.queries)(memory)  # type: ignore[arg-type]
+    assert torch.equal(memory.tokens, kept)
 
 
 def test_what_it_runs_is_the_optimised_model_and_the_plain_one_stays() -> None:

@@ -63,6 +63,7 @@ class BestProposals(nn.Module):
         encoded = torch.empty_like(tokens, dtype=torch.float32)
         for image, of_image in enumerate(tokens):
             for chunk in chunks(len(of_image)):
-                valid = of_image[chunk].float().masked_fill_(invalid[image, chunk, None], 0.0)
+                # not in place: `float` copies nothing of what is float32, and the decoder needs all tokens
+                valid = of_image[chunk].float().masked_fill(invalid[image, chunk, None], 0.0)
                 encoded[image, chunk] = self.plain.memory_norm(self.plain.memory_projection(valid))
         return encoded
