@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
@@ -150,6 +150,7 @@ VIEWS = st.lists(
 )
 
 
+@example([[((0.0, 0.0, 1e-6, 1.0), 0.5, 2)], [((0.0, 0.0, 1e-6, 1.0), 0.5, 2)]], 0.5)
 @given(VIEWS, st.floats(0.3, 0.9))
 def test_merging_invents_nothing(
     seen: list[list[tuple[tuple[float, ...], float, int]]], overlap: float

@@ -161,6 +161,7 @@ def merge(views: Sequence[Detections], overlap: float = OVERLAP, max_detections:
     overlaps = box_iou(boxes[best], boxes).nan_to_num() * (labels[best][:, None] == labels[None])
     overlaps[torch.arange(len(best)), best] = 1.0  # a box without area, too, is itself
     nearest = overlaps.argmax(0)
+    nearest[best] = torch.arange(len(best))  # also of two equal boxes, so thin that suppression missed it
     member = (nearest[None] == torch.arange(len(best))[:, None]) & (overlaps >= overlap)
     weights = member * scores
     merged = (weights @ boxes) / weights.sum(1, keepdim=True).clamp(min=1e-12)
