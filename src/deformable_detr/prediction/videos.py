@@ -6,11 +6,13 @@ encodes. A dozen frames are in memory at a time, however long the video.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, current_thread, main_thread
 from typing import Any
 
 import numpy as np
@@ -131,8 +133,29 @@ def annotate_video(
     Raises:
         UserError: not one frame can be decoded, or the video cannot be written.
     """
-    with closing(find_in_frames(finder, frames, tracker, every)) as found:
-        return _annotated(found, frames, every, source, target, rows, progress)
+    with _ctrl_c_asks() as asked, closing(find_in_frames(finder, frames, tracker, every)) as found:
+        return _annotated(found, frames, every, source, target, rows, progress, asked)
+
+
+@contextmanager
+def _ctrl_c_asks() -> Iterator[Event]:
+    """The first Ctrl-C sets the event, a second one interrupts as usual. An exception may come out anywhere,
+    in places too where a library drops it; and a camera never ends by itself."""
+    asked = Event()
+
+    def ask(number: int, frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    if current_thread() is not main_thread():  # where Python allows no handlers
+        yield asked
+        return
+    previous = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _annotated(
@@ -143,6 +166,7 @@ def _annotated(
     target: Path,
     rows: RowFile,
     progress: Progress | None,
+    asked: Event,
 ) -> VideoResult:
     first = next(found, None)
     if first is None:
@@ -157,7 +181,8 @@ def _annotated(
                 count, detections = count + 1, detections + len(frame.detections)
                 if progress is not None:
                     progress(source, count, None if frames.total is None else -(-frames.total // every))
-                frame = next(found, None)
+                stopped = asked.is_set()
+                frame = None if stopped else next(found, None)
         except KeyboardInterrupt:
             stopped = True
         behind.finish()
