@@ -2,8 +2,8 @@
 
     deformable-detr paper summary benchmarks/paper/results --output runs/paper [--into docs/paper.md]
 
-For each data set: the table of its runs (mean and spread over seeds), how many times the epochs DETR needs
-for what Deformable DETR has, and what each ingredient adds, beside the published difference. Writes
+For each data set: the table of its runs (mean and spread over seeds) beside the paper's, how many times the
+epochs DETR needs for what Deformable DETR has, and what each ingredient adds, here and in the paper. Writes
 `summary.json`, `summary.md` and a figure 3 of each data set. `--into` puts the tables between the two
 markers of a Markdown file, and the figures into `images/` beside it. What was not run is said to be missing.
 
@@ -69,6 +69,7 @@ INGREDIENTS = (
     Ingredient("multi-scale attention", DEFORMABLE, "deformable_detr_r50_own_level"),
     Ingredient("all levels instead of one", DEFORMABLE, "deformable_detr_r50_single_scale"),
     Ingredient("an FPN on top", "deformable_detr_r50_fpn", DEFORMABLE),
+    Ingredient("a BiFPN on top", "deformable_detr_r50_bifpn", DEFORMABLE),
     Ingredient("iterative refinement", "deformable_detr_r50_refine", DEFORMABLE),
     Ingredient("two stages", "deformable_detr_r50_two_stage", "deformable_detr_r50_refine"),
     Ingredient("DETR-DC5: focal loss", "detr_r50_dc5_plus", "detr_r50_dc5_50_epochs"),
@@ -379,15 +380,25 @@ def markdown(experiments: Sequence[Experiment], missing: Sequence[str] = ()) -> 
 
 
 def _runs_table(experiments: Sequence[Experiment]) -> str:
+    """Each cell is what was measured here / what the paper has for this row, on COCO in its own epochs."""
     lines = [
-        f"| | epochs | seeds | {' | '.join(COLUMNS)} | minutes |",
+        f"| here / paper | epochs | seeds | {' | '.join(COLUMNS)} | minutes |",
         "|" + "---|" * (len(COLUMNS) + 4),
     ]
     for each in experiments:
-        cells = " | ".join(_in_percent(each.values(name)) for name in COLUMNS)
+        row = ROWS[each.row]
+        cells = " | ".join(
+            f"{_in_percent(each.values(name))} / {_or_dash(getattr(row.published, name))}" for name in COLUMNS
+        )
         minutes = f"{60 * each.hours:.0f}"
-        lines.append(f"| {each.label} | {each.epochs} | {len(each.runs)} | {cells} | {minutes} |")
+        lines.append(
+            f"| {each.label} | {each.epochs} / {row.epochs} | {len(each.runs)} | {cells} | {minutes} |"
+        )
     return "\n".join(lines) + "\n"
+
+
+def _or_dash(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
 
 
 def _in_percent(values: Sequence[float]) -> str:
