@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -232,4 +233,19 @@ def test_evaluate_with_augmentation(
     assert main([*command, "--tta-scales", "[1]"]) == 0
     capsys.readouterr()
     assert main([*command, "--tta-scales", "[1,1]"]) == 2
+    assert "tta_scales must be different" in capsys.readouterr().err
+
+
+def test_predict_with_augmentation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = tiny_detector()
+    folder, picture, out = plain.save(tmp_path / "model"), tmp_path / "a.png", tmp_path / "out"
+    Image.fromarray(PICTURES[0]).save(picture)
+    expected = augmented(plain, (0.75, 1.0)).predict(picture, 0.1)
+    command = ["predict", str(folder), str(picture), "--output", str(out), "--threshold", "0.1"]
+    assert main([*command, "--device", "cpu", "--tta-scales", "[0.75,1]"]) == 0
+    rows = json.loads((out / "predictions.json").read_text())
+    assert [row["score"] for row in rows] == pytest.approx(list(expected.scores), abs=1e-4)
+    assert len(rows) > 0
+    assert len(expected) != len(plain.predict(picture, 0.1))
+    assert main([*command, "--tta-scales", "[20]"]) == 2
     assert "tta_scales must be different" in capsys.readouterr().err

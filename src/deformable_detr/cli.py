@@ -26,6 +26,8 @@ from .errors import UserError
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+    from .detector import Detector
+
 PROGRAM = "deformable-detr"
 
 
@@ -363,6 +365,7 @@ def _build_predict(argv: Sequence[str]) -> ArgumentParser:
         "--tile-size", type=int | None, default=None, help="pixels, if not those that the model sees"
     )
     parser.add_argument("--tile-overlap", type=float, default=0.2, help="of neighbouring tiles, as a share")
+    _add_tta(parser)
     parser.add_argument("--no-track", action="store_true", help="videos: do not number the objects")
     parser.add_argument("--every", type=int, default=1, help="videos: look at each n-th frame")
     parser.add_argument("--max-detections", type=int, default=100, help="per picture, frame or tile")
@@ -389,13 +392,24 @@ def _run_predict(parser: ArgumentParser, arguments: Namespace) -> int:
     return _predict_lines(arguments, wanted)
 
 
+def _augmented_if_asked(arguments: Namespace) -> str | Detector:
+    """MODEL as it was named, loaded where `--tta` builds on it."""
+    from .detector import load
+    from .tta import augmented, tta_scales
+
+    scales = tta_scales(arguments.tta_scales or arguments.tta)
+    if not scales:
+        return arguments.model  # type: ignore[no-any-return]
+    return augmented(load(arguments.model, arguments.device, arguments.dtype), scales)
+
+
 def _predict_files(arguments: Namespace, wanted: dict[str, Any]) -> int:
     from .prediction import PredictionInterrupted, predict
 
     try:
         with _progress_bar() as progress:
             report = predict(
-                arguments.model,
+                _augmented_if_asked(arguments),
                 arguments.sources,
                 arguments.output or "predictions",
                 **wanted,
@@ -442,7 +456,8 @@ def _predict_lines(arguments: Namespace, wanted: dict[str, Any]) -> int:
 
     try:
         with redirect_stdout(sys.stderr):  # whatever a library prints is no answer
-            detector = load(arguments.model, arguments.device, arguments.dtype)
+            model = _augmented_if_asked(arguments)
+            detector = load(model, arguments.device, arguments.dtype) if isinstance(model, str) else model
             report = answer_lines(detector, sys.stdin.buffer, answer, **wanted)
     except BrokenPipeError:  # whoever asked has gone; what is still buffered has nowhere to go
         os.dup2(os.open(os.devnull, os.O_WRONLY), answers.fileno())
