@@ -399,7 +399,7 @@ def _augmented_if_asked(arguments: Namespace) -> str | Detector:
 
     scales = tta_scales(arguments.tta_scales or arguments.tta)
     if not scales:
-        return arguments.model  # type: ignore[no-any-return]
+        return arguments.model
     return augmented(load(arguments.model, arguments.device, arguments.dtype), scales)
 
 
