@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html.parser
 import json
 import re
 import shutil
@@ -20,6 +19,7 @@ from deformable_detr.config import RunConfig
 from deformable_detr.detector import Detector, new_checkpoint
 from deformable_detr.explain.page import html_of, page
 from deformable_detr.structures import ClassTable
+from html_elements import NestedElements
 from small_models import randomise
 from tiny import as_detr, tiny_config
 
@@ -34,27 +34,12 @@ def detector(config: RunConfig) -> Detector:
     return Detector.of(checkpoint, "cpu")
 
 
-class Reader(html.parser.HTMLParser):
-    """Checks nesting, and keeps attributes and the text of each element."""
-
-    VOID = ("meta", "img", "input", "br")
+class Reader(NestedElements):
+    """Keeps the text of each element."""
 
     def __init__(self, text: str):
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.texts: dict[str, str] = {}
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
+        super().__init__(text)
 
     def handle_data(self, data: str) -> None:
         _, attributes = self.elements[-1] if self.elements else ("", {})

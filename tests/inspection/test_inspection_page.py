@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html.parser
 import json
 import re
 import shutil
@@ -17,6 +16,7 @@ from PIL import Image
 from dataset_files import coco_content, write_coco
 from deformable_detr.errors import UserError
 from deformable_detr.inspection import DataReport, html_of, inspect, write_report
+from html_elements import NestedElements
 
 EVIL = '</title><script>alert(1)</script><img src=x onerror="alert(2)">&{{body}}'
 EVIL_FILE = '<b onmouseover=alert(3)>".jpg'.replace("/", "")
@@ -42,31 +42,15 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> DataReport:
     return inspect(root)
 
 
-class Reader(html.parser.HTMLParser):
-    """Checks nesting, and keeps tags, attributes and visible text."""
-
-    VOID = ("meta", "img", "input", "br")
-    UNCLOSED = ("image", "rect", "circle")
+class Reader(NestedElements):
+    """Keeps the visible text."""
 
     def __init__(self, text: str):
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
-        self.feed(text)
-        self.close()
-        assert not self.open
+        super().__init__(text)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
         if not self.open or self.open[-1] not in ("script", "style"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html.parser
 import json
 import re
 import shutil
@@ -29,6 +28,7 @@ from deformable_detr.report.pictures import spread, varied
 from deformable_detr.report.run_folder import changes_from_recipe, read_history
 from deformable_detr.structures import ClassTable
 from deformable_detr.training import train
+from html_elements import NestedElements
 from small_models import randomise
 from tiny import as_detr, changed_data, rows, tiny_config
 
@@ -38,36 +38,27 @@ EVIL = '</script><img src=x onerror="alert(1)">&amp;{{title}}'
 MOST_BYTES = 5_000_000
 
 
-class Reader(html.parser.HTMLParser):
-    """Checks that elements are closed in order; keeps attributes, and the cells of every table row."""
+class Reader(NestedElements):
+    """Keeps the text of elements, and the cells of every table row."""
 
     VOID = ("meta", "img", "br")
 
     def __init__(self, text: str):
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.texts: dict[str, list[str]] = {}
         self.rows: list[list[str]] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
+        super().__init__(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
+        super().handle_starttag(tag, attrs)
         if tag == "tr":
             self.rows.append([])
         if tag in ("td", "th"):
             self.rows[-1].append("")
         if tag not in self.VOID:
-            self.open.append(tag)
             self.texts.setdefault(tag, []).append("")
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
         for tag in set(self.open):
