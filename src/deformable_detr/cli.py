@@ -26,8 +26,6 @@ from .errors import UserError
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from .detector import Detector
-
 PROGRAM = "deformable-detr"
 
 
@@ -287,6 +285,10 @@ def _add_tta(parser: ArgumentParser) -> None:
     )
 
 
+def _tta(arguments: Namespace) -> bool | Sequence[float]:
+    return arguments.tta_scales or arguments.tta
+
+
 def _build_evaluate(argv: Sequence[str]) -> ArgumentParser:
     parser = _parser("evaluate", "Average precision of MODEL on a split of DATA.")
     _add_model(parser)
@@ -334,7 +336,7 @@ def _run_evaluate(parser: ArgumentParser, arguments: Namespace) -> int:
         iou_threshold=arguments.iou_threshold,
         interpolation=arguments.interpolation,
         plus_one=arguments.plus_one,
-        tta=arguments.tta_scales or arguments.tta,
+        tta=_tta(arguments),
         console=console,
     )
     print_metrics(metrics, console)
@@ -392,24 +394,13 @@ def _run_predict(parser: ArgumentParser, arguments: Namespace) -> int:
     return _predict_lines(arguments, wanted)
 
 
-def _augmented_if_asked(arguments: Namespace) -> str | Detector:
-    """MODEL as it was named, loaded where `--tta` builds on it."""
-    from .detector import load
-    from .tta import augmented, tta_scales
-
-    scales = tta_scales(arguments.tta_scales or arguments.tta)
-    if not scales:
-        return arguments.model
-    return augmented(load(arguments.model, arguments.device, arguments.dtype), scales)
-
-
 def _predict_files(arguments: Namespace, wanted: dict[str, Any]) -> int:
     from .prediction import PredictionInterrupted, predict
 
     try:
         with _progress_bar() as progress:
             report = predict(
-                _augmented_if_asked(arguments),
+                arguments.model,
                 arguments.sources,
                 arguments.output or "predictions",
                 **wanted,
@@ -418,6 +409,7 @@ def _predict_files(arguments: Namespace, wanted: dict[str, Any]) -> int:
                 batch_size=arguments.batch_size,
                 device=arguments.device,
                 dtype=arguments.dtype,
+                tta=_tta(arguments),
                 progress=progress,
             )
     except PredictionInterrupted as interruption:
@@ -448,6 +440,7 @@ def _predict_lines(arguments: Namespace, wanted: dict[str, Any]) -> int:
 
     from .detector import load
     from .prediction import answer_lines
+    from .tta import augmented_as_asked
 
     answers = sys.stdout
 
@@ -456,8 +449,8 @@ def _predict_lines(arguments: Namespace, wanted: dict[str, Any]) -> int:
 
     try:
         with redirect_stdout(sys.stderr):  # whatever a library prints is no answer
-            model = _augmented_if_asked(arguments)
-            detector = load(model, arguments.device, arguments.dtype) if isinstance(model, str) else model
+            plain = load(arguments.model, arguments.device, arguments.dtype)
+            detector = augmented_as_asked(plain, _tta(arguments))
             report = answer_lines(detector, sys.stdin.buffer, answer, **wanted)
     except BrokenPipeError:  # whoever asked has gone; what is still buffered has nowhere to go
         os.dup2(os.open(os.devnull, os.O_WRONLY), answers.fileno())

@@ -46,7 +46,7 @@ from .detector import Detector, equal_shape_batches, load
 from .errors import UserError
 from .files import write_text
 from .structures import ClassTable
-from .tta import augmented, tta_scales
+from .tta import augmented_as_asked, tta_scales
 
 Metric = Literal["coco", "voc"]
 Batching = Literal["exact", "padded"]
@@ -125,8 +125,7 @@ def evaluate(
         else:
             detector = model
         scales = tta_scales(tta)
-        if scales:
-            detector = augmented(detector, scales)
+        detector = augmented_as_asked(detector, scales)
         if isinstance(data, Split):
             part = data
         else:

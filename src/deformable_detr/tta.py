@@ -145,6 +145,12 @@ def augmented(detector: Detector, scales: Sequence[float] = SCALES) -> Augmented
     return AugmentedDetector(detector, views_of(scales))
 
 
+def augmented_as_asked(detector: Detector, tta: bool | Sequence[float]) -> Detector:
+    """The detector as the option `tta` wants it: itself where that asks for nothing."""
+    scales = tta_scales(tta)
+    return augmented(detector, scales) if scales else detector
+
+
 def merge(views: Sequence[Detections], overlap: float = OVERLAP, max_detections: int = 100) -> Detections:
     """One picture's detections in V views, in the picture's coordinates, as one: best first.
 

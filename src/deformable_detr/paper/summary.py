@@ -181,7 +181,7 @@ def run(arguments: Namespace) -> None:
         figure = draw([each for each in experiments if each.data == name])
         written += save_figure(figure, output / f"summary_{name}")
         if into is not None:
-            written += save_figure(figure, into.parent / "images" / f"paper_{name}")[:1]
+            written += save_figure(figure, into.parent / "images" / f"paper_{name}")
     if into is not None and surroundings is not None:
         before, after = surroundings
         pictures = "".join(f"\n![AP against epoch on {name}](images/paper_{name}.png)\n" for name in names)

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..detector import Detector, check_options, load
 from ..errors import UserError
 from ..selection import Selection
+from ..tta import augmented_as_asked
 from .finding import Finder
 from .frames import open_source
 from .outputs import (
@@ -55,6 +56,7 @@ def predict(
     batch_size: int = 4,
     device: str = "auto",
     dtype: str | None = None,
+    tta: bool | Sequence[float] = False,
     progress: Progress | None = None,
 ) -> PredictionReport:
     """Find objects in image files, videos and cameras, draw them, and list them.
@@ -70,6 +72,7 @@ def predict(
         tiling: look at pictures and frames in tiles (`Tiling()`), for small objects in large ones.
         track: number the objects of videos.
         every: look at each n-th frame of videos only.
+        tta: test-time augmentation, as for `evaluate`.
         progress: called with what is being read, how many are done, and of how many.
 
     Raises:
@@ -85,7 +88,7 @@ def predict(
     targets = [folder / name for name in _target_names(found)]
     files = [*found.images, *(video for video in found.videos if isinstance(video, Path))]
     refuse_to_overwrite(files, targets)
-    detector = model if isinstance(model, Detector) else load(model, device, dtype)
+    detector = augmented_as_asked(model if isinstance(model, Detector) else load(model, device, dtype), tta)
     selection = Selection.of(detector.classes, threshold, classes, class_thresholds)
     if found.videos and track:
         ObjectTracker(selection, 1.0)  # says now what is not installed
