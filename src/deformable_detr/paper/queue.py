@@ -81,6 +81,7 @@ def run(arguments: Namespace) -> None:
     if arguments.jobs > 1 and not arguments.list:
         _run_jobs(arguments, console)
         return
+    command = f"deformable-detr paper queue {arguments.queue}"
     failed = []
     for each in runs:
         result = results / f"{each.name}.json"
@@ -95,7 +96,7 @@ def run(arguments: Namespace) -> None:
                     source = _data_folder(data[each.data], output, each.data)
                     folder = each.folder(output)
                     each.row.train(source, each.config, folder, arguments.device)
-                    content = json.dumps(_result(each, folder, arguments.queue), indent=1)
+                    content = json.dumps(result_of(each, folder, command), indent=1)
                     write_text(result, content + "\n")
         except Timeout:
             _say(console, "in work", each)
@@ -203,7 +204,8 @@ def _data_folder(description: str | Mapping[str, Any], output: Path, name: str) 
     return drawn
 
 
-def _result(queued: QueuedRun, folder: Path, queue: str) -> dict[str, Any]:
+def result_of(queued: QueuedRun, folder: Path, command: str) -> dict[str, Any]:
+    """Of a finished run. `command`: by which it can be repeated."""
     run = read_run(folder)
     assert run is not None
     evaluations = [row for row in read_metrics(folder / METRICS_FILE) if row["kind"] == "evaluation"]
@@ -213,7 +215,7 @@ def _result(queued: QueuedRun, folder: Path, queue: str) -> dict[str, Any]:
         "data": queued.data,
         "epochs": queued.epochs,
         "seed": queued.seed,
-        "command": f"deformable-detr paper queue {queue}",
+        "command": command,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "training_hours": round(run.hours, 4),
