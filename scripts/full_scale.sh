@@ -6,17 +6,28 @@
 # Run it again to go on with a run that was stopped. Then: deformable-detr paper table1 path/to/coco --rebuild --output runs/paper
 set -euo pipefail
 
+if [ $# -lt 2 ]; then
+    echo "usage: $0 DATA RECIPE [options of \`deformable-detr train\` …]" >&2
+    exit 2
+fi
 data=$1
 recipe=$2
 shift 2
 gpus=${GPUS:-8}
 batch=${BATCH:-2}           # pictures per GPU and step
-total=32                    # pictures per update, the published setting
+total=${TOTAL:-32}          # pictures per update; 32 is the published setting of all rows but DETR's, 64
 epochs=${EPOCHS:-50}
 seed=${SEED:-42}
+for number in "$gpus" "$batch" "$total" "$epochs"; do
+    if ! [[ $number =~ ^[1-9][0-9]*$ ]]; then
+        echo "GPUS, BATCH, TOTAL and EPOCHS must be whole numbers of at least 1, not '$number'." >&2
+        exit 2
+    fi
+done
+drop=$((epochs > 1 ? epochs * 4 / 5 : 1)) # the learning rate, as in the papers
 accumulate=$((total / (gpus * batch)))
 if [ $((accumulate * gpus * batch)) -ne "$total" ]; then
-    echo "GPUS=$gpus times BATCH=$batch must divide $total; or choose a total of your own with --train.lr_rule." >&2
+    echo "GPUS=$gpus times BATCH=$batch must divide TOTAL=$total: choose another." >&2
     exit 2
 fi
 output=runs/paper/runs/full/$recipe-${epochs}ep-seed$seed
@@ -25,5 +36,5 @@ if [ -e "$output/training_state.pt" ]; then resume=(--resume); fi
 
 torchrun --standalone --nproc-per-node "$gpus" -m deformable_detr train "$data" \
     --recipe "$recipe" --output "$output" "${resume[@]}" \
-    --train.epochs "$epochs" --train.lr_drop_epochs "[$((epochs * 4 / 5))]" --train.seed "$seed" \
+    --train.epochs "$epochs" --train.lr_drop_epochs "[$drop]" --train.seed "$seed" \
     --train.batch_size "$batch" --train.accumulate "$accumulate" "$@"

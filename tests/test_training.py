@@ -216,8 +216,9 @@ def test_resumed_after_a_crash_in_the_evaluation(
     with monkeypatch.context() as patch:
         patch.setattr(training, "evaluate", crash)
         with pytest.raises(CrashError):
-            train(tiny_data, tiny_config(checkpoint_every=3), tmp_path / "run")
-    train(tiny_data, None, tmp_path / "run", resume=True, checkpoint_every=0)
+            train(tiny_data, tiny_config(), tmp_path / "run")
+    assert state(tmp_path / "run")["step"] == UPDATES_PER_EPOCH  # saved before it was evaluated
+    train(tiny_data, None, tmp_path / "run", resume=True)
     assert_same_run(tmp_path / "run", whole)
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from deformable_detr.training_log import METRICS_FILE, TrainingLog
+from deformable_detr.errors import UserError
+from deformable_detr.training_log import METRICS_FILE, TrainingLog, note_start, read_starts
 
 
 def log_in(folder: Path, last_step: int = 10, terminal: bool = False, **steps: int) -> TrainingLog:
@@ -133,3 +134,16 @@ def _interrupted_by(error: type[BaseException], folder: Path) -> None:
     with log_in(folder) as log:
         update(log, 1)
         raise error
+
+
+def test_starts_of_a_run(tmp_path: Path) -> None:
+    assert read_starts(tmp_path) == ()
+    for step in (0, 20):
+        note_start(tmp_path, step=step, device="cpu", processes=2, data={"classes": ["a"]})
+    first, second = read_starts(tmp_path)
+    assert (first["step"], second["step"], second["processes"]) == (0, 20, 2)
+    assert first["data"] == {"classes": ["a"]}
+    assert first["device"].startswith("cpu")
+    (tmp_path / "environment.jsonl").write_text("half")
+    with pytest.raises(UserError, match=r"environment\.jsonl cannot be read"):
+        read_starts(tmp_path)

@@ -1,5 +1,5 @@
-"""What a program runs on: machine and versions. A run folder keeps one line of it for each start, in
-`environment.jsonl`, because nobody remembers a month later."""
+"""What a program runs on: machine and versions. A run folder keeps one line of it for each start
+(training_log.py), because nobody remembers a month later."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-ENVIRONMENT_FILE = "environment.jsonl"
 PACKAGES = ("deformable-detr", "torchvision", "timm", "accelerate", "faster-coco-eval")
 
 

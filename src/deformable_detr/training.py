@@ -11,7 +11,6 @@ event files, `environment.jsonl` (a line for each start) and `report.html`.
 from __future__ import annotations
 
 import copy
-import json
 import math
 import os
 import pickle
@@ -49,7 +48,6 @@ from .data.loading import Samples, micro_batch_keys, steps_per_epoch, training_l
 from .data.records import Split
 from .data.transforms import resized_size
 from .detector import Detector, choose_device, new_checkpoint
-from .environment import ENVIRONMENT_FILE, environment
 from .errors import UserError
 from .evaluation import collect_detections, evaluate
 from .feature_cache import Bounds, FeatureCache
@@ -67,7 +65,7 @@ from .optimisation import (
 from .recipes import recipe as recipe_of
 from .report import REPORT_FILE, report_text
 from .structures import BatchCount, FeatureBatch, ImageBatch, Target
-from .training_log import TrainingLog
+from .training_log import TrainingLog, note_start
 from .transfer import transfer
 
 if TYPE_CHECKING:
@@ -474,6 +472,8 @@ class _Run:
         is_end = self.progress.step == self.last_step
         metrics: dict[str, Any] | None = None
         if self.val_split is not None and (is_end or (epoch + 1) % settings.evaluate_every == 0):
+            # Who asks to stop may not wait as long as an evaluation takes: torchrun kills after 30 s.
+            self._save_state()
             with log.paused():
                 metrics = evaluate(self._current_detector(), self.val_split, progress=False)
         log.epoch(epoch, self.progress.step, metrics)
@@ -523,9 +523,13 @@ class _Run:
     def _note_start(self) -> None:
         """On what machine and with which versions this part of the run was trained."""
         if self.is_main:
-            row = {"step": self.progress.step, **environment(self.accelerator.device, self.world_size)}
-            with (self.output / ENVIRONMENT_FILE).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            note_start(
+                self.output,
+                step=self.progress.step,
+                device=self.accelerator.device,
+                processes=self.world_size,
+                data=data_in_words(self.train_split, self.val_split),
+            )
 
     def _report(self, detector: Detector) -> None:
         """All processes detect, the first one writes. The run is finished and saved: whatever goes wrong from
@@ -691,6 +695,15 @@ def _for_classes(config: RunConfig, split: Split) -> RunConfig:
             "the number comes from the data."
         )
     return replace(config, model=replace(config.model, num_classes=found))
+
+
+def data_in_words(train: Split, val: Split | None) -> dict[str, Any]:
+    """By which a run's data are known again, wherever they lie; ready for JSON."""
+    return {
+        "train_images": len(train),
+        "val_images": None if val is None else len(val),
+        "classes": list(train.classes.names),
+    }
 
 
 def _validation_split(data: str | Path, config: RunConfig) -> Split | None:

@@ -3,6 +3,9 @@
 `metrics.jsonl` has one JSON object per line: `{"kind": "train", step, epoch, loss, class, box, giou, …,
 learning_rate, images_per_second, seconds}` every few updates and
 `{"kind": "evaluation", step, epoch, AP, …}`.
+
+`environment.jsonl` has one for each start of the run: after which `step`, on what machine and versions
+(environment.py), with how many `processes`, and on what `data`.
 """
 
 from __future__ import annotations
@@ -14,13 +17,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .environment import environment
 from .errors import UserError
 from .files import write_text
 
 METRICS_FILE = "metrics.jsonl"
+ENVIRONMENT_FILE = "environment.jsonl"
 
 
 class TrainingLog:
@@ -176,6 +182,31 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             ) from error
         rows.append(row)
     return rows
+
+
+def note_start(
+    folder: Path, *, step: int, device: str | torch.device, processes: int, data: Mapping[str, Any]
+) -> None:
+    """Add a line to the run's `environment.jsonl`. `data`: what the run learns from, ready for JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    row = {"step": step, **environment(device, processes), "data": dict(data)}
+    with (folder / ENVIRONMENT_FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def read_starts(folder: Path) -> tuple[dict[str, Any], ...]:
+    """One row for each start of the run; none of runs by older versions, which lack `data` too.
+
+    Raises:
+        UserError: naming the file that cannot be read.
+    """
+    path = folder / ENVIRONMENT_FILE
+    if not path.is_file():
+        return ()
+    try:
+        return tuple(dict(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines())
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): take it out of the run folder.") from error
 
 
 def _means(window: Sequence[Mapping[str, float]]) -> dict[str, float]:

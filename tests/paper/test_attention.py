@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from deformable_detr.models.recording import DenseLayer, SampledLayer
 from deformable_detr.paper.attention import _attention, attention_of, gradient_of, tokens_inside, weights_of
 from deformable_detr.paper.rows import RecipeRow
 from deformable_detr.structures import ClassTable, ImageBatch, Target
-from tiny import as_detr, tiny_config
+from tiny import as_detr, changed_data, tiny_config
 
 
 def tiny_detector(config: RunConfig) -> Detector:
@@ -134,11 +135,28 @@ def test_a_run_is_measured_at_each_epoch_and_goes_on(
     rates = {row["epoch"]: row["learning_rate"] for row in rows if row["kind"] == "train"}
     name = next(iter(rates[0]))
     assert rates[1][name] == pytest.approx(0.1 * rates[0][name])
-    # Again: nothing is trained. With the last measurement gone: it alone is made again.
-    before = (run / "metrics.jsonl").stat().st_mtime_ns
-    (run / "attention" / "2-2.json").unlink()
-    assert main(command) == 0
-    assert json.loads((tmp_path / "attention.json").read_text()) == content
-    assert (run / "metrics.jsonl").stat().st_mtime_ns >= before
+    # Again, and with other pictures: nothing is trained, each epoch is measured on its own model.
+    trained: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(RecipeRow, "train", lambda *_: trained.append(1))
+        (run / "attention" / "1-2.json").unlink()
+        assert main(command) == 0
+        assert json.loads((tmp_path / "attention.json").read_text())["moments"] == content["moments"]
+        assert main([*command, "--pictures", "3"]) == 0
+    assert not trained
+    more = json.loads((tmp_path / "attention.json").read_text())["moments"]
+    assert [each["AP"] for each in more] == [each["AP"] for each in content["moments"]]
+    assert len({each["gradient"]["per_key"] for each in more}) == 6
+    assert more[0]["gradient"] != content["moments"][0]["gradient"]
+    capsys.readouterr()
+    # A model that is gone cannot be had from a run that is past it.
+    shutil.rmtree(run / "attention" / "1")
+    assert main(command) == 2
+    assert "is past epoch 1, whose model is not in" in capsys.readouterr().err
+    other = changed_data(
+        tiny_data, tmp_path / "other", lambda content: content["categories"][0].update(name="x")
+    )
+    assert main([*command[:2], str(other), *command[3:]]) == 2
+    assert "is a run on other data" in capsys.readouterr().err
     assert main([*command, "--rows", "faster_rcnn_r50_fpn"]) == 2
     assert "there is no row faster_rcnn_r50_fpn" in capsys.readouterr().err

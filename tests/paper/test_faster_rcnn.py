@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from deformable_detr.config import RunConfig
+from deformable_detr.errors import UserError
 from deformable_detr.paper.faster_rcnn import FasterRcnn, train_faster_rcnn
 from deformable_detr.paper.rows import read_run
 from deformable_detr.structures import ImageBatch, Target
+from deformable_detr.training_log import read_starts
 from tiny import tiny_config
 
 
@@ -76,3 +78,8 @@ def test_a_run_is_logged_and_goes_on_after_its_last_epoch(tiny_data: Path, tmp_p
     losses = [row["loss"] for row in rows if row["kind"] == "train"]
     assert sum(losses[-3:]) < sum(losses[:3])
     assert read_run(tmp_path).finished  # type: ignore[union-attr]
+    assert [start["step"] for start in read_starts(tmp_path)] == [0, 6]
+    state = tmp_path / "training_state.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"training_state\.pt cannot be read .*: remove the folder"):
+        train_faster_rcnn(tiny_data, config(3), tmp_path, "cpu")

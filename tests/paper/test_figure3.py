@@ -70,11 +70,16 @@ def test_the_command_writes_png_svg_and_numbers(
 
 
 def test_what_cannot_be_drawn_is_refused(runs: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "late.jsonl").write_text('{"kind": "evaluation", "epoch": 99, "step": 1, "AP": 0.5}\n')
+    (tmp_path / "poor.jsonl").write_text('{"kind": "evaluation", "epoch": 1, "step": 1}\n')
     for arguments, words in (
         (([tmp_path / "nothing"],), r"there is no .*nothing: name a run folder"),
         ((runs, ["one"]), "1 labels for 3 runs"),
         ((runs, (), "F1"), "must be one of AP, AP50"),
         (([make_run(tmp_path / "new", recipe("detr_r50"), [])],), "was not evaluated yet"),
+        ((runs, (), "APs"), "no object to measure APs on"),
+        (([runs[0], tmp_path / "late.jsonl"], ("x", "x")), "the runs of x were evaluated at no common epoch"),
+        (([tmp_path / "poor.jsonl"],), r"poor\.jsonl has an evaluation without epoch and AP \('AP'\)"),
     ):
         with pytest.raises(UserError, match=words):
             read_curves(*arguments)  # type: ignore[arg-type]

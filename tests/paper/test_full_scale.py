@@ -95,10 +95,34 @@ def test_a_run_that_was_stopped_is_resumed(launchers: Path) -> None:
     assert "--resume\n" in start(ONE_NODE, launchers, ["coco", "deformable_detr_r50"]).stdout
 
 
+def test_other_batches_and_schedules(launchers: Path) -> None:
+    detr = start(ONE_NODE, launchers, ["coco", "detr_r50"], EPOCHS="500", TOTAL="64").stdout
+    assert "--train.accumulate\n4\n" in detr
+    assert "--train.lr_drop_epochs\n[400]\n" in detr
+    assert (
+        "--train.lr_drop_epochs\n[1]\n" in start(ONE_NODE, launchers, ["coco", "detr_r50"], EPOCHS="1").stdout
+    )
+
+
+@pytest.mark.parametrize("script", [ONE_NODE, SLURM], ids=lambda script: script.name)
+def test_what_they_need_is_said(launchers: Path, script: Path) -> None:
+    slurm = {"SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_ID": "7"}
+    for arguments, environment, words in (
+        ([], {}, "usage: "),
+        (["coco"], {}, "usage: "),
+        (["coco", "detr_r50"], {"BATCH": "two"}, "must be whole numbers of at least 1, not 'two'"),
+        (["coco", "detr_r50"], {"EPOCHS": "0"}, "must be whole numbers of at least 1, not '0'"),
+    ):
+        finished = start(script, launchers, arguments, **slurm, **environment)
+        assert finished.returncode == 2
+        assert words in finished.stderr
+        assert len(finished.stderr.splitlines()) == 1
+
+
 def test_gpus_that_do_not_divide_the_batch_are_refused(launchers: Path) -> None:
     finished = start(ONE_NODE, launchers, ["coco", "deformable_detr_r50"], GPUS="5")
     assert finished.returncode == 2
-    assert "must divide 32" in finished.stderr
+    assert "must divide TOTAL=32" in finished.stderr
 
 
 @pytest.mark.slow

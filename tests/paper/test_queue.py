@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,9 +14,12 @@ from filelock import FileLock
 
 from deformable_detr.cli import main
 from deformable_detr.config import RunConfig
+from deformable_detr.data.synthetic import generate
 from deformable_detr.errors import UserError
+from deformable_detr.paper import table1, table2
 from deformable_detr.paper.queue import ROWS, read_queue
 from deformable_detr.paper.rows import RecipeRow
+from deformable_detr.training_log import TrainingLog
 from tiny import tiny_config
 
 QUEUE = Path(__file__).resolve().parents[2] / "benchmarks" / "paper" / "queue.yaml"
@@ -50,11 +55,13 @@ def test_a_queue_runs_each_run_once(
     command += ["--results", str(tmp_path / "r")]
     assert main([*command, "--list"]) == 0
     assert "to do     tiny-detr_r50-2ep-seed7" in capsys.readouterr().out
+    assert not (tmp_path / "o").exists()  # to list is to leave no trace
     assert main(command) == 0
     result = json.loads((tmp_path / "r" / "tiny-detr_r50-2ep-seed7.json").read_text())
     assert (result["row"], result["seed"], result["epochs"]) == ("detr_r50", 7, 2)
     assert [row["epoch"] for row in result["curve"]] == [2]
     assert result["AP"] == result["curve"][-1]["AP"]
+    assert result["command"] == f"deformable-detr {' '.join(command[:5])} --results {tmp_path / 'r'}"
     metrics = tmp_path / "o" / "tiny" / "runs" / "small" / "detr_r50-2ep-seed7" / "metrics.jsonl"
     before = metrics.stat().st_mtime_ns
     assert main(command) == 0
@@ -78,6 +85,8 @@ def test_a_run_in_work_is_left_to_whoever_has_it(
     monkeypatch.setattr(RecipeRow, "config", lambda self, *_: tiny_config(epochs=1))
     lock = tmp_path / "o" / "locks" / "tiny-detr_r50-1ep-seed1.lock"
     lock.parent.mkdir(parents=True)
+    run = tmp_path / "o" / "tiny" / "runs" / "small" / "detr_r50-1ep-seed1"
+    run.mkdir(parents=True)  # as its holder has made it
     with FileLock(lock):
         assert main([*queue, "--list"]) == 0
         assert main(queue) == 0
@@ -86,6 +95,62 @@ def test_a_run_in_work_is_left_to_whoever_has_it(
     assert [path.name for path in (tmp_path / "r").iterdir()] == ["tiny-detr_r50-1ep-seed2.json"]
     assert main(queue) == 0  # the lock is gone with its holder
     assert len(list((tmp_path / "r").iterdir())) == 2
+
+
+def test_a_stopped_run_goes_on(
+    queue: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(RecipeRow, "config", lambda self, *_: tiny_config(epochs=1))
+    written = TrainingLog.update
+
+    def stop_after_three(self: TrainingLog, **row: Any) -> None:
+        written(self, **row)
+        if row["step"] == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingLog, "update", stop_after_three)
+        assert main(queue) != 0
+    assert not (tmp_path / "r").exists()
+    capsys.readouterr()
+    assert main(queue) == 0
+    assert "resuming after update 4" in capsys.readouterr().out
+    metrics = tmp_path / "o" / "tiny" / "runs" / "small" / "detr_r50-1ep-seed1" / "metrics.jsonl"
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [row["step"] for row in rows if row["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
+    assert len(list((tmp_path / "r").iterdir())) == 2
+
+
+def test_data_are_drawn_once_and_by_one_description(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(RecipeRow, "config", lambda self, *_: tiny_config(epochs=1, num_classes=91))
+    drawn = {"train": 2, "val": 1, "image_size": [64, 80]}
+    content = {
+        "data": {"drawn": drawn},
+        "runs": [{"row": "detr_r50", "data": "drawn", "epochs": 1, "seeds": [1]}],
+    }
+    file = tmp_path / "queue.yaml"
+    command = ["paper", "queue", str(file), "--output", str(tmp_path / "o"), "--device", "cpu"]
+    command += ["--results", str(tmp_path / "r")]
+    file.write_text(yaml.safe_dump(content))
+    assert main(command) == 0
+    assert len(list((tmp_path / "o" / "data" / "drawn" / "train").iterdir())) == 2
+    content["runs"][0]["seeds"], drawn["train"] = [2], 3  # type: ignore[index]
+    file.write_text(yaml.safe_dump(content))
+    assert main(command) == 2
+    assert "was drawn by another description" in capsys.readouterr().err
+    # Without the note of how it was drawn, the run's own tells.
+    content["data"] = {"drawn": str(make_other_data(tmp_path / "other"))}
+    content["runs"][0]["seeds"] = [1]  # type: ignore[index]
+    file.write_text(yaml.safe_dump(content))
+    (tmp_path / "r" / "drawn-detr_r50-1ep-seed1.json").unlink()
+    assert main(command) == 2
+    assert "is a run on other data (6 classes, 1 pictures" in capsys.readouterr().err
+
+
+def make_other_data(folder: Path) -> Path:
+    return generate(folder, train=2, val=2, image_size=(64, 80))
 
 
 def test_a_run_that_diverges_does_not_stop_the_others(
@@ -129,13 +194,31 @@ def test_jobs_share_a_queue_and_a_failing_one_is_told(
         ("{data: {}, runs: [{row: a, data: b, epochs: 1, seeds: [1]}]}", "there is no row a"),
         ("{data: {c: x}, runs: [{row: detr_r50, data: b, epochs: 1, seeds: [1]}]}", "no data set b among c"),
         ("{data: {}, runs: [{row: a, data: b, epochs: 1, seeds: [1], x: 1}]}", "has unknown fields x"),
+        ("{data: {}, runs: }", "is not a queue of runs"),
+        ("{data: [a], runs: []}", "is not a queue of runs"),
+        ("{data: {}, runs: [text]}", "'text' is not a run"),
+        ("{data: {c: x}, runs: [{row: [a], data: c, epochs: 1, seeds: [1]}]}", "there is no row"),
+        ("{data: {c: x}, runs: [{row: detr_r50, data: [c], epochs: 1, seeds: [1]}]}", "no data set"),
+        ("{data: {c: x}, runs: [{row: detr_r50, data: c, epochs: six, seeds: [1]}]}", "needs epochs"),
+        ("{data: {c: x}, runs: [{row: detr_r50, data: c, epochs: 0, seeds: [1]}]}", "needs epochs"),
+        (
+            "{data: {c: x}, runs: [{row: detr_r50, data: c, epochs: 1, seeds: [1], evaluate_every: 0}]}",
+            "evaluate_every of at least 1",
+        ),
+        ("{data: {c: x}, runs: [{row: detr_r50, data: c, epochs: 1, seeds: 1}]}", "needs a list of whole"),
+        ("{data: {c: x}, runs: [{row: detr_r50, data: c, epochs: 1, seeds: [1, 1]}]}", "more than once"),
+        ("{data: {c: 3}, runs: []}", "must be a folder, or numbers"),
+        ("{data: {c: {trian: 3}}, runs: []}", "not trian"),
+        ("{data: {c: {train: three}}, runs: []}", "the others whole numbers"),
+        ("{data: {c: {image_size: 64}}, runs: []}", "`image_size` \\[height, width\\]"),
+        ("\x80", "is not a queue of runs"),
     ],
 )
 def test_a_wrong_queue_is_refused(tmp_path: Path, content: str, words: str) -> None:
-    (tmp_path / "q.yaml").write_text(content)
+    (tmp_path / "q.yaml").write_text(content, encoding="latin-1")
     with pytest.raises(UserError, match=words):
         read_queue(tmp_path / "q.yaml")
 
 
 def test_every_row_of_the_first_two_tables_can_be_queued() -> None:
-    assert len(ROWS) == 15
+    assert {row.name for row in (*table1.ROWS, *table2.ROWS)} == ROWS.keys()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import shlex
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from deformable_detr.cli import main
 from deformable_detr.config import RunConfig
+from deformable_detr.data.formats import read_split
 from deformable_detr.detector import load
 from deformable_detr.evaluation import evaluate
 from deformable_detr.paper import rows as rows_module
@@ -18,10 +21,14 @@ from deformable_detr.paper import table1, table2, table3
 from deformable_detr.paper.rows import RecipeRow, run_folder
 from deformable_detr.paper.small_scale import small
 from deformable_detr.recipes import recipe
+from deformable_detr.training import data_in_words
+from deformable_detr.training_log import note_start
 from made_runs import make_run
 from tiny import tiny_config
 
 ALL_ROWS = {row.name: row for module in (table1, table2, table3) for row in module.ROWS}
+
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "paper" / "results"
 
 # spec.md §15, with the rows' 91 classes
 PARAMETERS = {
@@ -144,6 +151,96 @@ def test_rows_train_resume_and_are_not_trained_twice(
     assert trained[2:] == [(names[0], True)]
 
 
+@pytest.mark.usefixtures("quick_costs")
+def test_a_run_on_other_data_is_not_taken_for_this(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "deformable_detr_r50"
+    run = make_run(run_folder(tmp_path, "small", name, 1, 1), ALL_ROWS[name].config("small", 1, 1), [0.3])
+    command = ["paper", "table1", str(tiny_data), "--rows", name, "--epochs", "1", "--scale", "small"]
+    command += ["--seeds", "1", "--output", str(tmp_path)]
+    classes = list(read_split(tiny_data, "val").classes.names)
+    for data, code in (
+        (
+            {"train_images": 9, "val_images": 6, "classes": classes},
+            0,
+        ),  # more pictures to train on: the same AP
+        ({"train_images": 12, "val_images": 5, "classes": classes}, 2),
+        ({"train_images": 12, "val_images": 6, "classes": classes[::-1]}, 2),
+    ):
+        note_start(run, step=0, device="cpu", processes=1, data=data)
+        for options in ([], ["--rebuild"]):
+            assert main([*command, *options]) == code
+        assert code == 0 or "is a run on other data" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("quick_costs")
+def test_hours_are_those_of_all_processes(tiny_data: Path, tmp_path: Path) -> None:
+    name = "deformable_detr_r50"
+    config = ALL_ROWS[name].config("small", 3, 1)
+    run = make_run(
+        run_folder(tmp_path, "small", name, 3, 1), config, [0.1, 0.2, 0.3]
+    )  # an hour for 10 updates
+    data = data_in_words(read_split(tiny_data, "train"), read_split(tiny_data, "val"))
+    for step, processes in ((0, 16), (20, 8)):
+        note_start(run, step=step, device="cpu", processes=processes, data=data)
+    arguments = ["--rows", name, "--epochs", "3", "--scale", "small", "--rebuild", "--output", str(tmp_path)]
+    assert main(["paper", "table1", str(tiny_data), *arguments]) == 0
+    assert table(tmp_path)[name]["training_hours"] == pytest.approx(16 + 16 + 8)
+
+
+@pytest.mark.usefixtures("quick_costs")
+def test_both_rows_of_detr_dc5_are_made_from_its_runs(tiny_data: Path, tmp_path: Path) -> None:
+    """scripts/full_scale.sh names a run by its recipe and epochs."""
+    for epochs, ap in ((50, 0.35), (500, 0.43)):
+        config = ALL_ROWS["detr_r50_dc5"].config("full", epochs, 42)
+        make_run(run_folder(tmp_path, "full", "detr_r50_dc5", epochs, 42), config, [ap] * epochs)
+    names = ["detr_r50_dc5", "detr_r50_dc5_50_epochs"]
+    command = ["paper", "table1", str(tiny_data), "--rows", *names, "--rebuild", "--output", str(tmp_path)]
+    assert main(command) == 0
+    rows = table(tmp_path)
+    assert [rows[name]["AP"] for name in names] == [pytest.approx(0.43), pytest.approx(0.35)]
+
+
+@pytest.mark.usefixtures("quick_costs")
+def test_a_damaged_speed_is_told(tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "speed" / "full").mkdir(parents=True)
+    command = [
+        "paper",
+        "table1",
+        str(tiny_data),
+        "--rows",
+        "detr_r50",
+        "--epochs",
+        "0",
+        "--output",
+        str(tmp_path),
+    ]
+    for content in ("{", "[]", "{}"):
+        (tmp_path / "speed" / "full" / "detr_r50.json").write_text(content)
+        assert main(command) == 2
+        assert "detr_r50.json cannot be read" in capsys.readouterr().err
+
+
+def test_the_command_of_a_table_makes_it_again(tiny_data: Path, tmp_path: Path) -> None:
+    command = ["paper", "table1", str(tiny_data), "--output", str(tmp_path), "--scale", "small"]
+    command += ["--rows", "detr_r50", "--epochs", "2", "--seeds", "1", "2", "--rebuild"]
+    assert main(command) == 0
+    content = json.loads((tmp_path / "table1.json").read_text())
+    assert content["command"] == shlex.join(["deformable-detr", *command])
+    assert content["environment"]["versions"]["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize("name", ["table1", "table2", "table3"])
+def test_the_committed_tables_have_the_rows_of_today(name: str) -> None:
+    rows = table(RESULTS, name)
+    module = {"table1": table1, "table2": table2, "table3": table3}[name]
+    assert list(rows) == [row.name for row in module.ROWS]
+    for row in module.ROWS:
+        assert rows[row.name]["parameters"] == row.parameters(row.config("full", 0, 42))
+        assert rows[row.name]["published"] == asdict(row.published)
+
+
 def test_the_augmented_row_evaluates_the_plain_rows_run(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +284,8 @@ def test_the_schedule_drops_where_the_papers_do() -> None:
         ("deformable_detr_r50", None, 40),
         ("detr_r50", None, 400),
         ("detr_r50", 12, 9),
+        ("detr_r50", 6, 4),
+        ("detr_r50", 1, 1),  # not at all, instead of from the start
     ):
         train = ALL_ROWS[name].config("full", epochs, 42).train
         assert train.lr_drop_epochs == (drop,)
@@ -200,3 +299,19 @@ def test_small_models_differ_only_in_what_is_compared() -> None:
         assert getattr(ours, field) == getattr(theirs, field)
     assert small(recipe("detr_r50")).data == small(recipe("deformable_detr_r50")).data
     assert (ours.attention, theirs.attention) == ("deformable", "dense")
+    # Their training differs in the papers' rates alone.
+    us, them = (ALL_ROWS[name].config("small", 6, 1).train for name in ("deformable_detr_r50", "detr_r50"))
+    assert us.lr == pytest.approx(2 * them.lr)
+    assert us.lr_backbone == pytest.approx(2 * them.lr_backbone)
+    for field in (
+        "epochs",
+        "batch_size",
+        "accumulate",
+        "lr_drop_epochs",
+        "schedule",
+        "warmup_steps",
+        "ema_decay",
+    ):
+        assert getattr(us, field) == getattr(them, field)
+    for field in ("weight_decay", "clip_norm", "seed", "backbone_weights", "lr_rule", "lr_batch_size"):
+        assert getattr(us, field) == getattr(them, field)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ from ..data.formats import read_split
 from ..data.loading import Samples, steps_per_epoch
 from ..data.synthetic import generate
 from ..detector import Detector, load
+from ..environment import environment
 from ..errors import UserError
 from ..files import write_text
 from ..models.encoder import token_centres
@@ -45,7 +47,7 @@ from ..training import CHECKPOINTS
 from ..training_log import METRICS_FILE, read_metrics
 from .pictures import COLOURS, new_figure, save_figure
 from .queue import ROWS
-from .rows import RecipeRow, run_folder
+from .rows import RecipeRow, read_run, require_data, run_folder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,6 +116,10 @@ def run(arguments: Namespace) -> None:
     if unknown:
         raise UserError(f"--rows: there is no row {unknown[0]}: choose among {', '.join(known)}.")
     data = _drawn(output) if arguments.dataset is None else Path(arguments.dataset)
+    command = ["deformable-detr", "paper", "attention"]
+    command += [] if arguments.dataset is None else [arguments.dataset]
+    command += ["--output", arguments.output, "--rows", *arguments.rows, "--epochs", str(arguments.epochs)]
+    command += ["--pictures", str(arguments.pictures), "--seed", str(arguments.seed)]
     moments: dict[str, list[Moment]] = {}
     for name in arguments.rows:
         moments[name] = follow(
@@ -127,6 +133,8 @@ def run(arguments: Namespace) -> None:
             console=console,
         )
     content = {
+        "command": shlex.join(command),
+        "environment": environment("cpu"),
         "data": str(data),
         "pictures": arguments.pictures,
         "seed": arguments.seed,
@@ -152,24 +160,35 @@ def follow(
     device: str,
     console: Console,
 ) -> list[Moment]:
-    """Train a row epoch by epoch and measure it in between. What was measured before is read from the run
-    folder, and a stopped run goes on."""
+    """Train a row epoch by epoch and measure it in between. The run folder keeps the model of each epoch and
+    what was measured on it, so a stopped run goes on, and other pictures need no other training.
+
+    Raises:
+        UserError: the folder holds a run on other data, or one that is past an epoch whose model is gone.
+    """
     row = ROWS[name]
     config = row.config("small", epochs, seed)
     folder = run_folder(output, "small", f"attention-{name}", epochs, seed)
     train_split = read_split(data, "train", format=config.data.format)
     steps = steps_per_epoch(len(train_split), config.train.batch_size * config.train.accumulate)
+    before = read_run(folder)
+    if before is not None:
+        require_data(before, read_split(data, "val", format=config.data.format))
     moments = []
     for epoch in range(epochs + 1):
-        file = folder / "attention" / f"{epoch}-{pictures}.json"
-        if not file.is_file():
+        model, file = folder / "attention" / str(epoch), folder / "attention" / f"{epoch}-{pictures}.json"
+        if not model.is_dir():
+            if _updates_done(folder) > epoch * steps:
+                raise UserError(
+                    f"{folder} is past epoch {epoch}, whose model is not in {model}: remove the folder."
+                )
             # Stopped at the epoch's end as by a signal, so that the schedule is that of all epochs.
-            part = override(config, {"train.max_steps": epoch * steps})
-            row.train(data, part, folder, device)
-            detector = load(folder / CHECKPOINTS / "last", device)
-            moment = measure(detector, config, data, pictures)
-            content = {**moment, "row": name, "epoch": epoch, "updates": epoch * steps, "AP": _ap(folder)}
-            write_text(file, json.dumps(content, indent=1))
+            row.train(data, override(config, {"train.max_steps": epoch * steps}), folder, device)
+            load(folder / CHECKPOINTS / "last", device).save(model)
+        if not file.is_file():
+            moment = measure(load(model, device), config, data, pictures)
+            content = {"row": name, "epoch": epoch, "updates": epoch * steps, "AP": _ap(folder, epoch)}
+            write_text(file, json.dumps({**content, **moment}, indent=1))
         moments.append(_moment(json.loads(file.read_text(encoding="utf-8"))))
         last = moments[-1]
         entropy = fmean(each.entropy for each in last.attention)
@@ -184,9 +203,17 @@ def _moment(content: Mapping[str, Any]) -> Moment:
     return Moment(**{**content, "attention": attention, "gradient": Gradient(**content["gradient"])})
 
 
-def _ap(folder: Path) -> float | None:
-    evaluations = [row for row in read_metrics(folder / METRICS_FILE) if row["kind"] == "evaluation"]
-    return evaluations[-1]["AP"] if evaluations else None
+def _updates_done(folder: Path) -> int:
+    path = folder / METRICS_FILE
+    return max((row["step"] for row in read_metrics(path)), default=0) if path.is_file() else 0
+
+
+def _ap(folder: Path, epochs: int) -> float | None:
+    """Of the evaluation after so many epochs; None before the first."""
+    rows = read_metrics(folder / METRICS_FILE)
+    return next(
+        (row["AP"] for row in rows if row["kind"] == "evaluation" and row["epoch"] == epochs - 1), None
+    )
 
 
 # ---- Measuring -------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -29,6 +30,7 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..environment import environment
 from ..errors import UserError
 from ..files import write_text
 from ..models.attention import DeformableAttention, DenseAttention, MemoryAttention
@@ -99,9 +101,12 @@ def run(arguments: Namespace) -> None:
     sides, output = sorted(set(arguments.sides)), Path(arguments.output)
     costs = measure_costs(sides, arguments.repeat)
     starts = measure_starts(sides)
+    command = ["deformable-detr", "paper", "complexity", "--output", arguments.output]
+    command += ["--sides", *map(str, sides), "--repeat", str(arguments.repeat)]
     content = {
         "layer": {"channels": C, "heads": M, "points": K, "levels": 1},
-        "threads": torch.get_num_threads(),
+        "command": shlex.join(command),
+        "environment": environment("cpu"),
         "exponents": exponents(costs),
         "costs": [asdict(cost) for cost in costs],
         "starts": [asdict(start) for start in starts],
@@ -226,8 +231,8 @@ def _weights(attention: MemoryAttention, memory: FeatureMemory) -> Tensor:
 
 
 def _gradient_per_key(attention: MemoryAttention, memory: FeatureMemory) -> float:
-    """What reaches a token from one channel of one query's output, through the values (the query itself is
-    held fixed)."""
+    """What reaches a token from one channel of one query's output, through values and keys (the query itself
+    is held fixed)."""
     references = token_centres(memory)
     fixed = memory.tokens.detach()
     norms = []

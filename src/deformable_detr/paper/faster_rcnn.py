@@ -8,6 +8,7 @@ process: SGD with momentum as is usual for it, and losses that the model compute
 from __future__ import annotations
 
 import os
+import pickle
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -30,15 +31,16 @@ from ..config import RUN_CONFIG_FILE, RunConfig, TrainConfig, to_dict
 from ..data.formats import read_split
 from ..data.loading import MicroBatch, steps_per_epoch, training_loader
 from ..detector import Detector, TorchBackend, choose_device
+from ..errors import UserError
 from ..evaluation import evaluate
-from ..files import write_text
+from ..files import DAMAGED_FILE_ERRORS, write_text
 from ..matcher import NonFiniteError
 from ..models import DetectionModel
 from ..models.backbone import Backbone, build_backbone
 from ..optimisation import batch_size_factor, learning_rate_factor
 from ..structures import ClassTable, DetectorOutput, ImageBatch, Predictions, Target
-from ..training import STATE_FILE
-from ..training_log import TrainingLog
+from ..training import STATE_FILE, data_in_words
+from ..training_log import TrainingLog, note_start
 from .flops import Size, count_multiply_adds, mean_over
 from .rows import Row, Scale, count_parameters
 
@@ -209,6 +211,13 @@ def train_faster_rcnn(data: Path, config: RunConfig, folder: Path, device: str) 
     first_epoch = _load_state(folder, model, optimizer)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / RUN_CONFIG_FILE, yaml.safe_dump(to_dict(config), sort_keys=False))
+    note_start(
+        folder,
+        step=first_epoch * steps,
+        device=next(model.parameters()).device,
+        processes=1,
+        data=data_in_words(split, val),
+    )
     with TrainingLog(
         folder,
         Console(),
@@ -275,11 +284,19 @@ def _save_state(folder: Path, model: FasterRcnn, optimizer: torch.optim.Optimize
 
 
 def _load_state(folder: Path, model: FasterRcnn, optimizer: torch.optim.Optimizer) -> int:
-    """Epochs done before."""
-    if not (folder / STATE_FILE).is_file():
+    """Epochs done before.
+
+    Raises:
+        UserError: a state that is damaged, or another model's.
+    """
+    path = folder / STATE_FILE
+    if not path.is_file():
         return 0
-    state: dict[str, Any] = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    epochs: int = state["epochs"]
-    return epochs
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        return int(state["epochs"])
+    except (pickle.UnpicklingError, *DAMAGED_FILE_ERRORS) as error:
+        why = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"{path} cannot be read ({why}): remove the folder and train again.") from error

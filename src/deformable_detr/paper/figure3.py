@@ -59,8 +59,8 @@ def read_curves(
     """The curves of each label, in the order in which labels appear.
 
     Raises:
-        UserError: unknown metric, labels that are too few or too many, runs that cannot be read or that
-            were never evaluated.
+        UserError: unknown metric, labels that are too few or too many, runs that cannot be read, that were
+            never evaluated or had no object to measure on, runs of one label without a common epoch.
     """
     if metric not in AP_NAMES:
         raise UserError(f"--metric must be one of {', '.join(AP_NAMES)}, not {metric}.")
@@ -70,11 +70,27 @@ def read_curves(
     for index, each in enumerate(runs):
         path = Path(each)
         path = path / METRICS_FILE if path.is_dir() else path
-        curve = {row["epoch"] + 1: row[metric] for row in read_metrics(path) if row["kind"] == "evaluation"}
-        if not curve:
-            raise UserError(f"{path} has no evaluation: the run was not evaluated yet, leave it out.")
-        curves[labels[index] if labels else _label(path)].append(curve)
+        curves[labels[index] if labels else _label(path)].append(_curve(path, metric))
+    for label, group in curves.items():
+        if not set.intersection(*(set(curve) for curve in group)):
+            raise UserError(f"the runs of {label} were evaluated at no common epoch: give them --labels.")
     return dict(curves)
+
+
+def _curve(path: Path, metric: str) -> Curve:
+    evaluations = [row for row in read_metrics(path) if row["kind"] == "evaluation"]
+    if not evaluations:
+        raise UserError(f"{path} has no evaluation: the run was not evaluated yet, leave it out.")
+    try:
+        curve = {int(row["epoch"]) + 1: float(row[metric]) for row in evaluations}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} has an evaluation without epoch and {metric} ({error}): leave it out."
+        ) from error
+    measured = {epoch: value for epoch, value in curve.items() if value >= 0}  # -1: no such objects
+    if not measured:
+        raise UserError(f"{path}: there is no object to measure {metric} on; choose another --metric.")
+    return measured
 
 
 def _label(path: Path) -> str:

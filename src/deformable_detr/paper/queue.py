@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -29,16 +30,18 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from ..config import RunConfig, override
+from ..data.formats import read_split
 from ..data.synthetic import generate
 from ..errors import UserError
 from ..files import write_text
 from ..matcher import NonFiniteError
 from ..training_log import METRICS_FILE, read_metrics
 from . import table1, table2
-from .rows import AP_NAMES, Row, read_run, run_folder
+from .rows import AP_NAMES, Row, read_run, require_data, run_folder
 
 ROWS: dict[str, Row] = {row.name: row for row in (*table2.ROWS, *table1.ROWS)}
 _FIELDS = {"row", "data", "epochs", "seeds", "evaluate_every", "minutes"}
+_DRAWN_FIELDS = {"train", "val", "image_size", "seed", "small_objects"}  # of synthetic.generate
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,11 @@ class QueuedRun:
         return override(config, {"train.evaluate_every": self.evaluate_every})
 
     def folder(self, output: Path) -> Path:
-        return run_folder(output / self.data, "small", self.row.name, self.epochs, self.seed)
+        return run_folder(output / self.data, "small", self.row.run_name, self.epochs, self.seed)
+
+    def lock(self, output: Path) -> FileLock:
+        """Of the folder: rows that train the same share it."""
+        return _lock(output, f"{self.data}-{self.folder(output).name}")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -81,20 +88,33 @@ def run(arguments: Namespace) -> None:
     if arguments.jobs > 1 and not arguments.list:
         _run_jobs(arguments, console)
         return
-    command = f"deformable-detr paper queue {arguments.queue}"
+    command = shlex.join(
+        [
+            "deformable-detr",
+            "paper",
+            "queue",
+            arguments.queue,
+            "--output",
+            str(output),
+            "--results",
+            str(results),
+        ]
+    )
     failed = []
     for each in runs:
         result = results / f"{each.name}.json"
-        lock = _lock(output, each.name)
         if arguments.list or result.is_file():
-            _say(console, _state(result, lock), each)
+            _say(console, _state(each, result, output), each)
             continue
         try:
-            with lock:
+            with each.lock(output):
                 if not result.is_file():
                     _say(console, "running", each)
                     source = _data_folder(data[each.data], output, each.data)
-                    folder = each.folder(output)
+                    val, folder = read_split(source, "val"), each.folder(output)
+                    before = read_run(folder)
+                    if before is not None:
+                        require_data(before, val)
                     each.row.train(source, each.config, folder, arguments.device)
                     content = json.dumps(result_of(each, folder, command), indent=1)
                     write_text(result, content + "\n")
@@ -148,11 +168,13 @@ def _lock(output: Path, name: str, timeout: float = 0) -> FileLock:
     return FileLock(folder / f"{name}.lock", timeout=timeout)
 
 
-def _state(result: Path, lock: FileLock) -> str:
+def _state(each: QueuedRun, result: Path, output: Path) -> str:
     if result.is_file():
         return "finished"
+    if not each.folder(output).exists():  # nobody has begun, so there is no lock to try
+        return "to do"
     try:
-        with lock:
+        with each.lock(output):
             return "to do"
     except Timeout:
         return "in work"
@@ -170,37 +192,79 @@ def read_queue(path: Path) -> tuple[dict[str, Any], list[QueuedRun]]:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        data, entries = content["data"], content["runs"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a queue of runs ({error}): it needs `data` and `runs`.") from error
-    return data, [each for entry in entries for each in _queued(entry, data, path)]
+        data, entries = dict(content["data"]), list(content["runs"])
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        why = " ".join(str(error).split())
+        raise UserError(f"{path} is not a queue of runs ({why}): it needs `data` and `runs`.") from error
+    for name, description in data.items():
+        _check_data(name, description, path)
+    runs = [each for entry in entries for each in _queued(entry, data, path)]
+    names = [each.name for each in runs]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{path} lists {name} more than once: leave one.")
+    return data, runs
 
 
-def _queued(entry: Mapping[str, Any], data: Mapping[str, Any], path: Path) -> Iterator[QueuedRun]:
+def _check_data(name: str, description: Any, path: Path) -> None:
+    if isinstance(description, str):
+        return
+    what = f"{path}: the data set {name} must be a folder, or numbers to draw one by"
+    if not isinstance(description, Mapping):
+        raise UserError(f"{what}, not {description!r}.")
+    unknown = description.keys() - _DRAWN_FIELDS
+    if unknown:
+        raise UserError(f"{what} ({', '.join(sorted(_DRAWN_FIELDS))}), not {', '.join(map(str, unknown))}.")
+    size = description.get("image_size", [240, 320])
+    numbers = [value for field, value in description.items() if field not in ("image_size", "small_objects")]
+    if (
+        not isinstance(size, list)
+        or len(size) != 2
+        or not all(type(each) is int for each in [*size, *numbers])
+    ):
+        raise UserError(f"{what}: `image_size` [height, width], the others whole numbers.")
+
+
+def _queued(entry: Any, data: Mapping[str, Any], path: Path) -> Iterator[QueuedRun]:
+    if not isinstance(entry, Mapping):
+        raise UserError(f"{path}: {entry!r} is not a run: say row, data, epochs and seeds.")
     missing = {"row", "data", "epochs", "seeds"} - entry.keys()
     unknown = entry.keys() - _FIELDS
     if missing or unknown:
         words = "misses" if missing else "has unknown fields"
-        raise UserError(f"{path}: the run {dict(entry)} {words} {', '.join(sorted(missing or unknown))}.")
-    if entry["row"] not in ROWS:
+        fields = ", ".join(sorted(map(str, missing or unknown)))
+        raise UserError(f"{path}: the run {dict(entry)} {words} {fields}.")
+    if str(entry["row"]) not in ROWS:
         raise UserError(f"{path}: there is no row {entry['row']}: choose among {', '.join(ROWS)}.")
-    if entry["data"] not in data:
-        raise UserError(f"{path}: there is no data set {entry['data']} among {', '.join(data)}.")
-    for seed in entry["seeds"]:
-        yield QueuedRun(
-            ROWS[entry["row"]], entry["data"], entry["epochs"], seed, entry.get("evaluate_every", 1)
-        )
+    if str(entry["data"]) not in data:
+        raise UserError(f"{path}: there is no data set {entry['data']} among {', '.join(map(str, data))}.")
+    epochs, every, seeds = entry["epochs"], entry.get("evaluate_every", 1), entry["seeds"]
+    if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
+        raise UserError(f"{path}: the run {dict(entry)} needs a list of whole numbers as its seeds.")
+    if type(epochs) is not int or type(every) is not int or min(epochs, every) < 1:
+        raise UserError(f"{path}: the run {dict(entry)} needs epochs and evaluate_every of at least 1.")
+    for seed in seeds:
+        yield QueuedRun(ROWS[entry["row"]], entry["data"], epochs, seed, every)
 
 
 def _data_folder(description: str | Mapping[str, Any], output: Path, name: str) -> Path:
-    """A folder as it is, or a drawn data set (data/synthetic.py), drawn once."""
+    """A folder as it is, or a drawn data set (data/synthetic.py), drawn once.
+
+    Raises:
+        UserError: it was drawn by another description.
+    """
     if isinstance(description, str):
         return Path(description)
-    drawn = output / "data" / name
+    drawn, said = output / "data" / name, output / "data" / f"{name}.yaml"
     with _lock(output, f"data-{name}", timeout=-1):
         if not drawn.exists():
-            size = tuple(description["image_size"])
-            generate(drawn, **{**description, "image_size": size})
+            fields = dict(description)
+            if "image_size" in fields:
+                fields["image_size"] = tuple(fields["image_size"])
+            write_text(said, yaml.safe_dump(dict(description)))
+            generate(drawn, **fields)
+        elif said.is_file() and yaml.safe_load(said.read_text(encoding="utf-8")) != description:
+            raise UserError(f"{drawn} was drawn by another description ({said}): choose another --output.")
     return drawn
 
 
@@ -218,7 +282,7 @@ def result_of(queued: QueuedRun, folder: Path, command: str) -> dict[str, Any]:
         "command": command,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "training_hours": round(run.hours, 4),
+        "training_hours": round(run.hours, 6),
         **{name: run.metrics.get(name) for name in AP_NAMES},
         "curve": [
             {"epoch": row["epoch"] + 1, **{name: row[name] for name in AP_NAMES}} for row in evaluations

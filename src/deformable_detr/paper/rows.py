@@ -1,8 +1,8 @@
 """Rows of the paper's tables: what is trained for them, and what is known of them.
 
-A row is trained into run folders of its own, OUTPUT/runs/SCALE/NAME-EPOCHSep-seedSEED: an ordinary run, which
-resumes like any other. Tables are rebuilt from these folders and nothing else, so that rows may be trained
-on different machines and their folders brought together.
+A row is trained into run folders, OUTPUT/runs/SCALE/RECIPE-EPOCHSep-seedSEED: ordinary runs, which resume
+like any other. Tables are rebuilt from these folders and nothing else, so that rows may be trained on
+different machines and their folders brought together. Rows that train the same share their folders.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
 from ..config import RUN_CONFIG_FILE, RunConfig, read_config
+from ..data.records import Split
 from ..detector import Detector, new_checkpoint
+from ..errors import UserError
 from ..recipes import recipe
 from ..structures import ClassTable
 from ..training import STATE_FILE, train
-from ..training_log import METRICS_FILE, read_metrics
+from ..training_log import METRICS_FILE, read_metrics, read_starts
 from .flops import Size, mean_multiply_adds, model_without_numbers
 from .published import Published
 from .small_scale import small
@@ -42,8 +44,13 @@ class Row(ABC):
 
     @property
     def name(self) -> str:
-        """Of the row in commands, and of its run folders."""
+        """Of the row in commands and results."""
         return self.recipe + self.suffix
+
+    @property
+    def run_name(self) -> str:
+        """With which the names of its run folders begin."""
+        return self.recipe
 
     @abstractmethod
     def base(self) -> RunConfig:
@@ -64,10 +71,11 @@ class Row(ABC):
     def untrained(self, config: RunConfig, classes: ClassTable, device: str) -> Detector: ...
 
     def config(self, scale: Scale, epochs: int | None, seed: int) -> RunConfig:
-        """With the schedule shortened to `epochs`: the rate drops where it does in the papers, at 80 %."""
+        """With the schedule shortened to `epochs`: the rate drops after four fifths of them, as in the
+        papers, rounded down to whole epochs, but never before the first."""
         config = self.base()
         epochs = self.epochs if epochs is None else epochs
-        drops = (epochs * 4 // 5,) if epochs else ()
+        drops = (max(1, epochs * 4 // 5),) if epochs else ()
         config = replace(config, train=replace(config.train, epochs=epochs, lr_drop_epochs=drops, seed=seed))
         return small(config) if scale == "small" else config
 
@@ -103,8 +111,9 @@ def run_folder(output: Path, scale: Scale, name: str, epochs: int, seed: int) ->
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run folder says. `metrics`: the last evaluation, fractions. `hours`: of training, evaluations
-    left out. `epochs`: what it was meant to train; `epochs_done`: up to the last evaluation."""
+    """What a run folder says. `metrics`: the last evaluation, fractions. `hours`: of training, of all of its
+    processes (GPUs) together, evaluations left out. `epochs`: what it was meant to train; `epochs_done`: up
+    to the last evaluation. `data`: `training.data_in_words`, None of runs by older versions."""
 
     folder: Path
     seed: int
@@ -112,6 +121,7 @@ class RunResult:
     epochs_done: int
     metrics: Mapping[str, float]
     hours: float
+    data: Mapping[str, Any] | None
 
     @property
     def finished(self) -> bool:
@@ -122,7 +132,7 @@ def read_run(folder: Path) -> RunResult | None:
     """None where nothing was trained yet.
 
     Raises:
-        UserError: naming a line of `metrics.jsonl` that cannot be read.
+        UserError: naming a file that cannot be read.
     """
     if not (folder / METRICS_FILE).is_file():
         return None
@@ -130,14 +140,42 @@ def read_run(folder: Path) -> RunResult | None:
     rows = read_metrics(folder / METRICS_FILE)
     evaluations = [row for row in rows if row["kind"] == "evaluation"]
     last = evaluations[-1] if evaluations else {"epoch": -1}
+    starts = read_starts(folder)
     return RunResult(
         folder=folder,
         seed=config.train.seed,
         epochs=config.train.epochs,
         epochs_done=last["epoch"] + 1,
         metrics={name: last[name] for name in AP_NAMES if name in last},
-        hours=sum(row.get("seconds", 0.0) for row in rows if row["kind"] == "train") / 3600,
+        hours=sum(
+            row.get("seconds", 0.0) * _processes(starts, row["step"])
+            for row in rows
+            if row["kind"] == "train"
+        )
+        / 3600,
+        data=starts[-1].get("data") if starts else None,
     )
+
+
+def _processes(starts: Sequence[Mapping[str, Any]], step: int) -> int:
+    """That made update `step`: a run may go on with another number of them."""
+    return next((start["processes"] for start in reversed(starts) if start["step"] < step), 1)
+
+
+def require_data(run: RunResult, val: Split) -> None:
+    """
+    Raises:
+        UserError: the run was trained and evaluated on other data.
+    """
+    if run.data is None:
+        return
+    there = len(run.data["classes"]), run.data["val_images"]
+    here = len(val.classes), len(val)
+    if there != here or run.data["classes"] != list(val.classes.names):
+        raise UserError(
+            f"{run.folder} is a run on other data ({there[0]} classes, {there[1]} pictures to evaluate on), "
+            f"not on {val.source} ({here[0]} and {here[1]}): choose another --output."
+        )
 
 
 def find_runs(output: Path, scale: Scale, name: str, epochs: int) -> list[RunResult]:

@@ -21,6 +21,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
+from scipy.stats import t as student
 
 from ..errors import UserError
 from ..files import write_text
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 DEFORMABLE = "deformable_detr_r50"
 DENSE = ("detr_r50", "detr_r50_dc5", "detr_r50_dc5_plus")
 DRAWN = (DEFORMABLE, *DENSE, "deformable_detr_r50_two_stage")
-COLUMNS = ("AP", "AP50", "APs", "APm", "APl")
+COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 SIZES = ("AP", "APs", "APm", "APl")
 PANELS = ("AP", "APs", "APl")
 PUBLISHED_RIVALS = {
@@ -45,20 +46,25 @@ PUBLISHED_RIVALS = {
 }
 BEGIN, END = "<!-- paper summary: begin -->", "<!-- paper summary: end -->"
 
+CHANCE = 0.05  # of calling a difference one that is none
+
 Verdict = Literal["one seed", "as published", "undecided", "not as published", "not run"]
 
 
 @dataclass(frozen=True)
 class Ingredient:
-    """A difference between two rows that the paper tells; `published` in percent of AP."""
+    """A difference between two rows that the paper tells, or the repository; `published` in percent of AP.
+    `published_with`: the source's own number of the first row, where that is not the paper's."""
 
     label: str
     with_it: str
     without: str
+    published_with: published.Published | None = None
 
     @property
     def published(self) -> float:
-        return round(ROWS[self.with_it].published.AP - ROWS[self.without].published.AP, 1)
+        first = self.published_with or ROWS[self.with_it].published
+        return round(first.AP - ROWS[self.without].published.AP, 1)
 
 
 INGREDIENTS = (
@@ -67,7 +73,12 @@ INGREDIENTS = (
     ),
     Ingredient("K = 4 instead of 1", "deformable_detr_r50_own_level", "deformable_detr_r50_own_level_k1"),
     Ingredient("multi-scale attention", DEFORMABLE, "deformable_detr_r50_own_level"),
-    Ingredient("all levels instead of one", DEFORMABLE, "deformable_detr_r50_single_scale"),
+    Ingredient(
+        "all levels instead of one",
+        DEFORMABLE,
+        "deformable_detr_r50_single_scale",
+        published.DEFORMABLE_50_REPOSITORY,
+    ),
     Ingredient("an FPN on top", "deformable_detr_r50_fpn", DEFORMABLE),
     Ingredient("a BiFPN on top", "deformable_detr_r50_bifpn", DEFORMABLE),
     Ingredient("iterative refinement", "deformable_detr_r50_refine", DEFORMABLE),
@@ -164,17 +175,17 @@ def run(arguments: Namespace) -> None:
     surroundings = None if into is None else _split_at_markers(into)
     experiments = group(read_results(Path(arguments.results)))
     queued = [] if arguments.queue is None else read_queue(Path(arguments.queue))[1]
-    missing = _missing(experiments, queued)
+    absent = missing(experiments, queued)
     names = list(dict.fromkeys(each.data for each in experiments))
     content = {
         "units": "AP: fraction; hours: of training on one run's threads; published differences: percent",
         "runs": [_entry(each) for each in experiments],
         "convergence": [asdict(each) for name in names for each in convergence(experiments, name)],
         "ingredients": [asdict(each) for name in names for each in effects(experiments, name)],
-        "missing": missing,
+        "missing": absent,
     }
     write_text(output / "summary.json", json.dumps(content, indent=1) + "\n")
-    text = markdown(experiments, missing)
+    text = markdown(experiments, absent)
     write_text(output / "summary.md", text)
     written = [output / "summary.json", output / "summary.md"]
     for name in names:
@@ -223,17 +234,29 @@ def _read_result(path: Path) -> Result:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         result = Result(
-            data=content["data"],
+            data=str(content["data"]),
             row=ROWS[content["row"]].name,
-            epochs=content["epochs"],
-            seed=content["seed"],
-            hours=content["training_hours"],
+            epochs=_whole(content, "epochs"),
+            seed=_whole(content, "seed"),
+            hours=float(content["training_hours"]),
             metrics={name: float(content[name]) for name in AP_NAMES},
-            curve={row["epoch"]: {name: float(row[name]) for name in AP_NAMES} for row in content["curve"]},
+            curve={
+                _whole(row, "epoch"): {name: float(row[name]) for name in AP_NAMES}
+                for row in content["curve"]
+            },
         )
+        if result.epochs < 1 or result.hours <= 0 or result.epochs not in result.curve:
+            raise ValueError("nothing was trained, or its end not evaluated")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not the result of a queued run ({error}): take it out.") from error
     return result
+
+
+def _whole(content: Mapping[str, Any], name: str) -> int:
+    number = content[name]
+    if type(number) is not int:
+        raise TypeError(f"{name} is {number!r}")
+    return number
 
 
 def group(results: Iterable[Result]) -> list[Experiment]:
@@ -246,7 +269,8 @@ def group(results: Iterable[Result]) -> list[Experiment]:
     return [Experiment(*key, tuple(sorted(groups[key], key=lambda run: run.seed))) for key in keys]
 
 
-def _missing(experiments: Sequence[Experiment], queued: Sequence[QueuedRun]) -> list[str]:
+def missing(experiments: Sequence[Experiment], queued: Sequence[QueuedRun]) -> list[str]:
+    """The names of queued runs that have no result."""
     done = {(run.data, run.row, run.epochs, run.seed) for each in experiments for run in each.runs}
     return [each.name for each in queued if (each.data, each.row.name, each.epochs, each.seed) not in done]
 
@@ -261,7 +285,7 @@ def convergence(experiments: Sequence[Experiment], data: str) -> list[Convergenc
     what a schedule of that length would end with, by the drop of the learning rate.
     """
     own = [each for each in experiments if each.data == data]
-    targets = [each for each in own if each.row == DEFORMABLE]
+    targets = [each for each in own if each.row == DEFORMABLE and each.values("AP")]
     if not targets:
         return []
     target = min(targets, key=lambda each: each.epochs)
@@ -305,7 +329,8 @@ def _effect(ingredient: Ingredient, own: Mapping[tuple[str, int], Experiment], d
     differences: list[float] = []
     if common:
         first, second = (
-            {run.seed: run.metrics["AP"] for run in own[row, common[0]].runs} for row in (with_it, without)
+            {run.seed: run.metrics["AP"] for run in own[row, common[0]].runs if run.metrics["AP"] >= 0}
+            for row in (with_it, without)
         )
         differences = [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
     mean = fmean(differences) if differences else None
@@ -318,7 +343,7 @@ def _effect(ingredient: Ingredient, own: Mapping[tuple[str, int], Experiment], d
         spread=spread,
         seeds=len(differences),
         published=ingredient.published,
-        verdict=_verdict(mean, spread, ingredient.published / 100),
+        verdict=_verdict(differences, ingredient.published),
     )
 
 
@@ -326,15 +351,22 @@ def _recipe_row(name: str) -> str:
     return ROWS[name].recipe
 
 
-def _verdict(mean: float | None, spread: float | None, published: float) -> Verdict:
-    """A difference counts where it is larger than its spread over seeds."""
-    if mean is None:
+def _verdict(differences: Sequence[float], published: float) -> Verdict:
+    """A difference has a sign where chance would give that sign so clearly in less than 5 % of all cases:
+    Student's one-sided t test of the seeds' differences."""
+    if not differences:
         return "not run"
-    if spread is None:
+    if len(differences) == 1:
         return "one seed"
-    if abs(mean) <= spread:
-        return "as published" if published == 0 else "undecided"
-    return "as published" if mean * published > 0 else "not as published"
+    if not _has_a_sign(differences):
+        return "undecided"
+    return "as published" if fmean(differences) * published > 0 else "not as published"
+
+
+def _has_a_sign(differences: Sequence[float]) -> bool:
+    error = stdev(differences) / len(differences) ** 0.5
+    least = float(student.ppf(1 - CHANCE, len(differences) - 1)) * error
+    return abs(fmean(differences)) > least
 
 
 def _entry(each: Experiment) -> dict[str, Any]:
@@ -362,7 +394,7 @@ def _spread(values: Sequence[float]) -> float | None:
 # ---- Words -----------------------------------------------------------------------------------------
 
 
-def markdown(experiments: Sequence[Experiment], missing: Sequence[str] = ()) -> str:
+def markdown(experiments: Sequence[Experiment], absent: Sequence[str] = ()) -> str:
     """All tables, AP in percent: mean ± standard deviation over seeds."""
     parts = []
     for name in dict.fromkeys(each.data for each in experiments):
@@ -374,8 +406,8 @@ def markdown(experiments: Sequence[Experiment], missing: Sequence[str] = ()) -> 
             parts.append(_effects_table(found))
     if not experiments:
         parts.append("No run is finished yet.\n")
-    if missing:
-        parts.append(f"Not run yet ({len(missing)}): {', '.join(missing)}.\n")
+    if absent:
+        parts.append(f"Not run yet ({len(absent)}): {', '.join(absent)}.\n")
     return "\n".join(part for part in parts if part)
 
 

@@ -8,7 +8,7 @@ What costs little is always there (parameters, multiply-adds). AP comes from the
 from __future__ import annotations
 
 import json
-import platform
+import shlex
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,20 +17,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from ..data.formats import read_split
 from ..data.images import open_image
 from ..data.records import Split
+from ..environment import environment
 from ..errors import UserError
 from ..files import write_text
 from .flops import typical_sizes
-from .rows import AP_NAMES, Row, Scale, find_runs, run_folder
+from .rows import AP_NAMES, Row, RunResult, Scale, find_runs, require_data, run_folder
 
 SPEED_BATCHES = (1, 4)
-WARM_UP, TIMED = 1, 3
+WARM_UP = {"cpu": 1, "cuda": 5}  # passes; the authors' numbers, and as many as a CPU allows
+TIMED = {"cpu": 3, "cuda": 300}
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Column:
 AP_COLUMNS = tuple(Column(name, name, 100, 1) for name in AP_NAMES)
 COST_COLUMNS = (Column("parameters (M)", "parameters", 1e-6, 1), Column("FLOPs (G)", "gflops", 1, 1))
 TIME_COLUMNS = (
-    Column("training (h)", "training_hours", 1, 1),
+    Column("training (h of all GPUs)", "training_hours", 1, 1),
     *(Column(f"fps, batch {batch}", f"fps_batch{batch}", 1, 1) for batch in SPEED_BATCHES),
 )
 # Under which name `Published` has what a JSON row calls otherwise.
@@ -121,10 +122,10 @@ def make_table(
     _write(name, title, entries, columns, options)
     for index, row in enumerate(chosen):
         if options.train:
-            _train(row, options, console)
+            _train(row, split, options, console)
         if options.speed:
             _measure_speed(row, split, options)
-        entries[index] = {**entries[index], **_results(row, options)}
+        entries[index] = {**entries[index], **_results(row, split, options)}
         _write(name, title, entries, columns, options)
     console.print(markdown(entries, columns), markup=False, highlight=False, soft_wrap=True)
     console.print(f"written: {options.output / name}.json and .md", highlight=False, soft_wrap=True)
@@ -139,11 +140,18 @@ def _chosen(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
     return [row for row in rows if not names or row.name in names]
 
 
-def _train(row: Row, options: Options, console: Console) -> None:
+def _runs(row: Row, split: Split, epochs: int, options: Options) -> list[RunResult]:
+    runs = find_runs(options.output, options.scale, row.run_name, epochs)
+    for run in runs:
+        require_data(run, split)
+    return runs
+
+
+def _train(row: Row, split: Split, options: Options, console: Console) -> None:
     for seed in options.seeds:
         config = row.config(options.scale, options.epochs, seed)
-        folder = run_folder(options.output, options.scale, row.name, config.train.epochs, seed)
-        done = find_runs(options.output, options.scale, row.name, config.train.epochs)
+        folder = run_folder(options.output, options.scale, row.run_name, config.train.epochs, seed)
+        done = _runs(row, split, config.train.epochs, options)
         if any(run.seed == seed and run.finished for run in done):
             console.print(f"{row.name}, seed {seed}: finished before", highlight=False)
             continue
@@ -162,15 +170,15 @@ def _entry(row: Row, split: Split, options: Options) -> dict[str, Any]:
         "epochs": config.train.epochs,
         "parameters": row.parameters(config),
         "gflops": round(row.multiply_adds(config, typical_sizes(split, config.data)) / 1e9, 2),
-        **_results(row, options),
+        **_results(row, split, options),
         "published_epochs": row.epochs,
         "published": asdict(row.published),
     }
 
 
-def _results(row: Row, options: Options) -> dict[str, Any]:
+def _results(row: Row, split: Split, options: Options) -> dict[str, Any]:
     epochs = row.config(options.scale, options.epochs, options.seeds[0]).train.epochs
-    runs = find_runs(options.output, options.scale, row.name, epochs)
+    runs = _runs(row, split, epochs, options)
     finished = [run for run in runs if run.finished and run.epochs > 0]
     result: dict[str, Any] = {}
     for metric in AP_NAMES:
@@ -194,37 +202,39 @@ def _speed_file(row: Row, options: Options) -> Path:
 
 def _read_speed(path: Path) -> dict[str, Any]:
     empty = {f"fps_batch{batch}": None for batch in SPEED_BATCHES} | {"speed_on": None}
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else empty
+    if not path.is_file():
+        return empty
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {name: content[name] for name in empty}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): remove it and measure again, --speed.") from error
 
 
 def _measure_speed(row: Row, split: Split, options: Options) -> None:
-    """As the authors' benchmark: the first picture, repeated to a batch; reading, resizing and selecting
-    detections are left out. The weights are untrained, which changes nothing but Faster R-CNN's NMS."""
+    """As the authors' benchmark: the first picture, repeated to a batch; reading and resizing are left out.
+    The weights are untrained, which changes nothing but Faster R-CNN's NMS."""
     detector = row.untrained(
         row.config(options.scale, options.epochs, options.seeds[0]), split.classes, options.device
     )
     record = split.images[0]
     pixels = detector.preprocess(open_image(record.path, max_pixels=detector.data.max_pixels).picture)
-    speed: dict[str, Any] = {"speed_on": _machine()}
+    device = next(detector.model.parameters()).device
+    speed: dict[str, Any] = {"speed_on": environment(device)["device"]}
     for batch in SPEED_BATCHES:
-        seconds = _seconds(partial(detector.detect, [pixels] * batch, [record.size] * batch))
+        seconds = _seconds(partial(detector.detect, [pixels] * batch, [record.size] * batch), device.type)
         speed[f"fps_batch{batch}"] = round(batch / seconds, 3)
     write_text(_speed_file(row, options), json.dumps(speed, indent=1))
 
 
-def _seconds(computation: Callable[[], Any]) -> float:
-    for _ in range(WARM_UP):
+def _seconds(computation: Callable[[], Any], device: str) -> float:
+    """The mean; detections come back to the CPU, so a GPU is waited for."""
+    for _ in range(WARM_UP[device]):
         computation()
     start = time.perf_counter()
-    for _ in range(TIMED):
+    for _ in range(TIMED[device]):
         computation()
-    return (time.perf_counter() - start) / TIMED
-
-
-def _machine() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    return (time.perf_counter() - start) / TIMED[device]
 
 
 # ---- Output ----------------------------------------------------------------------------------------
@@ -236,7 +246,10 @@ def _write(
     content = {
         "title": title,
         "units": "AP: fraction, parameters: number, gflops: billions of multiply-adds (half of what "
-        "FlopCounterMode counts); published: AP in percent, parameters in millions",
+        "FlopCounterMode counts), training_hours: of all processes (GPUs) together; published: AP in "
+        "percent, parameters in millions",
+        "command": _command(name, options),
+        "environment": environment("cpu"),
         "data": str(options.data),
         "scale": options.scale,
         "rows": list(entries),
@@ -244,6 +257,22 @@ def _write(
     write_text(options.output / f"{name}.json", json.dumps(content, indent=1) + "\n")
     text = f"# {title}\n\nMeasured / published. FLOPs are multiply-adds.\n\n{markdown(entries, columns)}\n"
     write_text(options.output / f"{name}.md", text)
+
+
+def _command(name: str, options: Options) -> str:
+    """By which the table is made again."""
+    words = ["deformable-detr", "paper", name, str(options.data), "--output", str(options.output)]
+    words += ["--scale", options.scale]
+    if options.rows:
+        words += ["--rows", *options.rows]
+    if options.epochs is not None:
+        words += ["--epochs", str(options.epochs)]
+    words += ["--seeds", *map(str, options.seeds)]
+    if not options.train and options.epochs != 0:
+        words.append("--rebuild")
+    if options.speed:
+        words.append("--speed")
+    return shlex.join(words)
 
 
 def markdown(entries: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> str:

@@ -19,6 +19,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from ..config import RUN_CONFIG_FILE, RunConfig, to_dict
+from ..data.formats import read_split
 from ..detector import Detector, load
 from ..evaluation import evaluate
 from ..files import write_text
@@ -28,7 +29,7 @@ from ..training_log import METRICS_FILE
 from ..tta import augmented, views_of
 from . import published
 from .flops import Size
-from .rows import AP_NAMES, RecipeRow, Row, read_run
+from .rows import AP_NAMES, RecipeRow, Row, read_run, require_data
 from .table import AP_COLUMNS, COST_COLUMNS, add_table_arguments, make_table, options_of
 
 
@@ -36,9 +37,15 @@ class AugmentedRow(RecipeRow):
     """A recipe with test-time augmentation. Its run folder holds the evaluation alone; the run that is
     evaluated is that of the plain row, which is trained where there is none."""
 
+    @property
+    def run_name(self) -> str:
+        return self.name
+
     def train(self, data: Path, config: RunConfig, folder: Path, device: str) -> None:
-        plain = folder.with_name(folder.name.replace(self.name, self.recipe, 1))
+        plain = folder.with_name(folder.name.replace(self.run_name, self.recipe, 1))
         run = read_run(plain)
+        if run is not None:
+            require_data(run, read_split(data, "val"))
         if run is None or not run.finished:
             super().train(data, config, plain, device)
         metrics = evaluate(load(plain / CHECKPOINTS / "last", device), data, tta=True)

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..config import RUN_CONFIG_FILE, RunConfig, read_config, to_dict
-from ..environment import ENVIRONMENT_FILE
-from ..errors import UserError
 from ..recipes import recipe as recipe_of
-from ..training_log import METRICS_FILE, read_metrics
+from ..training_log import METRICS_FILE, read_metrics, read_starts
 
 
 @dataclass(frozen=True)
 class History:
-    """`updates`: rows of losses; `evaluations`: one row each; `starts`: one row for each start of the run, by
-    `environment.environment`, with the `step` it began after; none of runs by older versions."""
+    """`updates`: rows of losses; `evaluations`: one row each; `starts`: `read_starts` of the folder."""
 
     folder: Path
     config: RunConfig
@@ -60,17 +56,8 @@ def read_history(folder: Path) -> History | None:
         read_config(folder / RUN_CONFIG_FILE, RunConfig()),
         tuple(row for row in rows if row["kind"] == "train"),
         tuple(row for row in rows if row["kind"] == "evaluation"),
-        _read_starts(folder / ENVIRONMENT_FILE),
+        read_starts(folder),
     )
-
-
-def _read_starts(path: Path) -> tuple[dict[str, Any], ...]:
-    if not path.is_file():
-        return ()
-    try:
-        return tuple(dict(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines())
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): take it out of the run folder.") from error
 
 
 @dataclass(frozen=True)
