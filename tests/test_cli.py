@@ -59,7 +59,9 @@ def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) ->
     assert main(["--help"]) == 0
     overview = capsys.readouterr().out
     assert all(re.search(rf"^  {name} ", overview, re.MULTILINE) for name in COMMANDS)
+    assert max(map(len, overview.splitlines())) <= 80
     assert main([]) == 2
+    assert capsys.readouterr() == ("", overview)
     assert main(["--version"]) == 0
     assert dd.__version__ in capsys.readouterr().out
 
@@ -104,7 +106,10 @@ def test_help_fits_80_columns_and_explains_itself(
         ("train d --recipe yolo", "there is no recipe yolo: choose one of detr_r50"),
         ("train d --rec deformable_detr_lite", "unrecognized arguments: --rec"),
         ("train d --recipe", "--recipe: expected one argument"),
-        ("train d --config nowhere.yaml", "nowhere.yaml cannot be read"),
+        ("train d --config nowhere.yaml", "there is no file nowhere.yaml"),
+        ("train d --epochs 3", "unrecognized arguments: --epochs 3; did you mean --train.epochs?"),
+        ("train d --train.epoch=3", "did you mean --train.epochs?"),
+        ("predict m s --treshold 0.3", "did you mean --threshold?"),
         ("train nowhere", "there is no data set at nowhere"),
         ("train d --init-from nowhere", "there is no model nowhere"),
         ("evaluate nowhere d", "nowhere"),
@@ -118,6 +123,14 @@ def test_wrong_arguments_are_told_in_one_sentence(
     capsys: pytest.CaptureFixture[str], line: str, words: str
 ) -> None:
     assert words in refused(capsys, *line.split())
+
+
+def test_help_shows_the_defaults_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    for recipe, queries in (("deformable_detr_lite", 100), ("detr_r50", 100), ("deformable_detr_r50", 300)):
+        with pytest.raises(SystemExit):
+            main(["train", "d", "--recipe", recipe, "--help"])
+        option = capsys.readouterr().out.split("--model.num_queries NUM_QUERIES")[1].split("--")[0]
+        assert f"default: {queries})" in " ".join(option.split())
 
 
 def test_a_wrong_command_line_in_a_process_of_its_own() -> None:
@@ -135,9 +148,10 @@ def test_a_wrong_command_line_in_a_process_of_its_own() -> None:
         (UserError("the cat\nis away: call it."), 2, "the cat is away: call it."),
         (RuntimeError("no such luck"), 1, "RuntimeError: no such luck (--debug shows where)"),
         (PermissionError(13, "Permission denied", "/x/y"), 2, "/x/y: Permission denied; name another path."),
+        (FileNotFoundError(2, "No such file", "/proc/x"), 2, "/proc/x: No such file; name another path."),
         (KeyboardInterrupt(), 130, "stopped."),
     ],
-    ids=["user", "bug", "path", "ctrl-c"],
+    ids=["user", "bug", "path", "no path", "ctrl-c"],
 )
 def test_exit_codes_and_tracebacks(
     monkeypatch: pytest.MonkeyPatch,

@@ -234,7 +234,8 @@ def test_yaml_writes_some_numbers_as_text() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"nonsense": 1}, "unknown field nonsense"),
+        ({"nonsense": 1}, r"unknown field nonsense: docs/configuration\.md has the list"),
+        ({"epoch": 1}, r"unknown field epoch: did you mean epochs\?"),
         ({"model.nonsense": 1}, "unknown field model.nonsense"),
         ({"model": {"nonsense": 1}}, "unknown field model.nonsense"),
         ({"train.lr.deep": 1}, "unknown field train.lr.deep"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,7 @@ from deformable_detr import demo as module
 from deformable_detr.average_precision import COCO_METRICS
 from deformable_detr.cli import main
 from deformable_detr.demo import demo_config
+from deformable_detr.training_log import TrainingLog
 from tiny import tiny_config
 
 
@@ -41,6 +44,28 @@ def test_the_whole_way(
 
     assert main(["demo", "--output", str(out)]) == 2
     assert "is not empty" in capsys.readouterr().err
+
+
+def test_a_stopped_demo_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name, value in {"TRAIN_IMAGES": 4, "VAL_IMAGES": 2, "IMAGE_SIZE": (64, 80)}.items():
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(module, "demo_config", lambda: tiny_config(batch_size=1, evaluate_every=9))
+    out = tmp_path / "demo"
+    written = TrainingLog.update
+
+    def stop(self: TrainingLog, **row: Any) -> None:
+        written(self, **row)
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingLog, "update", stop)
+        assert main(["demo", "--output", str(out), "--epochs", "1"]) == 130
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"Remove {out} to start the demo again" in said
+    advised = said.partition("`deformable-detr ")[2].partition("`")[0].split()
+    assert main([*advised, "--train.report=false"]) == 0
 
 
 def test_an_output_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

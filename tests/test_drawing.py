@@ -16,9 +16,9 @@ GREY = Image.new("RGB", (320, 240), (128, 128, 128))
 
 
 def label_places(
-    boxes: list[list[float]], labels: list[str], size: tuple[int, int] = (320, 240)
+    boxes: list[list[float]], labels: list[str], size: tuple[int, int] = (320, 240), text_size: int = 13
 ) -> np.ndarray:
-    font = drawing._font(13)
+    font = drawing._font(text_size)
     return drawing._label_places(np.array(boxes).round().astype(int), labels, font, size)
 
 
@@ -47,6 +47,36 @@ def test_labels_of_boxes_that_share_a_corner_can_all_be_read(count: int) -> None
 
 
 @pytest.mark.parametrize(
+    "boxes",
+    [
+        [[100, 100, 118, 117], [100, 80, 118, 97]],
+        [[302, 205, 318, 221], [304, 206, 320, 222]],
+        [[0, 0, 18, 17]],
+        [[0, 80, 200, 239], [60, 61, 78, 78]],
+        [[x, y, x + 18, y + 17] for x in (40, 130, 220) for y in (60, 81, 102)],
+    ],
+)
+def test_labels_leave_small_objects_in_sight(boxes: list[list[float]]) -> None:
+    places = label_places(boxes, ["rectangle 0.90"] * len(boxes))
+    for number, place in enumerate(places):
+        assert all(overlap(place, np.array(box)) < 0.15 * 18 * 17 for box in boxes)
+        assert all(overlap(place, other) == 0 for other in places[:number])
+
+
+def test_a_label_covers_a_large_object_rather_than_hide_a_small_one() -> None:
+    """Whose box has all but one place around it and on it taken."""
+    small = [
+        [20.0 + 25 * column, 2.0 + 19 * row, 40.0 + 25 * column, 19.0 + 19 * row]
+        for column in range(12)
+        for row in range(12)
+        if row not in (5, 6)
+    ]
+    large = [0.0, 0.0, 320.0, 240.0]
+    (place, *_) = label_places([large, *small], ["large 0.9", *[""] * len(small)])
+    assert all(overlap(place, np.array(box)) < 0.5 * 20 * 17 for box in small)
+
+
+@pytest.mark.parametrize(
     "box", [[0, 0, 50, 50], [300, 0, 320, 30], [0, 200, 320, 240], [-90, -90, 500, 500], [310, 230, 319, 239]]
 )
 def test_a_label_at_the_border_stays_inside(box: list[float]) -> None:
@@ -60,10 +90,9 @@ def test_the_best_stays_on_top_where_there_is_no_room() -> None:
     boxes = np.tile([[10.0, 10.0, 60.0, 40.0]], (count, 1))
     small = Image.new("RGB", (100, 60))
     drawn = draw_boxes(small, boxes, ["first", *["x" * 12] * (count - 1)], [0, *[1] * (count - 1)])
-    place = label_places([[10, 10, 60, 40]], ["first"], (100, 60))[0]
+    (place,) = label_places([[10, 10, 60, 40]], ["first"], (100, 60), drawing.LEAST_TEXT)
     alone = draw_boxes(small, boxes[:1], ["first"], [0])
-    crop = (place[0], place[1], place[2] - 10, place[3] - 6)  # its font is smaller here
-    assert drawn.crop(crop).tobytes() == alone.crop(crop).tobytes()
+    assert drawn.crop(tuple(place)).tobytes() == alone.crop(tuple(place)).tobytes()
 
 
 @pytest.mark.parametrize(

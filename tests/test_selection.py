@@ -55,7 +55,7 @@ def test_loosened_thresholds_leave_unwanted_classes_out() -> None:
     ("options", "words"),
     [
         ({"classes": ["cars"]}, "knows no class cars: did you mean car? It knows car, bus, person."),
-        ({"class_thresholds": {"zebra": 0.5}}, "knows no class zebra: It knows car, bus, person."),
+        ({"class_thresholds": {"zebra": 0.5}}, "knows no class zebra: it knows car, bus, person."),
         ({"classes": []}, "names no class"),
         ({"classes": "car"}, "classes=[\"car\"], not 'car'"),
         ({"class_thresholds": {"car": 1.5}}, "the threshold of car must be between 0 and 1, not 1.5"),

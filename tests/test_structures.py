@@ -135,8 +135,8 @@ def test_a_label_on_a_small_picture_is_large_enough_to_be_read() -> None:
     """The demo's pictures have 160 x 120 pixels."""
     found = detections(1, (120, 160))
     changed = np.flatnonzero((np.asarray(found.draw()) != 128).any(-1).any(1))
-    box_top = found.boxes_xyxy[0, 1]
-    assert box_top - changed.min() >= 8
+    top, bottom = found.boxes_xyxy[0, [1, 3]]  # the label is above or below
+    assert np.ptp(changed) - (bottom - top) >= 8
 
 
 def test_counts_of_an_update() -> None:
@@ -145,3 +145,20 @@ def test_counts_of_an_update() -> None:
     assert (count.objects, count.matched, count.images) == (11, 7, 3)
     assert (count + count).objects == 22
     assert BatchCount(0, 0, 4).share_of(2) == BatchCount(0.5, 0, 2)
+
+
+def test_all_forms_of_pictures_make_the_same_batch() -> None:
+    pictures = torch.randn(2, 3, 5, 7)
+    batch = ImageBatch.from_images(list(pictures))
+    for form in (pictures, list(pictures), tuple(pictures), (batch.pixels, batch.mask), batch):
+        made = ImageBatch.of(form)
+        assert torch.equal(made.pixels, batch.pixels)
+        assert torch.equal(made.mask, batch.mask)
+    for wrong, words in (
+        (torch.randn(3, 5, 7), r"image 0 must be a float tensor of shape \(3, H, W\)"),
+        ((pictures, torch.zeros(2, 5, 7)), "must be bool"),
+        ((pictures, torch.zeros(2, 7, 5, dtype=torch.bool)), r"must be bool and \(B, H, W\), not"),
+        ([], "at least one image"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            ImageBatch.of(wrong)

@@ -162,7 +162,7 @@ def test_no_updates_asked_for(tiny_data: Path, tmp_path: Path) -> None:
     assert weights(tmp_path / "run").keys()
 
 
-def test_images_without_objects(tiny_data: Path, tmp_path: Path) -> None:
+def test_images_without_objects(tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = changed_data(tiny_data, tmp_path / "data", lambda content: content["annotations"].clear())
     for config in (tiny_config(max_steps=2), as_detr(tiny_config(max_steps=2))):
         run = tmp_path / config.model.attention
@@ -170,6 +170,19 @@ def test_images_without_objects(tiny_data: Path, tmp_path: Path) -> None:
         for row in rows(run, "train"):
             assert row["box"] == row["giou"] == 0
             assert math.isfinite(row["loss"])
+    assert "no object in the training images: nothing can be learned" in capsys.readouterr().out
+
+
+def test_splits_without_a_common_class_are_refused_at_once(tiny_data: Path, tmp_path: Path) -> None:
+    data = changed_data(tiny_data, tmp_path / "data", lambda content: None)
+    path = data / "annotations" / "instances_val.json"
+    content = json.loads(path.read_text())
+    for number, category in enumerate(content["categories"]):
+        category["name"] = f"other {number}"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"have no class in common: give both splits the same class names"):
+        train(data, tiny_config(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 # ---------------------------------------------------------------------- stopping and resuming

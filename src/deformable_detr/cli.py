@@ -7,6 +7,7 @@ Nothing heavy is imported before a command is known: `--help` answers at once.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import sys
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(_overview())
+        print(_overview(), file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
     if argv[0] == "--version":
         from . import __version__
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exception(error)
         if isinstance(error, ArgumentError):
-            return _refuse(_parse_error(str(error), argv[0]))
+            return _refuse(_parse_error(str(error), argv[0], _options(command, rest)))
         if isinstance(error, UserError):
             return _refuse(str(error))
         if isinstance(error, _WRONG_PATH) and error.filename is not None:
@@ -82,9 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1)
 
 
-# What the operating system says where a file is to be written and cannot be. A missing file is not among
-# them: whatever reads a file of the user's looks for it first.
-_WRONG_PATH = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
+# What the operating system says where a file is to be written and cannot be. (Whatever reads a file of the
+# user's looks for it first.)
+_WRONG_PATH = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError, FileNotFoundError)
 
 # jsonargparse names a positional argument as the namespace does, --help and README in capitals.
 _SHOWN_NAMES = {
@@ -105,9 +106,29 @@ _KINDS = {
 }
 
 
-def _parse_error(message: str, command: str) -> str:
-    """jsonargparse's message as one sentence that says what the person typed."""
+def _options(command: Command, rest: Sequence[str]) -> list[str]:
+    """All that the command knows; none where what was typed does not even let it be built."""
+    try:
+        actions = command.build(rest)._actions
+    except (ArgumentError, UserError):
+        return []
+    return [option for action in actions for option in action.option_strings]
+
+
+def _meant(unknown: str, options: Sequence[str]) -> str | None:
+    """--train.epochs for --epochs, else the most similar one."""
+    name = unknown.split("=")[0]
+    fields = [option for option in options if option.endswith(f".{name.removeprefix('--')}")]
+    return next(iter(fields or difflib.get_close_matches(name, options, n=1)), None)
+
+
+def _parse_error(message: str, command: str, options: Sequence[str] = ()) -> str:
+    """jsonargparse's message as one sentence that says what the person typed. `options`: to choose one from
+    that was meant."""
     text = " ".join(message.split()).rstrip(".")
+    unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", text, re.IGNORECASE)
+    if unknown is not None and (meant := _meant(unknown[1], options)) is not None:
+        text += f"; did you mean {meant}?"
     text = re.sub(r"<class '(\w+)'>", r"\1", text).replace("typing.", "")
     text = re.sub(r'^Parser key "([\w.]+)":', lambda match: f"--{_as_typed(match[1])}:", text)
     text = re.sub(
@@ -153,12 +174,13 @@ def _overview() -> str:
     lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
-            f"usage: {PROGRAM} COMMAND …          ({PROGRAM} COMMAND --help tells its options)",
+            f"usage: {PROGRAM} COMMAND …          (COMMAND --help tells its options)",
             "",
             *lines,
             "",
-            "MODEL: a run or checkpoint folder, an authors' .pth file, a transformers folder or hub id;",
-            "to evaluate and predict also an exported .onnx, .xml or .pt2.",
+            "MODEL: a run or checkpoint folder, an authors' .pth file, a transformers folder",
+            "or hub id, or demo, which comes along; to evaluate, predict and serve also an",
+            "exported .onnx, .xml or .pt2.",
             "DATA: a folder in COCO, Pascal VOC or YOLO layout, found out by itself.",
             "--debug (any command) shows the traceback of an error.",
         ]
@@ -217,7 +239,7 @@ def _build_train(argv: Sequence[str]) -> ArgumentParser:
     )
     parser.add_argument("dataset", metavar="DATA", type=str, help="folder in COCO, Pascal VOC or YOLO layout")
     _add_origin(parser)
-    parser.add_argument("--device", type=str, default="auto", help="auto or cpu")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
     parser.add_argument(
         "--format", type=Literal["coco", "voc", "yolo"] | None, default=None, help="short for --data.format"
     )
@@ -225,9 +247,9 @@ def _build_train(argv: Sequence[str]) -> ArgumentParser:
     for name, config in (("model", ModelConfig), ("data", DataConfig), ("train", TrainConfig)):
         parser.add_class_arguments(config, name)
     asked_for_help = "-h" in argv or "--help" in argv
-    origin = _origin([] if asked_for_help else argv)
-    if asked_for_help and origin.recipe is None:
-        base = recipe("deformable_detr_r50")
+    origin = _origin(argv, "--recipe") if asked_for_help else _origin(argv)
+    if asked_for_help:
+        base = recipe(origin.recipe or "deformable_detr_r50")
     else:
         from .training import resolve_config
 
@@ -273,7 +295,7 @@ def _run_train(parser: ArgumentParser, arguments: Namespace) -> int:
 
 def _add_model(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "model", metavar="MODEL", type=str, help="run or checkpoint folder, .pth file, hub id"
+        "model", metavar="MODEL", type=str, help="run or checkpoint folder, .pth file, hub id, demo, …"
     )
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, …")
 
@@ -394,6 +416,10 @@ def _run_predict(parser: ArgumentParser, arguments: Namespace) -> int:
     return _predict_lines(arguments, wanted)
 
 
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def _predict_files(arguments: Namespace, wanted: dict[str, Any]) -> int:
     from .prediction import PredictionInterrupted, predict
 
@@ -414,10 +440,12 @@ def _predict_files(arguments: Namespace, wanted: dict[str, Any]) -> int:
             )
     except PredictionInterrupted as interruption:
         report = interruption.report
-    seen = [f"{len(report.images)} pictures"] if report.images or not report.videos else []
-    seen += [f"{video.frames} frames of {video.source}" for video in report.videos]
-    folder = report.predictions.parent
-    print(f"{report.detections} detections in {', '.join(seen)}: {folder}, {report.predictions}")
+    seen = [_counted(len(report.images), "picture")] if report.images or not report.videos else []
+    seen += [f"{_counted(video.frames, 'frame')} of {video.source}" for video in report.videos]
+    folder, found = report.predictions.parent, _counted(report.detections, "detection")
+    print(f"{found} in {', '.join(seen)}: {folder}, {report.predictions}")
+    if not report.detections:
+        print(f"Nothing reached the threshold of {arguments.threshold:g}: --threshold lowers it.")
     for video in report.videos:
         if video.broken_packets:
             print(f"{video.source}: {video.broken_packets} broken parts passed over", file=sys.stderr)
@@ -561,7 +589,7 @@ def _run_explain(parser: ArgumentParser, arguments: Namespace) -> int:
             at=() if arguments.at is None else (_place(arguments.at),),
             **common,
         )
-    print(f"{found} detections explained: {output}")
+    print(f"{_counted(found, 'detection')} explained: {output}")
     return 0
 
 
@@ -640,7 +668,7 @@ def _build_export(argv: Sequence[str]) -> ArgumentParser:
         "Write MODEL for another engine, once it has been compared with the PyTorch model on pictures.",
     )
     parser.add_argument(
-        "model", metavar="MODEL", type=str, help="run or checkpoint folder, .pth file, hub id"
+        "model", metavar="MODEL", type=str, help="run or checkpoint folder, .pth file, hub id, demo, …"
     )
     parser.add_argument("--to", type=Literal["onnx", "openvino", "torch"], required=True)
     parser.add_argument("--output", metavar="FILE", type=str, required=True, help=".onnx, .xml or .pt2")

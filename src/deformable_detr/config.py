@@ -8,6 +8,7 @@ deep inside `forward`. Recipes (recipes.py) are instances of `RunConfig`; a run 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import types
 from collections.abc import Mapping
@@ -151,7 +152,7 @@ class BackboneConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A model, as a choice of parts. Defaults: Deformable DETR, R50.
+    """A model, as a choice of parts; without a recipe Deformable DETR, R50.
 
     Attributes:
         num_classes: classes the model tells apart (91 in published COCO checkpoints, 80 names of COCO).
@@ -173,7 +174,7 @@ class ModelConfig:
         decoder_norm: layer norm after each decoder layer's output (DETR has it).
         refine_references: iterative bounding box refinement.
         mask_invalid_proposals: keep padded and out-of-range tokens out of the first stage's top-k.
-            The authors' code does not, so published checkpoints need False (spec.md §6.2).
+            The authors' code does not, so published checkpoints need False.
         nms_iou: of detections of one class that overlap by more than this (IoU), only the best is kept; null
             (the paper): all are kept. Two stages learn late to say each object once; this does not wait.
     """
@@ -276,7 +277,7 @@ class DataConfig:
         image_size: short side in evaluation and prediction, pixels.
         max_size: the long side is at most this, also in training (the short one then becomes smaller).
         train_sizes: short sides to choose from in training (multi-scale).
-        augmentation: `paper` (flip, resize, random crop: spec.md §10), `light` (flip and resize, milder
+        augmentation: `paper` (flip, resize, random crop, as DETR's), `light` (flip and resize, milder
             crop, for small data) or `none` (resize to `image_size` only).
         vertical_flip: light: also turn half of the pictures upside down, for those that have no up and down
             (microscopes, aerial pictures).
@@ -329,7 +330,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Matching costs, loss weights (spec.md §7, §8, §17); DETR's recipes set others.
+    """Matching costs, loss weights; DETR's recipes set others.
 
     Attributes:
         class_cost, box_cost, giou_cost: weights of the matching cost.
@@ -366,7 +367,7 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a model learns (spec.md §11).
+    """How a model learns (paper, section 5).
 
     Attributes:
         epochs, max_steps: the end of training: whichever comes first. A step is one update.
@@ -532,8 +533,12 @@ def _full_path(name: str) -> str:
         return name
     matches = [path for path in _leaf_paths(RunConfig, "") if path.split(".")[-1] == name]
     if len(matches) != 1:
+        near = difflib.get_close_matches(
+            name, [path.split(".")[-1] for path in _leaf_paths(RunConfig, "")], n=1
+        )
+        meant = f": did you mean {near[0]}?" if near else ": docs/configuration.md has the list."
         raise UserError(
-            f"unknown field {name}."
+            f"unknown field {name}{meant}"
             if not matches
             else f"the field name {name} is not unique, say one of {', '.join(matches)}."
         )
@@ -562,6 +567,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The fields that a YAML file states. Raises UserError, naming the file."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"there is no file {path}: name a YAML file with fields of a configuration."
+        ) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         why = " ".join(str(error).split())
         raise UserError(f"{path} cannot be read as a YAML configuration: {why}.") from error

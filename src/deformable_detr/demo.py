@@ -18,7 +18,7 @@ from .evaluation import evaluate, print_metrics
 from .prediction import PredictionReport, make_output_folder, predict
 from .recipes import deformable_detr_lite
 from .report import REPORT_FILE
-from .training import train
+from .training import TrainingInterruptedError, train
 
 IMAGE_SIZE = (120, 160)
 TRAIN_IMAGES, VAL_IMAGES, SHOWN_IMAGES = 400, 60, 12
@@ -54,7 +54,7 @@ def demo(output: str | Path = "demo_output", *, seed: int = 0, epochs: int | Non
     `predictions/` (annotated pictures, predictions.json) into `output`.
 
     Raises:
-        UserError: where `output` holds something already.
+        UserError: where `output` holds something already. TrainingInterruptedError: stopped by a signal.
     """
     folder, console, started = Path(output), Console(), time.perf_counter()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -68,7 +68,13 @@ def demo(output: str | Path = "demo_output", *, seed: int = 0, epochs: int | Non
     console.print(f"1/4  drawing {TRAIN_IMAGES + VAL_IMAGES} pictures", highlight=False)
     data = generate(folder / "data", train=TRAIN_IMAGES, val=VAL_IMAGES, image_size=IMAGE_SIZE, seed=seed)
     console.print("2/4  training", highlight=False)
-    detector = train(data, config, folder / "run")
+    try:
+        detector = train(data, config, folder / "run")
+    except TrainingInterruptedError as error:
+        raise TrainingInterruptedError(
+            f"stopped. Remove {folder} to start the demo again, or finish its training by "
+            f"`deformable-detr train {data} --output {folder / 'run'} --resume`."
+        ) from error
     console.print("3/4  evaluating", highlight=False)
     metrics = evaluate(detector, data, output=folder / "metrics.json")
     print_metrics(metrics, console)

@@ -1,6 +1,6 @@
 """Labelled boxes on a picture, by Pillow alone: a few milliseconds, so that drawing keeps up with the model.
 
-Labels are put where none lies yet: boxes that share a corner can all be read.
+Labels are put where they hide no object and no other label: boxes that share a corner can all be read.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ PALETTE = (
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 LEAST_TEXT = 11  # pixels: the smallest that can be read
 PAD = 2  # pixels between a label's text and its border
+HIDDEN = 0.5  # of a box under a label: more, and the object is out of sight
 STEPS = 12  # how many label heights a label may move to find room
 
 
@@ -66,36 +67,55 @@ def _label_places(
     font: ImageFont.FreeTypeFont,
     size: tuple[int, int],
 ) -> np.ndarray:
-    """(N, 4) rectangles for the labels: on top of the box, else inside, below, or moved along it until no
-    other label is in the way; all inside the picture where it is large enough."""
+    """(N, 4) rectangles for the labels: on top of the box, else inside, below, beside, or moved along it,
+    until no object and no other label is hidden; all inside the picture where it is large enough."""
     text_height = sum(font.getmetrics()) + 2 * PAD
-    places = np.zeros((len(corners), 4), dtype=int)
-    for index, (label, (x0, y0, x1, y1)) in enumerate(zip(labels, corners, strict=True)):
+    boxes = np.array([_ordered(box) for box in corners]).reshape(-1, 4)
+    places = np.zeros((len(boxes), 4), dtype=int)
+    for index, (label, (x0, y0, x1, y1)) in enumerate(zip(labels, boxes, strict=True)):
         text_width = round(font.getlength(label)) + 2 * PAD
-        on_corners = [(x, y) for x in (x0, x1 - text_width) for y in (y0 - text_height, y0, y1)]
+        near = [(x, y) for x in (x0, x1 - text_width) for y in (y0 - text_height, y0, y1)]
+        near += [(x1, y0), (x0 - text_width, y0)]
         moved = [(x0, y0 + step * text_height) for step in range(1, STEPS)]
         moved += [(x0, y0 - (step + 1) * text_height) for step in range(1, STEPS)]
-        least = np.inf
-        for candidates in (on_corners, moved):
-            if least > 0:
-                found, covered = _clearest(candidates, (text_width, text_height), places[:index], size)
-                if covered < least:
-                    places[index], least = found, covered
+        for candidates in (near, near + moved):
+            places[index], hides = _clearest(
+                candidates, (text_width, text_height), boxes, places[:index], size
+            )
+            if not hides:
+                break
     return places
 
 
 def _clearest(
-    corners: Sequence[tuple[int, int]], extent: tuple[int, int], taken: np.ndarray, size: tuple[int, int]
-) -> tuple[np.ndarray, float]:
-    """The first of the rectangles of one (width, height) that cover least of `taken` (N, 4), and how much."""
+    corners: Sequence[tuple[int, int]],
+    extent: tuple[int, int],
+    boxes: np.ndarray,
+    taken: np.ndarray,
+    size: tuple[int, int],
+) -> tuple[np.ndarray, bool]:
+    """The first of the rectangles of one (width, height) that hide the fewest `boxes` (N, 4), of these the
+    one that covers least of the labels in `taken` (M, 4), then of the boxes; and whether it hides any box or
+    a part of a label."""
     starts = np.array(corners)
     # On the border rather than out of sight; a picture smaller than the label shows its beginning.
     starts = starts.clip(0, np.maximum(0, np.array(size) - extent))
-    ends = starts + extent
-    shared = np.minimum(ends[:, None], taken[None, :, 2:]) - np.maximum(starts[:, None], taken[None, :, :2])
-    covered = shared.clip(0).prod(axis=2).sum(axis=1)
-    best = covered.argmin()
-    return np.concatenate([starts[best], ends[best]]), float(covered[best])
+    rectangles = np.concatenate([starts, starts + extent], axis=1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    shares = _shared_areas(rectangles, boxes) / np.maximum(1, areas)
+    hidden = (shares > HIDDEN).sum(axis=1)
+    over_labels = _shared_areas(rectangles, taken).sum(axis=1)
+    best = np.lexsort((shares.sum(axis=1), over_labels, hidden))[0]
+    return rectangles[best], bool(hidden[best] or over_labels[best])
+
+
+def _shared_areas(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(N, 4) and (M, 4) rectangles to (N, M) pixels."""
+    left, top, right, bottom = first.T[:, :, None]
+    widths = np.minimum(right, second[:, 2]) - np.maximum(left, second[:, 0])
+    heights = np.minimum(bottom, second[:, 3]) - np.maximum(top, second[:, 1])
+    areas: np.ndarray = widths.clip(0) * heights.clip(0)
+    return areas
 
 
 @cache

@@ -88,5 +88,5 @@ def _check_names(names: Iterable[str], table: ClassTable) -> None:
         listed = ", ".join(known[:MOST_NAMES])
         if len(known) > MOST_NAMES:
             listed += f" and {len(known) - MOST_NAMES} more"
-        meant = f"did you mean {' or '.join(close)}? " if close else ""
-        raise UserError(f"the model knows no class {name}: {meant}It knows {listed}.")
+        meant = f"did you mean {' or '.join(close)}? It" if close else "it"
+        raise UserError(f"the model knows no class {name}: {meant} knows {listed}.")

@@ -36,8 +36,32 @@ class ImageBatch:
     mask: Tensor
 
     @classmethod
+    def of(cls, images: ImageBatch | Tensor | Sequence[Tensor]) -> ImageBatch:
+        """All forms in which a model takes pictures: a batch; its two tensors, (pixels, mask); pictures of
+        one size, (B, 3, H, W), or of several, each (3, H, W), which are padded here.
+
+        Raises:
+            ValueError: other shapes or types.
+        """
+        if isinstance(images, ImageBatch):
+            return images
+        if not isinstance(images, Tensor) and len(images) == 2 and images[0].ndim == 4:
+            pixels, mask = images
+            if mask.dtype != torch.bool or mask.shape != (len(pixels), *pixels.shape[2:]):
+                raise ValueError(
+                    f"a mask of {tuple(pixels.shape)} pixels must be bool and (B, H, W), "
+                    f"not {mask.dtype} {tuple(mask.shape)}"
+                )
+            return cls(pixels, mask)
+        return cls.from_images(list(images))
+
+    @classmethod
     def from_images(cls, images: Sequence[Tensor]) -> ImageBatch:
-        """Pad normalised (3, H, W) float images to a common size (spec.md §1: no size divisor)."""
+        """Pad normalised (3, H, W) float images to a common size (spec.md §1: no size divisor).
+
+        Raises:
+            ValueError: no image, or one of another shape or type.
+        """
         if not images:
             raise ValueError("ImageBatch.from_images needs at least one image")
         for index, image in enumerate(images):

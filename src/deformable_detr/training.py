@@ -49,7 +49,7 @@ from .data.records import Split
 from .data.transforms import resized_size
 from .detector import Detector, choose_device, new_checkpoint
 from .errors import UserError
-from .evaluation import collect_detections, evaluate
+from .evaluation import collect_detections, evaluate, match_classes
 from .feature_cache import Bounds, FeatureCache
 from .files import DAMAGED_FILE_ERRORS, write_text
 from .matcher import NonFiniteError
@@ -274,6 +274,8 @@ class _Run:
         self.data, self.output = data, output
         self.train_split = read_split(data, "train", format=config.data.format, strict=config.data.strict)
         self.val_split = _validation_split(data, config)
+        if self.val_split is not None:
+            _require_common_class(self.train_split, self.val_split)
         self.config = _for_classes(config, self.train_split)
         settings = self.config.train
 
@@ -638,9 +640,11 @@ class _Run:
         problems = [problem for problem in split.problems if problem.kind not in NOTES]
         if problems:
             lines.append(
-                f"{len(problems)} problems in the data, broken boxes are left out: "
-                "`deformable-detr inspect` lists them"
+                f"problems in the data: {len(problems)}; broken boxes and pictures that are missing are left "
+                "out, `deformable-detr inspect` lists them"
             )
+        if boxes == 0:
+            lines.append("no object in the training images: nothing can be learned from them")
         if self.progress.step:
             lines.append(f"resuming after update {self.progress.step}")
         for line in lines:
@@ -695,6 +699,16 @@ def _for_classes(config: RunConfig, split: Split) -> RunConfig:
             "the number comes from the data."
         )
     return replace(config, model=replace(config.model, num_classes=found))
+
+
+def _require_common_class(train: Split, val: Split) -> None:
+    """Before hours of training, not at the first evaluation."""
+    try:
+        match_classes(train.classes, val.classes, val.source)
+    except UserError as error:
+        raise UserError(
+            f"{train.source} and {val.source} have no class in common: give both splits the same class names."
+        ) from error
 
 
 def data_in_words(train: Split, val: Split | None) -> dict[str, Any]:

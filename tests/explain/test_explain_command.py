@@ -54,7 +54,7 @@ def test_a_picture_a_page_and_gradients(
 ) -> None:
     few = ("--threshold", "0.005", "--most", "1")
     assert explain(model, picture, "--output", str(tmp_path / "a.png"), "--at", "3,4.5", *few) == 0
-    assert "detections explained" in capsys.readouterr().out
+    assert "detections explained: " in capsys.readouterr().out
     with Image.open(tmp_path / "a.png") as written:
         assert written.format == "PNG"
     assert explain(model, picture, "--output", str(tmp_path / "new" / "a.html"), "--threshold", "0") == 0

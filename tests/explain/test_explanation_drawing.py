@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 
 from deformable_detr.detector import Detector, new_checkpoint
-from deformable_detr.explain.drawing import BOX_COLOUR, PROPOSAL_COLOUR, draw, grid, zoom
+from deformable_detr.explain.drawing import BOX_COLOUR, PROPOSAL_COLOUR, draw, grid, title, zoom
 from deformable_detr.structures import ClassTable
 from small_models import randomise
 from tiny import as_detr, tiny_config
@@ -86,6 +87,31 @@ def test_zoom_keeps_the_shape_and_stays_inside(box: list[float], view: tuple[flo
     assert -1e-9 <= y0 < y1 <= 100 + 1e-9
     assert x1 - x0 == pytest.approx(max(20, min(160, 2 * max(box[2] - box[0], 1.6 * (box[3] - box[1])))))
     assert x0 == pytest.approx(np.clip((box[0] + box[2]) / 2 - (x1 - x0) / 2, 0, 160 - (x1 - x0)))
+
+
+@pytest.mark.parametrize(
+    ("size", "right"),
+    [
+        ((80, 100), "query 64"),
+        ((400, 80), "query 64"),
+        ((80, 100), "attention 100%, IoU 0.085, score 0.003, on top triangle"),
+        ((100, 75), "attention 100%, IoU 0.085, score 0.003, on top triangle"),
+    ],
+)
+def test_the_two_sides_of_a_title_do_not_overlap(size: tuple[int, int], right: str) -> None:
+    figure, (panel,) = grid(1, size)
+    title(panel, "1  triangle 0.80", right)
+    figure.canvas.draw()
+    spans = {text.get_text(): text.get_window_extent() for text in panel.findobj(Text) if text.get_text()}
+    frame = panel.get_window_extent()
+    assert frame.x0 - 1 < spans["1  triangle 0.80"].x1 < spans[right].x0 < frame.x1
+
+
+def test_panels_may_be_asked_to_be_wide() -> None:
+    figure, panels = grid(2, (400, 300), columns=2, least_width=2.5)
+    width, height = panels[0].get_position().size * figure.get_size_inches()
+    assert width == pytest.approx(2.5)
+    assert width / height == pytest.approx(0.75)
 
 
 def test_panels_do_not_overlap() -> None:

@@ -92,6 +92,27 @@ def test_the_page_holds_the_report(report: DataReport) -> None:
     assert {(each["href"] or "")[1:] for each in reader.all("a")} == sections
 
 
+def test_commands_and_names_of_code_stand_in_elements_not_in_backticks(tmp_path: Path) -> None:
+    write_coco(tmp_path, coco_content({"a.jpg": [("cat", BOX)]}), "val")
+    report = inspect(tmp_path)
+    assert any("`train`" in remark.message for remark in report.remarks)
+    page = html_of(report)
+    assert "<code>train</code>" in page
+    assert "`" not in Reader(page).text
+
+
+def test_a_split_without_boxes_has_no_sizes(tmp_path: Path) -> None:
+    write_coco(tmp_path, coco_content({"a.jpg": [("cat", BOX)]}), "train")
+    write_coco(tmp_path, coco_content({"b.jpg": []}), "val")
+    page = html_of(inspect(tmp_path))
+    rows = re.findall(r"<tr>(<td>val, .*?)</tr>", page)
+    assert len(rows) > 1
+    for row in rows:
+        assert set(re.findall(r"<td>([^<]*)</td>", row)[1:]) == {"-"}
+    (shares,) = re.findall(r"<tr><td>under 1</td>(.*?)</tr>", page)
+    assert shares.endswith('<td class="none">-</td>')
+
+
 def test_suspected_boxes_are_drawn_where_their_file_puts_them(report: DataReport) -> None:
     page = html_of(report)
     part = page[page.index('id="suspects"') : page.index('id="tiniest"')]

@@ -52,7 +52,7 @@ def test_small_objects_and_an_option_that_helps(tmp_path: Path) -> None:
     changes = {
         "image_size": int(options["image_size"]),
         "max_size": int(options["max_size"]),
-        "train_sizes": tuple(map(int, options["train_sizes"].strip("[]").split(","))),
+        "train_sizes": tuple(map(int, options["train_sizes"].strip("'[]").split(","))),
     }
     then = inspect(tmp_path, override(recipe("deformable_detr_lite"), changes), images="no")
     assert round(100 * then.splits[0].sizes.below_cell) == share == 0

@@ -11,7 +11,7 @@ from dataset_files import coco_content, write_coco
 from deformable_detr.config import RunConfig
 from deformable_detr.data.formats import read_split
 from deformable_detr.inspection import inspect
-from deformable_detr.inspection.sizes import BIN_EDGES, ObjectSizes, View, sizes_of
+from deformable_detr.inspection.sizes import BIN_EDGES, ObjectSizes, View, sizes_of, spread
 from deformable_detr.models.build import build_model, level_strides
 from deformable_detr.recipes import recipe
 from deformable_detr.structures import ImageBatch
@@ -78,3 +78,8 @@ def test_the_recipe_decides(tmp_path: Path) -> None:
     small = replace(config, model=replace(config.model, num_queries=7))
     assert View.of(small).num_queries == 7
     assert inspect(tmp_path, small).to_dict()["view"]["num_queries"] == 7
+
+
+def test_the_spread_of_no_objects_is_no_number() -> None:
+    assert spread(ObjectSizes.of(np.array([4.0, 12.0]), 8), 8, 1)[-1] == "1.5"
+    assert set(spread(ObjectSizes.of(np.zeros(0), 8), 8, 1)) == {"-"}

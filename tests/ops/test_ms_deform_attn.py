@@ -348,6 +348,8 @@ def test_public_functions_say_which_shape_is_wrong() -> None:
     case = make_case()
     with pytest.raises(ValueError, match="hold 49 tokens, but value has 48"):
         replace(case, value=case.value[:, 1:]).run()
+    with pytest.raises(ValueError, match="value must be of a floating-point type"):
+        replace(case, value=case.value.to(torch.int32)).run()
     with pytest.raises(ValueError, match="sampling_locations has shape"):
         replace(case, points=case.points[:, :, :, 1:]).run()
     with pytest.raises(ValueError, match="points_per_level has 2 entries for 3 levels"):

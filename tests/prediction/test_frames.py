@@ -241,6 +241,16 @@ def test_a_camera_gives_rgb_frames_as_they_come(monkeypatch: pytest.MonkeyPatch)
         open_source(Camera(7), LIMIT)
 
 
+def test_opencv_adds_nothing_to_what_is_said_of_a_missing_camera(capfd: pytest.CaptureFixture[str]) -> None:
+    import cv2
+
+    level = cv2.utils.logging.getLogLevel()
+    with pytest.raises(UserError, match="webcam:97 cannot be opened"):
+        open_source(Camera(97), LIMIT)
+    assert capfd.readouterr().err == ""
+    assert cv2.utils.logging.getLogLevel() == level, "its other messages may be wanted"
+
+
 def test_a_camera_without_opencv_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(UserError, match=r"pip install 'deformable-detr\[video\]'"):

@@ -39,7 +39,7 @@ def test_broken_inputs_are_a_warning_unless_all_are(
     write(tmp_path / "a.png")
     assert run(tmp_path / "broken.mp4", tmp_path / "a.png", "--output", out) == 0
     captured = capsys.readouterr()
-    assert "detections in 1 pictures" in captured.out
+    assert "detections in 1 picture: " in captured.out
     assert captured.err.splitlines()[-1] == f"warning: 1 of 2 inputs skipped, see {out / 'report.json'}"
 
 

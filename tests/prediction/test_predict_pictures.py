@@ -81,7 +81,19 @@ def test_broken_pictures_are_skipped_and_reported(detector: Detector, tmp_path: 
 def test_no_readable_picture_at_all_is_an_error(detector: Detector, tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"nonsense")
     with pytest.raises(UserError, match=r"none of 1 inputs could be read; .*bad\.jpg"):
+        predict(detector, tmp_path / "bad.jpg", tmp_path / "deep" / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.jpg"], "nothing is written"
+
+
+def test_no_readable_picture_leaves_an_older_folder_as_it_was(detector: Detector, tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"nonsense")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="none of 1 inputs"):
+        predict(detector, tmp_path / "bad.jpg", tmp_path / "out" / "new")
+    assert list((tmp_path / "out").iterdir()) == []
+    with pytest.raises(UserError, match="none of 1 inputs"):
         predict(detector, tmp_path / "bad.jpg", tmp_path / "out")
+    assert (tmp_path / "out").is_dir()
 
 
 def test_a_source_is_never_overwritten(detector: Detector, tmp_path: Path) -> None:
@@ -90,6 +102,8 @@ def test_a_source_is_never_overwritten(detector: Detector, tmp_path: Path) -> No
     with pytest.raises(UserError, match=r"holds a\.jpg, which the annotated one would replace"):
         predict(detector, photo, tmp_path)
     assert photo.read_bytes() == before
+    with pytest.raises(UserError, match=r"holds a\.jpg, which"):
+        predict(detector, tmp_path / "*.jpg", tmp_path)
     link = tmp_path / "link"
     os.symlink(tmp_path, link)
     with pytest.raises(UserError, match="would replace"):

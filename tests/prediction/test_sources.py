@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from scenes import write
 
 from deformable_detr.errors import UserError
+from deformable_detr.prediction.outputs import MADE_BY, PREDICTIONS_FILE, REPORT_FILE
 from deformable_detr.prediction.sources import Camera, find_sources
 
 
@@ -59,3 +61,18 @@ def test_the_folder_itself_may_be_named_though_results_lie_in_it(tmp_path: Path)
     """The output folder as the source: what is in it is refused by name later, not passed over."""
     a = write(tmp_path / "a.png")
     assert images([tmp_path], tmp_path) == [a]
+
+
+@pytest.mark.parametrize("pattern", ["*.png", "**/*.png"])
+def test_pictures_in_the_output_folder_are_no_results_where_a_pattern_starts_there(
+    tmp_path: Path, pattern: str
+) -> None:
+    """As with the folder itself; what `predict` has left in it still is none of the inputs."""
+    a = write(tmp_path / "a.png")
+    found = find_sources(tmp_path / pattern, tmp_path)
+    assert found.images == (a,)
+    assert not found.left_out
+    (tmp_path / PREDICTIONS_FILE).write_text("[]")
+    (tmp_path / REPORT_FILE).write_text(json.dumps({"made_by": MADE_BY}))
+    with pytest.raises(UserError, match="but results of an earlier predict in"):
+        find_sources(tmp_path / pattern, tmp_path)

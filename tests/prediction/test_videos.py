@@ -132,7 +132,7 @@ def test_nothing_readable_writes_nothing(tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"nonsense")
     with pytest.raises(UserError, match=r"none of 1 inputs could be read; .*broken\.mp4"):
         predict(SquareFinder(), tmp_path / "broken.mp4", tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_video_is_never_overwritten(video: Path) -> None:
@@ -328,5 +328,5 @@ def test_a_bug_in_the_middle_leaves_nothing_half_written(
     monkeypatch.setattr(Detections, "draw", failing)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         predict(SquareFinder(), video, tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
     assert command.load

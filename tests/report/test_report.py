@@ -210,6 +210,28 @@ def test_a_run_without_a_validation_split(tiny_data: Path, tmp_path: Path) -> No
     assert "12 train images" in text
 
 
+def test_the_command_measures_on_val_else_on_test_else_not_at_all(
+    run: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As training does for its report."""
+    data, page = tmp_path / "data", tmp_path / "page.html"
+    shutil.copytree(tiny_data, data)
+    annotations = data / "annotations"
+    (annotations / "instances_val.json").rename(annotations / "instances_test.json")
+    (data / "val").rename(data / "test")
+    argv = ["report", str(run), str(data), "--output", str(page)]
+    assert main(argv) == 0
+    assert "measured on test: 6 images" in page.read_text(encoding="utf-8")
+    (annotations / "instances_test.json").unlink()
+    assert main(argv) == 0
+    text = page.read_text(encoding="utf-8")
+    checked(text)
+    assert "Trained, but not measured: the data have no split to evaluate on." in text
+    assert "12 train images" in text
+    assert main([*argv, "--split", "test"]) == 2, "what was asked for is refused"
+    assert "has no split test" in capsys.readouterr().err
+
+
 def test_a_report_that_fails_does_not_lose_the_run(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

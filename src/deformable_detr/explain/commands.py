@@ -39,6 +39,7 @@ Place = tuple[float, float]
 PICTURES, PAGES = (".png", ".pdf", ".svg"), (".html", ".htm")
 REPORT_FILE = "missed.json"
 PAGE_DETECTIONS = 50
+MISSED_INCHES = 2.6  # the least width of a panel: its title says five things
 
 
 def write_explanation(
@@ -190,7 +191,7 @@ def _draw_missed(detector: Detector, split: Split, judged: Judged, number: int, 
     box = record.boxes_xyxy[number]
     opened = open_image(record.path, annotated_size=record.size, max_pixels=detector.data.max_pixels)
     picture = np.asarray(opened.picture)
-    figure, (whole, near) = grid(2, record.size, columns=2)
+    figure, (whole, near) = grid(2, record.size, columns=2, least_width=MISSED_INCHES)
     for panel in (whole, near):
         show_picture(panel, picture)
         if panel is near:

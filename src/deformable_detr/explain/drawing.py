@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PANEL_INCHES, LEAST_INCHES = 2.6, 0.9  # a panel's long side; the least of its short side
 GAP_INCHES, TITLE_INCHES, LEGEND_INCHES = 0.08, 0.19, 0.42
+TITLE_SHARE = 0.95  # of a panel's width that the two sides of its title may fill
 DPI = 200
 CONTEXT, MOST_ZOOM = 2.0, 8.0
 WEIGHTY = 0.25  # of a row's largest weight: points that a panel must show
@@ -100,15 +101,19 @@ def grid(
     size: tuple[int, int],
     columns: int | None = None,
     legend_for: float | None = None,
+    least_width: float = LEAST_INCHES,
 ) -> tuple[Figure, list[Axes]]:
     """A figure of `num_panels` equal panels for pictures of `size` (H, W), row by row, each with room for a
-    title. `legend_for`: the largest weight of a colour bar below them."""
+    title. `legend_for`: the largest weight of a colour bar below them. `least_width`: of a panel, in inches,
+    for what its title says; its height grows along."""
     # Not pyplot, which keeps figures alive and asks for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     scale = PANEL_INCHES / max(size)
     height, width = (max(LEAST_INCHES, side * scale) for side in size)
+    if width < least_width:
+        height, width = height * least_width / width, least_width
     if columns is None:
         columns = min(num_panels, max(1, round(math.sqrt(num_panels * height / width * 1.5))))
     rows = math.ceil(num_panels / columns)
@@ -155,9 +160,17 @@ def zoom(panel: Axes, box_xyxy: np.ndarray, size: tuple[int, int]) -> None:
 
 
 def title(panel: Axes, left: str, right: str) -> None:
+    """A line above a panel, in letters as small as it takes for both sides to fit."""
     # No mathematics in class names: a $ is a $.
-    panel.set_title(left, loc="left", fontsize=7, pad=2.5, parse_math=False)
-    panel.set_title(right, loc="right", fontsize=5.5, pad=2.5, color="0.45", parse_math=False)
+    common: dict[str, Any] = {"pad": 2.5, "parse_math": False}
+    texts = {
+        panel.set_title(left, loc="left", fontsize=7, **common): 7.0,
+        panel.set_title(right, loc="right", fontsize=5.5, color="0.45", **common): 5.5,
+    }
+    wanted = sum(text.get_window_extent().width for text in texts)
+    room = TITLE_SHARE * panel.get_window_extent().width
+    for text, size in texts.items():
+        text.set_fontsize(size * min(1.0, room / max(1.0, wanted)))
 
 
 def draw_query(

@@ -24,7 +24,7 @@ from ..files import write_text
 from .duplicates import MOST_BITS
 from .examples import Example, ExampleBox, Section
 from .facts import DataReport, SplitReport, grouped
-from .sizes import QUANTILES, bin_names
+from .sizes import QUANTILES, bin_names, spread
 from .terminal import forecast_sentences
 
 SHOWN_SIDE = 800  # pixels of a picture in the page
@@ -186,7 +186,10 @@ def _sizes(report: DataReport) -> str:
     for row, name in enumerate(bin_names()):
         body += f"<tr><td>{_safe(name)}</td>"
         for split in splits:
-            share = split.sizes.bins[row] / max(1, split.sizes.count)
+            if not split.sizes.count:
+                body += '<td class="none">-</td>'
+                continue
+            share = split.sizes.bins[row] / split.sizes.count
             body += f'<td class="bar" style="--share:{100 * share:.1f}%">{share:.0%}</td>'
         body += "</tr>"
     histogram = _table([f"cells of level 1 ({view.strides[0]} px)", *(split.name for split in splits)], body)
@@ -194,10 +197,10 @@ def _sizes(report: DataReport) -> str:
     body = ""
     for split in splits:
         body += f"<tr><td>{_safe(split.name)}, pixels</td>"
-        body += _cells(f"{value:.0f}" for value in split.sizes.quantiles) + "</tr>"
+        body += _cells(spread(split.sizes, 1, 0)) + "</tr>"
         for level, stride in enumerate(view.strides, start=1):
             body += f"<tr><td>{_safe(split.name)}, cells of level {level} ({stride} px)</td>"
-            body += _cells(f"{value / stride:.1f}" for value in split.sizes.quantiles) + "</tr>"
+            body += _cells(spread(split.sizes, stride, 1)) + "</tr>"
     return (
         '<p class="dim">Square root of the area, after the resizing for evaluation; in training the short '
         f"side is one of {', '.join(map(str, view.data.train_sizes))}. What is smaller than a cell of the "
@@ -307,6 +310,7 @@ def _safe(text: str) -> str:
 
 def _list(sentences: Iterable[str]) -> str:
     items = _items(map(_safe, sentences))
+    items = re.sub(r"`([^`<>]+)`", r"<code>\1</code>", items)
     items = re.sub(r"(--[\w.-]+ (?:\d+|\[[\d,]+\]))", r'<code class="option">\1</code>', items)
     return f"<ul>{items}</ul>" if items else ""
 

@@ -139,7 +139,7 @@ def _small_objects(data: _Data) -> Iterator[Remark]:
         times = pixels(image_size, max_size) / pixels(settings.image_size, settings.max_size)
         sizes = ",".join(str(_to_multiple(factor * size)) for size in settings.train_sizes)
         change = (
-            f"--data.image_size {image_size} --data.max_size {max_size} --data.train_sizes [{sizes}] would "
+            f"--data.image_size {image_size} --data.max_size {max_size} --data.train_sizes '[{sizes}]' would "
             f"make it {then:.0%}, with {times:.1f} times as many pixels, which cost time and memory."
         )
     else:

@@ -91,6 +91,13 @@ class ObjectSizes:
         }
 
 
+def spread(sizes: ObjectSizes, stride: int, decimals: int) -> list[str]:
+    """The quantiles in cells of `stride` pixels, as a table shows them: - where there is no object."""
+    if not sizes.count:
+        return ["-"] * len(QUANTILES)
+    return [f"{value / stride:.{decimals}f}" for value in sizes.quantiles]
+
+
 def bin_names() -> tuple[str, ...]:
     middle = (f"{low} to {high}" for low, high in pairwise(BIN_EDGES))
     return (f"under {BIN_EDGES[0]}", *middle, f"{BIN_EDGES[-1]} and more")

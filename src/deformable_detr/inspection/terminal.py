@@ -12,7 +12,7 @@ from rich.text import Text
 from ..data.records import Problem
 from .duplicates import MOST_BITS, DuplicateGroup
 from .facts import DataReport, Forecast, SplitReport, by_kind
-from .sizes import QUANTILES, bin_names
+from .sizes import QUANTILES, bin_names, spread
 
 CLASSES_SHOWN = 100
 GROUPS_SHOWN = 5
@@ -168,11 +168,10 @@ def _size_table(report: DataReport) -> Table:
     for name in QUANTILES:
         table.add_column(name, justify="right")
     for split in report.splits:
-        pixels = (f"{value:.0f}" for value in split.sizes.quantiles)
-        table.add_row(_text(f"{split.name}, pixels"), *pixels)
+        table.add_row(_text(f"{split.name}, pixels"), *spread(split.sizes, 1, 0))
     shown = report.shown_split
     for level, stride in enumerate(report.view.strides, start=1):
-        cells = (f"{value / stride:.1f}" for value in shown.sizes.quantiles)
+        cells = spread(shown.sizes, stride, 1)
         table.add_row(_text(f"{shown.name}, cells of level {level} ({stride} px)"), *cells)
     return table
 
@@ -183,8 +182,8 @@ def _cell_table(report: DataReport) -> Table:
     for split in report.splits:
         table.add_column(_text(split.name), justify="right")
     for row, name in enumerate(bin_names()):
-        shares = (split.sizes.bins[row] / max(1, split.sizes.count) for split in report.splits)
-        table.add_row(name, *(f"{share:.0%}" for share in shares))
+        sizes = (split.sizes for split in report.splits)
+        table.add_row(name, *(f"{each.bins[row] / each.count:.0%}" if each.count else "-" for each in sizes))
     return table
 
 

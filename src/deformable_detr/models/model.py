@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..structures import DetectorOutput, FeatureBatch, FeatureMemory, ImageBatch, SpatialShapes
 from .backbone import Backbone
 from .decoder import Decoder
 from .encoder import Encoder
+from .nearest import resize_nearest
 
 
 class DetectionModel(nn.Module):
@@ -36,17 +36,17 @@ class DetectionModel(nn.Module):
         self.queries = queries
         self.decoder = decoder
 
-    def forward(self, images: ImageBatch | FeatureBatch | Sequence[Tensor]) -> DetectorOutput:
+    def forward(self, images: ImageBatch | FeatureBatch | Tensor | Sequence[Tensor]) -> DetectorOutput:
         """Detect objects.
 
         Args:
-            images: a padded `ImageBatch`; or normalised (3, H, W) float tensors, which are padded here; or a
-                `FeatureBatch`, where the backbone's work is done.
+            images: what `ImageBatch.of` takes: a padded batch, its (pixels, mask), or normalised (3, H, W)
+                float tensors, which are padded here; or a `FeatureBatch`, where the backbone's work is done.
 
         Returns:
             `DetectorOutput`: `.predictions[-1].logits` (B, Q, num_logits) and `.boxes_cxcywh` (B, Q, 4).
         """
-        batch = images if isinstance(images, ImageBatch | FeatureBatch) else ImageBatch.from_images(images)
+        batch = images if isinstance(images, FeatureBatch) else ImageBatch.of(images)
         memory = self.encoder(self.embed(batch))
         queries = self.queries(memory)
         return DetectorOutput(self.decoder(queries, memory), queries.proposals)
@@ -61,8 +61,7 @@ class DetectionModel(nn.Module):
     def locate(self, tokens: Tensor, spatial_shapes: SpatialShapes, image_mask: Tensor) -> FeatureMemory:
         """Tokens (B, S, C) with all that depends on sizes and padding only: where each of them is."""
         # Every level's mask from the image's own (spec.md §1), never from another level's.
-        padding = image_mask[:, None].float()
-        masks = [F.interpolate(padding, size=shape)[:, 0].bool() for shape in spatial_shapes]
+        masks = [resize_nearest(image_mask, shape) for shape in spatial_shapes]
         return FeatureMemory(
             tokens=tokens,
             positions=_flatten(self.position(masks)).to(tokens.dtype),

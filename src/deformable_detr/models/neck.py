@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .nearest import resize_nearest
+
 
 class Projection(nn.Module):
     """DETR's: one 1x1 convolution on the last map, without norm."""
@@ -146,4 +148,4 @@ class Fusion(nn.Module):
 
 
 def _resized(level: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(level, size=like.shape[-2:], mode="nearest")
+    return resize_nearest(level, (like.shape[-2], like.shape[-1]))

@@ -125,6 +125,8 @@ def _flat(shapes: Sequence[tuple[int, int]]) -> list[int]:
 def _checked_shapes(value: Tensor, spatial_shapes: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     if value.ndim != 4:
         raise ValueError(f"value must be (B, S, M, D), not {tuple(value.shape)}")
+    if not value.is_floating_point():
+        raise ValueError(f"value must be of a floating-point type, not {value.dtype}")
     # No int(): under torch.export with dynamic shapes these are symbols, and int() would fix them.
     shapes = tuple((height, width) for height, width in spatial_shapes)
     tokens = sum(height * width for height, width in shapes)

@@ -21,7 +21,7 @@ from .outputs import (
     RowFile,
     VideoResult,
     coco_rows,
-    make_output_folder,
+    output_folder,
     output_names,
     refuse_to_overwrite,
     write_report,
@@ -92,10 +92,9 @@ def predict(
     selection = Selection.of(detector.classes, threshold, classes, class_thresholds)
     if found.videos and track:
         ObjectTracker(selection, 1.0)  # says now what is not installed
-    make_output_folder(folder)
 
     done = _Done()
-    with RowFile(folder / PREDICTIONS_FILE) as rows:
+    with output_folder(folder), RowFile(folder / PREDICTIONS_FILE) as rows:
         try:
             finder = finder_for(detector, selection, max_detections, batch_size, tiling)
             _pictures(finder, found.images, targets, rows, done, progress)

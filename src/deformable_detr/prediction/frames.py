@@ -162,7 +162,12 @@ class CameraSource(FrameSource):
             ) from error
         self.camera = camera
         self._cv2: Any = cv2
-        self._capture = cv2.VideoCapture(camera.index)
+        # Its ten lines on each way that it tried say less than the sentence below.
+        level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        try:
+            self._capture = cv2.VideoCapture(camera.index)
+        finally:
+            cv2.utils.logging.setLogLevel(level)
         if not self._capture.isOpened():
             self._capture.release()
             raise UserError(

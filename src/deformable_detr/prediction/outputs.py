@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -85,6 +87,20 @@ def make_output_folder(folder: Path) -> None:
         ) from error
     if not os.access(folder, os.W_OK):
         raise UserError(f"--output {folder} is not yours to write in: name another folder.")
+
+
+@contextmanager
+def output_folder(folder: Path) -> Iterator[None]:
+    """`make_output_folder` for a block; what was made goes again where an error leaves it empty."""
+    made = list(takewhile(lambda one: not one.exists(), (folder, *folder.parents)))
+    make_output_folder(folder)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # not empty
+            for one in made:
+                one.rmdir()
+        raise
 
 
 def output_names(stems_and_suffixes: Sequence[tuple[str, str]]) -> list[str]:

@@ -7,8 +7,9 @@ import glob
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from ..checkpoint.sources import DEMO, demo_pictures
@@ -114,31 +115,34 @@ class _Search:
         elif str(source) == DEMO:
             yield from demo_pictures()
         else:
-            yield from self._inputs(Path(match) for match in sorted(glob.glob(str(source), recursive=True)))
+            yield from self._matches(str(source))
 
     def _folder(self, top: Path) -> Iterator[Path]:
         files = []
         for folder, folders, names in os.walk(top):
             here = Path(folder)
             for name in list(folders):
-                if self._holds_results(here / name):
+                if self._holds_results(here / name, top):
                     self.left_out.append(here / name)
                     folders.remove(name)
             files += [here / name for name in names]
         media = IMAGE_SUFFIXES | VIDEO_SUFFIXES
         yield from sorted(file for file in files if file.suffix.lower() in media and file.is_file())
 
-    def _inputs(self, matches: Iterable[Path]) -> Iterator[Path]:
-        for path in matches:
+    def _matches(self, pattern: str) -> Iterator[Path]:
+        top = _fixed_folder(pattern)
+        for path in map(Path, sorted(glob.glob(pattern, recursive=True))):
             if not path.is_file():
                 continue
-            if self._holds_results(path.parent):
+            if self._holds_results(path.parent, top):
                 self.left_out.append(path.parent)
             else:
                 yield path
 
-    def _holds_results(self, folder: Path) -> bool:
-        if folder.resolve() == self.output:
+    def _holds_results(self, folder: Path, top: Path) -> bool:
+        """Whether the files of a folder, come upon from `top` on, are results. The output folder's are, by a
+        run that was killed perhaps, unless the search was told to start there."""
+        if folder.resolve() == self.output != top.resolve():
             return True
         report = folder / REPORT_FILE
         if not (report.is_file() and (folder / PREDICTIONS_FILE).is_file()):
@@ -148,3 +152,8 @@ class _Search:
         except (OSError, ValueError):
             return False
         return isinstance(content, dict) and content.get("made_by") == MADE_BY
+
+
+def _fixed_folder(pattern: str) -> Path:
+    """The folder that a pattern starts in: its parts before the first wildcard."""
+    return Path(*takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts[:-1]))

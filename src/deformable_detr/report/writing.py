@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.formats import list_splits, read_split
+from ..data.formats import list_splits, name_to_measure_on, read_split
 from ..data.records import Split
 from ..detector import Detector, load
 from ..environment import environment
@@ -40,6 +40,8 @@ def write_report(
     Args:
         model: anything that `load` takes; a run folder brings its curves and settings.
         data: the data set's folder.
+        split: what to measure on. Data without `val` are measured on `test`, without both not at all: the
+            report is of training, settings and data alone.
         output: the file; None is `report.html` in the run folder (`report_SPLIT.html` for another split than
             val), or here, where `model` is no run folder.
         most_images: so many at most are looked at again, to say which stage of the model lost an object.
@@ -52,13 +54,15 @@ def write_report(
     """
     if most_images < 1:
         raise UserError(f"most_images must be at least 1, not {most_images}.")
-    part = read_split(data, split, format=format)
+    splits = list_splits(data, format=format)
+    measured = name_to_measure_on(splits) if split == "val" else split
+    part = None if measured is None else read_split(data, measured, format=format)
     history = read_history(Path(model))
     target = _target(output, Path(model) if history is not None else Path(), split)
     detector = load(model, device)
-    train_names = [name for name in list_splits(data, format=format) if name.lower().startswith("train")]
+    train_names = [name for name in splits if name.lower().startswith("train")]
     train_split = read_split(data, train_names[0], format=format) if train_names else None
-    rows = collect_detections(detector, part, progress=progress)
+    rows = [] if part is None else collect_detections(detector, part, progress=progress)
     text = report_text(
         detector, rows, part, train_split, model=str(model), data=str(data), most_images=most_images
     )

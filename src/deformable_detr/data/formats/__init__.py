@@ -22,7 +22,7 @@ tags do nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +82,12 @@ def list_splits(root: Path | str, *, format: str = "auto") -> tuple[str, ...]:
         return (usual.index(plain) if plain in usual else len(usual), name)
 
     return tuple(sorted(layout.splits(_place(root)), key=order))
+
+
+def name_to_measure_on(splits: Sequence[str]) -> str | None:
+    """Of the names that `list_splits` gives: val, else test, else None."""
+    named = [name for beginning in ("val", "test") for name in splits if name.lower().startswith(beginning)]
+    return next(iter(named), None)
 
 
 def read_split(root: Path | str, split: str, *, format: str = "auto", strict: bool = False) -> Split:
