@@ -5,11 +5,12 @@ slowness the reduction's fault?
     python benchmarks/paper/trials.py identity_bifpn deformable_detr_r50_bifpn --seed 1
     python benchmarks/paper/trials.py group_norm detr_r50 --epochs 60 --evaluate-every 3
     python benchmarks/paper/trials.py double_rate detr_r50 --epochs 60 --evaluate-every 3
+    python benchmarks/paper/trials.py half_rate detr_r50 --epochs 60 --evaluate-every 3
 
 near_points: a head's K sampling points start 1/K to 1 cell from the reference, not 1 to K cells.
 identity_bifpn: the convolutions of a BiFPN start as the identity; its activations and norms stay.
 group_norm: DETR's features are normalised after their projection, as Deformable DETR's are.
-double_rate: twice the learning rate, which for DETR is Deformable DETR's.
+double_rate, half_rate: of learning; double of DETR's is Deformable DETR's.
 
 Everything else is as in a run of queue.yaml on its drawn pictures, which `paper queue` has drawn into OUTPUT.
 A stopped trial goes on. Writes one JSON a run, like those of the queue.
@@ -67,12 +68,20 @@ def group_norm(config: RunConfig) -> RunConfig:
 
 
 def double_rate(config: RunConfig) -> RunConfig:
+    return _at_rate(config, 2)
+
+
+def half_rate(config: RunConfig) -> RunConfig:
+    return _at_rate(config, 0.5)
+
+
+def _at_rate(config: RunConfig, times: float) -> RunConfig:
     train = config.train
-    return replace(config, train=replace(train, lr=2 * train.lr, lr_backbone=2 * train.lr_backbone))
+    return replace(config, train=replace(train, lr=times * train.lr, lr_backbone=times * train.lr_backbone))
 
 
 TRIALS: dict[str, Callable[[RunConfig], RunConfig]] = {
-    each.__name__: each for each in (near_points, identity_bifpn, group_norm, double_rate)
+    each.__name__: each for each in (near_points, identity_bifpn, group_norm, double_rate, half_rate)
 }
 
 
