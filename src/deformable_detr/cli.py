@@ -117,9 +117,8 @@ def _options(command: Command, rest: Sequence[str]) -> list[str]:
 
 def _meant(unknown: str, options: Sequence[str]) -> str | None:
     """--train.epochs for --epochs, else the most similar one."""
-    name = unknown.split("=")[0]
-    fields = [option for option in options if option.endswith(f".{name.removeprefix('--')}")]
-    return next(iter(fields or difflib.get_close_matches(name, options, n=1)), None)
+    fields = [option for option in options if option.endswith(f".{unknown.removeprefix('--')}")]
+    return next(iter(fields or difflib.get_close_matches(unknown, options, n=1)), None)
 
 
 def _parse_error(message: str, command: str, options: Sequence[str] = ()) -> str:

@@ -43,7 +43,7 @@ from .config import (
     with_file,
 )
 from .criterion import Losses, SetCriterion
-from .data.formats import NOTES, list_splits, read_split
+from .data.formats import NOTES, list_splits, name_to_measure_on, read_split
 from .data.loading import Samples, micro_batch_keys, steps_per_epoch, training_loader
 from .data.records import Split
 from .data.transforms import resized_size
@@ -721,12 +721,10 @@ def data_in_words(train: Split, val: Split | None) -> dict[str, Any]:
 
 
 def _validation_split(data: str | Path, config: RunConfig) -> Split | None:
-    splits = list_splits(data, format=config.data.format)
-    for beginning in ("val", "test"):
-        for name in splits:
-            if name.lower().startswith(beginning):
-                return read_split(data, name, format=config.data.format, strict=config.data.strict)
-    return None
+    name = name_to_measure_on(list_splits(data, format=config.data.format))
+    if name is None:
+        return None
+    return read_split(data, name, format=config.data.format, strict=config.data.strict)
 
 
 @dataclass
