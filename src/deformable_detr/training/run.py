@@ -43,7 +43,8 @@ from ..config import (
     with_file,
 )
 from ..config import recipe as recipe_of
-from ..data.formats import NOTES, list_splits, name_to_measure_on, read_split
+from ..data.formats import NOTES, list_splits, read_split
+from ..data.formats.splits import name_to_measure_on
 from ..data.loading import Samples, micro_batch_keys, steps_per_epoch, training_loader
 from ..data.records import Split
 from ..data.transforms import resized_size
