@@ -49,7 +49,7 @@ class SetCriterion:
             count: what the whole update holds; None where this batch is the whole update.
 
         Raises:
-            matcher.NonFiniteError: names the image.
+            NonFiniteError: names the image.
         """
         last = output.predictions[-1]
         count = count or BatchCount.of(targets, last.logits.shape[1]).share_of(1)

@@ -15,11 +15,8 @@ from torch import Tensor
 
 from ..boxes import cxcywh_to_xyxy, generalized_iou
 from ..classification import ClassificationScheme
+from ..errors import NonFiniteError
 from ..structures import Predictions, Target
-
-
-class NonFiniteError(ArithmeticError):
-    """A model's outputs or a loss are NaN or infinite: training cannot go on."""
 
 
 @dataclass(frozen=True)
