@@ -1,5 +1,5 @@
-"""Every citation leads somewhere: sections of docs/specification.md and of the papers, and files of this repository,
-in docstrings, comments and pages."""
+"""Every citation in docstrings, comments and pages leads somewhere: sections of docs/specification.md and of the
+papers, and files of this repository."""
 
 from __future__ import annotations
 
@@ -140,9 +140,7 @@ def test_files_that_are_cited_exist() -> None:
     assert cited_files("see models/neck.py, a.b.py, https://x.org/y.py") == {"models/neck.py"}
     known = path_endings()
     texts = {path: text for path, text in prose().items() if not OTHER_FILES.fullmatch(path)}
-    assert not sorted(
-        f"{path}: {name}" for path, text in texts.items() for name in cited_files(text) - known
-    )
+    assert not sorted(f"{path}: {name}" for path, text in texts.items() for name in cited_files(text) - known)
 
 
 def test_files_that_the_specification_cites_exist() -> None:

@@ -1,4 +1,4 @@
-"""The number of parameters, to the last one, where they start, and AdamW's groups, all as in the authors' code
+"""The number of parameters, to the last one, where they start, and AdamW's groups, as in the authors' code
 (specification §3.4, §4.2, §6.1, §9.1)."""
 
 from __future__ import annotations
