@@ -1,5 +1,5 @@
-"""Every citation in docstrings, comments and pages leads somewhere: sections of docs/specification.md and of the
-papers, and files of this repository."""
+"""Every citation in docstrings, comments and pages leads somewhere: sections of docs/specification.md and of
+the papers, and files of this repository."""
 
 from __future__ import annotations
 
