@@ -1,5 +1,6 @@
 """The configuration of a run: its fields and their limits, YAML files and overrides, and the recipes."""
 
+from .choices import add_choice
 from .fields import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -50,6 +51,7 @@ __all__ = [
     "RunConfig",
     "Schedule",
     "TrainConfig",
+    "add_choice",
     "from_dict",
     "override",
     "read_config",

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 
 from ..errors import UserError
+from .choices import is_added_choice
 
 RUN_CONFIG_FILE = "config.yaml"  # in a run folder
 
@@ -55,7 +56,8 @@ def _require_types(config: Any, where: str) -> None:
     """Each field holds what its annotation says: dataclasses do not look, and YAML brings anything."""
     for name, hint in _hints(type(config)).items():
         value = getattr(config, name)
-        _require(_fits(value, hint), f"{where}{name} must be {_in_words(hint)}, not {value!r}.")
+        fits = _fits(value, hint) or is_added_choice(f"{where}{name}", value)
+        _require(fits, f"{where}{name} must be {_in_words(hint)}, not {value!r}.")
 
 
 def _hints(cls: type) -> dict[str, Any]:
