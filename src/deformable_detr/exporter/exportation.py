@@ -23,7 +23,7 @@ from ..checkpoint.description import package_version
 from ..data.drawn import draw_scene
 from ..data.formats import read_split
 from ..data.records import Split
-from ..errors import UserError
+from ..errors import ExportRefusedError, UserError
 from ..evaluation import evaluate
 from ..files import check_output_file, replacing, write_json
 from ..inference import exported
@@ -39,7 +39,6 @@ from .certificate import (
     Bounds,
     CheckedPicture,
     Drift,
-    ExportRefusedError,
     complaints,
     measure,
     measured,
