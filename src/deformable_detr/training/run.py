@@ -1,4 +1,4 @@
-"""Training, in one loop that can be read from top to bottom (paper, section 5; spec.md §11).
+"""Training, in one loop that can be read from top to bottom (paper, section 5; specification §6).
 
 A sample is a pure function of (seed, epoch, index), the dropout of an update of (seed, update, rank), and
 the learning rate of the update's number. So a run that was stopped needs only weights, optimizer moments
