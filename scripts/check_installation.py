@@ -1,5 +1,5 @@
-"""What every installation must do, without extras and without a compiler: give its version, print its help, compute
-the operator, and find the shapes in the bundled pictures. Run by any Python that has the package."""
+"""Check an installation, which may have no extras and no compiled operator: it must give its version, print
+its help, compute the operator, and find shapes in a bundled picture. Run it with the Python that has it."""
 
 from __future__ import annotations
 

@@ -111,7 +111,6 @@ def test_training_needs_no_extra(run_folder: Path) -> None:
         ["evaluate", "RUN", "DATA", "--tta"],
         ["inspect", "DATA", "--output", "OUTPUT/page.html"],
         ["convert", "RUN", "OUTPUT/native", "--to", "native"],
-        ["export", "demo", "--to", "torch", "--output", "OUTPUT/demo.pt2"],
     ],
     ids=" ".join,
 )
