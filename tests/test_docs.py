@@ -32,7 +32,6 @@ from PIL import Image
 import deformable_detr
 from deformable_detr.checkpoint import authors, save, transformers_format
 from deformable_detr.cli.main import COMMANDS, PROGRAM, main
-from deformable_detr.config import to_dict
 from deformable_detr.data.drawn import CLASS_NAMES
 from deformable_detr.inference.detector import new_checkpoint
 from deformable_detr.structures import ClassTable
@@ -54,7 +53,6 @@ REASONS = {
     "takes minutes",
 }
 MOST_UNTESTED = 16
-USERS_FILES = {"config.yaml", "data.yaml", "run.yaml"}
 CHROMIUM = "/usr/bin/chromium"
 
 
@@ -251,11 +249,11 @@ RUNS = ("runs/mine", "runs/bccd", "runs/x", "demo_output/run")
 DATA = (
     "DATA",
     "path/to/data",
-    "../shared/data/bccd_coco",
+    "data/bccd_coco",
     "demo_output/data",
     "path/to/bccd",
     "path/to/coco",
-    "../shared/data/aerial_cars",
+    "data/aerial_cars",
 )
 PUBLISHED = ("r50_deformable_detr-checkpoint.pth", "SenseTime/deformable-detr")
 PICTURES = (
@@ -437,29 +435,6 @@ def test_links_and_pictures_are_there(page: Path) -> None:
             assert anchor in anchors(to), f"{page}: {target}"
 
 
-def source_files() -> set[str]:
-    """Each of the repository's files of code by every end of its path: a/b.py, b.py."""
-    paths = [
-        path.relative_to(ROOT)
-        for top in ("src", "tests", "docs", "experiments", "scripts")
-        for path in (ROOT / top).rglob("*")
-    ]
-    return {"/".join(path.parts[start:]) for path in paths for start in range(len(path.parts))}
-
-
-def test_files_of_code_that_pages_name_are_there() -> None:
-    known = source_files()
-    missing = {
-        f"{page.relative_to(ROOT)}: {name}"
-        for page in PAGES
-        if page.name != "coming_from.md"  # which names other projects' files
-        and page.parent.name != "decisions"  # which name what was decided against
-        for name in re.findall(r"`([\w./-]+\.(?:py|cpp|h|yaml))`", text_of(page))
-        if name not in known and name not in USERS_FILES
-    }
-    assert not missing
-
-
 def tables() -> Any:
     spec = importlib.util.spec_from_file_location("docs_tables", ROOT / "docs" / "tables.py")
     assert spec is not None
@@ -473,18 +448,6 @@ def tables() -> Any:
 def test_tables_are_those_of_the_code(page: str) -> None:
     written = tables().PAGES[page]()
     assert text_of(ROOT / "docs" / page) == written, "run `python docs/tables.py`"
-
-
-def test_every_field_and_choice_is_told() -> None:
-    module = tables()
-    for path, config in module.GROUPS.items():
-        told = [name for names, _ in module.attributes(config) for name in names]
-        fields = [name for name in to_dict(config()) if f"{path}.{name}" not in module.GROUPS]
-        assert sorted(told) == sorted(fields), path
-        hints = module.choices(config)
-        for names, words in module.attributes(config):
-            for name in names:
-                assert not [choice for choice in hints.get(name, ()) if f"`{choice}`" not in words], name
 
 
 def test_each_page_is_in_the_navigation() -> None:

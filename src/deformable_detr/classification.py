@@ -1,14 +1,15 @@
 """What a class logit means. One object owns the matching cost, the loss, the score and the selection of
 detections, so that they cannot disagree.
 
-DETR: softmax with a no-object class (spec.md §17). Deformable DETR: one sigmoid per class with focal
-loss (spec.md §7, §8; paper appendix A.2). Letters: B batch, Q queries, N objects of one image.
+DETR: softmax with a no-object class (specification §4.5). Deformable DETR: one sigmoid per class with focal
+loss (paper, section 5; specification §5.1, §5.2). Letters: B batch, Q queries, N objects of one image.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
-from .config import LossConfig, ModelConfig
+from .config import LossConfig, ModelConfig, add_choice
 from .structures import BatchCount
 
 NO_OBJECT = -1  # class index of a query to which no object was assigned
@@ -106,7 +107,7 @@ class SoftmaxWithNoObject(ClassificationScheme):
         weight = logits.new_ones(self.num_logits)
         weight[-1] = self.no_object_weight
         total = F.cross_entropy(logits.transpose(1, 2), wanted, weight, reduction="sum")
-        # The weighted mean of spec.md §17, its denominator counted over the whole update.
+        # The weighted mean of specification §5.2, its denominator counted over the whole update.
         unmatched = count.images * logits.shape[1] - count.matched
         return total / (count.matched + self.no_object_weight * unmatched)
 
@@ -119,8 +120,22 @@ class SoftmaxWithNoObject(ClassificationScheme):
         return Selection(scores, labels.gather(1, queries), queries)
 
 
+SchemeBuilder = Callable[[ModelConfig, LossConfig], ClassificationScheme]
+_SCHEMES: dict[str, SchemeBuilder] = {
+    "softmax": lambda model, loss: SoftmaxWithNoObject(model.num_classes, loss.no_object_weight),
+    "sigmoid_focal": lambda model, loss: SigmoidFocal(model.num_classes, loss.focal_alpha, loss.focal_gamma),
+}
+
+
+def register_classification(name: str, build: SchemeBuilder) -> None:
+    """Make `model.classification=name` choose a scheme from outside of the package, in this process.
+
+    A checkpoint keeps only the name, so whoever loads it must register the scheme before.
+    """
+    add_choice("model.classification", name)
+    _SCHEMES[name] = build
+
+
 def build_classification(model: ModelConfig, loss: LossConfig | None = None) -> ClassificationScheme:
-    loss = loss or LossConfig()
-    if model.classification == "softmax":
-        return SoftmaxWithNoObject(model.num_classes, loss.no_object_weight)
-    return SigmoidFocal(model.num_classes, loss.focal_alpha, loss.focal_gamma)
+    """The scheme that `model.classification` names."""
+    return _SCHEMES[model.classification](model, loss or LossConfig())
