@@ -479,7 +479,7 @@ def test_metrics_fit_into_80_columns(split: Split) -> None:
     text = printed(console)
     assert text.count("[bold]a class") == 31
     assert text.count("12.3") == 31
-    assert "│ AP │ 100.0 │ 100.0 │ - │ - │" in text
+    assert "│ AP │ 100.0 │ 100.0 │ n/a │ n/a │" in text
     assert "6 images of val in" in text
 
 

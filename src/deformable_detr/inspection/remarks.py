@@ -15,7 +15,7 @@ from ..data.records import Split
 from ..data.transforms import resized_size
 from .duplicates import DuplicateGroup
 from .facts import Remark, SplitReport, is_training, is_validation
-from .sizes import View, sizes_of
+from .sizes import RecipeView, sizes_of
 
 LEAST_SHARE = 0.05  # of objects below a cell, from which larger pictures are advised
 FACTORS = (1.5, 2.0, 3.0, 4.0)  # of the recipe's sizes, to try
@@ -33,7 +33,7 @@ _BACKGROUND = re.compile(r"\W*_*\W*(background|bg|no[ _-]?object|unlabell?ed)\W*
 class _Data:
     splits: Sequence[Split]
     reports: Sequence[SplitReport]
-    view: View
+    view: RecipeView
 
     @property
     def training(self) -> SplitReport | None:
@@ -47,7 +47,7 @@ class _Data:
 def remarks_on(
     splits: Sequence[Split],
     reports: Sequence[SplitReport],
-    view: View,
+    view: RecipeView,
     duplicates: Sequence[DuplicateGroup] | None,
 ) -> tuple[Remark, ...]:
     """What costs most comes first."""

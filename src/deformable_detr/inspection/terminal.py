@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..data.records import Problem
+from ..words import NOT_AVAILABLE, printable
 from .duplicates import MOST_BITS, DuplicateGroup
 from .facts import DataReport, Forecast, SplitReport, by_kind
 from .sizes import QUANTILES, bin_names, spread
@@ -183,7 +184,9 @@ def _cell_table(report: DataReport) -> Table:
         table.add_column(_text(split.name), justify="right")
     for row, name in enumerate(bin_names()):
         sizes = (split.sizes for split in report.splits)
-        table.add_row(name, *(f"{each.bins[row] / each.count:.0%}" if each.count else "-" for each in sizes))
+        table.add_row(
+            name, *(f"{each.bins[row] / each.count:.0%}" if each.count else NOT_AVAILABLE for each in sizes)
+        )
     return table
 
 
@@ -219,4 +222,4 @@ def _pixels(size: tuple[int, int]) -> str:
 
 def _text(content: str, style: str = "") -> Text:
     """Names come from files: no markup is read in them, and nothing in them commands the terminal."""
-    return Text("".join(letter if letter.isprintable() else "�" for letter in content), style)
+    return Text(printable(content), style)

@@ -24,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..errors import UserError
 from ..files import write_text
 from ..system.environment import environment
+from ..words import metric
 
 METRICS_FILE = "metrics.jsonl"
 ENVIRONMENT_FILE = "environment.jsonl"
@@ -143,7 +144,7 @@ class TrainingLog:
                 self.writer.add_scalar(f"evaluation/{name}", value, step)
         self.console.print(
             f"epoch {epoch + 1}: "
-            + "  ".join(f"{name} {metrics[name]:.3f}" for name in ("AP", "AP50", "APs", "APm", "APl")),
+            + "  ".join(f"{name} {metric(metrics[name])}" for name in ("AP", "AP50", "APs", "APm", "APl")),
             highlight=False,
         )
 

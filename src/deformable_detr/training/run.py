@@ -53,7 +53,7 @@ from ..files import DAMAGED_FILE_ERRORS, write_text
 from ..inference.detector import Detector, choose_device, new_checkpoint
 from ..loss import Losses, NonFiniteError, SetCriterion
 from ..models.activation_checkpointing import checkpoint_activations
-from ..report import REPORT_FILE, report_text
+from ..report import REPORT_PAGE, report_text
 from ..run_folder.log import TrainingLog, note_start
 from ..structures import BatchCount, FeatureBatch, ImageBatch, Target
 from .feature_cache import Bounds, FeatureCache
@@ -535,7 +535,7 @@ class _Run:
     def _report(self, detector: Detector) -> None:
         """All processes detect, the first one writes. The run is finished and saved: whatever goes wrong from
         here on is said, but must not make it look lost."""
-        path = self.output / REPORT_FILE
+        path = self.output / REPORT_PAGE
         self.console.print("measuring the best weights for the report", highlight=False)
         try:
             rows = (
