@@ -13,12 +13,13 @@ from rich.console import Console
 from ..config import RunConfig
 from ..config.recipes import deformable_detr_lite
 from ..data.drawn import generate
-from ..errors import UserError
+from ..errors import TrainingInterruptedError, UserError
 from ..evaluation import evaluate, print_metrics
+from ..files import make_output_folder
 from ..inference.detector import Detector
-from ..prediction import PredictionReport, make_output_folder, predict
+from ..prediction import PredictionReport, predict
 from ..report import REPORT_PAGE
-from ..training.run import TrainingInterruptedError, train
+from ..training.run import train
 from ..words import metric
 
 IMAGE_SIZE = (120, 160)

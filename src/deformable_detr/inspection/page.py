@@ -5,7 +5,6 @@ The template inspection.html draws the page.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 from ..data.images import open_image
 from ..data.records import Problem
 from ..errors import UserError
-from ..files import write_text
+from ..files import check_output_file, write_json, write_text
 from ..pages import Cell, Table, TableRow, data_url, render
 from ..words import NOT_AVAILABLE
 from .duplicates import MOST_BITS
@@ -94,9 +93,10 @@ class Gallery:
 
 
 def check_output(path: str | Path) -> None:
-    """Raises UserError if `write_inspection` knows no such kind of file."""
+    """Raise a UserError if `write_inspection` cannot write such a file."""
     if Path(path).suffix.lower() not in SUFFIXES:
         raise UserError(f"--output {path}: the report is written as .json or .html, so give it that ending.")
+    check_output_file(path)
 
 
 def write_inspection(report: DataReport, path: str | Path) -> None:
@@ -109,7 +109,7 @@ def write_inspection(report: DataReport, path: str | Path) -> None:
     if Path(path).suffix.lower() == ".html":
         write_text(path, inspection_page(report))
     else:
-        write_text(path, json.dumps(report.to_dict(), indent=1, allow_nan=False))
+        write_json(path, report.to_dict())
 
 
 def inspection_page(report: DataReport) -> str:

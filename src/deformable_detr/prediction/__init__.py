@@ -9,13 +9,12 @@ command.py    `predict`, made of these
 lines.py      `predict MODEL -`
 """
 
-from .command import PredictionInterrupted, predict
+from .command import predict
 from .lines import answer_lines
 from .outputs import (
     PREDICTIONS_FILE,
     REPORT_FILE,
     PredictionReport,
-    make_output_folder,
 )
 from .tiling import Tiling, predict_tiled
 from .videos import FrameDetections, predict_frames
@@ -24,11 +23,9 @@ __all__ = [
     "PREDICTIONS_FILE",
     "REPORT_FILE",
     "FrameDetections",
-    "PredictionInterrupted",
     "PredictionReport",
     "Tiling",
     "answer_lines",
-    "make_output_folder",
     "predict",
     "predict_frames",
     "predict_tiled",

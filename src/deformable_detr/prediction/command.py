@@ -7,7 +7,8 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import PredictionInterrupted, UserError
+from ..files import output_folder
 from ..inference.detector import Detector, check_options, load
 from ..inference.selection import Selection
 from ..inference.tta import augmented_as_asked
@@ -21,9 +22,9 @@ from .outputs import (
     RowFile,
     VideoResult,
     coco_rows,
-    output_folder,
     output_names,
     refuse_to_overwrite,
+    row_file,
     write_report,
 )
 from .pictures import DRAWN_SUFFIXES, Unreadable, annotate_pictures
@@ -31,14 +32,6 @@ from .sources import Camera, Sources, find_sources
 from .tiling import Tiling, finder_for
 from .tracking import ObjectTracker
 from .videos import Progress, annotate_video, check_every
-
-
-class PredictionInterrupted(KeyboardInterrupt):
-    """Ctrl-C before the end. What was done until then is written whole; `report` says what."""
-
-    def __init__(self, report: PredictionReport):
-        super().__init__("stopped")
-        self.report = report
 
 
 def predict(
@@ -94,7 +87,7 @@ def predict(
         ObjectTracker(selection, 1.0)  # says now what is not installed
 
     done = _Done()
-    with output_folder(folder), RowFile(folder / PREDICTIONS_FILE) as rows:
+    with output_folder(folder), row_file(folder / PREDICTIONS_FILE) as rows:
         try:
             finder = finder_for(detector, selection, max_detections, batch_size, tiling)
             _pictures(finder, found.images, targets, rows, done, progress)

@@ -1,4 +1,4 @@
-"""Training, in one loop that can be read from top to bottom (paper, section 5; spec.md §11).
+"""Training, in one loop that can be read from top to bottom (paper, section 5; specification §6).
 
 A sample is a pure function of (seed, epoch, index), the dropout of an update of (seed, update, rank), and
 the learning rate of the update's number. So a run that was stopped needs only weights, optimizer moments
@@ -43,15 +43,16 @@ from ..config import (
     with_file,
 )
 from ..config import recipe as recipe_of
-from ..data.formats import NOTES, list_splits, name_to_measure_on, read_split
+from ..data.formats import NOTES, list_splits, read_split
+from ..data.formats.splits import name_to_measure_on
 from ..data.loading import Samples, micro_batch_keys, steps_per_epoch, training_loader
 from ..data.records import Split
 from ..data.transforms import resized_size
-from ..errors import UserError
+from ..errors import NonFiniteError, TrainingInterruptedError, UserError
 from ..evaluation import collect_detections, evaluate, match_classes
-from ..files import DAMAGED_FILE_ERRORS, write_text
+from ..files import DAMAGED_FILE_ERRORS, remove_abandoned, replacing, write_text
 from ..inference.detector import Detector, choose_device, new_checkpoint
-from ..loss import Losses, NonFiniteError, SetCriterion
+from ..loss import Losses, SetCriterion
 from ..models.activation_checkpointing import checkpoint_activations
 from ..report import REPORT_PAGE, report_text
 from ..run_folder.log import TrainingLog, note_start
@@ -75,10 +76,6 @@ FEATURES = "feature_cache"
 CHECKPOINTS = "checkpoints"
 
 MicroBatch = tuple[ImageBatch | FeatureBatch, tuple[Target, ...]]
-
-
-class TrainingInterruptedError(Exception):
-    """Training was asked to stop (Ctrl-C, SIGTERM) and has saved its state; `--resume` goes on from there."""
 
 
 @dataclass
@@ -310,7 +307,7 @@ class _Run:
                 group.update(initial_lr=fresh["initial_lr"], weight_decay=settings.weight_decay)
         self.cache = self._feature_cache() if settings.cache_features else None
         if self.is_main:
-            output.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(output)
             write_text(output / RUN_CONFIG_FILE, yaml.safe_dump(to_dict(self.config), sort_keys=False))
 
     # ---------------------------------------------------------------- the loop
@@ -574,9 +571,8 @@ class _Run:
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
             }
-            beside = self.output / f"{STATE_FILE}.partial"
-            torch.save(state, beside)
-            os.replace(beside, self.output / STATE_FILE)
+            with replacing(self.output / STATE_FILE) as draft:
+                torch.save(state, draft)
         self.accelerator.wait_for_everyone()
 
     def _data_description(self) -> dict[str, Any]:
