@@ -17,7 +17,7 @@ def test_a_metric_that_does_not_exist_is_not_available(missing: float) -> None:
 
 def test_counts() -> None:
     assert [count(number, "epoch") for number in (0, 1, 1200)] == ["0 epochs", "1 epoch", "1,200 epochs"]
-    assert count(2, "class", "classes") == "2 classes"
+    assert [count(2, noun) for noun in ("class", "query", "layer")] == ["2 classes", "2 queries", "2 layers"]
 
 
 def test_times() -> None:

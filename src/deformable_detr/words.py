@@ -24,9 +24,13 @@ def exists(value: float) -> bool:
     return math.isfinite(value) and value >= 0
 
 
-def count(number: int, one: str, many: str | None = None) -> str:
-    """'1 class', '1,200 classes': `many` is `one` with an s by default."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+def count(number: int, noun: str) -> str:
+    """'1 class', '1,200 classes', '2 queries': nouns with a regular plural."""
+    if number == 1:
+        return f"1 {noun}"
+    if noun.endswith("s"):
+        return f"{number:,} {noun}es"
+    return f"{number:,} {noun[:-1]}ies" if noun.endswith("y") else f"{number:,} {noun}s"
 
 
 def duration(seconds: float) -> str:

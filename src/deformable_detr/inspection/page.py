@@ -14,12 +14,12 @@ from ..data.images import open_image
 from ..data.records import Problem
 from ..errors import UserError
 from ..files import check_output_file, write_json, write_text
-from ..pages import Cell, Table, TableRow, data_url, render
-from ..words import NOT_AVAILABLE
+from ..pages import Table, data_url, render
 from .duplicates import MOST_BITS
 from .examples import Example, ExampleBox, Section
-from .facts import DataReport, SplitReport, grouped
-from .sizes import QUANTILES, bin_names, spread
+from .facts import DataReport, grouped
+from .sizes import QUANTILES
+from .tables import class_boxes, overview, size_bins, size_spread
 from .terminal import forecast_sentences
 
 SHOWN_SIDE = 800  # pixels of a picture in the page
@@ -120,6 +120,7 @@ def inspection_page(report: DataReport) -> str:
     problems = {"remarks": "What follows", "problems": f"Problems ({report.problem_count:,})"}
     tables = {"splits": "Splits", "classes": "Classes", "sizes": "Object sizes"}
     first = {section: titles[section] for section in ("suspects", "tiniest") if section in titles}
+    names = [split.name for split in report.splits]
     return render(
         "inspection.html",
         report=report,
@@ -135,84 +136,23 @@ def inspection_page(report: DataReport) -> str:
             for found in (split.problems, split.notes)
             for kind, each in grouped(found).items()
         ],
-        splits=_overview(report),
-        classes=_classes(report),
+        splits=Table(["", *names], overview(report), "Splits"),
+        classes=Table(
+            ["row of the class head", "id", "class", *(f"boxes {name}" for name in names)],
+            class_boxes(report, CLASSES_SHOWN),
+            "Boxes of each class",
+            left=(2,),
+        ),
         more_classes=max(0, len(report.class_rows()) - CLASSES_SHOWN),
-        bins=_bins(report),
-        spread=_spread(report),
+        bins=Table(
+            [f"cells of level 1 ({report.view.strides[0]} px)", *names], size_bins(report), "Object sizes"
+        ),
+        spread=Table(
+            ["", *QUANTILES],
+            [row for split in report.splits for row in size_spread(split, report.view)],
+            "Spread of the object sizes",
+        ),
     )
-
-
-# --- tables -----------------------------------------------------------------------------------------------
-
-
-def _overview(report: DataReport) -> Table:
-    splits = report.splits
-    rows = [
-        ("images", [f"{split.images:,}" for split in splits]),
-        ("without objects", [f"{split.empty_images:,}" for split in splits]),
-        ("smallest (width x height)", [_pixels(split.smallest_image) for split in splits]),
-        ("largest", [_pixels(split.largest_image) for split in splits]),
-        ("boxes", [f"{split.boxes:,}" for split in splits]),
-        ("of them crowds", [f"{split.crowds:,}" for split in splits]),
-        ("of them difficult", [f"{split.difficult:,}" for split in splits]),
-        ("objects per image, mean", [f"{split.objects_mean:.1f}" for split in splits]),
-        ("objects per image, max", [f"{split.objects_max:,}" for split in splits]),
-        (f"images with more than {report.view.num_queries}", [f"{split.over_queries:,}" for split in splits]),
-        ("small (area < 32²)", [f"{split.small:.0%}" for split in splits]),
-        ("medium (area < 96²)", [f"{split.medium:.0%}" for split in splits]),
-        ("large", [f"{split.large:.0%}" for split in splits]),
-    ]
-    heads = ["", *(split.name for split in splits)]
-    return Table(heads, [[name, *cells] for name, cells in rows], "Splits")
-
-
-def _classes(report: DataReport) -> Table:
-    rows = report.class_rows()
-    most = [max([1, *(row[3][column] or 0 for row in rows)]) for column in range(len(report.splits))]
-
-    def cells(boxes: Sequence[int | None]) -> list[Cell]:
-        return [
-            Cell(f"{count:,}", kind="share", share=count / largest)
-            if count
-            else Cell("-" if count is None else "0", kind="none")
-            for count, largest in zip(boxes, most, strict=True)
-        ]
-
-    heads = ["row of the class head", "id", "class", *(f"boxes {split.name}" for split in report.splits)]
-    shown: list[TableRow] = [
-        ["-" if index is None else str(index), str(category_id), name, *cells(boxes)]
-        for index, category_id, name, boxes in rows[:CLASSES_SHOWN]
-    ]
-    return Table(heads, shown, "Boxes of each class", left=(2,))
-
-
-def _bins(report: DataReport) -> Table:
-    def cell(split: SplitReport, row: int) -> Cell:
-        if not split.sizes.count:
-            return Cell(NOT_AVAILABLE, kind="none")
-        share = split.sizes.bins[row] / split.sizes.count
-        return Cell(f"{share:.0%}", kind="share", share=share)
-
-    rows: list[TableRow] = [
-        [name, *(cell(split, row) for split in report.splits)] for row, name in enumerate(bin_names())
-    ]
-    heads = [f"cells of level 1 ({report.view.strides[0]} px)", *(split.name for split in report.splits)]
-    return Table(heads, rows, "How many objects have which size")
-
-
-def _spread(report: DataReport) -> Table:
-    rows = []
-    for split in report.splits:
-        rows.append([f"{split.name}, pixels", *spread(split.sizes, 1, 0)])
-        for level, stride in enumerate(report.view.strides, start=1):
-            name = f"{split.name}, cells of level {level} ({stride} px)"
-            rows.append([name, *spread(split.sizes, stride, 1)])
-    return Table(["", *QUANTILES], rows, "Spread of the objects' sizes")
-
-
-def _pixels(size: tuple[int, int]) -> str:
-    return f"{size[1]} x {size[0]}"
 
 
 # --- pictures ---------------------------------------------------------------------------------------------

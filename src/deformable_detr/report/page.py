@@ -83,7 +83,7 @@ def _kicker(content: Content) -> str:
         split = accuracy.split
         words.append(
             f"measured on {split.name}: {count(len(split), 'image')}, "
-            f"{count(accuracy.num_objects, 'object')}, {count(len(accuracy.wanted), 'class', 'classes')}"
+            f"{count(accuracy.num_objects, 'object')}, {count(len(accuracy.wanted), 'class')}"
         )
     return " · ".join(words)
 
@@ -120,6 +120,6 @@ def _all_limits(content: Content, accuracy: Accuracy) -> list[Limit]:
     unknown = [row.name for row in accuracy.classes if not row.known and row.objects]
     if unknown:
         text = f"{', '.join(unknown[:8])}{' …' if len(unknown) > 8 else ''}: counted as never found."
-        found.append(Limit(f"{count(len(unknown), 'class', 'classes')} not in the model", text))
+        found.append(Limit(f"{count(len(unknown), 'class')} not in the model", text))
     limit = None if content.history is None else training_limit(content.history)
     return found if limit is None else [*found, limit]

@@ -141,7 +141,7 @@ def settings_section(content: Content) -> Section:
     rows = {
         "recipe": detector.recipe,
         "model": f"{parameters / 1e6:.1f} million parameters, backbone {config.backbone.name}, "
-        f"{count(config.num_queries, 'query', 'queries')}, {count(config.num_levels, 'feature level')}, "
+        f"{count(config.num_queries, 'query')}, {count(config.num_levels, 'feature level')}, "
         f"{config.encoder_layers} encoder and {count(config.decoder_layers, 'decoder layer')}",
         "pictures": f"short side {detector.data.image_size} pixels, long side at most "
         f"{detector.data.max_size}",
@@ -187,7 +187,7 @@ def _run_facts(history: History) -> dict[str, str]:
         name = "started" if number == 0 else f"resumed after update {start.get('step', '?')}"
         rows[name] = (
             f"{when(str(start.get('time', '?')))} on {start.get('device', '?')}, "
-            f"{count(int(start.get('processes', 1)), 'process', 'processes')}; {_versions(start)}"
+            f"{count(int(start.get('processes', 1)), 'process')}; {_versions(start)}"
         )
     return rows
 
