@@ -3,7 +3,6 @@
 from .fields import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    RUN_CONFIG_FILE,
     TORCHVISION_RESNETS,
     Attention,
     Augmentation,
@@ -33,7 +32,6 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "RECIPES",
-    "RUN_CONFIG_FILE",
     "TORCHVISION_RESNETS",
     "Attention",
     "Augmentation",

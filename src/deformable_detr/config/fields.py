@@ -20,8 +20,6 @@ import yaml
 
 from ..errors import UserError
 
-RUN_CONFIG_FILE = "config.yaml"  # in a run folder
-
 TORCHVISION_RESNETS = (
     "resnet18",
     "resnet34",

@@ -1,5 +1,5 @@
 """What a program runs on: machine and versions. A run folder keeps one line of it for each start
-(training_log.py), because nobody remembers a month later."""
+(run_folder/log.py), because nobody remembers a month later."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("deformable-detr", "torchvision", "timm", "accelerate", "faster-coco-eval")
+PACKAGES = ("deformable-detr", "torchvision", "timm", "faster-coco-eval")
 
 
 def environment(device: str | torch.device, processes: int = 1) -> dict[str, Any]:
