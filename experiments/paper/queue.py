@@ -249,7 +249,7 @@ def _queued(entry: Any, data: Mapping[str, Any], path: Path) -> Iterator[QueuedR
 
 
 def _data_folder(description: str | Mapping[str, Any], output: Path, name: str) -> Path:
-    """A folder as it is, or a drawn data set (data/synthetic.py), drawn once.
+    """A folder as it is, or a drawn data set (data/drawn.py), drawn once.
 
     Raises:
         UserError: it was drawn by another description.

@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from PIL import Image
 
 from deformable_detr.errors import UserError
-from deformable_detr.prediction.frames import CLOCK, VideoFile, VideoWriter, open_source
+from deformable_detr.prediction.frames import CLOCK, VideoFile, open_source, video_file
 from deformable_detr.prediction.sources import Camera
 from tests.support.scenes import moving_squares, squares, write_video
 
@@ -35,7 +36,7 @@ def probe(path: Path) -> dict[str, Any]:
 
 
 def written(path: Path, frames: list[np.ndarray], times: list[float], fps: float = 25) -> Path:
-    with VideoWriter(path, frames[0].shape[:2], fps) as video:
+    with video_file(path, frames[0].shape[:2], fps) as video:
         for frame, time in zip(frames, times, strict=True):
             video.write(frame, time)
     return path
@@ -98,7 +99,7 @@ def test_what_is_written_plays(tmp_path: Path, size: tuple[int, int], stored: tu
     assert float(stream["start_time"]) == 0
     assert float(stream["duration"]) == pytest.approx(12 / 30, abs=1 / 30)
     assert stream["color_space"] == ("bt709" if size[0] >= 720 else "smpte170m")
-    assert not (tmp_path / "a.mp4.partial").exists()
+    assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"]
 
 
 @needs_ffmpeg
@@ -137,7 +138,7 @@ def test_uneven_times_are_written(tmp_path: Path) -> None:
 
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     def fail() -> None:
-        with VideoWriter(tmp_path / "a.mp4", (64, 64), 25) as video:
+        with video_file(tmp_path / "a.mp4", (64, 64), 25) as video:
             video.write(squares((64, 64), []), 0.0)
             raise ZeroDivisionError
 
@@ -267,10 +268,10 @@ def test_an_av_without_h264_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def unknown(*_: Any, **__: Any) -> None:
         raise av.codec.codec.UnknownCodecError("libx264")
 
-    container = SimpleNamespace(add_stream=unknown, close=lambda: None)
-    monkeypatch.setattr(av, "open", lambda *_, **__: container)
+    container = SimpleNamespace(add_stream=unknown)
+    monkeypatch.setattr(av, "open", lambda *_, **__: nullcontext(container))
     with (
         pytest.raises(UserError, match=r"cannot write H\.264"),
-        VideoWriter(tmp_path / "a.mp4", (64, 64), 25),
+        video_file(tmp_path / "a.mp4", (64, 64), 25),
     ):
         pass

@@ -17,6 +17,7 @@ import deformable_detr as dd
 from deformable_detr.config import RunConfig, from_dict
 from deformable_detr.errors import UserError
 from deformable_detr.evaluation import evaluate
+from deformable_detr.files import DRAFTS
 from deformable_detr.training import run as training
 from deformable_detr.training import train
 from deformable_detr.training.optimisation import learning_rate_factor
@@ -41,7 +42,7 @@ def test_run_folder(whole_run: Path, tiny_data: Path) -> None:
     assert config == replace(tiny_config(), model=replace(tiny_config().model, num_classes=6))
     assert {path.name for path in (whole_run / "checkpoints").iterdir()} == {"last", "best"}
     assert list(whole_run.glob("events.out.tfevents.*"))
-    assert not list(whole_run.rglob("*.partial"))
+    assert not list(whole_run.rglob(f"{DRAFTS}*"))
     assert state(whole_run)["step"] == UPDATES
 
 

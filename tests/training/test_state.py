@@ -15,6 +15,7 @@ from deformable_detr.errors import TrainingInterruptedError, UserError
 from deformable_detr.training import run as training
 from deformable_detr.training import train
 from deformable_detr.training.parts import Parts
+from tests.support.drafts import leave_draft
 from tests.support.interrupted import CrashError, before_update, crash
 from tests.support.tiny import (
     as_detr,
@@ -42,11 +43,15 @@ def test_resumed_after_a_crash(
             train(tiny_data, config, tmp_path / "run")
     assert state(tmp_path / "run")["step"] == 8  # in the middle of the second epoch
     assert len(rows(tmp_path / "run", "train")) == 9
-    (tmp_path / "run" / "training_state.pt.partial").write_bytes(b"half of a sta")
+    left = [
+        leave_draft(tmp_path / "run" / "training_state.pt"),
+        leave_draft(tmp_path / "run" / "checkpoints" / "best"),
+    ]
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "ep')
     train(tiny_data, None, tmp_path / "run", resume=True)
     assert_same_run(tmp_path / "run", whole_run)
+    assert not any(drafts.exists() for drafts in left)
 
 
 @pytest.mark.parametrize("moment", [4, 6, 12])

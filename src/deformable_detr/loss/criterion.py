@@ -1,5 +1,5 @@
 """The set loss: every layer's predictions are matched to the objects and pulled towards them
-(DETR section 3.1; spec.md §8).
+(DETR, section 3.1; specification §5.2).
 
 Letters: B batch, Q queries, N matched pairs of the batch.
 """

@@ -1,4 +1,5 @@
-"""Hungarian matching: which query answers for which object (DETR section 3.1; spec.md §7).
+"""Hungarian matching: which query answers for which object (DETR, section 3.1;
+specification §5.1).
 
 Letters: Q queries, N objects of one image.
 """

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import PredictionInterrupted, UserError
+from ..files import output_folder
 from ..inference.detector import Detector, check_options, load
 from ..inference.selection import Selection
 from ..inference.tta import augmented_as_asked
@@ -21,9 +22,9 @@ from .outputs import (
     RowFile,
     VideoResult,
     coco_rows,
-    output_folder,
     output_names,
     refuse_to_overwrite,
+    row_file,
     write_report,
 )
 from .pictures import DRAWN_SUFFIXES, Unreadable, annotate_pictures
@@ -86,7 +87,7 @@ def predict(
         ObjectTracker(selection, 1.0)  # says now what is not installed
 
     done = _Done()
-    with output_folder(folder), RowFile(folder / PREDICTIONS_FILE) as rows:
+    with output_folder(folder), row_file(folder / PREDICTIONS_FILE) as rows:
         try:
             finder = finder_for(detector, selection, max_detections, batch_size, tiling)
             _pictures(finder, found.images, targets, rows, done, progress)

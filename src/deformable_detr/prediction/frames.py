@@ -6,19 +6,19 @@ PyAV, which supervision brings, rather than OpenCV's own reader and writer: it t
 
 from __future__ import annotations
 
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import UserError
+from ..files import replacing
 from .sources import Camera
 
 if TYPE_CHECKING:
@@ -194,33 +194,24 @@ class CameraSource(FrameSource):
 
 
 class VideoWriter:
-    """An MP4 file (H.264, as browsers and phones play it) of frames at the times they are given. It stands
-    beside `path` until it is closed without an exception, then takes its place.
+    """Encodes frames (H.264, as browsers and phones play it) at the times they are given.
 
     A side of odd length gets one more pixel, its last repeated: H.264 stores colours for pairs.
     """
 
-    def __init__(self, path: Path, size: tuple[int, int], fps: float):
-        self.path = path
-        self.size = size
-        self.fps = fps
-        self._beside = path.with_name(f"{path.name}.partial")
-        self._container: OutputContainer
-        self._stream: VideoStream
-
-    def __enter__(self) -> VideoWriter:
+    def __init__(self, container: OutputContainer, size: tuple[int, int], fps: float):
         import av
 
-        self._container = av.open(str(self._beside), "w", format="mp4", options={"movflags": "+faststart"})
+        self.size = size
+        self._container = container
         try:
-            rate = Fraction(self.fps).limit_denominator(1001)
-            self._stream = self._container.add_stream("libx264", rate=rate)
+            rate = Fraction(fps).limit_denominator(1001)
+            self._stream: VideoStream = container.add_stream("libx264", rate=rate)
         except av.codec.codec.UnknownCodecError as error:
-            self._discard()
             raise UserError(
                 "the PyAV installed here cannot write H.264 (libx264): install its wheel, pip install av."
             ) from error
-        height, width = (side + side % 2 for side in self.size)
+        height, width = (side + side % 2 for side in size)
         self._colours = "ITU709" if height >= HD_HEIGHT else "ITU601"
         context = self._stream.codec_context
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
@@ -230,7 +221,6 @@ class VideoWriter:
         context.options = {"preset": "veryfast", "crf": "20"}
         context.thread_count = 1  # the model needs the others
         self._last = -1
-        return self
 
     def write(self, picture: np.ndarray, time: float) -> None:
         """Show (H, W, 3) uint8 RGB from `time` on, in seconds; times must grow."""
@@ -246,23 +236,23 @@ class VideoWriter:
         frame.pts, frame.time_base = self._last, CLOCK
         self._container.mux(self._stream.encode(frame))
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            if kind is None:
-                self._container.mux(self._stream.encode(None))
-                self._container.close()
-                os.replace(self._beside, self.path)
-        finally:
-            self._discard()
+    def finish(self) -> None:
+        """Write the frames that the encoder still holds."""
+        self._container.mux(self._stream.encode(None))
 
-    def _discard(self) -> None:
-        self._container.close()
-        self._beside.unlink(missing_ok=True)
+
+@contextmanager
+def video_file(path: Path, size: tuple[int, int], fps: float) -> Iterator[VideoWriter]:
+    """An MP4 file of frames of `size` (H, W). It appears whole, when the block ends without an exception."""
+    import av
+
+    with (
+        replacing(path) as draft,
+        av.open(str(draft), "w", format="mp4", options={"movflags": "+faststart"}) as container,
+    ):
+        video = VideoWriter(container, size, fps)
+        yield video
+        video.finish()
 
 
 def _reason(error: Exception) -> str:

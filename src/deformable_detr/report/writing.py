@@ -11,7 +11,7 @@ from ..data.formats.splits import name_to_measure_on, training_name
 from ..data.records import Split
 from ..errors import UserError
 from ..evaluation import collect_detections, match_classes
-from ..files import write_text
+from ..files import check_output_file, write_text
 from ..inference.detector import Detector, load
 from ..run_folder.names import REPORT_PAGE
 from ..run_folder.reading import read_history
@@ -118,9 +118,7 @@ def report_text(
 def _target(output: str | Path | None, folder: Path, split: str) -> Path:
     if output is None:
         return folder / (REPORT_PAGE if split == "val" else f"report_{split}.html")
-    target = Path(output)
-    if target.is_dir():
-        raise UserError(f"--output {target} is a folder: name a file, {target / REPORT_PAGE}.")
+    target = check_output_file(output)
     if target.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--output {target} must end in .html.")
     return target

@@ -1,4 +1,4 @@
-"""Training, in one loop that reads from top to bottom (paper, section 5).
+"""Training, in one loop that reads from top to bottom (paper, section 5; specification §6).
 
 A run folder: `config.yaml`, `checkpoints/{last,best}/`, `training_state.pt`, `metrics.jsonl`, TensorBoard's
 event files, `environment.jsonl` (a line for each start) and `report.html`.
@@ -19,7 +19,7 @@ from ..config import RunConfig, override, read_config, to_dict
 from ..data.seeds import seed_sequence
 from ..errors import TrainingInterruptedError
 from ..evaluation import collect_detections, evaluate
-from ..files import write_text
+from ..files import remove_abandoned, write_text
 from ..inference.detector import Detector
 from ..report import report_text
 from ..run_folder.log import TrainingLog, note_start
@@ -108,7 +108,7 @@ def train(
 def _open_folder(run: Parts) -> None:
     if not run.processes.is_first:
         return
-    run.output.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(run.output)
     write_text(run.output / RUN_CONFIG_FILE, yaml.safe_dump(to_dict(run.config), sort_keys=False))
     note_start(
         run.output,

@@ -7,7 +7,6 @@ continue a stopped run exactly.
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import torch
 
 from ..data.records import Split
 from ..errors import UserError
-from ..files import DAMAGED_FILE_ERRORS
+from ..files import DAMAGED_FILE_ERRORS, replacing
 from ..models import DetectionModel
 from ..run_folder.names import STATE_FILE
 from .optimisation import cpu_copy
@@ -88,12 +87,8 @@ def save_state(output: Path, state: TrainingState, identity: Identity) -> None:
         "optimizer": state.optimizer.state_dict(),
         "scaler": state.scaler.state_dict(),
     }
-    draft = output / f"{STATE_FILE}.partial"
-    try:
+    with replacing(output / STATE_FILE) as draft:
         torch.save(content, draft)
-        os.replace(draft, output / STATE_FILE)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def load_state(output: Path, state: TrainingState, identity: Identity) -> None:
