@@ -19,10 +19,11 @@ from deformable_detr.errors import UserError
 from deformable_detr.evaluation import collect_detections, evaluate, ground_truth_of
 from deformable_detr.evaluation.average_precision import coco_average_precision
 from deformable_detr.inference.detector import Detector, load, new_checkpoint
-from deformable_detr.report import REPORT_PAGE, report_text, write_report
+from deformable_detr.report import report_text, write_report
 from deformable_detr.report.accuracy import Mistake, measure, mistakes
 from deformable_detr.report.accuracy_sections import MOST_IN_MATRIX, fold
 from deformable_detr.report.pictures import spread, varied
+from deformable_detr.run_folder.names import REPORT_PAGE
 from deformable_detr.run_folder.reading import changes_from_recipe, read_history
 from deformable_detr.structures import ClassTable
 from deformable_detr.training import run as training

@@ -18,8 +18,8 @@ from ..evaluation import evaluate, print_metrics
 from ..files import make_output_folder
 from ..inference.detector import Detector
 from ..prediction import PredictionReport, predict
-from ..report import REPORT_PAGE
-from ..training.run import train
+from ..run_folder.names import REPORT_PAGE
+from ..training import train
 from ..words import metric
 
 IMAGE_SIZE = (120, 160)

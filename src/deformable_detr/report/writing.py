@@ -15,6 +15,7 @@ from ..evaluation import collect_detections, match_classes
 from ..extras import import_extra
 from ..files import check_output_file, write_text
 from ..inference.detector import Detector, load
+from ..run_folder.names import REPORT_PAGE
 from ..run_folder.reading import read_history
 from ..system.environment import environment
 from .accuracy import count_mistakes, measure, mistakes
@@ -22,7 +23,6 @@ from .content import Content
 from .page import report_page
 from .pictures import find_misses, show_false_positives
 
-REPORT_PAGE = "report.html"
 MOST_IMAGES = 24  # that are looked at again, to see which stage lost an object
 MOST_SHOWN = 6  # pictures of misses, and of false positives
 
