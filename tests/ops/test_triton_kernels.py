@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_ms_deform_attn import KINDS, RAGGED, SHAPES, WILD, Case, make_case, raw_arguments
+from tests.ops.test_ms_deform_attn import KINDS, RAGGED, SHAPES, WILD, Case, make_case, raw_arguments
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
