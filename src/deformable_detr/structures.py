@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .extras import import_extra
+
 if TYPE_CHECKING:
     import supervision
     from PIL.Image import Image
@@ -281,7 +283,7 @@ class Detections:
 
     def to_supervision(self) -> supervision.Detections:
         """As `supervision.Detections`, class names in `data["class_name"]`, tracks in `tracker_id`."""
-        return import_supervision().Detections(
+        return import_supervision("to_supervision").Detections(
             xyxy=self.boxes_xyxy.astype(np.float32).reshape(-1, 4),
             confidence=self.scores.astype(np.float32),
             class_id=self.labels.astype(int),
@@ -319,13 +321,11 @@ class Detections:
         return draw_boxes(picture, self.boxes_xyxy, labels, colours)
 
 
-def import_supervision() -> ModuleType:
-    """The library, without its advice to install OpenCV: what it is asked for here works as well without."""
+def import_supervision(use: str) -> ModuleType:
+    """The library that `use` needs, without its advice to install OpenCV, which nothing here needs."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
-        import supervision
-    module: ModuleType = supervision
-    return module
+        return import_extra("supervision", "supervision", use)
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ class Tiling:
     overlap: float = 0.2
 
     def __post_init__(self) -> None:
+        import_supervision("tiling")  # before a model is loaded
         if self.size is not None and self.size < 16:
             raise UserError(f"a tile must have a side of at least 16 pixels, not {self.size}.")
         if not 0 <= self.overlap <= 0.75:
@@ -228,7 +229,7 @@ def _merged(found: Detections, cut: np.ndarray) -> Detections:
     found, cut = found.take(order), cut[order]
     if len(found) < 2:
         return found
-    library = import_supervision()
+    library = import_supervision("tiling")
     rows = np.concatenate(
         [found.boxes_xyxy, found.scores[:, None], found.labels[:, None].astype(np.float32)], axis=1
     )
