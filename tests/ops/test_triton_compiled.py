@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from tests.ops.test_ms_deform_attn import SHAPES, Case, make_case, raw_arguments
 
 triton = pytest.importorskip("triton")
