@@ -16,8 +16,10 @@ from starlette.responses import JSONResponse, Response
 
 from .. import __version__
 from ..inference.detector import Detector
+from ..inference.selection import Selection
+from ..pages import template_text
 from .bodies import body_schema, pictures_of
-from .engine import Engine, State, Wanted
+from .engine import Engine, State
 from .gate import Gate
 from .metrics import CONTENT_TYPE, Metrics
 from .refusals import Kind, Refusal
@@ -34,7 +36,6 @@ from .settings import ServeSettings
 
 log = logging.getLogger(__name__)
 
-EXPLAIN = "deformable_detr.explain"  # the page shares the look of its pages
 DESCRIPTION = "Objects in pictures, and where the model looked for them."
 OF_THE_GATE = (400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 504)
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -106,9 +107,10 @@ def _api(engine: Engine, on_failure: Callable[[], None] | None) -> FastAPI:
         max_detections: int = Query(min(100, most), ge=1, le=most, description="per picture"),
         classes: ClassFilter = None,
     ) -> DetectAnswer:
-        wanted = Wanted(threshold, max_detections, _known(classes or [], engine.detector))
+        _check_classes(classes or [], engine.detector)
+        selection = Selection.of(engine.detector.classes, threshold, classes or None)
         uploads = await pictures_of(await request.body(), request.headers, engine, settings.max_pictures)
-        found = await engine.detect(uploads, wanted)
+        found = await engine.detect(uploads, selection, max_detections)
         return DetectAnswer(
             model=settings.name,
             results=[Found.of(upload, each) for upload, each in zip(uploads, found, strict=True)],
@@ -143,12 +145,11 @@ async def _warm(engine: Engine, on_failure: Callable[[], None] | None) -> None:
             on_failure()
 
 
-def _known(names: list[str], detector: Detector) -> frozenset[str]:
+def _check_classes(names: list[str], detector: Detector) -> None:
     known = {name for name in detector.classes.names if name is not None}
     for name in names:
         if name not in known:
             raise Refusal(Kind.INVALID, f"classes: there is no class {name[:100]!r}; /v1/model lists them.")
-    return frozenset(names)
 
 
 # ---------------------------------------------------------------------- what is not the model
@@ -202,14 +203,11 @@ def _add_status(api: FastAPI, engine: Engine) -> None:
 
 def _add_files(api: FastAPI) -> None:
     """The page and its parts, read once: no path of a request ever reaches a disk."""
-    texts: dict[str, tuple[str, str]] = {}
-    for package, names in (
-        (files(__package__) / "static", ("index.html", "docs.html", "app.js", "docs.js", "style.css")),
-        (files(EXPLAIN), ("attention.js", "look.css")),
-    ):
-        for name in names:
-            text = (package / name).read_text(encoding="utf-8")
-            texts[name] = (text, _TYPES[name[name.rindex(".") :]])
+    static_files = files(__package__) / "static"
+    own = ("index.html", "docs.html", "app.js", "docs.js", "style.css")
+    found = {name: (static_files / name).read_text(encoding="utf-8") for name in own}
+    found |= {name: template_text(name) for name in ("attention.js", "look.css", "stage.css")}
+    texts = {name: (text, _TYPES[name[name.rindex(".") :]]) for name, text in found.items()}
 
     def respond(name: str) -> Response:
         text, kind = texts[name]
