@@ -262,6 +262,27 @@ class Detections:
             track_ids=None if self.track_ids is None else self.track_ids[indices],
         )
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Detections]) -> Detections:
+        """All detections of several parts of one picture, in their order; the rest is the first part's.
+
+        If some parts have track ids and others none, detections of the others get -1.
+        """
+        tracked = any(part.track_ids is not None for part in parts)
+        track_ids = [
+            np.full(len(part), -1, dtype=np.int64) if part.track_ids is None else part.track_ids
+            for part in parts
+        ]
+        return replace(
+            parts[0],
+            boxes_xyxy=np.concatenate([part.boxes_xyxy for part in parts]),
+            scores=np.concatenate([part.scores for part in parts]),
+            labels=np.concatenate([part.labels for part in parts]),
+            category_ids=np.concatenate([part.category_ids for part in parts]),
+            names=tuple(name for part in parts for name in part.names),
+            track_ids=np.concatenate(track_ids) if tracked else None,
+        )
+
     def with_image(self, image: np.ndarray) -> Detections:
         """The same, carrying the picture (H, W, 3) uint8 RGB for `draw()`."""
         return replace(self, image=image)

@@ -121,7 +121,7 @@ class TiledPictures(Finder):
                 cut.append(_is_cut(useful.boxes_xyxy, tile, size, border))
         if len(levels) == 1:  # the model's own answer, which says each object once
             return found[0].with_image(picture)
-        return _merged(_joined(found), np.concatenate(cut)).with_image(picture)
+        return _merged(Detections.concatenate(found), np.concatenate(cut)).with_image(picture)
 
     def _look(self, picture: np.ndarray, views: Sequence[tuple[int, int, int, int]]) -> list[Detections]:
         """The wanted detections in parts of the picture, in pixels of the whole."""
@@ -205,17 +205,6 @@ def _is_cut(
     if y1 < height:
         cut |= boxes_xyxy[:, 3] >= y1 - border
     return cut
-
-
-def _joined(parts: Sequence[Detections]) -> Detections:
-    return replace(
-        parts[0],
-        boxes_xyxy=np.concatenate([part.boxes_xyxy for part in parts]),
-        scores=np.concatenate([part.scores for part in parts]),
-        labels=np.concatenate([part.labels for part in parts]),
-        category_ids=np.concatenate([part.category_ids for part in parts]),
-        names=tuple(name for part in parts for name in part.names),
-    )
 
 
 def _merged(found: Detections, cut: np.ndarray) -> Detections:
