@@ -36,23 +36,21 @@ from deformable_detr.checkpoint import Checkpoint, class_table_for, transformers
 from deformable_detr.config import ModelConfig, RunConfig
 from deformable_detr.config import recipe as recipe_of
 from deformable_detr.errors import UserError
-from deformable_detr.inference.backend import Backend
+from deformable_detr.inference.backend import Backend, RunnerBackend, TorchBackend
 from deformable_detr.inference.detector import (
     Detector,
-    RunnerBackend,
-    TorchBackend,
     cpu_has_bfloat16,
     new_checkpoint,
 )
 from deformable_detr.structures import ImageBatch
 from deformable_detr.system.allocator import keep_large_buffers
+from deformable_detr.system.memory import peak_bytes
 
 from .measure import (
     Timing,
     alternate,
     chosen_peers,
     machine,
-    peak_bytes,
     write_report,
 )
 from .rivals import add_shared_arguments, parsed_size, process_of_each

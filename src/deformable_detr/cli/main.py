@@ -249,7 +249,7 @@ def _build_train(argv: Sequence[str]) -> ArgumentParser:
     if asked_for_help:
         base = recipe(origin.recipe or "deformable_detr_r50")
     else:
-        from ..training.run import resolve_config
+        from ..training import resolve_config
 
         base = resolve_config(
             origin.recipe,
@@ -267,7 +267,7 @@ def _build_train(argv: Sequence[str]) -> ArgumentParser:
 
 def _run_train(parser: ArgumentParser, arguments: Namespace) -> int:
     from ..config import RunConfig
-    from ..training.run import train
+    from ..training import train
 
     made = parser.instantiate(arguments)
     data = replace(
@@ -466,7 +466,7 @@ def _predict_lines(arguments: Namespace, wanted: dict[str, Any]) -> int:
     from contextlib import redirect_stdout
 
     from ..inference.detector import load
-    from ..inference.tta import augmented_as_asked
+    from ..inference.tta import augmented_as_requested
     from ..prediction import answer_lines
 
     answers = sys.stdout
@@ -477,7 +477,7 @@ def _predict_lines(arguments: Namespace, wanted: dict[str, Any]) -> int:
     try:
         with redirect_stdout(sys.stderr):  # whatever a library prints is no answer
             plain = load(arguments.model, arguments.device, arguments.dtype)
-            detector = augmented_as_asked(plain, _tta(arguments))
+            detector = augmented_as_requested(plain, _tta(arguments))
             report = answer_lines(detector, sys.stdin.buffer, answer, **wanted)
     except BrokenPipeError:  # whoever asked has gone; what is still buffered has nowhere to go
         os.dup2(os.open(os.devnull, os.O_WRONLY), answers.fileno())
@@ -750,7 +750,7 @@ def _build_inspect(argv: Sequence[str]) -> ArgumentParser:
     if origin.config is None:
         base = recipe(origin.recipe or usual)
     else:
-        from ..training.run import resolve_config
+        from ..training import resolve_config
 
         base = resolve_config(origin.recipe, origin.output, config=origin.config)
     parser.add_argument("--base-recipe", type=str, default=base.recipe, help=SUPPRESS)

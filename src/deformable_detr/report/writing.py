@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from ..data.formats.splits import name_to_measure_on, training_name
 from ..data.records import Split
 from ..errors import UserError
 from ..evaluation import collect_detections, match_classes
+from ..extras import import_extra
 from ..files import check_output_file, write_text
 from ..inference.detector import Detector, load
+from ..run_folder.names import REPORT_PAGE
 from ..run_folder.reading import read_history
 from ..system.environment import environment
 from .accuracy import count_mistakes, measure, mistakes
@@ -20,7 +23,6 @@ from .content import Content
 from .page import html_of
 from .pictures import find_misses, show_false_positives
 
-REPORT_FILE = "report.html"
 MOST_IMAGES = 24  # that are looked at again, to see which stage lost an object
 MOST_SHOWN = 6  # pictures of misses, and of false positives
 
@@ -53,6 +55,7 @@ def write_report(
     Raises:
         UserError: the model or the data cannot be read, have no class in common, or the output no place.
     """
+    import_extra("matplotlib", "figures", "report")
     if most_images < 1:
         raise UserError(f"most_images must be at least 1, not {most_images}.")
     splits = list_splits(data, format=format)
@@ -93,11 +96,13 @@ def report_text(
         names = zip(split.classes.names, split.classes.category_ids, strict=True)
         unknown = [name for name, category_id in names if name is not None and category_id not in known]
         accuracy = measure(split, rows, unknown)
+        # Training needs no extras: without matplotlib its report has no pictures, and says so.
+        most_shown = MOST_SHOWN if find_spec("matplotlib") else 0
         misses = find_misses(
-            detector, split, accuracy.threshold, most_images=most_images, most_shown=MOST_SHOWN
+            detector, split, accuracy.threshold, most_images=most_images, most_shown=most_shown
         )
         kinds = mistakes(accuracy)
-        pictures = show_false_positives(detector, accuracy, MOST_SHOWN)
+        pictures = show_false_positives(detector, accuracy, most_shown)
     device = next(detector.model.parameters()).device
     return html_of(
         Content(
@@ -117,7 +122,7 @@ def report_text(
 
 def _target(output: str | Path | None, folder: Path, split: str) -> Path:
     if output is None:
-        return folder / (REPORT_FILE if split == "val" else f"report_{split}.html")
+        return folder / (REPORT_PAGE if split == "val" else f"report_{split}.html")
     target = check_output_file(output)
     if target.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--output {target} must end in .html.")
