@@ -33,6 +33,7 @@ from rich.text import Text
 from torch import Tensor
 
 from ..data.formats import NOTES, read_split
+from ..data.formats.losses import most_is_lost
 from ..data.images import open_image
 from ..data.records import ImageRecord, Split
 from ..errors import UserError
@@ -40,6 +41,7 @@ from ..files import check_output_file, write_json
 from ..inference.detector import Detector, equal_shape_batches, load
 from ..inference.tta import augmented_as_requested, tta_scales
 from ..structures import ClassTable
+from ..text import visible
 from .average_precision import (
     Interpolation,
     check_voc_options,
@@ -133,6 +135,8 @@ def evaluate(
             if problems:
                 note = f"Problems in {part.source}: {len(problems)} (`deformable-detr inspect` lists them)."
                 console.print(Text(note, "yellow"))
+            if lost := most_is_lost(part):
+                console.print(Text(visible(f"Warning: {lost}"), "bold red"))
         if len(part) == 0:
             raise UserError(f"{part.source}: the split {part.name} has no images to evaluate on.")
         unknown = _classes_not_in_model(detector.classes, part.classes, part.source)

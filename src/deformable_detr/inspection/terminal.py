@@ -10,8 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ..data.records import Problem
+from ..text import visible
 from .duplicates import MOST_BITS, DuplicateGroup
 from .facts import DataReport, Forecast, SplitReport, by_kind
+from .remarks import MOSTLY_LOST
 from .sizes import QUANTILES, bin_names, spread
 
 CLASSES_SHOWN = 100
@@ -23,6 +25,9 @@ def print_report(report: DataReport, console: Console) -> None:
     also = [name for name in report.formats if name != report.format]
     others = f" (also there: {', '.join(also)}; choose with --format)" if also else ""
     console.print(_text(f"{report.root}: {report.format} data set{others}", "bold"))
+    for remark in report.remarks:
+        if remark.kind == MOSTLY_LOST:
+            console.print(_text(f"Warning: {remark.message}", "bold red"))
     console.print(_overview(report))
 
     _heading("Classes and their rows in the class head", console)
@@ -219,4 +224,4 @@ def _pixels(size: tuple[int, int]) -> str:
 
 def _text(content: str, style: str = "") -> Text:
     """Names come from files: no markup is read in them, and nothing in them commands the terminal."""
-    return Text("".join(letter if letter.isprintable() else "�" for letter in content), style)
+    return Text(visible(content), style)

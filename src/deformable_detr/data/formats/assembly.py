@@ -95,10 +95,10 @@ def assemble(
         rows = np.flatnonzero(counts[objects.image_index] <= MOST_OBJECTS)
         position = np.cumsum(counts <= MOST_OBJECTS) - 1
         kept = objects.take(rows, position)
-        records, problems = assemble(
+        left_records, left_problems = assemble(
             [images[index] for index in left], kept, lambda row: where(int(rows[row]))
         )
-        return records, [*crowded, *problems]
+        return left_records, [*crowded, *left_problems]
 
     sizes = np.array([image.size for image in images], dtype=np.float64).reshape(-1, 2)
     boxes, keep, findings = check_boxes(objects.boxes_xyxy, sizes[objects.image_index])
