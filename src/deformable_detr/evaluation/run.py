@@ -41,7 +41,7 @@ from ..files import check_output_file, write_json
 from ..inference.detector import Detector, equal_shape_batches, load
 from ..inference.tta import augmented_as_requested, tta_scales
 from ..structures import ClassTable
-from ..text import visible
+from ..words import percent, printable
 from .average_precision import (
     Interpolation,
     check_voc_options,
@@ -136,7 +136,7 @@ def evaluate(
                 note = f"Problems in {part.source}: {len(problems)} (`deformable-detr inspect` lists them)."
                 console.print(Text(note, "yellow"))
             if lost := most_is_lost(part):
-                console.print(Text(visible(f"Warning: {lost}"), "bold red"))
+                console.print(Text(printable(f"Warning: {lost}"), "bold red"))
         if len(part) == 0:
             raise UserError(f"{part.source}: the split {part.name} has no images to evaluate on.")
         unknown = _classes_not_in_model(detector.classes, part.classes, part.source)
@@ -310,10 +310,10 @@ def match_classes(model: ClassTable, data: ClassTable, source: Path) -> dict[int
 
 
 def print_metrics(metrics: Mapping[str, Any], console: Console) -> None:
-    """A result of `evaluate` as tables in percent, at most 80 columns wide; - where there is no truth."""
+    """A result of `evaluate` as tables in percent, at most 80 columns wide; n/a without truth."""
     if "mAP" in metrics:
         columns: tuple[str, ...] = ("AP",)
-        console.print(Text(f"mAP {_percent(metrics['mAP'])} (Pascal VOC, in percent)", "bold"))
+        console.print(Text(f"mAP {percent(metrics['mAP'])} (Pascal VOC, in percent)", "bold"))
     else:
         columns = ("AP", "AP50")
         summary = Table("in percent", title="COCO metrics", title_justify="left")
@@ -327,7 +327,7 @@ def print_metrics(metrics: Mapping[str, Any], console: Console) -> None:
             ("AR, 10 detections", "AR10"),
             ("AR, 100 detections", "AR100", "ARs", "ARm", "ARl"),
         ):
-            summary.add_row(name, *(_percent(metrics[key]) for key in keys))
+            summary.add_row(name, *(percent(metrics[key]) for key in keys))
         console.print(summary)
     console.print(_class_table(metrics["per_class"], columns))
     if "images" in metrics:
@@ -348,17 +348,13 @@ def _class_table(per_class: Mapping[str, Mapping[str, float]], columns: Sequence
         for column in columns:
             table.add_column(column, justify="right", no_wrap=True)
     cells = [
-        [Text(name), *(Text(_percent(numbers[column])) for column in columns)]
+        [Text(name), *(Text(percent(numbers[column])) for column in columns)]
         for name, numbers in per_class.items()
     ]
     height = -(-len(cells) // side_by_side)
     for line in range(height):
         table.add_row(*(cell for class_cells in cells[line::height] for cell in class_cells))
     return table
-
-
-def _percent(value: float) -> str:
-    return "-" if value < 0 else f"{100 * value:.1f}"
 
 
 def _check_options(batching: str, batch_size: int, threshold: float, max_detections: int) -> None:

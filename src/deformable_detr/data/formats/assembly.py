@@ -88,10 +88,10 @@ def assemble(
     counts = np.bincount(objects.image_index, minlength=len(images))
     crowded = [
         Problem("too-many-objects", images[index].file_name, _TOO_MANY.format(counts[index]))
-        for index in np.flatnonzero(counts > MOST_OBJECTS)
+        for index in np.flatnonzero(counts > MOST_OBJECTS).tolist()
     ]
     if crowded:
-        left = np.flatnonzero(counts <= MOST_OBJECTS)
+        left = np.flatnonzero(counts <= MOST_OBJECTS).tolist()
         rows = np.flatnonzero(counts[objects.image_index] <= MOST_OBJECTS)
         position = np.cumsum(counts <= MOST_OBJECTS) - 1
         kept = objects.take(rows, position)
