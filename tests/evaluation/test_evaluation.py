@@ -229,8 +229,8 @@ def test_a_model_by_name_and_a_folder(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"threshold": 1.5}, r"threshold must be in \[0, 1\], not 1.5"),
         ({"device": "cpu"}, "device=cpu comes too late"),
         ({"metric": "voc", "iou_threshold": 2.0}, "iou_threshold must be in"),
-        ({"output": "."}, "output . is a folder: name a file, metrics.json"),
-        ({"output": "/dev/null/metrics.json"}, "cannot make the folder of output /dev/null/metrics.json"),
+        ({"output": "."}, r"output \. is a folder"),
+        ({"output": "/dev/null/metrics.json"}, "output /dev/null/metrics.json cannot be made"),
     ],
 )
 def test_wrong_options(split: Split, options: dict[str, Any], message: str) -> None:

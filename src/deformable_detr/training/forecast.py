@@ -24,6 +24,7 @@ from ..config import RunConfig, from_dict, override, to_dict
 from ..config import recipe as recipe_of
 from ..errors import NonFiniteError, UserError
 from ..inspection import Forecast
+from ..system.memory import peak_bytes
 
 SECONDS = 15.0  # of updates to measure; one update more is begun at most
 WARM_UP, LEAST = 2, 3  # updates that are not counted; that are measured however long they take
@@ -130,7 +131,7 @@ def _measure(data: str, config: RunConfig, device: str, seconds: float) -> dict[
         "updates_per_epoch": rehearsal.updates_per_epoch,
         "evaluation_seconds": evaluation / config.train.evaluate_every,
         "epochs": config.train.epochs,
-        "peak_bytes": _peak_bytes() + workers,
+        "peak_bytes": peak_bytes() + workers,
         "gpu_bytes": torch.cuda.max_memory_allocated() if on_gpu else 0,
         "largest_batch": list(largest),
         "threads": torch.get_num_threads(),
@@ -141,12 +142,6 @@ def _measure(data: str, config: RunConfig, device: str, seconds: float) -> dict[
 
 def _cpu(threads: int) -> str:
     return f"the CPU ({threads} {'thread' if threads == 1 else 'threads'})"
-
-
-def _peak_bytes() -> int:
-    from experiments.benchmark.measure import peak_bytes
-
-    return peak_bytes()
 
 
 def _children_bytes() -> int:
