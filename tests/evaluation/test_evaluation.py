@@ -229,8 +229,8 @@ def test_a_model_by_name_and_a_folder(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"threshold": 1.5}, r"threshold must be in \[0, 1\], not 1.5"),
         ({"device": "cpu"}, "device=cpu comes too late"),
         ({"metric": "voc", "iou_threshold": 2.0}, "iou_threshold must be in"),
-        ({"output": "."}, r"output \. is a folder"),
-        ({"output": "/dev/null/metrics.json"}, "output /dev/null/metrics.json cannot be made"),
+        ({"output": "."}, "--output . is a folder: name a file"),
+        ({"output": "/dev/null/metrics.json"}, "--output /dev/null/metrics.json cannot be made"),
     ],
 )
 def test_wrong_options(split: Split, options: dict[str, Any], message: str) -> None:
@@ -466,7 +466,7 @@ def test_metrics_fit_into_80_columns(split: Split) -> None:
     text = printed(console)
     assert text.count("[bold]a class") == 31
     assert text.count("12.3") == 31
-    assert "│ AP │ 100.0 │ 100.0 │ - │ - │" in text
+    assert "│ AP │ 100.0 │ 100.0 │ n/a │ n/a │" in text
     assert "6 images of val in" in text
 
 

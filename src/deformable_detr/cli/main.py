@@ -249,7 +249,7 @@ def _build_train(argv: Sequence[str]) -> ArgumentParser:
     if asked_for_help:
         base = recipe(origin.recipe or "deformable_detr_r50")
     else:
-        from ..training.run import resolve_config
+        from ..training import resolve_config
 
         base = resolve_config(
             origin.recipe,
@@ -267,7 +267,7 @@ def _build_train(argv: Sequence[str]) -> ArgumentParser:
 
 def _run_train(parser: ArgumentParser, arguments: Namespace) -> int:
     from ..config import RunConfig
-    from ..training.run import train
+    from ..training import train
 
     made = parser.instantiate(arguments)
     data = replace(
@@ -750,7 +750,7 @@ def _build_inspect(argv: Sequence[str]) -> ArgumentParser:
     if origin.config is None:
         base = recipe(origin.recipe or usual)
     else:
-        from ..training.run import resolve_config
+        from ..training import resolve_config
 
         base = resolve_config(origin.recipe, origin.output, config=origin.config)
     parser.add_argument("--base-recipe", type=str, default=base.recipe, help=SUPPRESS)
@@ -769,7 +769,7 @@ def _run_inspect(parser: ArgumentParser, arguments: Namespace) -> int:
         inspect,
         print_forecast,
         print_report,
-        write_report,
+        write_inspection,
     )
 
     made = parser.instantiate(arguments)
@@ -781,7 +781,7 @@ def _run_inspect(parser: ArgumentParser, arguments: Namespace) -> int:
     report = inspect(arguments.dataset, config, format=format, images=arguments.images, console=console)
     print_report(report, console)
     if arguments.output is not None:  # before the forecast, which may fail where the rest did not
-        write_report(report, arguments.output)
+        write_inspection(report, arguments.output)
     if arguments.forecast:
         from ..training.forecast import forecast
 
@@ -789,7 +789,7 @@ def _run_inspect(parser: ArgumentParser, arguments: Namespace) -> int:
         report = replace(report, forecast=expected)
         print_forecast(report, console)
         if arguments.output is not None:
-            write_report(report, arguments.output)
+            write_inspection(report, arguments.output)
     if arguments.output is not None:
         print(f"written: {arguments.output}")
     if report.unusable:

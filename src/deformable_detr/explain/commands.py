@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 Place = tuple[float, float]
 PICTURES, PAGES = (".png", ".pdf", ".svg"), (".html", ".htm")
-REPORT_FILE = "missed.json"
+MISSED_FILE = "missed.json"
 PAGE_DETECTIONS = 50
 MISSED_INCHES = 2.6  # the least width of a panel: its title says five things
 
@@ -167,7 +167,7 @@ def write_missed(
                 name = f"{verdict.stage.value.replace(' ', '_')}_{drawn[verdict.stage]}.png"
                 _save(_draw_missed(detector, part, judged, int(number), verdict), folder / name)
     report = tally.report()
-    write_json(folder / REPORT_FILE, report.to_dict())
+    write_json(folder / MISSED_FILE, report.to_dict())
     return report
 
 
@@ -233,10 +233,9 @@ def _image_of(split: Split, image: str | Path) -> ImageRecord:
 
 def _checked_file(output: str | Path, suffixes: Sequence[str]) -> Path:
     import_extra("matplotlib", "figures", "explain")
-    target = check_output_file(output)
-    if target.suffix.lower() not in suffixes:
-        raise UserError(f"--output {target} must end in one of {', '.join(suffixes)}.")
-    return target
+    if Path(output).suffix.lower() not in suffixes:
+        raise UserError(f"--output {output} must end in one of {', '.join(suffixes)}.")
+    return check_output_file(output)
 
 
 def _save(figure: Figure, target: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from .machine import system, versions_of
 
-PACKAGES = ("deformable-detr", "torchvision", "timm", "accelerate", "faster-coco-eval")
+PACKAGES = ("deformable-detr", "torchvision", "timm", "faster-coco-eval")
 
 
 def environment(device: str | torch.device, processes: int = 1) -> dict[str, Any]:

@@ -1,18 +1,19 @@
-"""Resident memory of this process, now and at its peak, as Linux counts it."""
+"""How much memory this process and its children use, in bytes."""
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
 
-_CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+STATUS = Path("/proc/self/status")  # on Linux only
 
 
 def peak_bytes() -> int:
-    """The most memory that was resident so far, or since `reset_peak`."""
-    if _STATUS.exists():
-        return _status_bytes("VmHWM")
+    """The most memory of this process that was resident so far, or since `reset_peak`."""
+    if STATUS.exists():
+        return status_bytes("VmHWM")
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -20,14 +21,38 @@ def peak_bytes() -> int:
 
 def reset_peak() -> int:
     """Forget the peak so far and return what is resident now. On other systems than Linux the peak stays."""
-    if not _STATUS.exists():
+    if not STATUS.exists():
         return peak_bytes()
-    _CLEAR.write_text("5")  # proc(5): resets VmHWM
-    return _status_bytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
+    return status_bytes("VmRSS")
 
 
-def _status_bytes(name: str) -> int:
-    line = re.search(rf"^{name}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
+def status_bytes(name: str) -> int:
+    """A line of /proc/self/status, such as VmRSS, which proc(5) explains."""
+    line = re.search(rf"^{name}:\s+(\d+) kB", STATUS.read_text(), re.MULTILINE)
     if line is None:
-        raise RuntimeError(f"{_STATUS} has no {name}: memory cannot be measured on this system.")
+        raise RuntimeError(f"{STATUS} has no {name}: memory cannot be measured on this system.")
     return int(line[1]) * 1024
+
+
+def bytes_of_children() -> int:
+    """What this process's children have for themselves now; 0 if the system does not list them."""
+    return sum(map(private_bytes, children()))
+
+
+def children() -> tuple[int, ...]:
+    """The ids of this process's children; none if the system does not list them."""
+    try:
+        text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    except OSError:
+        return ()
+    return tuple(map(int, text.split()))
+
+
+def private_bytes(process: int) -> int:
+    """What a process shares with no other; 0 once it has ended."""
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))

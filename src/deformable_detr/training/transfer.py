@@ -14,7 +14,7 @@ from torch import Tensor
 from ..checkpoint import Checkpoint
 from ..errors import UserError
 from ..structures import loose_name
-from ..wording import listed
+from ..words import listed
 
 CLASS_HEAD = ".class_head."
 OBJECTNESS = "queries.head.class_head."
