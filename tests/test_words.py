@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deformable_detr.words import command_line, count, duration, metric, percent, printable, setting, when
+from deformable_detr.words import (
+    command_line,
+    count,
+    duration,
+    listed,
+    metric,
+    percent,
+    printable,
+    setting,
+    when,
+)
 
 
 @pytest.mark.parametrize("missing", [-1.0, float("nan")])
@@ -21,6 +31,14 @@ def test_a_metric_that_does_not_exist_is_not_available(missing: float) -> None:
 def test_counts() -> None:
     assert [count(number, "epoch") for number in (0, 1, 1200)] == ["0 epochs", "1 epoch", "1,200 epochs"]
     assert [count(2, noun) for noun in ("class", "query", "layer")] == ["2 classes", "2 queries", "2 layers"]
+
+
+def test_lists() -> None:
+    assert [listed(names, 2) for names in ([], ["a", "b"], ["a", "b", "c"])] == [
+        "none",
+        "a, b",
+        "a, b, … and 1 more",
+    ]
 
 
 def test_times() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 NOT_AVAILABLE = "n/a"
@@ -36,6 +37,12 @@ def count(number: int, noun: str) -> str:
     if noun.endswith("s"):
         return f"{number:,} {noun}es"
     return f"{number:,} {noun[:-1]}ies" if noun.endswith("y") else f"{number:,} {noun}s"
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """The first `most` names, and how many more there are: 'cat, dog, … and 3 more'."""
+    shown = ", ".join(names[:most]) or "none"
+    return shown if len(names) <= most else f"{shown}, … and {len(names) - most:,} more"
 
 
 def duration(seconds: float) -> str:
