@@ -306,7 +306,7 @@ def match_classes(model: ClassTable, data: ClassTable, source: Path) -> dict[int
 
 
 def print_metrics(metrics: Mapping[str, Any], console: Console) -> None:
-    """A result of `evaluate` as tables in percent, at most 80 columns wide; - where there is no truth."""
+    """A result of `evaluate` as tables in percent, at most 80 columns wide; n/a if there is no truth."""
     if "mAP" in metrics:
         columns: tuple[str, ...] = ("AP",)
         console.print(Text(f"mAP {_percent(metrics['mAP'])} (Pascal VOC, in percent)", "bold"))
@@ -354,7 +354,7 @@ def _class_table(per_class: Mapping[str, Mapping[str, float]], columns: Sequence
 
 
 def _percent(value: float) -> str:
-    return "-" if value < 0 else f"{100 * value:.1f}"
+    return "n/a" if value < 0 else f"{100 * value:.1f}"
 
 
 def _check_options(batching: str, batch_size: int, threshold: float, max_detections: int) -> None:

@@ -1,4 +1,4 @@
-"""What changes while a run learns: the file that `--resume` continues from, and when it is refused.
+"""The state of a run: what changes while it learns, and the file that `--resume` continues from.
 
 A sample is a pure function of (seed, epoch, index), the dropout of an update one of (seed, update, rank), and
 the learning rate one of the update's number. So weights, optimizer moments and two counters are enough to
