@@ -91,8 +91,9 @@ def run(arguments: Namespace) -> None:
         return
     command = shlex.join(
         [
-            "deformable-detr",
-            "paper",
+            "python",
+            "-m",
+            "experiments.paper",
             "queue",
             arguments.queue,
             "--output",
@@ -131,7 +132,7 @@ def run(arguments: Namespace) -> None:
 def _run_jobs(arguments: Namespace, console: Console) -> None:
     """The same queue in several processes, which share the list by its locks."""
     threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
-    command = [sys.executable, "-m", "deformable_detr", "paper", "queue", arguments.queue]
+    command = [sys.executable, "-m", "experiments.paper", "queue", arguments.queue]
     for option in ("output", "results", "device"):
         command += [f"--{option}", arguments[option]]
     logs = Path(arguments.output) / "jobs"

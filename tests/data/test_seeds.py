@@ -19,10 +19,6 @@ def test_the_numbers_themselves() -> None:
 
 def test_no_place_has_the_numbers_of_another() -> None:
     seeds = (-2, -1, 0, 1)  # of which hash((seed, …)) would confuse the first two
-    places = (
-        [(epoch,) for epoch in range(4)]
-        + list(product(range(4), repeat=2))
-        + list(product(range(4), repeat=3))
-    )
+    places = [place for length in (1, 2, 3) for place in product(range(4), repeat=length)]
     numbers = {number(seed, *place) for seed in seeds for place in places}
     assert len(numbers) == len(seeds) * len(places)

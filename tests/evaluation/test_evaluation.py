@@ -38,9 +38,8 @@ from deformable_detr.evaluation.average_precision import (
     voc_average_precision,
 )
 from deformable_detr.structures import ClassTable, Detections
-from tests.support.paths import SHARED_DATA, needs_shared_data
+from tests.support.paths import data_set
 
-GOLDENS = SHARED_DATA / "eval_goldens"
 COLOURS = ("red", "green", "blue")
 # Sizes (H, W) of the pictures, in the order of their ids; two shapes that alternate, and one alone.
 SIZES = ((40, 60), (60, 40), (40, 60), (60, 40), (40, 60), (50, 50))
@@ -229,8 +228,8 @@ def test_a_model_by_name_and_a_folder(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"threshold": 1.5}, r"threshold must be in \[0, 1\], not 1.5"),
         ({"device": "cpu"}, "device=cpu comes too late"),
         ({"metric": "voc", "iou_threshold": 2.0}, "iou_threshold must be in"),
-        ({"output": "."}, "output . is a folder: name a file, metrics.json"),
-        ({"output": "/dev/null/metrics.json"}, "cannot make the folder of output /dev/null/metrics.json"),
+        ({"output": "."}, "--output . is a folder: name a file"),
+        ({"output": "/dev/null/metrics.json"}, "--output /dev/null/metrics.json cannot be made"),
     ],
 )
 def test_wrong_options(split: Split, options: dict[str, Any], message: str) -> None:
@@ -381,7 +380,6 @@ def test_ground_truth_of_a_split() -> None:
     assert voc_average_precision(ground_truth, [])["per_class"] == {}
 
 
-@needs_shared_data
 @pytest.mark.parametrize(
     ("folder", "split", "golden"),
     [
@@ -391,9 +389,10 @@ def test_ground_truth_of_a_split() -> None:
     ],
 )
 def test_a_split_that_was_read_gives_the_numbers_of_its_file(folder: str, split: str, golden: str) -> None:
-    ground_truth = ground_truth_of(read_split(SHARED_DATA / folder, split, format="coco"))
-    metrics = coco_average_precision(ground_truth, json.loads((GOLDENS / golden / "dt.json").read_text()))
-    expected = json.loads((GOLDENS / golden / "expected.json").read_text())["computed_pycocotools_2.0.11"]
+    ground_truth = ground_truth_of(read_split(data_set(folder), split, format="coco"))
+    goldens = data_set(f"eval_goldens/{golden}")
+    metrics = coco_average_precision(ground_truth, json.loads((goldens / "dt.json").read_text()))
+    expected = json.loads((goldens / "expected.json").read_text())["computed_pycocotools_2.0.11"]
     assert {key: metrics[key] for key in COCO_METRICS} == pytest.approx(expected, abs=1e-9)
 
 
@@ -479,7 +478,7 @@ def test_metrics_fit_into_80_columns(split: Split) -> None:
     text = printed(console)
     assert text.count("[bold]a class") == 31
     assert text.count("12.3") == 31
-    assert "│ AP │ 100.0 │ 100.0 │ - │ - │" in text
+    assert "│ AP │ 100.0 │ 100.0 │ n/a │ n/a │" in text
     assert "6 images of val in" in text
 
 

@@ -40,6 +40,7 @@ from ..files import check_output_file, write_json
 from ..inference.detector import Detector, equal_shape_batches, load
 from ..inference.tta import augmented_as_requested, tta_scales
 from ..structures import ClassTable
+from ..words import percent
 from .average_precision import (
     Interpolation,
     check_voc_options,
@@ -306,10 +307,10 @@ def match_classes(model: ClassTable, data: ClassTable, source: Path) -> dict[int
 
 
 def print_metrics(metrics: Mapping[str, Any], console: Console) -> None:
-    """A result of `evaluate` as tables in percent, at most 80 columns wide; n/a if there is no truth."""
+    """A result of `evaluate` as tables in percent, at most 80 columns wide; n/a without truth."""
     if "mAP" in metrics:
         columns: tuple[str, ...] = ("AP",)
-        console.print(Text(f"mAP {_percent(metrics['mAP'])} (Pascal VOC, in percent)", "bold"))
+        console.print(Text(f"mAP {percent(metrics['mAP'])} (Pascal VOC, in percent)", "bold"))
     else:
         columns = ("AP", "AP50")
         summary = Table("in percent", title="COCO metrics", title_justify="left")
@@ -323,7 +324,7 @@ def print_metrics(metrics: Mapping[str, Any], console: Console) -> None:
             ("AR, 10 detections", "AR10"),
             ("AR, 100 detections", "AR100", "ARs", "ARm", "ARl"),
         ):
-            summary.add_row(name, *(_percent(metrics[key]) for key in keys))
+            summary.add_row(name, *(percent(metrics[key]) for key in keys))
         console.print(summary)
     console.print(_class_table(metrics["per_class"], columns))
     if "images" in metrics:
@@ -344,17 +345,13 @@ def _class_table(per_class: Mapping[str, Mapping[str, float]], columns: Sequence
         for column in columns:
             table.add_column(column, justify="right", no_wrap=True)
     cells = [
-        [Text(name), *(Text(_percent(numbers[column])) for column in columns)]
+        [Text(name), *(Text(percent(numbers[column])) for column in columns)]
         for name, numbers in per_class.items()
     ]
     height = -(-len(cells) // side_by_side)
     for line in range(height):
         table.add_row(*(cell for class_cells in cells[line::height] for cell in class_cells))
     return table
-
-
-def _percent(value: float) -> str:
-    return "n/a" if value < 0 else f"{100 * value:.1f}"
 
 
 def _check_options(batching: str, batch_size: int, threshold: float, max_detections: int) -> None:

@@ -240,10 +240,9 @@ def _image_of(split: Split, image: str | Path) -> ImageRecord:
 
 def _checked_file(output: str | Path, suffixes: Sequence[str]) -> Path:
     import_extra("matplotlib", "figures", "explain")
-    target = check_output_file(output)
-    if target.suffix.lower() not in suffixes:
-        raise UserError(f"--output {target} must end in one of {', '.join(suffixes)}.")
-    return target
+    if Path(output).suffix.lower() not in suffixes:
+        raise UserError(f"--output {output} must end in one of {', '.join(suffixes)}.")
+    return check_output_file(output)
 
 
 def _save(figure: Figure, target: Path) -> None:

@@ -14,17 +14,16 @@ from ..config import recipe as recipe_of
 from ..data.formats import NOTES, formats_found, list_splits, read_split
 from ..data.records import Problem, Split
 from ..errors import UserError
+from ..evaluation.areas import count_sizes
 from .duplicates import Fingerprint, find_duplicates
 from .examples import choose_examples
 from .facts import ClassCount, DataReport, SplitReport
 from .pictures import Images, check_pictures
 from .remarks import remarks_on
-from .sizes import ObjectSizes, View, sizes_of
+from .sizes import ObjectSizes, RecipeView, sizes_of
 
 DEFAULT_RECIPE = "deformable_detr_lite"
 
-# COCO's size classes: by area in pixels, below 32² and below 96².
-_SMALL, _MEDIUM = 32.0**2, 96.0**2
 _SAME_BOX = 0.5  # pixels by which doubled boxes may differ
 
 
@@ -63,7 +62,7 @@ def inspect(
     if not parts or (splits is not None and errors):
         raise errors[0]
 
-    view = View.of(config)
+    view = RecipeView.of(config)
     reports: list[SplitReport] = []
     prints: list[Fingerprint] = []
     unions = {part.name for part in parts if _is_union(part, parts)}
@@ -106,17 +105,14 @@ def _is_union(part: Split, parts: Sequence[Split]) -> bool:
 
 
 def _report(
-    split: Split, view: View, how: Images, console: Console | None
+    split: Split, view: RecipeView, how: Images, console: Console | None
 ) -> tuple[SplitReport, tuple[Fingerprint, ...]]:
     images = split.images
     crowd = np.concatenate([image.crowd for image in images])
     area = np.concatenate([image.area for image in images])[~crowd]
     objects = np.array([np.count_nonzero(~image.crowd) for image in images])
     # A share of nothing is 0.
-    total = max(1, len(area))
-    small = np.count_nonzero(area < _SMALL) / total
-    medium = np.count_nonzero((area >= _SMALL) & (area < _MEDIUM)) / total
-    large = np.count_nonzero(area >= _MEDIUM) / total
+    shares = {size: count / max(1, len(area)) for size, count in count_sizes(area).items()}
 
     by_pixels = sorted((image.size for image in images), key=lambda size: (size[0] * size[1], size))
     check = check_pictures(split.name, images, how, view.data.max_pixels, console)
@@ -132,9 +128,7 @@ def _report(
         objects_mean=float(objects.mean()),
         objects_max=int(objects.max()),
         over_queries=int(np.count_nonzero(objects > view.num_queries)),
-        small=small,
-        medium=medium,
-        large=large,
+        **shares,
         sizes=ObjectSizes.of(sizes_of(images, view.data.image_size, view.data.max_size), view.strides[0]),
         smallest_image=by_pixels[0],
         largest_image=by_pixels[-1],

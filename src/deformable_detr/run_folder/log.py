@@ -23,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..files import write_text, writing
 from ..system.environment import environment
+from ..words import exists, metric
 from .names import METRICS_FILE, STARTS_FILE
 
 if TYPE_CHECKING:
@@ -136,11 +137,13 @@ class TrainingLog:
             return
         row = {key: value for key, value in metrics.items() if isinstance(value, int | float | str | dict)}
         self._write({"kind": "evaluation", "epoch": epoch, "step": step, **row})
-        numbers = {name: value for name, value in metrics.items() if isinstance(value, float) and value >= 0}
+        numbers = {
+            name: value for name, value in metrics.items() if isinstance(value, float) and exists(value)
+        }
         self._add_events("evaluation", numbers, step)
         self.console.print(
             f"epoch {epoch + 1}: "
-            + "  ".join(f"{name} {shown(metrics[name])}" for name in ("AP", "AP50", "APs", "APm", "APl")),
+            + "  ".join(f"{name} {metric(metrics[name])}" for name in ("AP", "AP50", "APs", "APm", "APl")),
             highlight=False,
         )
 
@@ -162,11 +165,6 @@ class TrainingLog:
         if self.events is not None:
             for name, value in values.items():
                 self.events.add_scalar(f"{group}/{name}", value, step)
-
-
-def shown(metric: float) -> str:
-    """A metric in [0, 1] with three digits. Without truth of a kind there is none: COCO's -1."""
-    return "n/a" if metric < 0 else f"{metric:.3f}"
 
 
 def note_start(

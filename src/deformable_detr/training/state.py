@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..files import DAMAGED_FILE_ERRORS, replacing
 from ..models import DetectionModel
 from ..run_folder.names import STATE_FILE
+from ..words import exists
 from .optimisation import cpu_copy
 
 FORMAT = 2  # 1, which had no number, drew dropout from other seeds
@@ -49,7 +50,7 @@ class TrainingState:
 
     def is_best(self, ap: float) -> bool:
         """Whether an evaluation is better than all before it. An AP of -1 means that there was no truth."""
-        return ap >= 0 and (self.best_ap is None or ap > self.best_ap)
+        return exists(ap) and (self.best_ap is None or ap > self.best_ap)
 
 
 @dataclass(frozen=True)
