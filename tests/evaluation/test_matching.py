@@ -18,7 +18,7 @@ from deformable_detr.evaluation.average_precision import coco_average_precision
 from deformable_detr.evaluation.matching import LOOSE, Objects, ScoredBoxes, confusion, match
 from deformable_detr.report.measures import class_curves, threshold_curve
 from deformable_detr.structures import ClassTable
-from tests.support.paths import SHARED_DATA, needs_shared_data
+from tests.support.paths import data_set
 
 CLASSES = ClassTable(("b", "a", "c"), (2, 0, 90))
 IMAGE_IDS = (0, 3, 7)
@@ -91,10 +91,9 @@ def test_the_area_under_the_curves_is_the_evaluators_ap(scene: tuple[Split, list
     assert_agrees(*scene)
 
 
-@needs_shared_data
 @pytest.mark.parametrize(("data", "split"), [("tiny_coco", "val"), ("bccd_coco", "test")])
 def test_the_same_on_real_objects(data: str, split: str) -> None:
-    part = read_split(SHARED_DATA / data, split)
+    part = read_split(data_set(data), split)
     random = np.random.default_rng(0)
     rows = []
     for image in part.images:

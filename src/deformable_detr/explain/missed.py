@@ -19,9 +19,8 @@ from torchvision.ops import batched_nms
 
 from ..boxes import iou
 from ..classification import ClassificationScheme
-from ..data.images import open_image
+from ..data.loading import open_annotated
 from ..data.records import ImageRecord, Split
-from ..errors import UserError
 from ..evaluation import match_classes
 from ..evaluation.matching import assign
 from ..inference.detector import Detector
@@ -221,17 +220,12 @@ def missed_objects(
         for label, category_id in match_classes(detector.classes, split.classes, split.source).items()
     }
     for record in split.images if images is None else images:
-        opened = open_image(record.path, annotated_size=record.size, max_pixels=detector.data.max_pixels)
-        if not opened.fits:
-            raise UserError(
-                f"{record.path} is {opened.picture.width}x{opened.picture.height} pixels, but {split.source} "
-                f"annotates it as {record.size[1]}x{record.size[0]}: put the annotated picture back."
-            )
+        picture = open_annotated(record, split.source, detector.data.max_pixels)
         trace = trace_picture(
             detector.model,
             detector.classification,
             detector.classes,
-            detector.preprocess(opened.picture),
+            detector.preprocess(picture),
             record.size,
         )
         known = np.array([label in to_model for label in record.labels], dtype=bool)
