@@ -224,8 +224,8 @@ def _weights(attention: MemoryAttention, memory: FeatureMemory) -> Tensor:
     chosen = _chosen_queries(memory)
     query = (memory.tokens + memory.positions)[:, chosen]
     if isinstance(attention, DeformableAttention):
-        result: Tensor = attention.attention_weights(query).view(-1, K).softmax(-1)
-        return result
+        sampled: Tensor = attention.attention_weights(query).view(-1, K).softmax(-1)
+        return sampled
     assert isinstance(attention, DenseAttention)
     keys = memory.tokens + memory.positions
     _, weights = attention.attention(query, keys, memory.tokens, average_attn_weights=False)

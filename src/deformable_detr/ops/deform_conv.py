@@ -175,4 +175,5 @@ class DeformConv2d(nn.Conv2d):
         return result
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, offset_groups={self.offset_groups}"
+        inherited: str = super().extra_repr()  # type: ignore[no-untyped-call]
+        return f"{inherited}, offset_groups={self.offset_groups}"
