@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deformable_detr.words import (
     command_line,
@@ -56,4 +59,26 @@ def test_a_command_survives_the_shell() -> None:
 
 def test_control_characters_are_replaced() -> None:
     assert printable("größer\n") == "größer\n"
-    assert printable("a\x1b[31m\u202e.jpg") == "a\ufffd[31m\ufffd.jpg"
+    assert printable("a\x1b[31m\u202e.jpg") == "a\\x1b[31m\\u202e.jpg"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Größe 猫 🐈", "Größe 猫 🐈"),
+        ("\x1b]0;owned\x07\x1b[2J", "\\x1b]0;owned\\x07\\x1b[2J"),
+        ("\x9b2J", "\\x9b2J"),
+        ("a\tc\rd", "a\\x09c\\x0dd"),
+        (os.fsdecode(b"K\xe4fer"), "K\\xe4fer"),
+        ("\ud800", "\\ud800"),
+        ("a\u2028b", "a\\u2028b"),
+    ],
+)
+def test_what_a_terminal_could_obey_is_shown(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+@given(st.text())
+def test_everything_printable_can_be_written_as_utf_8(text: str) -> None:
+    assert "\x1b" not in printable(text)
+    printable(text).encode("utf-8")

@@ -1,13 +1,18 @@
-"""Numbers and counts as pages and terminals show them."""
+"""Numbers, counts and names as pages and terminals show them."""
 
 from __future__ import annotations
 
 import math
 import shlex
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 NOT_AVAILABLE = "n/a"
+
+# Control characters, surrogates, separators of lines and paragraphs; marks that reorder the text after them.
+_HIDDEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def percent(value: float) -> str:
@@ -70,9 +75,23 @@ def setting(value: Any) -> str:
 
 
 def printable(text: str) -> str:
-    """Names come from files: none of their control characters reaches a page or a terminal."""
+    r"""The text with whatever a terminal could obey shown as an escape: ESC as \x1b. Newlines stay.
+
+    Names in data sets and models are other people's: control characters could clear the screen, and marks
+    that reorder the text after them could make one name look like another. Bytes of a file name that are not
+    UTF-8 are shown as they are: \xe4.
+    """
     if text.isprintable():
         return text
-    return "".join(
-        letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in text
-    )
+    return "".join(letter if letter == "\n" or _is_harmless(letter) else _escaped(letter) for letter in text)
+
+
+def _is_harmless(letter: str) -> bool:
+    return unicodedata.category(letter) not in _HIDDEN and letter not in _REORDERING
+
+
+def _escaped(letter: str) -> str:
+    code = ord(letter)
+    if 0xDC80 <= code <= 0xDCFF:  # Python's spelling of a byte of a file name that is not UTF-8
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

@@ -32,6 +32,7 @@ from rich.text import Text
 from torch import Tensor
 
 from ..data.formats import NOTES, read_split
+from ..data.formats.losses import most_is_lost
 from ..data.loading import open_annotated
 from ..data.records import ImageRecord, Split
 from ..errors import UserError
@@ -41,7 +42,7 @@ from ..inference.tta import augmented_as_requested, tta_scales
 from ..progress import progress_bar
 from ..structures import ClassTable, Detections, loose_name
 from ..system.threads import ahead
-from ..words import listed, percent
+from ..words import listed, percent, printable
 from .average_precision import (
     Interpolation,
     check_voc_options,
@@ -176,6 +177,8 @@ def _read(data: str | Path, split: str, format: str, strict: bool, console: Cons
     if problems:
         note = f"Problems in {part.source}: {len(problems)} (`deformable-detr inspect` lists them)."
         console.print(Text(note, "yellow"))
+    if lost := most_is_lost(part):
+        console.print(Text(printable(f"Warning: {lost}"), "bold red"))
     return part
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..data.formats.losses import most_is_lost
 from ..data.formats.splits import is_measured, training_name
 from ..data.records import Split
 from ..data.transforms import resized_size
@@ -27,6 +28,7 @@ IMBALANCE = 20  # times as many boxes of the most frequent class as of the rares
 MANY_EMPTY = 0.5
 STRIP = 0.7  # of the recipe's short side that is left of wide pictures
 SHOWN = 5
+MOSTLY_LOST = "mostly-lost"  # the kind of a remark that comes before everything else
 
 _BACKGROUND = re.compile(r"\W*_*\W*(background|bg|no[ _-]?object|unlabell?ed)\W*_*", re.IGNORECASE)
 
@@ -56,6 +58,7 @@ def remarks_on(
     """What costs most comes first."""
     data = _Data(splits, reports, view)
     return (
+        *_losses(data),
         *_splits(data),
         *_queries(data),
         *_small_objects(data),
@@ -66,6 +69,12 @@ def remarks_on(
         *_ids(data),
         *_empty(data),
     )
+
+
+def _losses(data: _Data) -> Iterator[Remark]:
+    for split in data.splits:
+        if lost := most_is_lost(split):
+            yield Remark(MOSTLY_LOST, lost)
 
 
 def _splits(data: _Data) -> Iterator[Remark]:

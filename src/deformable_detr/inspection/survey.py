@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from scipy.spatial import cKDTree
 
 from ..config import RunConfig
 from ..config import recipe as recipe_of
@@ -25,6 +26,7 @@ from .sizes import ObjectSizes, RecipeView, sizes_of
 DEFAULT_RECIPE = "deformable_detr_lite"
 
 _SAME_BOX = 0.5  # pixels by which doubled boxes may differ
+_NEIGHBOURS = 8  # of a box that are compared with it
 
 
 def inspect(
@@ -174,12 +176,8 @@ def _doubled_boxes(split: Split) -> list[Problem]:
     """One object annotated twice: the second box can only be matched by a wrong detection."""
     problems = []
     for image in split.images:
-        if len(image) < 2:
-            continue
         boxes = image.boxes_xyxy
-        close = np.abs(boxes[:, None] - boxes[None]).max(axis=-1) <= _SAME_BOX
-        close &= (image.labels[:, None] == image.labels[None]) & ~(image.crowd[:, None] | image.crowd[None])
-        for row in np.flatnonzero(np.tril(close, -1).any(axis=1)).tolist():
+        for row in repeated_boxes(boxes, image.labels, np.flatnonzero(~image.crowd)):
             x0, y0, x1, y1 = boxes[row].tolist()
             name = split.classes.name(int(image.labels[row]))
             own = f", annotation {image.annotation_ids[row]}" if split.format == "coco" else ""
@@ -187,3 +185,24 @@ def _doubled_boxes(split: Split) -> list[Problem]:
             where = f"{image.file_name}{own}"
             problems.append(Problem("doubled-box", where, message, image.path, (x0, y0, x1, y1)))
     return problems
+
+
+def repeated_boxes(boxes_xyxy: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> list[int]:
+    """Those of `rows` that have an earlier row of the same label with the same box, up to half a pixel.
+
+    Time and memory grow with the number of boxes, not with its square. Of more than `_NEIGHBOURS` different
+    boxes that are all the same up to half a pixel, some may be passed over.
+    """
+    if len(rows) < 2:
+        return []
+    # Labels as a fifth coordinate, far apart: boxes of other labels are no neighbours.
+    points = np.concatenate([boxes_xyxy[rows], 4 * _SAME_BOX * labels[rows, None]], axis=1)
+    points, first, group = np.unique(points, axis=0, return_index=True, return_inverse=True)
+    repeated = first[group.reshape(-1)] < np.arange(len(rows))
+    reach = np.nextafter(_SAME_BOX, 1)  # the bound itself is excluded
+    count = min(_NEIGHBOURS, len(points))
+    _, near = cKDTree(points).query(points, k=range(1, count + 1), p=np.inf, distance_upper_bound=reach)
+    # The index len(points) says that there is no further neighbour.
+    earlier = np.append(first, len(rows))[near] < first[:, None]
+    repeated[first[earlier.any(axis=1)]] = True
+    return np.sort(rows[repeated]).tolist()

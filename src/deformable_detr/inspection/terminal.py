@@ -14,6 +14,7 @@ from ..pages import Cell, TableRow
 from ..words import printable
 from .duplicates import MOST_BITS, DuplicateGroup
 from .facts import DataReport, Forecast, SplitReport, by_kind
+from .remarks import MOSTLY_LOST
 from .sizes import QUANTILES
 from .tables import class_boxes, overview, size_bins, size_spread
 
@@ -27,6 +28,9 @@ def print_report(report: DataReport, console: Console) -> None:
     also = [name for name in report.formats if name != report.format]
     others = f" (also there: {', '.join(also)}; choose with --format)" if also else ""
     console.print(_text(f"{report.root}: {report.format} data set{others}", "bold"))
+    for remark in report.remarks:
+        if remark.kind == MOSTLY_LOST:
+            console.print(_text(f"Warning: {remark.message}", "bold red"))
     names = [split.name for split in report.splits]
     console.print(_table(["", *names], overview(report)))
 
