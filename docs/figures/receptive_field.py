@@ -89,7 +89,7 @@ def _discs(generator: torch.Generator) -> Iterator[tuple[tuple[float, float], fl
 class SizeNet(nn.Module):
     """Two plain 3x3 convolutions, which see 5x5 pixels; one deformable or plain; log radius at each pixel."""
 
-    def __init__(self, deformable: bool = True, width: int = 8):
+    def __init__(self, deformable: bool = True, width: int = 8) -> None:
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv2d(1, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU()

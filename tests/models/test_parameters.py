@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -56,19 +57,19 @@ def on_meta(model_config: ModelConfig) -> nn.Module:
         return build_model(model_config)
 
 
-def size(tensors) -> int:
+def size(tensors: Any) -> int:
     return sum(tensor.numel() for tensor in tensors)
 
 
 @pytest.mark.parametrize(("model_config", "total", "trainable", "buffers"), ROWS.values(), ids=ROWS)
-def test_counts(model_config: ModelConfig, total: int, trainable: int, buffers: int):
+def test_counts(model_config: ModelConfig, total: int, trainable: int, buffers: int) -> None:
     model = on_meta(model_config)
     assert size(model.parameters()) == total
     assert size(parameter for parameter in model.parameters() if parameter.requires_grad) == trainable
     assert size(model.buffers()) == buffers
 
 
-def test_what_the_parts_of_the_base_model_have():
+def test_what_the_parts_of_the_base_model_have() -> None:
     model = on_meta(config(DEFORMABLE))
     frozen = [parameter for parameter in model.backbone.parameters() if not parameter.requires_grad]
     assert size(frozen) == 222_400
@@ -96,7 +97,7 @@ def initialised(name: str, **changes: object) -> nn.Module:
         (f"{DEFORMABLE}_two_stage", [0.0, 0.0]),
     ],
 )
-def test_boxes_start_at_their_references(name: str, size_biases: list[float]):
+def test_boxes_start_at_their_references(name: str, size_biases: list[float]) -> None:
     model = initialised(name)
     heads = list(model.decoder.heads) + ([model.queries.head] if name.endswith("two_stage") else [])
     for head in heads:
@@ -108,13 +109,13 @@ def test_boxes_start_at_their_references(name: str, size_biases: list[float]):
     ]
 
 
-def test_heads_of_detr_start_anywhere():
+def test_heads_of_detr_start_anywhere() -> None:
     head = initialised(DETR).decoder.heads[0]
     assert head.box_head[-1].weight.any()
     assert head.class_head.bias.abs().max() < 1
 
 
-def test_sampling_starts_on_a_square_around_the_reference():
+def test_sampling_starts_on_a_square_around_the_reference() -> None:
     attention = initialised(DEFORMABLE).encoder.layers[0].attention
     offsets = attention.sampling_offsets.bias.view(8, 4, 4, 2).detach()
     corners = [(1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)]
@@ -128,7 +129,7 @@ def test_sampling_starts_on_a_square_around_the_reference():
     assert not attention.value_projection.bias.any()
 
 
-def test_matrices_of_the_transformer_start_xavier_uniform():
+def test_matrices_of_the_transformer_start_xavier_uniform() -> None:
     """Bounded by sqrt(6 / (rows + columns)), and reaching near it; biases of attention are zero."""
     for name in (DETR, DEFORMABLE):
         model = initialised(name, hidden_dim=64, ffn_dim=128)
@@ -147,14 +148,14 @@ def test_matrices_of_the_transformer_start_xavier_uniform():
 
 
 @pytest.mark.parametrize(("name", "sizes"), GROUPS.items(), ids=GROUPS)
-def test_parameter_groups(name: str, sizes: tuple[int, int, int]):
+def test_parameter_groups(name: str, sizes: tuple[int, int, int]) -> None:
     groups = parameter_groups(on_meta(config(name)), TrainConfig())
     assert [group["name"] for group in groups] == ["base", "backbone", "sampling"]
     assert tuple(size(group["params"]) for group in groups) == sizes
     assert [group["lr"] for group in groups] == pytest.approx([2e-4, 2e-5, 2e-5])
 
 
-def test_detr_has_two_groups():
+def test_detr_has_two_groups() -> None:
     settings = recipe(DETR).train
     groups = parameter_groups(on_meta(config(DETR)), settings)
     assert {group["name"]: (size(group["params"]), group["lr"]) for group in groups} == {

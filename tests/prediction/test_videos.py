@@ -177,7 +177,7 @@ class EndlessFrames(FrameSource):
 
     fps, total, broken_packets = 25.0, None, 0
 
-    def __init__(self, count: int):
+    def __init__(self, count: int) -> None:
         self.count, self.alive, self.most = count, 0, 0
 
     def __iter__(self) -> Iterator[Frame]:

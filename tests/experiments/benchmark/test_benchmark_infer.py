@@ -53,7 +53,7 @@ def small_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Wo
 
 
 def distance(name: str, work: Work) -> float:
-    return infer._distance(rival(name, work).outputs(), rival(PLAIN, work).outputs())
+    return infer.output_distance(rival(name, work).outputs(), rival(PLAIN, work).outputs())
 
 
 def test_rivals_compute_the_same_function_of_a_picture(small_recipe: Work) -> None:
@@ -118,7 +118,7 @@ def test_what_is_refused(options: list[str], message: str, capsys: pytest.Captur
 
 
 def test_a_model_that_transformers_cannot_express_has_no_peers() -> None:
-    installed, missing = infer._peers(None, small_config("deformable_detr_r50_fpn"))
+    installed, missing = infer.peers_of(None, small_config("deformable_detr_r50_fpn"))
     assert installed == {}
     assert set(missing) == set(infer.PEERS)
 
