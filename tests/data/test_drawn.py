@@ -35,7 +35,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return generate(tmp_path_factory.mktemp("data") / "shapes", train=6, val=4, image_size=(96, 128))
 
 
-def annotations(root: Path, split: str) -> dict[str, Any]:
+def document_of(root: Path, split: str) -> dict[str, Any]:
     document: dict[str, Any] = json.loads((root / "annotations" / f"instances_{split}.json").read_text())
     return document
 
@@ -57,7 +57,7 @@ def test_a_larger_set_begins_with_the_smaller_one(root: Path, tmp_path: Path) ->
 def test_layout_is_cocos(root: Path) -> None:
     assert sorted(path.name for path in root.iterdir()) == ["annotations", "train", "val"]
     for split, count in (("train", 6), ("val", 4)):
-        document = annotations(root, split)
+        document = document_of(root, split)
         assert [row["name"] for row in document["categories"]] == list(CLASS_NAMES)
         assert [row["id"] for row in document["categories"]] == [1, 2, 3, 4, 5, 6]
         assert len(document["images"]) == count
@@ -201,7 +201,7 @@ def test_nothing_is_left_of_a_set_that_was_interrupted(
             raise KeyboardInterrupt
         return draw_scene(*arguments)
 
-    monkeypatch.setattr(synthetic, "draw_scene", interrupted)
+    monkeypatch.setattr("deformable_detr.data.drawn.draw_scene", interrupted)
     with pytest.raises(KeyboardInterrupt):
         generate(tmp_path / "shapes", train=3, val=3, image_size=(64, 64))
     assert drawn == 4

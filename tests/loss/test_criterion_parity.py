@@ -21,7 +21,7 @@ from deformable_detr.structures import BatchCount, DetectorOutput, Predictions, 
 
 NUM_CLASSES = 4
 # The image in the middle has no objects, one has more than one of a class.
-LABELS = ([2, 0, 2], [], [3])
+LABELS: tuple[list[int], ...] = ([2, 0, 2], [], [3])
 # Unlike each other, so that no two can be swapped unseen; the class weight of transformers is fixed at 1.
 SETTINGS = LossConfig(
     class_cost=1.5, box_cost=4.0, giou_cost=2.5, class_weight=1.0, box_weight=3.0, giou_weight=1.75

@@ -61,7 +61,8 @@ def test_impossible_tiles_are_refused(options: dict[str, float], words: str) -> 
 
 def scattered(size: tuple[int, int], side: int, count: int, seed: int = 0) -> list[tuple[int, int, int, int]]:
     """Squares that do not touch, anywhere in the picture."""
-    rng, boxes = np.random.default_rng(seed), []
+    boxes: list[tuple[int, int, int, int]] = []
+    rng = np.random.default_rng(seed)
     while len(boxes) < count:
         x, y = int(rng.integers(0, size[1] - side)), int(rng.integers(0, size[0] - side))
         if all(abs(x - other[0]) > side + 4 or abs(y - other[1]) > side + 4 for other in boxes):
