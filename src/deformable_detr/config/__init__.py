@@ -3,10 +3,12 @@
 settings.py    how a field is declared: default, range, help text
 fields.py      the fields, and what they require of each other
 checks.py      types and ranges, and how messages name them
+choices.py     names of parts from outside of the package
 files.py       dictionaries, YAML, overrides
 recipes.py     one function per row of the paper's tables
 """
 
+from .choices import add_choice
 from .fields import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -56,6 +58,7 @@ __all__ = [
     "Schedule",
     "Setting",
     "TrainConfig",
+    "add_choice",
     "from_dict",
     "override",
     "read_config",

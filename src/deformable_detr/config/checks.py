@@ -12,6 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import yaml
 
 from ..errors import UserError
+from .choices import is_added_choice
 from .settings import declarations, hints
 
 
@@ -33,7 +34,8 @@ def check(config: Any, where: str) -> None:
     kinds = hints(type(config))
     for name, hint in kinds.items():
         value = getattr(config, name)
-        require(fits(value, hint), f"{where}{name} must be {in_words(hint)}, not {quoted(value)}.")
+        is_known = fits(value, hint) or is_added_choice(f"{where}{name}", value)
+        require(is_known, f"{where}{name} must be {in_words(hint)}, not {quoted(value)}.")
     for name, declared in declarations(type(config)).items():
         value, path = getattr(config, name), f"{where}{name}"
         if isinstance(value, tuple):
