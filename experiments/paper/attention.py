@@ -119,7 +119,7 @@ def run(arguments: Namespace) -> None:
     if unknown:
         raise UserError(f"--rows: there is no row {unknown[0]}: choose among {', '.join(known)}.")
     data = _drawn(output) if arguments.dataset is None else Path(arguments.dataset)
-    command = ["deformable-detr", "paper", "attention"]
+    command = ["python", "-m", "experiments.paper", "attention"]
     command += [] if arguments.dataset is None else [arguments.dataset]
     command += ["--output", arguments.output, "--rows", *arguments.rows, "--epochs", str(arguments.epochs)]
     command += ["--pictures", str(arguments.pictures), "--seed", str(arguments.seed)]

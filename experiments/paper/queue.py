@@ -98,8 +98,9 @@ def run(arguments: Namespace) -> None:
         return
     command = shlex.join(
         [
-            "deformable-detr",
-            "paper",
+            "python",
+            "-m",
+            "experiments.paper",
             "queue",
             arguments.queue,
             "--output",
@@ -138,9 +139,9 @@ def run(arguments: Namespace) -> None:
 def _run_jobs(arguments: Namespace, console: Console) -> None:
     """The same queue in several processes, which share the list by its locks."""
     threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
-    command = [sys.executable, "-m", "deformable_detr", "paper", "queue", arguments.queue]
+    command = [sys.executable, "-m", "experiments.paper", "queue", arguments.queue]
     for option in ("output", "results", "device"):
-        command += [f"--{option}", arguments[option]]
+        command += [f"--{option}", getattr(arguments, option)]
     logs = Path(arguments.output) / "jobs"
     logs.mkdir(parents=True, exist_ok=True)
     children: list[subprocess.Popen[bytes]] = []

@@ -315,6 +315,7 @@ def flat(values: dict[str, Any]) -> list[Any]:
         ("[]", tuple[int, ...], ()),
         ("none", Literal["none", "sqrt"], "none"),
         ("[1", int, "[1"),
+        ("2024-99-99", int, "2024-99-99"),
     ],
 )
 def test_values_are_read_as_a_person_types_them(text: str, hint: Any, value: Any) -> None:

@@ -22,7 +22,8 @@ def add_arguments(parser: Parser) -> None:
         "--to",
         Literal["native", "authors", "transformers"],
         None,
-        "The format to write: this project's, that of the authors' repositories, or transformers'.",
+        "The format to write: native (this project's), authors (their repositories') or transformers.",
+        shown="FORMAT",
         required=True,
     )
 

@@ -20,7 +20,12 @@ def add_arguments(parser: Parser) -> None:
         "A run or checkpoint folder, an authors' .pth file, a transformers folder or hub id, or `demo`.",
     )
     parser.option(
-        "--to", Literal["onnx", "openvino", "torch"], None, "The engine to write for.", required=True
+        "--to",
+        Literal["onnx", "openvino", "torch"],
+        None,
+        "The engine to write for: onnx, openvino or torch.",
+        shown="ENGINE",
+        required=True,
     )
     parser.option(
         "--output", str, None, "The file to write: .onnx, .xml or .pt2.", shown="FILE", required=True

@@ -214,14 +214,12 @@ def add_dtype(parser: Parser) -> None:
 
 
 def add_tta(parser: Parser) -> None:
-    parser.flag(
-        "--tta", "Test-time augmentation: detect in several scaled and flipped copies and merge the results."
-    )
+    parser.flag("--tta", "Test-time augmentation: merge the detections of flipped copies at three scales.")
     parser.option(
         "--tta-scales",
         tuple[float, ...] | None,
         None,
-        "Test-time augmentation with these scales, as in [0.8,1,1.2].",
+        "Test-time augmentation at these scales, as in [0.8,1,1.2].",
         shown="[X,…]",
     )
 

@@ -11,7 +11,7 @@ LIMITS = ("max_batch", "batch_wait_ms", "queue_size", "max_pictures", "max_pixel
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.description = "Serve MODEL over HTTP, with a page to try it (needs the extra `serve`)."
+    parser.description = "Serve MODEL over HTTP, with a page to try it (needs the extra [serve])."
     add_model(parser)
     parser.option(
         "--host",

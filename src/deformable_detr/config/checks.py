@@ -125,7 +125,7 @@ def from_text(text: str, hint: Any) -> Any:
         return text
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (ValueError, yaml.YAMLError):  # ValueError: a date that does not exist
         return text
     return as_hinted(value, hint)
 

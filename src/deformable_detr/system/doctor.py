@@ -22,7 +22,6 @@ PACKAGES = (
     "accelerate",
     "faster-coco-eval",
     "supervision",
-    "jsonargparse",
     "transformers",
     "onnxruntime",
     "openvino",

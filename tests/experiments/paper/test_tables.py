@@ -225,7 +225,7 @@ def test_the_command_of_a_table_makes_it_again(tiny_data: Path, tmp_path: Path) 
     command += ["--rows", "detr_r50", "--epochs", "2", "--seeds", "1", "2", "--rebuild"]
     assert main(command) == 0
     content = json.loads((tmp_path / "table1.json").read_text())
-    assert content["command"] == shlex.join(["deformable-detr", *command])
+    assert content["command"] == shlex.join(["python", "-m", "experiments.paper", *command])
     assert content["environment"]["versions"]["torch"] == torch.__version__
 
 
