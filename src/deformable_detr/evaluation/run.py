@@ -38,7 +38,7 @@ from ..data.records import ImageRecord, Split
 from ..errors import UserError
 from ..files import check_output_file, write_json
 from ..inference.detector import Detector, equal_shape_batches, load
-from ..inference.tta import augmented_as_asked, tta_scales
+from ..inference.tta import augmented_as_requested, tta_scales
 from ..structures import ClassTable
 from .average_precision import (
     Interpolation,
@@ -124,7 +124,7 @@ def evaluate(
         else:
             detector = model
         scales = tta_scales(tta)
-        detector = augmented_as_asked(detector, scales)
+        detector = augmented_as_requested(detector, scales)
         if isinstance(data, Split):
             part = data
         else:

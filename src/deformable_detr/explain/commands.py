@@ -21,6 +21,7 @@ from ..data.formats import read_split
 from ..data.images import open_image
 from ..data.records import ImageRecord, Split
 from ..errors import UserError
+from ..extras import import_extra
 from ..files import check_output_file, make_output_folder, replacing, write_json, write_text
 from ..inference.detector import Detector, Picture, load
 from .drawing import (
@@ -144,6 +145,7 @@ def write_missed(
     Raises:
         UserError: the data or the model cannot be read, have no class in common; no such image.
     """
+    import_extra("matplotlib", "figures", "explain")
     if not 0 <= threshold <= 1:
         raise UserError(f"threshold must be between 0 and 1, not {threshold}.")
     part = read_split(data, split, format=format)
@@ -237,6 +239,7 @@ def _image_of(split: Split, image: str | Path) -> ImageRecord:
 
 
 def _checked_file(output: str | Path, suffixes: Sequence[str]) -> Path:
+    import_extra("matplotlib", "figures", "explain")
     target = check_output_file(output)
     if target.suffix.lower() not in suffixes:
         raise UserError(f"--output {target} must end in one of {', '.join(suffixes)}.")

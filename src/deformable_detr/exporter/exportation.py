@@ -27,8 +27,9 @@ from ..errors import ExportRefusedError, UserError
 from ..evaluation import evaluate
 from ..files import check_output_file, replacing, write_json
 from ..inference import exported
+from ..inference.backend import TorchBackend
 from ..inference.cpu.build import copy_on_same_memory
-from ..inference.detector import Detector, TorchBackend, load, read_picture
+from ..inference.detector import Detector, load, read_picture
 from ..inference.exported import ExportedModel
 from ..inference.exported.metadata import Metadata
 from ..models import DetectionModel

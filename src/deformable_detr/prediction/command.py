@@ -11,7 +11,7 @@ from ..errors import PredictionInterrupted, UserError
 from ..files import output_folder
 from ..inference.detector import Detector, check_options, load
 from ..inference.selection import Selection
-from ..inference.tta import augmented_as_asked
+from ..inference.tta import augmented_as_requested
 from .finding import Finder
 from .frames import open_source
 from .outputs import (
@@ -81,7 +81,9 @@ def predict(
     targets = [folder / name for name in _target_names(found)]
     files = [*found.images, *(video for video in found.videos if isinstance(video, Path))]
     refuse_to_overwrite(files, targets)
-    detector = augmented_as_asked(model if isinstance(model, Detector) else load(model, device, dtype), tta)
+    detector = augmented_as_requested(
+        model if isinstance(model, Detector) else load(model, device, dtype), tta
+    )
     selection = Selection.of(detector.classes, threshold, classes, class_thresholds)
     if found.videos and track:
         ObjectTracker(selection, 1.0)  # says now what is not installed

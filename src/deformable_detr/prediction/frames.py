@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UserError
+from ..extras import import_extra
 from ..files import replacing
 from .sources import Camera
 
@@ -71,13 +72,8 @@ class VideoFile(FrameSource):
     counted."""
 
     def __init__(self, path: Path, max_pixels: int):
-        try:
-            import av
-        except ImportError as error:
-            raise UserError(
-                f"{path} is a video, and PyAV, which reads videos, is not installed: "
-                "pip install 'deformable-detr[video]'."
-            ) from error
+        import_extra("av", "video", f"reading the video {path}")
+        import av
 
         self.path = path
         self.broken_packets = 0
@@ -154,14 +150,9 @@ class CameraSource(FrameSource):
     broken_packets = 0
 
     def __init__(self, camera: Camera):
-        try:
-            import cv2
-        except ImportError as error:
-            raise UserError(
-                f"{camera} is read by OpenCV, which is not installed: pip install 'deformable-detr[video]'."
-            ) from error
+        cv2: Any = import_extra("cv2", "video", f"reading {camera}")
         self.camera = camera
-        self._cv2: Any = cv2
+        self._cv2 = cv2
         # Its ten lines on each way that it tried say less than the sentence below.
         level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         try:

@@ -26,7 +26,7 @@ from ..data.images import open_image
 from ..errors import UserError
 from ..inference.detector import Detector, check_options, load
 from ..inference.selection import Selection
-from ..inference.tta import augmented_as_asked
+from ..inference.tta import augmented_as_requested
 from .tiling import Tiling, finder_for
 
 MOST_BYTES = 64 * 2**20  # of a line: a picture of 48 MB in base64
@@ -123,7 +123,7 @@ def answer_stdin(
 
     try:
         with redirect_stdout(sys.stderr):
-            detector = augmented_as_asked(load(model, device, dtype), tta)
+            detector = augmented_as_requested(load(model, device, dtype), tta)
             return answer_lines(detector, sys.stdin.buffer, answer, **options)
     except BrokenPipeError:  # what is still buffered has no reader, so Python must not flush it at its exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), answers.fileno())
