@@ -102,7 +102,9 @@ def test_wrong_options_are_told(
     assert not (tmp_path / "out").exists()
 
 
-def test_stdin_is_the_only_source(finder: SquareFinder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stdin_is_the_only_source(
+    finder: SquareFinder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for arguments in (("-", tmp_path), ("-", "--output", tmp_path)):
         assert run(*arguments) == 2
         assert "the source - must be the only one, without --output" in capsys.readouterr().err
