@@ -16,10 +16,11 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from deformable_detr.cli.options import Parser
-from deformable_detr.config import RUN_CONFIG_FILE, RunConfig, read_config
+from deformable_detr.config import RunConfig, read_config
 from deformable_detr.errors import UserError
 from deformable_detr.files import write_json
-from deformable_detr.run_folder.log import METRICS_FILE, read_metrics
+from deformable_detr.run_folder.names import METRICS_FILE, RUN_CONFIG_FILE
+from deformable_detr.run_folder.reading import read_metrics
 from experiments.commands import add_output
 
 from .pictures import COLOURS, new_figure, save_figure

@@ -35,7 +35,8 @@ from deformable_detr.data.drawn import generate
 from deformable_detr.data.formats import read_split
 from deformable_detr.errors import NonFiniteError, UserError
 from deformable_detr.files import write_text
-from deformable_detr.run_folder.log import METRICS_FILE, read_metrics
+from deformable_detr.run_folder.names import METRICS_FILE
+from deformable_detr.run_folder.reading import read_metrics
 from experiments.commands import add_output
 
 from . import table1, table2

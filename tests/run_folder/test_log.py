@@ -11,7 +11,9 @@ import pytest
 from rich.console import Console
 
 from deformable_detr.errors import UserError
-from deformable_detr.run_folder.log import METRICS_FILE, TrainingLog, note_start, read_starts
+from deformable_detr.run_folder.log import TrainingLog, note_start
+from deformable_detr.run_folder.names import METRICS_FILE
+from deformable_detr.run_folder.reading import read_starts
 
 
 def log_in(folder: Path, last_step: int = 10, terminal: bool = False, **steps: int) -> TrainingLog:
@@ -68,6 +70,8 @@ def test_a_resumed_log_repeats_nothing(tmp_path: Path) -> None:
         update(log, 2)
         log.epoch(0, 2, {"AP": 0.1, "AP50": 0.2, "APs": 0.1, "APm": 0.1, "APl": -1.0})
         update(log, 3)
+    assert isinstance(log.console.file, io.StringIO)
+    assert "APm 0.100  APl n/a" in log.console.file.getvalue()
     with (tmp_path / METRICS_FILE).open("a") as file:
         file.write('{"kind": "tra')
     with log_in(tmp_path, first_step=2, closed_step=2) as log:

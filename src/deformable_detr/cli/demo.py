@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import RunConfig
 from ..config.recipes import deformable_detr_lite
 from ..errors import TrainingInterruptedError, UserError
+from ..words import metric
 from .options import Parser
 
 if TYPE_CHECKING:
@@ -104,15 +105,15 @@ def demo(output: str | Path = "demo_output", *, seed: int = 0, epochs: int | Non
 
 
 def _summary(folder: Path, minutes: float, metrics: dict[str, Any], prediction: PredictionReport) -> str:
-    from ..report import REPORT_FILE
+    from ..run_folder.names import REPORT_PAGE
 
     return (
         f"done in {minutes:.1f} minutes. Look at\n"
         f"  {folder / 'predictions'}   {len(prediction.pictures)} annotated pictures\n"
         f"  {prediction.predictions}   {prediction.detections} detections\n"
-        f"  {folder / 'metrics.json'}   AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}\n"
+        f"  {folder / 'metrics.json'}   AP {metric(metrics['AP'])}, AP50 {metric(metrics['AP50'])}\n"
         f"  {folder / 'run'}   checkpoints, metrics.jsonl, TensorBoard\n"
-        f"  {folder / 'run' / REPORT_FILE}   how good it is, and what limits it\n"
+        f"  {folder / 'run' / REPORT_PAGE}   how good it is, and what limits it\n"
         f"Next: deformable-detr predict {folder / 'run'} YOUR_PICTURES --output out"
     )
 

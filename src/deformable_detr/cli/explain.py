@@ -6,7 +6,7 @@ from argparse import ArgumentTypeError, Namespace
 from typing import Any
 
 from ..errors import UserError
-from .messages import plural
+from ..words import count
 from .options import Parser, add_format, add_model, add_output, add_split
 
 SUMMARY = "where the model looked, and why objects were missed"
@@ -73,7 +73,7 @@ def run(arguments: Namespace) -> int:
         found = write_explanation(
             arguments.model, arguments.image, output, layer=arguments.layer, at=at, **common
         )
-    print(f"{plural(found, 'detection')} explained: {output}")
+    print(f"{count(found, 'detection')} explained: {output}")
     return 0
 
 

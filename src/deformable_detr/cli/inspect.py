@@ -50,7 +50,7 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: Namespace) -> int:
     from rich.console import Console
 
-    from ..inspection import check_output, inspect, print_forecast, print_report, write_report
+    from ..inspection import check_output, inspect, print_forecast, print_report, write_inspection
 
     config, output, console = _config(arguments), arguments.output, Console()
     if output is not None:
@@ -60,7 +60,7 @@ def run(arguments: Namespace) -> int:
     )
     print_report(report, console)
     if output is not None:  # before the forecast, which may fail although the rest did not
-        write_report(report, output)
+        write_inspection(report, output)
     if arguments.forecast:
         from ..training.forecast import forecast
 
@@ -68,7 +68,7 @@ def run(arguments: Namespace) -> int:
         report = replace(report, forecast=expected)
         print_forecast(report, console)
         if output is not None:
-            write_report(report, output)
+            write_inspection(report, output)
     if output is not None:
         print(f"written: {output}")
     _refuse_problems(report, arguments.data, arguments.strict or config.data.strict)

@@ -26,8 +26,3 @@ def suggestion(unknown: str, options: Iterable[str]) -> str:
     fields = [option for option in known if option.endswith(f".{unknown.removeprefix('--')}")]
     near = fields or difflib.get_close_matches(unknown, known, n=1)
     return f"; did you mean {near[0]}?" if near else ""
-
-
-def plural(number: int, noun: str) -> str:
-    """ "1 picture", "2 pictures"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -217,7 +217,7 @@ def add_tta(parser: Parser) -> None:
     parser.flag("--tta", "Test-time augmentation: merge the detections of flipped copies at three scales.")
     parser.option(
         "--tta-scales",
-        tuple[float, ...] | None,
+        tuple[float, ...],
         None,
         "Test-time augmentation at these scales, as in [0.8,1,1.2].",
         shown="[X,…]",

@@ -68,10 +68,10 @@ def run(arguments: Namespace) -> int:
 
 
 def _predict_files(no_track: bool, output: str | None, **options: Any) -> int:
-    from ..prediction import predict, print_report, progress_bar
+    from ..prediction import predict, print_report, terminal_progress
 
     try:
-        with progress_bar() as progress:
+        with terminal_progress() as progress:
             report = predict(**options, output=output or "predictions", track=not no_track, progress=progress)
     except PredictionInterrupted as interruption:
         report = interruption.report

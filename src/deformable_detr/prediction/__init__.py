@@ -13,17 +13,17 @@ terminal.py   what a terminal shows of it
 from .command import predict
 from .lines import answer_lines, answer_stdin
 from .outputs import (
+    PREDICTION_REPORT_FILE,
     PREDICTIONS_FILE,
-    REPORT_FILE,
     PredictionReport,
 )
-from .terminal import print_report, progress_bar
+from .terminal import print_report, terminal_progress
 from .tiling import Tiling, predict_tiled
 from .videos import FrameDetections, predict_frames
 
 __all__ = [
     "PREDICTIONS_FILE",
-    "REPORT_FILE",
+    "PREDICTION_REPORT_FILE",
     "FrameDetections",
     "PredictionReport",
     "Tiling",
@@ -33,5 +33,5 @@ __all__ = [
     "predict_frames",
     "predict_tiled",
     "print_report",
-    "progress_bar",
+    "terminal_progress",
 ]

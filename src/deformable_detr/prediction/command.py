@@ -15,8 +15,8 @@ from ..inference.tta import augmented_as_requested
 from .finding import Finder
 from .frames import open_source
 from .outputs import (
+    PREDICTION_REPORT_FILE,
     PREDICTIONS_FILE,
-    REPORT_FILE,
     PictureResult,
     PredictionReport,
     RowFile,
@@ -119,9 +119,10 @@ def predict(
         videos=tuple(done.videos),
         skipped=tuple(done.skipped),
         left_out=found.left_out,
+        passed_over=found.passed_over,
         detections=rows.count,
         predictions=folder / PREDICTIONS_FILE,
-        report=folder / REPORT_FILE,
+        report=folder / PREDICTION_REPORT_FILE,
         stopped=done.stopped,
     )
     write_report(report)

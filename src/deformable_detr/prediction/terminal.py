@@ -6,31 +6,24 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from rich.console import Console
+from rich.progress import TaskID
+
+from ..progress import progress_bar
+from ..words import count
 from .outputs import PredictionReport
 from .videos import Progress
 
-if TYPE_CHECKING:
-    from rich.progress import TaskID
-
 
 @contextmanager
-def progress_bar() -> Iterator[Progress | None]:
-    """A bar on stderr for `predict`, or None if stderr is not a terminal."""
-    if not sys.stderr.isatty():
+def terminal_progress() -> Iterator[Progress | None]:
+    """Bars on stderr for `predict`, one for each source, or None if stderr is not a terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
         yield None
         return
-    from rich import progress
-    from rich.console import Console
-
-    columns = (
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TimeRemainingColumn(),
-    )
-    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with progress_bar(console) as bar:
         tasks: dict[str, TaskID] = {}
 
         def show(source: str, done: int, total: int | None) -> None:
@@ -43,9 +36,9 @@ def progress_bar() -> Iterator[Progress | None]:
 
 def print_report(report: PredictionReport, threshold: float) -> None:
     """Print what was found and written on stdout, and what was left out or skipped on stderr."""
-    seen = [_counted(len(report.images), "picture")] if report.images or not report.videos else []
-    seen += [f"{_counted(video.frames, 'frame')} of {video.source}" for video in report.videos]
-    folder, found = report.predictions.parent, _counted(report.detections, "detection")
+    seen = [count(len(report.images), "picture")] if report.images or not report.videos else []
+    seen += [f"{count(video.frames, 'frame')} of {video.source}" for video in report.videos]
+    folder, found = report.predictions.parent, count(report.detections, "detection")
     print(f"{found} in {', '.join(seen)}: {folder}, {report.predictions}")
     if not report.detections:
         print(f"Nothing reached the threshold of {threshold:g}: --threshold lowers it.")
@@ -60,7 +53,3 @@ def print_report(report: PredictionReport, threshold: float) -> None:
         skipped = len(report.skipped)
         total = skipped + len(report.images) + len(report.videos)
         print(f"warning: {skipped} of {total} inputs skipped, see {report.report}", file=sys.stderr)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
