@@ -148,7 +148,7 @@ def test_options_have_the_defaults_of_the_function_behind_them(command: str, fun
         ("evaluate m d --batch-size 2.0", "--batch-size must be a whole number, not '2.0'"),
         ("evaluate m d --iou-threshold x", "--iou-threshold must be a number, not 'x'"),
         ("evaluate m d --plus-one maybe", "--plus-one must be true or false, not 'maybe'"),
-        ("evaluate m d --tta-scales 1", "--tta-scales must be a list of numbers or null, not '1'"),
+        ("evaluate m d --tta-scales 1", "--tta-scales must be a list of numbers, not '1'"),
         ("evaluate m d --split", "--split: expected one argument"),
         ("evaluate m d --met voc", "unrecognized arguments: --met"),
         ("convert a b --to onyx", "--to must be one of native, authors, transformers, not 'onyx'"),
