@@ -36,7 +36,7 @@ from deformable_detr.cli.main import COMMANDS, main, parser_of
 from deformable_detr.cli.messages import PROGRAM
 from deformable_detr.cli.settings import changes
 from deformable_detr.config import override, recipe
-from deformable_detr.data.drawn import CLASS_NAMES
+from deformable_detr.data.scenes import CLASS_NAMES
 from deformable_detr.inference.detector import new_checkpoint
 from deformable_detr.structures import ClassTable
 from tests.support.made_runs import make_run
