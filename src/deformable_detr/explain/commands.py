@@ -7,7 +7,7 @@ the verdicts on the missed objects of a data set.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -224,11 +224,12 @@ def _draw_missed(detector: Detector, split: Split, judged: Judged, number: int, 
 
 def _image_of(split: Split, image: str | Path) -> ImageRecord:
     wanted = Path(image)
-    for same in (
+    ways: tuple[Callable[[ImageRecord], bool], ...] = (
         lambda record: record.path.resolve() == wanted.resolve(),
         lambda record: record.file_name == str(image),
         lambda record: record.path.name == wanted.name,
-    ):
+    )
+    for same in ways:
         found = [record for record in split.images if same(record)]
         if found:
             return found[0]
