@@ -13,6 +13,7 @@ from torch import nn
 from deformable_detr.config import ModelConfig, TrainConfig, recipe
 from deformable_detr.models import build_model
 from deformable_detr.training.optimisation import parameter_groups
+from tests.support.parameter_counts import PARAMETERS
 from tests.support.small_models import small_config
 
 R50_BUFFERS, R101_BUFFERS = 106_240, 210_688
@@ -26,21 +27,33 @@ def config(name: str, backbone: str = "resnet50", **changes: object) -> ModelCon
 DEFORMABLE, DETR = "deformable_detr_r50", "detr_r50"
 # model: total, trainable, frozen batch norm buffers
 ROWS = {
-    "single scale": (config(f"{DEFORMABLE}_single_scale"), 34_066_593, 33_844_193, R50_BUFFERS),
-    "single scale DC5": (config(f"{DEFORMABLE}_single_scale_dc5"), 34_066_593, 33_844_193, R50_BUFFERS),
-    "Deformable DETR": (config(DEFORMABLE), 40_069_665, 39_847_265, R50_BUFFERS),
-    "refine": (config(f"{DEFORMABLE}_refine"), 40_849_660, 40_627_260, R50_BUFFERS),
-    "two-stage": (config(f"{DEFORMABLE}_two_stage"), 41_181_529, 40_959_129, R50_BUFFERS),
+    "single scale": (
+        config(f"{DEFORMABLE}_single_scale"),
+        *PARAMETERS[f"{DEFORMABLE}_single_scale"],
+        R50_BUFFERS,
+    ),
+    "single scale DC5": (
+        config(f"{DEFORMABLE}_single_scale_dc5"),
+        *PARAMETERS[f"{DEFORMABLE}_single_scale_dc5"],
+        R50_BUFFERS,
+    ),
+    "Deformable DETR": (config(DEFORMABLE), *PARAMETERS[DEFORMABLE], R50_BUFFERS),
+    "refine": (config(f"{DEFORMABLE}_refine"), *PARAMETERS[f"{DEFORMABLE}_refine"], R50_BUFFERS),
+    "two-stage": (config(f"{DEFORMABLE}_two_stage"), *PARAMETERS[f"{DEFORMABLE}_two_stage"], R50_BUFFERS),
     "R101": (config(DEFORMABLE, "resnet101"), 59_009_569, 58_787_169, R101_BUFFERS),
-    "R101 two-stage": (config(f"{DEFORMABLE}_two_stage", "resnet101"), 60_121_433, 59_899_033, R101_BUFFERS),
+    "R101 two-stage": (
+        config(f"{DEFORMABLE}_two_stage", "resnet101"),
+        *PARAMETERS["deformable_detr_r101_two_stage"],
+        R101_BUFFERS,
+    ),
     "3 levels": (config(DEFORMABLE, num_levels=3), 35_053_985, 34_831_585, R50_BUFFERS),
     "5 levels": (config(DEFORMABLE, num_levels=5), 40_956_577, 40_734_177, R50_BUFFERS),
     "1 point": (config(DEFORMABLE, num_points=1), 39_181_473, 38_959_073, R50_BUFFERS),
     "20 logits": (config(DEFORMABLE, num_classes=20), 40_051_418, 39_829_018, R50_BUFFERS),
-    "DETR": (config(DETR), 41_524_768, 41_302_368, R50_BUFFERS),
-    "DETR-DC5": (config("detr_r50_dc5"), 41_524_768, 41_302_368, R50_BUFFERS),
+    "DETR": (config(DETR), *PARAMETERS[DETR], R50_BUFFERS),
+    "DETR-DC5": (config("detr_r50_dc5"), *PARAMETERS["detr_r50_dc5"], R50_BUFFERS),
     "DETR with 300 queries": (config(DETR, num_queries=300), 41_575_968, 41_353_568, R50_BUFFERS),
-    "DETR R101": (recipe("detr_r101").model, 60_464_672, 60_242_272, R101_BUFFERS),
+    "DETR R101": (recipe("detr_r101").model, *PARAMETERS["detr_r101"], R101_BUFFERS),
 }
 # model: everything else, backbone, sampling (reference points and sampling offsets)
 GROUPS = {
