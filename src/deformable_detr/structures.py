@@ -38,7 +38,7 @@ class ImageBatch:
     mask: Tensor
 
     @classmethod
-    def of(cls, images: ImageBatch | Tensor | Sequence[Tensor]) -> ImageBatch:
+    def from_input(cls, images: ImageBatch | Tensor | Sequence[Tensor]) -> ImageBatch:
         """All forms in which a model takes pictures: a batch; its two tensors, (pixels, mask); pictures of
         one size, (B, 3, H, W), or of several, each (3, H, W), which are padded here.
 
@@ -369,7 +369,7 @@ class BatchCount:
     images: float
 
     @classmethod
-    def of(cls, targets: Sequence[Target], num_queries: int) -> BatchCount:
+    def from_targets(cls, targets: Sequence[Target], num_queries: int) -> BatchCount:
         counts = [len(target) for target in targets]
         return cls(float(sum(counts)), float(sum(min(n, num_queries) for n in counts)), float(len(counts)))
 

@@ -1,4 +1,4 @@
-"""The set loss: every layer's predictions are matched to the objects and pulled towards them
+"""The set loss: the predictions of every layer are matched to the objects and pulled towards them
 (DETR, section 3.1; specification §5.2).
 
 Letters: B batch, Q queries, N matched pairs of the batch.
@@ -22,16 +22,19 @@ from .matcher import HungarianMatcher, Match
 
 @dataclass(frozen=True)
 class Losses:
-    """`total`: the weighted sum to differentiate. `terms`: each unweighted term by name, detached:
-    `class`, `box`, `giou` of the last layer, with suffix `_0`, `_1`, … of the earlier ones and
-    `_proposals` of the first stage."""
+    """The losses of a batch.
+
+    `total`: the weighted sum to differentiate. `terms`: the unweighted terms by name, detached: `class`,
+    `box` and `giou` for the last layer, with a suffix `_0`, `_1`, … for the earlier ones and `_proposals` for
+    the first stage.
+    """
 
     total: Tensor
     terms: dict[str, Tensor]
 
 
 class SetCriterion:
-    """Sees a `DetectorOutput`, never a model."""
+    """The set loss of a `DetectorOutput`; it does not depend on the model."""
 
     def __init__(self, classification: ClassificationScheme, config: LossConfig):
         self.classification = classification
@@ -41,23 +44,23 @@ class SetCriterion:
     def __call__(
         self, output: DetectorOutput, targets: Sequence[Target], count: BatchCount | None = None
     ) -> Losses:
-        """Losses of one (micro-)batch.
+        """Compute the losses of one (micro-)batch.
 
         Args:
             output: predictions of all layers.
             targets: one per image; an image may have no objects.
-            count: what the whole update holds; None where this batch is the whole update.
+            count: counts over the whole update; None if this batch is the whole update.
 
         Raises:
-            NonFiniteError: names the image.
+            NonFiniteError: predictions or target boxes are not finite; names the image.
         """
         last = output.predictions[-1]
-        count = count or BatchCount.of(targets, last.logits.shape[1]).share_of(1)
+        count = count or BatchCount.from_targets(targets, last.logits.shape[1]).share_of(1)
         stages = [("", last, targets)]
         if self.config.auxiliary:
             stages += [(f"_{i}", layer, targets) for i, layer in enumerate(output.predictions[:-1])]
         if output.proposals is not None:
-            # The first stage only tells objects from background, and class 0 is its "object".
+            # The first stage only separates objects from background, and class 0 is its "object".
             objects = [replace(target, labels=torch.zeros_like(target.labels)) for target in targets]
             stages.append(("_proposals", output.proposals, objects))
 
@@ -83,18 +86,18 @@ class SetCriterion:
         logits, boxes = predictions.logits.float(), predictions.boxes_cxcywh.float()
         assigned = _assigned_labels(logits, matches, targets)
         class_loss = self.classification.loss(logits, assigned, count)
-        found = torch.cat([image[match.queries] for image, match in zip(boxes, matches, strict=True)])
-        wanted = torch.cat(
-            [target.boxes_cxcywh[match.objects] for target, match in zip(targets, matches, strict=True)]
-        ).to(found)
-        box_loss = F.l1_loss(found, wanted, reduction="sum") / count.objects
-        overlap = generalized_iou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(wanted))
+        predicted = torch.cat([image[match.queries] for image, match in zip(boxes, matches, strict=True)])
+        target = torch.cat(
+            [image.boxes_cxcywh[match.objects] for image, match in zip(targets, matches, strict=True)]
+        ).to(predicted)
+        box_loss = F.l1_loss(predicted, target, reduction="sum") / count.objects
+        overlap = generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(target))
         giou_loss = (1 - overlap).sum() / count.objects
         return class_loss, box_loss, giou_loss
 
 
 def _assigned_labels(logits: Tensor, matches: Sequence[Match], targets: Sequence[Target]) -> Tensor:
-    """(B, Q): the class that each query shall say, or NO_OBJECT."""
+    """Return the class that each query should predict, or NO_OBJECT, (B, Q)."""
     assigned = torch.full(logits.shape[:2], NO_OBJECT, dtype=torch.int64, device=logits.device)
     for row, match, target in zip(assigned, matches, targets, strict=True):
         row[match.queries] = target.labels[match.objects]

@@ -1,4 +1,4 @@
-"""Hungarian matching: which query answers for which object (DETR, section 3.1;
+"""Hungarian matching: the assignment of queries to objects (DETR, section 3.1;
 specification §5.1).
 
 Letters: Q queries, N objects of one image.
@@ -21,14 +21,14 @@ from ..structures import Predictions, Target
 
 @dataclass(frozen=True)
 class Match:
-    """Pairs (query, object) of one image: two (min(Q, N),) int64 tensors."""
+    """The matched pairs (query, object) of one image: two (min(Q, N),) int64 tensors."""
 
     queries: Tensor
     objects: Tensor
 
 
 class HungarianMatcher:
-    """The one-to-one assignment of least total cost, image by image."""
+    """Finds the one-to-one assignment of minimum total cost, image by image."""
 
     def __init__(
         self, classification: ClassificationScheme, class_cost: float, box_cost: float, giou_cost: float
@@ -38,12 +38,13 @@ class HungarianMatcher:
 
     @torch.no_grad()
     def __call__(self, predictions: Predictions, targets: Sequence[Target]) -> list[Match]:
-        """One `Match` per image.
+        """Return one `Match` per image.
 
         Raises:
-            NonFiniteError: naming the image whose predictions or target boxes are not finite.
+            NonFiniteError: predictions or target boxes are not finite; names the image.
         """
-        # Costs of the whole batch first, then one transfer: a device is not made to wait per image.
+        # Queue the costs of the whole batch before the first transfer, so that the device does not wait per
+        # image.
         costs = [
             self._cost(logits, boxes, target)
             for logits, boxes, target in zip(
