@@ -276,7 +276,7 @@ def test_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json(path, {"AP": float("nan")})
     path.write_text("[]")
-    with pytest.raises(UserError, match=r"a\.json holds a JSON list"):
+    with pytest.raises(UserError, match=r"a\.json contains a JSON list"):
         read_json(path)
     path.write_text("{")
     with pytest.raises(UserError, match=r"a\.json cannot be read as JSON"):
