@@ -168,7 +168,7 @@ def expect_refusal(config: ModelConfig, field: str, to: str, tmp_path: Path, mon
 
 def test_nothing_is_overwritten(tmp_path: Path):
     (tmp_path / "model.pth").write_text("precious")
-    with pytest.raises(UserError, match=r"model\.pth exists already"):
+    with pytest.raises(UserError, match=r"model\.pth already exists"):
         convert("anything", tmp_path / "model.pth", "authors")
     assert (tmp_path / "model.pth").read_text() == "precious"
 
