@@ -320,13 +320,14 @@ class Detections:
     def to_supervision(self) -> supervision.Detections:
         """Convert to `supervision.Detections`, with class names in `data["class_name"]`, tracks in
         `tracker_id`."""
-        return import_supervision("to_supervision").Detections(
+        result: supervision.Detections = import_supervision("to_supervision").Detections(
             xyxy=self.boxes_xyxy.astype(np.float32).reshape(-1, 4),
             confidence=self.scores.astype(np.float32),
             class_id=self.labels.astype(int),
             tracker_id=None if self.track_ids is None else self.track_ids.astype(int),
             data={"class_name": np.array(self.names, dtype=str)},
         )
+        return result
 
     def draw(self, image: Any = None) -> Image:
         """Draw the labelled boxes on a picture.
