@@ -150,7 +150,7 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
         (errno.ENOSPC, "no space left"),
         (errno.EDQUOT, "quota"),
         (errno.EROFS, "read-only"),
-        (errno.EACCES, "not allowed"),
+        (errno.EACCES, "permission"),
         (errno.EFBIG, "too large"),
     ],
 )
