@@ -152,8 +152,8 @@ class DeformConv2d(nn.Conv2d):
                 raise
             raise UserError(
                 "DeformConv2d: torchvision's deform_conv2d does not support "
-                f"{str(input.dtype).removeprefix('torch.')} on {input.device.type}: keep the model in float32 and "
-                "run it under torch.autocast, which computes this layer in float32."
+                f"{str(input.dtype).removeprefix('torch.')} on {input.device.type}: keep the model in "
+                "float32 and run it under torch.autocast, which computes this layer in float32."
             ) from error
         return output
 
