@@ -179,7 +179,7 @@ def _overview() -> str:
             "",
             "MODEL: a run or checkpoint folder, an authors' .pth file, a transformers folder",
             "or hub id, or demo, which comes along; to evaluate, predict and serve also an",
-            "exported .onnx, .xml or .pt2.",
+            "exported .onnx or .xml.",
             "DATA: a folder in COCO, Pascal VOC or YOLO layout, found out by itself.",
             "--debug (any command) shows the traceback of an error.",
         ]
