@@ -17,9 +17,15 @@ from deformable_detr.serve.connection import Connection
 from deformable_detr.serve.server import _Process
 from tests.support.serving import form, in_a_thread, kind_of, picture, png, running, tiny_detector
 
+pytestmark = pytest.mark.anyio
 PNG = png(picture())
 DETECT = "/v1/detect"
 JSON = {"content-type": "application/json"}
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
 
 
 @pytest.mark.parametrize(
