@@ -8,7 +8,7 @@ read (but an .xml's .bin), and nothing in it is executed but the graph.
     metadata.py         description and certificate as text
     onnx_file.py openvino_file.py      one format each
 
-A .pt2 file is written for other programs and never read: docs/decisions/0007-pt2-is-written-not-read.md.
+A .pt2 file is written for other programs and never read: docs/decisions/0008-pt2-is-written-not-read.md.
 """
 
 from __future__ import annotations
