@@ -14,7 +14,7 @@ import pytest
 from deformable_detr.serve import ServeSettings, bodies, create_app
 from deformable_detr.serve import server as server_module
 from deformable_detr.serve.connection import Connection
-from deformable_detr.serve.server import _Process
+from deformable_detr.serve.server import ServerProcess
 from tests.support.serving import form, in_a_thread, kind_of, picture, png, running, tiny_detector
 
 pytestmark = pytest.mark.anyio
@@ -132,7 +132,7 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
     """Of a server that waits for headers for a fifth of a second and takes four connections."""
     monkeypatch.setattr(Connection, "headers_s", 0.2)
     monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 4)
-    with in_a_thread(_Process(create_app(tiny_detector()), "", access_log=False)) as (address, _):
+    with in_a_thread(ServerProcess(create_app(tiny_detector()), "", access_log=False)) as (address, _):
         url = httpx.URL(address)
         assert url.port is not None
         while httpx.get(address + "/readyz").status_code != 200:
