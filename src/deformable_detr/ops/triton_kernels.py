@@ -17,7 +17,8 @@ P = Σ K_l points of a head.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -33,8 +34,8 @@ from torch import Tensor
 # floats it takes as they come. REFERENCE_SIZE 0: `points` are locations in [0, 1] and `weights` weigh them;
 # 2 or 4: points are offsets around reference points or boxes, and weights the logits of a softmax.
 #
-# Levels are unrolled, points of a level are not: the four loads of a point are enough to keep the
-# memory busy, and sixteen points in a row would compile for ten seconds and need all registers of a thread.
+# Levels are unrolled. Of the points of a level UNROLL stand in a row: more loads are on their way at once,
+# but sixteen points in a row would compile for ten seconds and need all registers of a thread.
 
 
 @triton.jit
@@ -122,6 +123,7 @@ def _forward_kernel(
     BLOCK_Q: tl.constexpr,
     BLOCK_D: tl.constexpr,
     P_PADDED: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):
     REAL: tl.constexpr = points.dtype.element_ty
     L: tl.constexpr = len(STARTS) - 1
@@ -146,7 +148,7 @@ def _forward_kernel(
         base_x, scale_x, base_y, scale_y = _pixel_map(
             reference + level * REFERENCE_SIZE, exists, H, W, step_y, step_x, REFERENCE_SIZE
         )
-        for point in range(STARTS[level], STARTS[level + 1]):
+        for point in tl.range(STARTS[level], STARTS[level + 1], loop_unroll_factor=UNROLL):
             attention = tl.load(weights + point, mask=exists, other=0.0)
             if REFERENCE_SIZE > 0:
                 attention = tl.exp(attention - largest) / total
@@ -194,6 +196,7 @@ def _backward_kernel(
     BLOCK_Q: tl.constexpr,
     BLOCK_D: tl.constexpr,
     P_PADDED: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):
     """Walks as the forward kernel does. Of g = grad_output, a point needs ⟨g, pixel⟩ of its four pixels."""
     REAL: tl.constexpr = points.dtype.element_ty
@@ -228,7 +231,7 @@ def _backward_kernel(
         sum_y = tl.zeros([BLOCK_Q], REAL)
         sum_side_x = tl.zeros([BLOCK_Q], REAL)
         sum_side_y = tl.zeros([BLOCK_Q], REAL)
-        for point in range(STARTS[level], STARTS[level + 1]):
+        for point in tl.range(STARTS[level], STARTS[level + 1], loop_unroll_factor=UNROLL):
             attention = tl.load(weights + point, mask=exists, other=0.0)
             if REFERENCE_SIZE > 0:
                 attention = tl.exp(attention - largest) / total
@@ -298,6 +301,38 @@ def _backward_kernel(
 
 
 @dataclass(frozen=True)
+class Tile:
+    """How a launch is cut up: each program takes `queries` queries (a power of two) of one head, with `warps`
+    warps, and reads `unroll` points of a level in a row."""
+
+    queries: int
+    warps: int
+    unroll: int = 1
+
+
+_forced: Tile | None = None
+
+
+@contextmanager
+def forced_tile(tile: Tile) -> Iterator[None]:
+    """Launch with `tile` instead of the usual one: for measurements, which look for better ones."""
+    global _forced
+    before, _forced = _forced, tile
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def usual_tile(channels: int, channel_bytes: int) -> Tile:
+    """A thread takes 16 bytes of a pixel at once, which are more channels of value than of its gradient:
+    `channel_bytes` says what to count in. `channels`: of a head, padded to a power of two."""
+    queries = max(1, min(64, 512 // channels))
+    threads = queries * channels * channel_bytes // 16
+    return Tile(queries, warps=max(1, min(8, threads // 32)))
+
+
+@dataclass(frozen=True)
 class _Call:
     """Inputs of a launch, checked: no kernel reads outside of them. `reference` is None where not fused."""
 
@@ -328,27 +363,23 @@ class _Call:
         return self.value.stride(0), self.value.stride(1), self.value.stride(2)
 
     def launch(self, kernel: Any, channel_bytes: int, *arguments: Any) -> None:
-        """Run `kernel`, a program for each head of each image and block of queries.
-
-        A thread takes 16 bytes of a pixel at once, which are more channels of value than of its gradient:
-        `channel_bytes` says what to count in.
-        """
+        """Run `kernel`, a program for each head of each image and block of queries."""
         B, _, M, D = self.value.shape
         _, Q, _, P = self.weights.shape
         block_of_channels = triton.next_power_of_2(D)
-        block_of_queries = max(1, min(64, 512 // block_of_channels))
-        threads = block_of_queries * block_of_channels * channel_bytes // 16
+        tile = _forced or usual_tile(block_of_channels, channel_bytes)
         with torch.cuda.device_of(self.value):
-            kernel[(B * M * triton.cdiv(Q, block_of_queries),)](
+            kernel[(B * M * triton.cdiv(Q, tile.queries),)](
                 *arguments,
                 M=M,
                 D=D,
                 STARTS=tuple(accumulate(self.points_per_level, initial=0)),
                 REFERENCE_SIZE=self.reference_size,
-                BLOCK_Q=block_of_queries,
+                BLOCK_Q=tile.queries,
                 BLOCK_D=block_of_channels,
                 P_PADDED=triton.next_power_of_2(P),
-                num_warps=max(1, min(8, threads // 32)),
+                UNROLL=tile.unroll,
+                num_warps=tile.warps,
             )
 
 
