@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from deformable_detr.config import (
+    RECIPES,
     BackboneConfig,
     DataConfig,
     LossConfig,
@@ -18,7 +19,6 @@ from deformable_detr.config import (
     TrainConfig,
     to_dict,
 )
-from deformable_detr.recipes import RECIPES
 
 DOCS = Path(__file__).resolve().parent
 NOTE = "<!-- Written by docs/tables.py from the code: change it there. -->\n"

@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 import deformable_detr as dd
 from deformable_detr.checkpoint.native import CONFIG_FILE, WEIGHTS_FILE
 from deformable_detr.checkpoint.sources import BUNDLED
-from deformable_detr.data.synthetic import generate
-from deformable_detr.demo import IMAGE_SIZE, demo_config
-from deformable_detr.training import STATE_FILE
+from deformable_detr.cli.demo import IMAGE_SIZE, demo_config
+from deformable_detr.data.drawn import generate
+from deformable_detr.training.run import STATE_FILE
 
 TRAIN_IMAGES, VAL_IMAGES, EPOCHS = 2000, 200, 12
 PICTURES, PICTURE_SIZE, PICTURE_SEED = 4, (240, 320), 7

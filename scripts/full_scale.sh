@@ -3,7 +3,7 @@
 #
 #   scripts/full_scale.sh path/to/coco deformable_detr_r50 [more options of `deformable-detr train` …]
 #
-# Run it again to go on with a run that was stopped. Then: deformable-detr paper table1 path/to/coco --rebuild --output runs/paper
+# Run it again to go on with a run that was stopped. Then: python -m experiments.paper table1 path/to/coco --rebuild --output runs/paper
 set -euo pipefail
 
 if [ $# -lt 2 ]; then

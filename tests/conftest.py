@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from tiny import write_tiny_data
+from tests.support.tiny import write_tiny_data
 
 # No test is timed: the machine may be busy.
 settings.register_profile("untimed", deadline=None)

@@ -7,7 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import box_iou, generalized_box_iou
 
-from deformable_detr.boxes import cxcywh_to_xyxy, generalized_iou, inverse_sigmoid, iou, xyxy_to_cxcywh
+from deformable_detr.boxes import (
+    cxcywh_to_xyxy,
+    generalized_iou,
+    inverse_sigmoid,
+    iou,
+    xyxy_to_cxcywh,
+)
 
 
 def random_boxes(count: int, seed: int) -> torch.Tensor:

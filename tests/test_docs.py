@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from html.parser import HTMLParser
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag
@@ -30,14 +31,14 @@ from PIL import Image
 
 import deformable_detr
 from deformable_detr.checkpoint import authors, save, transformers_format
-from deformable_detr.cli import COMMANDS, PROGRAM, main
+from deformable_detr.cli.main import COMMANDS, PROGRAM, main
 from deformable_detr.config import to_dict
-from deformable_detr.data.synthetic import CLASS_NAMES
-from deformable_detr.detector import new_checkpoint
+from deformable_detr.data.drawn import CLASS_NAMES
+from deformable_detr.inference.detector import new_checkpoint
 from deformable_detr.structures import ClassTable
-from made_runs import make_run
-from small_models import random_checkpoint, smallest_detr
-from tiny import tiny_config
+from tests.support.made_runs import make_run
+from tests.support.small_models import random_checkpoint, smallest_detr
+from tests.support.tiny import tiny_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -90,19 +91,28 @@ def commands(text: str) -> list[list[str]]:
     for line in text.replace("\\\n", " ").splitlines():
         # of several commands on a line and of variables before a command, what runs the program
         for part in re.split(r"&&|\|\||;|\||&$", line):
-            if PROGRAM not in part and "-m deformable_detr" not in part:
+            if not any(program in part for program in (PROGRAM, "-m deformable_detr", "-m experiments.")):
                 continue
             words = shlex.split(part.strip().removeprefix("$ ").replace("[…]", ""), comments=True)
             for index, word in enumerate(words):
                 if Path(word).name == PROGRAM or words[index - 1 : index + 1] == ["-m", "deformable_detr"]:
                     found.append(words[index + 1 :])
                     break
+                if word.startswith("experiments.") and words[index - 1] == "-m":
+                    found.append(words[index:])
+                    break
     return found
 
 
 def indented_commands(text: str) -> list[list[str]]:
     outside = re.sub(r"^( *)```.*?^\1```", "", text, flags=re.DOTALL | re.MULTILINE)
-    return commands("\n".join(re.findall(rf"^    ({PROGRAM} (?:.*\\\n)*.*)$", outside, re.MULTILINE)))
+    return commands(
+        "\n".join(
+            re.findall(
+                rf"^    ((?:{PROGRAM}|python -m experiments\.\w+) (?:.*\\\n)*.*)$", outside, re.MULTILINE
+            )
+        )
+    )
 
 
 @cache
@@ -125,8 +135,12 @@ COMMAND_LINES = [
 def parse(arguments: list[str]) -> None:
     if not arguments or arguments[0].startswith("-"):
         return
-    command, *rest = arguments
-    assert command in COMMANDS, f"there is no command {command}"
+    name, *rest = arguments
+    if name.startswith("experiments."):
+        command = import_module(f"{name}.__main__").COMMAND
+    else:
+        assert name in COMMANDS, f"there is no command {name}"
+        command = COMMANDS[name]
     # What a line resumes or starts from is not there.
     rest = [word for word in rest if word != "--resume"]
     for option in ("--init-from", "--config"):
@@ -134,7 +148,7 @@ def parse(arguments: list[str]) -> None:
             index = rest.index(option)
             del rest[index : index + 2]
     if "-h" not in rest and "--help" not in rest:
-        COMMANDS[command].build(rest).parse_args(rest)
+        command.build(rest).parse_args(rest)
 
 
 def test_blocks_and_commands_are_found() -> None:
@@ -144,7 +158,7 @@ def test_blocks_and_commands_are_found() -> None:
         "cd x && CUDA_VISIBLE_DEVICES=0 .venv/bin/deformable-detr doctor\n```\n"
         "```python\n# not tested: takes minutes\ndeformable-detr nonsense\n```\n"
         "  ```console\n  $ deformable-detr demo\n  ```\n"
-        "\n    deformable-detr paper queue \\\n        --output out\n"
+        "\n    python -m experiments.paper queue \\\n        --output out\n"
     )
     found = blocks(text)
     assert [(block.line, block.language, block.untested) for block in found] == [
@@ -154,7 +168,7 @@ def test_blocks_and_commands_are_found() -> None:
     ]
     assert commands(found[0].text) == [["predict", "MODEL", "a b.jpg", "--output", "out"], ["doctor"]]
     assert commands(found[2].text) == [["demo"]]
-    assert indented_commands(text) == [["paper", "queue", "--output", "out"]]
+    assert indented_commands(text) == [["experiments.paper", "queue", "--output", "out"]]
 
 
 @pytest.mark.parametrize(
@@ -287,7 +301,7 @@ def link(path: Path, target: Path) -> None:
 
 
 def names_of_readme() -> dict[str, Any]:
-    from foreign_models import small_transformers_model
+    from tests.support.foreign_models import small_transformers_model
 
     torch.manual_seed(0)
     cells = 100 * 134 + 50 * 67
@@ -427,7 +441,7 @@ def source_files() -> set[str]:
     """Each of the repository's files of code by every end of its path: a/b.py, b.py."""
     paths = [
         path.relative_to(ROOT)
-        for top in ("src", "tests", "docs", "benchmarks", "scripts")
+        for top in ("src", "tests", "docs", "experiments", "scripts")
         for path in (ROOT / top).rglob("*")
     ]
     return {"/".join(path.parts[start:]) for path in paths for start in range(len(path.parts))}

@@ -33,13 +33,13 @@ def test_functions_stay_functions_whatever_is_imported_before() -> None:
     modules = (
         "training",
         "evaluation",
-        "detector",
+        "inference.detector",
         "structures",
         "cli",
         "prediction",
         "ops",
         "errors",
-        "demo",
+        "cli.demo",
         "exporter",
     )
     checks = "all(callable(getattr(dd, n)) for n in ('train', 'evaluate', 'export', 'load', 'create'))"
@@ -52,7 +52,7 @@ def test_functions_stay_functions_whatever_is_imported_before() -> None:
         "from deformable_detr import *\n"
         "print(train.__module__, evaluate.__module__, ops.__name__)"
     )
-    assert run(code) == "deformable_detr.training deformable_detr.evaluation deformable_detr.ops"
+    assert run(code) == "deformable_detr.training.run deformable_detr.evaluation.run deformable_detr.ops"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deformable_detr.cli import main
-from paths import SHARED_DATA, needs_shared_data
+from tests.support.paths import SHARED_DATA, needs_shared_data
 
 pytestmark = [pytest.mark.slow, needs_shared_data]
 TINY_COCO = SHARED_DATA / "tiny_coco"

@@ -6,7 +6,8 @@ from __future__ import annotations
 import math
 
 import pytest
-from receptive_field import (
+
+from docs.figures.receptive_field import (
     PLAIN_REACH,
     SIDE,
     SizeNet,

@@ -14,24 +14,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import ops
-    from .detector import Detector, create, load
     from .errors import UserError
     from .evaluation import evaluate
     from .exporter import export
+    from .inference.detector import Detector, create, load
     from .structures import Detections
-    from .training import train
+    from .training.run import train
 
 __version__ = "0.1.0"
 __all__ = ["Detections", "Detector", "UserError", "create", "evaluate", "export", "load", "ops", "train"]
 
 _HOMES = {
     "Detections": "structures",
-    "Detector": "detector",
+    "Detector": "inference.detector",
     "UserError": "errors",
-    "create": "detector",
+    "create": "inference.detector",
     "evaluate": "evaluation",
     "export": "exporter",
-    "load": "detector",
+    "load": "inference.detector",
     "train": "training",
 }
 

@@ -13,7 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from deformable_detr.data.images import ImageHeader, open_image, read_header, read_thumbnail, should_rotate
+from deformable_detr.data.images import (
+    ImageHeader,
+    open_image,
+    read_header,
+    read_thumbnail,
+    should_rotate,
+)
 from deformable_detr.errors import UserError
 
 LIMIT = 1_000_000

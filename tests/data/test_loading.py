@@ -23,7 +23,7 @@ from deformable_detr.data.loading import (
 from deformable_detr.data.records import ImageRecord, Split
 from deformable_detr.errors import UserError
 from deformable_detr.structures import ClassTable
-from paths import SHARED_DATA, needs_shared_data
+from tests.support.paths import SHARED_DATA, needs_shared_data
 
 CONFIG = DataConfig(
     image_size=48,

@@ -8,11 +8,11 @@ from matplotlib.collections import PathCollection
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from deformable_detr.detector import Detector, new_checkpoint
 from deformable_detr.explain.drawing import BOX_COLOUR, PROPOSAL_COLOUR, draw, grid, title, zoom
+from deformable_detr.inference.detector import Detector, new_checkpoint
 from deformable_detr.structures import ClassTable
-from small_models import randomise
-from tiny import as_detr, tiny_config
+from tests.support.small_models import randomise
+from tests.support.tiny import as_detr, tiny_config
 
 PICTURE = np.random.default_rng(3).integers(0, 256, (64, 80, 3), dtype=np.uint8)
 

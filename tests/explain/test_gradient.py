@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from deformable_detr.config import RunConfig
-from deformable_detr.detector import Detector, new_checkpoint
 from deformable_detr.explain.gradient import TERMS, draw_gradients, gradients, terms_of
+from deformable_detr.inference.detector import Detector, new_checkpoint
 from deformable_detr.structures import ClassTable
-from small_models import randomise
-from tiny import as_detr, tiny_config
+from tests.support.small_models import randomise
+from tests.support.tiny import as_detr, tiny_config
 
 
 def detector(config: RunConfig) -> Detector:

@@ -11,12 +11,20 @@ import torch
 
 from deformable_detr.classification import SigmoidFocal, SoftmaxWithNoObject
 from deformable_detr.data.formats import read_split
-from deformable_detr.detector import Detector, new_checkpoint
 from deformable_detr.errors import UserError
-from deformable_detr.explain.missed import Claims, Stage, Tally, Verdict, claims, missed_objects, verdicts
-from deformable_detr.explanation import QueryTraces, SamplingPoints, Trace
+from deformable_detr.explain.missed import (
+    Claims,
+    Stage,
+    Tally,
+    Verdict,
+    claims,
+    missed_objects,
+    verdicts,
+)
+from deformable_detr.inference.detector import Detector, new_checkpoint
+from deformable_detr.inference.trace import QueryTraces, SamplingPoints, Trace
 from deformable_detr.structures import ClassTable, Predictions
-from tiny import tiny_config
+from tests.support.tiny import tiny_config
 
 OBJECT = [100.0, 100.0, 140.0, 140.0]
 NEAR = [104.0, 100.0, 144.0, 140.0]  # IoU 36/44 with OBJECT

@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 
 from deformable_detr.config import RunConfig
-from deformable_detr.detector import Detector, new_checkpoint
 from deformable_detr.explain.page import html_of, page
+from deformable_detr.inference.detector import Detector, new_checkpoint
 from deformable_detr.structures import ClassTable
-from html_elements import NestedElements
-from small_models import randomise
-from tiny import as_detr, tiny_config
+from tests.support.html_elements import NestedElements
+from tests.support.small_models import randomise
+from tests.support.tiny import as_detr, tiny_config
 
 EVIL = '</script><img src=x onerror="alert(1)">&amp;{{data}}'
 PICTURE = np.random.default_rng(3).integers(0, 256, (64, 80, 3), dtype=np.uint8)

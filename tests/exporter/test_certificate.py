@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from deformable_detr.backend import Backend
-from deformable_detr.detector import Detector
 from deformable_detr.exporter.certificate import FLOAT32, INT8, CheckedPicture, complaints, measure
+from deformable_detr.inference.backend import Backend
+from deformable_detr.inference.detector import Detector
 from deformable_detr.structures import ClassTable, ImageBatch, Predictions
-from small_models import random_checkpoint
-from tiny import tiny_config
+from tests.support.small_models import random_checkpoint
+from tests.support.tiny import tiny_config
 
 
 class Canned(Backend):

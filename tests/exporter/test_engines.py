@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from deformable_detr.checkpoint import Description
-from deformable_detr.exported import load
-from deformable_detr.exported.metadata import Metadata
 from deformable_detr.exporter.formats import OnnxDraft, OpenVinoDraft, TorchDraft
+from deformable_detr.inference.exported import load
+from deformable_detr.inference.exported.metadata import Metadata
 from deformable_detr.models import DetectionModel
 from deformable_detr.structures import ImageBatch
-from small_models import random_checkpoint, small_config
+from tests.support.small_models import random_checkpoint, small_config
 
 pytestmark = pytest.mark.slow
 for name in ("onnx", "onnxscript", "onnxruntime", "openvino"):

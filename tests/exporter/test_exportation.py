@@ -17,15 +17,15 @@ from PIL import Image
 import deformable_detr as dd
 from deformable_detr import ops
 from deformable_detr.cli import main
-from deformable_detr.data.synthetic import generate
-from deformable_detr.detector import Detector
+from deformable_detr.data.drawn import generate
 from deformable_detr.errors import UserError
-from deformable_detr.exported import load
 from deformable_detr.exporter import ExportRefusedError, exportation
 from deformable_detr.exporter.formats import OnnxDraft
+from deformable_detr.inference.detector import Detector
+from deformable_detr.inference.exported import load
 from deformable_detr.structures import ClassTable
-from small_models import random_checkpoint
-from tiny import tiny_config
+from tests.support.small_models import random_checkpoint
+from tests.support.tiny import tiny_config
 
 for name in ("onnx", "onnxscript", "onnxruntime", "openvino"):
     pytest.importorskip(name)
@@ -305,7 +305,7 @@ def test_a_missing_library_is_told_before_anything_is_done(
     def missing(name: str) -> None:
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr("deformable_detr.exported.model.import_module", missing)
+    monkeypatch.setattr("deformable_detr.inference.exported.model.import_module", missing)
     detector.save(tmp_path / "model")
     code = main(["export", str(tmp_path / "model"), "--to", "onnx", "--output", str(tmp_path / "a.onnx")])
     assert code == 2

@@ -11,7 +11,7 @@ from deformable_detr.exporter.graph import Graph, SamePaddedConvolution
 from deformable_detr.exporter.sampling import GatherAttention, GridSampleAttention
 from deformable_detr.models.attention import DeformableAttention
 from deformable_detr.structures import FeatureMemory, ImageBatch
-from small_models import random_checkpoint, randomise, small_config
+from tests.support.small_models import random_checkpoint, randomise, small_config
 
 RECIPES = (
     "detr_r50",

@@ -19,10 +19,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset_files import coco_content, voc_xml, write_coco, write_image, write_json, write_voc, write_yolo
 from deformable_detr.cli import main
 from deformable_detr.data.images import read_header
 from deformable_detr.inspection import DataReport, inspect
+from tests.support.dataset_files import (
+    coco_content,
+    voc_xml,
+    write_coco,
+    write_image,
+    write_json,
+    write_voc,
+    write_yolo,
+)
 
 CAT, DOG = ("cat", (1.0, 2.0, 11.0, 22.0)), ("dog", (5.0, 5.0, 50.0, 40.0))
 INSTANCES = "annotations/instances_train.json"

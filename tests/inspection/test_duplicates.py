@@ -7,7 +7,7 @@ from PIL import Image, ImageEnhance
 
 from deformable_detr.data.images import read_thumbnail
 from deformable_detr.inspection.duplicates import THUMBNAIL, Fingerprint, find_duplicates
-from paths import SHARED_DATA, needs_shared_data
+from tests.support.paths import SHARED_DATA, needs_shared_data
 
 LIMIT = 10**8
 

@@ -7,10 +7,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dataset_files import coco_content, write_coco, write_image, write_json, write_yolo
 from deformable_detr.errors import UserError
 from deformable_detr.inspection import DataReport, inspect, print_report
-from paths import SHARED_DATA, needs_shared_data
+from tests.support.dataset_files import (
+    coco_content,
+    write_coco,
+    write_image,
+    write_json,
+    write_yolo,
+)
+from tests.support.paths import SHARED_DATA, needs_shared_data
 
 CAT = ("cat", (1.0, 2.0, 11.0, 22.0))
 DOG = ("dog", (5.0, 5.0, 50.0, 40.0))

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset_files import coco_content, write_coco
 from deformable_detr.errors import UserError
 from deformable_detr.inspection import DataReport, html_of, inspect, write_report
-from html_elements import NestedElements
+from tests.support.dataset_files import coco_content, write_coco
+from tests.support.html_elements import NestedElements
 
 EVIL = '</title><script>alert(1)</script><img src=x onerror="alert(2)">&{{body}}'
 EVIL_FILE = '<b onmouseover=alert(3)>".jpg'.replace("/", "")

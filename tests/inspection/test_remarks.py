@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from dataset_files import coco_content, write_coco
 from deformable_detr.cli import main
-from deformable_detr.config import override
+from deformable_detr.config import override, recipe
 from deformable_detr.inspection import inspect
-from deformable_detr.recipes import recipe
-from paths import SHARED_DATA, needs_shared_data
+from tests.support.dataset_files import coco_content, write_coco
+from tests.support.paths import SHARED_DATA, needs_shared_data
 
 BIG = (0.0, 0.0, 400.0, 400.0)
 

@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from dataset_files import coco_content, write_coco
-from deformable_detr.config import RunConfig
+from deformable_detr.config import RunConfig, recipe
 from deformable_detr.data.formats import read_split
 from deformable_detr.inspection import inspect
 from deformable_detr.inspection.sizes import BIN_EDGES, ObjectSizes, View, sizes_of, spread
 from deformable_detr.models.build import build_model, level_strides
-from deformable_detr.recipes import recipe
 from deformable_detr.structures import ImageBatch
-from tiny import as_detr, tiny_config
+from tests.support.dataset_files import coco_content, write_coco
+from tests.support.tiny import as_detr, tiny_config
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from deformable_detr.models import build_model
 from deformable_detr.models.activation_checkpointing import checkpoint_activations
 from deformable_detr.models.model import DetectionModel
 from deformable_detr.structures import ImageBatch
-from small_models import randomise, small_config
+from tests.support.small_models import randomise, small_config
 
 
 def gradients(model: DetectionModel, images: ImageBatch) -> dict[str, Tensor]:

@@ -14,12 +14,18 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from deformable_detr.checkpoint.contents import empty_model, load_state
 from deformable_detr.checkpoint.families import family_of
-from deformable_detr.config import BackboneConfig, ModelConfig, TrainConfig, from_dict, to_dict
+from deformable_detr.config import (
+    BackboneConfig,
+    ModelConfig,
+    TrainConfig,
+    from_dict,
+    to_dict,
+)
 from deformable_detr.errors import UserError
 from deformable_detr.models import build_model
 from deformable_detr.models.backbone import Backbone, build_backbone
 from deformable_detr.ops import DeformConv2d
-from deformable_detr.optimisation import parameter_groups
+from deformable_detr.training.optimisation import parameter_groups
 
 
 def deformable_layers(backbone: nn.Module) -> dict[str, DeformConv2d]:

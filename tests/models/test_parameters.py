@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from deformable_detr.config import ModelConfig, TrainConfig
+from deformable_detr.config import ModelConfig, TrainConfig, recipe
 from deformable_detr.models import build_model
-from deformable_detr.optimisation import parameter_groups
-from deformable_detr.recipes import recipe
-from small_models import small_config
+from deformable_detr.training.optimisation import parameter_groups
+from tests.support.small_models import small_config
 
 R50_BUFFERS, R101_BUFFERS = 106_240, 210_688
 

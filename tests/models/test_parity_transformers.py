@@ -11,9 +11,14 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from deformable_detr.recipes import recipe
+from deformable_detr.config import recipe
 from deformable_detr.structures import DetectorOutput, Predictions
-from foreign_models import saved_and_loaded, small_transformers_model, transformers_model, unequal_images
+from tests.support.foreign_models import (
+    saved_and_loaded,
+    small_transformers_model,
+    transformers_model,
+    unequal_images,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

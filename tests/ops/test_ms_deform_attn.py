@@ -25,7 +25,7 @@ import deformable_detr
 from deformable_detr import ops
 from deformable_detr.ops.native import cpu_kernels
 from deformable_detr.ops.reference import fused_ms_deform_attn_reference, ms_deform_attn_reference
-from oracles import fused_ms_deform_attn_oracle, ms_deform_attn_oracle
+from tests.support.oracles import fused_ms_deform_attn_oracle, ms_deform_attn_oracle
 
 SHAPES = ((5, 7), (3, 4), (1, 2))
 RAGGED = (4, 2, 3)

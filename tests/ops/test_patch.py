@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from deformable_detr import ops
-from oracles import ms_deform_attn_oracle
+from tests.support.oracles import ms_deform_attn_oracle
 
 # ---- The architectures ---------------------------------------------------------------------------
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-import triton_interpreter
 from test_ms_deform_attn import KINDS, RAGGED, SHAPES, WILD, Case, make_case, raw_arguments
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -20,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from deformable_detr import ops
 from deformable_detr.ops import native
+from tests.support import triton_interpreter
 
 needs_triton = pytest.mark.skipif(native._TRITON_MISSING is not None, reason=str(native._TRITON_MISSING))
 needs_gpu = pytest.mark.skipif(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deformable_detr.detector import Detector, new_checkpoint
+from deformable_detr.inference.detector import Detector, new_checkpoint
 from deformable_detr.structures import ClassTable
-from tiny import tiny_config
+from tests.support.tiny import tiny_config
 
 
 @pytest.fixture(scope="session")

@@ -15,11 +15,11 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from scenes import moving_squares, squares, write_video
 
 from deformable_detr.errors import UserError
 from deformable_detr.prediction.frames import CLOCK, VideoFile, VideoWriter, open_source
 from deformable_detr.prediction.sources import Camera
+from tests.support.scenes import moving_squares, squares, write_video
 
 LIMIT = 10**7
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffprobe") is None, reason="ffmpeg is not installed")

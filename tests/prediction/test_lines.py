@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from scenes import SquareFinder, squares
 
 from deformable_detr.errors import UserError
 from deformable_detr.prediction import Tiling, answer_lines
+from tests.support.scenes import SquareFinder, squares
 
 BOX = (20, 30, 60, 70)
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from scenes import SquareFinder, moving_squares, squares, write, write_video
 
 from deformable_detr.cli import main
-from deformable_detr.detector import Detector
+from deformable_detr.inference.detector import Detector
 from deformable_detr.prediction import command
+from tests.support.scenes import SquareFinder, moving_squares, squares, write, write_video
 
 
 @pytest.fixture

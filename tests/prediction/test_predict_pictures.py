@@ -11,12 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from scenes import SquareFinder, squares, write
 
-from deformable_detr.detector import Detector
 from deformable_detr.errors import UserError
-from deformable_detr.prediction import PREDICTIONS_FILE, REPORT_FILE, PredictionInterrupted, pictures, predict
+from deformable_detr.inference.detector import Detector
+from deformable_detr.prediction import (
+    PREDICTIONS_FILE,
+    REPORT_FILE,
+    PredictionInterrupted,
+    pictures,
+    predict,
+)
 from deformable_detr.structures import Detections
+from tests.support.scenes import SquareFinder, squares, write
 
 
 def test_annotated_pictures_and_rows_agree(detector: Detector, tmp_path: Path) -> None:

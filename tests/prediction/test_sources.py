@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
-from scenes import write
 
 from deformable_detr.errors import UserError
 from deformable_detr.prediction.outputs import MADE_BY, PREDICTIONS_FILE, REPORT_FILE
 from deformable_detr.prediction.sources import Camera, find_sources
+from tests.support.scenes import write
 
 
 def images(sources: list[Path | str], output: Path = Path("out")) -> list[Path]:

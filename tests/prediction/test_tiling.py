@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from scenes import SquareFinder, squares
 
 from deformable_detr.errors import UserError
 from deformable_detr.prediction import Tiling, predict, predict_tiled
 from deformable_detr.prediction.tiling import _is_cut, _merged
 from deformable_detr.structures import Detections
+from tests.support.scenes import SquareFinder, squares
 
 TILING = Tiling()
 

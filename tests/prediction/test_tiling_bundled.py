@@ -9,9 +9,9 @@ import pytest
 import supervision
 from PIL import Image
 
-from deformable_detr.data.synthetic import generate
-from deformable_detr.detector import Detector, load
+from deformable_detr.data.drawn import generate
 from deformable_detr.errors import UserError
+from deformable_detr.inference.detector import Detector, load
 from deformable_detr.prediction import predict_tiled
 
 ROWS = COLUMNS = 6

@@ -15,15 +15,22 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from scenes import SquareFinder, moving_squares, squares, write, write_video
 
 from deformable_detr.errors import UserError
-from deformable_detr.prediction import PredictionInterrupted, Tiling, command, predict, predict_frames, videos
+from deformable_detr.inference.selection import Selection
+from deformable_detr.prediction import (
+    PredictionInterrupted,
+    Tiling,
+    command,
+    predict,
+    predict_frames,
+    videos,
+)
 from deformable_detr.prediction.finding import WholePictures
 from deformable_detr.prediction.frames import Frame, FrameSource
 from deformable_detr.prediction.outputs import RowFile
-from deformable_detr.selection import Selection
 from deformable_detr.structures import Detections
+from tests.support.scenes import SquareFinder, moving_squares, squares, write, write_video
 
 FRAMES = 14
 
@@ -255,7 +262,7 @@ import sys, time
 import numpy as np
 sys.path[:0] = {paths!r}
 import cv2
-from scenes import SquareFinder, moving_squares
+from tests.support.scenes import SquareFinder, moving_squares
 from deformable_detr import cli, prediction
 from deformable_detr.prediction import command
 
@@ -279,7 +286,7 @@ sys.exit(cli.main(["predict", "none", "webcam:0", "--output", {output!r}]))
 def test_a_camera_ends_with_ctrl_c_and_is_written(tmp_path: Path) -> None:
     """In a process of its own, with a real signal."""
     out = tmp_path / "out"
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    paths = [str(Path(__file__).parents[2])]
     code = SLOW_CAMERA.format(paths=paths, output=str(out))
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from deformable_detr.data.formats import read_split
-from deformable_detr.detector import Detector, new_checkpoint
 from deformable_detr.evaluation import collect_detections
+from deformable_detr.inference.detector import Detector, new_checkpoint
 from deformable_detr.report import report_text
 from deformable_detr.structures import ClassTable
-from small_models import randomise
-from tiny import tiny_config
+from tests.support.small_models import randomise
+from tests.support.tiny import tiny_config
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 

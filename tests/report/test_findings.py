@@ -24,9 +24,9 @@ from deformable_detr.report.findings import (
     weakest_size,
 )
 from deformable_detr.report.measures import Calibration
-from deformable_detr.report.run_folder import History, changes_from_recipe, read_history
-from made_runs import make_run
-from tiny import tiny_config
+from deformable_detr.run_folder.reading import History, changes_from_recipe, read_history
+from tests.support.made_runs import make_run
+from tests.support.tiny import tiny_config
 
 
 def history(tmp_path: Path, aps: list[float]) -> History:

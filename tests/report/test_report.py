@@ -13,24 +13,24 @@ import numpy as np
 import pytest
 import torch
 
-from deformable_detr import training
-from deformable_detr.average_precision import coco_average_precision
-from deformable_detr.cli import COMMANDS, main
+from deformable_detr.cli.main import COMMANDS, main
 from deformable_detr.data.formats import read_split
-from deformable_detr.detector import Detector, load, new_checkpoint
 from deformable_detr.errors import UserError
 from deformable_detr.evaluation import collect_detections, evaluate, ground_truth_of
+from deformable_detr.evaluation.average_precision import coco_average_precision
+from deformable_detr.inference.detector import Detector, load, new_checkpoint
 from deformable_detr.report import REPORT_FILE, report_text, write_report
 from deformable_detr.report.accuracy import Mistake, measure, mistakes
 from deformable_detr.report.accuracy_sections import MOST_IN_MATRIX, fold
 from deformable_detr.report.findings import percent
 from deformable_detr.report.pictures import spread, varied
-from deformable_detr.report.run_folder import changes_from_recipe, read_history
+from deformable_detr.run_folder.reading import changes_from_recipe, read_history
 from deformable_detr.structures import ClassTable
-from deformable_detr.training import train
-from html_elements import NestedElements
-from small_models import randomise
-from tiny import as_detr, changed_data, rows, tiny_config
+from deformable_detr.training import run as training
+from deformable_detr.training.run import train
+from tests.support.html_elements import NestedElements
+from tests.support.small_models import randomise
+from tests.support.tiny import as_detr, changed_data, rows, tiny_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

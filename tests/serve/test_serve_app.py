@@ -19,15 +19,26 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from serving import EVIL, NAMES, form, kind_of, picture, png, running, tiny_detector, until, watch
 
-from deformable_detr.detector import Detector
 from deformable_detr.errors import UserError
+from deformable_detr.inference.detector import Detector
 from deformable_detr.serve import ServeSettings
 from deformable_detr.serve import engine as engine_module
 from deformable_detr.serve import gate as gate_module
 from deformable_detr.serve.gate import SECURITY_HEADERS
-from tiny import as_detr, tiny_config
+from tests.support.serving import (
+    EVIL,
+    NAMES,
+    form,
+    kind_of,
+    picture,
+    png,
+    running,
+    tiny_detector,
+    until,
+    watch,
+)
+from tests.support.tiny import as_detr, tiny_config
 
 pytestmark = pytest.mark.anyio
 DETECT = "/v1/detect?threshold=0.1"

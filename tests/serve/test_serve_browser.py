@@ -13,10 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from serving import EVIL, WatchedBackend, in_a_thread, picture, png, tiny_detector, watch
 
 from deformable_detr.serve import ServeSettings, create_app
 from deformable_detr.serve.server import _Process
+from tests.support.serving import (
+    EVIL,
+    WatchedBackend,
+    in_a_thread,
+    picture,
+    png,
+    tiny_detector,
+    watch,
+)
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

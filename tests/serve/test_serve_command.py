@@ -13,12 +13,20 @@ from pathlib import Path
 
 import httpx
 import pytest
-from serving import form, in_a_thread, picture, png, tiny_detector, until, watch
 
-from deformable_detr import cli
+from deformable_detr.cli import main
 from deformable_detr.errors import UserError
 from deformable_detr.serve import ServeSettings, create_app, serve
 from deformable_detr.serve.server import TOKEN_VARIABLE, _Process, _read_token
+from tests.support.serving import (
+    form,
+    in_a_thread,
+    picture,
+    png,
+    tiny_detector,
+    until,
+    watch,
+)
 
 PNG = png(picture())
 
@@ -29,7 +37,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert cli.main(["serve", *arguments]) == 2
+    assert main(["serve", *arguments]) == 2
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
     return captured.err

@@ -13,17 +13,17 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image
-from serving import in_a_thread, picture
 
-from deformable_detr.detector import Detector, new_checkpoint
+from deformable_detr.inference.detector import Detector, new_checkpoint
 from deformable_detr.serve import ServeSettings, create_app
 from deformable_detr.serve.gate import ROUTES
 from deformable_detr.serve.metrics import Metrics
 from deformable_detr.serve.refusals import STATUS
 from deformable_detr.serve.server import _Process
 from deformable_detr.structures import ClassTable
-from small_models import randomise
-from tiny import tiny_config
+from tests.support.serving import in_a_thread, picture
+from tests.support.small_models import randomise
+from tests.support.tiny import tiny_config
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
 CURLS = [block for block in re.findall(r"^```bash\n(.*?)^```", TEXT, re.M | re.S) if "curl" in block]

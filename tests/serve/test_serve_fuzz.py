@@ -13,10 +13,10 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
-from serving import in_a_thread, picture, png, tiny_detector
 
 from deformable_detr.serve import ServeSettings, create_app
 from deformable_detr.serve.server import _Process
+from tests.support.serving import in_a_thread, picture, png, tiny_detector
 
 pytestmark = pytest.mark.slow
 

@@ -14,11 +14,12 @@ from types import ModuleType
 
 import httpx
 import pytest
-from serving import picture, png, tiny_detector
+
+from tests.support.serving import picture, png, tiny_detector
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "serve.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "experiments" / "benchmark" / "serve.py"
 REQUESTS = 192
 
 

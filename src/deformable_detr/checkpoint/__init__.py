@@ -2,7 +2,7 @@
 from which models are converted without changing a bit of their weights.
 """
 
-from ..coco_classes import class_table_for
+from .coco_classes import class_table_for
 from .contents import Checkpoint
 from .description import Description
 from .native import save

@@ -19,12 +19,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..coco_classes import class_table_for
 from ..config import BackboneConfig, DataConfig, ModelConfig
 from ..errors import UserError
 from ..files import DAMAGED_FILE_ERRORS
 from ..structures import ClassTable
-from .contents import Checkpoint, blaming, closest_recipe, empty_model, load_state
+from .coco_classes import class_table_for
+from .contents import (
+    Checkpoint,
+    blaming,
+    closest_recipe,
+    empty_model,
+    load_state,
+)
 from .correspondence import to_ours, to_theirs
 from .families import (
     FAMILIES,

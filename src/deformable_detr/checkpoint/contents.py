@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..config import TORCHVISION_RESNETS, DataConfig, ModelConfig
+from ..config import RECIPES, TORCHVISION_RESNETS, DataConfig, ModelConfig
 from ..errors import UserError
 from ..models import DetectionModel, build_model
-from ..recipes import RECIPES
 from ..structures import ClassTable
 from .description import Description
 

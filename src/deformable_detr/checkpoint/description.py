@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 
-from ..config import DataConfig, ModelConfig, from_dict, to_dict
+from ..config import RECIPES, DataConfig, ModelConfig, from_dict, to_dict
 from ..errors import UserError
-from ..recipes import RECIPES
 from ..structures import ClassTable
 
 FORMAT_VERSION = 1

@@ -15,12 +15,23 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..coco_classes import class_table_for
-from ..config import TORCHVISION_RESNETS, BackboneConfig, DataConfig, ModelConfig
+from ..config import (
+    TORCHVISION_RESNETS,
+    BackboneConfig,
+    DataConfig,
+    ModelConfig,
+)
 from ..errors import UserError
 from ..structures import ClassTable
 from .authors import read_pickle
-from .contents import Checkpoint, blaming, closest_recipe, empty_model, load_state
+from .coco_classes import class_table_for
+from .contents import (
+    Checkpoint,
+    blaming,
+    closest_recipe,
+    empty_model,
+    load_state,
+)
 from .correspondence import to_ours, to_theirs
 from .families import (
     FAMILIES,

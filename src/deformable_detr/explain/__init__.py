@@ -1,7 +1,12 @@
 """What an `Explanation` is good for: figures (paper, figures 5 and 6), a page to explore, and a verdict on
 every object that was missed."""
 
-from .commands import print_missed, write_explanation, write_gradient, write_missed
+from .commands import (
+    print_missed,
+    write_explanation,
+    write_gradient,
+    write_missed,
+)
 from .drawing import draw
 from .gradient import Gradients, draw_gradients, gradients
 from .missed import MissedReport, Stage, Verdict, missed_objects, verdicts

@@ -23,13 +23,30 @@ from rich.text import Text
 from ..data.formats import read_split
 from ..data.images import open_image
 from ..data.records import ImageRecord, Split
-from ..detector import Detector, Picture, load
 from ..errors import UserError
 from ..files import write_text
+from ..inference.detector import Detector, Picture, load
 from ..prediction import make_output_folder
-from .drawing import OBJECT_COLOUR, draw, draw_box, draw_query, grid, show_picture, title, zoom
+from .drawing import (
+    OBJECT_COLOUR,
+    draw,
+    draw_box,
+    draw_query,
+    grid,
+    show_picture,
+    title,
+    zoom,
+)
 from .gradient import draw_gradients, gradients
-from .missed import MEANINGS, Judged, MissedReport, Stage, Tally, Verdict, missed_objects
+from .missed import (
+    MEANINGS,
+    Judged,
+    MissedReport,
+    Stage,
+    Tally,
+    Verdict,
+    missed_objects,
+)
 from .page import page
 
 if TYPE_CHECKING:

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..explanation import Attention, AttentionMaps, Explanation, QueryTraces, SamplingPoints
+from ..inference.trace import (
+    Attention,
+    AttentionMaps,
+    Explanation,
+    QueryTraces,
+    SamplingPoints,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..detector import Detector, Picture, read_picture
-from ..explanation import Explanation
+from ..inference.detector import Detector, Picture, read_picture
+from ..inference.trace import Explanation
 from ..structures import Detections, ImageBatch
 from .drawing import BOX_COLOUR, LUMA, draw_box, grid, title, zoom
 

@@ -21,10 +21,10 @@ from ..boxes import iou
 from ..classification import ClassificationScheme
 from ..data.images import open_image
 from ..data.records import ImageRecord, Split
-from ..detector import Detector
 from ..errors import UserError
 from ..evaluation import match_classes
-from ..explanation import QueryTraces, Trace, trace_picture
+from ..inference.detector import Detector
+from ..inference.trace import QueryTraces, Trace, trace_picture
 
 ATTENDED = 0.25  # of a query's weight in one decoder layer, inside the object's box
 PLACED = 0.5  # IoU

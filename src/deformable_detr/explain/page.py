@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..detector import Detector, Picture, read_picture
-from ..explanation import Attention, EncoderTraces, Explanation, SamplingPoints
+from ..inference.detector import Detector, Picture, read_picture
+from ..inference.trace import Attention, EncoderTraces, Explanation, SamplingPoints
 from .drawing import WEIGHT_COLOURS
 
 SHOWN_SIDE = 1600  # of the picture in the page; coordinates stay those of the original

@@ -16,9 +16,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from ..backend import Backend
 from ..classification import ClassificationScheme
-from ..detector import Detector
+from ..inference.backend import Backend
+from ..inference.detector import Detector
 from ..structures import ImageBatch, Predictions
 
 CONFIDENT = 0.3  # int8: boxes count where PyTorch's score is at least this, or among the best of the picture

@@ -21,20 +21,20 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from .. import exported
 from ..checkpoint.description import package_version
+from ..data.drawn import draw_scene
 from ..data.formats import read_split
 from ..data.records import Split
-from ..data.synthetic import draw_scene
-from ..detector import Detector, TorchBackend, load, read_picture
 from ..errors import UserError
 from ..evaluation import evaluate
-from ..exported import ExportedModel
-from ..exported.metadata import Metadata
 from ..files import write_text
+from ..inference import exported
+from ..inference.cpu.build import copy_on_same_memory
+from ..inference.detector import Detector, TorchBackend, load, read_picture
+from ..inference.exported import ExportedModel
+from ..inference.exported.metadata import Metadata
 from ..models import DetectionModel
 from ..prediction.sources import find_pictures
-from ..runner.build import copy_on_same_memory
 from .certificate import (
     FLOAT32,
     INT8,

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from ..errors import UserError
-from ..exported.metadata import INPUTS, OUTPUTS
-from ..exported.model import engine
+from ..inference.exported.metadata import INPUTS, OUTPUTS
+from ..inference.exported.model import engine
 from ..models import DetectionModel
 from .graph import traced
 

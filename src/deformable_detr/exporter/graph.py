@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..inference.cpu.build import copy_on_same_memory
+from ..inference.cpu.convolutions import fold_norms
+from ..inference.cpu.queries import BestProposals
 from ..models import DetectionModel
 from ..models.attention import DeformableAttention
 from ..models.queries import ProposalQueries
-from ..runner.build import copy_on_same_memory
-from ..runner.convolutions import fold_norms
-from ..runner.queries import BestProposals
 from ..structures import ImageBatch
 from .sampling import GatherAttention, GridSampleAttention
 

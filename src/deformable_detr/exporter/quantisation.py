@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from ..detector import Detector, read_picture
-from ..exported.metadata import INPUTS
-from ..exported.model import engine
+from ..inference.detector import Detector, read_picture
+from ..inference.exported.metadata import INPUTS
+from ..inference.exported.model import engine
 from .formats import OnnxDraft, quietly
 
 MAX_CALIBRATION = 32  # pictures; more change next to nothing

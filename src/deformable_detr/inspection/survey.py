@@ -10,10 +10,10 @@ import numpy as np
 from rich.console import Console
 
 from ..config import RunConfig
+from ..config import recipe as recipe_of
 from ..data.formats import NOTES, formats_found, list_splits, read_split
 from ..data.records import Problem, Split
 from ..errors import UserError
-from ..recipes import recipe as recipe_of
 from .duplicates import Fingerprint, find_duplicates
 from .examples import choose_examples
 from .facts import ClassCount, DataReport, SplitReport

@@ -11,7 +11,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..structures import DetectorOutput, FeatureBatch, FeatureMemory, ImageBatch, SpatialShapes
+from ..structures import (
+    DetectorOutput,
+    FeatureBatch,
+    FeatureMemory,
+    ImageBatch,
+    SpatialShapes,
+)
 from .backbone import Backbone
 from .decoder import Decoder
 from .encoder import Encoder

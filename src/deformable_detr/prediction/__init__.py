@@ -11,7 +11,12 @@ lines.py      `predict MODEL -`
 
 from .command import PredictionInterrupted, predict
 from .lines import answer_lines
-from .outputs import PREDICTIONS_FILE, REPORT_FILE, PredictionReport, make_output_folder
+from .outputs import (
+    PREDICTIONS_FILE,
+    REPORT_FILE,
+    PredictionReport,
+    make_output_folder,
+)
 from .tiling import Tiling, predict_tiled
 from .videos import FrameDetections, predict_frames
 

@@ -7,10 +7,10 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..detector import Detector, check_options, load
 from ..errors import UserError
-from ..selection import Selection
-from ..tta import augmented_as_asked
+from ..inference.detector import Detector, check_options, load
+from ..inference.selection import Selection
+from ..inference.tta import augmented_as_asked
 from .finding import Finder
 from .frames import open_source
 from .outputs import (

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ..detector import Detector
-from ..selection import Selection
+from ..inference.detector import Detector
+from ..inference.selection import Selection
 from ..structures import Detections
 
 

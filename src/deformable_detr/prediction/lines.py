@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from ..data.images import open_image
-from ..detector import Detector, check_options
 from ..errors import UserError
-from ..selection import Selection
+from ..inference.detector import Detector, check_options
+from ..inference.selection import Selection
 from .tiling import Tiling, finder_for
 
 MOST_BYTES = 64 * 2**20  # of a line: a picture of 48 MB in base64

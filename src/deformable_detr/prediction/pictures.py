@@ -14,8 +14,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..detector import read_picture
 from ..errors import UserError
+from ..inference.detector import read_picture
 from ..structures import Detections
 from .finding import Finder, Prepared
 from .threads import Behind, ahead

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from ..detector import Detector, Picture, check_options, read_picture
 from ..errors import UserError
-from ..selection import Selection
+from ..inference.detector import Detector, Picture, check_options, read_picture
+from ..inference.selection import Selection
 from ..structures import Detections, import_supervision
 from .finding import Finder, Prepared, WholePictures
 

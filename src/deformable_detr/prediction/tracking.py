@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..errors import UserError
-from ..selection import Selection
+from ..inference.selection import Selection
 from ..structures import Detections
 
 FAINT = 0.5  # of a class's threshold: from here on a detection can keep a track alive, though it is not shown

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..detector import Detector, check_options
 from ..errors import UserError
-from ..selection import Selection
+from ..inference.detector import Detector, check_options
+from ..inference.selection import Selection
 from ..structures import Detections
 from .finding import Finder, Prepared
 from .frames import Frame, FrameSource, VideoWriter, open_source

@@ -13,11 +13,27 @@ from typing import Any
 
 import numpy as np
 
-from ..average_precision import coco_numbers
 from ..data.records import Split
 from ..evaluation import ground_truth_of
-from .matching import LOOSE, TIGHT, Found, Matches, Objects, confusion, in_same_image, match, overlaps
-from .measures import Calibration, ThresholdCurve, calibration, class_curves, threshold_curve
+from ..evaluation.average_precision import coco_numbers
+from ..evaluation.matching import (
+    LOOSE,
+    TIGHT,
+    Found,
+    Matches,
+    Objects,
+    confusion,
+    in_same_image,
+    match,
+    overlaps,
+)
+from .measures import (
+    Calibration,
+    ThresholdCurve,
+    calibration,
+    class_curves,
+    threshold_curve,
+)
 
 NEARBY = 0.1  # IoU from which a wrong box is a badly placed one, not one on the background
 SIZE_EDGES = (0.0, 32.0**2, 96.0**2, np.inf)  # of area in pixels: COCO's small, medium and large

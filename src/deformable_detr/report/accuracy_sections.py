@@ -7,7 +7,8 @@ from html import escape
 
 import numpy as np
 
-from ..average_precision import CLASS_METRICS
+from ..evaluation.average_precision import CLASS_METRICS
+from ..evaluation.matching import LOOSE
 from ..explain.drawing import BOX_COLOUR, OBJECT_COLOUR
 from ..explain.missed import MEANINGS as STAGE_MEANINGS
 from .accuracy import MEANINGS as MISTAKE_MEANINGS
@@ -22,10 +23,17 @@ from .findings import (
     threshold_title,
 )
 from .html_parts import Cell, cards, colour_key, figure, table, tag
-from .matching import LOOSE
 from .measures import LEAST_SCORE, NUM_BINS, RECALLS, THRESHOLDS
 from .pictures import Misses
-from .svg import Line, Mark, axis_for, bar_chart, line_chart, sparkline, unit_axis
+from .svg import (
+    Line,
+    Mark,
+    axis_for,
+    bar_chart,
+    line_chart,
+    sparkline,
+    unit_axis,
+)
 
 MOST_COLOURED = 6  # classes with a line of their own
 MOST_IN_MATRIX = 20

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..data.records import Split
-from ..detector import Detector
+from ..inference.detector import Detector
+from ..run_folder.reading import History
 from .accuracy import Accuracy, Mistake
 from .pictures import Misses, Shown
-from .run_folder import History
 
 
 @dataclass(frozen=True)

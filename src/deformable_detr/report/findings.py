@@ -11,10 +11,10 @@ import numpy as np
 from ..data.records import Split
 from ..explain.missed import MEANINGS as STAGE_MEANINGS
 from ..explain.missed import Stage
+from ..run_folder.reading import History
 from .accuracy import MEANINGS as MISTAKE_MEANINGS
 from .accuracy import SIZE_EDGES, Accuracy, ClassRow, Mistake
 from .pictures import Misses
-from .run_folder import History
 
 CLEAR = 0.05  # of AP: a smaller difference is not worth a sentence
 MATTERS = 0.05  # of the objects: a size with fewer is not what limits the result

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .matching import Found, Matches, Objects
+from ..evaluation.matching import Found, Matches, Objects
 
 RECALLS = np.linspace(0.0, 1.0, 101)  # where COCO reads precision
 THRESHOLDS = np.arange(1, 101) / 100

@@ -15,7 +15,12 @@ from .accuracy_sections import accuracy_sections
 from .content import Content, Section
 from .findings import Limit, duration, headline, limits, percent, training_limit
 from .html_parts import command_line, count, when
-from .run_sections import data_section, next_section, settings_section, training_section
+from .run_sections import (
+    data_section,
+    next_section,
+    settings_section,
+    training_section,
+)
 
 
 def html_of(content: Content) -> str:

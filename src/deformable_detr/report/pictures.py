@@ -18,8 +18,8 @@ from PIL import Image
 
 from ..data.images import open_image
 from ..data.records import ImageRecord, Split
-from ..detector import Detector
 from ..evaluation import match_classes
+from ..evaluation.matching import overlaps
 from ..explain.drawing import (
     BOX_COLOUR,
     OBJECT_COLOUR,
@@ -30,9 +30,9 @@ from ..explain.drawing import (
     zoom,
 )
 from ..explain.missed import Stage, Tally, Verdict, missed_objects
-from ..explanation import QueryTraces, trace_picture
+from ..inference.detector import Detector
+from ..inference.trace import QueryTraces, trace_picture
 from .accuracy import Accuracy, Mistake, mistakes
-from .matching import overlaps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

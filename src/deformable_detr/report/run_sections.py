@@ -12,11 +12,17 @@ import yaml
 from ..config import to_dict
 from ..data.formats import NOTES
 from ..data.records import Split
+from ..run_folder.reading import History, changes_from_recipe
 from .accuracy import SIZE_EDGES
 from .content import Content, Section
-from .findings import data_title, duration, loss_title, rate_title, training_title
+from .findings import (
+    data_title,
+    duration,
+    loss_title,
+    rate_title,
+    training_title,
+)
 from .html_parts import command_line, count, facts, figure, table, value_text, when
-from .run_folder import History, changes_from_recipe
 from .svg import Line, Mark, axis_for, line_chart, whole_axis
 
 MOST_CLASS_CURVES = 8

@@ -8,16 +8,16 @@ from typing import Any
 
 from ..data.formats import list_splits, name_to_measure_on, read_split
 from ..data.records import Split
-from ..detector import Detector, load
-from ..environment import environment
 from ..errors import UserError
 from ..evaluation import collect_detections, match_classes
 from ..files import write_text
+from ..inference.detector import Detector, load
+from ..run_folder.reading import read_history
+from ..system.environment import environment
 from .accuracy import count_mistakes, measure, mistakes
 from .content import Content
 from .page import html_of
 from .pictures import find_misses, show_false_positives
-from .run_folder import read_history
 
 REPORT_FILE = "report.html"
 MOST_IMAGES = 24  # that are looked at again, to see which stage lost an object

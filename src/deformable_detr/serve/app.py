@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from .. import __version__
-from ..detector import Detector
+from ..inference.detector import Detector
 from .bodies import body_schema, pictures_of
 from .engine import Engine, State, Wanted
 from .gate import Gate

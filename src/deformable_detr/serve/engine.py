@@ -23,10 +23,10 @@ from PIL.Image import Image
 from torch import Tensor
 
 from ..data.images import open_image, read_header
-from ..detector import Detector
 from ..errors import UserError
 from ..explain.page import page_data
-from ..explanation import Explanation
+from ..inference.detector import Detector
+from ..inference.trace import Explanation
 from ..structures import Detections
 from .metrics import Metrics
 from .refusals import Kind, Refusal

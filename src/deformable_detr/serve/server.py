@@ -13,8 +13,8 @@ from types import FrameType
 
 import uvicorn
 
-from ..detector import Detector, load
 from ..errors import UserError
+from ..inference.detector import Detector, load
 from .app import Server, create_app
 from .settings import ServeSettings
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset_files import coco_content, write_coco, write_image, write_json
 from deformable_detr.data.formats import list_splits, read_split
 from deformable_detr.errors import UserError
-from paths import SHARED_DATA, needs_shared_data
+from tests.support.dataset_files import coco_content, write_coco, write_image, write_json
+from tests.support.paths import SHARED_DATA, needs_shared_data
 
 Content = dict[str, Any]
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset_files import coco_content, voc_xml, write_coco, write_voc, write_yolo
 from deformable_detr.data.formats import (
     detect_format,
     formats_found,
@@ -16,7 +15,8 @@ from deformable_detr.data.formats import (
 )
 from deformable_detr.data.formats.assembly import check_boxes, image_ids, path_inside
 from deformable_detr.errors import UserError
-from paths import SHARED_DATA, needs_shared_data
+from tests.support.dataset_files import coco_content, voc_xml, write_coco, write_voc, write_yolo
+from tests.support.paths import SHARED_DATA, needs_shared_data
 
 CAT = ("cat", (1.0, 2.0, 11.0, 22.0))
 

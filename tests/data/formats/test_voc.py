@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset_files import voc_xml, write_image, write_voc
 from deformable_detr.data.formats import list_splits, read_split
 from deformable_detr.errors import UserError
-from paths import SHARED_DATA, needs_shared_data
+from tests.support.dataset_files import voc_xml, write_image, write_voc
+from tests.support.paths import SHARED_DATA, needs_shared_data
 
 CAT = ("cat", (1.0, 2.0, 11.0, 22.0))
 DOG = ("dog", (5.0, 5.0, 50.0, 40.0))

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset_files import write_image, write_yolo
 from deformable_detr.data.formats import list_splits, read_split
 from deformable_detr.errors import UserError
-from paths import SHARED_DATA, needs_shared_data
+from tests.support.dataset_files import write_image, write_yolo
+from tests.support.paths import SHARED_DATA, needs_shared_data
 
 TWO_ROWS = "0 0.5 0.5 0.25 0.5\n1 0.25 0.25 0.125 0.25\n"
 

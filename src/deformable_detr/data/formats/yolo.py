@@ -29,7 +29,15 @@ from ...errors import UserError
 from ...structures import ClassTable
 from ..images import IMAGE_SUFFIXES, read_header
 from ..records import Problem, Split
-from .assembly import RawImage, RawObjects, assemble, image_ids, path_inside, read_annotation, relative
+from .assembly import (
+    RawImage,
+    RawObjects,
+    assemble,
+    image_ids,
+    path_inside,
+    read_annotation,
+    relative,
+)
 
 LOOKED_FOR = "data.yaml or another *.yaml with names and train, val or test (YOLO)"
 

@@ -1,0 +1,277 @@
+"""The stop-watch of all benchmarks: alternating timing, peak memory, and what machine it was.
+
+Machines have moods: clocks change, neighbours wake up. So rivals take turns within one run (A B C, C B A,
+A B C, …) and are compared by the medians of their turns; absolute times belong to the machine and the day.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+import deformable_detr
+from deformable_detr.errors import UserError
+from deformable_detr.files import write_text
+
+# A short call is repeated until a turn takes so long: the first call after a rival's turn finds its data
+# evicted from the caches.
+TURN_SECONDS = 0.05
+
+# ---- Time ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Timing:
+    """`seconds` of one call in each turn, in the order in which they were measured."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """The interquartile range, in seconds; 0 for a single turn."""
+        if len(self.seconds) < 2:
+            return 0.0
+        low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        return high - low
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "median_seconds": self.median,
+            "spread_seconds": self.spread,
+            "fastest_seconds": min(self.seconds),
+            "turns": len(self.seconds),
+        }
+
+
+Name = TypeVar("Name", bound=Hashable)
+
+
+def alternate(
+    cases: Mapping[Name, Callable[[], object]],
+    *,
+    repeats: int,
+    warmup: int = 1,
+    turn_seconds: float = TURN_SECONDS,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[Name, Timing]:
+    """Time all cases in turns; every second round goes backwards, so that no two are always neighbours
+    in the same order.
+
+    Args:
+        cases: name → the call to time. What it returns is dropped within the measured time.
+        repeats: rounds; each gives every case one turn.
+        warmup: calls of each case before the first round.
+        turn_seconds: a turn is as many calls as took this long while warming up, at least one.
+        clock: seconds; for tests.
+
+    Returns:
+        name → seconds per call, in the order of `cases`.
+    """
+    turns: dict[Name, list[float]] = {name: [] for name in cases}
+    gc.collect()
+    gc.freeze()  # what is there already needs no second look: the collections between turns are short
+    try:
+        calls = {}
+        for name, case in cases.items():
+            seconds = min(_seconds(case, 1, clock) for _ in range(max(warmup, 1)))
+            calls[name] = max(1, math.ceil(turn_seconds / seconds)) if seconds > 0 else 1
+        for round_number in range(repeats):
+            order = list(cases) if round_number % 2 == 0 else list(cases)[::-1]
+            for name in order:
+                turns[name].append(_seconds(cases[name], calls[name], clock))
+    finally:
+        gc.unfreeze()
+    return {name: Timing(tuple(seconds)) for name, seconds in turns.items()}
+
+
+def _seconds(case: Callable[[], object], calls: int, clock: Callable[[], float]) -> float:
+    """Seconds per call. The garbage collector waits: it would charge one rival for another's rubbish."""
+    gc.collect()
+    gc.disable()
+    try:
+        start = clock()
+        for _ in range(calls):
+            case()
+        return (clock() - start) / calls
+    finally:
+        gc.enable()
+
+
+# ---- Memory --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Resident memory of a process, in bytes: before the call, and the most during it."""
+
+    before: int
+    peak: int
+
+    @property
+    def rise(self) -> int:
+        return max(self.peak - self.before, 0)
+
+
+def peak_memory(prepare: Callable[..., Callable[[], object]], *arguments: object) -> Memory:
+    """Resident memory of one call, in a fresh process where nobody else has left buffers to reuse.
+
+    Args:
+        prepare: a function of a module (it travels by name), called in the new process with `arguments`;
+            makes the inputs and whatever else should not count, and returns the call to measure.
+        arguments: picklable.
+
+    Raises:
+        whatever `prepare` or the call raise; BrokenProcessPool where the process was killed.
+    """
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as process:
+        return process.submit(_memory_here, prepare, arguments).result()
+
+
+def _memory_here(prepare: Callable[..., Callable[[], object]], arguments: Sequence[object]) -> Memory:
+    call = prepare(*arguments)
+    gc.collect()
+    _trim_heap()
+    before = _reset_peak()
+    call()
+    return Memory(before, peak_bytes())
+
+
+def _trim_heap() -> None:
+    """Give back what the preparation has freed: glibc keeps blocks of up to 64 MB for the next who asks."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
+_CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+def _reset_peak() -> int:
+    """Forget the peak so far; returns what is resident now. Elsewhere than on Linux the peak so far stays."""
+    if not _STATUS.exists():
+        return peak_bytes()
+    _CLEAR.write_text("5")  # proc(5): resets VmHWM
+    return _status_bytes("VmRSS")
+
+
+def peak_bytes() -> int:
+    """Resident memory of this process at its worst, in bytes."""
+    if _STATUS.exists():
+        return _status_bytes("VmHWM")
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _status_bytes(name: str) -> int:
+    found = re.search(rf"^{name}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
+    if found is None:
+        raise RuntimeError(f"{_STATUS} has no {name}: memory cannot be measured on this system.")
+    return int(found[1]) * 1024
+
+
+# ---- Machine, peers, report ----------------------------------------------------------------------
+
+
+def machine() -> dict[str, Any]:
+    """What a number needs beside it to mean anything: processor, software, commit, date, load."""
+    import torch
+
+    from deformable_detr import __version__, ops
+
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "operator": ops.kernels()["cpu"],
+        "load_average_at_start": round(os.getloadavg()[0], 2),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "deformable_detr": __version__,
+        "commit": _commit(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _cpu_model() -> str:
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return platform.processor() or platform.machine()
+    facts: dict[str, str] = {}
+    for line in path.read_text().splitlines():
+        name, _, fact = line.partition(":")
+        facts.setdefault(name.strip(), fact.strip())
+    model = facts.get("model name", platform.machine())
+    if "cpu family" in facts:  # hypervisors shorten the name to "AMD EPYC"
+        model += f" (family {facts['cpu family']}, model {facts['model']})"
+    return model
+
+
+def _commit() -> str | None:
+    """The source tree's commit, with "+" where the package has changed since; None outside of a checkout."""
+    package = Path(deformable_detr.__file__).parent
+    try:
+        _git(package, "ls-files", "--error-unmatch", "__init__.py")  # else it is somebody else's repository
+        commit = _git(package, "rev-parse", "--short", "HEAD")
+        changed = _git(package, "status", "--porcelain", "--untracked-files=no", "--", ".")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+" if changed else "")
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    found = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=True)
+    return found.stdout.strip()
+
+
+def chosen_peers(against: str | None, known: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Which rivals take part.
+
+    Args:
+        against: names separated by commas; None for all of them.
+        known: name → its distribution on PyPI.
+
+    Returns:
+        name → version of those installed; and name → why not, of the others.
+
+    Raises:
+        UserError: for a name that is not known.
+    """
+    names = list(known) if against is None else [name.strip() for name in against.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise UserError(f"--against {name}: no such peer; choose from {', '.join(known)}.")
+    installed, missing = {}, {}
+    for name in names:
+        try:
+            installed[name] = importlib.metadata.version(known[name])
+        except importlib.metadata.PackageNotFoundError:
+            missing[name] = f"not installed (pip install {known[name]})"
+    return installed, missing
+
+
+def write_report(path: str | Path, report: Mapping[str, Any]) -> None:
+    """JSON, whole or not at all."""
+    write_text(path, json.dumps(report, indent=1, allow_nan=False) + "\n")

@@ -1,0 +1,19 @@
+"""The paper as commands: each experiment is a module of the name that the command line knows
+(`python -m experiments.paper table1`), with two functions: `add_arguments(parser)` and `run(arguments)`.
+"""
+
+from __future__ import annotations
+
+# Name of the module → what it shows. (`import experiments.paper` loads none of them.)
+EXPERIMENTS = {
+    "table1": "DETR against Deformable DETR: AP, size, cost, speed",
+    "table2": "ablations of multi-scale inputs, attention, K, FPN",
+    "table3": "larger backbones, test-time augmentation",
+    "figure3": "AP against epoch, from any runs",
+    "figure5": "what each number of a prediction depends on",
+    "figure6": "where encoder and decoder look",
+    "queue": "the small-scale runs, from a file",
+    "summary": "what those runs say of the claims",
+    "complexity": "cost against resolution, attention at the start",
+    "attention": "how attention finds its keys over the epochs",
+}

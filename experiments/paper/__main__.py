@@ -1,0 +1,22 @@
+"""`python -m experiments.paper WHAT …`, from a clone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from experiments import commands
+
+from . import EXPERIMENTS
+
+SUMMARY = "The paper's experiments."
+COMMAND = commands.command_of("experiments.paper", "experiment", SUMMARY, EXPERIMENTS)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one experiment; returns the exit code."""
+    return commands.main(COMMAND, "experiments.paper", arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""Figure 3: AP against epoch, from the `metrics.jsonl` of any runs.
+
+    python -m experiments.paper figure3 runs/a runs/b [--labels "Deformable DETR" DETR] --output runs/paper
+
+Runs of one label are seeds of one experiment: their mean is drawn, and a band from the lowest to the
+highest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from jsonargparse import ArgumentParser, Namespace
+
+from deformable_detr.config import RUN_CONFIG_FILE, RunConfig, read_config
+from deformable_detr.errors import UserError
+from deformable_detr.files import write_text
+from deformable_detr.run_folder.log import METRICS_FILE, read_metrics
+
+from .pictures import COLOURS, new_figure, save_figure
+from .published import FIGURE_3_DEFORMABLE, FIGURE_3_DETR_DC5
+from .rows import AP_NAMES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Curve = Mapping[int, float]  # epoch, from 1 → AP, a fraction
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("runs", metavar="RUN", type=str, nargs="+", help="run folders or metrics.jsonl files")
+    parser.add_argument("--labels", type=str, nargs="*", default=[], help="one for each RUN; else recipes")
+    parser.add_argument("--metric", type=str, default="AP", help=f"one of {', '.join(AP_NAMES)}")
+    parser.add_argument("--published", action="store_true", help="mark the paper's end points on COCO too")
+    parser.add_argument(
+        "--output", type=str, default="runs/paper", help="figure3.png, .svg and .json go here"
+    )
+
+
+def run(arguments: Namespace) -> None:
+    curves = read_curves(arguments.runs, arguments.labels, arguments.metric)
+    output = Path(arguments.output)
+    content = {
+        "metric": arguments.metric,
+        "curves": {label: [dict(curve) for curve in group] for label, group in curves.items()},
+    }
+    write_text(output / "figure3.json", json.dumps(content, indent=1) + "\n")
+    png, svg = save_figure(draw(curves, arguments.metric, arguments.published), output / "figure3")
+    print(f"written: {png}, {svg}")
+
+
+def read_curves(
+    runs: Sequence[str | Path], labels: Sequence[str] = (), metric: str = "AP"
+) -> dict[str, list[Curve]]:
+    """The curves of each label, in the order in which labels appear.
+
+    Raises:
+        UserError: unknown metric, labels that are too few or too many, runs that cannot be read, that were
+            never evaluated or had no object to measure on, runs of one label without a common epoch.
+    """
+    if metric not in AP_NAMES:
+        raise UserError(f"--metric must be one of {', '.join(AP_NAMES)}, not {metric}.")
+    if labels and len(labels) != len(runs):
+        raise UserError(f"--labels: {len(labels)} labels for {len(runs)} runs: give one for each.")
+    curves: dict[str, list[Curve]] = defaultdict(list)
+    for index, each in enumerate(runs):
+        path = Path(each)
+        path = path / METRICS_FILE if path.is_dir() else path
+        curves[labels[index] if labels else _label(path)].append(_curve(path, metric))
+    for label, group in curves.items():
+        if not set.intersection(*(set(curve) for curve in group)):
+            raise UserError(f"the runs of {label} were evaluated at no common epoch: give them --labels.")
+    return dict(curves)
+
+
+def _curve(path: Path, metric: str) -> Curve:
+    evaluations = [row for row in read_metrics(path) if row["kind"] == "evaluation"]
+    if not evaluations:
+        raise UserError(f"{path} has no evaluation: the run was not evaluated yet, leave it out.")
+    try:
+        curve = {int(row["epoch"]) + 1: float(row[metric]) for row in evaluations}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} has an evaluation without epoch and {metric} ({error}): leave it out."
+        ) from error
+    measured = {epoch: value for epoch, value in curve.items() if value >= 0}  # -1: no such objects
+    if not measured:
+        raise UserError(f"{path}: there is no object to measure {metric} on; choose another --metric.")
+    return measured
+
+
+def _label(path: Path) -> str:
+    """The recipe and the length of the schedule; the name of the folder where these are not known."""
+    config_file = path.parent / RUN_CONFIG_FILE
+    if not config_file.is_file():
+        return path.parent.name or path.stem
+    config = read_config(config_file, RunConfig())
+    return f"{config.recipe}, {config.train.epochs} epochs"
+
+
+def draw(curves: Mapping[str, Sequence[Curve]], metric: str = "AP", published: bool = False) -> Figure:
+    """One line per label."""
+    figure = new_figure()
+    axes = figure.axes[0]
+    for index, (label, group) in enumerate(curves.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        style = "-" if index < len(COLOURS) else "--"
+        epochs = sorted(set.intersection(*(set(curve) for curve in group)))
+        values = [[100 * curve[epoch] for curve in group] for epoch in epochs]
+        means = [fmean(each) for each in values]
+        marker = "o" if len(epochs) == 1 else None
+        axes.plot(epochs, means, style, color=colour, linewidth=1.4, label=label, marker=marker, markersize=3)
+        if len(group) > 1:
+            lowest, highest = [min(each) for each in values], [max(each) for each in values]
+            axes.fill_between(epochs, lowest, highest, color=colour, alpha=0.15, linewidth=0)
+    if published:
+        for label, points, marker in (
+            ("Deformable DETR (paper, COCO)", FIGURE_3_DEFORMABLE, "*"),
+            ("DETR-DC5 (paper, COCO)", FIGURE_3_DETR_DC5, "x"),
+        ):
+            axes.plot(list(points), list(points.values()), marker, color="0.3", markersize=5, label=label)
+    axes.set_xlabel("epoch", fontsize=9)
+    axes.set_ylabel(f"{metric} (%)", fontsize=9)
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(left=0)
+    axes.legend(fontsize=7, frameon=False, loc="lower right")
+    return figure

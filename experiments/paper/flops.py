@@ -1,0 +1,93 @@
+"""Multiply-adds of a model, as the paper's FLOPs columns count them (Table 1; spec.md §16.1).
+
+The papers' "FLOPs" are multiply-adds, half of what `torch.utils.flop_counter.FlopCounterMode` counts. What
+is counted: convolutions, matrix products (those inside dense attention too), and samples of deformable
+attention and convolution; nothing elementwise. The model runs for real, but on PyTorch's meta device:
+operators with shapes and without numbers.
+
+The published numbers are means over pictures of COCO val2017, resized as in evaluation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+import torchvision  # noqa: F401  brings torch.ops.torchvision
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from deformable_detr.config import DataConfig, ModelConfig
+from deformable_detr.data.records import Split
+from deformable_detr.data.transforms import resized_size
+from deformable_detr.models import DetectionModel, build_model
+from deformable_detr.ops.flop_formulas import REFERENCE_FORMULAS
+from deformable_detr.structures import ImageBatch
+
+Size = tuple[int, int]
+
+# A data set's sizes are represented by this many quantiles: a second of counting each.
+NUM_SIZES = 8
+
+
+def typical_sizes(split: Split, data: DataConfig, number: int = NUM_SIZES) -> tuple[Size, ...]:
+    """The sizes (H, W) that stand for a split's, as the model sees them: quantiles of the area.
+
+    Landscape all of them, as a turned picture costs the same.
+    """
+    sizes = [resized_size(image.size, data.image_size, data.max_size) for image in split.images]
+    ordered = sorted(((min(size), max(size)) for size in sizes), key=math.prod)
+    number = min(number, len(ordered))
+    return tuple(ordered[(2 * index + 1) * len(ordered) // (2 * number)] for index in range(number))
+
+
+def mean_multiply_adds(config: ModelConfig, sizes: Sequence[Size]) -> float:
+    """Of one picture, over pictures of these sizes (H, W)."""
+    model = model_without_numbers(config)
+    return mean_over(sizes, lambda size: multiply_adds_of_model(model, size))
+
+
+def mean_over(sizes: Sequence[Size], count: Callable[[Size], int]) -> float:
+    """The mean of `count`, asked once for each different size."""
+    return sum(count(size) * times for size, times in Counter(sizes).items()) / len(sizes)
+
+
+@cache
+def model_without_numbers(config: ModelConfig) -> DetectionModel:
+    """On the meta device, for counting."""
+    with torch.device("meta"):
+        return build_model(config).eval().requires_grad_(False)
+
+
+def multiply_adds_of_model(model: nn.Module, size: Size) -> int:
+    """Of one picture of `size` (H, W), on the device of the model's parameters."""
+    device = next(model.parameters()).device
+    batch = ImageBatch(
+        torch.empty(1, 3, *size, device=device), torch.zeros(1, *size, dtype=torch.bool, device=device)
+    )
+    return count_multiply_adds(lambda: model(batch))
+
+
+def count_multiply_adds(computation: Callable[[], Any]) -> int:
+    """Of what `computation` does, without gradients."""
+    formulas = {**REFERENCE_FORMULAS, torch.ops.torchvision.deform_conv2d: _deform_conv_flops}
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+        computation()
+    return counter.get_total_flops() // 2
+
+
+def _deform_conv_flops(
+    input_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    *_: Any,
+    out_shape: Sequence[int],
+    **__: Any,
+) -> int:
+    """A plain convolution's, and five multiply-adds for each sample that it reads (one is the modulation)."""
+    places = out_shape[0] * math.prod(out_shape[2:])
+    taps = math.prod(weight_shape[2:])
+    return 2 * places * taps * (weight_shape[0] * weight_shape[1] + 5 * input_shape[1])

@@ -1,0 +1,71 @@
+"""What figures 5 and 6 have in common: a model, some pictures, a figure and JSON for each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from deformable_detr.errors import UserError
+from deformable_detr.files import write_text
+from deformable_detr.prediction import make_output_folder
+from deformable_detr.prediction.sources import find_pictures
+
+from .pictures import save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PHOTO_DPI = 160  # photographs, not lines
+
+
+def add_picture_arguments(parser: ArgumentParser, most: int) -> None:
+    parser.add_argument(
+        "model", metavar="MODEL", type=str, help="run or checkpoint folder, .pth file, hub id"
+    )
+    parser.add_argument("images", metavar="IMAGE", type=str, nargs="+", help="pictures, folders, globs")
+    parser.add_argument("--output", type=str, default="runs/paper", help="JSON, PNG and SVG go here")
+    parser.add_argument("--threshold", type=float, default=0.4, help="least score of a detection")
+    parser.add_argument("--most", type=int, default=most, help="detections to draw, the best ones")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
+
+
+def pictures_of(arguments: Namespace) -> list[Path]:
+    """The pictures that the command names; the output folder is there afterwards.
+
+    Raises:
+        UserError: there are none; an option is out of range; the output is no folder.
+    """
+    if arguments.most < 1:
+        raise UserError(f"--most must be at least 1, not {arguments.most}.")
+    output = Path(arguments.output)
+    images = find_pictures(arguments.images, output)
+    make_output_folder(output)
+    return images
+
+
+def write_figures(
+    name: str,
+    arguments: Namespace,
+    figures: Sequence[Figure],
+    entries: Sequence[Mapping[str, Any]],
+    mean: Mapping[str, Any],
+) -> None:
+    """NAME.json, and NAME.png and .svg, or NAME-1.png … where there are several pictures. `mean`: over all
+    detections of all pictures."""
+    output = Path(arguments.output)
+    written = [output / f"{name}.json"]
+    for number, figure in enumerate(figures, start=1):
+        stem = name if len(figures) == 1 else f"{name}-{number}"
+        written += save_figure(figure, output / stem, PHOTO_DPI)
+    content = {
+        "model": arguments.model,
+        "threshold": arguments.threshold,
+        "mean": mean,
+        "pictures": list(entries),
+    }
+    write_text(written[0], json.dumps(content, indent=1) + "\n")
+    print("written: " + ", ".join(map(str, written)))

@@ -1,0 +1,291 @@
+"""The small-scale runs, one after the other, from a file that lists them (experiments/paper/queue.yaml).
+
+    python -m experiments.paper queue experiments/paper/queue.yaml --output runs/paper --results FOLDER
+
+A finished run leaves RESULTS/DATA-ROW-EPOCHSep-seedSEED.json: its curve, its time, what it ran on, its
+command. What is finished is not run again, and a stopped run goes on where it was. The run folders lie where
+`paper table1 --scale small --output OUTPUT/DATA --rebuild` looks for them.
+
+A run in work is locked (OUTPUT/locks), so any number of queues may work on one list: `--jobs N` starts N of
+them with a share of the threads each. Small models use two cores better as two runs than as one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from filelock import FileLock, Timeout
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+
+from deformable_detr.config import RunConfig, override
+from deformable_detr.data.drawn import generate
+from deformable_detr.data.formats import read_split
+from deformable_detr.errors import UserError
+from deformable_detr.files import write_text
+from deformable_detr.loss import NonFiniteError
+from deformable_detr.run_folder.log import METRICS_FILE, read_metrics
+
+from . import table1, table2
+from .rows import AP_NAMES, Row, read_run, require_data, run_folder
+
+ROWS: dict[str, Row] = {row.name: row for row in (*table2.ROWS, *table1.ROWS)}
+_FIELDS = {"row", "data", "epochs", "seeds", "evaluate_every", "minutes"}
+_DRAWN_FIELDS = {"train", "val", "image_size", "seed", "small_objects"}  # of synthetic.generate
+
+
+@dataclass(frozen=True)
+class QueuedRun:
+    """One run of the file. `data`: the name of a data set there."""
+
+    row: Row
+    data: str
+    epochs: int
+    seed: int
+    evaluate_every: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.data}-{self.row.name}-{self.epochs}ep-seed{self.seed}"
+
+    @property
+    def config(self) -> RunConfig:
+        config = self.row.config("small", self.epochs, self.seed)
+        return override(config, {"train.evaluate_every": self.evaluate_every})
+
+    def folder(self, output: Path) -> Path:
+        return run_folder(output / self.data, "small", self.row.run_name, self.epochs, self.seed)
+
+    def lock(self, output: Path) -> FileLock:
+        """Of the folder: rows that train the same share it."""
+        return _lock(output, f"{self.data}-{self.folder(output).name}")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("queue", metavar="FILE", type=str, help="YAML: data sets and runs")
+    parser.add_argument("--output", type=str, default="runs/paper", help="run folders and drawn data")
+    parser.add_argument("--results", type=str, default="runs/paper/results", help="one JSON per finished run")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each with a share of the cores")
+    parser.add_argument("--list", action="store_true", help="say what is finished, run nothing")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
+
+
+def run(arguments: Namespace) -> None:
+    if arguments.jobs < 1:
+        raise UserError(f"--jobs must be at least 1, not {arguments.jobs}.")
+    console, output, results = Console(), Path(arguments.output), Path(arguments.results)
+    data, runs = read_queue(Path(arguments.queue))
+    if arguments.jobs > 1 and not arguments.list:
+        _run_jobs(arguments, console)
+        return
+    command = shlex.join(
+        [
+            "deformable-detr",
+            "paper",
+            "queue",
+            arguments.queue,
+            "--output",
+            str(output),
+            "--results",
+            str(results),
+        ]
+    )
+    failed = []
+    for each in runs:
+        result = results / f"{each.name}.json"
+        if arguments.list or result.is_file():
+            _say(console, _state(each, result, output), each)
+            continue
+        try:
+            with each.lock(output):
+                if not result.is_file():
+                    _say(console, "running", each)
+                    source = _data_folder(data[each.data], output, each.data)
+                    val, folder = read_split(source, "val"), each.folder(output)
+                    before = read_run(folder)
+                    if before is not None:
+                        require_data(before, val)
+                    each.row.train(source, each.config, folder, arguments.device)
+                    content = json.dumps(result_of(each, folder, command), indent=1)
+                    write_text(result, content + "\n")
+        except Timeout:
+            _say(console, "in work", each)
+        except NonFiniteError as error:  # of one run; the others shall not wait for it
+            console.print(f"failed    {each.name}: {error}", markup=False, highlight=False, soft_wrap=True)
+            failed.append(each.name)
+    if failed:
+        raise UserError(f"failed: {', '.join(failed)}; their folders in {output} show where, remove them.")
+
+
+def _run_jobs(arguments: Namespace, console: Console) -> None:
+    """The same queue in several processes, which share the list by its locks."""
+    threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
+    command = [sys.executable, "-m", "deformable_detr", "paper", "queue", arguments.queue]
+    for option in ("output", "results", "device"):
+        command += [f"--{option}", arguments[option]]
+    logs = Path(arguments.output) / "jobs"
+    logs.mkdir(parents=True, exist_ok=True)
+    children: list[subprocess.Popen[bytes]] = []
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    try:
+        for job in range(1, arguments.jobs + 1):
+            log = logs / f"{job}.log"
+            with log.open("ab") as written:
+                children.append(
+                    subprocess.Popen(
+                        command,
+                        stdout=written,
+                        stderr=subprocess.STDOUT,
+                        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+                    )
+                )
+            console.print(f"job {job}, threads: {threads}, log: {log}", highlight=False, soft_wrap=True)
+        codes = [child.wait() for child in children]
+    finally:
+        for child in children:  # stopped, they save the state of their runs
+            child.terminate()
+        for child in children:
+            child.wait()
+        signal.signal(signal.SIGTERM, previous)
+    if any(codes):
+        raise UserError(f"a job of the queue has failed: {logs}/*.log say why; the others' results stand.")
+
+
+def _lock(output: Path, name: str, timeout: float = 0) -> FileLock:
+    """Gone with its process, however that ends; the empty file stays."""
+    folder = output / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / f"{name}.lock", timeout=timeout)
+
+
+def _state(each: QueuedRun, result: Path, output: Path) -> str:
+    if result.is_file():
+        return "finished"
+    if not each.folder(output).exists():  # nobody has begun, so there is no lock to try
+        return "to do"
+    try:
+        with each.lock(output):
+            return "to do"
+    except Timeout:
+        return "in work"
+
+
+def _say(console: Console, state: str, each: QueuedRun) -> None:
+    console.print(f"{state:<8}  {each.name}", highlight=False, soft_wrap=True)
+
+
+def read_queue(path: Path) -> tuple[dict[str, Any], list[QueuedRun]]:
+    """The data sets by name, and the runs in the order of the file.
+
+    Raises:
+        UserError: naming what is wrong in the file.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data, entries = dict(content["data"]), list(content["runs"])
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        why = " ".join(str(error).split())
+        raise UserError(f"{path} is not a queue of runs ({why}): it needs `data` and `runs`.") from error
+    for name, description in data.items():
+        _check_data(name, description, path)
+    runs = [each for entry in entries for each in _queued(entry, data, path)]
+    names = [each.name for each in runs]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{path} lists {name} more than once: leave one.")
+    return data, runs
+
+
+def _check_data(name: str, description: Any, path: Path) -> None:
+    if isinstance(description, str):
+        return
+    what = f"{path}: the data set {name} must be a folder, or numbers to draw one by"
+    if not isinstance(description, Mapping):
+        raise UserError(f"{what}, not {description!r}.")
+    unknown = description.keys() - _DRAWN_FIELDS
+    if unknown:
+        raise UserError(f"{what} ({', '.join(sorted(_DRAWN_FIELDS))}), not {', '.join(map(str, unknown))}.")
+    size = description.get("image_size", [240, 320])
+    numbers = [value for field, value in description.items() if field not in ("image_size", "small_objects")]
+    if (
+        not isinstance(size, list)
+        or len(size) != 2
+        or not all(type(each) is int for each in [*size, *numbers])
+    ):
+        raise UserError(f"{what}: `image_size` [height, width], the others whole numbers.")
+
+
+def _queued(entry: Any, data: Mapping[str, Any], path: Path) -> Iterator[QueuedRun]:
+    if not isinstance(entry, Mapping):
+        raise UserError(f"{path}: {entry!r} is not a run: say row, data, epochs and seeds.")
+    missing = {"row", "data", "epochs", "seeds"} - entry.keys()
+    unknown = entry.keys() - _FIELDS
+    if missing or unknown:
+        words = "misses" if missing else "has unknown fields"
+        fields = ", ".join(sorted(map(str, missing or unknown)))
+        raise UserError(f"{path}: the run {dict(entry)} {words} {fields}.")
+    if str(entry["row"]) not in ROWS:
+        raise UserError(f"{path}: there is no row {entry['row']}: choose among {', '.join(ROWS)}.")
+    if str(entry["data"]) not in data:
+        raise UserError(f"{path}: there is no data set {entry['data']} among {', '.join(map(str, data))}.")
+    epochs, every, seeds = entry["epochs"], entry.get("evaluate_every", 1), entry["seeds"]
+    if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
+        raise UserError(f"{path}: the run {dict(entry)} needs a list of whole numbers as its seeds.")
+    if type(epochs) is not int or type(every) is not int or min(epochs, every) < 1:
+        raise UserError(f"{path}: the run {dict(entry)} needs epochs and evaluate_every of at least 1.")
+    for seed in seeds:
+        yield QueuedRun(ROWS[entry["row"]], entry["data"], epochs, seed, every)
+
+
+def _data_folder(description: str | Mapping[str, Any], output: Path, name: str) -> Path:
+    """A folder as it is, or a drawn data set (data/synthetic.py), drawn once.
+
+    Raises:
+        UserError: it was drawn by another description.
+    """
+    if isinstance(description, str):
+        return Path(description)
+    drawn, said = output / "data" / name, output / "data" / f"{name}.yaml"
+    with _lock(output, f"data-{name}", timeout=-1):
+        if not drawn.exists():
+            fields = dict(description)
+            if "image_size" in fields:
+                fields["image_size"] = tuple(fields["image_size"])
+            write_text(said, yaml.safe_dump(dict(description)))
+            generate(drawn, **fields)
+        elif said.is_file() and yaml.safe_load(said.read_text(encoding="utf-8")) != description:
+            raise UserError(f"{drawn} was drawn by another description ({said}): choose another --output.")
+    return drawn
+
+
+def result_of(queued: QueuedRun, folder: Path, command: str) -> dict[str, Any]:
+    """Of a finished run. `command`: by which it can be repeated."""
+    run = read_run(folder)
+    assert run is not None
+    evaluations = [row for row in read_metrics(folder / METRICS_FILE) if row["kind"] == "evaluation"]
+    return {
+        "row": queued.row.name,
+        "recipe": queued.row.recipe,
+        "data": queued.data,
+        "epochs": queued.epochs,
+        "seed": queued.seed,
+        "command": command,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "training_hours": round(run.hours, 6),
+        **{name: run.metrics.get(name) for name in AP_NAMES},
+        "curve": [
+            {"epoch": row["epoch"] + 1, **{name: row[name] for name in AP_NAMES}} for row in evaluations
+        ],
+    }

@@ -1,0 +1,185 @@
+"""Rows of the paper's tables: what is trained for them, and what is known of them.
+
+A row is trained into run folders, OUTPUT/runs/SCALE/RECIPE-EPOCHSep-seedSEED: ordinary runs, which resume
+like any other. Tables are rebuilt from these folders and nothing else, so that rows may be trained on
+different machines and their folders brought together. Rows that train the same share their folders.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from deformable_detr.config import RUN_CONFIG_FILE, RunConfig, read_config, recipe
+from deformable_detr.data.records import Split
+from deformable_detr.errors import UserError
+from deformable_detr.inference.detector import Detector, new_checkpoint
+from deformable_detr.run_folder.log import METRICS_FILE, read_metrics, read_starts
+from deformable_detr.structures import ClassTable
+from deformable_detr.training.run import STATE_FILE, train
+
+from .flops import Size, mean_multiply_adds, model_without_numbers
+from .published import Published
+from .small_scale import small
+
+Scale = Literal["full", "small"]
+AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+@dataclass(frozen=True)
+class Row(ABC):
+    """One line of a table. `label`: as the paper prints it; `epochs`: of the published schedule; `suffix`:
+    where a recipe has more rows than one."""
+
+    label: str
+    recipe: str
+    epochs: int
+    published: Published
+    suffix: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of the row in commands and results."""
+        return self.recipe + self.suffix
+
+    @property
+    def run_name(self) -> str:
+        """With which the names of its run folders begin."""
+        return self.recipe
+
+    @abstractmethod
+    def base(self) -> RunConfig:
+        """The published setting."""
+
+    @abstractmethod
+    def train(self, data: Path, config: RunConfig, folder: Path, device: str) -> None:
+        """Train into `folder`, going on where a run was stopped."""
+
+    @abstractmethod
+    def parameters(self, config: RunConfig) -> int: ...
+
+    @abstractmethod
+    def multiply_adds(self, config: RunConfig, sizes: Sequence[Size]) -> float:
+        """Of one picture, the mean over `sizes`."""
+
+    @abstractmethod
+    def untrained(self, config: RunConfig, classes: ClassTable, device: str) -> Detector: ...
+
+    def config(self, scale: Scale, epochs: int | None, seed: int) -> RunConfig:
+        """With the schedule shortened to `epochs`: the rate drops after four fifths of them, as in the
+        papers, rounded down to whole epochs, but never before the first."""
+        config = self.base()
+        epochs = self.epochs if epochs is None else epochs
+        drops = (max(1, epochs * 4 // 5),) if epochs else ()
+        config = replace(config, train=replace(config.train, epochs=epochs, lr_drop_epochs=drops, seed=seed))
+        return small(config) if scale == "small" else config
+
+
+class RecipeRow(Row):
+    """A recipe of this package."""
+
+    def base(self) -> RunConfig:
+        return recipe(self.recipe)
+
+    def train(self, data: Path, config: RunConfig, folder: Path, device: str) -> None:
+        resume = (folder / STATE_FILE).exists()
+        # A queue of runs is read as a table, not report by report.
+        train(data, config, folder, resume=resume, device=device, report=False)
+
+    def parameters(self, config: RunConfig) -> int:
+        return count_parameters(model_without_numbers(config.model))
+
+    def multiply_adds(self, config: RunConfig, sizes: Sequence[Size]) -> float:
+        return mean_multiply_adds(config.model, sizes)
+
+    def untrained(self, config: RunConfig, classes: ClassTable, device: str) -> Detector:
+        return Detector.of(new_checkpoint(config.model, classes, config.data, config.recipe, None), device)
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def run_folder(output: Path, scale: Scale, name: str, epochs: int, seed: int) -> Path:
+    return output / "runs" / scale / f"{name}-{epochs}ep-seed{seed}"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run folder says. `metrics`: the last evaluation, fractions. `hours`: of training, of all of its
+    processes (GPUs) together, evaluations left out. `epochs`: what it was meant to train; `epochs_done`: up
+    to the last evaluation. `data`: `training.data_in_words`, None of runs by older versions."""
+
+    folder: Path
+    seed: int
+    epochs: int
+    epochs_done: int
+    metrics: Mapping[str, float]
+    hours: float
+    data: Mapping[str, Any] | None
+
+    @property
+    def finished(self) -> bool:
+        return self.epochs_done >= self.epochs
+
+
+def read_run(folder: Path) -> RunResult | None:
+    """None where nothing was trained yet.
+
+    Raises:
+        UserError: naming a file that cannot be read.
+    """
+    if not (folder / METRICS_FILE).is_file():
+        return None
+    config = read_config(folder / RUN_CONFIG_FILE, RunConfig())
+    rows = read_metrics(folder / METRICS_FILE)
+    evaluations = [row for row in rows if row["kind"] == "evaluation"]
+    last = evaluations[-1] if evaluations else {"epoch": -1}
+    starts = read_starts(folder)
+    return RunResult(
+        folder=folder,
+        seed=config.train.seed,
+        epochs=config.train.epochs,
+        epochs_done=last["epoch"] + 1,
+        metrics={name: last[name] for name in AP_NAMES if name in last},
+        hours=sum(
+            row.get("seconds", 0.0) * _processes(starts, row["step"])
+            for row in rows
+            if row["kind"] == "train"
+        )
+        / 3600,
+        data=starts[-1].get("data") if starts else None,
+    )
+
+
+def _processes(starts: Sequence[Mapping[str, Any]], step: int) -> int:
+    """That made update `step`: a run may go on with another number of them."""
+    return next((start["processes"] for start in reversed(starts) if start["step"] < step), 1)
+
+
+def require_data(run: RunResult, val: Split) -> None:
+    """
+    Raises:
+        UserError: the run was trained and evaluated on other data.
+    """
+    if run.data is None:
+        return
+    there = len(run.data["classes"]), run.data["val_images"]
+    here = len(val.classes), len(val)
+    if there != here or run.data["classes"] != list(val.classes.names):
+        raise UserError(
+            f"{run.folder} is a run on other data ({there[0]} classes, {there[1]} pictures to evaluate on), "
+            f"not on {val.source} ({here[0]} and {here[1]}): choose another --output."
+        )
+
+
+def find_runs(output: Path, scale: Scale, name: str, epochs: int) -> list[RunResult]:
+    """The runs of a row, by seed."""
+    folders = (output / "runs" / scale).glob(f"{name}-{epochs}ep-seed*")
+    found = [result for folder in folders if (result := read_run(folder)) is not None]
+    return sorted(found, key=lambda result: result.seed)

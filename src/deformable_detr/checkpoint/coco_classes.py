@@ -1,0 +1,28 @@
+"""COCO's 80 class names at their ids 0 to 90: the class table of the published checkpoints, whose 91 logits
+are COCO's raw category ids (spec.md §10).
+"""
+
+from __future__ import annotations
+
+from ..structures import ClassTable
+
+# By id; None marks the eleven ids that COCO's annotations never use.
+COCO_NAMES_BY_ID: tuple[str | None, ...] = (
+    *(None, "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
+    *("traffic light", "fire hydrant", None, "stop sign", "parking meter", "bench", "bird", "cat", "dog"),
+    *("horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", None, "backpack", "umbrella", None),
+    *(None, "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite"),
+    *("baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle", None),
+    *("wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange"),
+    *("broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed"),
+    *(None, "dining table", None, None, "toilet", None, "tv", "laptop", "mouse", "remote", "keyboard"),
+    *("cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", None, "book", "clock", "vase"),
+    *("scissors", "teddy bear", "hair drier", "toothbrush"),
+)
+
+
+def class_table_for(num_classes: int) -> ClassTable:
+    """The classes of a model that comes without names: COCO's where there are 91, else "class 0", …"""
+    if num_classes == len(COCO_NAMES_BY_ID):
+        return ClassTable(COCO_NAMES_BY_ID, tuple(range(num_classes)))
+    return ClassTable.from_names([f"class {index}" for index in range(num_classes)])

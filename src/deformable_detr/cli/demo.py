@@ -1,0 +1,105 @@
+"""The demo: draw a data set, train on it, report, evaluate, predict; offline, minutes on two cores."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ..config import RunConfig
+from ..config.recipes import deformable_detr_lite
+from ..data.drawn import generate
+from ..errors import UserError
+from ..evaluation import evaluate, print_metrics
+from ..inference.detector import Detector
+from ..prediction import PredictionReport, make_output_folder, predict
+from ..report import REPORT_FILE
+from ..training.run import TrainingInterruptedError, train
+
+IMAGE_SIZE = (120, 160)
+TRAIN_IMAGES, VAL_IMAGES, SHOWN_IMAGES = 400, 60, 12
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    detector: Detector
+    metrics: dict[str, Any]
+    prediction: PredictionReport
+
+
+def demo_config() -> RunConfig:
+    """The lite recipe on small pictures, for minutes instead of an hour."""
+    base = deformable_detr_lite()
+    return replace(
+        base,
+        data=replace(base.data, image_size=120, max_size=200, train_sizes=(104, 112, 120, 128)),
+        train=replace(
+            base.train,
+            epochs=7,
+            evaluate_every=7,
+            warmup_steps=50,
+            log_every=50,
+        ),
+    )
+
+
+def demo(output: str | Path = "demo_output", *, seed: int = 0, epochs: int | None = None) -> DemoResult:
+    """Run the whole way and say what was written.
+
+    Writes `data/` (COCO layout), `run/` (checkpoints, metrics.jsonl, report.html), `metrics.json` and
+    `predictions/` (annotated pictures, predictions.json) into `output`.
+
+    Raises:
+        UserError: where `output` holds something already. TrainingInterruptedError: stopped by a signal.
+    """
+    folder, console, started = Path(output), Console(), time.perf_counter()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--output {folder} is not empty: remove it, or name another folder.")
+    config = demo_config()
+    if epochs is None:
+        epochs = config.train.epochs
+    config = replace(config, train=replace(config.train, seed=seed, epochs=epochs))
+    make_output_folder(folder)
+
+    console.print(f"1/4  drawing {TRAIN_IMAGES + VAL_IMAGES} pictures", highlight=False)
+    data = generate(folder / "data", train=TRAIN_IMAGES, val=VAL_IMAGES, image_size=IMAGE_SIZE, seed=seed)
+    console.print("2/4  training", highlight=False)
+    try:
+        detector = train(data, config, folder / "run")
+    except TrainingInterruptedError as error:
+        raise TrainingInterruptedError(
+            f"stopped. Remove {folder} to start the demo again, or finish its training by "
+            f"`deformable-detr train {data} --output {folder / 'run'} --resume`."
+        ) from error
+    console.print("3/4  evaluating", highlight=False)
+    metrics = evaluate(detector, data, output=folder / "metrics.json")
+    print_metrics(metrics, console)
+    console.print("4/4  predicting", highlight=False)
+    names = [image["file_name"] for image in _val_images(data)[:SHOWN_IMAGES]]
+    prediction = predict(
+        detector, [data / "val" / name for name in names], folder / "predictions", threshold=0.25
+    )
+    seconds = time.perf_counter() - started
+    console.print(
+        f"done in {seconds / 60:.1f} minutes. Look at\n"
+        f"  {folder / 'predictions'}   {len(prediction.pictures)} annotated pictures\n"
+        f"  {prediction.predictions}   {prediction.detections} detections\n"
+        f"  {folder / 'metrics.json'}   AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}\n"
+        f"  {folder / 'run'}   checkpoints, metrics.jsonl, TensorBoard\n"
+        f"  {folder / 'run' / REPORT_FILE}   how good it is, and what limits it\n"
+        f"Next: deformable-detr predict {folder / 'run'} YOUR_PICTURES --output out",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return DemoResult(detector, metrics, prediction)
+
+
+def _val_images(data: Path) -> list[dict[str, Any]]:
+    images: list[dict[str, Any]] = json.loads(
+        (data / "annotations" / "instances_val.json").read_text(encoding="utf-8")
+    )["images"]
+    return images

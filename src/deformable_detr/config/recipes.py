@@ -1,0 +1,263 @@
+"""One function per row of the paper's tables, each derived from another one.
+
+A recipe is a whole `RunConfig`: model, data and training. Published results are COCO val2017 AP
+(spec.md §16); every recipe trains with
+
+    deformable-detr train DATA --recipe NAME --output runs/NAME
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from ..errors import UserError
+from .fields import (
+    BackboneConfig,
+    DataConfig,
+    LossConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+)
+
+
+def detr_r50() -> RunConfig:
+    """DETR, ResNet-50: 42.0 AP after 500 epochs (41 M parameters, 86 GFLOPs). Schedule of the 500 epochs."""
+    return RunConfig(
+        recipe="detr_r50",
+        model=ModelConfig(
+            neck="projection",
+            position="sine",
+            attention="dense",
+            queries="static",
+            classification="softmax",
+            num_queries=100,
+            num_levels=1,
+            ffn_dim=2048,
+            decoder_norm=True,
+        ),
+        train=TrainConfig(
+            epochs=500,
+            lr=1e-4,
+            lr_backbone=1e-5,
+            lr_batch_size=64,
+            lr_drop_epochs=(400,),
+            loss=LossConfig(class_cost=1.0, class_weight=1.0),
+        ),
+    )
+
+
+def detr_r50_dc5() -> RunConfig:
+    """DETR-DC5: the last stage at stride 16. 43.3 AP after 500 epochs, 35.3 after 50 (187 GFLOPs)."""
+    base = detr_r50()
+    return replace(base, recipe="detr_r50_dc5", model=_with_backbone(base.model, dilation=True))
+
+
+def detr_r50_dc5_plus() -> RunConfig:
+    """DETR-DC5+: focal loss (weight 2) and 300 queries, to be fair to DETR. 36.2 AP after 50 epochs."""
+    base = detr_r50_dc5()
+    return replace(
+        base,
+        recipe="detr_r50_dc5_plus",
+        model=replace(base.model, classification="sigmoid_focal", num_queries=300),
+        train=replace(base.train, epochs=50, lr_drop_epochs=(40,), loss=LossConfig()),
+    )
+
+
+def detr_r101() -> RunConfig:
+    """DETR, ResNet-101: 43.5 AP after 500 epochs (60 M parameters, 152 GFLOPs)."""
+    base = detr_r50()
+    return replace(base, recipe="detr_r101", model=_with_backbone(base.model, name="resnet101"))
+
+
+def deformable_detr_r50() -> RunConfig:
+    """Deformable DETR: 44.5 AP (43.8 in the paper) after 50 epochs (40 M parameters, 173 GFLOPs)."""
+    return RunConfig(recipe="deformable_detr_r50")
+
+
+def deformable_detr_r50_single_scale() -> RunConfig:
+    """On C5 alone: 39.4 AP after 50 epochs (34 M parameters, 78 GFLOPs)."""
+    base = deformable_detr_r50()
+    return replace(base, recipe="deformable_detr_r50_single_scale", model=replace(base.model, num_levels=1))
+
+
+def deformable_detr_r50_single_scale_dc5() -> RunConfig:
+    """On C5 at stride 16: 41.5 AP after 50 epochs (34 M parameters, 128 GFLOPs)."""
+    base = deformable_detr_r50_single_scale()
+    return replace(
+        base,
+        recipe="deformable_detr_r50_single_scale_dc5",
+        model=_with_backbone(base.model, dilation=True),
+    )
+
+
+def deformable_detr_r50_refine() -> RunConfig:
+    """With iterative bounding box refinement: 46.2 AP (45.4 in the paper) after 50 epochs."""
+    base = deformable_detr_r50()
+    return replace(
+        base, recipe="deformable_detr_r50_refine", model=replace(base.model, refine_references=True)
+    )
+
+
+def deformable_detr_r50_two_stage() -> RunConfig:
+    """With refinement and two stages: 46.9 AP (46.2 in the paper) after 50 epochs."""
+    base = deformable_detr_r50_refine()
+    return replace(
+        base, recipe="deformable_detr_r50_two_stage", model=replace(base.model, queries="proposals")
+    )
+
+
+def deformable_detr_r50_fpn() -> RunConfig:
+    """Table 2: with an FPN between backbone and encoder, which adds nothing: 43.8 AP after 50 epochs."""
+    base = deformable_detr_r50()
+    return replace(base, recipe="deformable_detr_r50_fpn", model=replace(base.model, neck="fpn"))
+
+
+def deformable_detr_r50_bifpn() -> RunConfig:
+    """Table 2: with a BiFPN, which adds next to nothing: 43.9 AP after 50 epochs."""
+    base = deformable_detr_r50()
+    return replace(base, recipe="deformable_detr_r50_bifpn", model=replace(base.model, neck="bifpn"))
+
+
+def deformable_detr_r50_own_level() -> RunConfig:
+    """Table 2: multi-scale inputs without multi-scale attention, 42.3 AP after 50 epochs."""
+    base = deformable_detr_r50()
+    return replace(
+        base,
+        recipe="deformable_detr_r50_own_level",
+        model=replace(base.model, attention="deformable_own_level"),
+    )
+
+
+def deformable_detr_r50_own_level_k1() -> RunConfig:
+    """Table 2: the same with one point per head, close to deformable convolution: 41.4 AP after 50 epochs."""
+    base = deformable_detr_r50_own_level()
+    return replace(base, recipe="deformable_detr_r50_own_level_k1", model=replace(base.model, num_points=1))
+
+
+def deformable_detr_r50_single_scale_k1() -> RunConfig:
+    """Table 2: one level and one point per head: 39.7 AP after 50 epochs."""
+    base = deformable_detr_r50_single_scale()
+    return replace(
+        base, recipe="deformable_detr_r50_single_scale_k1", model=replace(base.model, num_points=1)
+    )
+
+
+def deformable_detr_r101_two_stage() -> RunConfig:
+    """Table 3: two stages on ResNet-101, 48.7 AP on test-dev."""
+    base = deformable_detr_r50_two_stage()
+    return replace(
+        base, recipe="deformable_detr_r101_two_stage", model=_with_backbone(base.model, name="resnet101")
+    )
+
+
+def deformable_detr_x101_two_stage() -> RunConfig:
+    """Table 3: two stages on ResNeXt-101, 49.0 AP on test-dev. The paper does not say which: here 64x4d."""
+    base = deformable_detr_r101_two_stage()
+    return replace(
+        base,
+        recipe="deformable_detr_x101_two_stage",
+        model=_with_backbone(base.model, name="resnext101_64x4d"),
+    )
+
+
+def deformable_detr_x101_dcn_two_stage() -> RunConfig:
+    """Table 3: with deformable convolutions in stages C3 to C5, 50.1 AP on test-dev."""
+    base = deformable_detr_x101_two_stage()
+    return replace(
+        base,
+        recipe="deformable_detr_x101_dcn_two_stage",
+        model=_with_backbone(base.model, deformable_stages=(3, 4, 5)),
+    )
+
+
+def deformable_detr_lite() -> RunConfig:
+    """A small detector to be trained on a CPU: EfficientNet-Lite0, 128 channels, 3 + 3 layers, two stages.
+
+    Sizes, schedule and augmentation were chosen by measuring on two cores: see docs/training.md. Options:
+    `--data.vertical_flip true` for pictures without up and down, `--data.image_size` for small objects,
+    `--model.queries reference_points --model.nms_iou null` for one stage.
+    """
+    base = deformable_detr_r50()
+    return replace(
+        base,
+        recipe="deformable_detr_lite",
+        model=replace(
+            base.model,
+            backbone=BackboneConfig("tf_efficientnet_lite0", trainable_layers=2),
+            queries="proposals",
+            num_queries=100,
+            hidden_dim=128,
+            num_levels=3,
+            encoder_layers=3,
+            decoder_layers=3,
+            ffn_dim=512,
+            dropout=0.0,
+            refine_references=True,
+            mask_invalid_proposals=True,
+            nms_iou=0.7,
+        ),
+        data=DataConfig(
+            image_size=320,
+            max_size=544,
+            train_sizes=(256, 288, 320, 352),
+            augmentation="light",
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+        ),
+        train=TrainConfig(
+            epochs=64,
+            batch_size=4,
+            lr=5e-4,
+            lr_backbone=1e-4,
+            lr_sampling_multiplier=0.5,
+            lr_rule="sqrt",
+            lr_batch_size=4,
+            schedule="cosine",
+            lr_drop_epochs=(),
+            warmup_steps=200,
+            ema_decay=0.998,
+            evaluate_every=4,
+        ),
+    )
+
+
+def _with_backbone(model: ModelConfig, **changes: object) -> ModelConfig:
+    return replace(model, backbone=replace(model.backbone, **changes))  # type: ignore[arg-type]
+
+
+RECIPES: dict[str, Callable[[], RunConfig]] = {
+    recipe.__name__: recipe
+    for recipe in (
+        detr_r50,
+        detr_r50_dc5,
+        detr_r50_dc5_plus,
+        detr_r101,
+        deformable_detr_r50,
+        deformable_detr_r50_single_scale,
+        deformable_detr_r50_single_scale_dc5,
+        deformable_detr_r50_refine,
+        deformable_detr_r50_two_stage,
+        deformable_detr_r50_fpn,
+        deformable_detr_r50_bifpn,
+        deformable_detr_r50_own_level,
+        deformable_detr_r50_own_level_k1,
+        deformable_detr_r50_single_scale_k1,
+        deformable_detr_r101_two_stage,
+        deformable_detr_x101_two_stage,
+        deformable_detr_x101_dcn_two_stage,
+        deformable_detr_lite,
+    )
+}
+
+
+def recipe(name: str) -> RunConfig:
+    """The recipe of that name.
+
+    Raises:
+        UserError: listing the names there are.
+    """
+    if name not in RECIPES:
+        raise UserError(f"there is no recipe {name}: choose one of {', '.join(RECIPES)}.")
+    return RECIPES[name]()

@@ -1,0 +1,491 @@
+"""A model's average precision on a data set: `deformable-detr evaluate`, and after each epoch of training.
+
+pictures → detections (`collect_detections`) → numbers (average_precision.py) → metrics.json
+
+How images share a batch matters a little, as padding changes what convolutions and attention see at the
+border. With `exact` batching only pictures that are resized to the same size are put together, nothing is
+padded and a detection doesn't depend on its neighbours. With `padded`, consecutive pictures are padded
+together, as in the authors' evaluation (spec.md §10). The metrics say which it was.
+
+Several processes (torchrun, or a process group that exists) share the batches; how many there are changes
+neither the batches nor the result.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed
+from PIL.Image import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from ..data.formats import NOTES, read_split
+from ..data.images import open_image
+from ..data.records import ImageRecord, Split
+from ..errors import UserError
+from ..files import write_text
+from ..inference.detector import Detector, equal_shape_batches, load
+from ..inference.tta import augmented_as_asked, tta_scales
+from ..structures import ClassTable
+from .average_precision import (
+    Interpolation,
+    check_voc_options,
+    coco_average_precision,
+    voc_average_precision,
+)
+
+Metric = Literal["coco", "voc"]
+Batching = Literal["exact", "padded"]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# Two threads decode and resize while the model works on what they have read; two batches wait at most.
+NUM_READERS = 2
+
+
+def evaluate(
+    model: Detector | str | Path,
+    data: Split | str | Path,
+    *,
+    split: str = "val",
+    format: str = "auto",
+    strict: bool = False,
+    metric: Metric = "coco",
+    batching: Batching = "exact",
+    batch_size: int = 2,
+    threshold: float = 0.0,
+    max_detections: int = 100,
+    output: str | Path | None = None,
+    device: str = "auto",
+    iou_threshold: float = 0.5,
+    interpolation: Interpolation = "every_point",
+    plus_one: bool = False,
+    tta: bool | Sequence[float] = False,
+    console: Console | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Detect in every image of a split and score the detections.
+
+    The model's classes are those of the data that have the same name, whatever their ids. Classes that
+    only the model has are left out; classes that only the data have cannot be found and lower the mean.
+
+    Args:
+        model: a `Detector`, or anything that `deformable_detr.load` takes.
+        data: a data set's folder, or a `Split`; then `split`, `format` and `strict` say nothing.
+        strict: refuse a folder with problems instead of counting them.
+        metric: `coco`, or `voc` with the options `iou_threshold`, `interpolation` and `plus_one` of
+            `voc_average_precision`.
+        batching: `exact` or `padded`, see the head of this file.
+        batch_size: images per batch and process, at most.
+        threshold: detections with a lower score are left out. Average precision wants them all, 0.
+        max_detections: per image, over all classes of the model.
+        output: where to write the result as JSON. Written whole or not at all, by the first process.
+        device: where `model` is loaded; "auto" gives each process of a node a GPU of its own. A
+            `Detector` stays where it is.
+        tta: test-time augmentation (tta.py): flips and its usual scales, or flips and these scales. Batching
+            is `exact` then.
+        console: where notes go; standard error by default.
+        progress: show a bar there, if it is a terminal.
+
+    Returns:
+        What metrics.json holds: the numbers of `coco_average_precision` (or `voc_average_precision`) with
+        `per_class`, and `metric`, its options, `split`, `images`, `batching`, `batch_size`, `threshold`,
+        `max_detections`, `classes_not_in_model` and `seconds`. The same in every process.
+
+    Raises:
+        UserError: an option, the model or the data are wrong, or have no class in common.
+    """
+    if metric not in ("coco", "voc"):
+        raise UserError(f"metric must be coco or voc, not {metric}.")
+    check_voc_options(iou_threshold, interpolation)
+    _check_options(batching, batch_size, threshold, max_detections)
+    if not isinstance(model, str | Path) and device != "auto":
+        raise UserError(f"device={device} comes too late for a detector that is loaded: pass it to load().")
+    with _process_group():
+        rank, num_processes = _rank_and_count()
+        console = _console(console, rank)
+        if output is not None and rank == 0:
+            _check_output(Path(output))
+        if isinstance(model, str | Path):
+            detector = load(model, device=_own_device(device, num_processes))
+        else:
+            detector = model
+        scales = tta_scales(tta)
+        detector = augmented_as_asked(detector, scales)
+        if isinstance(data, Split):
+            part = data
+        else:
+            part = read_split(data, split, format=format, strict=strict)
+            problems = [problem for problem in part.problems if problem.kind not in NOTES]
+            if problems:
+                note = f"Problems in {part.source}: {len(problems)} (`deformable-detr inspect` lists them)."
+                console.print(Text(note, "yellow"))
+        if len(part) == 0:
+            raise UserError(f"{part.source}: the split {part.name} has no images to evaluate on.")
+        unknown = _classes_not_in_model(detector.classes, part.classes, part.source)
+        if unknown:
+            console.print(
+                Text(f"The model does not know {_shortened(unknown)}: counted as never found.", "yellow")
+            )
+
+        start = time.perf_counter()
+        rows = collect_detections(
+            detector,
+            part,
+            batching=batching,
+            batch_size=batch_size,
+            threshold=threshold,
+            max_detections=max_detections,
+            console=console,
+            progress=progress,
+        )
+        options: dict[str, Any] = {}
+        if metric == "voc":
+            options = {"iou_threshold": iou_threshold, "interpolation": interpolation, "plus_one": plus_one}
+            numbers = voc_average_precision(ground_truth_of(part), rows, **options)
+        else:
+            numbers = coco_average_precision(ground_truth_of(part), rows)
+        metrics = {
+            **numbers,
+            "metric": metric,
+            **options,
+            "split": part.name,
+            "images": len(part),
+            "batching": batching,
+            "batch_size": batch_size,
+            "threshold": threshold,
+            "max_detections": max_detections,
+            **({"tta_scales": list(scales)} if scales else {}),
+            "classes_not_in_model": unknown,
+            "seconds": round(max(_gathered(time.perf_counter() - start)), 3),
+        }
+        if output is not None and rank == 0:
+            _write(metrics, Path(output))
+    return metrics
+
+
+def collect_detections(
+    detector: Detector,
+    split: Split,
+    *,
+    batching: Batching = "exact",
+    batch_size: int = 2,
+    threshold: float = 0.0,
+    max_detections: int = 100,
+    console: Console | None = None,
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """COCO results rows (image_id, category_id, bbox, score) for a split, with the split's own ids.
+
+    In the order of the split's images, best score first. Where a process group exists, every process
+    works on its share and returns the rows of all.
+
+    Raises:
+        UserError: an image cannot be read or has another size than annotated; the model and the data
+            have no class in common; the model's output is not finite.
+    """
+    _check_options(batching, batch_size, threshold, max_detections)
+    rank, num_processes = _rank_and_count()
+    category_ids = match_classes(detector.classes, split.classes, split.source)
+    if batching == "exact":
+        shapes = [detector.resized_size(image.size) for image in split.images]
+        batches = equal_shape_batches(shapes, batch_size)
+    else:
+        indices = list(range(len(split)))
+        batches = [indices[start : start + batch_size] for start in range(0, len(split), batch_size)]
+    share = batches[rank::num_processes]
+
+    def read(batch: Sequence[int]) -> list[Tensor]:
+        return [
+            detector.preprocess(_open(split.images[index], split, detector.data.max_pixels))
+            for index in batch
+        ]
+
+    rows: dict[int, list[dict[str, Any]]] = {}
+    with _progress_bar(_console(console, rank), progress) as bar:
+        task = bar.add_task(f"evaluating on {split.name}", total=sum(len(batch) for batch in share))
+        for batch, pixels in zip(share, _ahead(read, share), strict=True):
+            images = [split.images[index] for index in batch]
+            with torch.inference_mode():
+                found = detector.detect(
+                    pixels, [image.size for image in images], max_detections=max_detections
+                )
+            for index, image, detections in zip(batch, images, found, strict=True):
+                if not (np.isfinite(detections.scores).all() and np.isfinite(detections.boxes_xyxy).all()):
+                    raise UserError(
+                        f"the model's output for {image.path} is not finite: its weights are broken, take a "
+                        "checkpoint from before the training diverged."
+                    )
+                detections = detections.above(threshold)
+                rows[index] = [
+                    {**row, "category_id": category_ids[label]}
+                    for row, label in zip(
+                        detections.to_coco(image.image_id), detections.labels.tolist(), strict=True
+                    )
+                    if label in category_ids
+                ]
+            bar.advance(task, len(batch))
+    all_rows = {index: found for part in _gathered(rows) for index, found in part.items()}
+    return [row for index in sorted(all_rows) for row in all_rows[index]]
+
+
+def ground_truth_of(split: Split) -> dict[str, Any]:
+    """The COCO dictionary of a data set that was read, whatever its layout was.
+
+    Ids are the data set's own. Difficult objects (Pascal VOC) are marked as such, which COCO's metric
+    does not look at: there they count like any other.
+    """
+    return {
+        "images": [
+            {
+                "id": image.image_id,
+                "file_name": image.file_name,
+                "height": image.size[0],
+                "width": image.size[1],
+            }
+            for image in split.images
+        ],
+        "categories": [
+            {"id": category_id, "name": name}
+            for name, category_id in zip(split.classes.names, split.classes.category_ids, strict=True)
+            if name is not None
+        ],
+        "annotations": [
+            {
+                "id": int(image.annotation_ids[n]),
+                "image_id": image.image_id,
+                "category_id": split.classes.category_ids[image.labels[n]],
+                "bbox": [float(x0), float(y0), float(x1 - x0), float(y1 - y0)],
+                "area": float(image.area[n]),
+                "iscrowd": int(image.crowd[n]),
+                "difficult": int(image.difficult[n]),
+            }
+            for image in split.images
+            for n, (x0, y0, x1, y1) in enumerate(image.boxes_xyxy)
+        ],
+    }
+
+
+def match_classes(model: ClassTable, data: ClassTable, source: Path) -> dict[int, int]:
+    """Which category id of the data each class index of the model stands for, by name.
+
+    The same spelling goes first; then case and outer spaces don't matter. A class is used once. Indices
+    of classes that the data (read from `source`) lack are not in the result.
+
+    Raises:
+        UserError: no class in common.
+    """
+    matched: dict[int, int] = {}
+    for key in (str, _loosely):
+        free: dict[str, deque[int]] = defaultdict(deque)
+        for name, category_id in zip(data.names, data.category_ids, strict=True):
+            if name is not None and category_id not in matched.values():
+                free[key(name)].append(category_id)
+        for index, name in enumerate(model.names):
+            if name is not None and index not in matched and free[key(name)]:
+                matched[index] = free[key(name)].popleft()
+    if not matched:
+        raise UserError(
+            f"the model and {source} have no class in common: the model knows {_shortened(model.names)}, the "
+            f"data have {_shortened(data.names)}; evaluate on data with the model's class names."
+        )
+    return matched
+
+
+def print_metrics(metrics: Mapping[str, Any], console: Console) -> None:
+    """A result of `evaluate` as tables in percent, at most 80 columns wide; - where there is no truth."""
+    if "mAP" in metrics:
+        columns: tuple[str, ...] = ("AP",)
+        console.print(Text(f"mAP {_percent(metrics['mAP'])} (Pascal VOC, in percent)", "bold"))
+    else:
+        columns = ("AP", "AP50")
+        summary = Table("in percent", title="COCO metrics", title_justify="left")
+        for area in ("all", "small", "medium", "large"):
+            summary.add_column(area, justify="right")
+        for name, *keys in (
+            ("AP", "AP", "APs", "APm", "APl"),
+            ("AP50", "AP50"),
+            ("AP75", "AP75"),
+            ("AR, 1 detection", "AR1"),
+            ("AR, 10 detections", "AR10"),
+            ("AR, 100 detections", "AR100", "ARs", "ARm", "ARl"),
+        ):
+            summary.add_row(name, *(_percent(metrics[key]) for key in keys))
+        console.print(summary)
+    console.print(_class_table(metrics["per_class"], columns))
+    if "images" in metrics:
+        console.print(
+            f"{metrics['images']} images of {metrics['split']} in {metrics['seconds']:.1f} s, "
+            f"{metrics['batching']} batching",
+            markup=False,
+            highlight=False,
+        )
+
+
+def _class_table(per_class: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> Table:
+    """One line per class; two classes side by side where there are many."""
+    side_by_side = 2 if len(per_class) > 12 else 1
+    table = Table(title=f"{len(per_class)} classes", title_justify="left")
+    for _ in range(side_by_side):
+        table.add_column("class", no_wrap=True, overflow="ellipsis", max_width=18 if side_by_side > 1 else 40)
+        for column in columns:
+            table.add_column(column, justify="right", no_wrap=True)
+    cells = [
+        [Text(name), *(Text(_percent(numbers[column])) for column in columns)]
+        for name, numbers in per_class.items()
+    ]
+    height = -(-len(cells) // side_by_side)
+    for line in range(height):
+        table.add_row(*(cell for class_cells in cells[line::height] for cell in class_cells))
+    return table
+
+
+def _percent(value: float) -> str:
+    return "-" if value < 0 else f"{100 * value:.1f}"
+
+
+def _check_options(batching: str, batch_size: int, threshold: float, max_detections: int) -> None:
+    if batching not in ("exact", "padded"):
+        raise UserError(f"batching must be exact or padded, not {batching}.")
+    if batch_size < 1 or max_detections < 1:
+        raise UserError(
+            f"batch_size and max_detections must be at least 1, not {batch_size} and {max_detections}."
+        )
+    if not 0 <= threshold <= 1:
+        raise UserError(f"threshold must be in [0, 1], not {threshold}.")
+
+
+def _classes_not_in_model(model: ClassTable, data: ClassTable, source: Path) -> list[str]:
+    known = set(match_classes(model, data, source).values())
+    return [
+        name
+        for name, category_id in zip(data.names, data.category_ids, strict=True)
+        if name is not None and category_id not in known
+    ]
+
+
+def _loosely(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _shortened(names: Sequence[str | None], most: int = 5) -> str:
+    known = [name for name in names if name is not None]
+    shown = ", ".join(known[:most])
+    return shown if len(known) <= most else f"{shown}, … ({len(known)} classes)"
+
+
+def _open(image: ImageRecord, split: Split, max_pixels: int) -> Image:
+    opened = open_image(image.path, annotated_size=image.size, max_pixels=max_pixels)
+    if not opened.fits:
+        width, height = opened.picture.size
+        raise UserError(
+            f"{image.path} is {width}x{height} pixels, but {split.source} annotates it as "
+            f"{image.size[1]}x{image.size[0]}: put the annotated picture back or correct its size and boxes."
+        )
+    return opened.picture
+
+
+def _ahead(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """`map` with threads that are a few items ahead of whoever takes the results."""
+    pool = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="read-images")
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > NUM_READERS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _console(console: Console | None, rank: int) -> Console:
+    """The first process speaks for all."""
+    if rank > 0:
+        return Console(quiet=True)
+    return console or Console(stderr=True)
+
+
+def _progress_bar(console: Console, show: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not show or not console.is_terminal,
+    )
+
+
+@contextmanager
+def _process_group() -> Iterator[None]:
+    """Under torchrun, where nobody has made a process group yet: one for the time of the evaluation."""
+    started_as_one_of_many = "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if not started_as_one_of_many or torch.distributed.is_initialized():
+        yield
+        return
+    torch.distributed.init_process_group("gloo")  # only Python objects are exchanged
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def _rank_and_count() -> tuple[int, int]:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def _gathered(value: Item) -> list[Item]:
+    """Everybody's value, by rank."""
+    _, num_processes = _rank_and_count()
+    if num_processes == 1:
+        return [value]
+    values: list[Any] = [None] * num_processes
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def _own_device(device: str, num_processes: int) -> str:
+    if device == "auto" and num_processes > 1 and torch.cuda.is_available():
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return device
+
+
+def _check_output(path: Path) -> None:
+    """Find out before an hour of work, not after, that the result has no place to go."""
+    if path.is_dir():
+        raise UserError(f"output {path} is a folder: name a file, {path / 'metrics.json'}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make the folder of output {path} ({error.strerror}): choose another."
+        ) from error
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"the folder of output {path} is not yours to write in: choose another.")
+
+
+def _write(metrics: Mapping[str, Any], path: Path) -> None:
+    text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise UserError(f"cannot write output {path} ({error.strerror}): choose another place.") from error

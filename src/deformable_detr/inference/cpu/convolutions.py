@@ -1,0 +1,114 @@
+"""Backbone and neck: frozen batch norm folded into the convolutions before it, weights in channels_last.
+
+Letters: B batch, C channels, H, W the size of a map.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, fx, nn
+
+from ...models.neck import GroupNorm
+from ...ops import DeformConv2d
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def fold_norms(backbone: nn.Module) -> None:
+    """Where a frozen norm alone reads a convolution's output, give its scale and shift to the convolution.
+
+    Who reads what is found by tracing. A backbone that cannot be traced keeps its norms.
+    """
+    try:
+        graph = _Tracer().trace(backbone)
+    except (fx.proxy.TraceError, TypeError):
+        return
+    modules = dict(backbone.named_modules())
+    calls = [node.target for node in graph.nodes if node.op == "call_module"]
+    for node in graph.nodes:
+        if node.op != "call_module" or not _is_frozen_norm(modules[node.target]):
+            continue
+        before = node.args[0]
+        if (
+            before.op == "call_module"
+            and isinstance(modules[before.target], nn.Conv2d)
+            and len(before.users) == 1
+            and calls.count(before.target) == calls.count(node.target) == 1
+        ):
+            norm = modules[node.target]
+            _fold(modules[before.target], norm)
+            backbone.set_submodule(node.target, getattr(norm, "act", nn.Identity()))
+
+
+class _Tracer(fx.Tracer):
+    """Looks into blocks, but not into convolutions (some pad by the picture's size) and norms."""
+
+    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
+        known = isinstance(module, nn.Conv2d | DeformConv2d) or _is_frozen_norm(module)
+        return known or super().is_leaf_module(module, qualified_name)
+
+
+def _is_frozen_norm(module: nn.Module) -> bool:
+    """torchvision's or timm's (which may hold an activation): known by their constants, so that timm need not
+    be imported for a ResNet."""
+    constants = {name for name, _ in module.named_buffers(recurse=False)}
+    return constants == {"weight", "bias", "running_mean", "running_var"}
+
+
+def _fold(convolution: Any, norm: Any) -> None:
+    """norm(conv(x)) = scale · (W x + b - mean) + shift, with scale = weight / √(variance + ε)."""
+    scale: Tensor = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    bias = -norm.running_mean if convolution.bias is None else convolution.bias - norm.running_mean
+    weight = convolution.weight * scale[:, None, None, None]
+    convolution.weight = nn.Parameter(weight, requires_grad=False)
+    convolution.bias = nn.Parameter(bias * scale + norm.bias, requires_grad=False)
+
+
+def in_channels_last(module: ModuleT) -> ModuleT:
+    """The channels of a pixel side by side: a 1x1 convolution is a matrix product, depthwise ones load whole
+    vectors, and flattening a level to tokens is free."""
+    for each in module.modules():
+        if isinstance(each, nn.Conv2d):
+            each.to(memory_format=torch.channels_last)
+    return module
+
+
+def centre_group_norms(neck: nn.Module) -> None:
+    for name, module in list(neck.named_modules()):
+        if type(module) is GroupNorm:
+            neck.set_submodule(name, _CentredGroupNorm(module))
+
+
+class _CentredGroupNorm(nn.Module):
+    """In channels_last, PyTorch's group norm takes the variance as E[x²] - E[x]². That loses digits where the
+    mean is large, unless it is taken away first."""
+
+    def __init__(self, norm: GroupNorm):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, C = x.shape[:2]
+        of_groups = x.mean((2, 3)).view(B, self.norm.num_groups, -1).mean(-1)
+        of_channels = of_groups.repeat_interleave(C // self.norm.num_groups, dim=1)
+        normalised: Tensor = self.norm(x - of_channels[:, :, None, None])
+        return normalised
+
+
+def keep_sampling_in_float32(module: nn.Module) -> None:
+    """Deformable convolutions compute coordinates: they stay in float32 whatever the rest is turned into."""
+    for name, each in list(module.named_modules()):
+        if isinstance(each, DeformConv2d):
+            module.set_submodule(name, _InFloat32(each))
+
+
+class _InFloat32(nn.Module):
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.kept = (module,)  # in a tuple, `to` does not find it
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.kept[0](x.float())
+        return output.to(x.dtype)

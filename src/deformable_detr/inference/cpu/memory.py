@@ -1,0 +1,94 @@
+"""Where tokens are depends on the picture's size alone (if nothing is padded): computed once for each size.
+
+Letters: B batch, S memory tokens, C channels, L levels.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...models import DetectionModel
+from ...models.encoder import token_centres
+from ...structures import FeatureBatch, FeatureMemory, ImageBatch, SpatialShapes
+
+KEPT_SIZES = 4  # picture sizes; one takes 19 MB at 800x1066
+
+
+@dataclass(frozen=True)
+class LocatedMemory(FeatureMemory):
+    """A memory that knows more about its tokens.
+
+    `centres`: (B, S, L, 2) float32, each token's pixel centre (x, y) on each padded level.
+    `padded`: whether any token is padding; `positions` and `centres` are expanded over the batch if not.
+    `sampled`: what the decoder samples, see `SampledFirst`; None before the decoder.
+    """
+
+    centres: Tensor
+    padded: bool
+    sampled: Tensor | None = None
+
+
+class LocatingModel(DetectionModel):
+    """The skeleton; its pixels enter in channels_last and `dtype`."""
+
+    def __init__(self, *, dtype: torch.dtype, **parts: Any):
+        super().__init__(**parts)
+        self.dtype = dtype
+        self._sizes = _RecentSizes(KEPT_SIZES)
+
+    def embed(self, batch: ImageBatch | FeatureBatch) -> FeatureMemory:
+        assert isinstance(batch, ImageBatch)
+        pixels = batch.pixels.to(self.dtype, memory_format=torch.channels_last)
+        return super().embed(ImageBatch(pixels, batch.mask))
+
+    def locate(self, tokens: Tensor, spatial_shapes: SpatialShapes, image_mask: Tensor) -> FeatureMemory:
+        if image_mask.any():
+            return self._located(tokens, spatial_shapes, image_mask, padded=True)
+        key = (tuple(image_mask.shape[1:]), spatial_shapes, tokens.dtype)
+        known = self._sizes.get(key)
+        if known is None:
+            known = self._located(tokens[:1], spatial_shapes, image_mask[:1], padded=False)
+            self._sizes.put(key, replace(known, tokens=tokens[:0]))
+        B = len(tokens)
+        return replace(
+            known,
+            tokens=tokens,
+            positions=known.positions.expand(B, -1, -1),
+            mask=known.mask.expand(B, -1),
+            valid_ratios=known.valid_ratios.expand(B, -1, -1),
+            centres=known.centres.expand(B, -1, -1, -1),
+        )
+
+    def _located(
+        self, tokens: Tensor, spatial_shapes: SpatialShapes, image_mask: Tensor, padded: bool
+    ) -> LocatedMemory:
+        memory = super().locate(tokens, spatial_shapes, image_mask)
+        centres = token_centres(memory)[:, :, None] * memory.valid_ratios[:, None]
+        return LocatedMemory(**vars(memory), centres=centres, padded=padded)
+
+
+class _RecentSizes:
+    """The last few picture sizes that were seen; for several threads."""
+
+    def __init__(self, limit: int):
+        self._limit = limit
+        self._memories: OrderedDict[object, LocatedMemory] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: object) -> LocatedMemory | None:
+        with self._lock:
+            if key in self._memories:
+                self._memories.move_to_end(key)
+            return self._memories.get(key)
+
+    def put(self, key: object, memory: LocatedMemory) -> None:
+        with self._lock:
+            self._memories[key] = memory
+            while len(self._memories) > self._limit:
+                self._memories.popitem(last=False)

@@ -1,0 +1,434 @@
+"""What a user holds: pictures in, detections out.
+
+`Detector` = preprocessing + backend + postprocessing. A backend maps padded pixels to the last layer's
+predictions: on a CPU an optimised twin of the model (runner/), elsewhere the model itself, or an exported
+file (exported/). Evaluate, predict and serve see only the detector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .. import checkpoint as checkpoints
+from ..checkpoint import Checkpoint
+from ..checkpoint.sources import DEMO, demo_pictures
+from ..classification import build_classification
+from ..config import DataConfig, ModelConfig
+from ..config import recipe as recipe_of
+from ..data.images import open_image
+from ..data.transforms import evaluation_transform, resized_size
+from ..errors import UserError
+from ..models import DetectionModel, build_model
+from ..structures import ClassTable, Detections, ImageBatch, Predictions
+from . import exported
+from .backend import Backend
+from .cpu import Runner
+from .exported import ExportedModel
+from .postprocess import postprocess
+from .selection import Selection
+from .trace import Explanation, explain_picture
+
+Picture = str | Path | Image.Image | np.ndarray | Tensor
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TorchBackend(Backend):
+    """The PyTorch model itself, in evaluation mode, under autocast where `dtype` is a 16-bit type."""
+
+    def __init__(self, model: DetectionModel, device: torch.device, dtype: torch.dtype):
+        self.model = model.to(device)
+        self.device, self.dtype = device, dtype
+
+    def __call__(self, batch: ImageBatch) -> Predictions:
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with (
+                torch.inference_mode(),
+                torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32),
+            ):
+                predictions: Predictions = self.model(batch.to(self.device)).predictions[-1]
+        finally:
+            self.model.train(was_training)
+        return predictions
+
+
+class RunnerBackend(Backend):
+    """The model's optimised twin on a CPU: built at the first call, and again once the model has changed."""
+
+    def __init__(self, model: DetectionModel, dtype: torch.dtype):
+        self.model = model.to("cpu")
+        self.dtype = dtype
+        self._runner: Runner | None = None
+
+    def __call__(self, batch: ImageBatch) -> Predictions:
+        runner = self._runner
+        if runner is None or not runner.is_current(self.model):
+            self._runner = None  # two at once would take twice the memory
+            self._runner = runner = Runner(self.model, self.dtype)
+        return runner(batch)
+
+
+def backend_for(model: DetectionModel, device: torch.device, dtype: torch.dtype) -> Backend:
+    """The fastest way there is to run a model on a device."""
+    if device.type == "cpu":
+        return RunnerBackend(model, dtype)
+    return TorchBackend(model, device, dtype)
+
+
+class Detector:
+    """Finds objects in pictures. Made by `load`, `create` or `train`.
+
+    Attributes:
+        classes: class names and the data set's own ids.
+        data: preprocessing. config: the model's. recipe: the name of the recipe it comes from.
+    """
+
+    def __init__(self, source: Checkpoint | ExportedModel, backend: Backend):
+        self._source = source
+        self.backend = backend
+        known = source.description
+        self.classes = known.classes
+        self.config = known.config
+        self.data = known.data
+        self.recipe = known.recipe
+        self.classification = build_classification(known.config)
+        self.preprocess = evaluation_transform(known.data)  # PIL RGB → (3, h, w) normalised
+
+    @classmethod
+    def of(
+        cls,
+        checkpoint: Checkpoint,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype | None = None,
+    ) -> Detector:
+        chosen = choose_device(device)
+        return cls(checkpoint, backend_for(checkpoint.model, chosen, choose_dtype(dtype, chosen)))
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The model with what belongs to it.
+
+        Raises:
+            UserError: this detector comes from an exported file.
+        """
+        if isinstance(self._source, ExportedModel):
+            raise UserError(
+                f"{self._source.path} is an exported model, without weights that PyTorch could train, save, "
+                "convert or explain: load the run or checkpoint folder that it was exported from."
+            )
+        return self._source
+
+    @property
+    def model(self) -> DetectionModel:
+        """The plain, trainable PyTorch model: `detector.model(images) -> DetectorOutput`.
+
+        Raises:
+            UserError: this detector comes from an exported file.
+        """
+        return self.checkpoint.model
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the checkpoint folder (`model.safetensors`, `config.json`), whole or not at all."""
+        checkpoints.save(folder, self.checkpoint)
+        return Path(folder)
+
+    def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) of a picture to (H, W) as the model sees it."""
+        return resized_size(size, self.data.image_size, self.data.max_size)
+
+    def detect(
+        self,
+        pixels: Sequence[Tensor],
+        original_sizes: Sequence[tuple[int, int]],
+        *,
+        max_detections: int = 100,
+    ) -> list[Detections]:
+        """Detections in preprocessed pictures (3, h, w), padded into one batch.
+
+        Padding leaks into the features of this family of models (group norm, convolutions): where results
+        must not depend on the batch, give pictures of equal shape, as `predict` does.
+        """
+        predictions = self.backend(ImageBatch.from_images(pixels))
+        return postprocess(
+            predictions.logits,
+            predictions.boxes_cxcywh,
+            self.classification,
+            self.classes,
+            original_sizes,
+            max_detections,
+            self.config.nms_iou,
+        )
+
+    @overload
+    def predict(
+        self,
+        images: Picture,
+        threshold: float = ...,
+        *,
+        classes: Sequence[str] | None = ...,
+        class_thresholds: Mapping[str, float] | None = ...,
+        max_detections: int = ...,
+        batch_size: int = ...,
+    ) -> Detections: ...
+    @overload
+    def predict(
+        self,
+        images: list[Picture] | tuple[Picture, ...],
+        threshold: float = ...,
+        *,
+        classes: Sequence[str] | None = ...,
+        class_thresholds: Mapping[str, float] | None = ...,
+        max_detections: int = ...,
+        batch_size: int = ...,
+    ) -> list[Detections]: ...
+    def predict(
+        self,
+        images: Picture | list[Picture] | tuple[Picture, ...],
+        threshold: float = 0.5,
+        *,
+        classes: Sequence[str] | None = None,
+        class_thresholds: Mapping[str, float] | None = None,
+        max_detections: int = 100,
+        batch_size: int = 4,
+    ) -> Detections | list[Detections]:
+        """Find objects in one picture or in a list of them.
+
+        Args:
+            images: a path, PIL image, (H, W, 3) RGB uint8 array, or (3, H, W) tensor (uint8, or float in
+                [0, 1]); or a list of such.
+            threshold: detections below this score are left out.
+            classes: names of the classes that are wanted, None for all.
+            class_thresholds: by class name, where it differs from `threshold`.
+            max_detections: at most this many per picture, before classes are left out.
+            batch_size: pictures of equal resized shape that are computed together; the result does not
+                depend on it.
+
+        Returns:
+            `Detections` for one picture, a list of them for a list; boxes in pixels of the original.
+
+        Raises:
+            UserError: naming the picture that cannot be read, the option that is out of range, or the class
+                that the model does not know.
+        """
+        check_options(threshold, max_detections, batch_size)
+        selection = Selection.of(self.classes, threshold, classes, class_thresholds)
+        if isinstance(images, list | tuple):
+            return self._predict(images, selection, max_detections, batch_size)
+        return self._predict([images], selection, max_detections, batch_size)[0]
+
+    def _predict(
+        self, images: Sequence[Picture], selection: Selection, max_detections: int, batch_size: int
+    ) -> list[Detections]:
+        pictures = [read_picture(image, self.data.max_pixels) for image in images]
+        sizes = [(picture.height, picture.width) for picture in pictures]
+        results: dict[int, Detections] = {}
+        for indices in equal_shape_batches([self.resized_size(size) for size in sizes], batch_size):
+            found = self.detect(
+                [self.preprocess(pictures[i]) for i in indices],
+                [sizes[i] for i in indices],
+                max_detections=max_detections,
+            )
+            for i, detections in zip(indices, found, strict=True):
+                results[i] = selection(detections).with_image(np.asarray(pictures[i]))
+        return [results[i] for i in range(len(pictures))]
+
+    def explain(
+        self,
+        image: Picture,
+        threshold: float = 0.5,
+        *,
+        max_detections: int = 100,
+        at: Sequence[tuple[float, float]] = (),
+    ) -> Explanation:
+        """Where the model looked for each detection in one picture, as arrays in pixels of the original.
+
+        Computed by the plain PyTorch model in float32, whatever `predict` uses.
+
+        Args:
+            image: as for `predict`.
+            threshold: as for `predict`.
+            max_detections: as for `predict`.
+            at: places (x, y) in pixels from which the encoder's looks are wanted as well.
+
+        Raises:
+            UserError: as `predict`; or a place is outside of the picture.
+        """
+        check_options(threshold, max_detections, 1)
+        picture = read_picture(image, self.data.max_pixels)
+        return explain_picture(
+            self.model,
+            self.classification,
+            self.classes,
+            self.preprocess(picture),
+            np.asarray(picture),
+            threshold,
+            max_detections,
+            at,
+            self.config.nms_iou,
+        )
+
+
+def load(
+    model: str | Path, device: str | torch.device = "auto", dtype: str | torch.dtype | None = None
+) -> Detector:
+    """A detector from a run folder, a checkpoint folder, an authors' .pth file, a transformers folder or hub
+    id, or an exported .onnx, .xml or .pt2 file.
+
+    Args:
+        device: `auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`, … Exported files run on the CPU.
+        dtype: None or `fp32`, `bf16`, `fp16`: the type the model computes in (weights stay float32). Exported
+            files compute as they were exported.
+
+    Raises:
+        UserError: where there is no such model, it cannot be read, or the device does not compute in `dtype`.
+    """
+    if exported.is_exported(model):
+        found = exported.load(model, device, dtype)
+        return Detector(found, found.backend)
+    checkpoint = checkpoints.load(model)
+    checkpoint.model.eval()
+    return Detector.of(checkpoint, device, dtype)
+
+
+def create(
+    recipe: str,
+    num_classes: int = 91,
+    classes: Sequence[str] | None = None,
+    backbone_weights: str | None = None,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+) -> Detector:
+    """An untrained detector.
+
+    Args:
+        recipe: a name in `recipes.RECIPES`.
+        num_classes: number of classes without names; 91 is COCO with its unused ids. Ignored where
+            `classes` gives their names.
+        backbone_weights: None (random), `imagenet`, or a .safetensors/.pth file.
+
+    Raises:
+        UserError: unknown recipe, class names that do not tell classes apart, weights that cannot be had.
+    """
+    run = recipe_of(recipe)
+    if classes is not None:
+        _check_names(classes)
+    table = (
+        ClassTable.from_names(classes) if classes is not None else checkpoints.class_table_for(num_classes)
+    )
+    return Detector.of(new_checkpoint(run.model, table, run.data, recipe, backbone_weights), device, dtype)
+
+
+def new_checkpoint(
+    model_config: ModelConfig,
+    classes: ClassTable,
+    data: DataConfig,
+    recipe: str,
+    backbone_weights: str | None,
+) -> Checkpoint:
+    """An untrained model for these classes, in evaluation mode."""
+    config = replace(model_config, num_classes=len(classes))
+    model = build_model(config).eval()
+    if backbone_weights is not None:
+        model.backbone.load_pretrained(backbone_weights)
+    return Checkpoint(model=model, config=config, classes=classes, data=data, recipe=recipe)
+
+
+def _check_names(classes: Sequence[str]) -> None:
+    if isinstance(classes, str):
+        raise UserError(f'classes must be a list of names, classes=["{classes}"], not the text {classes!r}.')
+    if not classes or not all(isinstance(name, str) and name.strip() for name in classes):
+        raise UserError(f"classes must be a list of at least one name, each a text, not {list(classes)!r}.")
+    repeated = sorted({name for name in classes if list(classes).count(name) > 1})
+    if repeated:
+        raise UserError(f"classes must differ from each other: {', '.join(repeated)} is there twice.")
+
+
+def check_options(threshold: float, max_detections: int, batch_size: int) -> None:
+    """Raise a `UserError` where an option of `predict` is out of its range."""
+    if not 0 <= threshold <= 1:
+        raise UserError(f"threshold must be between 0 and 1, not {threshold}.")
+    for name, value in (("max_detections", max_detections), ("batch_size", batch_size)):
+        if value < 1:
+            raise UserError(f"{name} must be at least 1, not {value}.")
+
+
+def equal_shape_batches(shapes: Sequence[tuple[int, int]], batch_size: int) -> list[list[int]]:
+    """Indices in batches of at most `batch_size`, each of one shape, in the order of first appearance."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, shape in enumerate(shapes):
+        groups.setdefault(shape, []).append(index)
+    return [
+        group[start : start + batch_size]
+        for group in groups.values()
+        for start in range(0, len(group), batch_size)
+    ]
+
+
+def read_picture(image: Picture, max_pixels: int) -> Image.Image:
+    """Any accepted picture as PIL RGB, turned upright by its EXIF orientation. `demo`: the first of the
+    bundled model's."""
+    if isinstance(image, Tensor):
+        if image.ndim != 3 or image.shape[0] != 3:
+            raise UserError(f"a picture as a tensor must have shape (3, H, W), not {tuple(image.shape)}.")
+        if image.is_floating_point():
+            if image.numel() and not (float(image.min()) >= 0 and float(image.max()) <= 1):
+                raise UserError(
+                    "a picture as a float tensor must hold values in [0, 1]: pass it before normalisation."
+                )
+            image = (image * 255).round().to(torch.uint8)
+        image = image.permute(1, 2, 0).cpu().numpy()
+    elif isinstance(image, str) and image == DEMO and not Path(DEMO).exists():
+        image = demo_pictures()[0]
+    elif not isinstance(image, str | Path | Image.Image | np.ndarray):
+        raise UserError(
+            "a picture must be a path, a PIL image, an array or a tensor, "
+            f"not {type(image).__name__}: convert it first."
+        )
+    return open_image(image, max_pixels=max_pixels).picture
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU; anything else must exist."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"there is no device {device} here: use auto or cpu.") from error
+    return chosen
+
+
+def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """None is float32. A 16-bit type must be one that the device computes in, or it would only be slower."""
+    if dtype is None:
+        return torch.float32
+    chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if chosen is None or chosen not in DTYPES.values():
+        raise UserError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype}.")
+    if device.type == "cpu" and chosen == torch.float16:
+        raise UserError("dtype fp16 is for GPUs: use fp32 on a CPU, or bf16 where it has that.")
+    if device.type == "cpu" and chosen == torch.bfloat16 and not cpu_has_bfloat16():
+        raise UserError(
+            "dtype bf16 would be slower than fp32 here: this CPU has no bfloat16 instructions (AVX512-BF16, "
+            "AMX or Arm's); use fp32."
+        )
+    return chosen
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 matrices itself."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # torch 2.10
+        supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return supported
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

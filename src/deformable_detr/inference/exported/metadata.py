@@ -1,0 +1,68 @@
+"""What stands in an exported file besides its graph: two texts of JSON.
+
+`deformable_detr`: the description of the model (checkpoint/description.py) and how it was exported.
+`deformable_detr_certificate`: what was measured before the file was written (exporter/certificate.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...checkpoint import Description
+from ...errors import UserError
+
+FORMAT = "deformable_detr_export"
+DESCRIPTION, CERTIFICATE = "deformable_detr", "deformable_detr_certificate"
+INPUTS, OUTPUTS = ("pixels", "mask"), ("logits", "boxes_cxcywh")
+MAX_CHARACTERS = 8_000_000  # a description has some 4,000, and 20 for each class
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """`description`: of the model. `certificate`: as JSON, None while the file is still being checked."""
+
+    description: Description
+    certificate: dict[str, Any] | None
+
+    def to_texts(self) -> dict[str, str]:
+        texts = {DESCRIPTION: _text(self.description.to_dict(FORMAT))}
+        if self.certificate is not None:
+            texts[CERTIFICATE] = _text(self.certificate)
+        return texts
+
+    @classmethod
+    def from_texts(cls, texts: Mapping[str, str], path: Path) -> Metadata:
+        """Raises `UserError` where the texts are not those of `to_texts`."""
+        if DESCRIPTION not in texts:
+            raise UserError(
+                f"{path} says nothing about its classes and preprocessing: it was not made by "
+                "`deformable-detr export`; export the model again with it."
+            )
+        where = f"the metadata of {path}"
+        content = _object(texts[DESCRIPTION], where)
+        if content.get("format") != FORMAT:
+            raise UserError(f"{where} has the format {content.get('format')!r}, not {FORMAT!r}.")
+        certificate = None
+        if CERTIFICATE in texts:
+            certificate = _object(texts[CERTIFICATE], f"the certificate in {path}")
+        return cls(Description.from_dict(content, where), certificate)
+
+
+def _text(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, ensure_ascii=True, allow_nan=False)
+
+
+def _object(text: str, where: str) -> dict[str, Any]:
+    if len(text) > MAX_CHARACTERS:
+        raise UserError(f"{where} has {len(text):,} characters, more than {MAX_CHARACTERS:,}: do not use it.")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} cannot be read as JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{where} holds a JSON {type(content).__name__} where an object is expected.")
+    return content

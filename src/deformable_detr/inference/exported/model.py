@@ -1,0 +1,105 @@
+"""An opened exported file, and what all formats share.
+
+Letters: B batch, H, W the padded pictures, Q queries.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...checkpoint import Description
+from ...classification import build_classification
+from ...errors import UserError
+from ...structures import ImageBatch, Predictions
+from ..backend import Backend
+from .metadata import Metadata
+
+MAX_BYTES = 2**31  # protobuf's own limit, and ten times a ResNet-101 model
+
+
+class ExportedBackend(Backend):
+    """Runs a graph: pixels (B, 3, H, W) float32 and mask (B, H, W) bool to logits and boxes_cxcywh."""
+
+    def __init__(self, path: Path, description: Description):
+        self.path = path
+        self._num_logits = build_classification(description.config).num_logits
+
+    def __call__(self, batch: ImageBatch) -> Predictions:
+        """Raises `UserError` where the file cannot compute this batch, or gives something else than its
+        metadata promise."""
+        pixels, mask = batch.pixels.float().cpu().contiguous(), batch.mask.cpu().contiguous()
+        B, _, H, W = pixels.shape
+        with _blaming(self.path, f"cannot compute {B} pictures of {W} x {H} pixels"):
+            logits, boxes = self._run(pixels, mask)
+        Q = boxes.shape[1] if boxes.ndim == 3 else 0
+        if tuple(boxes.shape) != (B, Q, 4) or tuple(logits.shape) != (B, Q, self._num_logits):
+            raise UserError(
+                f"{self.path} gives logits {tuple(logits.shape)} and boxes {tuple(boxes.shape)}, not those "
+                f"of {self._num_logits} logits that its metadata promise: it was changed, export it again."
+            )
+        return Predictions(logits, boxes)
+
+    @abstractmethod
+    def _run(self, pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """`path`: the file. `metadata`: what stands in it. `backend`: what runs it."""
+
+    path: Path
+    metadata: Metadata
+    backend: ExportedBackend
+
+    @property
+    def description(self) -> Description:
+        return self.metadata.description
+
+
+def engine(name: str) -> Any:
+    """A library of the extra [export]."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f'{name} is not installed, which this needs: pip install "deformable-detr[export]".'
+        ) from error
+
+
+def check_size(path: Path) -> None:
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise UserError(
+            f"{path} has {size:,} bytes, more than {MAX_BYTES:,}: it is no model of this package."
+        )
+
+
+@contextmanager
+def _blaming(path: Path, what: str) -> Iterator[None]:
+    """Whatever an engine raises inside is the file's fault. Engines have exceptions of their own, without a
+    common base: hence the width of the net; only calls into an engine belong inside."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"{path} {what} ({reason}): export the model again.") from error
+
+
+def reading(path: Path) -> Any:
+    """A context: errors inside say that the file cannot be read."""
+    return _blaming(path, "cannot be read, it is damaged or was not made by `deformable-detr export`")
+
+
+def threads() -> int:
+    return torch.get_num_threads()

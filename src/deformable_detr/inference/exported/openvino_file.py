@@ -1,0 +1,64 @@
+"""OpenVINO's format: an .xml with the graph, and a .bin of the same name with the weights."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import UserError
+from .metadata import CERTIFICATE, DESCRIPTION, INPUTS, OUTPUTS, Metadata
+from .model import (
+    ExportedBackend,
+    ExportedModel,
+    check_size,
+    engine,
+    reading,
+    threads,
+)
+
+
+def open_openvino(path: Path) -> ExportedModel:
+    """Raises `UserError` where the files are not ours or are damaged, or the .bin is missing."""
+    openvino = engine("openvino")
+    weights = path.with_suffix(".bin")
+    if not weights.is_file():
+        raise UserError(f"{weights} is missing, which holds the weights of {path}: keep the two together.")
+    for each in (path, weights):
+        check_size(each)
+    core = openvino.Core()
+    with reading(path):
+        model = core.read_model(path, weights)
+        texts = {
+            key: str(model.get_rt_info([key]).value)
+            for key in (DESCRIPTION, CERTIFICATE)
+            if model.has_rt_info([key])
+        }
+    metadata = Metadata.from_texts(texts, path)
+    return ExportedModel(path, metadata, OpenVinoBackend(path, metadata, core, model))
+
+
+class OpenVinoBackend(ExportedBackend):
+    def __init__(self, path: Path, metadata: Metadata, core: Any, model: Any):
+        super().__init__(path, metadata.description)
+        settings = {
+            "INFERENCE_PRECISION_HINT": "f32",  # or processors with bfloat16 would compute in that
+            "INFERENCE_NUM_THREADS": threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        with reading(path):
+            self._compiled = core.compile_model(model, "CPU", settings)
+            names = {name for port in self._compiled.inputs for name in port.names}
+        if not names.issuperset(INPUTS):
+            raise UserError(f"{path} has the inputs {', '.join(names)}: it was changed, export it again.")
+        self._lock = threading.Lock()  # one request holds one picture at a time
+
+    def _run(self, pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        given = dict(zip(INPUTS, (pixels.numpy(), mask.numpy()), strict=True))
+        with self._lock:
+            found = self._compiled(given)
+            logits, boxes = (torch.from_numpy(found[name].copy()) for name in OUTPUTS)
+        return logits, boxes

@@ -1,0 +1,92 @@
+"""Which detections a person wants to see: a score threshold, for some classes another one, for some none."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import UserError
+from ..structures import ClassTable, Detections
+
+MOST_NAMES = 20  # of a class table that an error message lists
+UNWANTED = np.inf  # a threshold that no score reaches
+
+
+@dataclass(frozen=True)
+class Selection:
+    """`thresholds`: (number of classes,) the least score of each class, `UNWANTED` for those left out."""
+
+    thresholds: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        table: ClassTable,
+        threshold: float,
+        classes: Sequence[str] | None = None,
+        class_thresholds: Mapping[str, float] | None = None,
+    ) -> Selection:
+        """The least score of each class in `table`.
+
+        Args:
+            threshold: of every class that `class_thresholds` does not name.
+            classes: names of the classes that are wanted, None for all.
+            class_thresholds: the least score by class name.
+
+        Raises:
+            UserError: a name that the model does not know (with the closest that it does), or a score out
+                of [0, 1].
+        """
+        _check_score("threshold", threshold)
+        if isinstance(classes, str):
+            raise UserError(f'classes must be a list of names, classes=["{classes}"], not {classes!r}.')
+        own = dict(class_thresholds or {})
+        _check_names([*([] if classes is None else classes), *own], table)
+        for name, score in own.items():
+            _check_score(f"the threshold of {name}", score)
+        if classes is not None:
+            if not classes:
+                raise UserError("classes names no class: leave it out to see all of them.")
+            unseen = sorted(own.keys() - set(classes))
+            if unseen:
+                raise UserError(
+                    f"there is a threshold for {unseen[0]}, which is not among the chosen classes: add it "
+                    "to classes, or drop its threshold."
+                )
+        wanted = set(table.names if classes is None else classes)
+        least = [own.get(str(name), threshold) if name in wanted else UNWANTED for name in table.names]
+        return cls(np.array(least, dtype=np.float32))  # as scores are
+
+    def __call__(self, detections: Detections) -> Detections:
+        """What of `detections` is wanted."""
+        return detections.take(np.flatnonzero(self.wanted(detections)))
+
+    def wanted(self, detections: Detections) -> np.ndarray:
+        """(N,) bool."""
+        mask: np.ndarray = detections.scores >= self.thresholds[detections.labels]
+        return mask
+
+    def loosened(self, factor: float) -> Selection:
+        """The same classes from `factor` times their score on."""
+        return Selection(self.thresholds * factor)
+
+
+def _check_score(name: str, score: float) -> None:
+    if not 0 <= score <= 1:
+        raise UserError(f"{name} must be between 0 and 1, not {score}.")
+
+
+def _check_names(names: Iterable[str], table: ClassTable) -> None:
+    known = [name for name in table.names if name is not None]
+    for name in names:
+        if name in known:
+            continue
+        close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        listed = ", ".join(known[:MOST_NAMES])
+        if len(known) > MOST_NAMES:
+            listed += f" and {len(known) - MOST_NAMES} more"
+        meant = f"did you mean {' or '.join(close)}? It" if close else "it"
+        raise UserError(f"the model knows no class {name}: {meant} knows {listed}.")

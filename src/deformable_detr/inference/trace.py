@@ -1,0 +1,305 @@
+"""Where a model looked in one picture, as arrays in pixels of it (what figure 6 of the paper shows).
+
+`Detector.explain` gives an `Explanation`; the rooms above draw it, and judge missed objects by it.
+
+Letters: N detections, R rows (queries), T decoder layers or encoder layers, M heads, L levels, K points,
+P places asked for. Points are (x, y) pixels of the original picture; boxes are xyxy; sizes are (H, W).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..boxes import cxcywh_to_xyxy
+from ..classification import ClassificationScheme
+from ..errors import UserError
+from ..models import DetectionModel
+from ..structures import ClassTable, Detections, ImageBatch, Predictions
+from .postprocess import detections_of_queries
+from .recording import DenseLayer, LayerRecord, Recording, SampledLayer, record
+
+
+@dataclass(frozen=True)
+class SamplingPoints:
+    """Deformable attention: where R rows looked, layer by layer.
+
+    `locations`: (R, T, M, L, K, 2); some may lie outside of the picture, where there is nothing to read.
+    `weights`: (R, T, M, L, K), summing to one over (L, K).
+    """
+
+    locations: np.ndarray
+    weights: np.ndarray
+
+    def take(self, rows: np.ndarray) -> SamplingPoints:
+        return SamplingPoints(self.locations[rows], self.weights[rows])
+
+    def share_inside(self, boxes_xyxy: np.ndarray) -> np.ndarray:
+        """(R, T): the share of a row's weight that is inside a box. boxes_xyxy: (4,), or (R, 4), one each."""
+        low, high = np.split(np.broadcast_to(boxes_xyxy, (len(self.weights), 4)), 2, axis=-1)
+        expand = (slice(None), *[None] * (self.locations.ndim - 2))
+        inside = ((self.locations >= low[expand]) & (self.locations <= high[expand])).all(-1)
+        share: np.ndarray = (self.weights * inside).sum((-2, -1)).mean(-1)
+        return share
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """Dense attention: how much R rows looked at each cell of the one level.
+
+    `weights`: (R, T, M, H, W), summing to one over (H, W); the cells cover the picture evenly.
+    `image_size`: (H, W) of the picture.
+    """
+
+    weights: np.ndarray
+    image_size: tuple[int, int]
+
+    def take(self, rows: np.ndarray) -> AttentionMaps:
+        return replace(self, weights=self.weights[rows])
+
+    def share_inside(self, boxes_xyxy: np.ndarray) -> np.ndarray:
+        """(R, T) as of `SamplingPoints`. Dense attention knows no finer place than a cell: one that a box
+        touches counts whole."""
+        rows, columns = self.weights.shape[-2:]
+        height, width = self.image_size
+        x0, y0, x1, y1 = np.broadcast_to(boxes_xyxy, (len(self.weights), 4)).T[:, :, None]
+        x, y = np.arange(columns) * (width / columns), np.arange(rows) * (height / rows)
+        across = (x < x1) & (x + width / columns > x0)  # (R, W)
+        down = (y < y1) & (y + height / rows > y0)  # (R, H)
+        share: np.ndarray = np.einsum("rtmhw,rh,rw->rtm", self.weights, down, across).mean(-1)
+        return share
+
+    def upsampled(self, row: int, layer: int = -1, head: int | None = None) -> np.ndarray:
+        """(H, W) of the picture: the weight per cell, smoothed; the mean over heads, or of one `head`."""
+        cells = self.weights[row, layer]
+        chosen = cells.mean(0) if head is None else cells[head]
+        return (
+            torch.nn.functional.interpolate(
+                torch.from_numpy(chosen)[None, None],
+                self.image_size,
+                mode="bilinear",
+                align_corners=False,
+            )[0, 0]
+        ).numpy()
+
+
+Attention = SamplingPoints | AttentionMaps
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Two stages: the first stage's boxes that R queries came from.
+
+    `boxes_xyxy`: (R, 4). `objectness`: (R,) in [0, 1]. `levels`: (R,) and `centres`: (R, 2): the memory token
+    that proposed the box.
+    """
+
+    boxes_xyxy: np.ndarray
+    objectness: np.ndarray
+    levels: np.ndarray
+    centres: np.ndarray
+
+    def take(self, rows: np.ndarray) -> Proposals:
+        return Proposals(self.boxes_xyxy[rows], self.objectness[rows], self.levels[rows], self.centres[rows])
+
+
+@dataclass(frozen=True)
+class QueryTraces:
+    """What R object queries did in the decoder's T layers.
+
+    `indices`: (R,) the query's number. `scores`: (R, classes), 0 for logits that no class uses.
+    `boxes_xyxy`: (R, T, 4) the box after each layer. `references`: for each layer, (R, 2) the points or
+    (R, 4) the boxes (xyxy) around which it sampled (with refinement, points come first and boxes follow);
+    empty for DETR, which has none. `proposals`: None with one stage.
+    """
+
+    indices: np.ndarray
+    scores: np.ndarray
+    boxes_xyxy: np.ndarray
+    references: tuple[np.ndarray, ...]
+    attention: Attention
+    proposals: Proposals | None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def take(self, rows: np.ndarray) -> QueryTraces:
+        return QueryTraces(
+            self.indices[rows],
+            self.scores[rows],
+            self.boxes_xyxy[rows],
+            tuple(layer[rows] for layer in self.references),
+            self.attention.take(rows),
+            None if self.proposals is None else self.proposals.take(rows),
+        )
+
+
+@dataclass(frozen=True)
+class EncoderTraces:
+    """Where the encoder looked from P places: for each place one token per level.
+
+    `places`: (P, 2) as asked for. `tokens`: (P, L) numbers of the tokens. `centres`: (P, L, 2) of the cells
+    that they stand for. `attention`: P·L rows, the levels of a place one after the other.
+    """
+
+    places: np.ndarray
+    tokens: np.ndarray
+    centres: np.ndarray
+    attention: Attention
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Where a model looked. `detections`: N of them, with their picture. `queries`: N rows, what the query of
+    each detection did. `encoder`: None where no place was asked for."""
+
+    detections: Detections
+    queries: QueryTraces
+    encoder: EncoderTraces | None
+
+    def __len__(self) -> int:
+        return len(self.detections)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """All Q queries of one picture, and the last layer's predictions as the model gave them (B = 1)."""
+
+    queries: QueryTraces
+    encoder: EncoderTraces | None
+    predictions: Predictions
+
+
+def explain_picture(
+    model: DetectionModel,
+    classification: ClassificationScheme,
+    classes: ClassTable,
+    pixels: Tensor,
+    picture: np.ndarray,
+    threshold: float,
+    max_detections: int,
+    places: Sequence[tuple[float, float]] = (),
+    nms_iou: float | None = None,
+) -> Explanation:
+    """The explanation of one picture. pixels: (3, h, w) as the model sees it; picture: (H, W, 3) uint8."""
+    size = (picture.shape[0], picture.shape[1])
+    trace = trace_picture(model, classification, classes, pixels, size, places)
+    logits, boxes = trace.predictions.logits, trace.predictions.boxes_cxcywh
+    found, queries = detections_of_queries(
+        logits, boxes, classification, classes, [size], max_detections, nms_iou
+    )[0]
+    detections = found.above(threshold).with_image(picture)
+    queries = queries[: len(detections)]  # best first, as detections are
+    return Explanation(detections, trace.queries.take(queries), trace.encoder)
+
+
+def trace_picture(
+    model: DetectionModel,
+    classification: ClassificationScheme,
+    classes: ClassTable,
+    pixels: Tensor,
+    size: tuple[int, int],
+    places: Sequence[tuple[float, float]] = (),
+) -> Trace:
+    """What every query did. pixels: (3, h, w); size: (H, W) of the original picture.
+
+    Raises:
+        UserError: a place outside of the picture, or a model without encoder.
+    """
+    height, width = size
+    for x, y in places:
+        if not (0 <= x <= width and 0 <= y <= height):
+            raise UserError(
+                f"the place {x:g},{y:g} is outside of the picture, which is {width}x{height} pixels."
+            )
+    if len(places) and not len(model.encoder.layers):
+        raise UserError("this model has no encoder layers: leave the places out.")
+    scale = torch.tensor([width, height], dtype=torch.float32)
+    asked = torch.tensor(places, dtype=torch.float32).reshape(-1, 2)
+    device = next(model.parameters()).device
+    recording = record(model, ImageBatch.from_images([pixels]).to(device), asked / scale)
+    last = recording.output.predictions[-1]
+    scores = classification.scores(last.logits.float())[0].cpu().numpy()
+    queries = QueryTraces(
+        indices=np.arange(len(scores)),
+        scores=scores * np.array([name is not None for name in classes.names]),
+        boxes_xyxy=np.stack(
+            [_boxes(layer.boxes_cxcywh, size) for layer in recording.output.predictions], axis=1
+        ),
+        references=_references(recording.decoder, size),
+        attention=_attention(recording.decoder, recording, size),
+        proposals=_proposals(recording, size),
+    )
+    encoder = None
+    if len(places):
+        encoder = EncoderTraces(
+            places=asked.numpy(),
+            tokens=recording.tokens[0].cpu().numpy(),
+            centres=_cell_centres(recording.tokens[0].flatten(), recording, size)[0].reshape(
+                len(places), -1, 2
+            ),
+            attention=_attention(recording.encoder, recording, size),
+        )
+    return Trace(queries, encoder, last)
+
+
+def _boxes(boxes_cxcywh: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """(1, R, 4) fractions to (R, 4) pixels."""
+    height, width = size
+    boxes = cxcywh_to_xyxy(boxes_cxcywh[0].float()).cpu() * torch.tensor([width, height, width, height])
+    return boxes.numpy()
+
+
+def _references(layers: Sequence[LayerRecord], size: tuple[int, int]) -> tuple[np.ndarray, ...]:
+    height, width = size
+    found = []
+    for layer in layers:
+        if isinstance(layer, SampledLayer):
+            is_point = layer.references.shape[-1] == 2
+            points = layer.references[0, :, :2].float().cpu() * torch.tensor([width, height])
+            found.append(points.numpy() if is_point else _boxes(layer.references, size))
+    return tuple(found)
+
+
+def _attention(layers: Sequence[LayerRecord], recording: Recording, size: tuple[int, int]) -> Attention:
+    height, width = size
+    dense = [layer.weights for layer in layers if isinstance(layer, DenseLayer)]
+    if dense:
+        weights = torch.stack([weights[0] for weights in dense], dim=1).cpu()
+        return AttentionMaps(weights.unflatten(-1, recording.memory.spatial_shapes[0]).numpy(), size)
+    sampled = [layer for layer in layers if isinstance(layer, SampledLayer)]
+    ratios = recording.memory.valid_ratios
+    locations = torch.stack([layer.of_image(ratios)[0] for layer in sampled], dim=1).cpu()
+    weights = torch.stack([layer.weights[0] for layer in sampled], dim=1).cpu()
+    return SamplingPoints((locations * torch.tensor([width, height])).numpy(), weights.numpy())
+
+
+def _proposals(recording: Recording, size: tuple[int, int]) -> Proposals | None:
+    proposals = recording.queries.proposals
+    if proposals is None:
+        return None
+    references = recording.queries.references
+    # The selection is not told, but its boxes are copies: the token is the first that proposed this box.
+    same = (proposals.boxes_cxcywh[0][None] == references[0][:, None]).all(-1)
+    tokens = same.int().argmax(-1)
+    centres, levels = _cell_centres(tokens, recording, size)
+    objectness = proposals.logits[0, tokens, 0].float().sigmoid()
+    return Proposals(_boxes(references, size), objectness.cpu().numpy(), levels, centres)
+
+
+def _cell_centres(
+    tokens: Tensor, recording: Recording, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Centres (R, 2) in pixels of the cells of tokens (R,), and their levels (R,)."""
+    shapes = np.array(recording.memory.spatial_shapes)
+    starts = np.concatenate([[0], shapes.prod(1).cumsum()[:-1]])
+    numbers = tokens.cpu().numpy()
+    levels = np.searchsorted(starts, numbers, side="right") - 1
+    rows, columns = np.divmod(numbers - starts[levels], shapes[levels, 1])
+    ratios = recording.memory.valid_ratios[0].cpu().numpy()[levels]
+    cells = np.stack([(columns + 0.5) / shapes[levels, 1], (rows + 0.5) / shapes[levels, 0]], axis=-1)
+    return (cells / ratios * np.array(size[::-1])).astype(np.float32), levels

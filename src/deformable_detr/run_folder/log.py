@@ -1,0 +1,230 @@
+"""What training says while it runs: a progress line with the time left, `metrics.jsonl`, TensorBoard.
+
+`metrics.jsonl` has one JSON object per line: `{"kind": "train", step, epoch, loss, class, box, giou, …,
+learning_rate, images_per_second, seconds}` every few updates and
+`{"kind": "evaluation", step, epoch, AP, …}`.
+
+`environment.jsonl` has one for each start of the run: after which `step`, on what machine and versions
+(environment.py), with how many `processes`, and on what `data`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..errors import UserError
+from ..files import write_text
+from ..system.environment import environment
+
+METRICS_FILE = "metrics.jsonl"
+ENVIRONMENT_FILE = "environment.jsonl"
+
+
+class TrainingLog:
+    """A context in which training writes down how it goes. Silent, and without files, where not `enabled`.
+
+    `first_step`: updates done before, whose rows are kept; `closed_step`: the last one after which an
+    evaluation counts (a run that was stopped repeats a later one).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        console: Console,
+        enabled: bool,
+        *,
+        first_step: int = 0,
+        closed_step: int = 0,
+        last_step: int,
+    ):
+        self.console, self.enabled = console, enabled
+        self.folder = folder
+        self.progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[speed]:.1f} img/s  loss {task.fields[loss]:.2f}"),
+            console=console,
+            disable=not enabled or not console.is_terminal,
+        )
+        self.task = self.progress.add_task(
+            "train", total=last_step, completed=first_step, epoch=1, speed=0.0, loss=float("nan")
+        )
+        self.first_step, self.closed_step, self.last_step = first_step, closed_step, last_step
+        self.window: list[Mapping[str, float]] = []
+        self.window_images, self.window_seconds = 0, 0.0
+
+    def __enter__(self) -> TrainingLog:
+        if self.enabled:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path = self.folder / METRICS_FILE
+            _drop_rows_after(path, self.first_step, self.closed_step)
+            self.file = path.open("a", encoding="utf-8")
+            self.writer = SummaryWriter(str(self.folder), purge_step=self.first_step + 1)
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+        if self.enabled:
+            self.file.close()
+            self.writer.close()
+
+    def update(
+        self,
+        *,
+        epoch: int,
+        step: int,
+        losses: Mapping[str, float],
+        rates: Mapping[str, float],
+        images: int,
+        seconds: float,
+        every: int,
+    ) -> None:
+        """After each update; writes a row of means every `every` updates."""
+        if not self.enabled:
+            return
+        self.window.append(losses)
+        self.window_images += images
+        self.window_seconds += seconds
+        speed = self.window_images / max(self.window_seconds, 1e-9)
+        self.progress.update(self.task, completed=step, epoch=epoch + 1, speed=speed, loss=losses["loss"])
+        if step % every and step != self.last_step:
+            return
+        means = _means(self.window)
+        spent = self.window_seconds
+        self.window, self.window_images, self.window_seconds = [], 0, 0.0
+        row = {
+            "kind": "train",
+            "epoch": epoch,
+            "step": step,
+            **{name: round(value, 6) for name, value in means.items()},
+            "learning_rate": dict(rates),
+            "images_per_second": round(speed, 2),
+            "seconds": round(spent, 3),
+        }
+        self._write(row)
+        for name, value in means.items():
+            self.writer.add_scalar(f"train/{name}", value, step)
+        for name, rate in rates.items():
+            self.writer.add_scalar(f"learning_rate/{name}", rate, step)
+        if not self.console.is_terminal:
+            self.console.print(
+                f"epoch {epoch + 1}  update {step}/{self.last_step}  loss {means['loss']:.3f}  "
+                f"{speed:.1f} img/s",
+                highlight=False,
+            )
+
+    def epoch(self, epoch: int, step: int, metrics: Mapping[str, Any] | None) -> None:
+        """After each epoch (or at the end within one)."""
+        if not self.enabled or metrics is None:
+            return
+        row = {key: value for key, value in metrics.items() if isinstance(value, int | float | str | dict)}
+        self._write({"kind": "evaluation", "epoch": epoch, "step": step, **row})
+        for name, value in metrics.items():
+            if isinstance(value, float):
+                self.writer.add_scalar(f"evaluation/{name}", value, step)
+        self.console.print(
+            f"epoch {epoch + 1}: "
+            + "  ".join(f"{name} {metrics[name]:.3f}" for name in ("AP", "AP50", "APs", "APm", "APl")),
+            highlight=False,
+        )
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The time inside is not training time."""
+        self.progress.stop()
+        try:
+            yield
+        finally:
+            self.progress.start()
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        self.file.write(json.dumps(row) + "\n")
+        self.file.flush()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a `metrics.jsonl`; the half of one that a crash has left at the end is left out.
+
+    Raises:
+        UserError: naming the line that cannot be read.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no {path}: name a run folder, or the metrics.jsonl of one.")
+    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    rows = []
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            if row["kind"] not in ("train", "evaluation"):
+                raise ValueError(f"unknown kind {row['kind']}")
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path}, line {number} is not a row of a training run ({error}): take it out."
+            ) from error
+        rows.append(row)
+    return rows
+
+
+def note_start(
+    folder: Path, *, step: int, device: str | torch.device, processes: int, data: Mapping[str, Any]
+) -> None:
+    """Add a line to the run's `environment.jsonl`. `data`: what the run learns from, ready for JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    row = {"step": step, **environment(device, processes), "data": dict(data)}
+    with (folder / ENVIRONMENT_FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def read_starts(folder: Path) -> tuple[dict[str, Any], ...]:
+    """One row for each start of the run; none of runs by older versions, which lack `data` too.
+
+    Raises:
+        UserError: naming the file that cannot be read.
+    """
+    path = folder / ENVIRONMENT_FILE
+    if not path.is_file():
+        return ()
+    try:
+        return tuple(dict(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines())
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): take it out of the run folder.") from error
+
+
+def _means(window: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """By name, over the updates that have it: one that fp16's scaler leaves out has no gradient norm."""
+    names = dict.fromkeys(name for row in window for name in row)
+    values = {name: [row[name] for row in window if name in row] for name in names}
+    return {name: sum(found) / len(found) for name, found in values.items()}
+
+
+def _drop_rows_after(path: Path, step: int, closed_step: int) -> None:
+    """A resumed run repeats what came after its last saved state: those rows go, and the half of a row
+    that a crash has left at the end."""
+    if not path.exists():
+        return
+    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    kept = []
+    for line in whole.splitlines():
+        row = json.loads(line)
+        if row["step"] <= (closed_step if row["kind"] == "evaluation" else step):
+            kept.append(f"{line}\n")
+    write_text(path, "".join(kept))

@@ -1,0 +1,89 @@
+"""What a run folder says about its training: settings, losses, evaluations, machines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import RUN_CONFIG_FILE, RunConfig, read_config, to_dict
+from ..config import recipe as recipe_of
+from .log import METRICS_FILE, read_metrics, read_starts
+
+
+@dataclass(frozen=True)
+class History:
+    """`updates`: rows of losses; `evaluations`: one row each; `starts`: `read_starts` of the folder."""
+
+    folder: Path
+    config: RunConfig
+    updates: tuple[Mapping[str, Any], ...]
+    evaluations: tuple[Mapping[str, Any], ...]
+    starts: tuple[Mapping[str, Any], ...]
+
+    @property
+    def seconds(self) -> float | None:
+        """Of training, evaluations left out; None where the rows do not say."""
+        if not all("seconds" in row for row in self.updates) or not self.updates:
+            return None
+        return float(sum(row["seconds"] for row in self.updates))
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there are epochs still to train (a run that `max_steps` ends is finished)."""
+        if not self.updates or self.config.train.max_steps is not None:
+            return False
+        return bool(self.updates[-1]["epoch"] + 1 < self.config.train.epochs)
+
+    @property
+    def best(self) -> Mapping[str, Any] | None:
+        """The evaluation with the best AP, the first among equals: what `checkpoints/best` holds."""
+        return max(self.evaluations, key=lambda row: row["AP"], default=None)
+
+
+def read_history(folder: Path) -> History | None:
+    """None where `folder` is no run folder.
+
+    Raises:
+        UserError: naming the file (and line) that cannot be read.
+    """
+    if not (folder / RUN_CONFIG_FILE).is_file():
+        return None
+    rows = read_metrics(folder / METRICS_FILE) if (folder / METRICS_FILE).is_file() else []
+    return History(
+        folder,
+        read_config(folder / RUN_CONFIG_FILE, RunConfig()),
+        tuple(row for row in rows if row["kind"] == "train"),
+        tuple(row for row in rows if row["kind"] == "evaluation"),
+        read_starts(folder),
+    )
+
+
+@dataclass(frozen=True)
+class Change:
+    """A setting that is not the recipe's."""
+
+    path: str
+    recipe: Any
+    run: Any
+
+
+def changes_from_recipe(config: RunConfig) -> list[Change]:
+    """What differs from the recipe, field by field. The number of classes is the data's to say."""
+    ours, theirs = (_flat(to_dict(each)) for each in (config, recipe_of(config.recipe)))
+    return [
+        Change(path, theirs[path], value)
+        for path, value in ours.items()
+        if value != theirs[path] and path != "model.num_classes"
+    ]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

@@ -1,0 +1,118 @@
+"""Doctor: versions, devices, which kernels are in use, and a self-test of the operator."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .. import ops
+from ..ops import fused_ms_deform_attn, ms_deform_attn
+
+PACKAGES = (
+    "deformable-detr",
+    "torch",
+    "torchvision",
+    "triton",
+    "timm",
+    "accelerate",
+    "faster-coco-eval",
+    "supervision",
+    "jsonargparse",
+    "transformers",
+    "onnxruntime",
+    "openvino",
+)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """`facts`: what is there. `tests`: name of a self-test → error found (0 is exact). `healthy`: all tests
+    are within their bounds."""
+
+    facts: dict[str, str]
+    tests: dict[str, float]
+    healthy: bool
+
+
+def diagnose() -> Diagnosis:
+    """Look at this machine and check the operator against a direct computation on each device."""
+    facts = {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads, "
+        f"{torch.backends.cpu.get_cpu_capability()}",
+        "cuda": ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        or "no CUDA device",
+        "operator, CPU": ops.kernels()["cpu"],
+        "operator, CUDA": ops.kernels()["cuda"],
+        "operator, other devices": ops.kernels()["other"],
+    }
+    for package in PACKAGES:
+        try:
+            facts[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            facts[package] = "not installed"
+    devices = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    tests = {}
+    for device in devices:
+        tests[f"operator, {device}"] = _operator_error(device)
+        tests[f"fused operator, {device}"] = _fused_error(device)
+    return Diagnosis(facts, tests, healthy=all(error < 1e-4 for error in tests.values()))
+
+
+SHAPES = ((5, 7), (3, 2))
+
+
+def _case(device: str) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(0)
+    B, Q, M, D, L, K = 2, 3, 2, 8, len(SHAPES), 4
+    tokens = sum(height * width for height, width in SHAPES)
+    return {
+        "value": torch.randn(B, tokens, M, D, generator=generator).to(device),
+        "reference": torch.rand(B, Q, L, 2, generator=generator).to(device),
+        "offsets": (3 * torch.randn(B, Q, M, L, K, 2, generator=generator)).to(device),
+        "logits": torch.randn(B, Q, M, L * K, generator=generator).to(device),
+    }
+
+
+def _direct(value: torch.Tensor, locations: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Equation 3 of the paper: a tent function of every pixel's distance, no sampling code at all."""
+    outputs, start = torch.zeros(()), 0
+    for level, (height, width) in enumerate(SHAPES):
+        pixels = value[:, start : start + height * width].unflatten(1, (height, width))
+        start += height * width
+        x = locations[..., level, :, 0] * width - 0.5  # (B, Q, M, K)
+        y = locations[..., level, :, 1] * height - 0.5
+        tent_x = (1 - (x[..., None] - torch.arange(width, device=x.device)).abs()).clamp(min=0)
+        tent_y = (1 - (y[..., None] - torch.arange(height, device=y.device)).abs()).clamp(min=0)
+        outputs = outputs + torch.einsum(
+            "bqmk,bqmkh,bqmkw,bhwmd->bqmd", weights[..., level, :], tent_y, tent_x, pixels
+        )
+    return outputs.flatten(2)
+
+
+def _locations(case: dict[str, Any]) -> torch.Tensor:
+    sizes = torch.tensor([(width, height) for height, width in SHAPES], device=case["value"].device)
+    return case["reference"][:, :, None, :, None] + case["offsets"] / sizes[:, None]
+
+
+def _weights(case: dict[str, Any]) -> torch.Tensor:
+    weights: torch.Tensor = case["logits"].softmax(-1).view(case["offsets"].shape[:-1])
+    return weights
+
+
+def _operator_error(device: str) -> float:
+    case = _case(device)
+    found = ms_deform_attn(case["value"], SHAPES, _locations(case), _weights(case))
+    return float((found - _direct(case["value"], _locations(case), _weights(case))).abs().max())
+
+
+def _fused_error(device: str) -> float:
+    case = _case(device)
+    found = fused_ms_deform_attn(case["value"], SHAPES, case["reference"], case["offsets"], case["logits"])
+    return float((found - _direct(case["value"], _locations(case), _weights(case))).abs().max())

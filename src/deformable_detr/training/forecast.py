@@ -1,0 +1,175 @@
+"""What training will cost here: time of an epoch and memory, from a few updates with the data itself.
+
+The updates are training's own (`training.rehearse`), with the data's pictures through the recipe's
+augmentation and loader, in a process of their own, because the peak of a process's memory is for good. The
+last of them is a made batch: as many pictures as the recipe's batch has, all of the largest size that the
+data gives, with the objects of its fullest images. That is what decides the memory. Nothing is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..config import RunConfig, from_dict, override, to_dict
+from ..config import recipe as recipe_of
+from ..errors import UserError
+from ..inspection import Forecast
+
+SECONDS = 15.0  # of updates to measure; one update more is begun at most
+WARM_UP, LEAST = 2, 3  # updates that are not counted; that are measured however long they take
+MOST = 40
+EVALUATED = 8  # images
+
+
+def forecast(
+    data: str | Path,
+    recipe: str | RunConfig = "deformable_detr_lite",
+    *,
+    format: str | None = None,
+    device: str = "auto",
+    seconds: float = SECONDS,
+) -> Forecast:
+    """Measure some updates of training on `data` and say what a run will take.
+
+    Args:
+        recipe: a name, or a whole configuration. format: coco, voc, yolo or auto; the configuration's own
+            if None.
+        device: auto, cpu or cuda.
+        seconds: how long to measure; a slow recipe takes at least three updates after two to warm up.
+
+    Raises:
+        UserError: data that training would refuse, no split to train on, or a machine whose memory is too
+            small for it.
+    """
+    config = recipe if isinstance(recipe, RunConfig) else recipe_of(recipe)
+    if format is not None:
+        config = override(config, {"data.format": format})
+    order = {"data": str(data), "config": to_dict(config), "device": device, "seconds": seconds}
+    child = subprocess.run(
+        [sys.executable, "-m", __name__], input=json.dumps(order), capture_output=True, text=True
+    )
+    if child.returncode < 0:
+        raise UserError(
+            f"training {config.recipe} on {data} was killed by the system (signal {-child.returncode}), most "
+            "likely for lack of memory: a smaller --train.batch_size, --data.train_sizes or "
+            "--train.activation_checkpointing true needs less."
+        )
+    lines = child.stdout.splitlines()
+    if child.returncode != 0 or not lines:
+        raise RuntimeError(f"the forecast's process failed:\n{child.stderr[-2000:]}")
+    answer = json.loads(lines[-1])
+    if "error" in answer:
+        raise UserError(f"no forecast: {answer['error']}")
+    return Forecast(**{**answer, "largest_batch": tuple(answer["largest_batch"])})
+
+
+# --- in the child -----------------------------------------------------------------------------------------
+
+
+def _main() -> None:
+    from ..loss import NonFiniteError
+    from ..system.allocator import keep_large_buffers
+
+    keep_large_buffers()  # as `deformable-detr train`
+    order = json.load(sys.stdin)
+    config = from_dict(RunConfig, order["config"])
+    try:
+        answer = _measure(order["data"], config, order["device"], order["seconds"])
+    except (UserError, NonFiniteError) as error:
+        answer = {"error": str(error)}
+    print(json.dumps(answer))
+
+
+def _measure(data: str, config: RunConfig, device: str, seconds: float) -> dict[str, Any]:
+    import torch
+
+    from .run import rehearse
+
+    # Random weights cost as much as good ones, and need no download. Features are computed anew: the first
+    # epoch of a cache does the same.
+    settings = replace(config.train, backbone_weights=None, cache_features=False)
+    config = replace(config, train=settings)
+    with tempfile.TemporaryDirectory() as folder:
+        rehearsal = rehearse(data, config, Path(folder) / "run", device=device)
+        times: list[float] = []
+        busy: list[float] = []
+        workers = 0
+        started, cpu = time.perf_counter(), time.process_time()
+        for elapsed in rehearsal.updates():
+            times.append(elapsed)
+            worked, cpu = time.process_time() - cpu, time.process_time()
+            busy.append(worked)
+            workers = max(workers, _children_bytes())
+            measured = len(times) - WARM_UP
+            over = time.perf_counter() - started > seconds
+            if len(times) >= MOST or (measured >= LEAST and over):
+                break
+        largest = rehearsal.largest_update()
+        evaluation = rehearsal.evaluation_seconds(EVALUATED)
+    # A data set of few images has few updates; then the warm-up is all that was seen.
+    counted = times[WARM_UP:] or times[-1:]
+    counted_busy = busy[WARM_UP:] or busy[-1:]
+    on_gpu = rehearsal.device.type == "cuda"
+    return {
+        "recipe": config.recipe,
+        "device": torch.cuda.get_device_name() if on_gpu else _cpu(torch.get_num_threads()),
+        "batch_size": rehearsal.total_batch,
+        "updates_measured": len(counted),
+        "update_seconds": statistics.fmean(counted),
+        "update_spread": statistics.stdev(counted) if len(counted) > 1 else 0.0,
+        "update_cpu_seconds": statistics.fmean(counted_busy),
+        "updates_per_epoch": rehearsal.updates_per_epoch,
+        "evaluation_seconds": evaluation / config.train.evaluate_every,
+        "epochs": config.train.epochs,
+        "peak_bytes": _peak_bytes() + workers,
+        "gpu_bytes": torch.cuda.max_memory_allocated() if on_gpu else 0,
+        "largest_batch": list(largest),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count() or 1,
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
+    }
+
+
+def _cpu(threads: int) -> str:
+    return f"the CPU ({threads} {'thread' if threads == 1 else 'threads'})"
+
+
+def _peak_bytes() -> int:
+    from experiments.benchmark.measure import peak_bytes
+
+    return peak_bytes()
+
+
+def _children_bytes() -> int:
+    """What the loader's processes have for themselves now; 0 where the system does not tell."""
+    return sum(map(_private_bytes, _children()))
+
+
+def _children() -> Sequence[int]:
+    try:
+        text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    except OSError:
+        return ()
+    return tuple(map(int, text.split()))
+
+
+def _private_bytes(process: int) -> int:
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:  # it has ended
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,86 @@
+"""How the weights move: parameter groups, learning rate, moving average (spec.md §11; paper section 5).
+
+Everything here is a pure function of the update's number, so that a resumed run needs no scheduler state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import TrainConfig
+
+SAMPLING_NAMES = ("reference_points", "sampling_offsets")
+
+
+def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """AdamW's groups: everything else, the backbone, and the projections that say where to sample.
+
+    Each has `name`, `params` and `initial_lr`, the rate before `learning_rate_factor`.
+    """
+    groups: dict[str, list[nn.Parameter]] = {"base": [], "backbone": [], "sampling": []}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if name.startswith("backbone."):
+            groups["backbone"].append(parameter)
+        elif any(part in name for part in SAMPLING_NAMES):
+            groups["sampling"].append(parameter)
+        else:
+            groups["base"].append(parameter)
+    rates = {
+        "base": config.lr,
+        "backbone": config.lr_backbone,
+        "sampling": config.lr * config.lr_sampling_multiplier,
+    }
+    return [
+        {"name": name, "params": parameters, "lr": rates[name], "initial_lr": rates[name]}
+        for name, parameters in groups.items()
+        if parameters
+    ]
+
+
+def adamw(groups: list[dict[str, Any]], config: TrainConfig) -> torch.optim.Optimizer:
+    """The paper's optimizer. Fused: one pass over each weight and its moments instead of a dozen."""
+    return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
+
+
+def batch_size_factor(config: TrainConfig, total_batch: int) -> float:
+    """What the named rule makes of the learning rates at a total batch of `total_batch` images."""
+    ratio = total_batch / config.lr_batch_size
+    return {"none": 1.0, "sqrt": math.sqrt(ratio), "linear": ratio}[config.lr_rule]
+
+
+def learning_rate_factor(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
+    """The schedule at update `step` (from 0). `max_steps` cuts training short but does not change it."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    if config.schedule == "step":
+        epoch = step // steps_per_epoch
+        drops = sum(epoch >= drop for drop in config.lr_drop_epochs)
+        return float(config.lr_gamma**drops)
+    total = max(config.epochs * steps_per_epoch - config.warmup_steps, 1)
+    progress = min((step - config.warmup_steps) / total, 1.0)
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@torch.no_grad()
+def update_moving_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """average ← decay·average + (1 - decay)·model, after update `step` (from 1).
+
+    The decay rises to its value over the first updates: an average that starts at random weights would
+    carry them for thousands of updates otherwise.
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    target: list[Tensor] = list(average.parameters())
+    source: list[Tensor] = list(model.parameters())
+    torch._foreach_lerp_(target, source, 1 - decay)
+
+
+def cpu_copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors for a file: on the CPU, contiguous, and no longer changing."""
+    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}

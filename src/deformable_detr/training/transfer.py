@@ -1,0 +1,110 @@
+"""Start from a model with other classes or another number of queries (`--init-from`).
+
+Rows of the class heads are matched by class name, learned queries by position in the list; everything
+else by name and shape. What stays fresh is said, never guessed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..checkpoint import Checkpoint
+from ..errors import UserError
+
+CLASS_HEAD = ".class_head."
+OBJECTNESS = "queries.head.class_head."
+LEARNED_QUERIES = ("queries.positions", "queries.content")
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What was taken over: class names found in the source; class names, a number of queries and whole
+    tensors of the model that start fresh; tensors of the source that found no place."""
+
+    matched_classes: tuple[str, ...]
+    fresh_classes: tuple[str, ...]
+    fresh_queries: int
+    fresh_tensors: tuple[str, ...]
+    unused_tensors: tuple[str, ...]
+
+    def sentences(self) -> list[str]:
+        lines = [f"{len(self.matched_classes)} classes taken over: {_shortened(self.matched_classes)}"]
+        if self.fresh_classes:
+            lines.append(f"{len(self.fresh_classes)} classes start fresh: {_shortened(self.fresh_classes)}")
+        if self.fresh_queries:
+            lines.append(f"{self.fresh_queries} queries start fresh")
+        if self.fresh_tensors:
+            lines.append(f"{len(self.fresh_tensors)} tensors start fresh: {_shortened(self.fresh_tensors)}")
+        if self.unused_tensors:
+            lines.append(f"{len(self.unused_tensors)} tensors left out: {_shortened(self.unused_tensors)}")
+        return lines
+
+
+def _shortened(names: tuple[str, ...], limit: int = 8) -> str:
+    shown = ", ".join(names[:limit]) or "none"
+    return shown if len(names) <= limit else f"{shown}, … and {len(names) - limit} more"
+
+
+@torch.no_grad()
+def transfer(source: Checkpoint, target: Checkpoint) -> Transfer:
+    """Copy the weights of `source` into `target.model`, in place.
+
+    Raises:
+        UserError: where the two are different architectures.
+    """
+    same_scheme = source.config.classification == target.config.classification
+    source_rows = {
+        # a row of a softmax means something else than one of a sigmoid
+        _key(name): row
+        for row, name in enumerate(source.classes.names)
+        if name is not None and same_scheme
+    }
+    names = [(row, name) for row, name in enumerate(target.classes.names) if name is not None]
+    pairs = [(row, source_rows[_key(name)]) for row, name in names if _key(name) in source_rows]
+    if same_scheme and source.config.classification == "softmax":
+        pairs.append((len(target.classes), len(source.classes)))  # the no-object row
+
+    state, own = source.model.state_dict(), target.model.state_dict()
+    unfit = [name for name, tensor in own.items() if name in state and not _fits(name, tensor, state[name])]
+    if unfit:
+        raise UserError(
+            f"--init-from: the model differs from recipe {target.recipe} in {len(unfit)} tensors, {unfit[0]} "
+            f"for one; leave --recipe out to take over the architecture of {source.recipe} as it is."
+        )
+    fresh_queries = 0
+    for name, tensor in own.items():
+        if name not in state:
+            continue
+        if CLASS_HEAD in name:
+            for row, source_row in pairs:
+                tensor[row] = state[name][source_row]
+        elif name in LEARNED_QUERIES:
+            rows = min(len(tensor), len(state[name]))
+            tensor[:rows] = state[name][:rows]
+            fresh_queries = len(tensor) - rows
+        else:
+            tensor.copy_(state[name])
+        if name.startswith(OBJECTNESS) and same_scheme:
+            # A proposal's objectness is logit 0 of the first stage, whatever class stands there.
+            tensor[0] = state[name][0]
+    return Transfer(
+        matched_classes=tuple(name for _, name in names if _key(name) in source_rows),
+        fresh_classes=tuple(name for _, name in names if _key(name) not in source_rows),
+        fresh_queries=fresh_queries,
+        fresh_tensors=tuple(name for name in own if name not in state),
+        unused_tensors=tuple(name for name in state if name not in own),
+    )
+
+
+def _key(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _fits(name: str, tensor: Tensor, source: Tensor) -> bool:
+    """Whether `source` can fill `tensor`; of class heads and learned queries, only the width must agree."""
+    if CLASS_HEAD in name or name in LEARNED_QUERIES:
+        return tensor.shape[1:] == source.shape[1:]
+    return tensor.shape == source.shape

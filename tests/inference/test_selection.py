@@ -1,0 +1,76 @@
+"""Score thresholds for all, some and no classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deformable_detr.errors import UserError
+from deformable_detr.inference.selection import Selection
+from deformable_detr.structures import ClassTable, Detections
+
+TABLE = ClassTable(("car", "bus", None, "person"), (1, 2, 3, 4))
+
+
+def detections() -> Detections:
+    """Scores 0.9, 0.8, … 0.1, 0.0; classes in turn."""
+    labels = np.array([0, 1, 3, 0, 1, 3, 0, 1, 3, 0])
+    return Detections(
+        boxes_xyxy=np.zeros((10, 4), np.float32),
+        scores=np.linspace(0.9, 0.0, 10).astype(np.float32),
+        labels=labels,
+        category_ids=labels + 1,
+        names=tuple(TABLE.name(label) for label in labels),
+        image_size=(10, 10),
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({"threshold": 0.55}, [0, 1, 2, 3]),
+        ({"threshold": 0.0}, list(range(10))),
+        ({"threshold": 1.0}, []),
+        ({"threshold": 0.0, "classes": ["bus"]}, [1, 4, 7]),
+        ({"threshold": 0.75, "class_thresholds": {"person": 0.1}}, [0, 1, 2, 5, 8]),
+        ({"threshold": 0.0, "class_thresholds": {"car": 1.0}}, [1, 2, 4, 5, 7, 8]),
+        ({"threshold": 0.75, "classes": ["bus", "car"], "class_thresholds": {"bus": 0.4}}, [0, 1, 4]),
+    ],
+)
+def test_what_is_kept(options: dict[str, Any], kept: list[int]) -> None:
+    found = detections()
+    wanted = Selection.of(TABLE, **options)(found)
+    np.testing.assert_array_equal(wanted.scores, found.scores[kept])
+    assert wanted.names == tuple(found.names[i] for i in kept)
+
+
+def test_loosened_thresholds_leave_unwanted_classes_out() -> None:
+    loose = Selection.of(TABLE, 0.8, classes=["car"]).loosened(0.5)
+    np.testing.assert_allclose(loose(detections()).scores, [0.9, 0.6], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"classes": ["cars"]}, "knows no class cars: did you mean car? It knows car, bus, person."),
+        ({"class_thresholds": {"zebra": 0.5}}, "knows no class zebra: it knows car, bus, person."),
+        ({"classes": []}, "names no class"),
+        ({"classes": "car"}, "classes=[\"car\"], not 'car'"),
+        ({"class_thresholds": {"car": 1.5}}, "the threshold of car must be between 0 and 1, not 1.5"),
+        ({"class_thresholds": {"car": float("nan")}}, "between 0 and 1"),
+        ({"classes": ["car"], "class_thresholds": {"bus": 0.5}}, "threshold for bus, which is not among"),
+        ({"threshold": -1}, "threshold must be between 0 and 1, not -1"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        Selection.of(TABLE, **{"threshold": 0.5, **options})
+    assert words in str(refusal.value)
+
+
+def test_a_long_list_of_classes_is_cut() -> None:
+    table = ClassTable.from_names([f"class {number}" for number in range(90)])
+    with pytest.raises(UserError, match=r"class 19 and 70 more\.$"):
+        Selection.of(table, 0.5, classes=["x"])

@@ -1,0 +1,82 @@
+"""Exported files in small: a graph whose answer one can compute in one's head, in all three formats."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from deformable_detr.checkpoint import Description
+from deformable_detr.exporter.formats import REMARKS, OnnxDraft, OpenVinoDraft
+from deformable_detr.inference.exported.metadata import Metadata
+from deformable_detr.structures import ClassTable
+from tests.support.tiny import tiny_config
+
+CLASSES = ClassTable(("circle", "square"), (5, 3))
+
+GRAPH = """
+<ir_version: 8, opset_import: ["" : 18]>
+toy (float[batch,3,height,width] pixels, bool[batch,height,width] mask)
+    => (float[batch,2,2] logits, float[batch,2,4] boxes_cxcywh)
+<int64[2] of_pixels = {2, 3}, int64[2] of_mask = {1, 2}, int64[1] zero = {0}, int64[1] one = {1},
+ int64[1] two = {2}, float[1,2,4] boxes = {0.3, 0.4, 0.2, 0.1, 0.6, 0.5, 0.3, 0.4}>
+{
+    means = ReduceMean <keepdims = 0> (pixels, of_pixels)
+    first = Slice (means, zero, two, one)
+    row = Unsqueeze (first, one)
+    opposite = Neg (row)
+    logits = Concat <axis = 1> (row, opposite)
+    numbers = Cast <to = 1> (mask)
+    padding = ReduceMean <keepdims = 1> (numbers, of_mask)
+    boxes_cxcywh = Sub (boxes, padding)
+}
+"""
+
+
+class Toy(nn.Module):
+    """What `GRAPH` computes: two queries; logits are the means of red and green and their opposites, boxes
+    are two constants less the padded share of the picture."""
+
+    def forward(self, pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        row = pixels.mean((2, 3))[:, None, :2]
+        boxes = torch.tensor([[[0.3, 0.4, 0.2, 0.1], [0.6, 0.5, 0.3, 0.4]]])
+        return torch.cat([row, -row], dim=1), boxes - mask.float().mean((1, 2))[:, None, None]
+
+
+def toy_description() -> Description:
+    config = tiny_config(num_queries=2, num_classes=2)
+    data = replace(config.data, image_size=32, max_size=64)
+    return Description(config.model, CLASSES, data, config.recipe)
+
+
+def write_toy(path: Path, certificate: dict | None = None, graph: str = GRAPH) -> Path:
+    """A file of the format that its suffix says."""
+    texts = Metadata(toy_description(), certificate).to_texts()
+    if path.suffix == ".pt2":
+        save_program(Toy(), path, texts)
+        return path
+    import onnx.parser
+
+    draft = OnnxDraft(onnx.parser.parse_model(graph))
+    (draft if path.suffix == ".onnx" else OpenVinoDraft(draft)).save(path, texts)
+    return path
+
+
+def save_program(module: nn.Module, path: Path, texts: dict[str, str]) -> None:
+    """As `TorchDraft` saves programs."""
+    free = torch.export.Dim.DYNAMIC
+    program = torch.export.export(
+        module,
+        (torch.zeros(2, 3, 33, 44), torch.zeros(2, 33, 44, dtype=torch.bool)),
+        dynamic_shapes=({0: free, 2: free, 3: free}, {0: free, 1: free, 2: free}),
+    )
+    for node in program.graph.nodes:
+        for remark in REMARKS:
+            node.meta.pop(remark, None)
+    program.example_inputs = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(program, path, extra_files=texts)

@@ -1,0 +1,143 @@
+"""A data set and a model small enough that a test can train, and what tests read in a run folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from deformable_detr.config import BackboneConfig, RunConfig, override
+from deformable_detr.config.recipes import deformable_detr_lite
+from deformable_detr.data.drawn import generate
+
+TRAIN_IMAGES, VAL_IMAGES, IMAGE_SIZE = 12, 6, (64, 80)
+
+
+def write_tiny_data(root: Path) -> Path:
+    """12 + 6 drawn pictures of 64x80 in COCO layout, six classes."""
+    return generate(root, train=TRAIN_IMAGES, val=VAL_IMAGES, image_size=IMAGE_SIZE, seed=3)
+
+
+def changed_data(source: Path, root: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A copy of a COCO data set after `change` of the contents of each annotation file."""
+    shutil.copytree(source, root)
+    for path in (root / "annotations").iterdir():
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+    return root
+
+
+def tiny_config(**changes: Any) -> RunConfig:
+    """The lite recipe with all that makes a run hard to repeat (dropout, augmentation of several sizes,
+    warm-up, moving average), on a model of 0.15 M parameters: 6 updates an epoch, some 50 ms each."""
+    base = deformable_detr_lite()
+    model = replace(
+        base.model,
+        backbone=BackboneConfig("test_efficientnet", trainable_layers=5),
+        queries="reference_points",
+        nms_iou=None,
+        num_queries=10,
+        hidden_dim=32,
+        num_heads=4,
+        num_points=2,
+        encoder_layers=1,
+        decoder_layers=2,
+        ffn_dim=64,
+        dropout=0.1,
+    )
+    data = replace(base.data, image_size=64, max_size=120, train_sizes=(48, 64), num_workers=0)
+    train = replace(
+        base.train,
+        epochs=2,
+        evaluate_every=1,
+        batch_size=2,
+        lr_batch_size=2,
+        warmup_steps=3,
+        ema_decay=0.9,
+        backbone_weights=None,
+        log_every=1,
+        report=False,  # tests of the report ask for it
+    )
+    return override(RunConfig("deformable_detr_lite", model, data, train), changes)
+
+
+def repeatable_in_parts(**changes: Any) -> RunConfig:
+    """`tiny_config` without what depends on how a batch is cut: dropout, and pictures of several sizes."""
+    settings = {"dropout": 0.0, "augmentation": "none", "ema_decay": 0.0, "warmup_steps": 0, "lr": 1.0}
+    return tiny_config(**{**settings, "lr_backbone": 1.0, **changes})
+
+
+def as_detr(config: RunConfig) -> RunConfig:
+    """The same with DETR's parts: one level, dense attention, softmax with a no-object class."""
+    model = replace(
+        config.model,
+        num_levels=1,
+        neck="projection",
+        position="sine",
+        attention="dense",
+        queries="static",
+        classification="softmax",
+        decoder_norm=True,
+        refine_references=False,
+        nms_iou=None,
+    )
+    return replace(config, model=model)
+
+
+def weights(run: Path, name: str = "last") -> dict[str, Tensor]:
+    return load_file(run / "checkpoints" / name / "model.safetensors")
+
+
+def state(run: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(run / "training_state.pt", weights_only=True)
+    return content
+
+
+def rows(run: Path, kind: str) -> list[dict[str, Any]]:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["kind"] == kind]
+
+
+def assert_same_run(run: Path, other: Path) -> None:
+    """The same bits in all weights and moments, the same losses and metrics, no row twice."""
+    for name in ("last", "best"):
+        theirs = weights(other, name)
+        for key, value in weights(run, name).items():
+            assert torch.equal(value, theirs[key]), (name, key)
+    mine, theirs = state(run), state(other)
+    assert mine["step"] == theirs["step"]
+    for key, value in mine["model"].items():
+        assert torch.equal(value, theirs["model"][key]), key
+    for index, moments in mine["optimizer"]["state"].items():
+        for key, value in moments.items():
+            assert torch.equal(value, theirs["optimizer"]["state"][index][key]), (index, key)
+    timings = ("images_per_second", "seconds")
+    for kind in ("train", "evaluation"):
+        found, wanted = (
+            [{key: value for key, value in row.items() if key not in timings} for row in rows(one, kind)]
+            for one in (run, other)
+        )
+        assert found == wanted
+
+
+def movement(run: Path, start: Path, name: str = "last") -> dict[str, Tensor]:
+    """How far training moved each weight."""
+    before = weights(start)
+    return {key: value - before[key] for key, value in weights(run, name).items()}
+
+
+def assert_same_movement(run: Path, other: Path, start: Path, tolerance: float) -> None:
+    """Both runs moved their weights alike; differences as a fraction of the largest movement."""
+    mine, theirs = movement(run, start), movement(other, start)
+    largest = max(float(value.abs().max()) for value in theirs.values())
+    assert largest > 0
+    worst = {key: float((mine[key] - theirs[key]).abs().max()) / largest for key in mine}
+    assert max(worst.values()) < tolerance, max(worst, key=lambda key: worst[key])

@@ -1,0 +1,148 @@
+"""The forecast measures training's own updates, in a process of its own, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from deformable_detr.errors import UserError
+from deformable_detr.inspection import Forecast, inspect, print_report
+from deformable_detr.inspection.terminal import duration
+from deformable_detr.training import forecast as module
+from deformable_detr.training.forecast import forecast
+from deformable_detr.training.run import rehearse
+from tests.support.tiny import (
+    TRAIN_IMAGES,
+    VAL_IMAGES,
+    changed_data,
+    tiny_config,
+    write_tiny_data,
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_data(tmp_path_factory.mktemp("tiny") / "data")
+
+
+def test_what_training_will_cost(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(data.rglob("*"))
+    found = forecast(data, tiny_config(epochs=7), device="cpu", seconds=0.0)
+    assert (found.recipe, found.batch_size, found.epochs) == ("deformable_detr_lite", 2, 7)
+    assert found.updates_per_epoch == TRAIN_IMAGES // 2
+    assert found.updates_measured == module.LEAST
+    assert found.update_seconds > 0 < found.evaluation_seconds
+    assert found.total_seconds == pytest.approx(7 * found.epoch_seconds)
+    assert found.epoch_seconds == pytest.approx(6 * found.update_seconds + found.evaluation_seconds)
+    assert 2e8 < found.peak_bytes < 2e10  # PyTorch alone takes that
+    assert found.gpu_bytes == 0
+    assert found.update_cpu_seconds > 0
+    assert found.largest_batch == (64, 80)  # the largest training size, 64, of pictures of 64 x 80
+    assert list(tmp_path.iterdir()) == []
+    assert sorted(data.rglob("*")) == before
+
+
+def test_a_rehearsal_trains(data: Path, tmp_path: Path) -> None:
+    """As `train` does: in the first epoch's order, until it ends; and with the largest batch after it."""
+    rehearsal = rehearse(data, tiny_config(), tmp_path / "run", device="cpu")
+    assert rehearsal.total_batch == 2
+    assert len(list(rehearsal.updates())) == rehearsal.updates_per_epoch == 6
+    assert rehearsal.largest_update() == (64, 80)
+    assert rehearsal._run.progress.step == 7
+    seconds = rehearsal.evaluation_seconds(2)
+    assert 0 < seconds < 60 * VAL_IMAGES
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
+
+
+def test_accumulated_updates_count_once(data: Path, tmp_path: Path) -> None:
+    rehearsal = rehearse(data, tiny_config(accumulate=2), tmp_path / "run", device="cpu")
+    assert len(list(rehearsal.updates())) == rehearsal.updates_per_epoch == 3
+    assert rehearsal.total_batch == 4
+    rehearsal.largest_update()
+
+
+def test_what_training_would_refuse(data: Path, tmp_path: Path) -> None:
+    broken = changed_data(data, tmp_path / "broken", lambda content: content["images"][0].update(width=99))
+    with pytest.raises(UserError, match=r"no forecast: .* has 80 x 64 pixels"):
+        forecast(broken, tiny_config(), device="cpu", seconds=0.0)
+
+
+def test_a_process_that_is_killed(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = subprocess.run
+
+    def killed(arguments: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+        code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+        return run([sys.executable, "-c", code], **options)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(module.subprocess, "run", killed)
+    with pytest.raises(UserError, match=r"was killed by the system .* lack of memory"):
+        forecast(data, tiny_config())
+
+
+def test_the_memory_of_loaders_counts() -> None:
+    code = "import sys; held = b'x' * 50_000_000; print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
+            pytest.skip("this system does not list a process's children")
+        assert child.pid in module._children()
+        assert 5e7 < module._private_bytes(child.pid) < 2e8
+        child.communicate()
+    assert module._private_bytes(child.pid) == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(2.34, "2.3 s"), (34.5, "34 s"), (600, "10 min"), (9000, "2.5 h"), (400_000, "4.6 days")],
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_the_forecast_in_words(data: Path) -> None:
+    made = Forecast(
+        recipe="deformable_detr_lite",
+        device="the CPU (2 threads)",
+        batch_size=4,
+        updates_measured=20,
+        update_seconds=0.5,
+        update_spread=0.05,
+        update_cpu_seconds=0.9,
+        updates_per_epoch=51,
+        evaluation_seconds=9.0,
+        epochs=50,
+        peak_bytes=1_500_000_000,
+        gpu_bytes=0,
+        largest_batch=(272, 363),
+        threads=2,
+        cores=2,
+        load=1.2,
+    )
+    report = replace(inspect(data, images="no"), forecast=made)
+
+    def printed(forecast: Forecast) -> str:
+        console = Console(file=StringIO(), width=80)
+        print_report(replace(report, forecast=forecast), console)
+        assert isinstance(console.file, StringIO)
+        return " ".join(console.file.getvalue().split())
+
+    text = printed(made)
+    assert "busy:" not in text
+    crowded = printed(replace(made, load=14.0, update_seconds=4.5))
+    assert "the processor worked 0.90 s for an update, so alone it may be up to 10 times as fast" in crowded
+    assert "An epoch takes 34 s on the CPU (2 threads): 51 updates of 0.50 s (±0.05; 4 images each)" in text
+    assert "and 9.0 s of evaluation. All 50 epochs of deformable_detr_lite: 29 min." in text
+    assert "1.5 GB of memory" in text
+    assert "a batch of 363 x 272 pixels" in text
+    assert report.to_dict()["forecast"]["total_seconds"] == 50 * 34.5
