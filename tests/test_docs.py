@@ -54,7 +54,6 @@ REASONS = {
     "takes minutes",
 }
 MOST_UNTESTED = 16
-USERS_FILES = {"config.yaml", "data.yaml", "run.yaml"}
 CHROMIUM = "/usr/bin/chromium"
 
 
@@ -251,11 +250,11 @@ RUNS = ("runs/mine", "runs/bccd", "runs/x", "demo_output/run")
 DATA = (
     "DATA",
     "path/to/data",
-    "../shared/data/bccd_coco",
+    "data/bccd_coco",
     "demo_output/data",
     "path/to/bccd",
     "path/to/coco",
-    "../shared/data/aerial_cars",
+    "data/aerial_cars",
 )
 PUBLISHED = ("r50_deformable_detr-checkpoint.pth", "SenseTime/deformable-detr")
 PICTURES = (
@@ -435,29 +434,6 @@ def test_links_and_pictures_are_there(page: Path) -> None:
         assert page.name == "README.md" or to.is_relative_to(ROOT / "docs"), f"{page}: {target}"
         if anchor and to.suffix == ".md":
             assert anchor in anchors(to), f"{page}: {target}"
-
-
-def source_files() -> set[str]:
-    """Each of the repository's files of code by every end of its path: a/b.py, b.py."""
-    paths = [
-        path.relative_to(ROOT)
-        for top in ("src", "tests", "docs", "experiments", "scripts")
-        for path in (ROOT / top).rglob("*")
-    ]
-    return {"/".join(path.parts[start:]) for path in paths for start in range(len(path.parts))}
-
-
-def test_files_of_code_that_pages_name_are_there() -> None:
-    known = source_files()
-    missing = {
-        f"{page.relative_to(ROOT)}: {name}"
-        for page in PAGES
-        if page.name != "coming_from.md"  # which names other projects' files
-        and page.parent.name != "decisions"  # which name what was decided against
-        for name in re.findall(r"`([\w./-]+\.(?:py|cpp|h|yaml))`", text_of(page))
-        if name not in known and name not in USERS_FILES
-    }
-    assert not missing
 
 
 def tables() -> Any:

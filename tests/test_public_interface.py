@@ -1,4 +1,4 @@
-"""The names that users hold on to (design.md §3), and what importing them costs."""
+"""The names that users hold on to (docs/api.md), and what importing them costs."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ def step_of(name: str, work: Work) -> Step:
 
 
 def _our_step(work: Work, name: str) -> Step:
-    """As training.py does it. `PLAIN`: PyTorch's defaults for memory layout, allocator and optimizer."""
+    """As our training does it. `PLAIN`: PyTorch's defaults for memory layout, allocator and optimizer."""
     config, model = work.config, _checkpoint(work).model
     settings = config.train
     images, targets = _images(work)

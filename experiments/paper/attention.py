@@ -1,5 +1,5 @@
-"""How attention finds its keys, over the epochs (paper, section 3 and appendix A.2): small models are trained
-here, and looked at before the first update and after each epoch.
+"""How attention finds its keys, over the epochs (paper, section 3): small models are trained here, and
+looked at before the first update and after each epoch.
 
     python -m experiments.paper attention [DATA] --epochs 6 --output runs/paper [--rows detr_r50_dc5 …]
 

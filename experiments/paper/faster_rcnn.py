@@ -30,11 +30,10 @@ from deformable_detr.checkpoint import Checkpoint
 from deformable_detr.config import RUN_CONFIG_FILE, RunConfig, TrainConfig, to_dict
 from deformable_detr.data.formats import read_split
 from deformable_detr.data.loading import MicroBatch, steps_per_epoch, training_loader
-from deformable_detr.errors import UserError
+from deformable_detr.errors import NonFiniteError, UserError
 from deformable_detr.evaluation import evaluate
 from deformable_detr.files import DAMAGED_FILE_ERRORS, write_text
 from deformable_detr.inference.detector import Detector, TorchBackend, choose_device
-from deformable_detr.loss import NonFiniteError
 from deformable_detr.models import DetectionModel
 from deformable_detr.models.backbone import Backbone, build_backbone
 from deformable_detr.run_folder.log import TrainingLog, note_start

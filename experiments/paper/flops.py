@@ -1,4 +1,4 @@
-"""Multiply-adds of a model, as the paper's FLOPs columns count them (Table 1; spec.md §16.1).
+"""Multiply-adds of a model, as the paper's FLOPs columns count them (Table 1; specification §9.2).
 
 The papers' "FLOPs" are multiply-adds, half of what `torch.utils.flop_counter.FlopCounterMode` counts. What
 is counted: convolutions, matrix products (those inside dense attention too), and samples of deformable

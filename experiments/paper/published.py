@@ -1,4 +1,4 @@
-"""What the paper and its repository report (spec.md §16). COCO; AP in percent.
+"""What the paper and its repository report (specification §10). COCO; AP in percent.
 
 The paper's tables, and the one of the authors' repository, val2017, trained after the release's fix of the
 offsets. Where both have a number, the tables here show the paper's AP beside the repository's speed at batch

@@ -32,9 +32,8 @@ from rich.console import Console
 from deformable_detr.config import RunConfig, override
 from deformable_detr.data.drawn import generate
 from deformable_detr.data.formats import read_split
-from deformable_detr.errors import UserError
+from deformable_detr.errors import NonFiniteError, UserError
 from deformable_detr.files import write_text
-from deformable_detr.loss import NonFiniteError
 from deformable_detr.run_folder.log import METRICS_FILE, read_metrics
 
 from . import table1, table2
@@ -249,7 +248,7 @@ def _queued(entry: Any, data: Mapping[str, Any], path: Path) -> Iterator[QueuedR
 
 
 def _data_folder(description: str | Mapping[str, Any], output: Path, name: str) -> Path:
-    """A folder as it is, or a drawn data set (data/synthetic.py), drawn once.
+    """A folder as it is, or a drawn data set (data/drawn.py), drawn once.
 
     Raises:
         UserError: it was drawn by another description.

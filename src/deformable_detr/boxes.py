@@ -52,6 +52,6 @@ def generalized_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """Logit of x in [0, 1], with x and 1 - x kept above `eps` (spec.md §6). Exactly 0 at 0.5."""
+    """Logit of x in [0, 1], with x and 1 - x kept above `eps` (specification §4.2). Exactly 0 at 0.5."""
     x = x.clamp(0, 1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))

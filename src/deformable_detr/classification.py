@@ -1,8 +1,8 @@
 """What a class logit means. One object owns the matching cost, the loss, the score and the selection of
 detections, so that they cannot disagree.
 
-DETR: softmax with a no-object class (spec.md §17). Deformable DETR: one sigmoid per class with focal
-loss (spec.md §7, §8; paper appendix A.2). Letters: B batch, Q queries, N objects of one image.
+DETR: softmax with a no-object class (specification §4.5). Deformable DETR: one sigmoid per class with focal
+loss (paper, section 5; specification §5.1, §5.2). Letters: B batch, Q queries, N objects of one image.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class SoftmaxWithNoObject(ClassificationScheme):
         weight = logits.new_ones(self.num_logits)
         weight[-1] = self.no_object_weight
         total = F.cross_entropy(logits.transpose(1, 2), wanted, weight, reduction="sum")
-        # The weighted mean of spec.md §17, its denominator counted over the whole update.
+        # The weighted mean of specification §5.2, its denominator counted over the whole update.
         unmatched = count.images * logits.shape[1] - count.matched
         return total / (count.matched + self.no_object_weight * unmatched)
 

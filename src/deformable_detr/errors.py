@@ -1,11 +1,46 @@
-"""The one exception that means "the input is wrong, and the person can mend it"."""
+"""Every exception that callers may want to catch, with the exit code that the command line ends with.
+
+A message is one sentence: what is wrong, where, and how to fix it. The command line prints it without a
+traceback.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from .prediction.outputs import PredictionReport
+
 
 class UserError(ValueError):
-    """Wrong input, told in one sentence: what is wrong, where, and how to mend it.
+    """The input is wrong, and whoever gave it can fix it. Python callers can catch it as a `ValueError`."""
 
-    The command line prints the sentence and exits with code 2, without a traceback. Python callers
-    can catch it as a `ValueError`.
-    """
+    exit_code: ClassVar[int] = 2
+
+
+class NonFiniteError(ArithmeticError):
+    """A model's outputs or a loss are NaN or infinite, so training cannot continue."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ExportRefusedError(RuntimeError):
+    """The exported file is too far from the PyTorch model; nothing was written."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class TrainingInterruptedError(Exception):
+    """Training was asked to stop (Ctrl-C, SIGTERM) and has saved its state; `--resume` continues from it."""
+
+    exit_code: ClassVar[int] = 130
+
+
+class PredictionInterrupted(KeyboardInterrupt):
+    """Ctrl-C stopped a prediction. What was done until then is written whole; `report` says what."""
+
+    exit_code: ClassVar[int] = 130
+
+    def __init__(self, report: PredictionReport):
+        super().__init__("stopped")
+        self.report = report

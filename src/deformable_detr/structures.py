@@ -57,7 +57,7 @@ class ImageBatch:
 
     @classmethod
     def from_images(cls, images: Sequence[Tensor]) -> ImageBatch:
-        """Pad normalised (3, H, W) float images to a common size (spec.md §1: no size divisor).
+        """Pad normalised (3, H, W) float images to a common size (specification §1.6: no size divisor).
 
         Raises:
             ValueError: no image, or one of another shape or type.

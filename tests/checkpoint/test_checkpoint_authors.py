@@ -1,4 +1,4 @@
-"""The authors' .pth files, in both directions (spec.md §12)."""
+"""The authors' .pth files, in both directions (specification §8)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.small_models import (
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 DEFORMABLE = "deformable_detr_r50"
-# entries with duplicates, elements (spec.md §12; no element total is known for DETR)
+# entries with duplicates, elements (specification §8.3; no element total is known for DETR)
 FILES = {
     DEFORMABLE: (561, 40_955_900),
     f"{DEFORMABLE}_single_scale": (549, 34_952_828),
@@ -58,7 +58,7 @@ def test_entries_are_the_authors(name: str):
 
 
 def authors_names(config: ModelConfig) -> set[str]:
-    """The names that spec.md §12 lists, written out by loops. ResNet-50 only."""
+    """The names that specification §8.2 lists, written out by loops. ResNet-50 only."""
     parameters = ("weight", "bias")
     attention = ["in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias"]
     deformable = [
@@ -124,7 +124,7 @@ def authors_names(config: ModelConfig) -> set[str]:
 
 
 def test_norms_are_numbered_as_the_authors_do():
-    """Deformable DETR's cross-attention comes second and has norm1 (spec.md §5.4); DETR counts in order."""
+    """Deformable DETR's cross-attention comes second and has norm1 (specification §3.3)."""
     norms = ("self_norm", "cross_norm", "feedforward.norm")
     for family, numbers in (("detr", (1, 2, 3)), ("deformable_detr", (2, 1, 3))):
         for norm, number in zip(norms, numbers, strict=True):

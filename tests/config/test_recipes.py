@@ -1,4 +1,4 @@
-"""Recipes against the tables of the paper and the authors' command lines (spec.md §13, §15, §17)."""
+"""Recipes against the tables of the paper and the authors' command lines (specification §4.5, §8.4, §9.1)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deformable_detr.config import RECIPES, recipe, to_dict
 from deformable_detr.errors import UserError
 from deformable_detr.models import build_model
 
-# spec.md §15: parameters with COCO's 91 logits; all, and those that learn.
+# specification §9.1: parameters with COCO's 91 logits; all, and those that learn.
 PARAMETERS = {
     "detr_r50": (41_524_768, 41_302_368),
     "detr_r50_dc5": (41_524_768, 41_302_368),

@@ -1,4 +1,4 @@
-"""data/synthetic.py: the drawn data set says truly where its objects are, and is the same every time."""
+"""data/drawn.py: the drawn data set says truly where its objects are, and is the same every time."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ import deformable_detr as dd
 from deformable_detr import ops
 from deformable_detr.cli import main
 from deformable_detr.data.drawn import generate
-from deformable_detr.errors import UserError
-from deformable_detr.exporter import ExportRefusedError, exportation
+from deformable_detr.errors import ExportRefusedError, UserError
+from deformable_detr.exporter import exportation
 from deformable_detr.exporter.formats import OnnxDraft
 from deformable_detr.inference.detector import Detector
 from deformable_detr.inference.exported import load

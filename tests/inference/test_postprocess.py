@@ -1,4 +1,4 @@
-"""From hand-made logits and boxes to pixels (spec.md §9)."""
+"""From hand-made logits and boxes to pixels (specification §7.1)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The set loss, term by term: against transformers' losses, and against the formulas of spec.md §7, §8 and
-§17 written as loops over Python floats, where matching tries all permutations.
+"""The set loss, term by term: against transformers' losses, and against the formulas of
+specification §4.5, §5.1, §5.2 written as loops over Python floats, where matching tries all permutations.
 """
 
 from __future__ import annotations

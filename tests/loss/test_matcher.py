@@ -9,7 +9,8 @@ import torch
 
 from deformable_detr.boxes import cxcywh_to_xyxy, generalized_iou
 from deformable_detr.classification import SigmoidFocal
-from deformable_detr.loss import HungarianMatcher, NonFiniteError
+from deformable_detr.errors import NonFiniteError
+from deformable_detr.loss import HungarianMatcher
 from deformable_detr.structures import Predictions, Target
 
 

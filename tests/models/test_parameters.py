@@ -1,5 +1,5 @@
-"""Parameter counts of the authors' code, to the last one (spec.md §15), where the parameters start (§5.5,
-§6), and AdamW's groups (§11)."""
+"""The number of parameters, to the last one, where they start, and AdamW's groups, as in the authors' code
+(specification §3.4, §4.2, §6.1, §9.1)."""
 
 from __future__ import annotations
 

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deformable_detr.errors import UserError
+from deformable_detr.errors import PredictionInterrupted, UserError
 from deformable_detr.inference.detector import Detector
 from deformable_detr.prediction import (
     PREDICTIONS_FILE,
     REPORT_FILE,
-    PredictionInterrupted,
     pictures,
     predict,
 )

@@ -16,10 +16,9 @@ import av
 import numpy as np
 import pytest
 
-from deformable_detr.errors import UserError
+from deformable_detr.errors import PredictionInterrupted, UserError
 from deformable_detr.inference.selection import Selection
 from deformable_detr.prediction import (
-    PredictionInterrupted,
     Tiling,
     command,
     predict,

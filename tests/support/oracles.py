@@ -60,7 +60,7 @@ def fused_ms_deform_attn_oracle(
     logits: Tensor,
     points_per_level: Sequence[int],
 ) -> Tensor:
-    """The same from reference (B,Q,L,2|4), offsets (B,Q,M,P,2), logits (B,Q,M,P): spec.md §5.2."""
+    """The same from reference (B,Q,L,2|4), offsets (B,Q,M,P,2), logits (B,Q,M,P): specification §3.1."""
     B, Q, M, P = logits.shape
     locations = torch.zeros(B, Q, M, P, 2, dtype=torch.float64)
     for b in range(B):

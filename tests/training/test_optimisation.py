@@ -1,4 +1,4 @@
-"""Parameter groups and rates of spec.md §11, schedules, moving average."""
+"""Parameter groups and rates of specification §6, schedules, moving average."""
 
 from __future__ import annotations
 

@@ -19,12 +19,12 @@ from safetensors.torch import save_file
 import deformable_detr as dd
 from deformable_detr.cli import main
 from deformable_detr.config import RunConfig, from_dict, override, to_dict
-from deformable_detr.errors import UserError
+from deformable_detr.errors import NonFiniteError, TrainingInterruptedError, UserError
 from deformable_detr.evaluation import evaluate
-from deformable_detr.loss import Losses, NonFiniteError, SetCriterion
+from deformable_detr.loss import Losses, SetCriterion
 from deformable_detr.training import run as training
 from deformable_detr.training.optimisation import learning_rate_factor
-from deformable_detr.training.run import TrainingInterruptedError, resolve_config, train
+from deformable_detr.training.run import resolve_config, train
 from tests.support.tiny import (
     IMAGE_SIZE,
     as_detr,

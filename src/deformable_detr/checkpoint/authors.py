@@ -1,5 +1,5 @@
 """The authors' checkpoints: `.pth` files of fundamentalvision/Deformable-DETR and facebookresearch/detr
-(spec.md §12), read and written.
+(specification §8), read and written.
 
 Their state dict says nearly everything about the model. What it cannot say (dilation, the number of heads,
 the number of queries of a two-stage model) is in `args`, where the file has them; the published DETR files
@@ -65,7 +65,7 @@ _DETR = {
     "decoder.norm": "transformer.decoder.norm",
 }
 
-# Cross-attention is numbered before self-attention here, though it is computed after it (spec.md §5.4).
+# Cross-attention is numbered before self-attention here, though computed after it (specification §3.3).
 _DEFORMABLE_DETR = {
     "neck.levels": "input_proj",
     "position.level_embedding": "transformer.level_embed",
@@ -286,7 +286,7 @@ def check_expressible(config: ModelConfig) -> Family:
 
 
 def _arguments(checkpoint: Checkpoint) -> argparse.Namespace:
-    """The authors' options (spec.md §13) that describe this model."""
+    """The authors' options (specification §8.4) that describe this model."""
     config = checkpoint.config
     common = {
         "backbone": config.backbone.name,

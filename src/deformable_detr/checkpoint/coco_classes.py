@@ -1,5 +1,5 @@
 """COCO's 80 class names at their ids 0 to 90: the class table of the published checkpoints, whose 91 logits
-are COCO's raw category ids (spec.md §10).
+are COCO's raw category ids (specification §1.1).
 """
 
 from __future__ import annotations

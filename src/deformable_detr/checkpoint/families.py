@@ -1,5 +1,5 @@
-"""The two architectures that other projects know, as fields of `ModelConfig` (spec.md §17), and what their
-files leave to be found out.
+"""The two architectures that other projects know, as fields of `ModelConfig` (specification §4.5), and what
+their files leave to be found out.
 """
 
 from __future__ import annotations

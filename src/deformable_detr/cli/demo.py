@@ -13,12 +13,12 @@ from rich.console import Console
 from ..config import RunConfig
 from ..config.recipes import deformable_detr_lite
 from ..data.drawn import generate
-from ..errors import UserError
+from ..errors import TrainingInterruptedError, UserError
 from ..evaluation import evaluate, print_metrics
 from ..inference.detector import Detector
 from ..prediction import PredictionReport, make_output_folder, predict
 from ..report import REPORT_FILE
-from ..training.run import TrainingInterruptedError, train
+from ..training.run import train
 
 IMAGE_SIZE = (120, 160)
 TRAIN_IMAGES, VAL_IMAGES, SHOWN_IMAGES = 400, 60, 12

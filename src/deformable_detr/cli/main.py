@@ -76,14 +76,10 @@ def execute(command: Command, name: str, arguments: Sequence[str]) -> int:
             traceback.print_exception(error)
         if isinstance(error, ArgumentError):
             return _refuse(_parse_error(str(error), name, _options(command, rest)))
-        if isinstance(error, UserError):
-            return _refuse(str(error))
+        if (code := getattr(error, "exit_code", None)) is not None:  # an exception of errors.py
+            return _fail(str(error), code)
         if isinstance(error, _WRONG_PATH) and error.filename is not None:
             return _refuse(f"{error.filename}: {error.strerror}; name another path.")
-        if type(error).__name__ == "TrainingInterruptedError":  # named, not imported: its module loads torch
-            return _fail(str(error), 130)
-        if type(error).__name__ == "ExportRefusedError":
-            return _fail(str(error), 1)
         return _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1)
 
 
@@ -423,7 +419,8 @@ def _counted(number: int, what: str) -> str:
 
 
 def _predict_files(arguments: Namespace, wanted: dict[str, Any]) -> int:
-    from ..prediction import PredictionInterrupted, predict
+    from ..errors import PredictionInterrupted
+    from ..prediction import predict
 
     try:
         with _progress_bar() as progress:

@@ -1,7 +1,7 @@
 """One function per row of the paper's tables, each derived from another one.
 
 A recipe is a whole `RunConfig`: model, data and training. Published results are COCO val2017 AP
-(spec.md §16); every recipe trains with
+(specification §10); every recipe trains with
 
     deformable-detr train DATA --recipe NAME --output runs/NAME
 """

@@ -1,4 +1,4 @@
-"""From a data set's records to training batches (spec.md §1, §10).
+"""From a data set's records to training batches (specification §1.5, §1.6).
 
 A sample is a pure function of (seed, epoch, index) and the order of an epoch one of (seed, epoch): so
 resuming is a number of updates to skip, the number of worker processes changes nothing, and one total

@@ -1,4 +1,5 @@
-"""From a picture and its boxes to what the model sees: resize, augment, normalise (spec.md §10).
+"""From a picture and its boxes to what the model sees: resize, augment, normalise (specification §1.3,
+§1.4).
 
 Built on the kernels of torchvision.transforms.v2, which move a picture and its boxes alike. The `v2`
 classes themselves draw from PyTorch's global generator; here every draw comes from the one generator

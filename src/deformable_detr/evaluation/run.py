@@ -5,7 +5,7 @@ pictures → detections (`collect_detections`) → numbers (average_precision.py
 How images share a batch matters a little, as padding changes what convolutions and attention see at the
 border. With `exact` batching only pictures that are resized to the same size are put together, nothing is
 padded and a detection doesn't depend on its neighbours. With `padded`, consecutive pictures are padded
-together, as in the authors' evaluation (spec.md §10). The metrics say which it was.
+together, as in the authors' evaluation (specification §7.2). The metrics say which it was.
 
 Several processes (torchrun, or a process group that exists) share the batches; how many there are changes
 neither the batches nor the result.

@@ -42,7 +42,7 @@ def gradients(
     """Gradient norms of the best detections in a picture: five backward passes for each.
 
     A model with two stages passes no gradient through the proposals' boxes, nor one with refinement from
-    layer to layer (paper, section 4.3): what is shown is the last layer's own correction.
+    layer to layer (paper, appendix A.4): what is shown is the last layer's own correction.
 
     Raises:
         UserError: as `Detector.explain`.

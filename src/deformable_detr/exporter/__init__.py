@@ -9,7 +9,6 @@ before it is written into place (docs/export.md). What reads these files is expo
     certificate.py      drift and its bounds
 """
 
-from .certificate import ExportRefusedError
 from .exportation import Export, export
 
-__all__ = ["Export", "ExportRefusedError", "export"]
+__all__ = ["Export", "export"]

@@ -25,10 +25,6 @@ CONFIDENT = 0.3  # int8: boxes count where PyTorch's score is at least this, or 
 BEST = 5
 
 
-class ExportRefusedError(RuntimeError):
-    """The exported file is too far from the PyTorch model; nothing was written."""
-
-
 @dataclass(frozen=True)
 class Bounds:
     """The largest drifts that are accepted. `box`: of a coordinate, as a fraction of the picture's side.

@@ -25,7 +25,7 @@ from ..checkpoint.description import package_version
 from ..data.drawn import draw_scene
 from ..data.formats import read_split
 from ..data.records import Split
-from ..errors import UserError
+from ..errors import ExportRefusedError, UserError
 from ..evaluation import evaluate
 from ..files import write_text
 from ..inference import exported
@@ -41,7 +41,6 @@ from .certificate import (
     Bounds,
     CheckedPicture,
     Drift,
-    ExportRefusedError,
     complaints,
     measure,
     measured,

@@ -1,7 +1,7 @@
 """What a user holds: pictures in, detections out.
 
 `Detector` = preprocessing + backend + postprocessing. A backend maps padded pixels to the last layer's
-predictions: on a CPU an optimised twin of the model (runner/), elsewhere the model itself, or an exported
+predictions: on a CPU an optimised replica of the model (cpu/), elsewhere the model itself, or an exported
 file (exported/). Evaluate, predict and serve see only the detector.
 """
 

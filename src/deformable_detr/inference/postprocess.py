@@ -1,4 +1,4 @@
-"""From the last layer's predictions to detections in pixels of the original image (spec.md §9).
+"""From the last layer's predictions to detections in pixels of the original image (specification §7.1).
 
 No clipping. No non-maximum suppression either, where the model follows the paper: the set loss teaches it to
 say each object once, given time. `nms_iou` is for models that had less of it (docs/training.md).

@@ -9,7 +9,7 @@ same where all of these hold:
 - the thumbnails differ by at most 5 % of their contrast (mean absolute difference by standard deviation).
 
 The hash alone is not enough: frames of a drone that are seconds apart come as close as 18 bits. Measured on
-the 500 photographs, microscope and aerial pictures of shared/data: re-encoding as JPEG of quality 30 and 50,
+the 500 photographs, microscope and aerial pictures of data/: re-encoding as JPEG of quality 30 and 50,
 halving and quartering the sides moves a picture by at most 17 bits, and nineteen times out of twenty by less
 than 5 % of its contrast; the closest two different ones, neighbouring frames, are 25 bits and 5.9 % apart.
 Mirrored, cropped or recoloured copies are not found; what is merely similar is not flagged. Own lines, not

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.formats.splits import is_training
 from ..data.records import Problem
 from .duplicates import DuplicateGroup
 from .examples import Example
@@ -206,16 +207,6 @@ class DataReport:
             (rows.get(key), *key, [split.get(key) for split in counts])
             for key in (*sorted(rows, key=rows.__getitem__), *others)
         ]
-
-
-def is_training(split: str) -> bool:
-    """Whether `train` would read it: train, train2017, not trainval."""
-    return split.lower().rstrip("0123456789").rstrip("-_") == "train"
-
-
-def is_validation(split: str) -> bool:
-    """Whether `train` could choose its best checkpoint by it."""
-    return split.lower().startswith(("val", "test"))
 
 
 def by_kind(problems: Sequence[Problem]) -> dict[str, Any]:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..data.formats.splits import is_measured, is_training
 from ..data.records import Split
 from ..data.transforms import resized_size
 from .duplicates import DuplicateGroup
-from .facts import Remark, SplitReport, is_training, is_validation
+from .facts import Remark, SplitReport
 from .sizes import View, sizes_of
 
 LEAST_SHARE = 0.05  # of objects below a cell, from which larger pictures are advised
@@ -41,7 +42,7 @@ class _Data:
 
     @property
     def validation(self) -> SplitReport | None:
-        return next((report for report in self.reports if is_validation(report.name)), None)
+        return next((report for report in self.reports if is_measured(report.name)), None)
 
 
 def remarks_on(

@@ -1,5 +1,5 @@
 """The set loss: every layer's predictions are matched to the objects and pulled towards them
-(DETR section 3.1; spec.md §8).
+(DETR, section 3.1; specification §5.2).
 
 Letters: B batch, Q queries, N matched pairs of the batch.
 """
@@ -49,7 +49,7 @@ class SetCriterion:
             count: what the whole update holds; None where this batch is the whole update.
 
         Raises:
-            matcher.NonFiniteError: names the image.
+            NonFiniteError: names the image.
         """
         last = output.predictions[-1]
         count = count or BatchCount.of(targets, last.logits.shape[1]).share_of(1)

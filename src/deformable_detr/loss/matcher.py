@@ -1,4 +1,5 @@
-"""Hungarian matching: which query answers for which object (DETR section 3.1; spec.md §7).
+"""Hungarian matching: which query answers for which object (DETR, section 3.1;
+specification §5.1).
 
 Letters: Q queries, N objects of one image.
 """
@@ -14,11 +15,8 @@ from torch import Tensor
 
 from ..boxes import cxcywh_to_xyxy, generalized_iou
 from ..classification import ClassificationScheme
+from ..errors import NonFiniteError
 from ..structures import Predictions, Target
-
-
-class NonFiniteError(ArithmeticError):
-    """A model's outputs or a loss are NaN or infinite: training cannot go on."""
 
 
 @dataclass(frozen=True)

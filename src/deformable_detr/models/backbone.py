@@ -1,6 +1,6 @@
 """Backbones: pixels to feature maps. Torchvision's ResNets, and any timm feature extractor.
 
-Batch norm is frozen in all of them (spec.md §2): detection batches are too small for its statistics.
+Batch norm is frozen in all of them (specification §2.1): detection batches are too small for its statistics.
 Letters: B batch, C channels of a map, H, W its size.
 """
 

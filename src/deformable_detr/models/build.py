@@ -28,7 +28,7 @@ from .queries import ProposalQueries, ReferencePointQueries, StaticQueries
 
 
 def build_model(config: ModelConfig) -> DetectionModel:
-    """An untrained model, initialised as the authors do (spec.md §5.5), in training mode."""
+    """An untrained model, initialised as the authors do (specification §3.4), in training mode."""
     backbone = build_backbone(config.backbone, num_maps=_num_maps(config))
     num_heads = _num_heads(config)
     heads = [PredictionHead(config.hidden_dim, _num_logits(config)) for _ in range(num_heads)]

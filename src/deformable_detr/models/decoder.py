@@ -1,5 +1,5 @@
 """The decoder: object queries look at each other and at the memory, layer by layer, and every layer predicts
-(paper, sections 4.2 and 4.3; spec.md §5.4, §6.1). Letters: B batch, Q queries, C channels.
+(paper, sections 4.1 and 4.2; specification §3.3, §4.3). Letters: B batch, Q queries, C channels.
 """
 
 from __future__ import annotations

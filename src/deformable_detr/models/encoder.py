@@ -1,4 +1,4 @@
-"""The encoder: every memory token looks at the memory (paper, section 4.2; spec.md §5.1, §5.3).
+"""The encoder: every memory token looks at the memory (paper, section 4.1; specification §3.2).
 
 Letters: B batch, S memory tokens, C channels.
 """

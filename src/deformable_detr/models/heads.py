@@ -1,4 +1,4 @@
-"""The output layers: class head and box head (spec.md §6).
+"""The output layers: class head and box head (paper, appendix A.3; specification §4.2).
 
 One identity serves all variants: box = sigmoid(delta + logit(reference)). DETR has the constant
 reference 0.5, whose logit is 0. Letters: B batch, Q queries, C channels.

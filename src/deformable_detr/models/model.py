@@ -66,7 +66,7 @@ class DetectionModel(nn.Module):
 
     def locate(self, tokens: Tensor, spatial_shapes: SpatialShapes, image_mask: Tensor) -> FeatureMemory:
         """Tokens (B, S, C) with all that depends on sizes and padding only: where each of them is."""
-        # Every level's mask from the image's own (spec.md §1), never from another level's.
+        # Every level's mask from the image's own (specification §1.6), never from another level's.
         masks = [resize_nearest(image_mask, shape) for shape in spatial_shapes]
         return FeatureMemory(
             tokens=tokens,

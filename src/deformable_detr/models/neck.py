@@ -1,4 +1,5 @@
-"""Necks: the backbone's maps to feature levels of equal width (spec.md §4; paper, appendix A.2 and Table 2).
+"""Necks: the backbone's maps to feature levels of equal width (paper, appendix A.2 and Table 2;
+specification §2.2).
 
 Letters: B batch, C = hidden_dim, H, W the size of a level.
 """

@@ -1,5 +1,5 @@
-"""Where a token is: sine encodings of x and y (spec.md §3), and for several levels, which level it is on
-(paper, section 4.1, "scale-level embedding").
+"""Where a token is: sine encodings of x and y, and for several levels, which level it is on
+(paper, section 4.1, "scale-level embedding"; specification §2.3).
 
 Letters: B batch, C channels, H, W the sizes of one level.
 """

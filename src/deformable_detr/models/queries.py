@@ -1,5 +1,5 @@
 """Where object queries come from: learned (DETR), learned with reference points (Deformable DETR), or the
-first stage's proposals (paper, section 4.3, two-stage; spec.md §6, §6.2).
+first stage's proposals (paper, section 4.2; specification §4.1, §4.4).
 
 Each: forward(memory) -> Queries. Letters: B batch, Q queries, S memory tokens, C channels.
 """
@@ -58,7 +58,7 @@ class ProposalQueries(nn.Module):
     """Two stages: every memory token proposes a box; the best Q become the queries.
 
     `mask_invalid`: keep tokens in the padding, and tokens whose base box leaves the image, out of the
-    top Q. The authors' code lets them in (spec.md §18, 10), and its checkpoints are used to it.
+    top Q. The authors' code lets them in (specification §11, 10), and its checkpoints are used to it.
     Class 0 is the first stage's "object". An image with fewer tokens than `num_queries` has as many
     queries as tokens.
     """

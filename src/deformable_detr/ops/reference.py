@@ -66,7 +66,7 @@ def sampling_locations_of(
     """Where each point samples: (B, Q, M, P, 2) from reference (B, Q, L, 2|4) and offsets (B, Q, M, P, 2).
 
     Around a reference point an offset is counted in pixels of the level; around a reference box, in
-    half box sides divided by K (spec.md §5.2), so that the initial offsets stay inside the box.
+    half box sides divided by K (specification §3.1), so that the initial offsets stay inside the box.
     """
     levels = torch.tensor(
         [level for level, points in enumerate(points_per_level) for _ in range(points)],

@@ -9,7 +9,7 @@ command.py    `predict`, made of these
 lines.py      `predict MODEL -`
 """
 
-from .command import PredictionInterrupted, predict
+from .command import predict
 from .lines import answer_lines
 from .outputs import (
     PREDICTIONS_FILE,
@@ -24,7 +24,6 @@ __all__ = [
     "PREDICTIONS_FILE",
     "REPORT_FILE",
     "FrameDetections",
-    "PredictionInterrupted",
     "PredictionReport",
     "Tiling",
     "answer_lines",

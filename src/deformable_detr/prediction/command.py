@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import PredictionInterrupted, UserError
 from ..inference.detector import Detector, check_options, load
 from ..inference.selection import Selection
 from ..inference.tta import augmented_as_asked
@@ -31,14 +31,6 @@ from .sources import Camera, Sources, find_sources
 from .tiling import Tiling, finder_for
 from .tracking import ObjectTracker
 from .videos import Progress, annotate_video, check_every
-
-
-class PredictionInterrupted(KeyboardInterrupt):
-    """Ctrl-C before the end. What was done until then is written whole; `report` says what."""
-
-    def __init__(self, report: PredictionReport):
-        super().__init__("stopped")
-        self.report = report
 
 
 def predict(

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.formats import list_splits, name_to_measure_on, read_split
+from ..data.formats import list_splits, read_split
+from ..data.formats.splits import name_to_measure_on, training_name
 from ..data.records import Split
 from ..errors import UserError
 from ..evaluation import collect_detections, match_classes
@@ -60,8 +61,8 @@ def write_report(
     history = read_history(Path(model))
     target = _target(output, Path(model) if history is not None else Path(), split)
     detector = load(model, device)
-    train_names = [name for name in splits if name.lower().startswith("train")]
-    train_split = read_split(data, train_names[0], format=format) if train_names else None
+    train_name = training_name(splits)
+    train_split = None if train_name is None else read_split(data, train_name, format=format)
     rows = [] if part is None else collect_detections(detector, part, progress=progress)
     text = report_text(
         detector, rows, part, train_split, model=str(model), data=str(data), most_images=most_images

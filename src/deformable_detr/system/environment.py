@@ -1,5 +1,5 @@
 """What a program runs on: machine and versions. A run folder keeps one line of it for each start
-(training_log.py), because nobody remembers a month later."""
+(run_folder/log.py), because nobody remembers a month later."""
 
 from __future__ import annotations
 

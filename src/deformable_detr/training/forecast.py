@@ -22,7 +22,7 @@ from typing import Any
 
 from ..config import RunConfig, from_dict, override, to_dict
 from ..config import recipe as recipe_of
-from ..errors import UserError
+from ..errors import NonFiniteError, UserError
 from ..inspection import Forecast
 
 SECONDS = 15.0  # of updates to measure; one update more is begun at most
@@ -77,7 +77,6 @@ def forecast(
 
 
 def _main() -> None:
-    from ..loss import NonFiniteError
     from ..system.allocator import keep_large_buffers
 
     keep_large_buffers()  # as `deformable-detr train`

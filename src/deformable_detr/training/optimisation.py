@@ -1,4 +1,5 @@
-"""How the weights move: parameter groups, learning rate, moving average (spec.md §11; paper section 5).
+"""How the weights move: parameter groups, learning rate, moving average (paper, section 5; specification
+§6.1, §6.2).
 
 Everything here is a pure function of the update's number, so that a resumed run needs no scheduler state.
 """

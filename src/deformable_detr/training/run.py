@@ -1,4 +1,4 @@
-"""Training, in one loop that can be read from top to bottom (paper, section 5; spec.md §11).
+"""Training, in one loop that can be read from top to bottom (paper, section 5; specification §6).
 
 A sample is a pure function of (seed, epoch, index), the dropout of an update of (seed, update, rank), and
 the learning rate of the update's number. So a run that was stopped needs only weights, optimizer moments
@@ -43,15 +43,16 @@ from ..config import (
     with_file,
 )
 from ..config import recipe as recipe_of
-from ..data.formats import NOTES, list_splits, name_to_measure_on, read_split
+from ..data.formats import NOTES, list_splits, read_split
+from ..data.formats.splits import name_to_measure_on
 from ..data.loading import Samples, micro_batch_keys, steps_per_epoch, training_loader
 from ..data.records import Split
 from ..data.transforms import resized_size
-from ..errors import UserError
+from ..errors import NonFiniteError, TrainingInterruptedError, UserError
 from ..evaluation import collect_detections, evaluate, match_classes
 from ..files import DAMAGED_FILE_ERRORS, write_text
 from ..inference.detector import Detector, choose_device, new_checkpoint
-from ..loss import Losses, NonFiniteError, SetCriterion
+from ..loss import Losses, SetCriterion
 from ..models.activation_checkpointing import checkpoint_activations
 from ..report import REPORT_FILE, report_text
 from ..run_folder.log import TrainingLog, note_start
@@ -75,10 +76,6 @@ FEATURES = "feature_cache"
 CHECKPOINTS = "checkpoints"
 
 MicroBatch = tuple[ImageBatch | FeatureBatch, tuple[Target, ...]]
-
-
-class TrainingInterruptedError(Exception):
-    """Training was asked to stop (Ctrl-C, SIGTERM) and has saved its state; `--resume` goes on from there."""
 
 
 @dataclass

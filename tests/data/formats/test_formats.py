@@ -10,7 +10,6 @@ from deformable_detr.data.formats import (
     detect_format,
     formats_found,
     list_splits,
-    name_to_measure_on,
     read_split,
 )
 from deformable_detr.data.formats.assembly import check_boxes, image_ids, path_inside
@@ -35,20 +34,6 @@ def test_detection_of_real_sets(folder: str, formats: tuple[str, ...], splits: t
     assert formats_found(SHARED_DATA / folder) == formats
     assert detect_format(str(SHARED_DATA / folder)) == formats[0]
     assert list_splits(SHARED_DATA / folder) == splits
-
-
-@pytest.mark.parametrize(
-    ("splits", "name"),
-    [
-        (("train", "val2017", "test"), "val2017"),
-        (("train", "test", "valid"), "valid"),
-        (("test-dev", "train"), "test-dev"),
-        (("train", "extra"), None),
-        ((), None),
-    ],
-)
-def test_the_split_to_measure_on(splits: tuple[str, ...], name: str | None) -> None:
-    assert name_to_measure_on(splits) == name
 
 
 def test_all_layouts_in_one_folder(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_as_initialised_deformable_attention_is_equal_over_its_few_keys() -> Non
     assert [layer.stage for layer in layers] == ["encoder", "decoder", "decoder"]
     for layer in layers:
         assert layer.keys == config.model.num_levels * config.model.num_points
-        assert layer.entropy == pytest.approx(1)  # its weights start alike (spec.md §5.2) …
+        assert layer.entropy == pytest.approx(1)  # its weights start alike (specification §3.1) …
         assert layer.effective_keys < 0.1 * layer.tokens  # … but there are few
 
 

@@ -1,5 +1,5 @@
 """Counted multiply-adds against the published ones, against the same models computed for real, and against
-formulas written out (spec.md §15, §16.1)."""
+formulas written out (specification §9.1, §9.2)."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def test_published_differences_are_the_papers() -> None:
         "multi-scale inputs": 1.7,
         "K = 4 instead of 1": 0.9,
         "multi-scale attention": 1.5,
-        "all levels instead of one": 5.1,  # the repository's, spec.md §16: 44.5 and 39.4
+        "all levels instead of one": 5.1,  # the repository's, specification §10.1: 44.5 and 39.4
         "an FPN on top": 0.0,
         "a BiFPN on top": 0.1,
         "iterative refinement": 1.6,

@@ -29,7 +29,7 @@ ALL_ROWS = {row.name: row for module in (table1, table2, table3) for row in modu
 
 RESULTS = Path(__file__).resolve().parents[3] / "experiments" / "results" / "paper"
 
-# spec.md §15, with the rows' 91 classes
+# specification §9.1, with the rows' 91 classes
 PARAMETERS = {
     "detr_r50": 41_524_768,
     "detr_r50_dc5": 41_524_768,

@@ -22,13 +22,14 @@ tags do nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import UserError
 from ..records import Split
 from . import coco, voc, yolo
+from .splits import in_usual_order, names_meant
 
 NOTES = frozenset({"polygon", "path-not-found"})
 
@@ -74,20 +75,7 @@ def detect_format(root: Path | str) -> str:
 
 def list_splits(root: Path | str, *, format: str = "auto") -> tuple[str, ...]:
     """The splits of a data set by their own names; train, val and test first."""
-    layout = _layout(root, format)
-
-    def order(name: str) -> tuple[int, str]:
-        plain = _plain(name)
-        usual = ("train", "val", "test")
-        return (usual.index(plain) if plain in usual else len(usual), name)
-
-    return tuple(sorted(layout.splits(_place(root)), key=order))
-
-
-def name_to_measure_on(splits: Sequence[str]) -> str | None:
-    """Of the names that `list_splits` gives: val, else test, else None."""
-    named = [name for beginning in ("val", "test") for name in splits if name.lower().startswith(beginning)]
-    return next(iter(named), None)
+    return in_usual_order(_layout(root, format).splits(_place(root)))
 
 
 def read_split(root: Path | str, split: str, *, format: str = "auto", strict: bool = False) -> Split:
@@ -142,17 +130,9 @@ def _place(root: Path | str) -> Path:
 
 
 def _match(wanted: str, available: tuple[str, ...], root: Path | str) -> str:
-    if wanted in available:
-        return wanted
-    matches = [name for name in available if _plain(name) == _plain(wanted)]
+    matches = names_meant(wanted, available)
     if len(matches) == 1:
         return matches[0]
     if matches:
         raise UserError(f"split {wanted} of {root} could be {' or '.join(matches)}: name one.")
     raise UserError(f"{root} has no split {wanted}: there is {', '.join(available) or 'none'}.")
-
-
-def _plain(name: str) -> str:
-    """What a split is, whatever the year: train2017 is train, valid is val."""
-    plain = name.lower().rstrip("0123456789").rstrip("-_") or name
-    return {"valid": "val", "validation": "val"}.get(plain, plain)
