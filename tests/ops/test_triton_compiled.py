@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_ms_deform_attn import SHAPES, Case, make_case, raw_arguments
+
+from tests.ops.test_ms_deform_attn import SHAPES, Case, make_case, raw_arguments
 
 triton = pytest.importorskip("triton")
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from test_ms_deform_attn import KINDS, RAGGED, SHAPES, WILD, Case, make_case, raw_arguments
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from deformable_detr import ops
 from deformable_detr.ops import native
+from tests.ops.test_ms_deform_attn import KINDS, RAGGED, SHAPES, WILD, Case, make_case, raw_arguments
 from tests.support import triton_interpreter
 
 needs_triton = pytest.mark.skipif(native._TRITON_MISSING is not None, reason=str(native._TRITON_MISSING))

@@ -1,0 +1,72 @@
+"""Step (d): the small model, trained for a minute on drawn pictures."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from functools import partial
+from typing import Any
+
+import deformable_detr as dd
+
+from .jobs import TRAIN_PICTURES, large_data
+from .report import Facts, Job, require
+from .training import RECIPE, SMALL_PICTURES, TINY_MODEL, losses_of
+
+SECONDS, QUICK_SECONDS = 60.0, 6.0
+BATCH_SIZE = 16
+LEAST_AP = 0.2  # the demo's, after minutes on two cores of a CPU, is above
+
+
+def run(job: Job) -> None:
+    job.report.find("lite", partial(_train, job))
+
+
+def _train(job: Job, finding: Facts) -> None:
+    """Its pace is measured first, since the schedule of the learning rate must know its end."""
+    data = job.data if job.quick else large_data(job.work)
+    common: dict[str, Any] = {
+        **SMALL_PICTURES,
+        **(TINY_MODEL if job.quick else {}),
+        "train.batch_size": 4 if job.quick else BATCH_SIZE,
+        "train.precision": "bf16" if job.on_gpu else "fp32",
+        "train.backbone_weights": None if job.quick else "imagenet",
+        "train.evaluate_every": 1000,
+        "train.warmup_steps": 5 if job.quick else 100,
+        "train.report": False,
+        "data.num_workers": 0 if job.quick else 12,
+    }
+    trial = job.work / "runs" / "pace"
+    pace: dict[str, Any] = {
+        "train.max_steps": 4 if job.quick else 60,
+        "train.log_every": 2 if job.quick else 10,
+    }
+    dd.train(data, RECIPE, trial, device=job.device.type, **common, **pace)
+    rate = statistics.median(row["images_per_second"] for row in losses_of(trial)[1:])
+    num_images = 24 if job.quick else TRAIN_PICTURES
+    epochs = max(1, round((QUICK_SECONDS if job.quick else SECONDS) * rate / num_images))
+    started = time.perf_counter()
+    output = job.work / "runs" / "lite"
+    detector = dd.train(
+        data,
+        RECIPE,
+        output,
+        device=job.device.type,
+        **common,
+        **{"train.epochs": epochs, "train.log_every": 50},
+    )
+    seconds = time.perf_counter() - started
+    metrics = dd.evaluate(detector, data, progress=False)
+    rows = losses_of(output)
+    finding.update(
+        epochs=epochs,
+        images=epochs * num_images,
+        seconds_of_training=seconds,
+        images_per_second=rows[-1]["images_per_second"],
+        pace_of_the_trial=rate,
+        losses=[row["loss"] for row in rows],
+        AP=metrics["AP"],
+        AP50=metrics["AP50"],
+    )
+    if not job.quick:
+        require(finding, metrics["AP"] >= LEAST_AP, f"AP is {metrics['AP']:.3f}, less than {LEAST_AP}")
