@@ -56,7 +56,7 @@ if ! "$python" -c "$needed" 2>> "$log"; then
   if [ -e "${wheels[0]}" ]; then
     run wheels 60 "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$site" "${wheels[@]}"
   fi
-  run build 150 "$python" -m pip install -q --no-index --no-deps --no-build-isolation --no-cache-dir --upgrade --target "$site" .
+  run build 300 "$python" -m pip install -q --no-index --no-deps --no-build-isolation --no-cache-dir --upgrade --target "$site" .
   export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
 fi
 export PYTHONPATH=$work/rival${PYTHONPATH:+:$PYTHONPATH}

@@ -164,7 +164,7 @@ def compile_variant(number: int) -> None:
 
 
 def _whole(job: Job, finding: Facts) -> None:
-    """From a decoded picture to detections: resizing, normalisation, transfers and postprocessing included."""
+    """From a decoded picture to detections: with resizing, normalisation, transfers and postprocessing."""
     import deformable_detr as dd
 
     size = QUICK_SIZE if job.quick else SIZE

@@ -98,7 +98,7 @@ def _compare(finding: Facts, variant: str, call: Call, exact: Call, *, only_outp
     errors: dict[str, float] = {}
     for name, tensor in found.items():
         if only_output and name != "output":
-            continue  # a wild offset times a gradient of zero is NaN, and its reference box's gradient with it
+            continue  # a wild offset times a gradient of zero is NaN, and so is its reference's gradient
         narrow = name in ("output", "grad_value")
         bound = (BOUNDS if narrow else BOUND_OF_REAL)[call.value.dtype]
         errors[name] = relative_error(tensor, right[name])

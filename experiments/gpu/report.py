@@ -91,7 +91,7 @@ class Job:
         return self.work / "data"
 
 
-def limit(finding: Facts, value: float, bound: float, name: str = "error") -> None:
+def limit(finding: Facts, value: float, bound: float, name: str = "relative_error") -> None:
     """Note `value` under `name`; beyond `bound`, or not a number, it fails the finding."""
     finding[name], finding[f"{name}_bound"] = value, bound
     if not value <= bound:  # NaN never passes
