@@ -85,8 +85,8 @@ else
       run rival 150 env CPATH="$more" FORCE_CUDA=1 FORCE_OPENMP=0 TORCH_CUDA_ARCH_LIST=9.0 CUDA_HOME="${CUDA_HOME:-/usr/local/cuda}" \
         "$python" -m pip install -q --no-index --no-deps --no-build-isolation --no-cache-dir --target "$work/rival" "$sdist" & helping+=($!)
     fi
-    for part in 0 1 2 3 4; do
-      run "cuts_$part" 130 "$python" -m experiments.gpu compile-cuts $part 5 "${common[@]}" & helping+=($!)
+    for part in 0 1 2 3 4 5 6 7; do
+      run "cuts_$part" 130 "$python" -m experiments.gpu compile-cuts $part 8 "${common[@]}" & helping+=($!)
     done ;;
   esac
   case $steps in *f*)
