@@ -7,7 +7,7 @@ STAMP := .venv/installed
 # changes, the next `make` installs again (ninja compiles only what changed).
 NATIVE := CMakeLists.txt $(wildcard src/deformable_detr/ops/csrc/*)
 
-.PHONY: setup demo check test test-all docs wheel native clean
+.PHONY: setup demo check test test-all test-lowest test-import docs wheel native clean
 
 setup: $(STAMP)
 
@@ -29,6 +29,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
 
 # Two processes of one thread each: a tiny model's kernels are too short to share among threads.
 test: $(STAMP)
@@ -37,9 +38,26 @@ test: $(STAMP)
 test-all: $(STAMP)
 	$(BIN)/pytest -n 2 -m "slow or not slow"
 
+# The suite with the lowest versions that pyproject.toml allows, in an environment of its own: uv resolves, pip
+# installs. LOWEST_PYTHON: the oldest Python, for which the oldest releases have wheels.
+LOWEST_PYTHON ?= python3.11
+LOWEST := .venv-lowest
+test-lowest:
+	test -x $(LOWEST)/bin/python || $(LOWEST_PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet --upgrade pip uv
+	$(LOWEST)/bin/uv pip compile --quiet --resolution lowest-direct --python $(LOWEST)/bin/python --extra dev \
+		--no-emit-package deformable-detr pyproject.toml --output-file build/lowest.txt
+	$(LOWEST)/bin/pip install --quiet --requirement build/lowest.txt "scikit-build-core>=0.10" cmake ninja
+	$(LOWEST)/bin/pip install --quiet --no-build-isolation --no-deps --editable .
+	$(LOWEST)/bin/pytest -n 2
+
+# What every platform and Python must do without extras and without a compiler, in a few seconds: import the package,
+# print the help, detect something. PYTHON: an interpreter that has the package.
+test-import:
+	$(PYTHON) scripts/check_installation.py
+
 # The site of docs/ into build/site, readable from the disk; --strict: a broken link is an error.
 docs: $(STAMP)
-	$(BIN)/python -c "import zensical, mkdocstrings" 2>/dev/null || $(BIN)/pip install --quiet --no-build-isolation --editable ".[docs]"
 	$(BIN)/python docs/tables.py
 	$(BIN)/zensical build --clean --strict
 
@@ -56,4 +74,4 @@ native:
 	cmake --install build/native --prefix $(PREFIX)
 
 clean:
-	rm -rf .venv build dist demo_output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lowest build dist demo_output .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -5,10 +5,7 @@ python docs/tables.py            # `make docs` does it first; tests/test_docs.py
 
 from __future__ import annotations
 
-import dataclasses
-import re
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from deformable_detr.config import (
     RECIPES,
@@ -16,9 +13,11 @@ from deformable_detr.config import (
     DataConfig,
     LossConfig,
     ModelConfig,
+    RunConfig,
     TrainConfig,
-    to_dict,
+    settings_of,
 )
+from deformable_detr.config.checks import written
 
 DOCS = Path(__file__).resolve().parent
 NOTE = "<!-- Written by docs/tables.py from the code: change it there. -->\n"
@@ -32,38 +31,11 @@ GROUPS = {
 BASE = "deformable_detr_r50"
 
 
-def attributes(config: type) -> list[tuple[list[str], str]]:
-    """What a dataclass's docstring says of its fields, and of which. An entry may speak of several:
-    `a, b: …`; what follows `c:` after a full stop or semicolon is of c."""
-    names = "|".join(re.escape(item.name) for item in dataclasses.fields(config))
-    listed = rf"(?:{names})(?:, (?:{names}))*"
-    _, _, text = (config.__doc__ or "").partition("Attributes:\n")
-    found = []
-    for entry in re.split(r"^        (?=\w)", text, flags=re.MULTILINE):
-        parts = re.split(rf"(?:^|(?<=[.;] ))({listed}): ", without_sections(" ".join(entry.split())))
-        for heads, words in zip(parts[1::2], parts[2::2], strict=True):
-            found.append((heads.split(", "), words.strip().rstrip(".;") + "."))
-    return found
+SETTINGS = [setting for setting in settings_of(RunConfig) if setting.group]
 
 
-def choices(config: type) -> dict[str, tuple[str, ...]]:
-    """The words that a field may hold, of fields that hold one of a few."""
-    hints = get_type_hints(config)
-    return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
-
-
-def without_sections(text: str) -> str:
-    """Without references to the specification, which is not in this repository."""
-    return re.sub(r"[:;,]? ?spec\.md (?:§[\d.]+(?:, )?)+", "", text).replace("()", "").replace(" .", ".")
-
-
-def written(value: Any) -> str:
-    """As one writes it in YAML or after a flag."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list):
-        return "[" + ", ".join(map(written, value)) + "]"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def first_paragraph(thing: object) -> str:
+    return " ".join((thing.__doc__ or "").partition("\n\n")[0].split())
 
 
 def row(*cells: str) -> str:
@@ -93,24 +65,14 @@ work is refused when the configuration is made, with a sentence that names the f
 `deformable_detr_r50`; what other recipes change: [Recipes](recipes.md).
 """
     )
-    for path, config in GROUPS.items():
-        summary = without_sections((config.__doc__ or "").partition("\n")[0])
-        defaults = to_dict(config())
-        text += f"\n## {path}\n\n{summary}\n\n" + row("field", "default", "what it is") + "|---|---|---|\n"
-        for names, words in attributes(config):
-            text += row(
-                "<br>".join(f"`{name}`" for name in names),
-                "<br>".join(f"`{written(defaults[name])}`" for name in names),
-                words,
-            )
+    for group, config in GROUPS.items():
+        text += f"\n## {group}\n\n{first_paragraph(config)}\n\n"
+        text += row("field", "default", "what it is") + "|---|---|---|\n"
+        for setting in SETTINGS:
+            if setting.group == group:
+                default = written(setting.of(RunConfig()))
+                text += row(f"`{setting.name}`", f"`{default}`", setting.help)
     return text
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
 
 
 def recipes() -> str:
@@ -128,21 +90,24 @@ those of `{BASE}`, are in [Configuration](configuration.md).
 
 """
     )
-    settings = {name: flat(to_dict(make())) | {"recipe": ""} for name, make in RECIPES.items()}
+    values = {name: values_of(make()) for name, make in RECIPES.items()}
     text += row("recipe", "what", "settings") + "|---|---|---|\n"
     known = [BASE]
     for name, make in RECIPES.items():
-        nearest = min(known, key=lambda other: len(differences(settings[name], settings[other])))
-        changes = differences(settings[name], settings[nearest])
+        nearest = min(known, key=lambda other: len(differences(values[name], values[other])))
+        changes = differences(values[name], values[nearest])
         told = f"`{nearest}` with<br>" + "<br>".join(changes) if name != BASE else "the defaults"
-        summary = " ".join((make.__doc__ or "").strip().partition("\n\n")[0].split())
-        text += row(f"`{name}`", summary, told)
+        text += row(f"`{name}`", first_paragraph(make), told)
         known.append(name)
     return text
 
 
-def differences(values: dict[str, Any], others: dict[str, Any]) -> list[str]:
-    return [f"`{path} {written(value)}`" for path, value in values.items() if value != others[path]]
+def values_of(config: RunConfig) -> dict[str, str]:
+    return {setting.path: written(setting.of(config)) for setting in SETTINGS}
+
+
+def differences(values: dict[str, str], others: dict[str, str]) -> list[str]:
+    return [f"`{path} {value}`" for path, value in values.items() if value != others[path]]
 
 
 PAGES = {"configuration.md": configuration, "recipes.md": recipes}

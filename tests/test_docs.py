@@ -32,7 +32,6 @@ from PIL import Image
 import deformable_detr
 from deformable_detr.checkpoint import authors, save, transformers_format
 from deformable_detr.cli.main import COMMANDS, PROGRAM, main
-from deformable_detr.config import to_dict
 from deformable_detr.data.drawn import CLASS_NAMES
 from deformable_detr.inference.detector import new_checkpoint
 from deformable_detr.structures import ClassTable
@@ -449,18 +448,6 @@ def tables() -> Any:
 def test_tables_are_those_of_the_code(page: str) -> None:
     written = tables().PAGES[page]()
     assert text_of(ROOT / "docs" / page) == written, "run `python docs/tables.py`"
-
-
-def test_every_field_and_choice_is_told() -> None:
-    module = tables()
-    for path, config in module.GROUPS.items():
-        told = [name for names, _ in module.attributes(config) for name in names]
-        fields = [name for name in to_dict(config()) if f"{path}.{name}" not in module.GROUPS]
-        assert sorted(told) == sorted(fields), path
-        hints = module.choices(config)
-        for names, words in module.attributes(config):
-            for name in names:
-                assert not [choice for choice in hints.get(name, ()) if f"`{choice}`" not in words], name
 
 
 def test_each_page_is_in_the_navigation() -> None:

@@ -82,6 +82,18 @@ def test_tracks_go_along_and_are_drawn() -> None:
     assert (np.asarray(tracked.draw()) != np.asarray(found.draw())).any()
 
 
+def test_parts_are_joined_with_their_tracks() -> None:
+    first, second = detections(3), detections(2)
+    joined = Detections.concatenate([first, second])
+    assert joined.track_ids is None
+    assert joined.names == first.names + second.names
+    np.testing.assert_array_equal(joined.boxes_xyxy, np.concatenate([first.boxes_xyxy, second.boxes_xyxy]))
+    np.testing.assert_array_equal(joined.take(np.arange(3)).scores, first.scores)
+    tracked = replace(first, track_ids=np.array([5, -1, 7]))
+    both = Detections.concatenate([tracked, second])
+    np.testing.assert_array_equal(both.track_ids, [5, -1, 7, -1, -1])
+
+
 def test_coco_rows_are_plain_python() -> None:
     row = detections(2).to_coco(17)[0]
     assert row == {

@@ -36,11 +36,9 @@ from deformable_detr.checkpoint import Checkpoint, class_table_for, transformers
 from deformable_detr.config import ModelConfig, RunConfig
 from deformable_detr.config import recipe as recipe_of
 from deformable_detr.errors import UserError
-from deformable_detr.inference.backend import Backend
+from deformable_detr.inference.backend import Backend, RunnerBackend, TorchBackend
 from deformable_detr.inference.detector import (
     Detector,
-    RunnerBackend,
-    TorchBackend,
     cpu_has_bfloat16,
     new_checkpoint,
 )

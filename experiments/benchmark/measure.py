@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib.metadata
-import json
 import math
 import os
 import platform
@@ -28,7 +27,7 @@ from typing import Any, TypeVar
 
 import deformable_detr
 from deformable_detr.errors import UserError
-from deformable_detr.files import write_text
+from deformable_detr.files import write_json
 
 # A short call is repeated until a turn takes so long: the first call after a rival's turn finds its data
 # evicted from the caches.
@@ -274,4 +273,4 @@ def chosen_peers(against: str | None, known: Mapping[str, str]) -> tuple[dict[st
 
 def write_report(path: str | Path, report: Mapping[str, Any]) -> None:
     """JSON, whole or not at all."""
-    write_text(path, json.dumps(report, indent=1, allow_nan=False) + "\n")
+    write_json(path, report)

@@ -36,7 +36,7 @@ from deformable_detr.data.drawn import generate
 from deformable_detr.data.formats import read_split
 from deformable_detr.data.loading import Samples, steps_per_epoch
 from deformable_detr.errors import UserError
-from deformable_detr.files import write_text
+from deformable_detr.files import write_json
 from deformable_detr.inference.detector import Detector, load
 from deformable_detr.inference.recording import DenseLayer, LayerRecord, record
 from deformable_detr.loss import SetCriterion
@@ -141,7 +141,7 @@ def run(arguments: Namespace) -> None:
         "seed": arguments.seed,
         "moments": [asdict(each) for found in moments.values() for each in found],
     }
-    write_text(output / "attention.json", json.dumps(content, indent=1) + "\n")
+    write_json(output / "attention.json", content)
     print("written: {}, {}".format(*save_figure(draw(moments), output / "attention")))
 
 
@@ -189,7 +189,7 @@ def follow(
         if not file.is_file():
             moment = measure(load(model, device), config, data, pictures)
             content = {"row": name, "epoch": epoch, "updates": epoch * steps, "AP": _ap(folder, epoch)}
-            write_text(file, json.dumps({**content, **moment}, indent=1))
+            write_json(file, {**content, **moment})
         moments.append(_moment(json.loads(file.read_text(encoding="utf-8"))))
         last = moments[-1]
         entropy = fmean(each.entropy for each in last.attention)

@@ -15,7 +15,6 @@ Letters: N tokens, C channels, M heads, K points.
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 import time
@@ -31,7 +30,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from deformable_detr.errors import UserError
-from deformable_detr.files import write_text
+from deformable_detr.files import write_json
 from deformable_detr.models.attention import DeformableAttention, DenseAttention, MemoryAttention
 from deformable_detr.models.encoder import token_centres
 from deformable_detr.models.position import SinePosition
@@ -112,7 +111,7 @@ def run(arguments: Namespace) -> None:
         "costs": [asdict(cost) for cost in costs],
         "starts": [asdict(start) for start in starts],
     }
-    write_text(output / "complexity.json", json.dumps(content, indent=1) + "\n")
+    write_json(output / "complexity.json", content)
     for name, figure in (("complexity", _draw_costs(costs)), ("attention_start", _draw_starts(starts))):
         print("written: {}, {}".format(*save_figure(figure, output / name)))
 

@@ -7,7 +7,6 @@ process: SGD with momentum as is usual for it, and losses that the model compute
 
 from __future__ import annotations
 
-import os
 import pickle
 import time
 from collections import OrderedDict
@@ -32,8 +31,9 @@ from deformable_detr.data.formats import read_split
 from deformable_detr.data.loading import MicroBatch, steps_per_epoch, training_loader
 from deformable_detr.errors import NonFiniteError, UserError
 from deformable_detr.evaluation import evaluate
-from deformable_detr.files import DAMAGED_FILE_ERRORS, write_text
-from deformable_detr.inference.detector import Detector, TorchBackend, choose_device
+from deformable_detr.files import DAMAGED_FILE_ERRORS, replacing, write_text
+from deformable_detr.inference.backend import TorchBackend
+from deformable_detr.inference.detector import Detector, choose_device
 from deformable_detr.models import DetectionModel
 from deformable_detr.models.backbone import Backbone, build_backbone
 from deformable_detr.run_folder.log import TrainingLog, note_start
@@ -277,10 +277,9 @@ def _update(
 
 
 def _save_state(folder: Path, model: FasterRcnn, optimizer: torch.optim.Optimizer, epochs: int) -> None:
-    beside = folder / f"{STATE_FILE}.partial"
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epochs": epochs}
-    torch.save(state, beside)
-    os.replace(beside, folder / STATE_FILE)
+    with replacing(folder / STATE_FILE) as draft:
+        torch.save(state, draft)
 
 
 def _load_state(folder: Path, model: FasterRcnn, optimizer: torch.optim.Optimizer) -> int:

@@ -8,7 +8,6 @@ highest.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from deformable_detr.config import RUN_CONFIG_FILE, RunConfig, read_config
 from deformable_detr.errors import UserError
-from deformable_detr.files import write_text
+from deformable_detr.files import write_json
 from deformable_detr.run_folder.log import METRICS_FILE, read_metrics
 
 from .pictures import COLOURS, new_figure, save_figure
@@ -49,7 +48,7 @@ def run(arguments: Namespace) -> None:
         "metric": arguments.metric,
         "curves": {label: [dict(curve) for curve in group] for label, group in curves.items()},
     }
-    write_text(output / "figure3.json", json.dumps(content, indent=1) + "\n")
+    write_json(output / "figure3.json", content)
     png, svg = save_figure(draw(curves, arguments.metric, arguments.published), output / "figure3")
     print(f"written: {png}, {svg}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 
 from deformable_detr.errors import UserError
-from deformable_detr.files import write_text
-from deformable_detr.prediction import make_output_folder
+from deformable_detr.files import make_output_folder, write_json
 from deformable_detr.prediction.sources import find_pictures
 
 from .pictures import save_figure
@@ -67,5 +65,5 @@ def write_figures(
         "mean": mean,
         "pictures": list(entries),
     }
-    write_text(written[0], json.dumps(content, indent=1) + "\n")
+    write_json(written[0], content)
     print("written: " + ", ".join(map(str, written)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deformable_detr.files import replacing
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -28,9 +30,12 @@ def save_figure(figure: Figure, beside: Path, dpi: int = 300) -> tuple[Path, Pat
     """BESIDE.png and BESIDE.svg, the same bytes each time."""
     import matplotlib
 
-    beside.parent.mkdir(parents=True, exist_ok=True)
     png, svg = beside.with_suffix(".png"), beside.with_suffix(".svg")
-    figure.savefig(png, dpi=dpi, metadata={"Software": None})
-    with matplotlib.rc_context({"svg.hashsalt": "deformable_detr", "svg.fonttype": "none"}):
-        figure.savefig(svg, metadata={"Date": None})
+    with replacing(png) as draft:
+        figure.savefig(draft, dpi=dpi, metadata={"Software": None})
+    with (
+        matplotlib.rc_context({"svg.hashsalt": "deformable_detr", "svg.fonttype": "none"}),
+        replacing(svg) as draft,
+    ):
+        figure.savefig(draft, metadata={"Date": None})
     return png, svg

@@ -24,7 +24,7 @@ from jsonargparse import ArgumentParser, Namespace
 from scipy.stats import t as student
 
 from deformable_detr.errors import UserError
-from deformable_detr.files import write_text
+from deformable_detr.files import write_json, write_text
 
 from . import published, table1, table2
 from .pictures import COLOURS, new_figure, save_figure
@@ -185,7 +185,7 @@ def run(arguments: Namespace) -> None:
         "ingredients": [asdict(each) for name in names for each in effects(experiments, name)],
         "missing": absent,
     }
-    write_text(output / "summary.json", json.dumps(content, indent=1) + "\n")
+    write_json(output / "summary.json", content)
     text = markdown(experiments, absent)
     write_text(output / "summary.md", text)
     written = [output / "summary.json", output / "summary.md"]

@@ -24,7 +24,7 @@ from deformable_detr.data.formats import read_split
 from deformable_detr.data.images import open_image
 from deformable_detr.data.records import Split
 from deformable_detr.errors import UserError
-from deformable_detr.files import write_text
+from deformable_detr.files import write_json, write_text
 from deformable_detr.system.environment import environment
 
 from .flops import typical_sizes
@@ -233,7 +233,7 @@ def _measure_speed(row: Row, split: Split, options: Options) -> None:
     for batch in SPEED_BATCHES:
         seconds = _seconds(partial(detector.detect, [pixels] * batch, [record.size] * batch), device.type)
         speed[f"fps_batch{batch}"] = round(batch / seconds, 3)
-    write_text(_speed_file(row, options), json.dumps(speed, indent=1))
+    write_json(_speed_file(row, options), speed)
 
 
 def _seconds(computation: Callable[[], Any], device: str) -> float:
@@ -263,7 +263,7 @@ def _write(
         "scale": options.scale,
         "rows": list(entries),
     }
-    write_text(options.output / f"{name}.json", json.dumps(content, indent=1) + "\n")
+    write_json(options.output / f"{name}.json", content)
     text = f"# {title}\n\nMeasured / published. FLOPs are multiply-adds.\n\n{markdown(entries, columns)}\n"
     write_text(options.output / f"{name}.md", text)
 

@@ -19,7 +19,6 @@ A stopped trial goes on. Writes one JSON a run, like those of the queue.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,7 @@ import torch
 from torch import nn
 
 from deformable_detr.config import RunConfig, override
-from deformable_detr.files import write_text
+from deformable_detr.files import write_json
 from deformable_detr.models.attention import DeformableAttention
 from deformable_detr.models.neck import Fusion
 from experiments.paper.queue import ROWS, QueuedRun, result_of
@@ -115,7 +114,7 @@ def main() -> None:
     )
     result = result_of(run, folder, command)
     path = arguments.results / f"{name}.json"
-    write_text(path, json.dumps({"trial": trial, **result}, indent=1) + "\n")
+    write_json(path, {"trial": trial, **result})
     print(f"{100 * result['AP']:.1f} AP: {path}")
 
 

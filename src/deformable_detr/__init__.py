@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from .structures import Detections
     from .training.run import train
 
-__version__ = "0.1.0"
+    __version__: str
+
 __all__ = ["Detections", "Detector", "UserError", "create", "evaluate", "export", "load", "ops", "train"]
 
 _HOMES = {
@@ -39,6 +40,10 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name == "ops":
         return import_module(".ops", __name__)
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("deformable-detr")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
-from .config import LossConfig, ModelConfig
+from .config import LossConfig, ModelConfig, add_choice
 from .structures import BatchCount
 
 NO_OBJECT = -1  # class index of a query to which no object was assigned
@@ -119,8 +120,22 @@ class SoftmaxWithNoObject(ClassificationScheme):
         return Selection(scores, labels.gather(1, queries), queries)
 
 
+SchemeBuilder = Callable[[ModelConfig, LossConfig], ClassificationScheme]
+_SCHEMES: dict[str, SchemeBuilder] = {
+    "softmax": lambda model, loss: SoftmaxWithNoObject(model.num_classes, loss.no_object_weight),
+    "sigmoid_focal": lambda model, loss: SigmoidFocal(model.num_classes, loss.focal_alpha, loss.focal_gamma),
+}
+
+
+def register_classification(name: str, build: SchemeBuilder) -> None:
+    """Make `model.classification=name` choose a scheme from outside of the package, in this process.
+
+    A checkpoint keeps only the name, so whoever loads it must register the scheme before.
+    """
+    add_choice("model.classification", name)
+    _SCHEMES[name] = build
+
+
 def build_classification(model: ModelConfig, loss: LossConfig | None = None) -> ClassificationScheme:
-    loss = loss or LossConfig()
-    if model.classification == "softmax":
-        return SoftmaxWithNoObject(model.num_classes, loss.no_object_weight)
-    return SigmoidFocal(model.num_classes, loss.focal_alpha, loss.focal_gamma)
+    """The scheme that `model.classification` names."""
+    return _SCHEMES[model.classification](model, loss or LossConfig())

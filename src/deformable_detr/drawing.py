@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
+from importlib.resources import files
+from io import BytesIO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -120,13 +120,13 @@ def _shared_areas(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib brings: Pillow's own font has no letters beyond ASCII. Found without
-    importing matplotlib, which would take longer than the drawing."""
-    package = find_spec("matplotlib")
-    assert package is not None
-    assert package.submodule_search_locations is not None
-    fonts = Path(package.submodule_search_locations[0]) / "mpl-data" / "fonts" / "ttf"
-    return ImageFont.truetype(str(fonts / "DejaVuSans.ttf"), size, layout_engine=ImageFont.Layout.BASIC)
+    """DejaVu Sans, which comes with the package: Pillow's own font has no letters beyond ASCII."""
+    return ImageFont.truetype(BytesIO(_font_file()), size, layout_engine=ImageFont.Layout.BASIC)
+
+
+@cache
+def _font_file() -> bytes:
+    return (files(__package__) / "fonts" / "DejaVuSans.ttf").read_bytes()
 
 
 @cache

@@ -1,10 +1,34 @@
-"""Files: written whole or not at all (beside first, then renamed into place), and what broken ones raise."""
+"""Files and folders: written whole or not at all, and errors of the operating system as sentences.
+
+`replacing` gives every writer a draft next to its target and renames it into place when it is complete. The
+drafts of a folder are kept in its hidden sub-folder `DRAFTS`. Each has a lock there that ends with its
+process, so that the next writer can remove what a killed one left behind, and nothing else.
+"""
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import re
+import secrets
+import shutil
+import stat
 import struct
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where the drafts of a killed process stay
+    fcntl = None  # type: ignore[assignment]
+
+DRAFTS = ".deformable_detr.partial"
 
 # What `torch.load` raises, besides UnpicklingError, for a file that is cut or changed: it depends on where.
 DAMAGED_FILE_ERRORS = (
@@ -19,18 +43,280 @@ DAMAGED_FILE_ERRORS = (
     struct.error,
 )
 
+_REASONS = {
+    errno.ENOSPC: "there is no space left on the disk; free some or name another path",
+    errno.EDQUOT: "there is no space left in your quota; free some or name another path",
+    errno.EFBIG: "the file is too large for this file system or for the limit of the process (ulimit -f)",
+    errno.EROFS: "the file system is read-only; name another path",
+    errno.EACCES: "you are not allowed to write there; change its permissions or name another path",
+    errno.EPERM: "you are not allowed to write there; change its permissions or name another path",
+}
+_PROBE = b"\0" * 2**20  # more than the rest of a disk's last block
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text. A reader sees the old file or the new one, never a half.
+
+@contextmanager
+def replacing(path: str | Path, drafts_in: Path | None = None) -> Iterator[Path]:
+    """Yield a path for a draft, a file or a folder, that takes the place of `path` when the block ends.
+
+    If the block raises, the draft is removed and what was at `path` before is untouched. A reader sees the
+    old file or the new one, never a part. Missing parent folders are made. A symbolic link stays, and what it
+    points to is replaced. Permissions are those that the umask allows, whatever the writing library does. The
+    draft has the name of its target, in a folder that the block may use for further files.
+
+    `drafts_in`: the folder that holds the draft until then, on the same disk; by default that of the target.
 
     Raises:
-        OSError: as opening and renaming raise it; what was there before is untouched.
+        UserError: `path` is a device, a pipe or a socket; or it cannot be written, because the disk is full
+            or read-only, a quota is used up, or permission is missing.
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f"{target.name}.partial")
+    with ExitStack() as stack:
+        with writing(path):
+            target = _target(Path(path))
+            stack.enter_context(_existing(target.parent))
+            lock, room = _open_room(drafts_in or target.parent)
+            stack.callback(_close_room, lock, room)
+            draft = room / "new" / target.name
+            draft.parent.mkdir()
+        with writing(path, draft):
+            yield draft
+            _follow_umask(draft, stat.S_IMODE(os.fstat(lock).st_mode))
+            _put_into_place(draft, target, room / "old")
+
+
+@contextmanager
+def writing(path: str | Path, draft: Path | None = None) -> Iterator[None]:
+    """Turn the errors of a block that writes `path` into a `UserError` that names it.
+
+    `draft`: the file that the block writes in place of `path`; errors about any other file pass unchanged.
+    torch and other libraries do not say that the disk is full: it is if the draft cannot grow.
+    """
     try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, target)
-    finally:
-        beside.unlink(missing_ok=True)
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        code = _code_of(error, draft)
+        if code is None:
+            raise
+        reason = _REASONS.get(code) or f"{os.strerror(code)}; name another path"
+        raise UserError(f"{path} cannot be written: {reason}.") from error
+
+
+def write_text(path: str | Path, text: str) -> None:
+    r"""Write UTF-8 text; see `replacing`. File names that are not UTF-8 are shown as escapes (\udc80)."""
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def write_json(path: str | Path, content: Any, *, indent: int | None = 1) -> None:
+    """Write strict JSON (no NaN) that ends with a newline; see `replacing`."""
+    write_text(path, json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        UserError: the file cannot be read, or holds something else.
+    """
+    check_readable(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a JSON {type(content).__name__}, but an object is expected.")
+    return content
+
+
+def check_readable(path: Path) -> None:
+    """Raise a `UserError` that tells a missing file from one that may not be read.
+
+    Libraries such as safetensors report both as missing.
+    """
+    try:
+        with path.open("rb"):
+            pass
+    except PermissionError as error:
+        raise UserError(f"{path} may not be read by this user: change its permissions.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}).") from error
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the drafts that killed writers left anywhere in `folder`, and no others.
+
+    `replacing` does so for the folder that it writes to.
+    """
+    for drafts in folder.rglob(DRAFTS):
+        _remove_abandoned(drafts)
+
+
+def check_output_file(path: str | Path) -> Path:
+    """Refuse, before any work is done, an output that `replacing` could not write a file to."""
+    target = _target(Path(path))
+    if target.is_dir():
+        raise UserError(f"--output {path} is a folder: name a file.")
+    existing = next(folder for folder in target.parents if folder.exists())
+    if not existing.is_dir():
+        raise UserError(f"--output {path} cannot be made, because {existing} is a file: name another path.")
+    if not os.access(existing, os.W_OK):
+        raise UserError(f"--output {path}: {existing} is not yours to write in; name another path.")
+    return Path(path)
+
+
+def make_output_folder(folder: Path) -> None:
+    """Make a folder to write to, or say before any work is done why it cannot be one."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output {folder} is a file: name a folder.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--output {folder} cannot be made ({error.strerror}): name another folder."
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"--output {folder} is not yours to write in: name another folder.")
+
+
+@contextmanager
+def output_folder(folder: Path) -> Iterator[None]:
+    """`make_output_folder` for a block; folders that it made are removed if an error leaves them empty."""
+    with _existing(folder, make_output_folder):
+        yield
+
+
+@contextmanager
+def _existing(folder: Path, make: Callable[[Path], None] | None = None) -> Iterator[None]:
+    """Make a folder and its parents; on an error, those that were made and are empty are removed."""
+    made = list(takewhile(lambda one: not one.exists(), (folder, *folder.parents)))
+    if make is None:
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        make(folder)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # not empty
+            for one in made:
+                one.rmdir()
+        raise
+
+
+def _target(path: Path) -> Path:
+    """Where to write `path`: links are followed, also one whose target does not exist yet."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        mode = None  # not there yet; other reasons come up when it is written
+    if mode is not None and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise UserError(
+            f"{path} is a device, a pipe or a socket, which a file would replace: name another path."
+        )
+    target = Path(os.path.realpath(path.expanduser()))
+    if target.is_symlink():
+        raise UserError(f"{path} is a symbolic link that leads back to itself: name another path.")
+    return target
+
+
+def _open_room(parent: Path) -> tuple[int, Path]:
+    """A locked folder for one draft: the lock's file descriptor and the folder."""
+    drafts = parent / DRAFTS
+    _remove_abandoned(drafts)
+    while True:
+        token = secrets.token_hex(8)
+        drafts.mkdir(exist_ok=True)
+        try:
+            lock = os.open(drafts / f"{token}.lock", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        except FileNotFoundError:  # another writer was the last and has just removed the folder
+            continue
+        if _acquire(lock) is not False and os.fstat(lock).st_nlink:
+            room = drafts / token
+            room.mkdir()
+            return lock, room
+        os.close(lock)  # another writer took it for abandoned in the moment between the two calls
+
+
+def _close_room(lock: int, room: Path) -> None:
+    shutil.rmtree(room, ignore_errors=True)
+    os.close(lock)
+    with suppress(OSError):
+        room.with_name(f"{room.name}.lock").unlink()  # after the room, so that each room has a lock
+    with suppress(OSError):  # other writers have drafts there
+        room.parent.rmdir()
+
+
+def _acquire(lock: int) -> bool | None:
+    """Whether this process has the lock now; None if the system or the file system has no locks."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _remove_abandoned(drafts: Path) -> None:
+    """Remove the drafts whose processes have ended; nothing if there is no such folder."""
+    for path in drafts.glob("*.lock"):
+        try:
+            lock = os.open(path, os.O_RDWR)
+        except OSError:  # its writer has finished, or is another user
+            continue
+        if not _acquire(lock):
+            os.close(lock)
+            continue
+        room = path.with_suffix("")
+        for old in (room / "old").glob("*"):  # killed between the renames of `_put_into_place`
+            if not (drafts.parent / old.name).exists():
+                os.rename(old, drafts.parent / old.name)
+        _close_room(lock, room)
+
+
+def _follow_umask(draft: Path, file_mode: int) -> None:
+    """`file_mode`: of a new file. Some libraries make files that only their owner may read."""
+    for path in (draft, *draft.rglob("*")) if draft.is_dir() else (draft,):
+        if path.is_file() and stat.S_IMODE(path.stat().st_mode) != file_mode:
+            path.chmod(file_mode)
+
+
+def _put_into_place(draft: Path, target: Path, aside: Path) -> None:
+    """A folder cannot be renamed onto one that has content, so that one goes to the folder `aside` first."""
+    if not (draft.is_dir() and target.is_dir()):
+        os.replace(draft, target)
+        return
+    aside.mkdir()
+    old = aside / target.name
+    os.rename(target, old)
+    try:
+        os.rename(draft, target)
+    except OSError:
+        os.rename(old, target)
+        raise
+
+
+def _code_of(error: Exception, draft: Path | None) -> int | None:
+    """The operating system's number for why a file cannot be written; None if the error is another one."""
+    if isinstance(error, OSError):
+        if draft is None:
+            return error.errno
+        if error.filename is None:  # of a write; opening a file names it
+            return error.errno if error.errno in _REASONS else None
+        return error.errno if Path(os.fsdecode(error.filename)).is_relative_to(draft.parent) else None
+    rust = re.search(r"\(os error (\d+)\)", str(error))  # as its standard library ends such messages
+    if rust:
+        return int(rust[1])
+    return None if draft is None or not draft.is_file() else _code_of_growing(draft)
+
+
+def _code_of_growing(draft: Path) -> int | None:
+    try:
+        with draft.open("ab", buffering=0) as file:
+            if file.write(_PROBE) < len(_PROBE):
+                file.write(_PROBE)  # the first was cut short; this one says why
+    except OSError as error:
+        return error.errno
+    return None

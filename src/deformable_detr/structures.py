@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .extras import import_extra
+
 if TYPE_CHECKING:
     import supervision
     from PIL.Image import Image
@@ -260,6 +262,27 @@ class Detections:
             track_ids=None if self.track_ids is None else self.track_ids[indices],
         )
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Detections]) -> Detections:
+        """All detections of several parts of one picture, in their order; the rest is the first part's.
+
+        If some parts have track ids and others none, detections of the others get -1.
+        """
+        tracked = any(part.track_ids is not None for part in parts)
+        track_ids = [
+            np.full(len(part), -1, dtype=np.int64) if part.track_ids is None else part.track_ids
+            for part in parts
+        ]
+        return replace(
+            parts[0],
+            boxes_xyxy=np.concatenate([part.boxes_xyxy for part in parts]),
+            scores=np.concatenate([part.scores for part in parts]),
+            labels=np.concatenate([part.labels for part in parts]),
+            category_ids=np.concatenate([part.category_ids for part in parts]),
+            names=tuple(name for part in parts for name in part.names),
+            track_ids=np.concatenate(track_ids) if tracked else None,
+        )
+
     def with_image(self, image: np.ndarray) -> Detections:
         """The same, carrying the picture (H, W, 3) uint8 RGB for `draw()`."""
         return replace(self, image=image)
@@ -281,7 +304,7 @@ class Detections:
 
     def to_supervision(self) -> supervision.Detections:
         """As `supervision.Detections`, class names in `data["class_name"]`, tracks in `tracker_id`."""
-        return import_supervision().Detections(
+        return import_supervision("to_supervision").Detections(
             xyxy=self.boxes_xyxy.astype(np.float32).reshape(-1, 4),
             confidence=self.scores.astype(np.float32),
             class_id=self.labels.astype(int),
@@ -319,13 +342,11 @@ class Detections:
         return draw_boxes(picture, self.boxes_xyxy, labels, colours)
 
 
-def import_supervision() -> ModuleType:
-    """The library, without its advice to install OpenCV: what it is asked for here works as well without."""
+def import_supervision(use: str) -> ModuleType:
+    """The library that `use` needs, without its advice to install OpenCV, which nothing here needs."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
-        import supervision
-    module: ModuleType = supervision
-    return module
+        return import_extra("supervision", "supervision", use)
 
 
 @dataclass(frozen=True)

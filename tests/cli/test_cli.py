@@ -101,7 +101,7 @@ def test_help_fits_80_columns_and_explains_itself(
             "--model.attention must be one of dense, deformable, deformable_own_level, not vague",
         ),
         ("train d --model.nonsense 3", "unrecognized arguments: --model.nonsense 3"),
-        ("train d --train.epochs -1", "train.epochs must not be negative"),
+        ("train d --train.epochs -1", "train.epochs must be at least 0, not -1"),
         ("train d --recipe yolo", "there is no recipe yolo: choose one of detr_r50"),
         ("train d --rec deformable_detr_lite", "unrecognized arguments: --rec"),
         ("train d --recipe", "--recipe: expected one argument"),

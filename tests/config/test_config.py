@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from typing import Any
+from collections import Counter
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import torch
@@ -21,31 +22,38 @@ from deformable_detr.config import (
     LossConfig,
     ModelConfig,
     RunConfig,
+    Setting,
     TrainConfig,
     from_dict,
     override,
     recipe,
+    settings_of,
     to_dict,
 )
+from deformable_detr.config.checks import fits, from_text, written
 from deformable_detr.errors import UserError
 from deformable_detr.models import build, build_model
 from deformable_detr.structures import ImageBatch
 
 REFUSALS: list[tuple[type, dict[str, Any], str]] = [
     (BackboneConfig, {"name": ""}, "model.backbone.name is empty"),
-    (BackboneConfig, {"trainable_layers": 6}, "must be 0 to 5, not 6"),
-    (BackboneConfig, {"trainable_layers": -1}, "must be 0 to 5, not -1"),
+    (BackboneConfig, {"trainable_layers": 6}, "must be from 0 to 5, not 6"),
+    (BackboneConfig, {"trainable_layers": -1}, "must be from 0 to 5, not -1"),
     (BackboneConfig, {"name": "resnet18", "dilation": True}, "needs bottleneck blocks"),
+    (BackboneConfig, {"deformable_stages": (3, 3)}, r"deformable_stages names a stage twice: \[3, 3\]"),
+    (BackboneConfig, {"deformable_stages": (1,)}, "deformable_stages must hold only numbers .* from 2 to 5"),
+    (BackboneConfig, {"name": "x", "deformable_stages": (3,)}, "works for resnet18, .*, not for x"),
     (ModelConfig, {"num_classes": 0}, "model.num_classes must be at least 1, not 0"),
     (ModelConfig, {"num_queries": 0}, "model.num_queries must be at least 1"),
     (ModelConfig, {"hidden_dim": 0}, "model.hidden_dim must be at least 1"),
     (ModelConfig, {"num_heads": 0}, "model.num_heads must be at least 1"),
     (ModelConfig, {"num_levels": 0}, "model.num_levels must be at least 1"),
     (ModelConfig, {"num_points": 0}, "model.num_points must be at least 1"),
-    (ModelConfig, {"encoder_layers": -1}, "model.encoder_layers must not be negative"),
+    (ModelConfig, {"encoder_layers": -1}, "model.encoder_layers must be at least 0, not -1"),
     (ModelConfig, {"decoder_layers": 0}, "model.decoder_layers must be at least 1"),
     (ModelConfig, {"ffn_dim": 0}, "model.ffn_dim must be at least 1"),
-    (ModelConfig, {"dropout": 1.0}, r"model.dropout must be in \[0, 1\)"),
+    (ModelConfig, {"dropout": 1.0}, "model.dropout must be at least 0 and below 1, not 1.0"),
+    (ModelConfig, {"nms_iou": 0.0}, "model.nms_iou must be above 0 and at most 1, or null, not 0.0"),
     (ModelConfig, {"hidden_dim": 256, "num_heads": 7}, r"\(256\) must be divisible by model.num_heads \(7\)"),
     (ModelConfig, {"hidden_dim": 6, "num_heads": 3}, "must be divisible by 4"),
     (ModelConfig, {"neck": "projection"}, "model.neck=projection makes one level"),
@@ -60,34 +68,38 @@ REFUSALS: list[tuple[type, dict[str, Any], str]] = [
     ),
     (DataConfig, {"image_size": 31}, "data.image_size must be at least 32"),
     (DataConfig, {"image_size": 900, "max_size": 899}, r"data.max_size \(899\) must not be smaller"),
-    (DataConfig, {"train_sizes": ()}, "data.train_sizes must hold sizes"),
-    (DataConfig, {"train_sizes": (480, 16)}, "at least 32 pixels"),
+    (DataConfig, {"train_sizes": ()}, "data.train_sizes must not be an empty list"),
+    (DataConfig, {"train_sizes": (480, 16)}, r"that are at least 32, not \[480, 16\]"),
     (DataConfig, {"crop_min": 0}, "data.crop_min"),
-    (DataConfig, {"crop_min": 601}, "at most data.crop_max"),
+    (DataConfig, {"crop_min": 601}, r"data.crop_min \(601\) must be at most data.crop_max \(600\)"),
     (DataConfig, {"crop_sizes": ()}, "data.crop_sizes"),
     (DataConfig, {"crop_sizes": (0,)}, "data.crop_sizes"),
-    (DataConfig, {"std": (0.1, 0.0, 0.1)}, "data.std must be positive"),
-    (DataConfig, {"num_workers": -1}, "data.num_workers must not be negative"),
+    (
+        DataConfig,
+        {"std": (0.1, 0.0, 0.1)},
+        r"hold only numbers that are above 0, not \[0.1, 0.0, 0.1\]",
+    ),
+    (DataConfig, {"num_workers": -1}, "data.num_workers must be at least 0"),
     (DataConfig, {"max_pixels": 0}, "data.max_pixels must be at least 1"),
     (LossConfig, {"class_cost": 0.0, "box_cost": 0.0, "giou_cost": 0.0}, "at least one of class_cost"),
-    (LossConfig, {"box_weight": -1.0}, "train.loss.box_weight must not be negative"),
+    (LossConfig, {"box_weight": -1.0}, "train.loss.box_weight must be at least 0"),
     (LossConfig, {"no_object_weight": 0.0}, "train.loss.no_object_weight"),
     (LossConfig, {"focal_alpha": 1.5}, "train.loss.focal_alpha"),
     (LossConfig, {"focal_gamma": -1.0}, "train.loss.focal_gamma"),
-    (TrainConfig, {"epochs": -1}, r"train.epochs must not be negative \(-1\)"),
-    (TrainConfig, {"max_steps": -1}, "train.max_steps must not be negative"),
+    (TrainConfig, {"epochs": -1}, "train.epochs must be at least 0, not -1"),
+    (TrainConfig, {"max_steps": -1}, "train.max_steps must be at least 0, or null, not -1"),
     *(
         (TrainConfig, {name: 0}, f"train.{name} must be at least 1, not 0")
         for name in ("batch_size", "accumulate", "lr_batch_size", "evaluate_every", "log_every")
     ),
     *(
-        (TrainConfig, {name: -1}, f"train.{name} must not be negative")
+        (TrainConfig, {name: -1}, f"train.{name} must be at least 0")
         for name in (
             *("lr", "lr_backbone", "lr_sampling_multiplier", "weight_decay", "clip_norm"),
             *("lr_gamma", "warmup_steps", "seed", "checkpoint_every"),
         )
     ),
-    (TrainConfig, {"ema_decay": 1.0}, r"train.ema_decay must be in \[0, 1\)"),
+    (TrainConfig, {"ema_decay": 1.0}, "train.ema_decay must be at least 0 and below 1"),
 ]
 WRONG_TYPES: list[tuple[type, dict[str, Any], str]] = [
     (
@@ -97,16 +109,17 @@ WRONG_TYPES: list[tuple[type, dict[str, Any], str]] = [
     ),
     (ModelConfig, {"num_queries": "many"}, "model.num_queries must be a whole number, not 'many'"),
     (ModelConfig, {"num_queries": 3.5}, "model.num_queries must be a whole number, not 3.5"),
-    (ModelConfig, {"num_queries": True}, "model.num_queries must be a whole number, not True"),
+    (ModelConfig, {"num_queries": 3.0}, "model.num_queries must be a whole number, not 3.0"),
+    (ModelConfig, {"num_queries": True}, "model.num_queries must be a whole number, not true"),
     (ModelConfig, {"refine_references": "yes"}, "model.refine_references must be true or false"),
     (ModelConfig, {"backbone": "resnet50"}, "model.backbone must be a group of fields, not 'resnet50'"),
-    (BackboneConfig, {"name": None}, "model.backbone.name must be a text, not None"),
+    (BackboneConfig, {"name": None}, "model.backbone.name must be a text, not null"),
     (DataConfig, {"mean": (0.5, 0.5)}, "data.mean must be a list of 3 numbers"),
     (DataConfig, {"train_sizes": (480, "x")}, "data.train_sizes must be a list of whole numbers"),
     (DataConfig, {"train_sizes": 480}, "data.train_sizes must be a list of whole numbers, not 480"),
     (TrainConfig, {"lr": float("nan")}, "train.lr must be a number, not nan"),
     (TrainConfig, {"max_steps": "x"}, "train.max_steps must be a whole number or null, not 'x'"),
-    (LossConfig, {"class_cost": None}, "train.loss.class_cost must be a number, not None"),
+    (LossConfig, {"class_cost": None}, "train.loss.class_cost must be a number, not null"),
     (RunConfig, {"recipe": 3}, "recipe must be a text, not 3"),
 ]
 
@@ -254,3 +267,62 @@ def test_unknown_and_missing_fields_of_a_file() -> None:
     with pytest.raises(UserError, match=r"unknown field preprocessing\.sice: known are"):
         from_dict(DataConfig, {"sice": 3}, "preprocessing.")
     assert from_dict(DataConfig, {"image_size": 64, "max_size": 99}) == DataConfig(image_size=64, max_size=99)
+
+
+# ---------------------------------------------------------------- what every field says of itself
+
+
+def test_every_field_has_a_help_text_of_its_own() -> None:
+    settings = settings_of(RunConfig)
+    assert len(settings) == len(flat(to_dict(RunConfig())))
+    for setting in settings:
+        assert setting.help.endswith("."), setting.path
+    texts = Counter(setting.help for setting in settings)
+    assert [text for text, count in texts.items() if count > 1] == []
+
+
+@pytest.mark.parametrize("setting", settings_of(RunConfig), ids=lambda setting: setting.path)
+def test_a_field_explains_its_choices_and_its_default_is_in_range(setting: Setting) -> None:
+    choices = get_args(setting.hint) if get_origin(setting.hint) is Literal else ()
+    assert [choice for choice in choices if f"`{choice}`" not in setting.help] == []
+    default = setting.of(RunConfig())
+    assert fits(default, setting.hint)
+    assert from_text(written(default), setting.hint) == default
+
+
+def flat(values: dict[str, Any]) -> list[Any]:
+    return [
+        leaf for value in values.values() for leaf in (flat(value) if isinstance(value, dict) else [value])
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "hint", "value"),
+    [
+        ("12", int, 12),
+        ("12", float, 12),
+        ("1e-4", float, 1e-4),
+        ("1e-4", float | None, 1e-4),
+        ("null", int | None, None),
+        ("null", str | None, None),
+        ("null", str, "null"),
+        ("2024", str, "2024"),
+        ("weights #1.pth", str | None, "weights #1.pth"),
+        ("true", bool, True),
+        ("false", bool, False),
+        ("[480, 512]", tuple[int, ...], (480, 512)),
+        ("[1e-1,0.5,1]", tuple[float, float, float], (0.1, 0.5, 1)),
+        ("[]", tuple[int, ...], ()),
+        ("none", Literal["none", "sqrt"], "none"),
+        ("[1", int, "[1"),
+    ],
+)
+def test_values_are_read_as_a_person_types_them(text: str, hint: Any, value: Any) -> None:
+    assert from_text(text, hint) == value
+
+
+def test_numbers_are_written_as_a_person_types_them() -> None:
+    values = (2.0, 0.5, 2e-5, 10**8, None, True, (1, 2.5), "imagenet")
+    assert [written(value) for value in values] == [
+        *("2", "0.5", "2e-05", "100000000", "null", "true", "[1, 2.5]", "imagenet")
+    ]

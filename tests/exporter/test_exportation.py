@@ -303,9 +303,9 @@ def test_a_missing_library_is_told_before_anything_is_done(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def missing(name: str) -> None:
-        raise ModuleNotFoundError(name)
+        raise ModuleNotFoundError(name=name)
 
-    monkeypatch.setattr("deformable_detr.inference.exported.model.import_module", missing)
+    monkeypatch.setattr("deformable_detr.extras.import_module", missing)
     detector.save(tmp_path / "model")
     code = main(["export", str(tmp_path / "model"), "--to", "onnx", "--output", str(tmp_path / "a.onnx")])
     assert code == 2

@@ -19,7 +19,7 @@ from deformable_detr.data.drawn import CLASS_NAMES
 from deformable_detr.errors import UserError
 from deformable_detr.evaluation import evaluate
 from deformable_detr.inference.detector import Backend, Detector, new_checkpoint
-from deformable_detr.inference.tta import SCALES, AugmentedDetector, View, augmented, merge, views_of
+from deformable_detr.inference.tta import SCALES, MergedViews, View, augmented, merge, views_of
 from deformable_detr.structures import ClassTable, Detections, ImageBatch, Predictions
 from tests.support.small_models import randomise
 from tests.support.tiny import tiny_config
@@ -53,7 +53,7 @@ def detections(
 def test_one_view_is_the_plain_detector() -> None:
     plain = tiny_detector()
     for found, expected in zip(
-        AugmentedDetector(plain, [View(1.0, False)]).predict(list(PICTURES), 0.0),
+        plain.augmented(MergedViews(plain, [View(1.0, False)])).predict(list(PICTURES), 0.0),
         plain.predict(list(PICTURES), 0.0),
         strict=True,
     ):

@@ -300,7 +300,7 @@ CASES: dict[str, Case] = {
         annotation(category_id=77), "unknown-category", "annotation 2", "no category has the id 77"
     ),
     "id as text": Case(
-        annotation(category_id="1"), "malformed-annotation", "annotation 2", "must be integers"
+        annotation(category_id="one"), "malformed-annotation", "annotation 2", "must be integers"
     ),
     "annotation is no object": Case(
         add("annotations", 5), "malformed-annotation", "annotations[3]", "not an object: dropped"
@@ -345,7 +345,7 @@ CASES: dict[str, Case] = {
         box(3, 5, INFINITY, 9), "box-not-finite", "annotation 1", "box from (3, 5) to (inf, 14)"
     ),
     "text in the box": Case(
-        box(3, "5", 10, 9), "not-a-number", "annotation 1", "bbox [3, '5', 10, 9] must be made of numbers"
+        box(3, "five", 10, 9), "not-a-number", "annotation 1", "[3, 'five', 10, 9] must be made of numbers"
     ),
     "null in the box": Case(
         box(3, None, 10, 9), "not-a-number", "annotation 1", "bbox [3, None, 10, 9] must be made of numbers"

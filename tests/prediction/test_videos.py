@@ -27,7 +27,7 @@ from deformable_detr.prediction import (
 )
 from deformable_detr.prediction.finding import WholePictures
 from deformable_detr.prediction.frames import Frame, FrameSource
-from deformable_detr.prediction.outputs import RowFile
+from deformable_detr.prediction.outputs import row_file
 from deformable_detr.structures import Detections
 from tests.support.scenes import SquareFinder, moving_squares, squares, write, write_video
 
@@ -201,7 +201,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path, track: bool) -> No
         frames, finder = EndlessFrames(count), SquareFinder()
         selection = Selection.of(finder.classes, 0.5)
         tracker = videos.ObjectTracker(selection, 25) if track else None
-        with RowFile(tmp_path / "rows.json") as rows:
+        with row_file(tmp_path / "rows.json") as rows:
             made = videos.annotate_video(
                 WholePictures(finder, selection, 100, 4),
                 frames,

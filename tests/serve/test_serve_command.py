@@ -87,7 +87,7 @@ def test_a_missing_extra_is_told_in_a_sentence() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    sentence = "serve needs uvicorn, which is not installed: pip install 'deformable-detr[serve]'."
+    sentence = 'serve needs uvicorn, which is not installed: pip install "deformable-detr[serve]".'
     assert done.stderr == f"deformable-detr: {sentence}\n"
 
 

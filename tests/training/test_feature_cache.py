@@ -161,7 +161,7 @@ def test_bfloat16(tiny_data: Path, tmp_path: Path) -> None:
     [
         ({"model.backbone.trainable_layers": 1}, "set model.backbone.trainable_layers to 0"),
         ({"augmentation": "light"}, "set data.augmentation to none"),
-        ({"cache_memory_gb": -1.0}, "train.cache_memory_gb must not be negative"),
+        ({"cache_memory_gb": -1.0}, "train.cache_memory_gb must be at least 0"),
     ],
 )
 def test_refused(changes: dict[str, Any], sentence: str) -> None:

@@ -21,10 +21,12 @@ from deformable_detr.cli import main
 from deformable_detr.config import RunConfig, from_dict, override, to_dict
 from deformable_detr.errors import NonFiniteError, TrainingInterruptedError, UserError
 from deformable_detr.evaluation import evaluate
+from deformable_detr.files import DRAFTS
 from deformable_detr.loss import Losses, SetCriterion
 from deformable_detr.training import run as training
 from deformable_detr.training.optimisation import learning_rate_factor
 from deformable_detr.training.run import resolve_config, train
+from tests.support.drafts import leave_draft
 from tests.support.tiny import (
     IMAGE_SIZE,
     as_detr,
@@ -80,7 +82,7 @@ def test_run_folder(whole: Path, tiny_data: Path) -> None:
     assert config == replace(tiny_config(), model=replace(tiny_config().model, num_classes=6))
     assert {path.name for path in (whole / "checkpoints").iterdir()} == {"last", "best"}
     assert list(whole.glob("events.out.tfevents.*"))
-    assert not list(whole.rglob("*.partial"))
+    assert not list(whole.rglob(f"{DRAFTS}*"))
     assert state(whole)["step"] == UPDATES
 
 
@@ -199,11 +201,15 @@ def test_resumed_after_a_crash(
             train(tiny_data, config, tmp_path / "run")
     assert state(tmp_path / "run")["step"] == 8  # in the middle of the second epoch
     assert len(rows(tmp_path / "run", "train")) == 9
-    (tmp_path / "run" / "training_state.pt.partial").write_bytes(b"half of a sta")
+    left = [
+        leave_draft(tmp_path / "run" / "training_state.pt"),
+        leave_draft(tmp_path / "run" / "checkpoints" / "best"),
+    ]
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "ep')
     train(tiny_data, None, tmp_path / "run", resume=True)
     assert_same_run(tmp_path / "run", whole)
+    assert not any(drafts.exists() for drafts in left)
 
 
 @pytest.mark.parametrize("moment", [3, 5, 11])

@@ -9,9 +9,7 @@ have none.
 from __future__ import annotations
 
 import argparse
-import os
 import pickle
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from torch import Tensor
 
 from ..config import BackboneConfig, DataConfig, ModelConfig
 from ..errors import UserError
-from ..files import DAMAGED_FILE_ERRORS
+from ..files import DAMAGED_FILE_ERRORS, check_readable, replacing
 from ..structures import ClassTable
 from .coco_classes import class_table_for
 from .contents import (
@@ -148,7 +146,10 @@ def load(path: Path) -> Checkpoint:
 
 def read_pickle(path: Path) -> dict[str, Any]:
     """A dictionary from a PyTorch file, without running code that the file may carry."""
-    if _start(path) not in _MAGIC:
+    check_readable(path)
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start not in _MAGIC:
         raise UserError(
             f"{path} is no PyTorch file: it must be a .pth checkpoint of Deformable DETR or DETR."
         )
@@ -165,14 +166,6 @@ def read_pickle(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint.")
     return content
-
-
-def _start(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(2)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error}).") from error
 
 
 def _infer_config(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Family, ModelConfig]:
@@ -256,13 +249,8 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         UserError: naming the field of the model that the authors' code does not have.
     """
     content = content_of(checkpoint)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        torch.save(content, beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(path) as draft:
+        torch.save(content, draft)
 
 
 def content_of(checkpoint: Checkpoint) -> dict[str, Any]:

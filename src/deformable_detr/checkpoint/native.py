@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
-import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..errors import UserError
+from ..files import check_readable, read_json, replacing
 from .contents import Checkpoint, blaming, empty_model, load_state
 from .description import Description
 
@@ -28,40 +25,21 @@ def save(folder: str | Path, checkpoint: Checkpoint) -> None:
     An existing checkpoint is replaced; a run's checkpoint, whose configuration stays, in one atomic step.
 
     Raises:
-        UserError: where `folder` is something else than a checkpoint or an empty folder.
+        UserError: `folder` is something else than a checkpoint or an empty folder, or cannot be written.
     """
     folder = Path(folder).expanduser().resolve()
     assert len(checkpoint.classes) == checkpoint.config.num_classes
     description = json.dumps(checkpoint.description.to_dict(FORMAT), indent=2, ensure_ascii=False) + "\n"
     _refuse_to_destroy(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    beside.mkdir()
-    try:
-        state = {name: tensor.contiguous() for name, tensor in checkpoint.model.state_dict().items()}
-        save_file(state, beside / WEIGHTS_FILE, metadata={"format": "pt"})
-        (beside / CONFIG_FILE).write_text(description, encoding="utf-8")
-        if is_native(folder) and (folder / CONFIG_FILE).read_text(encoding="utf-8") == description:
-            os.replace(beside / WEIGHTS_FILE, folder / WEIGHTS_FILE)
-        else:
-            replace_folder(beside, folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def replace_folder(new: Path, folder: Path) -> None:
-    """Rename `new` to `folder`, in place of what is there."""
-    if not folder.exists():
-        os.rename(new, folder)
+    state = {name: tensor.contiguous() for name, tensor in checkpoint.model.state_dict().items()}
+    if is_native(folder) and (folder / CONFIG_FILE).read_text(encoding="utf-8") == description:
+        with replacing(folder / WEIGHTS_FILE, drafts_in=folder.parent) as draft:
+            save_file(state, draft, metadata={"format": "pt"})
         return
-    old = folder.with_name(f"{new.name}.old")
-    os.rename(folder, old)
-    try:
-        os.rename(new, folder)
-    except OSError:
-        os.rename(old, folder)
-        raise
-    shutil.rmtree(old)
+    with replacing(folder) as draft:
+        draft.mkdir()
+        save_file(state, draft / WEIGHTS_FILE, metadata={"format": "pt"})
+        (draft / CONFIG_FILE).write_text(description, encoding="utf-8")
 
 
 def load(folder: Path) -> Checkpoint:
@@ -85,19 +63,9 @@ def is_native(folder: Path) -> bool:
     return path.is_file() and read_json(path).get("format") == FORMAT
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, or a `UserError`."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}).") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a JSON {type(content).__name__} where an object is expected.")
-    return content
-
-
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     """All tensors of a file, or a `UserError`."""
+    check_readable(path)
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

@@ -5,9 +5,6 @@ weights, read and written without that library. Names of tensors: transformers_n
 from __future__ import annotations
 
 import json
-import os
-import secrets
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from ..config import (
     ModelConfig,
 )
 from ..errors import UserError
+from ..files import read_json, replacing
 from ..structures import ClassTable
 from .authors import read_pickle
 from .coco_classes import class_table_for
@@ -43,7 +41,7 @@ from .families import (
     resnet_of,
     without_batch_counts,
 )
-from .native import CONFIG_FILE, WEIGHTS_FILE, read_json, read_safetensors
+from .native import CONFIG_FILE, WEIGHTS_FILE, read_safetensors
 from .transformers_names import BACKBONE, NAMINGS, hub_name
 
 TARGET = "transformers"
@@ -242,19 +240,14 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     family = check_expressible(checkpoint.config)
     state = checkpoint.model.state_dict()
     tensors = to_theirs(state, NAMINGS[family].correspondences(checkpoint.config, state))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    beside.mkdir()
-    try:
-        save_file(_without_shared(tensors), beside / WEIGHTS_FILE, metadata={"format": "pt"})
+    with replacing(folder) as draft:
+        draft.mkdir()
+        save_file(_without_shared(tensors), draft / WEIGHTS_FILE, metadata={"format": "pt"})
         for name, content in (
             (CONFIG_FILE, _config_values(family, checkpoint)),
             (PREPROCESSOR_FILE, _preprocessor_values(family, checkpoint.data)),
         ):
-            (beside / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        os.rename(beside, folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+            (draft / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def check_expressible(config: ModelConfig) -> Family:

@@ -15,8 +15,9 @@ from ..config.recipes import deformable_detr_lite
 from ..data.drawn import generate
 from ..errors import TrainingInterruptedError, UserError
 from ..evaluation import evaluate, print_metrics
+from ..files import make_output_folder
 from ..inference.detector import Detector
-from ..prediction import PredictionReport, make_output_folder, predict
+from ..prediction import PredictionReport, predict
 from ..report import REPORT_FILE
 from ..training.run import train
 

@@ -466,7 +466,7 @@ def _predict_lines(arguments: Namespace, wanted: dict[str, Any]) -> int:
     from contextlib import redirect_stdout
 
     from ..inference.detector import load
-    from ..inference.tta import augmented_as_asked
+    from ..inference.tta import augmented_as_requested
     from ..prediction import answer_lines
 
     answers = sys.stdout
@@ -477,7 +477,7 @@ def _predict_lines(arguments: Namespace, wanted: dict[str, Any]) -> int:
     try:
         with redirect_stdout(sys.stderr):  # whatever a library prints is no answer
             plain = load(arguments.model, arguments.device, arguments.dtype)
-            detector = augmented_as_asked(plain, _tta(arguments))
+            detector = augmented_as_requested(plain, _tta(arguments))
             report = answer_lines(detector, sys.stdin.buffer, answer, **wanted)
     except BrokenPipeError:  # whoever asked has gone; what is still buffered has nowhere to go
         os.dup2(os.open(os.devnull, os.O_WRONLY), answers.fileno())

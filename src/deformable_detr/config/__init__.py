@@ -1,5 +1,14 @@
-"""The configuration of a run: its fields and their limits, YAML files and overrides, and the recipes."""
+"""The configuration of a run: its fields and their ranges, YAML files and overrides, and the recipes.
 
+settings.py    how a field is declared: default, range, help text
+fields.py      the fields, and what they require of each other
+checks.py      types and ranges, and how messages name them
+choices.py     names of parts from outside of the package
+files.py       dictionaries, YAML, overrides
+recipes.py     one function per row of the paper's tables
+"""
+
+from .choices import add_choice
 from .fields import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -10,6 +19,7 @@ from .fields import (
     BackboneConfig,
     Classification,
     DataConfig,
+    Layout,
     LearningRateRule,
     LossConfig,
     ModelConfig,
@@ -20,14 +30,10 @@ from .fields import (
     RunConfig,
     Schedule,
     TrainConfig,
-    from_dict,
-    override,
-    read_config,
-    read_yaml,
-    to_dict,
-    with_file,
 )
+from .files import from_dict, override, read_config, read_yaml, to_dict, with_file
 from .recipes import RECIPES, recipe
+from .settings import Setting, settings_of
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -40,6 +46,7 @@ __all__ = [
     "BackboneConfig",
     "Classification",
     "DataConfig",
+    "Layout",
     "LearningRateRule",
     "LossConfig",
     "ModelConfig",
@@ -49,12 +56,15 @@ __all__ = [
     "QuerySource",
     "RunConfig",
     "Schedule",
+    "Setting",
     "TrainConfig",
+    "add_choice",
     "from_dict",
     "override",
     "read_config",
     "read_yaml",
     "recipe",
+    "settings_of",
     "to_dict",
     "with_file",
 ]

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from ..errors import UserError
+from ..files import replacing
 
 CLASS_NAMES = ("circle", "square", "triangle", "star", "ring", "cross")
 
@@ -73,7 +73,7 @@ def generate(
     """Draw a data set in COCO layout: `annotations/instances_{train,val}.json`, `train/`, `val/`.
 
     Category ids are 1..6. `area` is that of the visible pixels and the box is tight around them.
-    It is drawn beside `root` and renamed when complete: there is never half a data set at `root`.
+    There is never half a data set at `root`.
 
     Raises:
         UserError: `root` holds something already, or a count or size that makes no data set.
@@ -87,17 +87,12 @@ def generate(
         raise UserError(f"pictures of {image_size[1]}x{image_size[0]} are too small: take at least 64x64.")
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UserError(f"{root} is not empty: remove it or name another folder for the drawn data.")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as workshop:
-        draft = Path(workshop) / root.name
+    with replacing(root) as draft:
         (draft / "annotations").mkdir(parents=True)
         for number, (split, count) in enumerate({"train": train, "val": val}.items()):
             seeds = np.random.SeedSequence(seed % 2**64, spawn_key=(number,)).spawn(count)
             scenes = (draw_scene(np.random.default_rng(one), image_size, small_objects) for one in seeds)
             _write_split(draft, split, scenes)
-        if root.exists():  # an empty folder, which Windows would not replace
-            root.rmdir()
-        draft.rename(root)
     return root
 
 

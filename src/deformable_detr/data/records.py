@@ -62,7 +62,8 @@ class Split:
     """One part of a data set: train, val, test, …
 
     `format`: coco, voc or yolo. `source`: the file or folder the annotations came from.
-    `images` are sorted by `image_id`; images without objects are kept.
+    `images` are sorted by `image_id`; images without objects are kept. `num_listed_images`,
+    `num_listed_objects`: how many the files name, with those that could not be used; None if not counted.
     """
 
     name: str
@@ -71,6 +72,13 @@ class Split:
     classes: ClassTable
     images: tuple[ImageRecord, ...]
     problems: tuple[Problem, ...] = field(default_factory=tuple)
+    num_listed_images: int | None = None
+    num_listed_objects: int | None = None
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def num_objects(self) -> int:
+        """Objects that can be learned: crowds are none."""
+        return sum(int(np.count_nonzero(~image.crowd)) for image in self.images)

@@ -13,7 +13,6 @@ neither the batches nor the result.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections import defaultdict, deque
@@ -37,9 +36,9 @@ from ..data.formats import NOTES, read_split
 from ..data.images import open_image
 from ..data.records import ImageRecord, Split
 from ..errors import UserError
-from ..files import write_text
+from ..files import check_output_file, write_json
 from ..inference.detector import Detector, equal_shape_batches, load
-from ..inference.tta import augmented_as_asked, tta_scales
+from ..inference.tta import augmented_as_requested, tta_scales
 from ..structures import ClassTable
 from .average_precision import (
     Interpolation,
@@ -119,13 +118,13 @@ def evaluate(
         rank, num_processes = _rank_and_count()
         console = _console(console, rank)
         if output is not None and rank == 0:
-            _check_output(Path(output))
+            check_output_file(output)
         if isinstance(model, str | Path):
             detector = load(model, device=_own_device(device, num_processes))
         else:
             detector = model
         scales = tta_scales(tta)
-        detector = augmented_as_asked(detector, scales)
+        detector = augmented_as_requested(detector, scales)
         if isinstance(data, Split):
             part = data
         else:
@@ -174,7 +173,7 @@ def evaluate(
             "seconds": round(max(_gathered(time.perf_counter() - start)), 3),
         }
         if output is not None and rank == 0:
-            _write(metrics, Path(output))
+            write_json(output, metrics, indent=2)
     return metrics
 
 
@@ -467,25 +466,3 @@ def _own_device(device: str, num_processes: int) -> str:
     if device == "auto" and num_processes > 1 and torch.cuda.is_available():
         return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     return device
-
-
-def _check_output(path: Path) -> None:
-    """Find out before an hour of work, not after, that the result has no place to go."""
-    if path.is_dir():
-        raise UserError(f"output {path} is a folder: name a file, {path / 'metrics.json'}.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot make the folder of output {path} ({error.strerror}): choose another."
-        ) from error
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"the folder of output {path} is not yours to write in: choose another.")
-
-
-def _write(metrics: Mapping[str, Any], path: Path) -> None:
-    text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    try:
-        write_text(path, text)
-    except OSError as error:
-        raise UserError(f"cannot write output {path} ({error.strerror}): choose another place.") from error

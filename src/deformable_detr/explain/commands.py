@@ -6,11 +6,8 @@ the verdicts on the missed objects of a data set.
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,9 +21,9 @@ from ..data.formats import read_split
 from ..data.images import open_image
 from ..data.records import ImageRecord, Split
 from ..errors import UserError
-from ..files import write_text
+from ..extras import import_extra
+from ..files import check_output_file, make_output_folder, replacing, write_json, write_text
 from ..inference.detector import Detector, Picture, load
-from ..prediction import make_output_folder
 from .drawing import (
     OBJECT_COLOUR,
     draw,
@@ -148,6 +145,7 @@ def write_missed(
     Raises:
         UserError: the data or the model cannot be read, have no class in common; no such image.
     """
+    import_extra("matplotlib", "figures", "explain")
     if not 0 <= threshold <= 1:
         raise UserError(f"threshold must be between 0 and 1, not {threshold}.")
     part = read_split(data, split, format=format)
@@ -176,7 +174,7 @@ def write_missed(
                 name = f"{verdict.stage.value.replace(' ', '_')}_{drawn[verdict.stage]}.png"
                 _save(_draw_missed(detector, part, judged, int(number), verdict), folder / name)
     report = tally.report()
-    write_text(folder / REPORT_FILE, json.dumps(report.to_dict(), indent=1, ensure_ascii=False))
+    write_json(folder / REPORT_FILE, report.to_dict())
     return report
 
 
@@ -241,18 +239,13 @@ def _image_of(split: Split, image: str | Path) -> ImageRecord:
 
 
 def _checked_file(output: str | Path, suffixes: Sequence[str]) -> Path:
-    target = Path(output)
+    import_extra("matplotlib", "figures", "explain")
+    target = check_output_file(output)
     if target.suffix.lower() not in suffixes:
         raise UserError(f"--output {target} must end in one of {', '.join(suffixes)}.")
-    if target.is_dir():
-        raise UserError(f"--output {target} is a folder: name a file.")
-    make_output_folder(target.parent)
     return target
 
 
 def _save(figure: Figure, target: Path) -> None:
-    buffer = BytesIO()
-    figure.savefig(buffer, format=target.suffix.lower().removeprefix("."))
-    beside = target.with_name(f".{target.name}.partial")
-    beside.write_bytes(buffer.getvalue())
-    os.replace(beside, target)
+    with replacing(target) as draft:
+        figure.savefig(draft, format=target.suffix.lower().removeprefix("."))

@@ -1,15 +1,13 @@
-"""Export: trace, write beside, open what was written, measure it against the PyTorch model, and only then put
-it into place.
+"""Export: trace, write a draft, open it, compare it with the PyTorch model, and only then
+put it into place.
 
-    draft (formats.py) → file beside → exported.load → drift (certificate.py) → with its certificate, renamed
+Draft (formats.py) → file → exported.load → drift (certificate.py) → with its certificate, renamed
 """
 
 from __future__ import annotations
 
 import datetime
-import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
@@ -27,10 +25,11 @@ from ..data.formats import read_split
 from ..data.records import Split
 from ..errors import ExportRefusedError, UserError
 from ..evaluation import evaluate
-from ..files import write_text
+from ..files import check_output_file, replacing, write_json
 from ..inference import exported
+from ..inference.backend import TorchBackend
 from ..inference.cpu.build import copy_on_same_memory
-from ..inference.detector import Detector, TorchBackend, load, read_picture
+from ..inference.detector import Detector, load, read_picture
 from ..inference.exported import ExportedModel
 from ..inference.exported.metadata import Metadata
 from ..models import DetectionModel
@@ -150,12 +149,10 @@ def export(
     console.print(f"tracing {detector.recipe} ({operator}, {precision}) …")
     examples = None if calibration is None else find_pictures(calibration)
     made = _draft(copied, detector, to, operator, examples, console)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
-        beside = Path(folder) / target.name
+    with replacing(target) as draft:
         description = Metadata(detector.checkpoint.description, None)
-        made.save(beside, description.to_texts())
-        opened = exported.load(beside)
+        made.save(draft, description.to_texts())
+        opened = exported.load(draft)
         console.print(f"comparing with PyTorch on {len(pictures)} pictures …")
         drift, shapes = measure(detector, opened.backend, plain, pictures)
         ap = None if part is None else _average_precisions(detector, opened, part, console)
@@ -165,7 +162,7 @@ def export(
                 f"{target} was not written: against the PyTorch model {'; '.join(problems)}. "
                 + _advice(to, operator, precision)
             )
-        certificate = {
+        certificate: dict[str, Any] = {
             "format": "deformable_detr_certificate",
             "format_version": 1,
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -184,9 +181,19 @@ def export(
         }
         del opened
         _save_certified(
-            made, beside, replace(description, certificate=certificate), pictures[0], plain, bounds
+            made, draft, replace(description, certificate=certificate), pictures[0], plain, bounds
         )
-        return _put_into_place(beside, target, certificate)
+        files = [draft] if to != "openvino" else [draft, draft.with_suffix(".bin")]
+        certificate["files"] = [
+            {"name": file.name, "bytes": file.stat().st_size, "sha256": sha256_of(file)}
+            for file in reversed(files)
+        ]
+        for other in files[1:]:
+            with replacing(target.with_name(other.name)) as second:
+                os.replace(other, second)
+    certificate_file = target.with_name(f"{target.name}.certificate.json")
+    write_json(certificate_file, certificate)
+    return Export(tuple(target.with_name(file.name) for file in files), certificate_file, certificate)
 
 
 def _draft(
@@ -218,8 +225,7 @@ def _checked(
         raise UserError(f"--to must be one of {', '.join(SUFFIXES)}, not {to}.")
     if target.suffix != SUFFIXES[to]:
         raise UserError(f"--to {to} writes a {SUFFIXES[to]} file: name one, not {target}.")
-    if target.is_dir():
-        raise UserError(f"{target} is a folder: name a file.")
+    check_output_file(target)
     if operator is None:
         operator = "native" if to == "torch" else "grid_sample"
     if operator not in OPERATORS[to]:
@@ -310,35 +316,19 @@ def _average_precisions(
 
 def _save_certified(
     made: Draft,
-    beside: Path,
+    draft: Path,
     content: Metadata,
     picture: CheckedPicture,
     plain: TorchBackend,
     bounds: Bounds,
 ) -> None:
     """The same graph once more, now with its certificate; what is put into place has been opened and run."""
-    made.save(beside, content.to_texts())
-    opened = exported.load(beside)
+    made.save(draft, content.to_texts())
+    opened = exported.load(draft)
     detector = Detector(opened, opened.backend)
     again: Drift = measure(detector, opened.backend, plain, [picture])[0]
     assert opened.metadata.certificate is not None
     assert not complaints(again, None, bounds, opened.metadata.certificate["precision"])
-
-
-def _put_into_place(beside: Path, target: Path, certificate: dict[str, Any]) -> Export:
-    names = [target.name] if target.suffix != ".xml" else [target.with_suffix(".bin").name, target.name]
-    written = [beside.with_name(name) for name in names]
-    complete = {
-        **certificate,
-        "files": [
-            {"name": each.name, "bytes": each.stat().st_size, "sha256": sha256_of(each)} for each in written
-        ],
-    }
-    for each in written:
-        os.replace(each, target.with_name(each.name))
-    sidecar = target.with_name(f"{target.name}.certificate.json")
-    write_text(sidecar, json.dumps(complete, indent=1) + "\n")
-    return Export(tuple(target.with_name(name) for name in reversed(names)), sidecar, complete)
 
 
 def _versions(to: str) -> dict[str, str]:

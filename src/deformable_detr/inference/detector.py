@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import overload
+from typing import Protocol, overload
 
 import numpy as np
 import torch
@@ -27,10 +27,9 @@ from ..data.images import open_image
 from ..data.transforms import evaluation_transform, resized_size
 from ..errors import UserError
 from ..models import DetectionModel, build_model
-from ..structures import ClassTable, Detections, ImageBatch, Predictions
+from ..structures import ClassTable, Detections, ImageBatch
 from . import exported
-from .backend import Backend
-from .cpu import Runner
+from .backend import Backend, backend_for
 from .exported import ExportedModel
 from .postprocess import postprocess
 from .selection import Selection
@@ -40,48 +39,14 @@ Picture = str | Path | Image.Image | np.ndarray | Tensor
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class TorchBackend(Backend):
-    """The PyTorch model itself, in evaluation mode, under autocast where `dtype` is a 16-bit type."""
+class Augmentation(Protocol):
+    """Another way to look at pictures than once and whole; see tta.py."""
 
-    def __init__(self, model: DetectionModel, device: torch.device, dtype: torch.dtype):
-        self.model = model.to(device)
-        self.device, self.dtype = device, dtype
+    def preprocess(self, picture: Image.Image) -> Tensor: ...
 
-    def __call__(self, batch: ImageBatch) -> Predictions:
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            with (
-                torch.inference_mode(),
-                torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32),
-            ):
-                predictions: Predictions = self.model(batch.to(self.device)).predictions[-1]
-        finally:
-            self.model.train(was_training)
-        return predictions
-
-
-class RunnerBackend(Backend):
-    """The model's optimised twin on a CPU: built at the first call, and again once the model has changed."""
-
-    def __init__(self, model: DetectionModel, dtype: torch.dtype):
-        self.model = model.to("cpu")
-        self.dtype = dtype
-        self._runner: Runner | None = None
-
-    def __call__(self, batch: ImageBatch) -> Predictions:
-        runner = self._runner
-        if runner is None or not runner.is_current(self.model):
-            self._runner = None  # two at once would take twice the memory
-            self._runner = runner = Runner(self.model, self.dtype)
-        return runner(batch)
-
-
-def backend_for(model: DetectionModel, device: torch.device, dtype: torch.dtype) -> Backend:
-    """The fastest way there is to run a model on a device."""
-    if device.type == "cpu":
-        return RunnerBackend(model, dtype)
-    return TorchBackend(model, device, dtype)
+    def detect(
+        self, pixels: Sequence[Tensor], original_sizes: Sequence[tuple[int, int]], max_detections: int
+    ) -> list[Detections]: ...
 
 
 class Detector:
@@ -92,8 +57,14 @@ class Detector:
         data: preprocessing. config: the model's. recipe: the name of the recipe it comes from.
     """
 
-    def __init__(self, source: Checkpoint | ExportedModel, backend: Backend):
+    def __init__(
+        self,
+        source: Checkpoint | ExportedModel,
+        backend: Backend,
+        augmentation: Augmentation | None = None,
+    ):
         self._source = source
+        self._augmentation = augmentation
         self.backend = backend
         known = source.description
         self.classes = known.classes
@@ -101,7 +72,9 @@ class Detector:
         self.data = known.data
         self.recipe = known.recipe
         self.classification = build_classification(known.config)
-        self.preprocess = evaluation_transform(known.data)  # PIL RGB → (3, h, w) normalised
+        self._transform = evaluation_transform(known.data)
+        # PIL RGB → (3, h, w), as `detect` takes it: normalised, if there is no augmentation
+        self.preprocess = self._transform if augmentation is None else augmentation.preprocess
 
     @classmethod
     def of(
@@ -112,6 +85,10 @@ class Detector:
     ) -> Detector:
         chosen = choose_device(device)
         return cls(checkpoint, backend_for(checkpoint.model, chosen, choose_dtype(dtype, chosen)))
+
+    def augmented(self, augmentation: Augmentation) -> Detector:
+        """The same model, looking at pictures through `augmentation`."""
+        return Detector(self._source, self.backend, augmentation)
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -157,6 +134,8 @@ class Detector:
         Padding leaks into the features of this family of models (group norm, convolutions): where results
         must not depend on the batch, give pictures of equal shape, as `predict` does.
         """
+        if self._augmentation is not None:
+            return self._augmentation.detect(pixels, original_sizes, max_detections)
         predictions = self.backend(ImageBatch.from_images(pixels))
         return postprocess(
             predictions.logits,
@@ -251,7 +230,7 @@ class Detector:
     ) -> Explanation:
         """Where the model looked for each detection in one picture, as arrays in pixels of the original.
 
-        Computed by the plain PyTorch model in float32, whatever `predict` uses.
+        Computed by the plain PyTorch model in float32, without augmentation, whatever `predict` uses.
 
         Args:
             image: as for `predict`.
@@ -268,7 +247,7 @@ class Detector:
             self.model,
             self.classification,
             self.classes,
-            self.preprocess(picture),
+            self._transform(picture),
             np.asarray(picture),
             threshold,
             max_detections,

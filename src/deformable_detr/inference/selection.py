@@ -60,6 +60,10 @@ class Selection:
         least = [own.get(str(name), threshold) if name in wanted else UNWANTED for name in table.names]
         return cls(np.array(least, dtype=np.float32))  # as scores are
 
+    @property
+    def leaves_classes_out(self) -> bool:
+        return bool((self.thresholds == UNWANTED).any())
+
     def __call__(self, detections: Detections) -> Detections:
         """What of `detections` is wanted."""
         return detections.take(np.flatnonzero(self.wanted(detections)))

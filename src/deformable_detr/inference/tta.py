@@ -1,7 +1,7 @@
 """Test-time augmentation: a detector that looks at each picture several times, flipped and in several sizes,
 and merges what it sees (paper, Table 3, last row).
 
-Built outside of the model: `AugmentedDetector` is a `Detector`, so evaluate and predict take it as any other.
+Built outside of the model: a detector is given the views, so evaluate and predict take it as any other.
 
 Merging. Detections of one class that overlap are one object: torchvision's non-maximum suppression finds its
 best box; the box becomes the mean of all that were found for it, weighted by score, and the score the mean
@@ -25,8 +25,7 @@ from torchvision.transforms.v2 import functional as F
 from ..data.transforms import evaluation_transform
 from ..errors import UserError
 from ..structures import Detections
-from .detector import Detector, Picture, equal_shape_batches
-from .trace import Explanation
+from .detector import Detector, equal_shape_batches
 
 SCALES = (0.8, 1.0, 1.2)
 OVERLAP = 0.65  # IoU from which two boxes are of one object
@@ -34,7 +33,7 @@ OVERLAP = 0.65  # IoU from which two boxes are of one object
 
 @dataclass(frozen=True)
 class View:
-    """A picture's short side times `scale`; mirrored left to right where `flipped`."""
+    """A picture's short side times `scale`; mirrored left to right if `flipped`."""
 
     scale: float
     flipped: bool
@@ -61,21 +60,18 @@ def views_of(scales: Sequence[float] = SCALES, flip: bool = True) -> tuple[View,
     )
 
 
-class AugmentedDetector(Detector):
-    """A detector that sees each picture in several views. `explain` is the plain detector's.
+class MergedViews:
+    """Looks at each picture in several views of a detector, and merges what it sees in them.
 
-    Pictures are handed to `detect` as they are, uint8 (3, H, W), and resized there for each view. With one
-    view that changes nothing, the result is the plain detector's.
+    With one view that changes nothing, the result is the plain detector's.
     """
 
-    def __init__(self, detector: Detector, views: Sequence[View] | None = None, overlap: float = OVERLAP):
+    def __init__(self, detector: Detector, views: Sequence[View], overlap: float = OVERLAP):
         if not 0 < overlap < 1:
             raise UserError(f"the overlap of detections to be merged must be between 0 and 1, not {overlap}.")
-        vars(self).update(vars(detector))  # the same model, classes and settings
         self.plain = detector
-        self.views = views_of() if views is None else tuple(views)
+        self.views = tuple(views)
         self.overlap = overlap
-        self.preprocess = _whole
         self.transforms = {
             view.scale: evaluation_transform(
                 replace(
@@ -87,12 +83,12 @@ class AugmentedDetector(Detector):
             for view in self.views
         }
 
+    def preprocess(self, picture: Image.Image) -> Tensor:
+        """RGB picture to (3, H, W) uint8; `detect` resizes it for each view."""
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
     def detect(
-        self,
-        pixels: Sequence[Tensor],
-        original_sizes: Sequence[tuple[int, int]],
-        *,
-        max_detections: int = 100,
+        self, pixels: Sequence[Tensor], original_sizes: Sequence[tuple[int, int]], max_detections: int
     ) -> list[Detections]:
         """Merged detections in pictures (3, H, W) uint8. In each view, pictures of equal shape share a batch;
         nothing is padded."""
@@ -122,16 +118,6 @@ class AugmentedDetector(Detector):
             results.update(zip(batch, found, strict=True))
         return [results[index] for index in range(len(inputs))]
 
-    def explain(
-        self,
-        image: Picture,
-        threshold: float = 0.5,
-        *,
-        max_detections: int = 100,
-        at: Sequence[tuple[float, float]] = (),
-    ) -> Explanation:
-        return self.plain.explain(image, threshold, max_detections=max_detections, at=at)
-
 
 def tta_scales(tta: bool | Sequence[float]) -> tuple[float, ...]:
     """What the option `tta` asks for: none, the usual scales, or these."""
@@ -140,13 +126,13 @@ def tta_scales(tta: bool | Sequence[float]) -> tuple[float, ...]:
     return tuple(tta)
 
 
-def augmented(detector: Detector, scales: Sequence[float] = SCALES) -> AugmentedDetector:
-    """The detector with flips and these scales."""
-    return AugmentedDetector(detector, views_of(scales))
+def augmented(detector: Detector, scales: Sequence[float] = SCALES) -> Detector:
+    """The detector with flips and these scales; it explains its detections as the plain one does."""
+    return detector.augmented(MergedViews(detector, views_of(scales)))
 
 
-def augmented_as_asked(detector: Detector, tta: bool | Sequence[float]) -> Detector:
-    """The detector as the option `tta` wants it: itself where that asks for nothing."""
+def augmented_as_requested(detector: Detector, tta: bool | Sequence[float]) -> Detector:
+    """The detector with what the option `tta` asks for, or itself if that is nothing."""
     scales = tta_scales(tta)
     return augmented(detector, scales) if scales else detector
 
@@ -154,16 +140,15 @@ def augmented_as_asked(detector: Detector, tta: bool | Sequence[float]) -> Detec
 def merge(views: Sequence[Detections], overlap: float = OVERLAP, max_detections: int = 100) -> Detections:
     """One picture's detections in V views, in the picture's coordinates, as one: best first.
 
-    Where there is one view only, it is left as it is: the model says each object once.
+    If there is only one view, it is left as it is: the model says each object once.
     """
     if len(views) == 1 or not any(map(len, views)):
         return views[0]
-    boxes = torch.from_numpy(np.concatenate([view.boxes_xyxy for view in views]))
-    scores = torch.from_numpy(np.concatenate([view.scores for view in views]))
-    labels = torch.from_numpy(np.concatenate([view.labels for view in views]))
+    every = Detections.concatenate(views)
+    boxes, scores, labels = map(torch.from_numpy, (every.boxes_xyxy, every.scores, every.labels))
     numbers = torch.cat([torch.full((len(view),), number) for number, view in enumerate(views)])
     best = batched_nms(boxes, scores, labels, overlap)
-    # (kept, N): how much a detection overlaps with each kept one of its class; each belongs to the nearest.
+    # (best, N): how much a detection overlaps with each of the best of its class; it belongs to the nearest.
     overlaps = box_iou(boxes[best], boxes).nan_to_num() * (labels[best][:, None] == labels[None])
     overlaps[torch.arange(len(best)), best] = 1.0  # a box without area, too, is itself
     nearest = overlaps.argmax(0)
@@ -174,19 +159,6 @@ def merge(views: Sequence[Detections], overlap: float = OVERLAP, max_detections:
     in_view = torch.stack([(weights * (numbers == number)).amax(1) for number in range(len(views))])
     confidence = in_view.mean(0)
     order = confidence.argsort(descending=True, stable=True)[:max_detections]
-    first, chosen = views[0], best[order].numpy()
-    all_ids = np.concatenate([view.category_ids for view in views])
-    all_names = [name for view in views for name in view.names]
     return replace(
-        first,
-        boxes_xyxy=merged[order].numpy(),
-        scores=confidence[order].numpy(),
-        labels=labels.numpy()[chosen],
-        category_ids=all_ids[chosen],
-        names=tuple(all_names[index] for index in chosen),
+        every.take(best[order].numpy()), boxes_xyxy=merged[order].numpy(), scores=confidence[order].numpy()
     )
-
-
-def _whole(picture: Image.Image) -> Tensor:
-    """RGB picture to (3, H, W) uint8."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)

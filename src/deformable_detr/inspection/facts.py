@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.formats.splits import is_training
+from ..data.formats.splits import training_name
 from ..data.records import Problem
 from .duplicates import DuplicateGroup
 from .examples import Example
@@ -181,7 +181,8 @@ class DataReport:
     @property
     def shown_split(self) -> SplitReport:
         """The one to train on; without it the first one."""
-        return next((split for split in self.splits if is_training(split.name)), self.splits[0])
+        name = training_name([split.name for split in self.splits])
+        return next((split for split in self.splits if split.name == name), self.splits[0])
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON. Problems are counted by kind, with the first examples of each."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 import re
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
@@ -20,7 +19,7 @@ from PIL import Image
 from ..data.images import open_image
 from ..data.records import Problem
 from ..errors import UserError
-from ..files import write_text
+from ..files import check_output_file, write_json, write_text
 from .duplicates import MOST_BITS
 from .examples import Example, ExampleBox, Section
 from .facts import DataReport, SplitReport, grouped
@@ -42,9 +41,10 @@ _GALLERIES: dict[Section, tuple[str, str]] = {
 
 
 def check_output(path: str | Path) -> None:
-    """Raises UserError where `write_report` knows no such kind of file."""
+    """Raise a UserError if `write_report` cannot write such a file."""
     if Path(path).suffix.lower() not in SUFFIXES:
         raise UserError(f"--output {path}: the report is written as .json or .html, so give it that ending.")
+    check_output_file(path)
 
 
 def write_report(report: DataReport, path: str | Path) -> None:
@@ -57,7 +57,7 @@ def write_report(report: DataReport, path: str | Path) -> None:
     if Path(path).suffix.lower() == ".html":
         write_text(path, html_of(report))
     else:
-        write_text(path, json.dumps(report.to_dict(), indent=1, allow_nan=False))
+        write_json(path, report.to_dict())
 
 
 def html_of(report: DataReport) -> str:

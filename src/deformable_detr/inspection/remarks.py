@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..data.formats.splits import is_measured, is_training
+from ..data.formats.splits import is_measured, training_name
 from ..data.records import Split
 from ..data.transforms import resized_size
 from .duplicates import DuplicateGroup
@@ -38,7 +38,8 @@ class _Data:
 
     @property
     def training(self) -> SplitReport | None:
-        return next((report for report in self.reports if is_training(report.name)), None)
+        name = training_name([report.name for report in self.reports])
+        return next((report for report in self.reports if report.name == name), None)
 
     @property
     def validation(self) -> SplitReport | None:

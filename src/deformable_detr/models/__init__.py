@@ -1,6 +1,7 @@
 """The models of the paper, as parts. `build.py` is the only place that chooses among them."""
 
-from .build import build_model
+from .backbone import register_backbone
+from .build import build_model, register_queries
 from .model import DetectionModel
 
-__all__ = ["DetectionModel", "build_model"]
+__all__ = ["DetectionModel", "build_model", "register_backbone", "register_queries"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -254,10 +254,27 @@ def _load(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
     module.load_state_dict({key: state[key] for key in own})
 
 
+BackboneBuilder = Callable[[BackboneConfig, int], Backbone]
+_BACKBONES: dict[str, BackboneBuilder] = {}
+
+
+def register_backbone(name: str, build: BackboneBuilder) -> None:
+    """Make `model.backbone.name=name` choose a backbone from outside of the package, in this process.
+
+    A checkpoint keeps only the name, so whoever loads it must register the backbone before.
+
+    Args:
+        build: takes the configuration and how many maps are wanted.
+    """
+    _BACKBONES[name] = build
+
+
 def build_backbone(config: BackboneConfig, num_maps: int) -> Backbone:
     """The backbone of `config`, giving its last `num_maps` maps, with the frozen part frozen."""
     backbone: Backbone
-    if config.name in TORCHVISION_RESNETS:
+    if config.name in _BACKBONES:
+        backbone = _BACKBONES[config.name](config, num_maps)
+    elif config.name in TORCHVISION_RESNETS:
         backbone = ResNet(config.name, num_maps, config.dilation, config.deformable_stages)
     else:
         backbone = TimmBackbone(config.name, num_maps, config.dilation)

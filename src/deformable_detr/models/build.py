@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import torch
 from torch import nn
 
 from ..classification import build_classification
-from ..config import ModelConfig
+from ..config import ModelConfig, add_choice
 from .attention import (
     DeformableAttention,
     DenseAttention,
@@ -45,7 +46,7 @@ def build_model(config: ModelConfig) -> DetectionModel:
                 for _ in range(config.encoder_layers)
             ]
         ),
-        queries=_queries(config, heads),
+        queries=_QUERIES[config.queries](config, heads),
         decoder=Decoder(
             [
                 DecoderLayer(
@@ -124,9 +125,24 @@ def _attention(config: ModelConfig, of_tokens: bool) -> MemoryAttention:
     return DeformableAttention(config.hidden_dim, config.num_heads, config.num_levels, config.num_points)
 
 
-def _queries(config: ModelConfig, heads: list[PredictionHead]) -> nn.Module:
-    if config.queries == "static":
-        return StaticQueries(config.num_queries, config.hidden_dim)
-    if config.queries == "reference_points":
-        return ReferencePointQueries(config.num_queries, config.hidden_dim)
-    return ProposalQueries(config.num_queries, config.hidden_dim, heads[-1], config.mask_invalid_proposals)
+QueriesBuilder = Callable[[ModelConfig, list[PredictionHead]], nn.Module]
+_QUERIES: dict[str, QueriesBuilder] = {
+    "static": lambda config, heads: StaticQueries(config.num_queries, config.hidden_dim),
+    "reference_points": lambda config, heads: ReferencePointQueries(config.num_queries, config.hidden_dim),
+    "proposals": lambda config, heads: ProposalQueries(
+        config.num_queries, config.hidden_dim, heads[-1], config.mask_invalid_proposals
+    ),
+}
+
+
+def register_queries(name: str, build: QueriesBuilder) -> None:
+    """Make `model.queries=name` choose object queries from outside of the package, in this process.
+
+    A checkpoint keeps only the name, so whoever loads it must register the queries before.
+
+    Args:
+        build: takes the configuration and the prediction heads, and returns a module that maps a
+            `FeatureMemory` to `Queries`.
+    """
+    add_choice("model.queries", name)
+    _QUERIES[name] = build

@@ -15,7 +15,6 @@ from .outputs import (
     PREDICTIONS_FILE,
     REPORT_FILE,
     PredictionReport,
-    make_output_folder,
 )
 from .tiling import Tiling, predict_tiled
 from .videos import FrameDetections, predict_frames
@@ -27,7 +26,6 @@ __all__ = [
     "PredictionReport",
     "Tiling",
     "answer_lines",
-    "make_output_folder",
     "predict",
     "predict_frames",
     "predict_tiled",

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import PredictionInterrupted, UserError
+from ..files import output_folder
 from ..inference.detector import Detector, check_options, load
 from ..inference.selection import Selection
-from ..inference.tta import augmented_as_asked
+from ..inference.tta import augmented_as_requested
 from .finding import Finder
 from .frames import open_source
 from .outputs import (
@@ -21,9 +22,9 @@ from .outputs import (
     RowFile,
     VideoResult,
     coco_rows,
-    output_folder,
     output_names,
     refuse_to_overwrite,
+    row_file,
     write_report,
 )
 from .pictures import DRAWN_SUFFIXES, Unreadable, annotate_pictures
@@ -80,13 +81,15 @@ def predict(
     targets = [folder / name for name in _target_names(found)]
     files = [*found.images, *(video for video in found.videos if isinstance(video, Path))]
     refuse_to_overwrite(files, targets)
-    detector = augmented_as_asked(model if isinstance(model, Detector) else load(model, device, dtype), tta)
+    detector = augmented_as_requested(
+        model if isinstance(model, Detector) else load(model, device, dtype), tta
+    )
     selection = Selection.of(detector.classes, threshold, classes, class_thresholds)
     if found.videos and track:
         ObjectTracker(selection, 1.0)  # says now what is not installed
 
     done = _Done()
-    with output_folder(folder), RowFile(folder / PREDICTIONS_FILE) as rows:
+    with output_folder(folder), row_file(folder / PREDICTIONS_FILE) as rows:
         try:
             finder = finder_for(detector, selection, max_detections, batch_size, tiling)
             _pictures(finder, found.images, targets, rows, done, progress)

@@ -6,19 +6,20 @@ PyAV, which supervision brings, rather than OpenCV's own reader and writer: it t
 
 from __future__ import annotations
 
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import UserError
+from ..extras import import_extra
+from ..files import replacing
 from .sources import Camera
 
 if TYPE_CHECKING:
@@ -71,13 +72,8 @@ class VideoFile(FrameSource):
     counted."""
 
     def __init__(self, path: Path, max_pixels: int):
-        try:
-            import av
-        except ImportError as error:
-            raise UserError(
-                f"{path} is a video, and PyAV, which reads videos, is not installed: "
-                "pip install 'deformable-detr[video]'."
-            ) from error
+        import_extra("av", "video", f"reading the video {path}")
+        import av
 
         self.path = path
         self.broken_packets = 0
@@ -154,14 +150,9 @@ class CameraSource(FrameSource):
     broken_packets = 0
 
     def __init__(self, camera: Camera):
-        try:
-            import cv2
-        except ImportError as error:
-            raise UserError(
-                f"{camera} is read by OpenCV, which is not installed: pip install 'deformable-detr[video]'."
-            ) from error
+        cv2: Any = import_extra("cv2", "video", f"reading {camera}")
         self.camera = camera
-        self._cv2: Any = cv2
+        self._cv2 = cv2
         # Its ten lines on each way that it tried say less than the sentence below.
         level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         try:
@@ -194,33 +185,24 @@ class CameraSource(FrameSource):
 
 
 class VideoWriter:
-    """An MP4 file (H.264, as browsers and phones play it) of frames at the times they are given. It stands
-    beside `path` until it is closed without an exception, then takes its place.
+    """Encodes frames (H.264, as browsers and phones play it) at the times they are given.
 
     A side of odd length gets one more pixel, its last repeated: H.264 stores colours for pairs.
     """
 
-    def __init__(self, path: Path, size: tuple[int, int], fps: float):
-        self.path = path
-        self.size = size
-        self.fps = fps
-        self._beside = path.with_name(f"{path.name}.partial")
-        self._container: OutputContainer
-        self._stream: VideoStream
-
-    def __enter__(self) -> VideoWriter:
+    def __init__(self, container: OutputContainer, size: tuple[int, int], fps: float):
         import av
 
-        self._container = av.open(str(self._beside), "w", format="mp4", options={"movflags": "+faststart"})
+        self.size = size
+        self._container = container
         try:
-            rate = Fraction(self.fps).limit_denominator(1001)
-            self._stream = self._container.add_stream("libx264", rate=rate)
+            rate = Fraction(fps).limit_denominator(1001)
+            self._stream: VideoStream = container.add_stream("libx264", rate=rate)
         except av.codec.codec.UnknownCodecError as error:
-            self._discard()
             raise UserError(
                 "the PyAV installed here cannot write H.264 (libx264): install its wheel, pip install av."
             ) from error
-        height, width = (side + side % 2 for side in self.size)
+        height, width = (side + side % 2 for side in size)
         self._colours = "ITU709" if height >= HD_HEIGHT else "ITU601"
         context = self._stream.codec_context
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
@@ -230,7 +212,6 @@ class VideoWriter:
         context.options = {"preset": "veryfast", "crf": "20"}
         context.thread_count = 1  # the model needs the others
         self._last = -1
-        return self
 
     def write(self, picture: np.ndarray, time: float) -> None:
         """Show (H, W, 3) uint8 RGB from `time` on, in seconds; times must grow."""
@@ -246,23 +227,23 @@ class VideoWriter:
         frame.pts, frame.time_base = self._last, CLOCK
         self._container.mux(self._stream.encode(frame))
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            if kind is None:
-                self._container.mux(self._stream.encode(None))
-                self._container.close()
-                os.replace(self._beside, self.path)
-        finally:
-            self._discard()
+    def finish(self) -> None:
+        """Write the frames that the encoder still holds."""
+        self._container.mux(self._stream.encode(None))
 
-    def _discard(self) -> None:
-        self._container.close()
-        self._beside.unlink(missing_ok=True)
+
+@contextmanager
+def video_file(path: Path, size: tuple[int, int], fps: float) -> Iterator[VideoWriter]:
+    """An MP4 file of frames of `size` (H, W). It appears whole, when the block ends without an exception."""
+    import av
+
+    with (
+        replacing(path) as draft,
+        av.open(str(draft), "w", format="mp4", options={"movflags": "+faststart"}) as container,
+    ):
+        video = VideoWriter(container, size, fps)
+        yield video
+        video.finish()
 
 
 def _reason(error: Exception) -> str:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TextIO
 
 from ..errors import UserError
-from ..files import write_text
+from ..files import replacing, write_json
 from ..structures import Detections
 
 PREDICTIONS_FILE = "predictions.json"
@@ -75,34 +72,6 @@ class PredictionReport:
         return tuple(image.output for image in self.images)
 
 
-def make_output_folder(folder: Path) -> None:
-    """Make a folder to write to, or say before any work is done why it cannot be one."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output {folder} is a file: name a folder.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--output {folder} cannot be made ({error.strerror}): name another folder."
-        ) from error
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"--output {folder} is not yours to write in: name another folder.")
-
-
-@contextmanager
-def output_folder(folder: Path) -> Iterator[None]:
-    """`make_output_folder` for a block; what was made goes again where an error leaves it empty."""
-    made = list(takewhile(lambda one: not one.exists(), (folder, *folder.parents)))
-    make_output_folder(folder)
-    try:
-        yield
-    except BaseException:
-        with suppress(OSError):  # not empty
-            for one in made:
-                one.rmdir()
-        raise
-
-
 def output_names(stems_and_suffixes: Sequence[tuple[str, str]]) -> list[str]:
     """A file name for each; equal names get a number."""
     taken: set[str] = set()
@@ -135,21 +104,14 @@ def coco_rows(detections: Detections, image_id: int, file_name: str) -> list[dic
 
 
 class RowFile:
-    """predictions.json: a list that is written while its rows come, one to a line, and appears whole when it
-    is closed without an exception. Memory does not grow with it."""
+    """Writes COCO results rows as a JSON list while they come, one to a line: memory does not grow."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, file: TextIO):
         self.count = 0
-        self._beside = path.with_name(f"{path.name}.partial")
-        self._file: TextIO
         self.next_id = 1
+        self._file = file
         self._waiting: dict[int, list[dict[str, Any]]] = {}
-
-    def __enter__(self) -> RowFile:
-        self._file = self._beside.open("w", encoding="utf-8")
-        self._file.write("[")
-        return self
+        file.write("[")
 
     def put(self, image_id: int, rows: list[dict[str, Any]]) -> None:
         """The rows of one image. They are written in the order of ids (1, 2, 3, …), so each id must come,
@@ -164,21 +126,20 @@ class RowFile:
             self._file.write(f"{',' if self.count else ''}\n{json.dumps(row)}")
             self.count += 1
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            with self._file:
-                for image_id in sorted(self._waiting):  # stopped before those in between
-                    self._write(self._waiting[image_id])
-                self._file.write("\n]\n" if self.count else "]\n")
-            if kind is None:
-                os.replace(self._beside, self.path)
-        finally:
-            self._beside.unlink(missing_ok=True)
+    def finish(self) -> None:
+        """End the list; of rows that wait for others, all are written."""
+        for image_id in sorted(self._waiting):  # stopped before those in between
+            self._write(self._waiting[image_id])
+        self._file.write("\n]\n" if self.count else "]\n")
+
+
+@contextmanager
+def row_file(path: Path) -> Iterator[RowFile]:
+    """predictions.json, which appears whole when the block ends without an exception."""
+    with replacing(path) as draft, draft.open("w", encoding="utf-8") as file:
+        rows = RowFile(file)
+        yield rows
+        rows.finish()
 
 
 def write_report(report: PredictionReport) -> None:
@@ -217,4 +178,4 @@ def write_report(report: PredictionReport) -> None:
         "skipped": [{"file_name": str(path), "reason": reason} for path, reason in report.skipped],
         "left_out": [str(folder) for folder in report.left_out],
     }
-    write_text(report.report, json.dumps(content, indent=1))
+    write_json(report.report, content)

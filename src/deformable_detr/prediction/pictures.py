@@ -6,7 +6,6 @@ model (whose arithmetic has threads of its own), one draws and writes what was f
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import UserError
+from ..files import replacing
 from ..inference.detector import read_picture
 from ..structures import Detections
 from .finding import Finder, Prepared
@@ -89,9 +89,6 @@ def _read(finder: Finder, paths: Sequence[Path]) -> Iterator[_Batch | Unreadable
 
 
 def draw_picture(detections: Detections, target: Path) -> None:
-    beside = target.with_name(f".{target.name}")
-    try:
-        detections.draw().save(beside, format=Image.registered_extensions()[target.suffix], quality=92)
-        os.replace(beside, target)
-    finally:
-        beside.unlink(missing_ok=True)
+    drawn = detections.draw()
+    with replacing(target) as draft:
+        drawn.save(draft, format=Image.registered_extensions()[target.suffix], quality=92)

@@ -48,6 +48,7 @@ class Tiling:
     overlap: float = 0.2
 
     def __post_init__(self) -> None:
+        import_supervision("tiling")  # before a model is loaded
         if self.size is not None and self.size < 16:
             raise UserError(f"a tile must have a side of at least 16 pixels, not {self.size}.")
         if not 0 <= self.overlap <= 0.75:
@@ -120,7 +121,7 @@ class TiledPictures(Finder):
                 cut.append(_is_cut(useful.boxes_xyxy, tile, size, border))
         if len(levels) == 1:  # the model's own answer, which says each object once
             return found[0].with_image(picture)
-        return _merged(_joined(found), np.concatenate(cut)).with_image(picture)
+        return _merged(Detections.concatenate(found), np.concatenate(cut)).with_image(picture)
 
     def _look(self, picture: np.ndarray, views: Sequence[tuple[int, int, int, int]]) -> list[Detections]:
         """The wanted detections in parts of the picture, in pixels of the whole."""
@@ -206,17 +207,6 @@ def _is_cut(
     return cut
 
 
-def _joined(parts: Sequence[Detections]) -> Detections:
-    return replace(
-        parts[0],
-        boxes_xyxy=np.concatenate([part.boxes_xyxy for part in parts]),
-        scores=np.concatenate([part.scores for part in parts]),
-        labels=np.concatenate([part.labels for part in parts]),
-        category_ids=np.concatenate([part.category_ids for part in parts]),
-        names=tuple(name for part in parts for name in part.names),
-    )
-
-
 def _merged(found: Detections, cut: np.ndarray) -> Detections:
     """Each object once, best score first.
 
@@ -228,7 +218,7 @@ def _merged(found: Detections, cut: np.ndarray) -> Detections:
     found, cut = found.take(order), cut[order]
     if len(found) < 2:
         return found
-    library = import_supervision()
+    library = import_supervision("tiling")
     rows = np.concatenate(
         [found.boxes_xyxy, found.scores[:, None], found.labels[:, None].astype(np.float32)], axis=1
     )

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..errors import UserError
+from ..extras import import_extra
 from ..inference.selection import Selection
 from ..structures import Detections
 
@@ -24,18 +24,12 @@ class ObjectTracker:
     """
 
     def __init__(self, selection: Selection, fps: float):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # advice of its dependencies about each other
-                from trackers import ByteTrackTracker
-        except ImportError as error:
-            raise UserError(
-                "tracking needs the library trackers: pip install 'deformable-detr[video]', or go without, "
-                "--no-track."
-            ) from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice of its dependencies about each other
+            trackers = import_extra("trackers", "video", "tracking (without --no-track)")
         self.selection = selection
         self.faint = selection.loosened(FAINT)
-        self._tracker = ByteTrackTracker(
+        self._tracker = trackers.ByteTrackTracker(
             frame_rate=fps, track_activation_threshold=_BETWEEN, high_conf_det_threshold=_BETWEEN
         )
 

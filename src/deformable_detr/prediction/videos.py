@@ -23,7 +23,7 @@ from ..inference.detector import Detector, check_options
 from ..inference.selection import Selection
 from ..structures import Detections
 from .finding import Finder, Prepared
-from .frames import Frame, FrameSource, VideoWriter, open_source
+from .frames import Frame, FrameSource, VideoWriter, open_source, video_file
 from .outputs import RowFile, VideoResult, coco_rows
 from .sources import Camera, as_source
 from .threads import Behind, ahead
@@ -172,7 +172,7 @@ def _annotated(
     if first is None:
         raise UserError(f"{source} has no frame that can be decoded: replace the file.")
     first_id, count, detections, stopped = rows.next_id, 0, 0, False
-    with VideoWriter(target, first.detections.image_size, frames.fps / every) as video, Behind() as behind:
+    with video_file(target, first.detections.image_size, frames.fps / every) as video, Behind() as behind:
         frame: FrameDetections | None = first
         try:
             while frame is not None:

@@ -67,7 +67,7 @@ def facts(rows: Mapping[str, str]) -> str:
 
 
 def cards(shown: Iterable[Shown]) -> str:
-    """Pictures of misses or false positives."""
+    """Pictures of misses or false positives: some of each kind, or none if they could not be drawn."""
     listed = "".join(
         f'<figure class="card"><div class="pair"><img src="{each.whole}" alt="{escape(each.alt)}">'
         f'<img src="{each.near}" alt="Where the model looked"></div><figcaption><b>{escape(each.name)}</b> '
@@ -75,6 +75,12 @@ def cards(shown: Iterable[Shown]) -> str:
         f"{escape(each.file_name)}</figcaption></figure>"
         for each in shown
     )
+    if not listed:
+        return (
+            '<p class="dim">Their pictures need matplotlib: '
+            '<code>pip install "deformable-detr[figures]"</code>, '
+            "then <code>deformable-detr report</code>.</p>"
+        )
     return f'<div class="cards">{listed}</div>'
 
 

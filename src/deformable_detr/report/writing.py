@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from ..data.formats.splits import name_to_measure_on, training_name
 from ..data.records import Split
 from ..errors import UserError
 from ..evaluation import collect_detections, match_classes
-from ..files import write_text
+from ..extras import import_extra
+from ..files import check_output_file, write_text
 from ..inference.detector import Detector, load
 from ..run_folder.reading import read_history
 from ..system.environment import environment
@@ -53,6 +55,7 @@ def write_report(
     Raises:
         UserError: the model or the data cannot be read, have no class in common, or the output no place.
     """
+    import_extra("matplotlib", "figures", "report")
     if most_images < 1:
         raise UserError(f"most_images must be at least 1, not {most_images}.")
     splits = list_splits(data, format=format)
@@ -93,11 +96,13 @@ def report_text(
         names = zip(split.classes.names, split.classes.category_ids, strict=True)
         unknown = [name for name, category_id in names if name is not None and category_id not in known]
         accuracy = measure(split, rows, unknown)
+        # Training needs no extras: without matplotlib its report has no pictures, and says so.
+        most_shown = MOST_SHOWN if find_spec("matplotlib") else 0
         misses = find_misses(
-            detector, split, accuracy.threshold, most_images=most_images, most_shown=MOST_SHOWN
+            detector, split, accuracy.threshold, most_images=most_images, most_shown=most_shown
         )
         kinds = mistakes(accuracy)
-        pictures = show_false_positives(detector, accuracy, MOST_SHOWN)
+        pictures = show_false_positives(detector, accuracy, most_shown)
     device = next(detector.model.parameters()).device
     return html_of(
         Content(
@@ -118,9 +123,7 @@ def report_text(
 def _target(output: str | Path | None, folder: Path, split: str) -> Path:
     if output is None:
         return folder / (REPORT_FILE if split == "val" else f"report_{split}.html")
-    target = Path(output)
-    if target.is_dir():
-        raise UserError(f"--output {target} is a folder: name a file, {target / REPORT_FILE}.")
+    target = check_output_file(output)
     if target.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--output {target} must end in .html.")
     return target

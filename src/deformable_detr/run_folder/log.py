@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..errors import UserError
-from ..files import write_text
+from ..files import write_text, writing
 from ..system.environment import environment
 
 METRICS_FILE = "metrics.jsonl"
@@ -84,7 +84,8 @@ class TrainingLog:
     ) -> None:
         self.progress.stop()
         if self.enabled:
-            self.file.close()
+            with writing(self.file.name):
+                self.file.close()
             self.writer.close()
 
     def update(
@@ -157,8 +158,9 @@ class TrainingLog:
             self.progress.start()
 
     def _write(self, row: Mapping[str, Any]) -> None:
-        self.file.write(json.dumps(row) + "\n")
-        self.file.flush()
+        with writing(self.file.name):
+            self.file.write(json.dumps(row) + "\n")
+            self.file.flush()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -188,9 +190,11 @@ def note_start(
     folder: Path, *, step: int, device: str | torch.device, processes: int, data: Mapping[str, Any]
 ) -> None:
     """Add a line to the run's `environment.jsonl`. `data`: what the run learns from, ready for JSON."""
-    folder.mkdir(parents=True, exist_ok=True)
     row = {"step": step, **environment(device, processes), "data": dict(data)}
-    with (folder / ENVIRONMENT_FILE).open("a", encoding="utf-8") as file:
+    path = folder / ENVIRONMENT_FILE
+    with writing(path):
+        folder.mkdir(parents=True, exist_ok=True)
+    with writing(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
 
 

@@ -3,15 +3,10 @@
 Needs the extra `serve` (FastAPI, uvicorn).
 """
 
-from importlib.util import find_spec
-
-from ..errors import UserError
+from ..extras import import_extra
 
 for _module in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
-    if find_spec(_module) is None:
-        raise UserError(
-            f"serve needs {_module}, which is not installed: pip install 'deformable-detr[serve]'."
-        )
+    import_extra(_module, "serve", "serve")
 
 from .app import Server, create_app  # noqa: E402
 from .server import serve  # noqa: E402

@@ -16,8 +16,9 @@ from starlette.responses import JSONResponse, Response
 
 from .. import __version__
 from ..inference.detector import Detector
+from ..inference.selection import Selection
 from .bodies import body_schema, pictures_of
-from .engine import Engine, State, Wanted
+from .engine import Engine, State
 from .gate import Gate
 from .metrics import CONTENT_TYPE, Metrics
 from .refusals import Kind, Refusal
@@ -106,9 +107,10 @@ def _api(engine: Engine, on_failure: Callable[[], None] | None) -> FastAPI:
         max_detections: int = Query(min(100, most), ge=1, le=most, description="per picture"),
         classes: ClassFilter = None,
     ) -> DetectAnswer:
-        wanted = Wanted(threshold, max_detections, _known(classes or [], engine.detector))
+        _check_classes(classes or [], engine.detector)
+        selection = Selection.of(engine.detector.classes, threshold, classes or None)
         uploads = await pictures_of(await request.body(), request.headers, engine, settings.max_pictures)
-        found = await engine.detect(uploads, wanted)
+        found = await engine.detect(uploads, selection, max_detections)
         return DetectAnswer(
             model=settings.name,
             results=[Found.of(upload, each) for upload, each in zip(uploads, found, strict=True)],
@@ -143,12 +145,11 @@ async def _warm(engine: Engine, on_failure: Callable[[], None] | None) -> None:
             on_failure()
 
 
-def _known(names: list[str], detector: Detector) -> frozenset[str]:
+def _check_classes(names: list[str], detector: Detector) -> None:
     known = {name for name in detector.classes.names if name is not None}
     for name in names:
         if name not in known:
             raise Refusal(Kind.INVALID, f"classes: there is no class {name[:100]!r}; /v1/model lists them.")
-    return frozenset(names)
 
 
 # ---------------------------------------------------------------------- what is not the model

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from ..data.images import open_image, read_header
 from ..errors import UserError
 from ..explain.page import page_data
 from ..inference.detector import Detector
+from ..inference.selection import Selection
 from ..inference.trace import Explanation
 from ..structures import Detections
 from .metrics import Metrics
@@ -54,21 +55,6 @@ class Upload:
     content: bytes
     file_name: str | None
     label: str
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What of the detections is wanted. `classes`: names, empty for all."""
-
-    threshold: float
-    max_detections: int
-    classes: frozenset[str]
-
-    def of(self, found: Detections) -> Detections:
-        """`found` are best first."""
-        detections = found.above(self.threshold)
-        keep = [i for i, name in enumerate(detections.names) if not self.classes or name in self.classes]
-        return _rows(detections, keep[: self.max_detections])
 
 
 @dataclass(frozen=True)
@@ -149,19 +135,25 @@ class Engine:
 
     # ------------------------------------------------------------------ requests
 
-    async def detect(self, uploads: Sequence[Upload], wanted: Wanted) -> list[Detections]:
-        """Detections of each picture, in order, as `Detector.predict` gives them.
+    async def detect(
+        self, uploads: Sequence[Upload], selection: Selection, max_detections: int
+    ) -> list[Detections]:
+        """The selected detections of each picture, in order, as `Detector.predict` gives them: at most
+        `max_detections` per picture, the best first.
 
         Raises:
             Refusal: the queue is full, or a picture cannot be used.
         """
+        # A filter chooses among all that there is; without one, the best are what `predict` gives.
+        candidates = self.settings.max_detections if selection.leaves_classes_out else max_detections
         with self._places(len(uploads)):
             try:
                 async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(self._detect(upload, wanted)) for upload in uploads]
+                    tasks = [group.create_task(self._detect(upload, candidates)) for upload in uploads]
             except ExceptionGroup as several:
                 raise several.exceptions[0] from None
-            return [wanted.of(task.result()) for task in tasks]
+            selected = [selection(task.result()) for task in tasks]
+            return [found.take(np.arange(min(len(found), max_detections))) for found in selected]
 
     async def explain(self, upload: Upload, threshold: float, max_detections: int) -> dict[str, Any]:
         """Where the model looked in a picture, as the page reads it (`explain.page.page_data`), and `total`:
@@ -201,17 +193,15 @@ class Engine:
             self.accepted -= number
             self.metrics.queue.set(self.accepted)
 
-    async def _detect(self, upload: Upload, wanted: Wanted) -> Detections:
+    async def _detect(self, upload: Upload, candidates: int) -> Detections:
         async with self._decoded:
             start = time.perf_counter()
             prepared = await self._in(self._decoders, self._prepare, upload)
             now = time.perf_counter()
             self.metrics.stage_seconds.labels("decode").observe(now - start)
-            # A filter chooses among all that there is; without one, the best are what `predict` gives.
-            most = self.settings.max_detections if wanted.classes else wanted.max_detections
             waiting = _Waiting(
                 prepared,
-                (*prepared.pixels.shape, most),
+                (*prepared.pixels.shape, candidates),
                 now,
                 asyncio.get_running_loop().create_future(),
             )
@@ -310,22 +300,8 @@ def _explained(detector: Detector, picture: Image, threshold: float, max_detecti
     attention = explanation.queries.attention
     numbers = attention.weights[:1].size * (3 if hasattr(attention, "locations") else 1)
     shown = min(len(explanation), EXPLANATION_NUMBERS // max(1, numbers))
-    rows = list(range(shown))
-    part = Explanation(
-        _rows(explanation.detections, rows), explanation.queries.take(np.array(rows, dtype=np.int64)), None
-    )
+    rows = np.arange(shown)
+    part = Explanation(explanation.detections.take(rows), explanation.queries.take(rows), None)
     data = page_data(part, threshold)
     del data["encoder"], data["tokens"]  # of places in a picture, which are not asked for here
     return {**data, "total": len(explanation)}
-
-
-def _rows(detections: Detections, rows: list[int]) -> Detections:
-    keep = np.array(rows, dtype=np.int64)
-    return replace(
-        detections,
-        boxes_xyxy=detections.boxes_xyxy[keep],
-        scores=detections.scores[keep],
-        labels=detections.labels[keep],
-        category_ids=detections.category_ids[keep],
-        names=tuple(detections.names[i] for i in rows),
-    )

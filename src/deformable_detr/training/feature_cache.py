@@ -25,6 +25,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from ..data.loading import SampleKey, Samples
 from ..errors import UserError
+from ..files import writing
 from ..models.backbone import Backbone
 from ..structures import FeatureBatch, ImageBatch, Target
 
@@ -144,7 +145,8 @@ class FeatureCache:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "-".join(map(str, place))
-        save_file({str(level): tensor for level, tensor in enumerate(own)}, path)
+        with writing(path):
+            save_file({str(level): tensor for level, tensor in enumerate(own)}, path)
         self.files[place] = path
         self.file_bytes += num_bytes
 

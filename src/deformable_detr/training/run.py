@@ -50,7 +50,7 @@ from ..data.records import Split
 from ..data.transforms import resized_size
 from ..errors import NonFiniteError, TrainingInterruptedError, UserError
 from ..evaluation import collect_detections, evaluate, match_classes
-from ..files import DAMAGED_FILE_ERRORS, write_text
+from ..files import DAMAGED_FILE_ERRORS, remove_abandoned, replacing, write_text
 from ..inference.detector import Detector, choose_device, new_checkpoint
 from ..loss import Losses, SetCriterion
 from ..models.activation_checkpointing import checkpoint_activations
@@ -307,7 +307,7 @@ class _Run:
                 group.update(initial_lr=fresh["initial_lr"], weight_decay=settings.weight_decay)
         self.cache = self._feature_cache() if settings.cache_features else None
         if self.is_main:
-            output.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(output)
             write_text(output / RUN_CONFIG_FILE, yaml.safe_dump(to_dict(self.config), sort_keys=False))
 
     # ---------------------------------------------------------------- the loop
@@ -571,9 +571,8 @@ class _Run:
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
             }
-            beside = self.output / f"{STATE_FILE}.partial"
-            torch.save(state, beside)
-            os.replace(beside, self.output / STATE_FILE)
+            with replacing(self.output / STATE_FILE) as draft:
+                torch.save(state, draft)
         self.accelerator.wait_for_everyone()
 
     def _data_description(self) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from deformable_detr.data.formats import (
     list_splits,
     read_split,
 )
-from deformable_detr.data.formats.assembly import check_boxes, image_ids, path_inside
+from deformable_detr.data.formats.assembly import check_boxes, image_ids
+from deformable_detr.data.formats.lookup import path_inside
 from deformable_detr.errors import UserError
 from tests.support.dataset_files import coco_content, voc_xml, write_coco, write_voc, write_yolo
 from tests.support.paths import SHARED_DATA, needs_shared_data

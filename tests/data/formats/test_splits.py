@@ -55,6 +55,14 @@ def test_the_split_to_train_on_is_not_trainval() -> None:
     assert not is_training("trainval")
 
 
+def test_a_data_set_that_is_not_split_is_trained_on() -> None:
+    assert training_name(("default",)) == "default"
+    assert names_meant("train", ("default",)) == ["default"]
+    assert training_name(("val",)) is None
+    assert names_meant("train", ("test",)) == []
+    assert training_name(("a", "b")) is None
+
+
 def test_order_and_matches() -> None:
     assert in_usual_order(("b", "test", "Valid", "a", "train2017")) == (
         "train2017",

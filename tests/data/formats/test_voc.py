@@ -305,7 +305,7 @@ def test_a_list_that_is_no_text(tmp_path: Path) -> None:
         read_split(tmp_path, "train")
 
 
-sides = st.floats(0.25, 20, allow_nan=False)
+sides = st.floats(1.25, 20, allow_nan=False)
 boxes = st.builds(lambda x, y, w, h: (x, y, x + w, y + h), st.floats(0, 40), st.floats(0, 25), sides, sides)
 objects = st.lists(st.tuples(st.sampled_from(["cat", "dög", "a <b> & 'c'"]), boxes), max_size=4)
 

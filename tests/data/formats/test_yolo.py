@@ -219,7 +219,7 @@ def test_a_yaml_file_as_the_data_set_and_other_yaml_files(tmp_path: Path) -> Non
         ("0 32 24 16 12", "not-a-fraction", 2),
         ("0 0.5 0.5 0.2", "wrong-column-count", 2),
         ("0", "wrong-column-count", 2),
-        ("0 0.5 0.5 0.2 0.5 0.9", "wrong-column-count", 2),
+        ("0 0.5 0.5 0.2 0.5 0.9 0.9 0.5", "wrong-column-count", 2),
         ("2 0.5 0.5 0.2 0.5", "class-out-of-range", 2),
         ("-1 0.5 0.5 0.2 0.5", "class-out-of-range", 2),
         ("0.5 0.5 0.5 0.2 0.5", "class-out-of-range", 2),

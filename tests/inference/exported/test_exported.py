@@ -160,9 +160,9 @@ def test_a_missing_library_is_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def missing(name: str) -> None:
-        raise ModuleNotFoundError(name)
+        raise ModuleNotFoundError(name=name)
 
-    monkeypatch.setattr(exported_model, "import_module", missing)
+    monkeypatch.setattr("deformable_detr.extras.import_module", missing)
     if suffix == ".pt2":
         dd.load(toys / "toy.pt2")  # needs PyTorch alone
         return

@@ -3,16 +3,17 @@
 `read_split` gives a `Split` (data/records.py), the same for every layout. What is broken in the files is
 dropped or clipped, never in silence: each case is a `Problem` with file and line, or annotation id. Kinds:
 
-    boxes         zero-size-box, negative-box, box-not-finite, box-outside-image (dropped),
+    boxes         zero-size-box, negative-box, box-not-finite, box-outside-image, box-in-fractions (dropped),
                   box-over-border (clipped; from 0.1 pixels on)
     objects       not-a-number, malformed-box, missing-name, wrong-column-count, not-a-fraction,
                   class-out-of-range, malformed-annotation, unknown-category, unknown-image (dropped);
-                  duplicate-annotation-id, missing-annotation-id, bad-area (kept, mended)
+                  duplicate-annotation-id, missing-annotation-id, bad-area, bad-iscrowd (kept, corrected)
     images        missing-image, missing-annotation, unreadable-image, unreadable-annotation,
                   unreadable-labels, outside-root, malformed-image, duplicate-image-id (left out);
                   duplicate-image (read once), missing-size (taken from the file)
-    the rest      malformed-category, duplicate-category-id, class-count, label-without-image
-    notes         polygon, path-not-found: nothing is lost, `strict` does not mind
+    the rest      malformed-category, duplicate-category-id, class-count, label-without-image, pose-or-polygon
+    notes         polygon, pose, extra-column, path-not-found, missing-split, respelt-name: nothing is lost,
+                  `strict` does not mind
 
 A split is called as in the data set; `val` also finds val2017 and valid, `train` finds train2017.
 Input is data and stays data: no path leaves the data set's folder, XML with a document type is refused, YAML
@@ -22,7 +23,7 @@ tags do nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from ..records import Split
 from . import coco, voc, yolo
 from .splits import in_usual_order, names_meant
 
-NOTES = frozenset({"polygon", "path-not-found"})
+NOTES = frozenset({"polygon", "pose", "extra-column", "path-not-found", "missing-split", "respelt-name"})
 
 _SHOWN = 3
 
@@ -42,13 +43,14 @@ class _Layout:
     splits: Callable[[Path], tuple[str, ...]]
     read: Callable[[Path, str], Split]
     looked_for: str
+    hint: Callable[[Path], str]
 
 
 # In order of preference where a data set comes in several: COCO states most (sizes, crowds, areas, ids).
 _LAYOUTS = {
-    "coco": _Layout(coco.present, coco.splits, coco.read, coco.LOOKED_FOR),
-    "voc": _Layout(voc.present, voc.splits, voc.read, voc.LOOKED_FOR),
-    "yolo": _Layout(yolo.present, yolo.splits, yolo.read, yolo.LOOKED_FOR),
+    "coco": _Layout(coco.present, coco.splits, coco.read, coco.LOOKED_FOR, coco.hint),
+    "voc": _Layout(voc.present, voc.splits, voc.read, voc.LOOKED_FOR, voc.hint),
+    "yolo": _Layout(yolo.present, yolo.splits, yolo.read, yolo.LOOKED_FOR, yolo.hint),
 }
 
 
@@ -68,8 +70,9 @@ def detect_format(root: Path | str) -> str:
     """
     found = formats_found(root)
     if not found:
-        looked_for = ", ".join(layout.looked_for for layout in _LAYOUTS.values())
-        raise UserError(f"{root} is not a data set: looked for {looked_for}.")
+        looked_for = "; ".join(layout.looked_for for layout in _LAYOUTS.values())
+        hints = [hint for layout in _LAYOUTS.values() if (hint := layout.hint(_place(root)))]
+        raise UserError(f"{root} is not a data set: looked for {looked_for}{_in_brackets(hints)}.")
     return found[0]
 
 
@@ -91,10 +94,10 @@ def read_split(root: Path | str, split: str, *, format: str = "auto", strict: bo
     name = _match(split, list_splits(root, format=format), root)
     result = _layout(root, format).read(_place(root), name)
     if not result.images:
-        first = result.problems[0] if result.problems else None
+        lost = [problem for problem in result.problems if problem.kind not in NOTES]
         why = (
-            f"the first of {len(result.problems)} problems is {first.where}: {first.message}"
-            if first
+            f"the first of {len(lost)} problems is {lost[0].where}: {lost[0].message}"
+            if lost
             else ("it lists none")
         )
         raise UserError(f"split {name} of {root} has no image that can be used ({why}).")
@@ -104,7 +107,7 @@ def read_split(root: Path | str, split: str, *, format: str = "auto", strict: bo
         count = "1 problem" if len(serious) == 1 else f"{len(serious)} problems"
         more = f"; and {len(serious) - _SHOWN} more" if len(serious) > _SHOWN else ""
         raise UserError(
-            f"split {name} of {root} has {count} ({shown}{more}): mend them, or read it "
+            f"split {name} of {root} has {count} ({shown}{more}): fix them, or read it "
             "without strict to go on with the rest."
         )
     return result
@@ -117,8 +120,16 @@ def _layout(root: Path | str, format: str) -> _Layout:
         raise UserError(f"unknown format {format}: choose auto, {', '.join(_LAYOUTS)}.")
     layout = _LAYOUTS[format]
     if not layout.present(_place(root)):
-        raise UserError(f"{root} is not a data set in {format} layout: looked for {layout.looked_for}.")
+        hint = layout.hint(_place(root))
+        raise UserError(
+            f"{root} is not a data set in {format} layout: looked for {layout.looked_for}"
+            f"{_in_brackets([hint] if hint else [])}."
+        )
     return layout
+
+
+def _in_brackets(hints: Sequence[str]) -> str:
+    return f" ({'; '.join(hints)})" if hints else ""
 
 
 def _place(root: Path | str) -> Path:

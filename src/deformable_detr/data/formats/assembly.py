@@ -5,7 +5,7 @@ A reader (coco, voc, yolo) turns its files into two things: a list of `RawImage`
 over the whole split, and handed out to their images. So the three layouts cannot disagree about what a
 broken box is.
 
-Also here: the rule for image ids where a layout has none, and the rule that no path leaves the data set.
+Also here: the rule for image ids where a layout has none.
 
 N: objects of the split.
 """
@@ -22,10 +22,14 @@ import numpy as np
 
 from ...errors import UserError
 from ..records import ImageRecord, Problem
+from .lookup import Files
 
 # Pixels by which a box may leave the image unmentioned: what rounding to a few decimals can do (COCO writes
 # two; YOLO's usual six are 0.01 pixels in a picture of 10000). It is clipped all the same.
 ROUNDING = 0.1
+
+# Boxes in pixels that all lie within the first pixel of pictures larger than this are fractions.
+_LARGER_THAN_FRACTIONS = 4
 
 # An annotation of one image is some kilobytes. A file of this size is not one, and is not parsed.
 MAX_ANNOTATION_BYTES = 16 * 2**20
@@ -63,10 +67,19 @@ def assemble(
 ) -> tuple[tuple[ImageRecord, ...], list[Problem]]:
     """Records sorted by image id, and the problems of their boxes.
 
-    where: tells the place (file and line, or annotation id) of the object in a row of `objects`.
+    where: gives the place (file and line, or annotation id) of the object in a row of `objects`.
     """
     sizes = np.array([image.size for image in images], dtype=np.float64).reshape(-1, 2)
     boxes, keep, findings = check_boxes(objects.boxes_xyxy, sizes[objects.image_index])
+    fractions = _fractions(objects.boxes_xyxy, sizes[objects.image_index]) & keep
+    if fractions.any():
+        keep &= ~fractions
+        message = (
+            "the box is within the first pixel, as most boxes of this split are: they look like fractions of "
+            "the picture's width and height instead of pixels, so it is dropped"
+        )
+        findings += [(int(row), "box-in-fractions", message) for row in np.flatnonzero(fractions)]
+        findings.sort(key=lambda finding: finding[0])
     problems = [
         Problem(
             kind,
@@ -112,6 +125,14 @@ def assemble(
         )
         start = end
     return tuple(records), problems
+
+
+def _fractions(boxes_xyxy: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """(N,) bool: boxes within the first pixel of their picture, if two and more than half of all are."""
+    within = (boxes_xyxy >= 0).all(axis=1) & (boxes_xyxy <= 1 + 1e-3).all(axis=1)
+    within &= sizes.min(axis=1, initial=np.inf) > _LARGER_THAN_FRACTIONS
+    number = np.count_nonzero(within)
+    return within if number > 1 and 2 * number > len(within) else np.zeros_like(within)
 
 
 def check_boxes(
@@ -175,29 +196,42 @@ def image_ids(names: Iterable[str]) -> dict[str, int]:
     return {name: position for position, name in enumerate(unique, start=1)}
 
 
-def path_inside(root: str, *parts: str) -> str | None:
-    """The joined path, or None where it leads out of `root` (`..`, an absolute path) or cannot be a path.
+def respelt_names(files: Files, where: str) -> list[Problem]:
+    """A note if files were found although their names are written otherwise on the disk."""
+    if not files.respelt:
+        return []
+    asked, found = files.respelt[0]
+    message = (
+        f"{len(files.respelt)} names are written otherwise on the disk (backslashes, case, or how accents "
+        f"are composed), for example {asked!r} for {found!r}: found all the same"
+    )
+    return [Problem("respelt-name", where, message)]
 
-    Judged by the text alone: links inside the data set are its owner's way to keep images elsewhere.
-    """
-    root = os.path.abspath(root)
-    path = os.path.abspath(os.path.join(root, *parts)) if all("\0" not in part for part in parts) else ""
-    return path if path == root or path.startswith(os.path.join(root, "")) else None
 
-
-def read_annotation(path: str) -> bytes:
-    """The bytes of a small annotation file. Raises UserError where it cannot be read or is far too large."""
+def read_annotation(
+    path: str, most_bytes: int = MAX_ANNOTATION_BYTES, what: str = "the annotation of one image"
+) -> bytes:
+    """The bytes of a small annotation file. Raises UserError if it cannot be read or is far too large."""
     try:
         size = os.path.getsize(path)
-        if size > MAX_ANNOTATION_BYTES:
-            raise UserError(
-                f"{path} has {size:,} bytes, too many for the annotation of one image: replace the file."
-            )
+        if size > most_bytes:
+            raise UserError(f"{path} has {size:,} bytes, too many for {what}: replace the file.")
         return Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
+def read_lines(file: Path) -> list[str]:
+    """The lines of a list of names. Names need not be UTF-8, as those of files need not."""
+    data = read_annotation(str(file), what="a list")
+    try:
+        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+            return data.decode("utf-16").splitlines()
+        return data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not text in UTF-8 ({error}): save it as such.") from error
+
+
 def relative(path: str, root: str) -> str:
-    """How a file of the data set is called in messages: its path below `root`, with slashes."""
+    """The name of a file of the data set in messages: its path below `root`, with slashes."""
     return Path(os.path.relpath(path, root)).as_posix()

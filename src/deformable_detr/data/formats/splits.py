@@ -37,8 +37,12 @@ def is_measured(name: str) -> bool:
 
 
 def training_name(names: Sequence[str]) -> str | None:
-    """Of the names of a data set's splits, the one to train on; None if there is none."""
-    return next(filter(is_training, names), None)
+    """Of the names of a data set's splits, the one to train on; None if there is none.
+
+    A data set that is not split (one part, called default, all, …) is trained on as a whole.
+    """
+    only = names[0] if len(names) == 1 and not is_measured(names[0]) else None
+    return next(filter(is_training, names), only)
 
 
 def name_to_measure_on(names: Sequence[str]) -> str | None:
@@ -58,7 +62,10 @@ def in_usual_order(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def names_meant(wanted: str, names: Sequence[str]) -> list[str]:
-    """The names that `wanted` can stand for: itself if it is one of them, else all of the same meaning."""
+    """The names that `wanted` can stand for: itself if it is one of them, else all of the same meaning; for
+    train also what `training_name` finds."""
     if wanted in names:
         return [wanted]
-    return [name for name in names if meaning(name) == meaning(wanted)]
+    found = [name for name in names if meaning(name) == meaning(wanted)]
+    only = training_name(names) if is_training(wanted) and not found else None
+    return found if only is None else [only]

@@ -9,7 +9,6 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import Tensor
 from ...checkpoint import Description
 from ...classification import build_classification
 from ...errors import UserError
+from ...extras import import_extra
 from ...structures import ImageBatch, Predictions
 from ..backend import Backend
 from .metadata import Metadata
@@ -66,13 +66,8 @@ class ExportedModel:
 
 
 def engine(name: str) -> Any:
-    """A library of the extra [export]."""
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f'{name} is not installed, which this needs: pip install "deformable-detr[export]".'
-        ) from error
+    """A library of the extra [export]. Any: none of them has types."""
+    return import_extra(name, "export", "an exported model")
 
 
 def check_size(path: Path) -> None:

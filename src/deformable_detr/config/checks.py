@@ -1,0 +1,148 @@
+"""What a field may hold, in words: the one place that YAML files, Python overrides and flags are checked by.
+
+A hint is a field's annotation: `int`, `float | None`, `Literal["a", "b"]`, `tuple[int, ...]`.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+
+from ..errors import UserError
+from .choices import is_added_choice
+from .settings import declarations, hints
+
+
+def require(condition: bool, sentence: str) -> None:
+    """Raise UserError with `sentence` unless `condition` holds."""
+    if not condition:
+        raise UserError(sentence)
+
+
+def check(config: Any, where: str) -> None:
+    """Check the type and the range of each field, as its annotation and its declaration state them.
+
+    Dataclasses do not look at types, and YAML brings anything.
+
+    Args:
+        config: a dataclass whose fields were declared by `setting`.
+        where: what precedes the names of its fields, as in `model.backbone.`.
+    """
+    kinds = hints(type(config))
+    for name, hint in kinds.items():
+        value = getattr(config, name)
+        is_known = fits(value, hint) or is_added_choice(f"{where}{name}", value)
+        require(is_known, f"{where}{name} must be {in_words(hint)}, not {quoted(value)}.")
+    for name, declared in declarations(type(config)).items():
+        value, path = getattr(config, name), f"{where}{name}"
+        if isinstance(value, tuple):
+            require(bool(value) or not declared.filled, f"{path} must not be an empty list.")
+            require(
+                all(item in declared.range for item in value),
+                f"{path} must hold only numbers that are {declared.range}, not {quoted(value)}.",
+            )
+        elif isinstance(value, int | float):
+            bounds = f"{declared.range}, or null" if fits(None, kinds[name]) else f"{declared.range}"
+            require(value in declared.range, f"{path} must be {bounds}, not {quoted(value)}.")
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of the kind that a hint names. Numbers must be finite; true is no number."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return isinstance(value, str) and value in arguments
+    if origin in (Union, types.UnionType):
+        return any(fits(value, argument) for argument in arguments)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if arguments[-1] is Ellipsis:
+            return all(fits(item, arguments[0]) for item in value)
+        return len(value) == len(arguments) and all(map(fits, value, arguments))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def in_words(hint: Any) -> str:
+    """A kind of value as messages name it: "a whole number or null", "one of step, cosine"."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return f"one of {', '.join(arguments)}"
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(in_words, arguments))
+    if origin is tuple:
+        kind = {int: "whole numbers", float: "numbers"}[arguments[0]]
+        return f"a list of {kind}" if arguments[-1] is Ellipsis else f"a list of {len(arguments)} {kind}"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    return words.get(hint) or ("null" if hint is types.NoneType else "a group of fields")
+
+
+def placeholder(hint: Any) -> str:
+    """A kind of value in one word, as `--help` shows it after a flag."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return "{" + ",".join(arguments) + "}"
+    if origin in (Union, types.UnionType):
+        return next(placeholder(argument) for argument in arguments if argument is not types.NoneType)
+    if origin is tuple:
+        return f"[{placeholder(arguments[0])},…]"
+    return {int: "N", float: "X", bool: "{true,false}", str: "TEXT"}[hint]
+
+
+def written(value: Any) -> str:
+    """A value as one types it in YAML or after a flag."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(written, value)) + "]"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return str(value)
+
+
+def quoted(value: Any) -> str:
+    """The same for messages: 'true' differs from true, and 3.0, which is no whole number, from 3."""
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(quoted, value)) + "]"
+    return repr(value) if isinstance(value, str | float) else written(value)
+
+
+def from_text(text: str, hint: Any) -> Any:
+    """The value that a person typed after a flag, read as YAML unless the field holds a text.
+
+    What does not fit is returned as it was read, so that `fits` refuses it and the message shows it.
+    """
+    kinds = _kinds(hint)
+    if text == "null" and types.NoneType in kinds:
+        return None
+    if any(kind is str or get_origin(kind) is Literal for kind in kinds):
+        return text
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return as_hinted(value, hint)
+
+
+def as_hinted(value: Any, hint: Any) -> Any:
+    """What YAML and JSON write differently from Python: tuples as lists, and in YAML 1.1 1e-4 is a text."""
+    if isinstance(value, list):
+        kind = (get_args(hint) or (None,))[0]
+        return tuple(as_hinted(item, kind) for item in value)
+    if isinstance(value, str) and float in _kinds(hint):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The alternatives of a union, or the one kind."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)

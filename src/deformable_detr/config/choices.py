@@ -1,0 +1,16 @@
+"""Names of parts that are made outside of the package: a field of the configuration may hold them besides the
+choices of its annotation. Whoever builds such a part adds its name (docs/code_tour.md shows three)."""
+
+from __future__ import annotations
+
+_added: dict[str, set[str]] = {}
+
+
+def add_choice(path: str, name: str) -> None:
+    """Let the field at `path`, such as `model.queries`, hold `name` as well, in this process."""
+    _added.setdefault(path, set()).add(name)
+
+
+def is_added_choice(path: str, value: object) -> bool:
+    """Whether `add_choice` has been called with this name for this field."""
+    return isinstance(value, str) and value in _added.get(path, ())

@@ -1,0 +1,140 @@
+"""Configurations to and from dictionaries and YAML files; overrides by flags and by Python callers."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from ..errors import UserError
+from .checks import as_hinted
+from .fields import RunConfig
+from .settings import hints
+
+ConfigT = TypeVar("ConfigT")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain dictionaries and lists, ready for JSON or YAML."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, tuple | list):
+            return [plain(item) for item in value]
+        return value
+
+    result: dict[str, Any] = plain(dataclasses.asdict(config))
+    return result
+
+
+def from_dict(cls: type[ConfigT], values: Mapping[str, Any], where: str = "") -> ConfigT:
+    """The inverse of `to_dict`. Unknown fields are refused by name; missing ones take their defaults."""
+    known = hints(cls)
+    arguments: dict[str, Any] = {}
+    for name, value in values.items():
+        path = f"{where}{name}"
+        if name not in known:
+            raise UserError(f"unknown field {path}: known are {', '.join(sorted(known))}.")
+        hint = known[name]
+        if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+            arguments[name] = from_dict(hint, value, f"{path}.")  # type: ignore[arg-type]
+        else:
+            arguments[name] = as_hinted(value, hint)
+    return cls(**arguments)
+
+
+def override(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+    """A copy of `config` with fields changed: `{"train.epochs": 12, "num_queries": 100}`.
+
+    A name without a dot is looked up in model, data and train (and their parts), where each name is unique.
+    All changes are made before the result is checked, so that their order does not matter.
+
+    Raises:
+        UserError: naming the field that is unknown, or whose value does not fit.
+
+    """
+    values = to_dict(config)
+    for name, value in changes.items():
+        _set(values, _full_path(name).split("."), value, name)
+    return from_dict(RunConfig, values)
+
+
+def _set(values: dict[str, Any], path: list[str], value: Any, name: str) -> None:
+    head, *rest = path
+    if head not in values:
+        raise UserError(f"unknown field {name}: there is no {head} among {', '.join(sorted(values))}.")
+    if rest:
+        if not isinstance(values[head], dict):
+            raise UserError(f"unknown field {name}: {head} has no fields.")
+        _set(values[head], rest, value, name)
+    elif isinstance(values[head], dict) and isinstance(value, Mapping):
+        for key, item in value.items():
+            _set(values[head], [str(key)], item, f"{name}.{key}")
+    else:
+        values[head] = value
+
+
+def _full_path(name: str) -> str:
+    if "." in name or name in {item.name for item in dataclasses.fields(RunConfig)}:
+        return name
+    paths = _paths(RunConfig, "")
+    matches = [path for path in paths if path.split(".")[-1] == name]
+    if len(matches) > 1:
+        raise UserError(f"the field name {name} is not unique: write one of {', '.join(matches)}.")
+    if not matches:
+        near = difflib.get_close_matches(name, [path.split(".")[-1] for path in paths], n=1)
+        meant = f"did you mean {near[0]}?" if near else "docs/configuration.md has the list."
+        raise UserError(f"unknown field {name}: {meant}")
+    return matches[0]
+
+
+def _paths(cls: type, prefix: str) -> list[str]:
+    """Every field and group of fields."""
+    paths = []
+    for name, hint in hints(cls).items():
+        paths.append(f"{prefix}{name}")
+        if dataclasses.is_dataclass(hint):
+            paths += _paths(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
+    return paths
+
+
+def read_config(path: Path, base: RunConfig) -> RunConfig:
+    """`base` with the fields that a YAML file states.
+
+    Raises:
+        UserError: naming the file, and the field.
+    """
+    return with_file(base, path, read_yaml(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The fields that a YAML file states.
+
+    Raises:
+        UserError: naming the file.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"there is no file {path}: name a YAML file with fields of a configuration."
+        ) from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read as a YAML configuration: {why}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no configuration: it must state recipe, model, data or train.")
+    return content
+
+
+def with_file(base: RunConfig, path: Path, content: dict[str, Any]) -> RunConfig:
+    """`base` with fields that were read from `path`, which a UserError names."""
+    try:
+        return override(base, content)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error

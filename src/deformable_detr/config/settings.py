@@ -1,0 +1,111 @@
+"""How a field of the configuration is declared: its default, its range and its help text, all in one place.
+
+`--help`, docs/configuration.md and every check read them from there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, get_type_hints
+
+_KEY = "setting"  # in a field's metadata
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a field may hold; None leaves a side open."""
+
+    minimum: float | None = None
+    above: float | None = None
+    maximum: float | None = None
+    below: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        return (
+            (self.minimum is None or value >= self.minimum)
+            and (self.above is None or value > self.above)
+            and (self.maximum is None or value <= self.maximum)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        if self.minimum is not None and self.maximum is not None:
+            return f"from {self.minimum:g} to {self.maximum:g}"
+        words = {"at least": self.minimum, "above": self.above, "at most": self.maximum, "below": self.below}
+        return " and ".join(f"{word} {bound:g}" for word, bound in words.items() if bound is not None)
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a field says of itself. `filled`: its list must not be empty."""
+
+    help: str
+    range: Range
+    filled: bool
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field of a configuration with its path, as in `model.backbone.name`, and its annotation."""
+
+    path: str
+    hint: Any
+    help: str
+    range: Range
+
+    @property
+    def group(self) -> str:
+        return self.path.rpartition(".")[0]
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition(".")[2]
+
+    def of(self, config: Any) -> Any:
+        """The value that a whole configuration holds at this path."""
+        return reduce(getattr, self.path.split("."), config)
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    below: float | None = None,
+    filled: bool = False,
+) -> Any:
+    """A field of a frozen dataclass.
+
+    Args:
+        default: its value without a recipe.
+        help: what it is, in one sentence or two; words that a person may type are in `backticks`.
+        minimum, above, maximum, below: bounds of a number, or of every number of a list.
+        filled: whether a list must hold something.
+    """
+    declaration = Declaration(help, Range(minimum, above, maximum, below), filled)
+    return dataclasses.field(default=default, metadata={_KEY: declaration})
+
+
+def declarations(cls: type) -> dict[str, Declaration]:
+    """What each field declared by `setting` says of itself. Groups of fields are not among them."""
+    return {item.name: item.metadata[_KEY] for item in dataclasses.fields(cls) if _KEY in item.metadata}
+
+
+def hints(cls: type) -> dict[str, Any]:
+    """The annotations of a dataclass's fields, evaluated."""
+    return get_type_hints(cls)
+
+
+def settings_of(cls: type, prefix: str = "") -> list[Setting]:
+    """Every field of a dataclass and of its groups, in the order in which they are declared."""
+    declared, found = declarations(cls), []
+    for name, hint in hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            found += settings_of(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
+        else:
+            found.append(Setting(f"{prefix}{name}", hint, declared[name].help, declared[name].range))
+    return found

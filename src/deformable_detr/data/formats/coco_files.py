@@ -1,0 +1,150 @@
+"""Where the files of a COCO data set are: its annotation files, and the folders of their images.
+
+Exporters agree on the content of the JSON file, not on its name and place; `coco.py` lists what is found.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from .lookup import folders_in
+from .splits import meaning
+
+LOOKED_FOR = "annotations/*.json, *.json or */*.json with images, annotations and categories (COCO)"
+
+# COCO's other files that share the folder and hold no boxes to learn from.
+_OTHER_TASKS = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_info_")
+_IMAGE_FOLDERS = ("images", "data", "JPEGImages")
+_ROBOFLOW = "_annotations.coco.json"
+_MOST_FILES = 50  # more JSON files in one folder are one for each picture
+# The file's first key: a COCO file of hundreds of megabytes is not parsed to see what it is. The rest is
+# judged when it is read.
+_BEGINNING = re.compile(
+    rb'\s*\{\s*"(images|annotations|categories|info|licenses|type|infos?|dataset)"\s*:\s*[\[{"]'
+)
+# Not only info and categories, as in Label Studio's notes.json.
+_CONTENT = re.compile(rb'"(images|annotations|file_name|bbox)"')
+_PROBED_BYTES = 2**16
+_NOT_THE_SPLIT = re.compile(
+    r"(^|[-_. ]+)(instances?|annotations?|labels?|coco|bbox(es)?|detections?)(?=[-_. ]|$)"
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One annotation file. `root`: the data set's folder. `folders`: where its images may lie, best first."""
+
+    root: str
+    file: str
+    folders: tuple[str, ...]
+
+
+def find_sources(root: Path) -> dict[str, Source]:
+    """The annotation files of a data set by the names of their splits."""
+    if root.is_file():
+        return _of_file(root) if root.suffix.lower() == ".json" else {}
+    if not root.is_dir():
+        return {}
+    annotations = [
+        file
+        for folder in folders_in(root, _holds_annotations)
+        for file in sorted(Path(folder).glob("*.json"))
+    ]
+    instances = [file for file in annotations if file.stem.startswith("instances_")]
+    found = {file.stem.removeprefix("instances_"): file for file in instances}
+    if not found:
+        found = _named(filter(_begins_as_coco, annotations))
+    for file in sorted(root.glob(f"*/{_ROBOFLOW}")):
+        found.setdefault(file.parent.name, file)
+    if not found:
+        found = dict(_one_file_each(root))
+    if not found:
+        found = _named(filter(_begins_as_coco, sorted(root.glob("*.json"))[:_MOST_FILES]))
+    return {
+        name: Source(str(root), str(file), _image_folders(root, name, file)) for name, file in found.items()
+    }
+
+
+def _of_file(file: Path) -> dict[str, Source]:
+    """A data set named by one of its annotation files: that file is its only split."""
+    if file.name == _ROBOFLOW:
+        root, name = file.parent.parent, file.parent.name
+    else:
+        root = file.parent.parent if _holds_annotations(file.parent.name) else file.parent
+        name = _split_name(file)
+    return {name: Source(str(root), str(file), _image_folders(root, name, file))}
+
+
+def _holds_annotations(folder: str) -> bool:
+    return folder.lower() in ("annotations", "annotation")
+
+
+def _one_file_each(root: Path) -> Iterator[tuple[str, Path]]:
+    """Folders that hold one COCO file, as train/labels.json: each is a split (FiftyOne)."""
+    for folder in folders_in(root, lambda name: not _holds_annotations(name)):
+        files = [file for file in sorted(Path(folder).glob("*.json"))[:_MOST_FILES] if _begins_as_coco(file)]
+        if len(files) == 1:
+            yield Path(folder).name, files[0]
+
+
+def _named(files: Iterable[Path]) -> dict[str, Path]:
+    """By the part of their name that says the split; by the whole name if two say the same."""
+    kept = [file for file in files if not file.stem.startswith(_OTHER_TASKS)]
+    names = [_split_name(file) for file in kept]
+    if len(set(names)) < len(names):
+        names = [file.stem for file in kept]
+    return dict(zip(names, kept, strict=True))
+
+
+def _split_name(file: Path) -> str:
+    """train of train_annotations.json, train2017 of instances_train2017.json; result of result.json."""
+    return _NOT_THE_SPLIT.sub("", file.stem).strip("-_. ") or file.stem
+
+
+def _begins_as_coco(file: Path) -> bool:
+    try:
+        with file.open("rb") as opened:
+            beginning = opened.read(_PROBED_BYTES)
+            opened.seek(max(0, file.stat().st_size - _PROBED_BYTES))
+            end = opened.read()
+    except OSError:
+        return True  # its reader says why it cannot be read
+    if beginning[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        beginning, end = beginning[2:].replace(b"\0", b""), end.replace(b"\0", b"")
+    return (
+        _BEGINNING.match(beginning.removeprefix(b"\xef\xbb\xbf")) is not None
+        and _CONTENT.search(beginning + end) is not None
+    )
+
+
+def _image_folders(root: Path, split: str, file: Path) -> tuple[str, ...]:
+    def means_the_split(name: str) -> bool:
+        return meaning(name) == meaning(split)
+
+    named = folders_in(root, means_the_split, split)
+    inside: Iterable[str] = chain.from_iterable(
+        (folder, *(os.path.join(folder, name) for name in _IMAGE_FOLDERS)) for folder in named
+    )
+    below = chain.from_iterable(folders_in(root / name, means_the_split, split) for name in _IMAGE_FOLDERS)
+    own = (
+        []
+        if file.parent == root or _holds_annotations(file.parent.name)
+        else [file.parent, *(file.parent / name for name in _IMAGE_FOLDERS)]
+    )
+    rest = (root / name for name in _IMAGE_FOLDERS)
+    return tuple(dict.fromkeys(str(folder) for folder in (*inside, *below, *own, *rest, root)))
+
+
+def other_json(root: Path) -> str:
+    """A JSON file where annotation files are looked for, although it is none; empty if there is none."""
+    files = [
+        file
+        for folder in (*folders_in(root, _holds_annotations), str(root))
+        for file in sorted(Path(folder).glob("*.json"))[:_MOST_FILES]
+    ]
+    return next((str(file) for file in files if not _begins_as_coco(file)), "")

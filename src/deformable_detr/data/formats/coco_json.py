@@ -1,0 +1,114 @@
+"""Reading a COCO JSON file, and naming the places of its entries.
+
+Outlines are let go while parsing; lines are counted only if an entry is to be named.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ...errors import UserError
+from .values import whole_number
+
+
+def load(file: str) -> dict[str, Any]:
+    """Raises UserError if the file cannot be read, is not JSON, or has not COCO's three lists."""
+    try:
+        data = Path(file).read_bytes()
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}.") from error
+    if not data.strip():
+        raise UserError(f"{file} is empty: it should hold COCO's images, annotations and categories.")
+    try:
+        content = json.loads(data, object_hook=_without_segmentation)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is not valid JSON ({error}): fix it or export it again.") from error
+    if isinstance(content, list) and content and isinstance(content[0], dict) and "score" in content[0]:
+        raise UserError(
+            f"{file} holds detections (results with scores), not annotations: name the file of the ground "
+            "truth, with images, annotations and categories."
+        )
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{file} is not a COCO data set: it holds a {type(content).__name__}, not an object with images, "
+            "annotations and categories."
+        )
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content.get(key), list):
+            raise UserError(f"{file} is not a COCO data set: it has no list named {key}.")
+    return content
+
+
+def _without_segmentation(entry: dict[str, Any]) -> dict[str, Any]:
+    # Outlines are nine tenths of COCO's numbers. Let go while parsing, they never add up in memory.
+    entry.pop("segmentation", None)
+    return entry
+
+
+class Places:
+    """The names of the file's entries in messages: file, line, and id or position.
+
+    A line is given if the file has several; lines are looked for when the first entry is to be named, since
+    sound files need none.
+    """
+
+    def __init__(self, file: str, called: str) -> None:
+        self.called = called
+        self._file = file
+        self._lines: dict[str, list[int]] | None = None
+
+    def of(self, key: str, position: int, name: str | None = None) -> str:
+        if self._lines is None:
+            self._lines = _lines(_decoded(Path(self._file).read_bytes()))
+        lines = self._lines.get(key, [])
+        line = f":{lines[position]}" if position < len(lines) else ""
+        return f"{self.called}{line}, {name or f'{key}[{position}]'}"
+
+    def image(self, row: dict[str, Any], position: int) -> str:
+        return self.of("images", position, f"image {whole_number(row['id'])}")
+
+    def annotation(self, row: Any, position: int) -> str:
+        own = whole_number(row.get("id")) if isinstance(row, dict) else None
+        return self.of("annotations", position, None if own is None else f"annotation {own}")
+
+
+def _decoded(data: bytes) -> str:
+    """As json.loads reads bytes: UTF-8, or UTF-16 and UTF-32, with or without a byte order mark."""
+    return data.decode(json.detect_encoding(data), "surrogatepass")
+
+
+def _lines(text: str) -> dict[str, list[int]]:
+    """The lines on which the entries of the file's lists begin; nothing of files on a single line.
+
+    text: valid JSON with an object at the top.
+    """
+    decoder = json.JSONDecoder(object_hook=_without_segmentation)
+    lines: dict[str, list[int]] = {}
+    if "\n" not in text.strip():
+        return lines
+
+    def after_blanks(at: int) -> int:
+        while text[at] in " \t\r\n":
+            at += 1
+        return at
+
+    at, counted, line = after_blanks(0) + 1, 0, 1
+    while text[at := after_blanks(at)] != "}":
+        key, at = decoder.raw_decode(text, at)
+        at = after_blanks(after_blanks(at) + 1)  # the colon
+        if text[at] == "[":
+            starts = lines[key] = []
+            at += 1
+            while text[at := after_blanks(at)] != "]":
+                line, counted = line + text.count("\n", counted, at), at
+                starts.append(line)
+                at = after_blanks(decoder.raw_decode(text, at)[1])
+                at += text[at] == ","
+            at += 1
+        else:
+            at = decoder.raw_decode(text, at)[1]
+        at = after_blanks(at)
+        at += text[at] == ","
+    return lines

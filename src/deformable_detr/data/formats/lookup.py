@@ -1,0 +1,243 @@
+"""Finding the files that annotations name, although a name may be written differently than on the disk.
+
+Annotation files are made on one machine and read on another. So a name may carry the folders of its author
+(`data/images/train/a.jpg`, `C:\\images\\a.jpg`), be composed differently (macOS decomposes accents), or
+differ in case. A name is accepted if exactly one file can be meant. Nothing outside the data set is found.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_PROBED_NAMES = 20
+
+
+def path_inside(root: str, *parts: str) -> str | None:
+    """The joined path, or None where it leads out of `root` (`..`, an absolute path) or cannot be a path.
+
+    Judged by the text alone: links inside the data set are its owner's way to keep images elsewhere.
+    """
+    root = os.path.abspath(root)
+    path = os.path.abspath(os.path.join(root, *parts)) if all("\0" not in part for part in parts) else ""
+    return path if path == root or path.startswith(os.path.join(root, "")) else None
+
+
+def walk(top: str | Path) -> Iterator[tuple[str, list[str]]]:
+    """Folders below `top` and the names of their files, sorted. Linked folders are followed, each once."""
+    seen: set[str] = set()
+    for folder, folders, files in os.walk(top, followlinks=True):
+        folders[:] = sorted(name for name in folders if _first_visit(os.path.join(folder, name), seen))
+        yield folder, sorted(files)
+
+
+def _first_visit(folder: str, seen: set[str]) -> bool:
+    # A link may lead to one of its own parents, and two links to one folder.
+    if os.path.islink(folder):
+        place = os.path.realpath(folder)
+        if place in seen or os.path.realpath(os.path.dirname(folder)).startswith(os.path.join(place, "")):
+            return False
+        if os.path.realpath(os.path.dirname(folder)) == place:
+            return False
+        seen.add(place)
+    return True
+
+
+def folders_in(parent: str | Path, meant: Callable[[str], object], first: str = "") -> list[str]:
+    """The folders in `parent` that `meant` accepts; the one called `first` comes first."""
+    try:
+        with os.scandir(parent) as entries:
+            names = [entry.name for entry in entries if meant(entry.name) and entry.is_dir()]
+    except OSError:
+        return []
+    return [os.path.join(parent, name) for name in sorted(names, key=lambda name: (name != first, name))]
+
+
+@dataclass
+class _Folder:
+    """`files`: names as they are on the disk. `loosely`: the same by their composed, case-folded form."""
+
+    files: set[str]
+    folders: set[str]
+    loosely: dict[str, list[str]] = field(default_factory=dict)
+
+
+class Files:
+    """The files of a data set. Each folder is listed once: 118287 single questions to the file system take
+    long, and on network disks very long.
+
+    `respelt`: (name as annotated, name on the disk) of files that were found under another spelling.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = os.path.abspath(root)
+        self.respelt: list[tuple[str, str]] = []
+        self._listed: dict[str, _Folder] = {}
+        self._parents: dict[tuple[str, str], str | None] = {}
+
+    def probe(self) -> Files:
+        """The same files, remembering other respelt names."""
+        other = Files(self.root)
+        other._listed, other._parents = self._listed, self._parents
+        return other
+
+    def find(self, base: str, name: str) -> str | None:
+        """The path of the file `name` below `base`, as it is on the disk; None if there is none inside the
+        root."""
+        for text in _spellings(name):
+            path = self._path(base, text)
+            if path is None:
+                continue
+            found = self._exact(path) or self._loose(path)
+            if found is not None:
+                if text != name or found != path:
+                    self.respelt.append((name, os.path.relpath(found, self.root)))
+                return found
+        return None
+
+    def expected(self, base: str, name: str) -> str | None:
+        """Where the file `name` should be; None if that is outside the root."""
+        return path_inside(self.root, base, _spellings(name)[-1])
+
+    def folder(self, base: str, name: str) -> str | None:
+        """The folder `name` below `base`, as it is on the disk; None if there is none inside the root."""
+        paths = (path_inside(self.root, base, text) for text in _spellings(name))
+        found = (self._folder(path) for path in paths if path is not None)
+        return next((path for path in found if path is not None), None)
+
+    def _path(self, base: str, text: str) -> str | None:
+        folder, name = os.path.split(text)
+        if name in ("", ".", "..") or "\0" in name:
+            return None
+        if (base, folder) not in self._parents:
+            self._parents[base, folder] = path_inside(self.root, base, folder)
+        parent = self._parents[base, folder]
+        return None if parent is None else os.path.join(parent, name)
+
+    def _exact(self, path: str) -> str | None:
+        folder, name = os.path.split(path)
+        # The system is asked again if the listing says no: some file systems ignore case.
+        return path if name in self._of(folder).files or os.path.isfile(path) else None
+
+    def _loose(self, path: str) -> str | None:
+        parent, name = os.path.split(path)
+        folder = self._folder(parent)
+        if folder is None:
+            return None
+        match = _one(self._of(folder), name, self._of(folder).files)
+        return None if match is None else os.path.join(folder, match)
+
+    def _folder(self, path: str) -> str | None:
+        """A folder inside the root under the spelling of the disk."""
+        if path == self.root or os.path.isdir(path):
+            return path
+        parent, name = os.path.split(path)
+        if not path.startswith(os.path.join(self.root, "")):
+            return None
+        outer = self._folder(parent)
+        match = None if outer is None else _one(self._of(outer), name, self._of(outer).folders)
+        return None if outer is None or match is None else os.path.join(outer, match)
+
+    def _of(self, folder: str) -> _Folder:
+        if folder not in self._listed:
+            self._listed[folder] = _list(folder)
+        return self._listed[folder]
+
+
+class NamedFiles:
+    """The files that a list of names means: in one of several folders, and perhaps without the first parts of
+    every name, which were the folders of the list's author.
+
+    The folder and the number of parts are those with most hits among some of the names. If two names then
+    mean the same file, neither does.
+    """
+
+    def __init__(self, files: Files, folders: Sequence[str], names: Sequence[str]) -> None:
+        self._files = files
+        self._folders = folders
+        self._base, self._cut = self._best(names)
+        found = {name: self._find(name) for name in dict.fromkeys(names)}
+        shared = Counter(path for path in found.values() if path is not None)
+        self.paths = {
+            name: path
+            for name, path in found.items()
+            if path is not None and (shared[path] == 1 or not self._cut)
+        }
+
+    def missing(self, name: str) -> str:
+        """Where the file was expected, below the root; empty if that is outside."""
+        path = self._files.expected(self._base, name)
+        return "" if path is None else Path(os.path.relpath(path, self._files.root)).as_posix()
+
+    def _find(self, name: str) -> str | None:
+        return self._files.find(self._base, name) or (
+            self._files.find(self._base, _without_parts(name, self._cut)) if self._cut else None
+        )
+
+    def _best(self, names: Sequence[str]) -> tuple[str, int]:
+        probed = list(names)[:: max(1, len(names) // _PROBED_NAMES)]
+        depth = max((len(_parts(name)) for name in probed), default=1)
+        best, most = (self._folders[0], 0), 0
+        for cut in range(depth):
+            for folder in self._folders:
+                probe = self._files.probe()
+                texts = [_without_parts(name, cut) if cut else name for name in probed]
+                hits = len({path for text in texts if text and (path := probe.find(folder, text))})
+                if hits > most:
+                    best, most = (folder, cut), hits
+            if most == len(set(probed)):
+                break
+        return best
+
+
+def _spellings(name: str) -> list[str]:
+    """As written; with the slashes of this system if it was written on Windows."""
+    if "\\" not in name:
+        return [name]
+    return [name, re.sub(r"^[A-Za-z]:", "", name).replace("\\", "/")]
+
+
+def _parts(name: str) -> list[str]:
+    return [part for part in _spellings(name)[-1].split("/") if part not in ("", ".", "..")]
+
+
+def _without_parts(name: str, count: int) -> str:
+    return "/".join(_parts(name)[count:])
+
+
+def loosened(name: str) -> str:
+    """The same for names that differ by case, or by how their accents are composed."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _one(folder: _Folder, name: str, among: set[str]) -> str | None:
+    """The only entry that is composed as `name`, else the only one that differs by case."""
+    if not folder.loosely:
+        for entry in folder.files | folder.folders:
+            folder.loosely.setdefault(loosened(entry), []).append(entry)
+    candidates = [entry for entry in folder.loosely.get(loosened(name), []) if entry in among]
+    composed = unicodedata.normalize("NFC", name)
+    same = [entry for entry in candidates if unicodedata.normalize("NFC", entry) == composed]
+    for found in (same, candidates):
+        if len(found) == 1:
+            return found[0]
+    return None
+
+
+def _list(folder: str) -> _Folder:
+    listed = _Folder(set(), set())
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_file():
+                    listed.files.add(entry.name)
+                elif entry.is_dir():
+                    listed.folders.add(entry.name)
+    except (OSError, ValueError):  # no such folder; a name that the file system cannot spell
+        return listed
+    return listed

@@ -1,0 +1,83 @@
+"""Judging single values of annotation files, by value and by type.
+
+Exporters write the same number in several ways: pandas makes 1 of it 1.0 and a missing value NaN, JavaScript
+tools write "1". What has only one meaning is read; everything else is None, and its object is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+_NO = frozenset({"", "0", "0.0", "false", "no", "nan", "none", "null"})
+_YES = frozenset({"1", "1.0", "true", "yes"})
+
+
+def whole_number(value: Any) -> int | None:
+    """An id or a length: 7, 7.0, "7" and "7.0" are 7; None unless it is a whole number of 64 bits."""
+    # `type is`, because True is an int.
+    if type(value) is str:
+        value = number(value)
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and -(2**63) <= value < 2**63 else None
+
+
+def length(value: Any) -> int | None:
+    """A side of a picture in pixels; None unless it is a whole number from 1 to 2³¹ - 1."""
+    found = whole_number(value)
+    return found if found is not None and 0 < found < 2**31 else None
+
+
+def number(value: Any) -> float | None:
+    """A number, or the number that a text spells; NaN and infinity are numbers, True is none."""
+    if type(value) is int:
+        return _bounded(value)
+    if type(value) is float:
+        return value
+    if type(value) is str and value.isascii() and "_" not in value:
+        try:
+            return float(value)
+        except ValueError:
+            return None
+    return None
+
+
+def is_missing(value: Any) -> bool:
+    """None, and NaN as pandas writes it."""
+    return value is None or (type(value) is float and math.isnan(value))
+
+
+def flag(value: Any) -> bool | None:
+    """Yes or no, for iscrowd and difficult. A missing value is False; None if it is neither 0 nor 1 nor a
+    word for them."""
+    if is_missing(value):
+        return False
+    if isinstance(value, int | float):
+        return bool(value) if value in (0, 1) else None
+    if isinstance(value, str):
+        word = value.strip().lower()
+        return False if word in _NO else True if word in _YES else None
+    return None
+
+
+def box_values(value: Any) -> list[float] | str:
+    """The four numbers of a bbox, or in words why it has none."""
+    if type(value) is str:  # pandas writes the whole list as text
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return "bbox must be a list of four numbers, [x, y, width, height], not a text"
+    if is_missing(value) or value == []:
+        return "no bbox"
+    if not isinstance(value, list) or len(value) != 4:
+        return "bbox must be a list of four numbers, [x, y, width, height]"
+    numbers = [number(item) for item in value]
+    sound = [item for item in numbers if item is not None]
+    return sound if len(sound) == 4 else f"bbox {value!r:.80} must be made of numbers"
+
+
+def _bounded(value: int) -> float:
+    # JSON's integers have no bound; these lie outside every picture.
+    return float(max(-(10**300), min(10**300, value)))

@@ -1,0 +1,302 @@
+"""What describes a YOLO data set: a YAML file, Darknet's obj.data, or only a list of class names.
+
+data.yaml            path (optional), train, val, test: each a folder of images, a list of folders, or a
+                     .txt with one image per line; names: a list, or index: name
+obj.data             names, train, valid, test: each a file (Darknet; CVAT's "YOLO 1.1")
+classes.txt          the class names, one per line (LabelImg, Label Studio); also obj.names (FiftyOne) and
+                     S/_darknet.labels (Roboflow). The images are in images/, data/, obj_train_data/ or the
+                     root; train.txt, val.txt and test.txt list them, or folders called train, val and test
+                     hold them. Without either, all of them are one split, called all
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...errors import UserError
+from ...structures import ClassTable
+from ..images import IMAGE_SUFFIXES
+from ..records import Problem
+from .assembly import read_annotation, read_lines
+from .lookup import Files, folders_in, path_inside, walk
+from .splits import meaning
+
+_SPLITS = ("train", "val", "test")
+_USUAL_FILES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+_NAMES_FILES = ("classes.txt", "labels/classes.txt", "obj.names", "labels.txt")
+_IMAGE_FOLDERS = ("images", "data", "obj_train_data")
+_NOTHING = ("", "~", "null", "Null", "NULL")  # YAML's ways to say it
+# A list of 100,000 names has a megabyte, and takes two seconds to parse.
+_MOST_BYTES = 2 * 2**20
+
+# Written in C; it refuses deep nesting, which would exhaust the stack.
+_YAML_LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+
+
+@dataclass(frozen=True)
+class Config:
+    """`root`: the folder that paths may not leave. `base`: the folder that the entries of `splits` are
+    relative to. `keypoints`: rows have keypoints after the box."""
+
+    file: str
+    root: str
+    base: str
+    classes: ClassTable
+    splits: dict[str, list[str]]
+    keypoints: bool
+    problems: tuple[Problem, ...]
+
+
+def find_files(root: Path) -> list[Path]:
+    """Files that may describe the data set; one that has the usual name wins."""
+    if root.is_file():
+        return [root] if root.suffix.lower() in (".yaml", ".yml", ".data") else []
+    if not root.is_dir():
+        return []
+    for name in _USUAL_FILES:
+        if (root / name).is_file():
+            return [root / name]
+    found = []
+    for file in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
+        try:
+            content = _load_yaml(file)
+        except UserError:  # some other tool's file, which nobody asked to be understood
+            continue
+        if "names" in content and _entries(content):
+            found.append(file)
+    if not found:
+        found = [file for file in sorted(root.glob("*.data")) if "names" in _load_darknet(file)]
+    return found or [
+        file for file in [_names_file(root)] if file is not None and _image_place(root) is not None
+    ]
+
+
+def read_config(root: Path) -> Config:
+    """Raises UserError if the describing file, or a path in it, cannot be used."""
+    files = find_files(root)
+    if len(files) > 1:
+        raise UserError(
+            f"{root} has several YAML files that describe a data set: name one of "
+            f"{', '.join(map(str, files))}."
+        )
+    file = files[0]
+    if file.suffix.lower() in (".yaml", ".yml"):
+        return _from_yaml(file)
+    return _from_darknet(file) if file.suffix.lower() == ".data" else _from_names(root, file)
+
+
+def hint(root: Path) -> str:
+    """Why there is no data set of this layout, if something looks like one."""
+    if not root.is_dir() or find_files(root):
+        return ""
+    for folder, names in walk(root):
+        pictures = {os.path.splitext(name)[0] for name in names if is_image(name)}
+        labels = os.path.basename(folder) == "labels" or "labels" in Path(folder).relative_to(root).parts
+        for name in names:
+            stem, suffix = os.path.splitext(name)
+            if suffix == ".txt" and (labels or stem in pictures):
+                file = os.path.join(folder, name)
+                return (
+                    f"{file} may hold labels, but nothing names the classes: list them in {root}/classes.txt"
+                )
+    return ""
+
+
+def _from_yaml(file: Path) -> Config:
+    content = _load_yaml(file)
+    home = str(file.parent)
+    problems: list[Problem] = []
+    base = _base(content.get("path", ""), file, home, problems)
+    splits: dict[str, list[str]] = {}
+    for key, value in _entries(content).items():
+        values = value if isinstance(value, list) else [value]
+        if not all(isinstance(item, str) for item in values):
+            raise UserError(f"{key} of {file} must be a path or a list of paths.")
+        values = [item for item in values if item not in _NOTHING]
+        if values:
+            splits[meaning(key)] = values
+    return Config(
+        file=str(file),
+        root=home,
+        base=base,
+        classes=_classes(content, file, problems),
+        splits=_with_test_only_if_there(splits, file, base, problems),
+        keypoints="kpt_shape" in content,
+        problems=tuple(problems),
+    )
+
+
+def _entries(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that name splits, however they are written: val, valid, Validation."""
+    return {key: value for key, value in content.items() if isinstance(key, str) and meaning(key) in _SPLITS}
+
+
+def _with_test_only_if_there(
+    splits: dict[str, list[str]], file: Path, base: str, problems: list[Problem]
+) -> dict[str, list[str]]:
+    """Roboflow names ../test/images even if it exports no test pictures. Nothing needs them."""
+    if "test" not in splits or len(splits) == 1:
+        return splits
+    files = Files(file.parent)
+    missing = [entry for entry in splits["test"] if resolve(files, base, entry) is None]
+    if len(missing) < len(splits["test"]) or any(_is_outside(files, base, entry) for entry in missing):
+        return splits
+    message = f"test names {missing[0]}, which is not there: there is no split test"
+    problems.append(Problem("missing-split", file.name, message))
+    return {name: entries for name, entries in splits.items() if name != "test"}
+
+
+def _is_outside(files: Files, base: str, entry: str) -> bool:
+    return path_inside(files.root, base, entry) is None and os.path.exists(os.path.join(base, entry))
+
+
+def resolve(files: Files, base: str, entry: str) -> str | None:
+    """The folder or list inside the data set that an entry means; None if there is none.
+
+    The first parts of an entry may be its author's: Roboflow writes ../train/images into the file that is
+    beside train/, CVAT data/train.txt for the root's train.txt.
+    """
+    parts = [part for part in entry.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    tried = [entry, *("/".join(parts[cut:]) for cut in range(len(parts)))]
+    for text in tried:
+        found = files.folder(base, text) or files.find(base, text)
+        if found is not None:
+            return found
+    return None
+
+
+def _load_yaml(file: Path) -> dict[str, Any]:
+    data = read_annotation(str(file), _MOST_BYTES, "the description of a data set")
+    try:
+        # BaseLoader makes dicts, lists and strings only: tags are inert, and a class called "no" is no False.
+        content = yaml.load(data, Loader=_YAML_LOADER)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{file} is not valid YAML ({' '.join(str(error).split())}): fix it.") from error
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{file} does not describe a YOLO data set: it should hold names and train, val or test."
+        )
+    return content
+
+
+def _base(value: Any, file: Path, home: str, problems: list[Problem]) -> str:
+    """The folder that `path` means. It is often the author's own, which no one else has."""
+    if not isinstance(value, str):
+        raise UserError(f"path of {file} must be a folder, not a {type(value).__name__}.")
+    if value in _NOTHING:
+        return home
+    base = path_inside(home, value)
+    if base is None and os.path.isdir(os.path.join(home, value)):
+        raise UserError(
+            f"path of {file} leads out of its folder, to {value}: name that folder as the data set, with "
+            f"{file.name} in it."
+        )
+    if base is None or not os.path.isdir(base):
+        message = f"path {value!r} is not there: paths are taken as relative to this file"
+        problems.append(Problem("path-not-found", file.name, message))
+        return home
+    return base
+
+
+def _classes(content: dict[str, Any], file: Path, problems: list[Problem]) -> ClassTable:
+    names = content.get("names")
+    if isinstance(names, list):
+        names = {str(index): name for index, name in enumerate(names)}
+    if not isinstance(names, dict) or not names:
+        raise UserError(f"{file} has no names: list the classes as `names: [first, second]`.")
+    table: dict[int, str] = {}
+    for key, name in names.items():
+        if not (isinstance(key, str) and key.isascii() and key.isdecimal() and len(key) < 10):
+            raise UserError(f"names of {file} must be numbered 0, 1, 2, …, not {key!r}.")
+        if not isinstance(name, str):
+            raise UserError(f"class {key} in names of {file} must be a text, not a {type(name).__name__}.")
+        table[int(key)] = name
+    count = content.get("nc", str(len(table)))
+    if count != str(len(table)):
+        problems.append(
+            Problem("class-count", file.name, f"nc is {count}, but there are {len(table)} names: names count")
+        )
+    ids = sorted(table)
+    return ClassTable(tuple(table[index] for index in ids), tuple(ids))
+
+
+# --- without YAML -----------------------------------------------------------------------------------------
+
+
+def _load_darknet(file: Path) -> dict[str, str]:
+    lines = read_lines(file) if file.is_file() else []
+    pairs = (line.partition("=") for line in lines if "=" in line)
+    return {key.strip().lower(): value.strip() for key, _, value in pairs}
+
+
+def _from_darknet(file: Path) -> Config:
+    content = _load_darknet(file)
+    home = str(file.parent)
+    names = resolve(Files(home), home, content.get("names", ""))
+    if names is None or not os.path.isfile(names):
+        raise UserError(
+            f"{file} gives {content.get('names', 'nothing')} as names, but there is no such file in {home}: "
+            "put the list of class names there."
+        )
+    splits = {meaning(key): [value] for key, value in _entries(content).items() if value}
+    return Config(str(file), home, home, _class_list(Path(names)), splits, False, ())
+
+
+def _names_file(root: Path) -> Path | None:
+    usual = [root / name for name in _NAMES_FILES]
+    return next(filter(Path.is_file, [*usual, *sorted(root.glob("*/_darknet.labels"))]), None)
+
+
+def _image_place(root: Path) -> Path | None:
+    """The folder with the images, of a data set that does not say so."""
+    for folder in (*(root / name for name in _IMAGE_FOLDERS), root):
+        inside = [folder, *map(Path, folders_in(folder, lambda name: meaning(name) in _SPLITS))]
+        places = [*inside, *(part / "images" for part in inside)]
+        if any(_holds_images(place) for place in places):
+            return folder
+    return None
+
+
+def _holds_images(folder: Path) -> bool:
+    try:
+        return any(is_image(name) for name in os.listdir(folder))
+    except OSError:
+        return False
+
+
+def _from_names(root: Path, file: Path) -> Config:
+    place = _image_place(root)
+    lists = [
+        name for name in sorted(os.listdir(root)) if name.lower().endswith(".txt") and _is_usual(name[:-4])
+    ]
+    folders = [] if place is None else folders_in(place, _is_usual)
+    if lists:
+        splits = {meaning(name[:-4]): [name] for name in lists}
+    elif folders:
+        splits = {meaning(os.path.basename(folder)): [os.path.relpath(folder, root)] for folder in folders}
+    else:
+        splits = {"all": [os.path.relpath(place or root, root)]}
+    return Config(str(file), str(root), str(root), _class_list(file), splits, False, ())
+
+
+def _is_usual(name: str) -> bool:
+    return meaning(name) in _SPLITS
+
+
+def _class_list(file: Path) -> ClassTable:
+    names = [line.strip() for line in read_lines(file)]
+    while names and not names[-1]:
+        names.pop()
+    if not names:
+        raise UserError(f"{file} is empty: it should list the class names, one per line.")
+    return ClassTable.from_names(names)
+
+
+def is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
