@@ -96,7 +96,7 @@ else
   esac
   wait "${proving[@]}" "${helping[@]}"
   # Then what measures, alone.
-  step d 95
+  step d 100
   step e 55
   step f 85
   step g 75

@@ -25,6 +25,7 @@ from deformable_detr.run_folder.log import read_metrics
 from .report import Facts, Job, limit, require
 
 RECIPE = "deformable_detr_lite"
+METRICS = "metrics.jsonl"
 UPDATES, QUICK_UPDATES = 50, 6
 SMALL_PICTURES: dict[str, Any] = {
     "data.image_size": 120,
@@ -94,7 +95,7 @@ def trained(
 
 
 def losses_of(run_folder: Path) -> list[dict[str, Any]]:
-    return [row for row in read_metrics(run_folder / "metrics.jsonl") if row["kind"] == "train"]
+    return [row for row in read_metrics(run_folder / METRICS) if row["kind"] == "train"]
 
 
 def _facts(job: Job, finding: Facts, rows: list[dict[str, Any]]) -> list[float]:
@@ -164,7 +165,7 @@ def _checkpoints_activations(job: Job, finding: Facts) -> None:
 
 def _stops(job: Job, finding: Facts) -> None:
     """Ctrl-C in the middle of training, as its handler gets it; then on to the end."""
-    log = job.work / "runs" / "stopped" / "metrics.jsonl"
+    log = job.work / "runs" / "stopped" / METRICS
     threading.Thread(target=_interrupt_after_updates, args=(log,), daemon=True).start()
     try:
         trained(job, "stopped", {"train.max_steps": 10000})
