@@ -69,7 +69,7 @@ step() {
 }
 
 if [ "$device" = cpu ]; then
-  for letter in a b c d e f g; do step $letter 120; done
+  for letter in a b c d e f g; do step $letter 300; done
 else
   # First what proves, side by side, and beside it what the other steps need: pictures, and compiled code.
   sdist=$(ls .wheels/torch_ms_deform_attn-*.tar.gz 2>/dev/null | head -1)
