@@ -22,7 +22,7 @@ from deformable_detr.checkpoint.native import CONFIG_FILE, WEIGHTS_FILE
 from deformable_detr.checkpoint.sources import BUNDLED
 from deformable_detr.cli.demo import IMAGE_SIZE, demo_config
 from deformable_detr.data.drawn import generate
-from deformable_detr.training.run import STATE_FILE
+from deformable_detr.run_folder.names import BEST, CHECKPOINTS, STATE_FILE
 
 TRAIN_IMAGES, VAL_IMAGES, EPOCHS = 2000, 200, 12
 PICTURES, PICTURE_SIZE, PICTURE_SEED = 4, (240, 320), 7
@@ -38,7 +38,7 @@ def main(folder: Path) -> None:
     )
     dd.train(data, config, run, resume=(run / STATE_FILE).exists())
 
-    checkpoint = run / "checkpoints" / "best"
+    checkpoint = run / CHECKPOINTS / BEST
     state = {name: tensor.half() for name, tensor in load_file(checkpoint / WEIGHTS_FILE).items()}
     BUNDLED.mkdir(exist_ok=True)
     save_file(state, BUNDLED / WEIGHTS_FILE, metadata={"format": "pt"})

@@ -44,13 +44,13 @@ from deformable_detr.inference.detector import (
 )
 from deformable_detr.structures import ImageBatch
 from deformable_detr.system.allocator import keep_large_buffers
+from deformable_detr.system.memory import peak_bytes
 
 from .measure import (
     Timing,
     alternate,
     chosen_peers,
     machine,
-    peak_bytes,
     write_report,
 )
 from .rivals import add_shared_arguments, parsed_size, process_of_each

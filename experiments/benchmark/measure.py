@@ -12,10 +12,8 @@ import importlib.metadata
 import math
 import os
 import platform
-import re
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -28,6 +26,7 @@ from typing import Any, TypeVar
 import deformable_detr
 from deformable_detr.errors import UserError
 from deformable_detr.files import write_json
+from deformable_detr.system.memory import STATUS, peak_bytes, status_bytes
 
 # A short call is repeated until a turn takes so long: the first call after a rival's turn finds its data
 # evicted from the caches.
@@ -163,31 +162,15 @@ def _trim_heap() -> None:
         libc.malloc_trim(0)
 
 
-_CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
 
 
 def _reset_peak() -> int:
     """Forget the peak so far; returns what is resident now. Elsewhere than on Linux the peak so far stays."""
-    if not _STATUS.exists():
+    if not STATUS.exists():
         return peak_bytes()
     _CLEAR.write_text("5")  # proc(5): resets VmHWM
-    return _status_bytes("VmRSS")
-
-
-def peak_bytes() -> int:
-    """Resident memory of this process at its worst, in bytes."""
-    if _STATUS.exists():
-        return _status_bytes("VmHWM")
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _status_bytes(name: str) -> int:
-    found = re.search(rf"^{name}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
-    if found is None:
-        raise RuntimeError(f"{_STATUS} has no {name}: memory cannot be measured on this system.")
-    return int(found[1]) * 1024
+    return status_bytes("VmRSS")
 
 
 # ---- Machine, peers, report ----------------------------------------------------------------------

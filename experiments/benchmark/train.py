@@ -31,6 +31,7 @@ from deformable_detr.models import build_model
 from deformable_detr.models.activation_checkpointing import checkpoint_activations
 from deformable_detr.structures import ImageBatch, Target
 from deformable_detr.system.allocator import keep_large_buffers
+from deformable_detr.system.memory import peak_bytes
 from deformable_detr.training.optimisation import adamw, parameter_groups
 
 from .measure import (
@@ -38,7 +39,6 @@ from .measure import (
     alternate,
     chosen_peers,
     machine,
-    peak_bytes,
     write_report,
 )
 from .rivals import add_shared_arguments, parsed_size, process_of_each

@@ -41,10 +41,10 @@ from deformable_detr.inference.detector import Detector, load
 from deformable_detr.inference.recording import DenseLayer, LayerRecord, record
 from deformable_detr.loss import SetCriterion
 from deformable_detr.models.encoder import token_centres
-from deformable_detr.run_folder.log import METRICS_FILE, read_metrics
+from deformable_detr.run_folder.names import CHECKPOINTS, LAST, METRICS_FILE
+from deformable_detr.run_folder.reading import read_metrics
 from deformable_detr.structures import DetectorOutput, FeatureMemory, ImageBatch, Target
 from deformable_detr.system.environment import environment
-from deformable_detr.training.run import CHECKPOINTS
 
 from .pictures import COLOURS, new_figure, save_figure
 from .queue import ROWS
@@ -117,7 +117,7 @@ def run(arguments: Namespace) -> None:
     if unknown:
         raise UserError(f"--rows: there is no row {unknown[0]}: choose among {', '.join(known)}.")
     data = _drawn(output) if arguments.dataset is None else Path(arguments.dataset)
-    command = ["deformable-detr", "paper", "attention"]
+    command = ["python", "-m", "experiments.paper", "attention"]
     command += [] if arguments.dataset is None else [arguments.dataset]
     command += ["--output", arguments.output, "--rows", *arguments.rows, "--epochs", str(arguments.epochs)]
     command += ["--pictures", str(arguments.pictures), "--seed", str(arguments.seed)]
@@ -185,7 +185,7 @@ def follow(
                 )
             # Stopped at the epoch's end as by a signal, so that the schedule is that of all epochs.
             row.train(data, override(config, {"train.max_steps": epoch * steps}), folder, device)
-            load(folder / CHECKPOINTS / "last", device).save(model)
+            load(folder / CHECKPOINTS / LAST, device).save(model)
         if not file.is_file():
             moment = measure(load(model, device), config, data, pictures)
             content = {"row": name, "epoch": epoch, "updates": epoch * steps, "AP": _ap(folder, epoch)}

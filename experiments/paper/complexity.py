@@ -101,7 +101,7 @@ def run(arguments: Namespace) -> None:
     sides, output = sorted(set(arguments.sides)), Path(arguments.output)
     costs = measure_costs(sides, arguments.repeat)
     starts = measure_starts(sides)
-    command = ["deformable-detr", "paper", "complexity", "--output", arguments.output]
+    command = ["python", "-m", "experiments.paper", "complexity", "--output", arguments.output]
     command += ["--sides", *map(str, sides), "--repeat", str(arguments.repeat)]
     content = {
         "layer": {"channels": C, "heads": M, "points": K, "levels": 1},

@@ -26,7 +26,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from deformable_detr.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from deformable_detr.checkpoint import Checkpoint
-from deformable_detr.config import RUN_CONFIG_FILE, RunConfig, TrainConfig, to_dict
+from deformable_detr.config import RunConfig, TrainConfig, to_dict
 from deformable_detr.data.formats import read_split
 from deformable_detr.data.loading import MicroBatch, steps_per_epoch, training_loader
 from deformable_detr.errors import NonFiniteError, UserError
@@ -37,9 +37,10 @@ from deformable_detr.inference.detector import Detector, choose_device
 from deformable_detr.models import DetectionModel
 from deformable_detr.models.backbone import Backbone, build_backbone
 from deformable_detr.run_folder.log import TrainingLog, note_start
+from deformable_detr.run_folder.names import RUN_CONFIG_FILE, STATE_FILE
 from deformable_detr.structures import ClassTable, DetectorOutput, ImageBatch, Predictions, Target
 from deformable_detr.training.optimisation import batch_size_factor, learning_rate_factor
-from deformable_detr.training.run import STATE_FILE, data_in_words
+from deformable_detr.training.settings import describe_data
 
 from .flops import Size, count_multiply_adds, mean_over
 from .rows import Row, Scale, count_parameters
@@ -216,7 +217,7 @@ def train_faster_rcnn(data: Path, config: RunConfig, folder: Path, device: str) 
         step=first_epoch * steps,
         device=next(model.parameters()).device,
         processes=1,
-        data=data_in_words(split, val),
+        data=describe_data(split, val),
     )
     with TrainingLog(
         folder,

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from deformable_detr.config import RUN_CONFIG_FILE, RunConfig, read_config
+from deformable_detr.config import RunConfig, read_config
 from deformable_detr.errors import UserError
 from deformable_detr.files import write_json
-from deformable_detr.run_folder.log import METRICS_FILE, read_metrics
+from deformable_detr.run_folder.names import METRICS_FILE, RUN_CONFIG_FILE
+from deformable_detr.run_folder.reading import read_metrics
 
 from .pictures import COLOURS, new_figure, save_figure
 from .published import FIGURE_3_DEFORMABLE, FIGURE_3_DETR_DC5

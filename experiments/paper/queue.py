@@ -34,7 +34,8 @@ from deformable_detr.data.drawn import generate
 from deformable_detr.data.formats import read_split
 from deformable_detr.errors import NonFiniteError, UserError
 from deformable_detr.files import write_text
-from deformable_detr.run_folder.log import METRICS_FILE, read_metrics
+from deformable_detr.run_folder.names import METRICS_FILE
+from deformable_detr.run_folder.reading import read_metrics
 
 from . import table1, table2
 from .rows import AP_NAMES, Row, read_run, require_data, run_folder
@@ -90,8 +91,9 @@ def run(arguments: Namespace) -> None:
         return
     command = shlex.join(
         [
-            "deformable-detr",
-            "paper",
+            "python",
+            "-m",
+            "experiments.paper",
             "queue",
             arguments.queue,
             "--output",
@@ -130,7 +132,7 @@ def run(arguments: Namespace) -> None:
 def _run_jobs(arguments: Namespace, console: Console) -> None:
     """The same queue in several processes, which share the list by its locks."""
     threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
-    command = [sys.executable, "-m", "deformable_detr", "paper", "queue", arguments.queue]
+    command = [sys.executable, "-m", "experiments.paper", "queue", arguments.queue]
     for option in ("output", "results", "device"):
         command += [f"--{option}", arguments[option]]
     logs = Path(arguments.output) / "jobs"

@@ -15,13 +15,14 @@ from typing import Any, Literal
 
 from torch import nn
 
-from deformable_detr.config import RUN_CONFIG_FILE, RunConfig, read_config, recipe
+from deformable_detr.config import RunConfig, read_config, recipe
 from deformable_detr.data.records import Split
 from deformable_detr.errors import UserError
 from deformable_detr.inference.detector import Detector, new_checkpoint
-from deformable_detr.run_folder.log import METRICS_FILE, read_metrics, read_starts
+from deformable_detr.run_folder.names import METRICS_FILE, RUN_CONFIG_FILE, STATE_FILE
+from deformable_detr.run_folder.reading import read_metrics, read_starts
 from deformable_detr.structures import ClassTable
-from deformable_detr.training.run import STATE_FILE, train
+from deformable_detr.training import train
 
 from .flops import Size, mean_multiply_adds, model_without_numbers
 from .published import Published
@@ -113,7 +114,7 @@ def run_folder(output: Path, scale: Scale, name: str, epochs: int, seed: int) ->
 class RunResult:
     """What a run folder says. `metrics`: the last evaluation, fractions. `hours`: of training, of all of its
     processes (GPUs) together, evaluations left out. `epochs`: what it was meant to train; `epochs_done`: up
-    to the last evaluation. `data`: `training.data_in_words`, None of runs by older versions."""
+    to the last evaluation. `data`: `training.settings.describe_data`, None of runs by older versions."""
 
     folder: Path
     seed: int

@@ -270,7 +270,7 @@ def _write(
 
 def _command(name: str, options: Options) -> str:
     """By which the table is made again."""
-    words = ["deformable-detr", "paper", name, str(options.data), "--output", str(options.output)]
+    words = ["python", "-m", "experiments.paper", name, str(options.data), "--output", str(options.output)]
     words += ["--scale", options.scale]
     if options.rows:
         words += ["--rows", *options.rows]

@@ -18,15 +18,14 @@ from pathlib import Path
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from deformable_detr.config import RUN_CONFIG_FILE, RunConfig, to_dict
+from deformable_detr.config import RunConfig, to_dict
 from deformable_detr.data.formats import read_split
 from deformable_detr.evaluation import evaluate
 from deformable_detr.files import write_text
 from deformable_detr.inference.detector import Detector, load
 from deformable_detr.inference.tta import augmented, views_of
-from deformable_detr.run_folder.log import METRICS_FILE
+from deformable_detr.run_folder.names import CHECKPOINTS, LAST, METRICS_FILE, RUN_CONFIG_FILE
 from deformable_detr.structures import ClassTable
-from deformable_detr.training.run import CHECKPOINTS
 
 from . import published
 from .flops import Size
@@ -55,7 +54,7 @@ class AugmentedRow(RecipeRow):
             require_data(run, read_split(data, "val"))
         if run is None or not run.finished:
             super().train(data, config, plain, device)
-        metrics = evaluate(load(plain / CHECKPOINTS / "last", device), data, tta=True)
+        metrics = evaluate(load(plain / CHECKPOINTS / LAST, device), data, tta=True)
         row = {"kind": "evaluation", "epoch": config.train.epochs - 1, "step": 0}
         row |= {name: metrics[name] for name in AP_NAMES}
         write_text(folder / RUN_CONFIG_FILE, yaml.safe_dump(to_dict(config), sort_keys=False))

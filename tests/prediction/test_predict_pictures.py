@@ -15,8 +15,8 @@ from PIL import Image
 from deformable_detr.errors import PredictionInterrupted, UserError
 from deformable_detr.inference.detector import Detector
 from deformable_detr.prediction import (
+    PREDICTION_REPORT_FILE,
     PREDICTIONS_FILE,
-    REPORT_FILE,
     pictures,
     predict,
 )
@@ -42,7 +42,7 @@ def test_annotated_pictures_and_rows_agree(detector: Detector, tmp_path: Path) -
     assert {path.name for path in out.iterdir()} == {
         *(path.name for path in report.pictures),
         PREDICTIONS_FILE,
-        REPORT_FILE,
+        PREDICTION_REPORT_FILE,
     }
     rows = json.loads(report.predictions.read_text())
     assert report.detections == len(rows) == 16
@@ -235,7 +235,7 @@ def test_earlier_results_inside_the_folder_are_no_input(detector: Detector, tmp_
 
 def test_a_folder_of_someone_elses_reports_is_input(detector: Detector, tmp_path: Path) -> None:
     write(tmp_path / "in" / "mine" / "a.png")
-    for name, text in ((REPORT_FILE, '{"made_by": "someone"}'), (PREDICTIONS_FILE, "[]")):
+    for name, text in ((PREDICTION_REPORT_FILE, '{"made_by": "someone"}'), (PREDICTIONS_FILE, "[]")):
         (tmp_path / "in" / "mine" / name).write_text(text)
     assert len(predict(detector, tmp_path / "in", tmp_path / "out").pictures) == 1
 
@@ -284,7 +284,7 @@ def test_ctrl_c_keeps_what_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             drawn.load()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         *("0.png", "1.png", "2.png"),
-        *(PREDICTIONS_FILE, REPORT_FILE),
+        *(PREDICTIONS_FILE, PREDICTION_REPORT_FILE),
     ]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deformable_detr.errors import UserError
-from deformable_detr.prediction.outputs import MADE_BY, PREDICTIONS_FILE, REPORT_FILE
+from deformable_detr.prediction.outputs import MADE_BY, PREDICTION_REPORT_FILE, PREDICTIONS_FILE
 from deformable_detr.prediction.sources import Camera, find_sources
 from tests.support.scenes import write
 
@@ -73,6 +73,6 @@ def test_pictures_in_the_output_folder_are_no_results_where_a_pattern_starts_the
     assert found.images == (a,)
     assert not found.left_out
     (tmp_path / PREDICTIONS_FILE).write_text("[]")
-    (tmp_path / REPORT_FILE).write_text(json.dumps({"made_by": MADE_BY}))
+    (tmp_path / PREDICTION_REPORT_FILE).write_text(json.dumps({"made_by": MADE_BY}))
     with pytest.raises(UserError, match="but results of an earlier predict in"):
         find_sources(tmp_path / pattern, tmp_path)

@@ -19,11 +19,12 @@ from deformable_detr.errors import UserError
 from deformable_detr.evaluation import collect_detections, evaluate, ground_truth_of
 from deformable_detr.evaluation.average_precision import coco_average_precision
 from deformable_detr.inference.detector import Detector, load, new_checkpoint
-from deformable_detr.report import REPORT_FILE, report_text, write_report
+from deformable_detr.report import report_text, write_report
 from deformable_detr.report.accuracy import Mistake, measure, mistakes
 from deformable_detr.report.accuracy_sections import MOST_IN_MATRIX, fold
 from deformable_detr.report.findings import percent
 from deformable_detr.report.pictures import spread, varied
+from deformable_detr.run_folder.names import REPORT_PAGE
 from deformable_detr.run_folder.reading import changes_from_recipe, read_history
 from deformable_detr.structures import ClassTable
 from deformable_detr.training import run as training
@@ -118,7 +119,7 @@ def text_of(detector: Detector, data: Path, split: str = "val", model: str = "mo
 
 
 def test_training_leaves_a_report_with_its_numbers(run: Path, tiny_data: Path) -> None:
-    text = (run / REPORT_FILE).read_text(encoding="utf-8")
+    text = (run / REPORT_PAGE).read_text(encoding="utf-8")
     reader = checked(text)
     best = max(rows(run, "evaluation"), key=lambda row: row["AP"])
     metrics = evaluate(load(run), tiny_data, progress=False)
@@ -138,7 +139,7 @@ def test_training_leaves_a_report_with_its_numbers(run: Path, tiny_data: Path) -
 
 
 def test_what_it_recommends_to_run_can_be_run(run: Path) -> None:
-    text = (run / REPORT_FILE).read_text(encoding="utf-8")
+    text = (run / REPORT_PAGE).read_text(encoding="utf-8")
     named = set(re.findall(r"deformable-detr ([a-z]+)", text))
     assert named
     assert named <= COMMANDS.keys()
@@ -187,10 +188,10 @@ def test_an_output_that_is_a_folder(run: Path, tiny_data: Path, tmp_path: Path) 
 def test_resuming_is_noted(tiny_data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     train(tiny_data, tiny_config(report=True, max_steps=4), folder)
-    first = (folder / REPORT_FILE).read_text(encoding="utf-8")
+    first = (folder / REPORT_PAGE).read_text(encoding="utf-8")
     assert "4 updates" in first
     train(tiny_data, None, folder, resume=True, **{"train.max_steps": 8})
-    text = (folder / REPORT_FILE).read_text(encoding="utf-8")
+    text = (folder / REPORT_PAGE).read_text(encoding="utf-8")
     checked(text)
     assert "resumed after update 4" in text
     history = read_history(folder)
@@ -203,7 +204,7 @@ def test_a_run_without_a_validation_split(tiny_data: Path, tmp_path: Path) -> No
     shutil.copytree(tiny_data, data)
     (data / "annotations" / "instances_val.json").unlink()
     train(data, tiny_config(report=True, epochs=1, ema_decay=0.0), tmp_path / "run")
-    text = (tmp_path / "run" / REPORT_FILE).read_text(encoding="utf-8")
+    text = (tmp_path / "run" / REPORT_PAGE).read_text(encoding="utf-8")
     checked(text)
     assert "Trained, but not measured" in text
     assert "--split train" in text
@@ -244,13 +245,13 @@ def test_a_report_that_fails_does_not_lose_the_run(
     said = capsys.readouterr().out
     assert "RuntimeError: no ink" in said
     assert f"deformable-detr report {tmp_path / 'run'} {tiny_data}" in said
-    assert not (tmp_path / "run" / REPORT_FILE).exists()
+    assert not (tmp_path / "run" / REPORT_PAGE).exists()
     assert (tmp_path / "run" / "checkpoints" / "best" / "model.safetensors").is_file()
 
 
 def test_it_can_be_switched_off(tiny_data: Path, tmp_path: Path) -> None:
     train(tiny_data, tiny_config(max_steps=1), tmp_path / "run")
-    assert not (tmp_path / "run" / REPORT_FILE).exists()
+    assert not (tmp_path / "run" / REPORT_PAGE).exists()
 
 
 def test_a_history_of_older_versions(run: Path, tiny_data: Path, tmp_path: Path) -> None:
@@ -262,7 +263,7 @@ def test_a_history_of_older_versions(run: Path, tiny_data: Path, tmp_path: Path)
     text = "".join(json.dumps({k: v for k, v in row.items() if k != "seconds"}) + "\n" for row in lines)
     (old / "metrics.jsonl").write_text(text)
     write_report(old, tiny_data, progress=False)
-    checked((old / REPORT_FILE).read_text(encoding="utf-8"))
+    checked((old / REPORT_PAGE).read_text(encoding="utf-8"))
 
 
 # ---------------------------------------------------------------- whatever the data are like

@@ -11,7 +11,9 @@ import pytest
 from rich.console import Console
 
 from deformable_detr.errors import UserError
-from deformable_detr.run_folder.log import METRICS_FILE, TrainingLog, note_start, read_starts
+from deformable_detr.run_folder.log import TrainingLog, note_start
+from deformable_detr.run_folder.names import METRICS_FILE
+from deformable_detr.run_folder.reading import read_starts
 
 
 def log_in(folder: Path, last_step: int = 10, terminal: bool = False, **steps: int) -> TrainingLog:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from test_training import CrashError, before_update, crash
 
 from deformable_detr.config import BackboneConfig, RunConfig
 from deformable_detr.data.formats import read_split
@@ -19,6 +18,7 @@ from deformable_detr.errors import UserError
 from deformable_detr.models.backbone import Backbone, build_backbone
 from deformable_detr.training.feature_cache import Bounds, FeatureCache
 from deformable_detr.training.run import train
+from tests.support.interrupted import CrashError, before_update, crash
 from tests.support.tiny import assert_same_run, rows, tiny_config, weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -123,17 +123,21 @@ def test_training_is_the_same_with_and_without(tiny_data: Path, tmp_path: Path, 
     assert not list((tmp_path / "with").rglob("feature_cache/*"))
 
 
-def test_the_backbone_runs_once_an_image(
-    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    caches: list[FeatureCache] = []
-    made = FeatureCache.__init__
+@pytest.fixture
+def caches(monkeypatch: pytest.MonkeyPatch) -> list[FeatureCache]:
+    """The caches that training makes, in order."""
+    made: list[FeatureCache] = []
+    initialise = FeatureCache.__init__
 
     def remember(self: FeatureCache, *arguments: Any) -> None:
-        made(self, *arguments)
-        caches.append(self)
+        initialise(self, *arguments)
+        made.append(self)
 
     monkeypatch.setattr(FeatureCache, "__init__", remember)
+    return made
+
+
+def test_the_backbone_runs_once_an_image(tiny_data: Path, tmp_path: Path, caches: list[FeatureCache]) -> None:
     train(tiny_data, frozen_config(cache_features=True, epochs=3), tmp_path / "run")
     assert (caches[0].num_computed, caches[0].num_recalled) == (12, 24)
 
@@ -169,11 +173,12 @@ def test_refused(changes: dict[str, Any], sentence: str) -> None:
         frozen_config(**{"cache_features": True, **changes})
 
 
-def test_a_backbone_that_is_frozen_by_its_rate(tiny_data: Path, tmp_path: Path) -> None:
-    config = frozen_config(
-        cache_features=True, lr_backbone=0.0, max_steps=1, **{"model.backbone.trainable_layers": 3}
-    )
+def test_a_backbone_that_is_frozen_by_its_rate(
+    tiny_data: Path, tmp_path: Path, caches: list[FeatureCache]
+) -> None:
+    config = frozen_config(cache_features=True, lr_backbone=0.0, **{"model.backbone.trainable_layers": 3})
     train(tiny_data, config, tmp_path / "run")
+    assert (caches[0].num_computed, caches[0].num_recalled) == (12, 12)
 
 
 def test_a_backbone_that_drops_out_is_refused(

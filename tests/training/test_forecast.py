@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,10 +16,8 @@ from deformable_detr.inspection import Forecast, inspect, print_report
 from deformable_detr.inspection.terminal import duration
 from deformable_detr.training import forecast as module
 from deformable_detr.training.forecast import forecast
-from deformable_detr.training.run import rehearse
 from tests.support.tiny import (
     TRAIN_IMAGES,
-    VAL_IMAGES,
     changed_data,
     tiny_config,
     write_tiny_data,
@@ -38,7 +35,7 @@ def test_what_training_will_cost(data: Path, tmp_path: Path, monkeypatch: pytest
     found = forecast(data, tiny_config(epochs=7), device="cpu", seconds=0.0)
     assert (found.recipe, found.batch_size, found.epochs) == ("deformable_detr_lite", 2, 7)
     assert found.updates_per_epoch == TRAIN_IMAGES // 2
-    assert found.updates_measured == module.LEAST
+    assert found.updates_measured == module.MINIMUM
     assert found.update_seconds > 0 < found.evaluation_seconds
     assert found.total_seconds == pytest.approx(7 * found.epoch_seconds)
     assert found.epoch_seconds == pytest.approx(6 * found.update_seconds + found.evaluation_seconds)
@@ -48,25 +45,6 @@ def test_what_training_will_cost(data: Path, tmp_path: Path, monkeypatch: pytest
     assert found.largest_batch == (64, 80)  # the largest training size, 64, of pictures of 64 x 80
     assert list(tmp_path.iterdir()) == []
     assert sorted(data.rglob("*")) == before
-
-
-def test_a_rehearsal_trains(data: Path, tmp_path: Path) -> None:
-    """As `train` does: in the first epoch's order, until it ends; and with the largest batch after it."""
-    rehearsal = rehearse(data, tiny_config(), tmp_path / "run", device="cpu")
-    assert rehearsal.total_batch == 2
-    assert len(list(rehearsal.updates())) == rehearsal.updates_per_epoch == 6
-    assert rehearsal.largest_update() == (64, 80)
-    assert rehearsal._run.progress.step == 7
-    seconds = rehearsal.evaluation_seconds(2)
-    assert 0 < seconds < 60 * VAL_IMAGES
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
-
-
-def test_accumulated_updates_count_once(data: Path, tmp_path: Path) -> None:
-    rehearsal = rehearse(data, tiny_config(accumulate=2), tmp_path / "run", device="cpu")
-    assert len(list(rehearsal.updates())) == rehearsal.updates_per_epoch == 3
-    assert rehearsal.total_batch == 4
-    rehearsal.largest_update()
 
 
 def test_what_training_would_refuse(data: Path, tmp_path: Path) -> None:
@@ -85,21 +63,6 @@ def test_a_process_that_is_killed(data: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(module.subprocess, "run", killed)
     with pytest.raises(UserError, match=r"was killed by the system .* lack of memory"):
         forecast(data, tiny_config())
-
-
-def test_the_memory_of_loaders_counts() -> None:
-    code = "import sys; held = b'x' * 50_000_000; print(flush=True); sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as child:
-        assert child.stdout is not None
-        child.stdout.readline()
-        if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
-            pytest.skip("this system does not list a process's children")
-        assert child.pid in module._children()
-        assert 5e7 < module._private_bytes(child.pid) < 2e8
-        child.communicate()
-    assert module._private_bytes(child.pid) == 0
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from ..errors import UserError
+from ..run_folder.names import BEST, CHECKPOINTS, LAST
 from . import authors, native, transformers_format
 from .contents import Checkpoint
 
@@ -50,10 +51,10 @@ def demo_pictures() -> list[Path]:
 
 
 def _load_folder(folder: Path) -> Checkpoint:
-    if (folder / "checkpoints").is_dir():
-        for name in ("best", "last"):
-            if native.is_native(folder / "checkpoints" / name):
-                return native.load(folder / "checkpoints" / name)
+    if (folder / CHECKPOINTS).is_dir():
+        for name in (BEST, LAST):
+            if native.is_native(folder / CHECKPOINTS / name):
+                return native.load(folder / CHECKPOINTS / name)
         raise UserError(f"the run folder {folder} holds no checkpoint yet: train on with --resume.")
     if native.is_native(folder):
         return native.load(folder)

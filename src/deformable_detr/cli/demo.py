@@ -18,8 +18,8 @@ from ..evaluation import evaluate, print_metrics
 from ..files import make_output_folder
 from ..inference.detector import Detector
 from ..prediction import PredictionReport, predict
-from ..report import REPORT_FILE
-from ..training.run import train
+from ..run_folder.names import REPORT_PAGE
+from ..training import train
 
 IMAGE_SIZE = (120, 160)
 TRAIN_IMAGES, VAL_IMAGES, SHOWN_IMAGES = 400, 60, 12
@@ -91,7 +91,7 @@ def demo(output: str | Path = "demo_output", *, seed: int = 0, epochs: int | Non
         f"  {prediction.predictions}   {prediction.detections} detections\n"
         f"  {folder / 'metrics.json'}   AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}\n"
         f"  {folder / 'run'}   checkpoints, metrics.jsonl, TensorBoard\n"
-        f"  {folder / 'run' / REPORT_FILE}   how good it is, and what limits it\n"
+        f"  {folder / 'run' / REPORT_PAGE}   how good it is, and what limits it\n"
         f"Next: deformable-detr predict {folder / 'run'} YOUR_PICTURES --output out",
         highlight=False,
         soft_wrap=True,

@@ -249,7 +249,7 @@ def _build_train(argv: Sequence[str]) -> ArgumentParser:
     if asked_for_help:
         base = recipe(origin.recipe or "deformable_detr_r50")
     else:
-        from ..training.run import resolve_config
+        from ..training import resolve_config
 
         base = resolve_config(
             origin.recipe,
@@ -267,7 +267,7 @@ def _build_train(argv: Sequence[str]) -> ArgumentParser:
 
 def _run_train(parser: ArgumentParser, arguments: Namespace) -> int:
     from ..config import RunConfig
-    from ..training.run import train
+    from ..training import train
 
     made = parser.instantiate(arguments)
     data = replace(
@@ -750,7 +750,7 @@ def _build_inspect(argv: Sequence[str]) -> ArgumentParser:
     if origin.config is None:
         base = recipe(origin.recipe or usual)
     else:
-        from ..training.run import resolve_config
+        from ..training import resolve_config
 
         base = resolve_config(origin.recipe, origin.output, config=origin.config)
     parser.add_argument("--base-recipe", type=str, default=base.recipe, help=SUPPRESS)

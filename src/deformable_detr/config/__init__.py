@@ -12,7 +12,6 @@ from .choices import add_choice
 from .fields import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    RUN_CONFIG_FILE,
     TORCHVISION_RESNETS,
     Attention,
     Augmentation,
@@ -39,7 +38,6 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "RECIPES",
-    "RUN_CONFIG_FILE",
     "TORCHVISION_RESNETS",
     "Attention",
     "Augmentation",

@@ -14,8 +14,6 @@ from typing import Literal
 from .checks import check, require
 from .settings import setting
 
-RUN_CONFIG_FILE = "config.yaml"  # in a run folder
-
 TORCHVISION_RESNETS = (
     "resnet18",
     "resnet34",

@@ -25,6 +25,7 @@ from ..errors import UserError
 from ..structures import ImageBatch, Target
 from .images import open_image
 from .records import Split
+from .seeds import seed_sequence
 from .transforms import training_transform
 
 Sample = tuple[Tensor, Target]
@@ -211,6 +212,4 @@ def _num_cores() -> int:
 
 
 def _generator(seed: int, *place: int) -> np.random.Generator:
-    # SeedSequence takes no negative seed. The place is its spawn key, since in plain entropy (seed, epoch)
-    # and (seed, epoch, 0) would be the same stream.
-    return np.random.default_rng(np.random.SeedSequence(seed % 2**64, spawn_key=place))
+    return np.random.default_rng(seed_sequence(seed, *place))

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 Place = tuple[float, float]
 PICTURES, PAGES = (".png", ".pdf", ".svg"), (".html", ".htm")
-REPORT_FILE = "missed.json"
+MISSED_FILE = "missed.json"
 PAGE_DETECTIONS = 50
 MISSED_INCHES = 2.6  # the least width of a panel: its title says five things
 
@@ -174,7 +174,7 @@ def write_missed(
                 name = f"{verdict.stage.value.replace(' ', '_')}_{drawn[verdict.stage]}.png"
                 _save(_draw_missed(detector, part, judged, int(number), verdict), folder / name)
     report = tally.report()
-    write_json(folder / REPORT_FILE, report.to_dict())
+    write_json(folder / MISSED_FILE, report.to_dict())
     return report
 
 

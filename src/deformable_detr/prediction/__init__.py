@@ -12,8 +12,8 @@ lines.py      `predict MODEL -`
 from .command import predict
 from .lines import answer_lines
 from .outputs import (
+    PREDICTION_REPORT_FILE,
     PREDICTIONS_FILE,
-    REPORT_FILE,
     PredictionReport,
 )
 from .tiling import Tiling, predict_tiled
@@ -21,7 +21,7 @@ from .videos import FrameDetections, predict_frames
 
 __all__ = [
     "PREDICTIONS_FILE",
-    "REPORT_FILE",
+    "PREDICTION_REPORT_FILE",
     "FrameDetections",
     "PredictionReport",
     "Tiling",

@@ -15,8 +15,8 @@ from ..inference.tta import augmented_as_requested
 from .finding import Finder
 from .frames import open_source
 from .outputs import (
+    PREDICTION_REPORT_FILE,
     PREDICTIONS_FILE,
-    REPORT_FILE,
     PictureResult,
     PredictionReport,
     RowFile,
@@ -121,7 +121,7 @@ def predict(
         left_out=found.left_out,
         detections=rows.count,
         predictions=folder / PREDICTIONS_FILE,
-        report=folder / REPORT_FILE,
+        report=folder / PREDICTION_REPORT_FILE,
         stopped=done.stopped,
     )
     write_report(report)

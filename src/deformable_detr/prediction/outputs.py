@@ -14,7 +14,7 @@ from ..files import replacing, write_json
 from ..structures import Detections
 
 PREDICTIONS_FILE = "predictions.json"
-REPORT_FILE = "report.json"
+PREDICTION_REPORT_FILE = "report.json"
 MADE_BY = "deformable-detr predict"  # in report.json: later runs know by it what is no input
 
 

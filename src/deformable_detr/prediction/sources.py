@@ -15,7 +15,7 @@ from pathlib import Path
 from ..checkpoint.sources import DEMO, demo_pictures
 from ..data.images import IMAGE_SUFFIXES
 from ..errors import UserError
-from .outputs import MADE_BY, PREDICTIONS_FILE, REPORT_FILE
+from .outputs import MADE_BY, PREDICTION_REPORT_FILE, PREDICTIONS_FILE
 
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv"}
@@ -144,7 +144,7 @@ class _Search:
         run that was killed perhaps, unless the search was told to start there."""
         if folder.resolve() == self.output != top.resolve():
             return True
-        report = folder / REPORT_FILE
+        report = folder / PREDICTION_REPORT_FILE
         if not (report.is_file() and (folder / PREDICTIONS_FILE).is_file()):
             return False
         try:

@@ -1,5 +1,5 @@
 """The report: what was trained, how good it is, and what limits it, in one HTML file that loads nothing."""
 
-from .writing import REPORT_FILE, report_text, write_report
+from .writing import report_text, write_report
 
-__all__ = ["REPORT_FILE", "report_text", "write_report"]
+__all__ = ["report_text", "write_report"]

@@ -15,6 +15,7 @@ from ..evaluation import collect_detections, match_classes
 from ..extras import import_extra
 from ..files import check_output_file, write_text
 from ..inference.detector import Detector, load
+from ..run_folder.names import REPORT_PAGE
 from ..run_folder.reading import read_history
 from ..system.environment import environment
 from .accuracy import count_mistakes, measure, mistakes
@@ -22,7 +23,6 @@ from .content import Content
 from .page import html_of
 from .pictures import find_misses, show_false_positives
 
-REPORT_FILE = "report.html"
 MOST_IMAGES = 24  # that are looked at again, to see which stage lost an object
 MOST_SHOWN = 6  # pictures of misses, and of false positives
 
@@ -122,7 +122,7 @@ def report_text(
 
 def _target(output: str | Path | None, folder: Path, split: str) -> Path:
     if output is None:
-        return folder / (REPORT_FILE if split == "val" else f"report_{split}.html")
+        return folder / (REPORT_PAGE if split == "val" else f"report_{split}.html")
     target = check_output_file(output)
     if target.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--output {target} must end in .html.")

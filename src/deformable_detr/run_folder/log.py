@@ -21,12 +21,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..errors import UserError
 from ..files import write_text, writing
 from ..system.environment import environment
-
-METRICS_FILE = "metrics.jsonl"
-ENVIRONMENT_FILE = "environment.jsonl"
+from .names import METRICS_FILE, STARTS_FILE
 
 
 class TrainingLog:
@@ -163,54 +160,16 @@ class TrainingLog:
             self.file.flush()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`; the half of one that a crash has left at the end is left out.
-
-    Raises:
-        UserError: naming the line that cannot be read.
-    """
-    if not path.is_file():
-        raise UserError(f"there is no {path}: name a run folder, or the metrics.jsonl of one.")
-    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-    rows = []
-    for number, line in enumerate(whole.splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            if row["kind"] not in ("train", "evaluation"):
-                raise ValueError(f"unknown kind {row['kind']}")
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path}, line {number} is not a row of a training run ({error}): take it out."
-            ) from error
-        rows.append(row)
-    return rows
-
-
 def note_start(
     folder: Path, *, step: int, device: str | torch.device, processes: int, data: Mapping[str, Any]
 ) -> None:
     """Add a line to the run's `environment.jsonl`. `data`: what the run learns from, ready for JSON."""
     row = {"step": step, **environment(device, processes), "data": dict(data)}
-    path = folder / ENVIRONMENT_FILE
+    path = folder / STARTS_FILE
     with writing(path):
         folder.mkdir(parents=True, exist_ok=True)
     with writing(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
-
-
-def read_starts(folder: Path) -> tuple[dict[str, Any], ...]:
-    """One row for each start of the run; none of runs by older versions, which lack `data` too.
-
-    Raises:
-        UserError: naming the file that cannot be read.
-    """
-    path = folder / ENVIRONMENT_FILE
-    if not path.is_file():
-        return ()
-    try:
-        return tuple(dict(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines())
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): take it out of the run folder.") from error
 
 
 def _means(window: Sequence[Mapping[str, float]]) -> dict[str, float]:

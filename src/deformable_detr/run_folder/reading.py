@@ -2,14 +2,54 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import RUN_CONFIG_FILE, RunConfig, read_config, to_dict
+from ..config import RunConfig, read_config, to_dict
 from ..config import recipe as recipe_of
-from .log import METRICS_FILE, read_metrics, read_starts
+from ..errors import UserError
+from .names import METRICS_FILE, RUN_CONFIG_FILE, STARTS_FILE
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a `metrics.jsonl`; the half of one that a crash has left at the end is left out.
+
+    Raises:
+        UserError: naming the line that cannot be read.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no {path}: name a run folder, or the metrics.jsonl of one.")
+    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    rows = []
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            if row["kind"] not in ("train", "evaluation"):
+                raise ValueError(f"unknown kind {row['kind']}")
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path}, line {number} is not a row of a training run ({error}): take it out."
+            ) from error
+        rows.append(row)
+    return rows
+
+
+def read_starts(folder: Path) -> tuple[dict[str, Any], ...]:
+    """One row for each start of the run; none of runs by older versions, which lack `data` too.
+
+    Raises:
+        UserError: naming the file that cannot be read.
+    """
+    path = folder / STARTS_FILE
+    if not path.is_file():
+        return ()
+    try:
+        return tuple(dict(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines())
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): take it out of the run folder.") from error
 
 
 @dataclass(frozen=True)

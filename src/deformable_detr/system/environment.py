@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("deformable-detr", "torchvision", "timm", "accelerate", "faster-coco-eval")
+PACKAGES = ("deformable-detr", "torchvision", "timm", "faster-coco-eval")
 
 
 def environment(device: str | torch.device, processes: int = 1) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What training will cost here: time of an epoch and memory, from a few updates with the data itself.
 
-The updates are training's own (`training.rehearse`), with the data's pictures through the recipe's
+The updates are training's own (rehearsal.py), with the data's pictures through the recipe's
 augmentation and loader, in a process of their own, because the peak of a process's memory is for good. The
 last of them is a made batch: as many pictures as the recipe's batch has, all of the largest size that the
 data gives, with the objects of its fullest images. That is what decides the memory. Nothing is kept.
@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,10 @@ from ..config import RunConfig, from_dict, override, to_dict
 from ..config import recipe as recipe_of
 from ..errors import NonFiniteError, UserError
 from ..inspection import Forecast
+from ..system.memory import bytes_of_children, peak_bytes
 
 SECONDS = 15.0  # of updates to measure; one update more is begun at most
-WARM_UP, LEAST = 2, 3  # updates that are not counted; that are measured however long they take
-MOST = 40
+WARM_UP, MINIMUM, MAXIMUM = 2, 3, 40  # updates that are not counted; that are measured, at least and at most
 EVALUATED = 8  # images
 
 
@@ -92,45 +91,45 @@ def _main() -> None:
 def _measure(data: str, config: RunConfig, device: str, seconds: float) -> dict[str, Any]:
     import torch
 
-    from .run import rehearse
+    from .parts import build_parts
+    from .rehearsal import evaluation_seconds, take_largest_update, timed_updates
 
     # Random weights cost as much as good ones, and need no download. Features are computed anew: the first
     # epoch of a cache does the same.
     settings = replace(config.train, backbone_weights=None, cache_features=False)
     config = replace(config, train=settings)
     with tempfile.TemporaryDirectory() as folder:
-        rehearsal = rehearse(data, config, Path(folder) / "run", device=device)
+        run = build_parts(data, config, Path(folder) / "run", device=device)
         times: list[float] = []
         busy: list[float] = []
         workers = 0
         started, cpu = time.perf_counter(), time.process_time()
-        for elapsed in rehearsal.updates():
+        for elapsed in timed_updates(run):
             times.append(elapsed)
             worked, cpu = time.process_time() - cpu, time.process_time()
             busy.append(worked)
-            workers = max(workers, _children_bytes())
-            measured = len(times) - WARM_UP
-            over = time.perf_counter() - started > seconds
-            if len(times) >= MOST or (measured >= LEAST and over):
+            workers = max(workers, bytes_of_children())
+            is_over = time.perf_counter() - started > seconds
+            if len(times) >= MAXIMUM or (len(times) >= WARM_UP + MINIMUM and is_over):
                 break
-        largest = rehearsal.largest_update()
-        evaluation = rehearsal.evaluation_seconds(EVALUATED)
-    # A data set of few images has few updates; then the warm-up is all that was seen.
+        largest = take_largest_update(run)
+        evaluation = evaluation_seconds(run, EVALUATED)
+    # A data set of few images has few updates; then the warm-up is all there is.
     counted = times[WARM_UP:] or times[-1:]
     counted_busy = busy[WARM_UP:] or busy[-1:]
-    on_gpu = rehearsal.device.type == "cuda"
+    on_gpu = run.processes.device.type == "cuda"
     return {
         "recipe": config.recipe,
         "device": torch.cuda.get_device_name() if on_gpu else _cpu(torch.get_num_threads()),
-        "batch_size": rehearsal.total_batch,
+        "batch_size": run.total_batch,
         "updates_measured": len(counted),
         "update_seconds": statistics.fmean(counted),
         "update_spread": statistics.stdev(counted) if len(counted) > 1 else 0.0,
         "update_cpu_seconds": statistics.fmean(counted_busy),
-        "updates_per_epoch": rehearsal.updates_per_epoch,
+        "updates_per_epoch": run.updates_per_epoch,
         "evaluation_seconds": evaluation / config.train.evaluate_every,
         "epochs": config.train.epochs,
-        "peak_bytes": _peak_bytes() + workers,
+        "peak_bytes": peak_bytes() + workers,
         "gpu_bytes": torch.cuda.max_memory_allocated() if on_gpu else 0,
         "largest_batch": list(largest),
         "threads": torch.get_num_threads(),
@@ -141,33 +140,6 @@ def _measure(data: str, config: RunConfig, device: str, seconds: float) -> dict[
 
 def _cpu(threads: int) -> str:
     return f"the CPU ({threads} {'thread' if threads == 1 else 'threads'})"
-
-
-def _peak_bytes() -> int:
-    from experiments.benchmark.measure import peak_bytes
-
-    return peak_bytes()
-
-
-def _children_bytes() -> int:
-    """What the loader's processes have for themselves now; 0 where the system does not tell."""
-    return sum(map(_private_bytes, _children()))
-
-
-def _children() -> Sequence[int]:
-    try:
-        text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
-    except OSError:
-        return ()
-    return tuple(map(int, text.split()))
-
-
-def _private_bytes(process: int) -> int:
-    try:
-        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    except OSError:  # it has ended
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
 
 
 if __name__ == "__main__":

@@ -69,6 +69,12 @@ def learning_rate_factor(config: TrainConfig, step: int, steps_per_epoch: int) -
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Each group's rate is its initial one times `factor`."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+
+
 @torch.no_grad()
 def update_moving_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
     """average ← decay·average + (1 - decay)·model, after update `step` (from 1).

@@ -162,7 +162,7 @@ def test_a_run_is_measured_at_each_epoch_and_goes_on(
     other = changed_data(
         tiny_data, tmp_path / "other", lambda content: content["categories"][0].update(name="x")
     )
-    assert main([*command[:2], str(other), *command[3:]]) == 2
+    assert main([*command[:1], str(other), *command[2:]]) == 2
     assert "is a run on other data" in capsys.readouterr().err
     assert main([*command, "--rows", "faster_rcnn_r50_fpn"]) == 2
     assert "there is no row faster_rcnn_r50_fpn" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import torch
 
 from deformable_detr.config import RunConfig
 from deformable_detr.errors import UserError
-from deformable_detr.run_folder.log import read_starts
+from deformable_detr.run_folder.reading import read_starts
 from deformable_detr.structures import ImageBatch, Target
 from experiments.paper.faster_rcnn import FasterRcnn, train_faster_rcnn
 from experiments.paper.rows import read_run

@@ -62,7 +62,7 @@ def test_a_queue_runs_each_run_once(
     assert [row["epoch"] for row in result["curve"]] == [2]
     assert result["AP"] == result["curve"][-1]["AP"]
     assert (
-        result["command"] == f"python -m experiments.paper {' '.join(command[:5])} --results {tmp_path / 'r'}"
+        result["command"] == f"python -m experiments.paper {' '.join(command[:4])} --results {tmp_path / 'r'}"
     )
     metrics = tmp_path / "o" / "tiny" / "runs" / "small" / "detr_r50-2ep-seed7" / "metrics.jsonl"
     before = metrics.stat().st_mtime_ns
@@ -170,7 +170,7 @@ def test_a_run_that_diverges_does_not_stop_the_others(
 def test_jobs_share_a_queue_and_a_failing_one_is_told(
     queue: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = Path(queue[2])
+    file = Path(queue[1])
     content = yaml.safe_load(file.read_text())
     content["data"]["gone"] = str(tmp_path / "nowhere")
     content["runs"].append({"row": "detr_r50", "data": "gone", "epochs": 1, "seeds": [3]})

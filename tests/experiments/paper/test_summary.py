@@ -217,6 +217,6 @@ def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
 
 def test_the_documents_tables_are_those_of_the_committed_results() -> None:
     experiments = group(read_results(RESULTS))
-    _, queued = read_queue(RESULTS.parent / "queue.yaml")
+    _, queued = read_queue(ROOT / "experiments" / "paper" / "queue.yaml")
     written = (ROOT / "docs" / "paper.md").read_text()
     assert markdown(experiments, missing(experiments, queued)) in written

@@ -16,7 +16,7 @@ from deformable_detr.data.formats import read_split
 from deformable_detr.evaluation import evaluate
 from deformable_detr.inference.detector import load
 from deformable_detr.run_folder.log import note_start
-from deformable_detr.training.run import data_in_words
+from deformable_detr.training.settings import describe_data
 from experiments.paper import rows as rows_module
 from experiments.paper import table1, table2, table3
 from experiments.paper.__main__ import main
@@ -180,7 +180,7 @@ def test_hours_are_those_of_all_processes(tiny_data: Path, tmp_path: Path) -> No
     run = make_run(
         run_folder(tmp_path, "small", name, 3, 1), config, [0.1, 0.2, 0.3]
     )  # an hour for 10 updates
-    data = data_in_words(read_split(tiny_data, "train"), read_split(tiny_data, "val"))
+    data = describe_data(read_split(tiny_data, "train"), read_split(tiny_data, "val"))
     for step, processes in ((0, 16), (20, 8)):
         note_start(run, step=step, device="cpu", processes=processes, data=data)
     arguments = ["--rows", name, "--epochs", "3", "--scale", "small", "--rebuild", "--output", str(tmp_path)]
@@ -225,7 +225,7 @@ def test_the_command_of_a_table_makes_it_again(tiny_data: Path, tmp_path: Path) 
     command += ["--rows", "detr_r50", "--epochs", "2", "--seeds", "1", "2", "--rebuild"]
     assert main(command) == 0
     content = json.loads((tmp_path / "table1.json").read_text())
-    assert content["command"] == shlex.join(["deformable-detr", *command])
+    assert content["command"] == shlex.join(["python", "-m", "experiments.paper", *command])
     assert content["environment"]["versions"]["torch"] == torch.__version__
 
 

@@ -39,7 +39,7 @@ TWO_PROCESSES = """
 import json, sys
 from pathlib import Path
 import torch
-from tiny import as_detr, repeatable_in_parts
+from tests.support.tiny import as_detr, repeatable_in_parts
 from deformable_detr.evaluation import evaluate
 from deformable_detr.training import train
 

@@ -1,0 +1,50 @@
+"""How much memory this process and its children use, in bytes."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+STATUS = Path("/proc/self/status")  # on Linux only
+
+
+def peak_bytes() -> int:
+    """Resident memory of this process at its worst."""
+    if STATUS.exists():
+        return status_bytes("VmHWM")
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def status_bytes(name: str) -> int:
+    """A line of /proc/self/status, such as VmRSS, which proc(5) explains."""
+    line = re.search(rf"^{name}:\s+(\d+) kB", STATUS.read_text(), re.MULTILINE)
+    if line is None:
+        raise RuntimeError(f"{STATUS} has no {name}: memory cannot be measured on this system.")
+    return int(line[1]) * 1024
+
+
+def bytes_of_children() -> int:
+    """What this process's children have for themselves now; 0 if the system does not list them."""
+    return sum(map(private_bytes, children()))
+
+
+def children() -> tuple[int, ...]:
+    """The ids of this process's children; none if the system does not list them."""
+    try:
+        text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    except OSError:
+        return ()
+    return tuple(map(int, text.split()))
+
+
+def private_bytes(process: int) -> int:
+    """What a process shares with no other; 0 once it has ended."""
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))

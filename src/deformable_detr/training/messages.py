@@ -1,0 +1,37 @@
+"""What training prints before it starts."""
+
+from __future__ import annotations
+
+from ..data.formats import NOTES
+from .optimisation import batch_size_factor
+from .parts import Parts
+
+
+def opening_lines(run: Parts) -> list[str]:
+    """The model, the data, the plan and the learning rate, and what looks wrong with the data."""
+    settings, split, val = run.config.train, run.train_split, run.val_split
+    factor = batch_size_factor(settings, run.total_batch)
+    boxes = sum(len(record) for record in split.images)
+    trainable = sum(p.numel() for p in run.state.model.parameters() if p.requires_grad)
+    measured = "no validation split" if val is None else f"{len(val)} images to evaluate on ({val.name})"
+    lines = [
+        f"{run.config.recipe}: {trainable:,} trainable parameters on {run.processes.device}",
+        f"{split.format} data: {len(split)} training images, {boxes} boxes, {len(split.classes)} classes; "
+        f"{measured}",
+        f"{run.last_step} updates of {settings.batch_size} x {settings.accumulate} x "
+        f"{run.processes.world_size} images (batch x accumulate x processes), "
+        f"{run.updates_per_epoch} an epoch",
+        f"learning rate {settings.lr * factor:.2e} (backbone {settings.lr_backbone * factor:.2e}): "
+        f"rule '{settings.lr_rule}', {settings.lr:.2e} is for {settings.lr_batch_size} images an update",
+    ]
+    problems = [problem for problem in split.problems if problem.kind not in NOTES]
+    if problems:
+        lines.append(
+            f"problems in the data: {len(problems)}; broken boxes and missing pictures are left out, "
+            "`deformable-detr inspect` lists them"
+        )
+    if boxes == 0:
+        lines.append("no object in the training images: nothing can be learned from them")
+    if run.state.step:
+        lines.append(f"resuming after update {run.state.step}")
+    return lines

@@ -1,0 +1,213 @@
+"""The parts of a run, put together but not started: `run.py` trains with them, `rehearsal.py` times them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from .. import checkpoint as checkpoints
+from ..checkpoint import Checkpoint
+from ..classification import build_classification
+from ..config import RunConfig
+from ..data.loading import Samples, micro_batch_keys, steps_per_epoch, training_loader
+from ..data.records import Split
+from ..errors import UserError
+from ..inference.detector import Detector, new_checkpoint
+from ..loss import SetCriterion
+from ..models.activation_checkpointing import checkpoint_activations
+from ..run_folder.names import CHECKPOINTS, FEATURE_CACHE, STATE_FILE
+from .feature_cache import Bounds, FeatureCache
+from .optimisation import adamw, parameter_groups
+from .precision import autocast, gradient_scaler, resolve_precision
+from .processes import Processes, join_processes
+from .settings import config_for_classes, read_splits
+from .state import Identity, TrainingState, load_state, require_state, save_state
+from .transfer import transfer
+from .update import MicroBatch
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What one process needs to train.
+
+    Attributes:
+        start: what goes into a checkpoint with the weights; its model is the state's.
+        state: what changes while the run learns.
+        model: the state's model, wrapped so that several processes share its gradients.
+        dtype: the forward pass computes in it.
+        cache: the backbone's features, None if they are computed in every update.
+    """
+
+    data: str | Path
+    output: Path
+    config: RunConfig
+    train_split: Split
+    val_split: Split | None
+    processes: Processes
+    console: Console
+    dtype: torch.dtype
+    start: Checkpoint
+    state: TrainingState
+    model: nn.Module
+    criterion: SetCriterion
+    cache: FeatureCache | None
+
+    @property
+    def total_batch(self) -> int:
+        """Images of one update, over all micro-batches and processes."""
+        settings = self.config.train
+        return settings.batch_size * settings.accumulate * self.processes.world_size
+
+    @property
+    def updates_per_epoch(self) -> int:
+        return steps_per_epoch(len(self.train_split), self.total_batch)
+
+    @property
+    def last_step(self) -> int:
+        """Updates of the whole run."""
+        settings = self.config.train
+        steps = settings.epochs * self.updates_per_epoch
+        return steps if settings.max_steps is None else min(steps, settings.max_steps)
+
+    def updates(self, epoch: int, first: int, end: int) -> Iterator[list[MicroBatch]]:
+        """This process's micro-batches of the updates from `first` to before `end` of an epoch, by update."""
+        if first >= end:
+            return
+        settings = self.config.train
+        order: dict[str, Any] = {
+            "batch_size": settings.batch_size,
+            "accumulate": settings.accumulate,
+            "seed": settings.seed,
+            "epoch": epoch,
+            "start_step": first,
+            "rank": self.processes.rank,
+            "world_size": self.processes.world_size,
+        }
+        batches: Iterator[MicroBatch]
+        if self.cache is None:
+            batches = iter(training_loader(self.train_split, self.config.data, **order))
+        else:
+            batches = map(self.cache.__getitem__, micro_batch_keys(self.train_split, **order))
+        for _ in range(end - first):
+            yield list(islice(batches, settings.accumulate))
+
+    def detector(self) -> Detector:
+        """The detector as it is now, with the moving average of the weights if there is one."""
+        return Detector.of(replace(self.start, model=self.state.model_to_keep), self.processes.device)
+
+    def save_checkpoint(self, name: str) -> None:
+        if self.processes.is_first:
+            self.detector().save(self.output / CHECKPOINTS / name)
+        self.processes.wait()
+
+    def save_state(self) -> None:
+        if self.processes.is_first:
+            save_state(self.output, self.state, Identity.from_split(self.train_split, self.total_batch))
+        self.processes.wait()
+
+
+def build_parts(
+    data: str | Path,
+    config: RunConfig,
+    output: Path,
+    *,
+    init_from: str | Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+) -> Parts:
+    """Read the data, build the model and its optimizer, and fill them from a stopped run or another model.
+
+    Nothing is written.
+
+    Raises:
+        UserError: wrong input, as `train`.
+    """
+    if resume:
+        require_state(output)
+    elif (output / STATE_FILE).exists():
+        raise UserError(
+            f"{output} already holds a run: add --resume to continue it, or choose another --output."
+        )
+    train_split, val_split = read_splits(data, config)
+    config = config_for_classes(config, train_split)
+    settings = config.train
+    processes = join_processes(device)
+    dtype = resolve_precision(settings.precision, processes.device)
+    console = Console(quiet=not processes.is_first)
+
+    torch.manual_seed(settings.seed)
+    start = _untrained(config, train_split, pretrained=not resume and init_from is None)
+    if init_from is not None and not resume:
+        for sentence in transfer(checkpoints.load(init_from), start).sentences():
+            console.print(sentence, highlight=False)
+    state = _prepare(start, config, processes.device, dtype)
+    parts = Parts(
+        data=data,
+        output=output,
+        config=config,
+        train_split=train_split,
+        val_split=val_split,
+        processes=processes,
+        console=console,
+        dtype=dtype,
+        start=start,
+        state=state,
+        # Without auxiliary losses the earlier layers' heads get no gradient.
+        model=processes.share_gradients(state.model, some_unused=not settings.loss.auxiliary),
+        criterion=SetCriterion(build_classification(config.model, settings.loss), settings.loss),
+        cache=_feature_cache(state, train_split, config, output, processes, dtype),
+    )
+    if resume:
+        load_state(output, state, Identity.from_split(train_split, parts.total_batch))
+    return parts
+
+
+def _untrained(config: RunConfig, split: Split, *, pretrained: bool) -> Checkpoint:
+    # The first process alone would do, because its weights are sent to all; but every one can read the file.
+    weights = config.train.backbone_weights if pretrained else None
+    return new_checkpoint(config.model, split.classes, config.data, config.recipe, weights)
+
+
+def _prepare(start: Checkpoint, config: RunConfig, device: torch.device, dtype: torch.dtype) -> TrainingState:
+    """The model as it trains, its moving average and its optimizer."""
+    settings = config.train
+    model = start.model.to(device)
+    if settings.lr_backbone == 0:
+        model.backbone.requires_grad_(False)
+    # Depthwise and 1x1 convolutions run faster so, on CPUs and GPUs.
+    model.backbone.to(memory_format=torch.channels_last)
+    average = copy.deepcopy(model) if settings.ema_decay > 0 else None
+    if settings.activation_checkpointing:
+        checkpoint_activations(model)
+    optimizer = adamw(parameter_groups(model, settings), settings)
+    return TrainingState(model, average, optimizer, gradient_scaler(device, dtype))
+
+
+def _feature_cache(
+    state: TrainingState,
+    split: Split,
+    config: RunConfig,
+    output: Path,
+    processes: Processes,
+    dtype: torch.dtype,
+) -> FeatureCache | None:
+    settings = config.train
+    if not settings.cache_features:
+        return None
+    return FeatureCache(
+        Samples(split, config.data, settings.seed),
+        state.model.backbone,
+        processes.device,
+        output / FEATURE_CACHE / str(processes.rank),
+        Bounds(memory=int(settings.cache_memory_gb * 1e9), files=int(settings.cache_disk_gb * 1e9)),
+        partial(autocast, processes.device, dtype),
+    )

@@ -1,0 +1,30 @@
+"""The number format that a model computes in while it trains: float32, or a 16-bit type under autocast."""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import UserError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """What `train.precision` means on a device.
+
+    Raises:
+        UserError: the device cannot train in it.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("train.precision: fp16 needs a GPU: use bf16 or fp32 on a CPU.")
+    return DTYPES[precision]
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """The context in which forward passes run; it changes nothing if `dtype` is float32."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+def gradient_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:
+    """Scales losses, because gradients in float16 would vanish; it passes the other types through."""
+    return torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)

@@ -1,0 +1,68 @@
+"""Timed updates of a run that keeps nothing, from which `forecast.py` says what training will cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from ..boxes import xyxy_to_cxcywh
+from ..data.records import ImageRecord
+from ..data.transforms import resized_size
+from ..evaluation import evaluate
+from ..structures import ImageBatch, Target
+from .parts import Parts
+from .run import take_update
+
+
+def timed_updates(run: Parts) -> Iterator[float]:
+    """Train for at most one epoch; yields the seconds of each update, waiting for its images included."""
+    clock = time.perf_counter()
+    for micro_batches in run.updates(0, 0, run.updates_per_epoch):
+        take_update(run, micro_batches)
+        _synchronize(run.processes.device)
+        seconds, clock = time.perf_counter() - clock, time.perf_counter()
+        yield seconds
+
+
+def take_largest_update(run: Parts) -> tuple[int, int]:
+    """One update with a batch as large as this data can give, by pixels and by objects; its (H, W)."""
+    data, batch_size = run.config.data, run.config.train.batch_size
+    shorter_side = data.image_size if data.augmentation == "none" else max(data.train_sizes)
+    records = run.train_split.images
+    sizes = [resized_size(record.size, shorter_side, data.max_size) for record in records]
+    size = max(height for height, _ in sizes), max(width for _, width in sizes)
+    fullest = sorted(records, key=lambda record: -int((~record.crowd).sum()))[:batch_size]
+    targets = tuple(_target_of(record) for record in (fullest * batch_size)[:batch_size])
+    images = ImageBatch.from_images([torch.zeros(3, *size)] * batch_size)
+    take_update(run, [(images, targets)] * run.config.train.accumulate)
+    _synchronize(run.processes.device)
+    return size
+
+
+def evaluation_seconds(run: Parts, num_images: int) -> float:
+    """How long an evaluation on the validation split will take, from its first images; 0 without a split."""
+    split = run.val_split
+    if split is None:
+        return 0.0
+    detector = run.detector()
+    evaluate(detector, replace(split, images=split.images[:1]), progress=False)  # builds its runner
+    part = replace(split, images=split.images[:num_images])
+    started = time.perf_counter()
+    evaluate(detector, part, progress=False)
+    return (time.perf_counter() - started) * len(split) / len(part)
+
+
+def _target_of(record: ImageRecord) -> Target:
+    """The objects of an unchanged picture, crowds left out."""
+    height, width = record.size
+    boxes_xyxy = torch.from_numpy(record.boxes_xyxy[~record.crowd]).float()
+    boxes_cxcywh = xyxy_to_cxcywh(boxes_xyxy) / torch.tensor([width, height, width, height])
+    return Target(torch.from_numpy(record.labels[~record.crowd]), boxes_cxcywh, record.image_id)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()

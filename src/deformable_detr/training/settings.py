@@ -1,0 +1,117 @@
+"""The settings that a run starts with, and the splits of the data that it learns from and is measured on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from .. import checkpoint as checkpoints
+from ..config import ModelConfig, RunConfig, read_config, read_yaml, with_file
+from ..config import recipe as recipe_of
+from ..data.formats import list_splits, read_split
+from ..data.formats.splits import name_to_measure_on
+from ..data.records import Split
+from ..errors import UserError
+from ..evaluation import match_classes
+from ..run_folder.names import RUN_CONFIG_FILE
+from .state import require_state
+
+
+def resolve_config(
+    recipe: str | None,
+    output: str | Path,
+    *,
+    config: str | Path | None = None,
+    init_from: str | Path | None = None,
+    resume: bool = False,
+) -> RunConfig:
+    """The configuration before flags: the stopped run's own one, or recipe < config file.
+
+    Without a recipe, the config file may name it, or `init_from` brings its own, with the architecture and
+    the preprocessing that its weights are used to.
+
+    Raises:
+        UserError: unknown recipe, unreadable file, two recipes that contradict each other, nothing to resume.
+    """
+    content = {} if config is None else read_yaml(Path(config))
+    name = content.get("recipe", recipe)
+    if recipe not in (None, name):
+        raise UserError(f"{config} is for recipe {name}, not for {recipe}: name one of them only.")
+    if resume:
+        base = _config_of_run(Path(output), name)
+    elif name is not None:
+        base = recipe_of(name)
+    elif init_from is not None:
+        base = _config_of_model(init_from)
+    else:
+        base = recipe_of("deformable_detr_r50")
+    return base if config is None else with_file(base, Path(config), content)
+
+
+def _config_of_run(output: Path, recipe: str | None) -> RunConfig:
+    require_state(output)
+    base = read_config(output / RUN_CONFIG_FILE, RunConfig())
+    if recipe not in (None, base.recipe):
+        raise UserError(
+            f"--resume: {output} is a run of {base.recipe}, not of {recipe}: leave the recipe out, or "
+            "choose another --output."
+        )
+    return base
+
+
+def _config_of_model(init_from: str | Path) -> RunConfig:
+    source = checkpoints.load(init_from)
+    base = recipe_of(source.recipe)
+    return replace(
+        base,
+        model=replace(source.config, num_classes=base.model.num_classes),
+        # The layout of the new data's files is their own, and so is how strictly to read them.
+        data=replace(source.data, format=base.data.format, strict=base.data.strict),
+    )
+
+
+def read_splits(data: str | Path, config: RunConfig) -> tuple[Split, Split | None]:
+    """The split to learn from and the one to evaluate on, None if the data have none.
+
+    Raises:
+        UserError: the data cannot be read, or the two have no class in common.
+    """
+    read = partial(read_split, data, format=config.data.format, strict=config.data.strict)
+    train = read("train")
+    name = name_to_measure_on(list_splits(data, format=config.data.format))
+    if name is None:
+        return train, None
+    val = read(name)
+    try:  # before hours of training, not at the first evaluation
+        match_classes(train.classes, val.classes, val.source)
+    except UserError as error:
+        raise UserError(
+            f"{train.source} and {val.source} have no class in common: give both splits the same class names."
+        ) from error
+    return train, val
+
+
+def config_for_classes(config: RunConfig, split: Split) -> RunConfig:
+    """The configuration with the data set's number of classes.
+
+    Raises:
+        UserError: `model.num_classes` was set to another number.
+    """
+    requested, present = config.model.num_classes, len(split.classes)
+    if requested not in (ModelConfig.num_classes, present):
+        raise UserError(
+            f"model.num_classes is {requested}, but {split.source} has {present} classes: leave the option "
+            "out, the number comes from the data."
+        )
+    return replace(config, model=replace(config.model, num_classes=present))
+
+
+def describe_data(train: Split, val: Split | None) -> dict[str, Any]:
+    """What identifies the data of a run wherever they are stored; ready for JSON."""
+    return {
+        "train_images": len(train),
+        "val_images": None if val is None else len(val),
+        "classes": list(train.classes.names),
+    }

@@ -1,0 +1,37 @@
+"""Ctrl-C and SIGTERM let training finish its update and save its state."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+
+@dataclass
+class StopRequest:
+    """`requested` becomes true with the first signal."""
+
+    requested: bool = False
+
+
+@contextmanager
+def catch_stop_signals() -> Iterator[StopRequest]:
+    """Catch Ctrl-C and SIGTERM for a block; a second Ctrl-C raises KeyboardInterrupt at once."""
+    stop = StopRequest()
+
+    def request(number: int, frame: FrameType | None) -> None:
+        if stop.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.requested = True
+
+    try:
+        previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread, where Python allows no handlers
+        previous = {}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

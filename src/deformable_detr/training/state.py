@@ -1,0 +1,156 @@
+"""What changes while a run learns: the file that `--resume` continues from, and when it is refused.
+
+A sample is a pure function of (seed, epoch, index), the dropout of an update one of (seed, update, rank), and
+the learning rate one of the update's number. So weights, optimizer moments and two counters are enough to
+continue a stopped run exactly.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data.records import Split
+from ..errors import UserError
+from ..files import DAMAGED_FILE_ERRORS, replacing
+from ..models import DetectionModel
+from ..run_folder.names import STATE_FILE
+from .optimisation import cpu_copy
+
+FORMAT = 2  # 1, which had no number, drew dropout from other seeds
+
+
+@dataclass
+class TrainingState:
+    """What an update changes, and how far the run is.
+
+    `average`: the moving average of the weights, None without one. `step`: updates done. `closed_step`: after
+    which of them an epoch was last closed (evaluated, its checkpoints written). `best_ap`: of the evaluations
+    so far, None before the first one that has an AP.
+    """
+
+    model: DetectionModel
+    average: DetectionModel | None
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    step: int = 0
+    closed_step: int = 0
+    best_ap: float | None = None
+
+    @property
+    def model_to_keep(self) -> DetectionModel:
+        """The weights to evaluate and to write: the moving average if there is one."""
+        return self.model if self.average is None else self.average
+
+    def is_best(self, ap: float) -> bool:
+        """Whether an evaluation is better than all before it. An AP of -1 means that there was no truth."""
+        return ap >= 0 and (self.best_ap is None or ap > self.best_ap)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What must be the same when a run is resumed, because an update's images are found by their numbers."""
+
+    total_batch: int
+    num_images: int
+    class_names: tuple[str | None, ...]
+
+    @classmethod
+    def from_split(cls, split: Split, total_batch: int) -> Identity:
+        return cls(total_batch, len(split), tuple(split.classes.names))
+
+
+def require_state(output: Path) -> None:
+    """Raise a `UserError` if `output` holds nothing to resume."""
+    if not (output / STATE_FILE).is_file():
+        raise UserError(
+            f"--resume: {output} holds no training state to continue from; leave --resume out to start there."
+        )
+
+
+def save_state(output: Path, state: TrainingState, identity: Identity) -> None:
+    """Write `training_state.pt`, whole or not at all."""
+    content = {
+        "format": FORMAT,
+        "step": state.step,
+        "closed_step": state.closed_step,
+        "best_ap": state.best_ap,
+        "total_batch": identity.total_batch,
+        "data": {"images": identity.num_images, "classes": list(identity.class_names)},
+        "model": cpu_copy(state.model.state_dict()),
+        "average": None if state.average is None else cpu_copy(state.average.state_dict()),
+        "optimizer": state.optimizer.state_dict(),
+        "scaler": state.scaler.state_dict(),
+    }
+    with replacing(output / STATE_FILE) as draft:
+        torch.save(content, draft)
+
+
+def load_state(output: Path, state: TrainingState, identity: Identity) -> None:
+    """Fill `state`, whose model and optimizer are made from this start's settings.
+
+    The rates and the weight decay stay those of this start, which may differ from the first one's.
+
+    Raises:
+        UserError: the file is damaged, of another version, or of a run with other data, another number of
+            images per update or another model.
+    """
+    path = output / STATE_FILE
+    content = _read(path)
+    if content.get("format") != FORMAT:
+        raise UserError(
+            f"--resume: {path} was written by another version of this package, whose random numbers were "
+            f"different, so that its run cannot be continued exactly: start a new run with "
+            f"--init-from {output}."
+        )
+    _require_same(content, identity, output)
+    groups = state.optimizer.param_groups
+    settings = [{name: group[name] for name in ("initial_lr", "weight_decay")} for group in groups]
+    try:
+        state.model.load_state_dict(content["model"])
+        state.optimizer.load_state_dict(content["optimizer"])
+        if state.average is not None:
+            state.average.load_state_dict(content["average"] or content["model"])
+    except (RuntimeError, ValueError) as error:
+        example = str(error).strip().splitlines()[-1].strip().rstrip(".")  # of PyTorch's many lines
+        raise UserError(
+            f"--resume: the model differs from the one in {path} ({example}): "
+            "resume with the same model settings."
+        ) from error
+    for group, own in zip(state.optimizer.param_groups, settings, strict=True):
+        group.update(own)
+    if content["scaler"] and state.scaler.is_enabled():
+        state.scaler.load_state_dict(content["scaler"])
+    state.step, state.closed_step = content["step"], content["closed_step"]
+    state.best_ap = content["best_ap"]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, *DAMAGED_FILE_ERRORS) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"--resume: {path} cannot be read ({reason}); start a new run.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"--resume: {path} is not a training state; start a new run.")
+    return content
+
+
+def _require_same(content: Mapping[str, Any], identity: Identity, output: Path) -> None:
+    images, classes = content["data"]["images"], tuple(content["data"]["classes"])
+    if (images, classes) != (identity.num_images, identity.class_names):
+        raise UserError(
+            f"--resume: the data differ from those of the run ({images} training images of {len(classes)} "
+            f"classes, now {identity.num_images} of {len(identity.class_names)}): start a new run with "
+            f"--init-from {output}."
+        )
+    if content["total_batch"] != identity.total_batch:
+        raise UserError(
+            f"--resume: the run was made with {content['total_batch']} images per update, now there are "
+            f"{identity.total_batch}: keep batch_size x accumulate x processes the same."
+        )

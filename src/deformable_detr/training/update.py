@@ -1,0 +1,126 @@
+"""One update: the micro-batches of one step of the optimizer, forward and backward, and the step itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..errors import NonFiniteError
+from ..loss import Losses
+from ..structures import BatchCount, DetectorOutput, FeatureBatch, ImageBatch, Target
+from .precision import autocast, gradient_scaler
+from .processes import Processes
+
+MicroBatch = tuple[ImageBatch | FeatureBatch, tuple[Target, ...]]
+Criterion = Callable[[DetectorOutput, Sequence[Target], BatchCount], Losses]  # such as loss.SetCriterion
+
+_ADVICE = "lower the learning rate (--train.lr), or look at the images with `deformable-detr inspect`"
+
+
+def update(
+    model: nn.Module,
+    criterion: Criterion,
+    optimizer: torch.optim.Optimizer,
+    micro_batches: Sequence[MicroBatch],
+    *,
+    count: BatchCount,
+    dtype: torch.dtype = torch.float32,
+    scaler: torch.amp.GradScaler | None = None,
+    clip_norm: float = 0.0,
+    number: int = 1,
+) -> dict[str, float]:
+    """Move the weights of `model` by one step of `optimizer`.
+
+    Args:
+        model: maps an ImageBatch or FeatureBatch to a DetectorOutput; may be wrapped for several processes.
+        micro_batches: this process's part of the update, on any device.
+        count: what the whole update holds, as this process's share: `count_update`.
+        dtype: the forward pass computes in it.
+        scaler: needed for float16 only; it leaves out an update whose gradient is not finite.
+        clip_norm: gradients are scaled down to at most this norm; 0 leaves them.
+        number: of the update, for messages.
+
+    Returns:
+        This process's losses: `loss`, each term by name, and `gradient_norm` if gradients are clipped.
+
+    Raises:
+        NonFiniteError: a loss or the gradient is not finite; names the update and its images. The weights
+            have not moved.
+    """
+    device = next(model.parameters()).device
+    scaler = gradient_scaler(device, torch.float32) if scaler is None else scaler
+    model.train()
+    sums: dict[str, float] = {}
+    for index, micro_batch in enumerate(micro_batches):
+        images, targets = to_device(micro_batch, device)
+        with _gradients_kept_here(model, index < len(micro_batches) - 1):
+            with autocast(device, dtype):
+                output = model(images)
+            losses = _finite_losses(criterion, output, targets, count, number)
+            scaler.scale(losses.total).backward()
+        for name, value in _as_numbers(losses).items():
+            sums[name] = sums.get(name, 0.0) + value
+    if clip_norm > 0:
+        scaler.unscale_(optimizer)
+        norm = float(nn.utils.clip_grad_norm_(model.parameters(), clip_norm))
+        if math.isfinite(norm):
+            sums["gradient_norm"] = norm
+        elif not scaler.is_enabled():
+            names = _names_of([target for _, targets in micro_batches for target in targets])
+            raise NonFiniteError(f"update {number}: the gradient of images {names} is {norm}; {_ADVICE}")
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad()
+    return sums
+
+
+def count_update(micro_batches: Sequence[MicroBatch], num_queries: int, processes: Processes) -> BatchCount:
+    """What the whole update holds, over micro-batches and processes, as the share of this process."""
+    own = BatchCount.of([target for _, targets in micro_batches for target in targets], num_queries)
+    objects, matched, images = processes.sum([own.objects, own.matched, own.images])
+    return BatchCount(objects, matched, images).share_of(processes.world_size)
+
+
+def to_device(micro_batch: MicroBatch, device: torch.device) -> MicroBatch:
+    """Move pixels (or feature maps), masks, labels and boxes to the device that trains."""
+    images, targets = micro_batch
+    return images.to(device), tuple(target.to(device) for target in targets)
+
+
+@contextmanager
+def _gradients_kept_here(model: nn.Module, kept: bool) -> Iterator[None]:
+    """Gradients travel between processes once per update, with its last micro-batch."""
+    if kept and isinstance(model, DistributedDataParallel):
+        with model.no_sync():
+            yield
+    else:
+        yield
+
+
+def _finite_losses(
+    criterion: Criterion, output: DetectorOutput, targets: Sequence[Target], count: BatchCount, number: int
+) -> Losses:
+    try:
+        losses = criterion(output, targets, count)
+    except NonFiniteError as error:
+        raise NonFiniteError(f"update {number}: {error}; {_ADVICE}") from error
+    if not torch.isfinite(losses.total):
+        raise NonFiniteError(
+            f"update {number}: the loss of images {_names_of(targets)} is {float(losses.total)}; {_ADVICE}"
+        )
+    return losses
+
+
+def _as_numbers(losses: Losses) -> dict[str, float]:
+    terms: dict[str, Tensor] = {"loss": losses.total.detach(), **losses.terms}
+    values = torch.stack(list(terms.values())).tolist()  # waits for a GPU once, not once a term
+    return dict(zip(terms, values, strict=True))
+
+
+def _names_of(targets: Sequence[Target]) -> str:
+    return ", ".join(str(target.image_id) for target in targets)

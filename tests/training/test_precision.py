@@ -1,0 +1,39 @@
+"""Training in 16 bits, and what a CPU cannot train in."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from deformable_detr.errors import UserError
+from deformable_detr.training import train
+from tests.support.tiny import (
+    rows,
+    tiny_config,
+    weights,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_bfloat16_after_float32(tiny_data: Path, tmp_path: Path) -> None:
+    # In one Python session: Accelerate's state is a singleton that refuses a second precision.
+    train(tiny_data, tiny_config(max_steps=1), tmp_path / "fp32")
+    train(tiny_data, tiny_config(max_steps=3, precision="bf16"), tmp_path / "bf16")
+    assert all(math.isfinite(row["loss"]) for row in rows(tmp_path / "bf16", "train"))
+    assert {value.dtype for value in weights(tmp_path / "bf16").values()} == {torch.float32}
+    reference, rounded = (rows(tmp_path / name, "train")[0]["loss"] for name in ("fp32", "bf16"))
+    assert rounded != reference
+    assert rounded == pytest.approx(reference, rel=0.05)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_what_a_cpu_cannot_do(tiny_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="fp16 needs a GPU: use bf16 or fp32"):
+        train(tiny_data, tiny_config(precision="fp16"), tmp_path / "run")
+    with pytest.raises(UserError, match="there is no device cuda"):
+        train(tiny_data, tiny_config(), tmp_path / "run", device="cuda")
+    assert not (tmp_path / "run").exists()
