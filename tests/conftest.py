@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,3 +30,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The last line before pytest's own: how many tests were skipped for lack of what."""
+    skipped = [report.longrepr for report in terminalreporter.stats.get("skipped", [])]
+    reasons = Counter(reason.removeprefix("Skipped: ") for _file, _line, reason in skipped)
+    listed = "; ".join(f"{count} because {reason}" for reason, count in reasons.most_common())
+    terminalreporter.write_line(f"skipped: {listed or 'nothing'}")

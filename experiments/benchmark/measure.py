@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import importlib.metadata
 import math
 import os
 import platform
@@ -26,7 +25,8 @@ from typing import Any, TypeVar
 import deformable_detr
 from deformable_detr.errors import UserError
 from deformable_detr.files import write_json
-from deformable_detr.system.memory import STATUS, peak_bytes, status_bytes
+from deformable_detr.system.machine import cpu_model, num_cores, version_of
+from deformable_detr.system.memory import peak_bytes, reset_peak
 
 # A short call is repeated until a turn takes so long: the first call after a rival's turn finds its data
 # evicted from the caches.
@@ -150,7 +150,7 @@ def _memory_here(prepare: Callable[..., Callable[[], object]], arguments: Sequen
     call = prepare(*arguments)
     gc.collect()
     _trim_heap()
-    before = _reset_peak()
+    before = reset_peak()
     call()
     return Memory(before, peak_bytes())
 
@@ -160,17 +160,6 @@ def _trim_heap() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
-
-
-_CLEAR = Path("/proc/self/clear_refs")
-
-
-def _reset_peak() -> int:
-    """Forget the peak so far; returns what is resident now. Elsewhere than on Linux the peak so far stays."""
-    if not STATUS.exists():
-        return peak_bytes()
-    _CLEAR.write_text("5")  # proc(5): resets VmHWM
-    return status_bytes("VmRSS")
 
 
 # ---- Machine, peers, report ----------------------------------------------------------------------
@@ -183,8 +172,8 @@ def machine() -> dict[str, Any]:
     from deformable_detr import __version__, ops
 
     return {
-        "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu": cpu_model(),
+        "cores": num_cores(),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "operator": ops.kernels()["cpu"],
         "load_average_at_start": round(os.getloadavg()[0], 2),
@@ -195,20 +184,6 @@ def machine() -> dict[str, Any]:
         "commit": _commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _cpu_model() -> str:
-    path = Path("/proc/cpuinfo")
-    if not path.exists():
-        return platform.processor() or platform.machine()
-    facts: dict[str, str] = {}
-    for line in path.read_text().splitlines():
-        name, _, fact = line.partition(":")
-        facts.setdefault(name.strip(), fact.strip())
-    model = facts.get("model name", platform.machine())
-    if "cpu family" in facts:  # hypervisors shorten the name to "AMD EPYC"
-        model += f" (family {facts['cpu family']}, model {facts['model']})"
-    return model
 
 
 def _commit() -> str | None:
@@ -247,10 +222,11 @@ def chosen_peers(against: str | None, known: Mapping[str, str]) -> tuple[dict[st
             raise UserError(f"--against {name}: no such peer; choose from {', '.join(known)}.")
     installed, missing = {}, {}
     for name in names:
-        try:
-            installed[name] = importlib.metadata.version(known[name])
-        except importlib.metadata.PackageNotFoundError:
+        version = version_of(known[name])
+        if version is None:
             missing[name] = f"not installed (pip install {known[name]})"
+        else:
+            installed[name] = version
     return installed, missing
 
 

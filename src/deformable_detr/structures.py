@@ -222,6 +222,11 @@ class ClassTable:
         return self.names[index] or f"unused {self.category_ids[index]}"
 
 
+def loose_name(name: str) -> str:
+    """A class name as it is compared with another data set's: in any case, without spaces around it."""
+    return name.strip().casefold()
+
+
 @dataclass(frozen=True)
 class Detections:
     """What was found in one image, best score first. N may be 0.

@@ -23,7 +23,7 @@ from deformable_detr.data.loading import (
 from deformable_detr.data.records import ImageRecord, Split
 from deformable_detr.errors import UserError
 from deformable_detr.structures import ClassTable
-from tests.support.paths import SHARED_DATA, needs_shared_data
+from tests.support.paths import data_set
 
 CONFIG = DataConfig(
     image_size=48,
@@ -281,9 +281,8 @@ def test_the_data_set_can_be_sent_to_spawned_workers(split: Split) -> None:
     assert image_ids(copy[[(0, 4)]]) == [104]
 
 
-@needs_shared_data
 def test_an_epoch_of_real_pictures() -> None:
-    real = read_split(SHARED_DATA / "tiny_coco", "train")
+    real = read_split(data_set("tiny_coco"), "train")
     config = DataConfig(**{**vars(CONFIG), "num_workers": 2})
     batches = load(real, config, batch_size=5)
     assert len(batches) == 10

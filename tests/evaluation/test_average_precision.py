@@ -22,9 +22,8 @@ from deformable_detr.evaluation.average_precision import (
     coco_numbers,
     voc_average_precision,
 )
-from tests.support.paths import SHARED_DATA, needs_shared_data
+from tests.support.paths import data_set
 
-GOLDENS = SHARED_DATA / "eval_goldens"
 COCO_GOLDENS = (
     "A_coco_official_val2014_100",
     "B_coco_nocrowd_val2014_100",
@@ -59,13 +58,12 @@ def found(bbox: list[float], score: float, image_id: int = 0, category_id: int =
 # --- goldens ---------------------------------------------------------------------------------------------
 
 
-@needs_shared_data
 @pytest.mark.parametrize("name", COCO_GOLDENS)
 def test_coco_goldens(name: str) -> None:
-    folder = GOLDENS / name
+    folder = data_set(f"eval_goldens/{name}")
     expected = read_json(folder / "expected.json")
     ground_truth = read_json(
-        SHARED_DATA / expected["ground_truth"] if "ground_truth" in expected else folder / "gt.json"
+        data_set(expected["ground_truth"]) if "ground_truth" in expected else folder / "gt.json"
     )
     metrics = coco_average_precision(ground_truth, read_json(folder / "dt.json"))
     computed = expected["computed_pycocotools_2.0.11"]
@@ -82,9 +80,8 @@ def test_coco_goldens(name: str) -> None:
             assert metrics["per_class"][key] == pytest.approx(numbers, abs=1e-12), key
 
 
-@needs_shared_data
 def test_voc_golden_padilla_case1() -> None:
-    folder = GOLDENS / "D_voc_ap_padilla_case1"
+    folder = data_set("eval_goldens/D_voc_ap_padilla_case1")
     names = sorted(path.stem for path in (folder / "gts").glob("*.txt"))
     boxes, rows = [], []
     for image_id, name in enumerate(names):
@@ -107,10 +104,9 @@ def test_voc_golden_padilla_case1() -> None:
             assert metrics["mAP"] == pytest.approx(value, abs=1e-10), (interpolation, threshold)
 
 
-@needs_shared_data
 @pytest.mark.parametrize("plus_one", [False, True])
 def test_voc_golden_padilla_toy(plus_one: bool) -> None:
-    folder = GOLDENS / "E_voc_toy_padilla"
+    folder = data_set("eval_goldens/E_voc_toy_padilla")
     ground_truth = read_json(folder / "gt_coco.json")
     rows = read_json(folder / "dets_coco_export.json")["annotations"]
     for threshold, values in read_json(folder / "expected.json")["published"].items():

@@ -15,10 +15,10 @@ from deformable_detr.data.formats import read_split
 from deformable_detr.data.records import ImageRecord, Split
 from deformable_detr.evaluation import ground_truth_of
 from deformable_detr.evaluation.average_precision import coco_average_precision
-from deformable_detr.evaluation.matching import LOOSE, Found, Objects, confusion, match
+from deformable_detr.evaluation.matching import LOOSE, Objects, ScoredBoxes, confusion, match
 from deformable_detr.report.measures import class_curves, threshold_curve
 from deformable_detr.structures import ClassTable
-from tests.support.paths import SHARED_DATA, needs_shared_data
+from tests.support.paths import data_set
 
 CLASSES = ClassTable(("b", "a", "c"), (2, 0, 90))
 IMAGE_IDS = (0, 3, 7)
@@ -69,7 +69,7 @@ def scenes(draw: st.DrawFn) -> tuple[Split, list[dict[str, Any]]]:
 
 
 def average_precisions(split: Split, rows: list[dict[str, Any]], threshold: float) -> np.ndarray:
-    found, objects = Found.of(rows, split), Objects.of(split)
+    found, objects = ScoredBoxes.of(rows, split), Objects.of(split)
     return class_curves(found, objects, match(found, objects, threshold), len(split.classes)).mean(axis=1)
 
 
@@ -91,10 +91,9 @@ def test_the_area_under_the_curves_is_the_evaluators_ap(scene: tuple[Split, list
     assert_agrees(*scene)
 
 
-@needs_shared_data
 @pytest.mark.parametrize(("data", "split"), [("tiny_coco", "val"), ("bccd_coco", "test")])
 def test_the_same_on_real_objects(data: str, split: str) -> None:
-    part = read_split(SHARED_DATA / data, split)
+    part = read_split(data_set(data), split)
     random = np.random.default_rng(0)
     rows = []
     for image in part.images:
@@ -127,7 +126,12 @@ def nested_loop_iou(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def nested_loop_confusion(
-    split: Split, found: Found, threshold: float, right: np.ndarray, excused: np.ndarray, own: np.ndarray
+    split: Split,
+    found: ScoredBoxes,
+    threshold: float,
+    right: np.ndarray,
+    excused: np.ndarray,
+    own: np.ndarray,
 ) -> np.ndarray:
     """One detection after the other, one object after the other."""
     C = len(split.classes)
@@ -168,7 +172,7 @@ def test_the_confusion_matrix_is_that_of_nested_loops(
     scene: tuple[Split, list[dict[str, Any]]], threshold: float
 ) -> None:
     split, rows = scene
-    found, objects = Found.of(rows, split), Objects.of(split)
+    found, objects = ScoredBoxes.of(rows, split), Objects.of(split)
     matches = match(found, objects, LOOSE)
     table = confusion(found, objects, matches, threshold, 3)
     wanted = nested_loop_confusion(split, found, threshold, matches.right, matches.excused, matches.objects)
@@ -188,7 +192,7 @@ def test_the_diagonal_is_what_the_threshold_curve_counts() -> None:
         row((0.0, 0.0, 20.0, 18.0), 0.7, 0, 0),  # found twice
         row((60.0, 40.0, 10.0, 10.0), 0.4, 0, 1),
     ]
-    found, truths = Found.of(rows, split), Objects.of(split)
+    found, truths = ScoredBoxes.of(rows, split), Objects.of(split)
     matches = match(found, truths, LOOSE)
     table = confusion(found, truths, matches, 0.5, 3)
     assert table.tolist() == [[1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0], [1, 0, 0, 0]]
@@ -202,7 +206,7 @@ def test_an_object_of_its_own_class_goes_first() -> None:
     split = Split("val", "coco", Path("made"), CLASSES, (record(0, objects),))
     # It overlaps the other class's object more, but is right about its own.
     rows = [row((0.0, 0.0, 20.0, 20.0), 0.9, 0, 0)]
-    found, truths = Found.of(rows, split), Objects.of(split)
+    found, truths = ScoredBoxes.of(rows, split), Objects.of(split)
     table = confusion(found, truths, match(found, truths, LOOSE), 0.5, 3)
     assert table[0, 0] == 1
     assert table[1, 3] == 1

@@ -113,9 +113,9 @@ def test_the_best_score_chooses_first_and_an_object_has_one_query() -> None:
     rows = (NEAR, [0.6, 0.1], 0.5), (OBJECT, [0.9, 0.1], 0.5), (FAR, [0.8, 0.1], 0.5)
     found = judge(queries(*rows), [OBJECT, FAR, OBJECT], [0, 0, 0])
     assert [(verdict.stage, verdict.query) for verdict in found] == [
-        (Stage.FOUND, 1),
+        (Stage.FOUND, 0),  # the second best takes the object that is left; of equal ones COCO takes the last
         (Stage.FOUND, 2),
-        (Stage.FOUND, 0),  # the second best takes the object that is left
+        (Stage.FOUND, 1),
     ]
 
 

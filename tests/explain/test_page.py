@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from deformable_detr.config import RunConfig
-from deformable_detr.explain.page import html_of, page
+from deformable_detr.explain.page import explanation_page, page
 from deformable_detr.inference.detector import Detector, new_checkpoint
 from deformable_detr.structures import ClassTable
 from tests.support.html_elements import NestedElements
@@ -58,7 +58,7 @@ def decoded(text: str) -> np.ndarray:
 @pytest.mark.parametrize("places", [(), [(10.0, 20.0), (11.0, 20.0), (70.0, 50.0)]])
 def test_the_page_holds_the_explanation(places: Any) -> None:
     explanation = detector(tiny_config(queries="proposals")).explain(PICTURE, 0.1, at=places)
-    data = data_of(html_of(explanation, 0.1, "picture"))
+    data = data_of(explanation_page(explanation, 0.1, "picture"))
     queries = explanation.queries
     assert [row["name"] for row in data["detections"]] == list(explanation.detections.names)
     assert [row["query"] for row in data["detections"]] == queries.indices.tolist()

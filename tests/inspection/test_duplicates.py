@@ -7,7 +7,7 @@ from PIL import Image, ImageEnhance
 
 from deformable_detr.data.images import read_thumbnail
 from deformable_detr.inspection.duplicates import THUMBNAIL, Fingerprint, find_duplicates
-from tests.support.paths import SHARED_DATA, needs_shared_data
+from tests.support.paths import data_set
 
 LIMIT = 10**8
 
@@ -97,13 +97,12 @@ def test_many_pictures_find_their_copies() -> None:
     ]
 
 
-@needs_shared_data
 def test_real_pictures() -> None:
     """Two frames of a drone that stood still are the same; the other 498 pictures are not."""
     files = [
         file
         for folder in ("tiny_coco", "bccd_coco", "aerial_cars")
-        for file in sorted((SHARED_DATA / folder).rglob("*"))
+        for file in sorted(data_set(folder).rglob("*"))
         if file.suffix in (".jpg", ".png")
     ]
     assert len(files) == 500

@@ -16,7 +16,7 @@ from tests.support.dataset_files import (
     write_json,
     write_yolo,
 )
-from tests.support.paths import SHARED_DATA, needs_shared_data
+from tests.support.paths import data_set
 
 CAT = ("cat", (1.0, 2.0, 11.0, 22.0))
 DOG = ("dog", (5.0, 5.0, 50.0, 40.0))
@@ -29,9 +29,8 @@ def printed(report: DataReport, width: int = 80) -> str:
     return console.file.getvalue()
 
 
-@needs_shared_data
 def test_tiny_coco() -> None:
-    report = inspect(SHARED_DATA / "tiny_coco")
+    report = inspect(data_set("tiny_coco"))
     assert (report.format, report.formats) == ("coco", ("coco",))
     train, val = report.splits
     assert (train.name, train.images, train.boxes, train.crowds, train.empty_images) == (
@@ -50,9 +49,8 @@ def test_tiny_coco() -> None:
     assert "parking meter" in train.classes_without_box
 
 
-@needs_shared_data
 def test_bccd_voc_names_its_problems() -> None:
-    report = inspect(SHARED_DATA / "bccd_voc", splits=("train", "val", "test"))
+    report = inspect(data_set("bccd_voc"), splits=("train", "val", "test"))
     content = report.to_dict()
     assert [split["images"] for split in content["splits"]] == [205, 87, 72]
     assert [split["boxes"] for split in content["splits"]] == [2804, 1137, 945]
@@ -73,10 +71,9 @@ def test_bccd_voc_names_its_problems() -> None:
     assert "No problems found" not in text
 
 
-@needs_shared_data
 def test_aerial_cars_in_both_layouts() -> None:
-    coco = inspect(SHARED_DATA / "aerial_cars")
-    yolo = inspect(SHARED_DATA / "aerial_cars", format="yolo")
+    coco = inspect(data_set("aerial_cars"))
+    yolo = inspect(data_set("aerial_cars"), format="yolo")
     assert coco.formats == yolo.formats == ("coco", "yolo")
     for one, other in zip(coco.splits, yolo.splits, strict=True):
         assert (one.boxes, one.objects_max, one.classes) == (other.boxes, other.objects_max, other.classes)
@@ -90,10 +87,9 @@ def test_aerial_cars_in_both_layouts() -> None:
     assert "1 class has no box in any split: cyclist" in printed(coco)
 
 
-@needs_shared_data
 @pytest.mark.parametrize("folder", ["tiny_coco", "bccd_coco", "bccd_voc", "aerial_cars"])
 def test_reports_fit_80_columns_and_json(folder: str) -> None:
-    report = inspect(SHARED_DATA / folder, images="no")
+    report = inspect(data_set(folder), images="no")
     text = printed(report)
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text  # nothing had to be cut

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from deformable_detr.errors import UserError
-from deformable_detr.inspection import DataReport, html_of, inspect, write_report
+from deformable_detr.inspection import DataReport, inspect, inspection_page, write_inspection
 from tests.support.dataset_files import coco_content, write_coco
 from tests.support.html_elements import NestedElements
 
@@ -61,7 +61,7 @@ class Reader(NestedElements):
 
 
 def test_names_are_escaped_and_nothing_is_loaded(report: DataReport) -> None:
-    page = html_of(report)
+    page = inspection_page(report)
     reader = Reader(page)
     assert EVIL in reader.text
     assert EVIL_FILE in reader.text
@@ -76,7 +76,7 @@ def test_names_are_escaped_and_nothing_is_loaded(report: DataReport) -> None:
 
 
 def test_the_page_holds_the_report(report: DataReport) -> None:
-    reader = Reader(html_of(report))
+    reader = Reader(inspection_page(report))
     text = " ".join(reader.text.split())
     for remark in report.remarks:
         assert remark.message.split("--")[0].split()[0] in text
@@ -96,7 +96,7 @@ def test_commands_and_names_of_code_stand_in_elements_not_in_backticks(tmp_path:
     write_coco(tmp_path, coco_content({"a.jpg": [("cat", BOX)]}), "val")
     report = inspect(tmp_path)
     assert any("`train`" in remark.message for remark in report.remarks)
-    page = html_of(report)
+    page = inspection_page(report)
     assert "<code>train</code>" in page
     assert "`" not in Reader(page).text
 
@@ -104,17 +104,17 @@ def test_commands_and_names_of_code_stand_in_elements_not_in_backticks(tmp_path:
 def test_a_split_without_boxes_has_no_sizes(tmp_path: Path) -> None:
     write_coco(tmp_path, coco_content({"a.jpg": [("cat", BOX)]}), "train")
     write_coco(tmp_path, coco_content({"b.jpg": []}), "val")
-    page = html_of(inspect(tmp_path))
-    rows = re.findall(r"<tr>(<td>val, .*?)</tr>", page)
+    page = inspection_page(inspect(tmp_path))
+    rows = re.findall(r'<tr><th scope="row">val, [^<]*</th>(.*?)</tr>', page)
     assert len(rows) > 1
     for row in rows:
-        assert set(re.findall(r"<td>([^<]*)</td>", row)[1:]) == {"-"}
-    (shares,) = re.findall(r"<tr><td>under 1</td>(.*?)</tr>", page)
-    assert shares.endswith('<td class="none">-</td>')
+        assert set(re.findall(r"<td>([^<]*)</td>", row)) == {"n/a"}
+    (shares,) = re.findall(r'<tr><th scope="row">under 1</th>(.*?)</tr>', page)
+    assert shares.endswith('<td class="none">n/a</td>')
 
 
 def test_suspected_boxes_are_drawn_where_their_file_puts_them(report: DataReport) -> None:
-    page = html_of(report)
+    page = inspection_page(report)
     part = page[page.index('id="suspects"') : page.index('id="tiniest"')]
     first = part[: part.index("</figure>")]
     assert '<rect class="suspect" x="50" y="40" width="90" height="20">' in first
@@ -128,7 +128,7 @@ def test_suspected_boxes_are_drawn_where_their_file_puts_them(report: DataReport
 def test_pictures_are_small_enough_and_crops_hold_their_object(tmp_path: Path) -> None:
     tiny = (1500.0, 980.0, 1510.0, 992.0)
     write_coco(tmp_path, coco_content({"a.jpg": [("cat", tiny)]}, (1000, 2000)), size=(1000, 2000))
-    page = html_of(inspect(tmp_path))
+    page = inspection_page(inspect(tmp_path))
     shown = {
         section: re.search(
             rf'id="{section}".*?viewBox="(\S+) (\S+) (\S+) (\S+)".*?base64,([^"]+)"', page, re.S
@@ -151,20 +151,20 @@ def test_pictures_are_small_enough_and_crops_hold_their_object(tmp_path: Path) -
 def test_pictures_that_do_not_open_are_left_out(tmp_path: Path) -> None:
     write_coco(tmp_path, coco_content({"a.jpg": [("cat", BOX)], "b.jpg": [("cat", BOX)]}))
     (tmp_path / "train" / "a.jpg").write_bytes(b"no picture")
-    page = html_of(inspect(tmp_path))
+    page = inspection_page(inspect(tmp_path))
     assert "train: b.jpg" in page
     assert "enlarge train: a.jpg" not in page
     assert "a.jpg is not an image" in page
 
 
 def test_files_by_their_ending(report: DataReport, tmp_path: Path) -> None:
-    write_report(report, tmp_path / "x.html")
-    write_report(report, tmp_path / "x.json")
+    write_inspection(report, tmp_path / "x.html")
+    write_inspection(report, tmp_path / "x.json")
     assert (tmp_path / "x.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     content = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
     assert content == report.to_dict()
     with pytest.raises(UserError, match=r"\.json or \.html"):
-        write_report(report, tmp_path / "x.pdf")
+        write_inspection(report, tmp_path / "x.pdf")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.html", "x.json"]
 
 
@@ -178,7 +178,7 @@ def test_the_page_works_in_a_browser(width: int, report: DataReport, tmp_path: P
     """By keyboard alone: enlarge a picture, close it, hide the boxes. Nothing is wider than the screen."""
     from playwright.sync_api import sync_playwright
 
-    write_report(report, tmp_path / "x.html")
+    write_inspection(report, tmp_path / "x.html")
     options = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)

@@ -12,7 +12,7 @@ from deformable_detr.cli import main
 from deformable_detr.config import override, recipe
 from deformable_detr.inspection import inspect
 from tests.support.dataset_files import coco_content, write_coco
-from tests.support.paths import SHARED_DATA, needs_shared_data
+from tests.support.paths import data_set
 
 BIG = (0.0, 0.0, 400.0, 400.0)
 
@@ -134,14 +134,13 @@ def test_background_classes(name: str, suspicious: bool, tmp_path: Path) -> None
     assert ("background-class" in remarks(tmp_path)) == suspicious
 
 
-@needs_shared_data
 def test_real_sets() -> None:
-    aerial = remarks(SHARED_DATA / "aerial_cars")
+    aerial = remarks(data_set("aerial_cars"))
     assert "8% of the objects are smaller than a cell" in aerial["small-objects"]
     assert "MOS155.png of 1764 x 430" in aerial["wide-images"]
     assert "start at 0 (car)" in aerial["zero-based-ids"]
-    assert "80 classes with ids 1 to 90" in remarks(SHARED_DATA / "tiny_coco")["sparse-ids"]
-    assert remarks(SHARED_DATA / "bccd_voc") == {}
+    assert "80 classes with ids 1 to 90" in remarks(data_set("tiny_coco"))["sparse-ids"]
+    assert remarks(data_set("bccd_voc")) == {}
 
 
 def test_options_in_remarks_are_options_of_the_commands(

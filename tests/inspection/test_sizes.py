@@ -10,7 +10,7 @@ import torch
 from deformable_detr.config import RunConfig, recipe
 from deformable_detr.data.formats import read_split
 from deformable_detr.inspection import inspect
-from deformable_detr.inspection.sizes import BIN_EDGES, ObjectSizes, View, sizes_of, spread
+from deformable_detr.inspection.sizes import BIN_EDGES, ObjectSizes, RecipeView, sizes_of, spread
 from deformable_detr.models.build import build_model, level_strides
 from deformable_detr.structures import ImageBatch
 from tests.support.dataset_files import coco_content, write_coco
@@ -75,10 +75,10 @@ def test_the_recipe_decides(tmp_path: Path) -> None:
     assert full.splits[0].sizes.quantiles[0] == pytest.approx(12 * 800 / 48, rel=0.01)
     config = recipe("deformable_detr_lite")
     small = replace(config, model=replace(config.model, num_queries=7))
-    assert View.of(small).num_queries == 7
+    assert RecipeView.of(small).num_queries == 7
     assert inspect(tmp_path, small).to_dict()["view"]["num_queries"] == 7
 
 
 def test_the_spread_of_no_objects_is_no_number() -> None:
     assert spread(ObjectSizes.of(np.array([4.0, 12.0]), 8), 8, 1)[-1] == "1.5"
-    assert set(spread(ObjectSizes.of(np.zeros(0), 8), 8, 1)) == {"-"}
+    assert set(spread(ObjectSizes.of(np.zeros(0), 8), 8, 1)) == {"n/a"}

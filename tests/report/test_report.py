@@ -22,13 +22,13 @@ from deformable_detr.inference.detector import Detector, load, new_checkpoint
 from deformable_detr.report import report_text, write_report
 from deformable_detr.report.accuracy import Mistake, measure, mistakes
 from deformable_detr.report.accuracy_sections import MOST_IN_MATRIX, fold
-from deformable_detr.report.findings import percent
 from deformable_detr.report.pictures import spread, varied
 from deformable_detr.run_folder.names import REPORT_PAGE
 from deformable_detr.run_folder.reading import changes_from_recipe, read_history
 from deformable_detr.structures import ClassTable
 from deformable_detr.training import run as training
 from deformable_detr.training.run import train
+from deformable_detr.words import percent
 from tests.support.html_elements import NestedElements
 from tests.support.small_models import randomise
 from tests.support.tiny import as_detr, changed_data, rows, tiny_config

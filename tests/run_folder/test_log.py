@@ -70,6 +70,8 @@ def test_a_resumed_log_repeats_nothing(tmp_path: Path) -> None:
         update(log, 2)
         log.epoch(0, 2, {"AP": 0.1, "AP50": 0.2, "APs": 0.1, "APm": 0.1, "APl": -1.0})
         update(log, 3)
+    assert isinstance(log.console.file, io.StringIO)
+    assert "APm 0.100  APl n/a" in log.console.file.getvalue()
     with (tmp_path / METRICS_FILE).open("a") as file:
         file.write('{"kind": "tra')
     with log_in(tmp_path, first_step=2, closed_step=2) as log:

@@ -1,4 +1,5 @@
-"""Where real data lies: the folder shared/ beside the repository, absent on other people's machines."""
+"""Real data for tests: the repository's `data/`, which `scripts/get_data.sh` fills, or the folder
+`shared/data` next to the repository."""
 
 from __future__ import annotations
 
@@ -6,8 +7,17 @@ from pathlib import Path
 
 import pytest
 
-SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = (ROOT / "data", ROOT.parent / "shared" / "data")
+NOT_PUBLIC = ("eval_goldens",)  # ground truths and numbers of published evaluators, collected by hand
 
-needs_shared_data = pytest.mark.skipif(
-    not SHARED_DATA.is_dir(), reason=f"real data is not here: {SHARED_DATA} does not exist"
-)
+
+def data_set(name: str) -> Path:
+    """A data set's folder, or a path inside it ("bccd_coco/annotations"). Skips the test without it."""
+    top = Path(name).parts[0]
+    for folder in FOLDERS:
+        if (folder / top).is_dir():
+            return folder / name
+    if top in NOT_PUBLIC:
+        pytest.skip(f"data/{top} is not here (it is not public)")
+    pytest.skip(f"data/{top} is not here (scripts/get_data.sh {top})")

@@ -18,10 +18,10 @@ from deformable_detr.config import RunConfig, override
 from deformable_detr.config.recipes import deformable_detr_lite
 from deformable_detr.evaluation import evaluate
 from deformable_detr.training.run import train
-from tests.support.paths import SHARED_DATA, needs_shared_data
+from tests.support.paths import data_set
 from tests.support.tiny import as_detr, rows
 
-pytestmark = [pytest.mark.slow, needs_shared_data]
+pytestmark = pytest.mark.slow
 
 IMAGES = (
     "BloodImage_00001.jpg",
@@ -33,13 +33,12 @@ IMAGES = (
     "BloodImage_00009.jpg",
     "BloodImage_00010.jpg",
 )
-BACKBONE = SHARED_DATA / "weights" / "tf_efficientnet_lite0.safetensors"
 
 
 @pytest.fixture(scope="module")
 def eight_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A COCO folder whose train and val are the same eight pictures."""
-    source, root = SHARED_DATA / "bccd_coco", tmp_path_factory.mktemp("bccd") / "data"
+    source, root = data_set("bccd_coco"), tmp_path_factory.mktemp("bccd") / "data"
     content = json.loads((source / "annotations" / "instances_train.json").read_text())
     content["images"] = [row for row in content["images"] if row["file_name"] in IMAGES]
     ids = {row["id"] for row in content["images"]}
@@ -71,7 +70,7 @@ def by_heart(config: RunConfig, updates: int) -> RunConfig:
             "lr_rule": "none",
             "warmup_steps": 30,
             "ema_decay": 0.98,
-            "backbone_weights": str(BACKBONE),
+            "backbone_weights": "imagenet",  # from the package of the extra [lite]
             "log_every": 20,
             "seed": 0,
         },

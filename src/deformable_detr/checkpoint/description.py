@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from ..config import RECIPES, DataConfig, ModelConfig, from_dict, to_dict
 from ..errors import UserError
 from ..structures import ClassTable
+from ..system.machine import package_version
 
 FORMAT_VERSION = 1
 _FIELDS = {"format", "format_version", "recipe", "model", "classes", "preprocessing", "versions"}
@@ -83,10 +83,3 @@ class Description:
                 f"{where}: there is no recipe {recipe}; set recipe to one of {', '.join(RECIPES)}."
             )
         return cls(config=config, classes=classes, data=data, recipe=recipe)
-
-
-def package_version() -> str:
-    try:
-        return metadata.version("deformable-detr")
-    except metadata.PackageNotFoundError:  # run from a source tree
-        return "unknown"

@@ -20,6 +20,7 @@ from ..inference.detector import Detector
 from ..prediction import PredictionReport, predict
 from ..run_folder.names import REPORT_PAGE
 from ..training import train
+from ..words import metric
 
 IMAGE_SIZE = (120, 160)
 TRAIN_IMAGES, VAL_IMAGES, SHOWN_IMAGES = 400, 60, 12
@@ -89,7 +90,7 @@ def demo(output: str | Path = "demo_output", *, seed: int = 0, epochs: int | Non
         f"done in {seconds / 60:.1f} minutes. Look at\n"
         f"  {folder / 'predictions'}   {len(prediction.pictures)} annotated pictures\n"
         f"  {prediction.predictions}   {prediction.detections} detections\n"
-        f"  {folder / 'metrics.json'}   AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}\n"
+        f"  {folder / 'metrics.json'}   AP {metric(metrics['AP'])}, AP50 {metric(metrics['AP50'])}\n"
         f"  {folder / 'run'}   checkpoints, metrics.jsonl, TensorBoard\n"
         f"  {folder / 'run' / REPORT_PAGE}   how good it is, and what limits it\n"
         f"Next: deformable-detr predict {folder / 'run'} YOUR_PICTURES --output out",

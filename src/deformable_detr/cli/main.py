@@ -769,7 +769,7 @@ def _run_inspect(parser: ArgumentParser, arguments: Namespace) -> int:
         inspect,
         print_forecast,
         print_report,
-        write_report,
+        write_inspection,
     )
 
     made = parser.instantiate(arguments)
@@ -781,7 +781,7 @@ def _run_inspect(parser: ArgumentParser, arguments: Namespace) -> int:
     report = inspect(arguments.dataset, config, format=format, images=arguments.images, console=console)
     print_report(report, console)
     if arguments.output is not None:  # before the forecast, which may fail where the rest did not
-        write_report(report, arguments.output)
+        write_inspection(report, arguments.output)
     if arguments.forecast:
         from ..training.forecast import forecast
 
@@ -789,7 +789,7 @@ def _run_inspect(parser: ArgumentParser, arguments: Namespace) -> int:
         report = replace(report, forecast=expected)
         print_forecast(report, console)
         if arguments.output is not None:
-            write_report(report, arguments.output)
+            write_inspection(report, arguments.output)
     if arguments.output is not None:
         print(f"written: {arguments.output}")
     if report.unusable:

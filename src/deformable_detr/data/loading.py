@@ -13,10 +13,12 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -24,7 +26,7 @@ from ..config import DataConfig
 from ..errors import UserError
 from ..structures import ImageBatch, Target
 from .images import open_image
-from .records import Split
+from .records import ImageRecord, Split
 from .seeds import seed_sequence
 from .transforms import training_transform
 
@@ -54,21 +56,31 @@ class Samples(Dataset[Sample]):
     def __getitem__(self, key: SampleKey) -> Sample:
         epoch, index = key
         record = self.split.images[index]
-        opened = open_image(record.path, annotated_size=record.size, max_pixels=self.config.max_pixels)
-        if not opened.fits:
-            (height, width), picture = record.size, opened.picture
-            raise UserError(
-                f"{record.path} has {picture.width} x {picture.height} pixels, but {self.split.source} says "
-                f"{width} x {height}: put the annotated picture back, or correct its size and boxes."
-            )
+        picture = open_annotated(record, self.split.source, self.config.max_pixels)
         learned = ~record.crowd
         pixels, boxes_cxcywh, labels = self.transform(
-            opened.picture,
+            picture,
             torch.from_numpy(record.boxes_xyxy[learned]),
             torch.from_numpy(record.labels[learned]),
             _generator(self.seed, epoch, index),
         )
         return pixels, Target(labels, boxes_cxcywh, record.image_id)
+
+
+def open_annotated(record: ImageRecord, source: Path, max_pixels: int) -> Image:
+    """The picture of a record. `source`: of the annotations, named in messages.
+
+    Raises:
+        UserError: the picture cannot be read, or is not of the size that its annotation states.
+    """
+    opened = open_image(record.path, annotated_size=record.size, max_pixels=max_pixels)
+    if not opened.fits:
+        (height, width), picture = record.size, opened.picture
+        raise UserError(
+            f"{record.path} has {picture.width} x {picture.height} pixels, but {source} says "
+            f"{width} x {height}: put the annotated picture back, or correct its size and boxes."
+        )
+    return opened.picture
 
 
 def collate(samples: Sequence[Sample]) -> MicroBatch:

@@ -23,6 +23,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import UserError
+from .matching import claim, overlaps
 
 Interpolation = Literal["every_point", "11_point"]
 Row = Mapping[str, Any]
@@ -245,10 +246,11 @@ def _voc_hits(
         ranked_in[row["image_id"]].append(index)
 
     claims = np.full(len(ranked), -1)
+    extra = 1.0 if plus_one else 0.0
     for image_id in ranked_in.keys() & truths_in.keys():
-        rows, columns = ranked_in[image_id], np.array(truths_in[image_id])
-        overlap = _pairwise_iou([ranked[i] for i in rows], [truths[i] for i in columns], plus_one)  # (D, N)
-        claims[rows] = np.where(overlap.max(axis=1) >= iou_threshold, columns[overlap.argmax(axis=1)], -1)
+        rows, columns = ranked_in[image_id], np.array([*truths_in[image_id], -1])  # the last: no claim
+        boxes = (_boxes_xyxy([ranked[i] for i in rows]), _boxes_xyxy([truths[i] for i in columns[:-1]]))
+        claims[rows] = columns[claim(overlaps(*boxes, extra=extra), iou_threshold)]
 
     hits = np.zeros(len(ranked), dtype=bool)
     claimed, first_claim = np.unique(claims, return_index=True)
@@ -257,17 +259,9 @@ def _voc_hits(
     return hits[~exempt[claims]]
 
 
-def _pairwise_iou(first: Sequence[Row], second: Sequence[Row], plus_one: bool) -> np.ndarray:
-    """(D, N) intersection over union of the `bbox`es of two lists of rows."""
-    extra = 1.0 if plus_one else 0.0
-    a = np.array([row["bbox"] for row in first], dtype=np.float64)[:, None]  # (D, 1, 4)
-    b = np.array([row["bbox"] for row in second], dtype=np.float64)[None]  # (1, N, 4)
-    corner = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])
-    sides = np.maximum(corner - np.maximum(a[..., :2], b[..., :2]) + extra, 0.0)
-    intersection = sides.prod(axis=-1)
-    union = (a[..., 2:] + extra).prod(axis=-1) + (b[..., 2:] + extra).prod(axis=-1) - intersection
-    # Two boxes without area have no union; they do not overlap.
-    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
+def _boxes_xyxy(rows: Sequence[Row]) -> np.ndarray:
+    boxes = np.array([row["bbox"] for row in rows], dtype=np.float64)
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
 def _area_under_curve(hits: np.ndarray, num_wanted: int, interpolation: Interpolation) -> float:

@@ -1,10 +1,11 @@
-"""Which detection found which object: the matching behind every curve of the report.
+"""Which detection found which object, for one IoU threshold at a time.
 
-COCO's rules, as faster-coco-eval and pycocotools apply them (the tests compare), for one IoU threshold at a
-time. In an image and class, by falling score, a detection takes the free object that it overlaps most; a
-crowd region excuses any number of detections and need not be found.
+COCO's rules are those of faster-coco-eval and pycocotools (the tests compare): in an image and class, by
+falling score, a detection takes the free object that it overlaps most; a crowd region excuses any number of
+detections and need not be found. Pascal VOC's rule differs: a detection claims the object that it overlaps
+most even if that object is taken, and is then wrong.
 
-Letters: D detections, N objects of a split, C classes of the data.
+Letters: D detections, N objects, of a split or of one image; C classes of the data.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Objects:
 
 
 @dataclass(frozen=True)
-class Found:
+class ScoredBoxes:
     """The D detections in a split, best score first (the earlier image first among equals).
 
     `images`: index into `split.images`; `labels`: class index of the data.
@@ -65,7 +66,7 @@ class Found:
         return len(self.scores)
 
     @classmethod
-    def of(cls, rows: Sequence[Mapping[str, Any]], split: Split) -> Found:
+    def of(cls, rows: Sequence[Mapping[str, Any]], split: Split) -> ScoredBoxes:
         """From COCO results rows with the split's own ids, as `evaluation.collect_detections` gives them."""
         image_of = {image.image_id: index for index, image in enumerate(split.images)}
         label_of = {category_id: label for label, category_id in enumerate(split.classes.category_ids)}
@@ -98,27 +99,50 @@ class Matches:
         return (self.objects < 0) & ~self.excused
 
 
-def match(found: Found, objects: Objects, iou_threshold: float) -> Matches:
+def match(found: ScoredBoxes, objects: Objects, iou_threshold: float) -> Matches:
     """COCO's matching of all detections of a split, class by class."""
     matched = np.full(len(found), -1)
     excused = np.zeros(len(found), dtype=bool)
-    least = min(iou_threshold, 1 - ROUNDING)
     for _, rows, columns in in_same_image(found, objects, same_class=True):
         crowd = objects.crowd[columns]
         overlap = overlaps(found.boxes_xyxy[rows], objects.boxes_xyxy[columns], crowd)
-        free = ~crowd
-        for row, each in zip(rows, overlap, strict=True):
-            best = _last_best(np.where(free, each, -1.0))
-            if best is not None and each[best] >= least:
-                matched[row] = columns[best]
-                free[best] = False
-            else:
-                excused[row] = bool((crowd & (each >= least)).any())
+        taken = assign(np.where(crowd, -1.0, overlap), iou_threshold)
+        matched[rows[taken >= 0]] = columns[taken[taken >= 0]]
+        excused[rows] = (taken < 0) & (crowd & (overlap >= _reachable(iou_threshold))).any(axis=1)
     return Matches(matched, excused)
 
 
+def assign(overlap: np.ndarray, iou_threshold: float) -> np.ndarray:
+    """(D,) the object that each detection takes, -1 for none: the free one that it overlaps most, by
+    `iou_threshold` at least. Each object is taken once. Of equal overlaps COCO takes the last.
+
+    overlap: (D, N) by falling score; -1 for pairs that may not match.
+    """
+    taken = np.full(len(overlap), -1)
+    free = np.ones(overlap.shape[1], dtype=bool)
+    for row, each in enumerate(overlap):
+        rest = np.where(free, each, -1.0)[::-1]
+        if rest.max(initial=-1.0) >= _reachable(iou_threshold):
+            taken[row] = len(rest) - 1 - rest.argmax()
+            free[taken[row]] = False
+    return taken
+
+
+def claim(overlap: np.ndarray, iou_threshold: float) -> np.ndarray:
+    """(D,) the object that each detection claims by Pascal's rule, -1 for none: the one that it overlaps
+    most, by `iou_threshold` at least, taken or not. Of equal overlaps Pascal takes the first.
+
+    overlap: (D, N), N at least 1.
+    """
+    return np.where(overlap.max(axis=1) >= iou_threshold, overlap.argmax(axis=1), -1)
+
+
+def _reachable(iou_threshold: float) -> float:
+    return min(iou_threshold, 1 - ROUNDING)
+
+
 def in_same_image(
-    found: Found, objects: Objects, *, same_class: bool
+    found: ScoredBoxes, objects: Objects, *, same_class: bool
 ) -> list[tuple[int, np.ndarray, np.ndarray]]:
     """(image, its detections by falling score, its objects), for each image (and class) that has both."""
 
@@ -135,28 +159,29 @@ def in_same_image(
     return [(key[0], rows, truths[key]) for key, rows in detections.items() if key in truths]
 
 
-def overlaps(found_xyxy: np.ndarray, objects_xyxy: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """(D, N) IoU; with a crowd region, the share of the detection that lies in it."""
+def overlaps(
+    found_xyxy: np.ndarray, objects_xyxy: np.ndarray, crowd: np.ndarray | None = None, extra: float = 0.0
+) -> np.ndarray:
+    """(D, N) IoU; with a crowd region, the share of the detection inside it.
+
+    crowd: (N,) bool, None for no crowds. extra: added to widths and heights; Pascal's own code counts the
+    last pixel too and adds 1. Boxes without area do not overlap.
+    """
     a, b = found_xyxy[:, None], objects_xyxy[None]
-    sides = np.maximum(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0.0)
-    intersection = sides.prod(-1)
-    area_a, area_b = ((box[..., 2:] - box[..., :2]).prod(-1) for box in (a, b))
-    union = np.where(crowd[None], area_a, area_a + area_b - intersection)
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    intersection = np.maximum(sides + extra, 0.0).prod(-1)
+    area_a, area_b = ((box[..., 2:] - box[..., :2] + extra).prod(-1) for box in (a, b))
+    union = area_a + area_b - intersection
+    if crowd is not None:
+        union = np.where(crowd[None], area_a, union)
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
-
-
-def _last_best(values: np.ndarray) -> int | None:
-    """Of equal overlaps COCO takes the last."""
-    if not len(values) or values.max() < 0:
-        return None
-    return int(len(values) - 1 - values[::-1].argmax())
 
 
 # ---------------------------------------------------------------- who was taken for whom
 
 
 def confusion(
-    found: Found, objects: Objects, matches: Matches, threshold: float, num_classes: int
+    found: ScoredBoxes, objects: Objects, matches: Matches, threshold: float, num_classes: int
 ) -> np.ndarray:
     """(C + 1, C + 1) counts: rows are the objects' classes, columns what the detections say.
 
@@ -166,26 +191,19 @@ def confusion(
     nothing (background). Crowds, and what they excuse, are left out.
     """
     table = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
-    loud = found.scores >= threshold
+    above = found.scores >= threshold
     taken = np.zeros(len(objects), dtype=bool)
-    right = np.flatnonzero(loud & matches.right)
+    right = np.flatnonzero(above & matches.right)
     taken[matches.objects[right]] = True
     np.add.at(table, (found.labels[right], found.labels[right]), 1)
     confused = np.full(len(found), -1)
-    wrong = loud & matches.wrong
+    wrong = above & matches.wrong
     for _, rows, columns in in_same_image(found, objects, same_class=False):
         rows, columns = rows[wrong[rows]], columns[~objects.crowd[columns] & ~taken[columns]]
-        if not len(rows) or not len(columns):
-            continue
-        overlap = overlaps(
-            found.boxes_xyxy[rows], objects.boxes_xyxy[columns], np.zeros(len(columns), dtype=bool)
-        )
-        for row, each in zip(rows, overlap, strict=True):
-            best = _last_best(np.where(taken[columns], -1.0, each))
-            if best is not None and each[best] >= LOOSE:
-                confused[row] = columns[best]
-                taken[columns[best]] = True
-    lost = np.flatnonzero(wrong & (confused >= 0))
+        others = assign(overlaps(found.boxes_xyxy[rows], objects.boxes_xyxy[columns]), LOOSE)
+        confused[rows[others >= 0]] = columns[others[others >= 0]]
+    lost = np.flatnonzero(confused >= 0)
+    taken[confused[lost]] = True
     np.add.at(table, (objects.labels[confused[lost]], found.labels[lost]), 1)
     np.add.at(table, (num_classes, found.labels[wrong & (confused < 0)]), 1)
     np.add.at(table, (objects.labels[~taken & ~objects.crowd], num_classes), 1)

@@ -16,30 +16,33 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed
-from PIL.Image import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
 from ..data.formats import NOTES, read_split
-from ..data.images import open_image
-from ..data.records import ImageRecord, Split
+from ..data.formats.losses import most_is_lost
+from ..data.loading import open_annotated
+from ..data.records import Split
 from ..errors import UserError
 from ..files import check_output_file, write_json
 from ..inference.detector import Detector, equal_shape_batches, load
 from ..inference.tta import augmented_as_requested, tta_scales
-from ..structures import ClassTable
+from ..progress import progress_bar
+from ..structures import ClassTable, loose_name
+from ..system.threads import ahead
+from ..words import listed, percent, printable
 from .average_precision import (
     Interpolation,
     check_voc_options,
@@ -54,6 +57,7 @@ Result = TypeVar("Result")
 
 # Two threads decode and resize while the model works on what they have read; two batches wait at most.
 NUM_READERS = 2
+MOST_NAMES = 5  # of classes that a message lists
 
 
 def evaluate(
@@ -133,12 +137,17 @@ def evaluate(
             if problems:
                 note = f"Problems in {part.source}: {len(problems)} (`deformable-detr inspect` lists them)."
                 console.print(Text(note, "yellow"))
+            if lost := most_is_lost(part):
+                console.print(Text(printable(f"Warning: {lost}"), "bold red"))
         if len(part) == 0:
             raise UserError(f"{part.source}: the split {part.name} has no images to evaluate on.")
         unknown = _classes_not_in_model(detector.classes, part.classes, part.source)
         if unknown:
             console.print(
-                Text(f"The model does not know {_shortened(unknown)}: counted as never found.", "yellow")
+                Text(
+                    f"The model does not know {listed(unknown, MOST_NAMES)}: counted as never found.",
+                    "yellow",
+                )
             )
 
         start = time.perf_counter()
@@ -210,14 +219,18 @@ def collect_detections(
 
     def read(batch: Sequence[int]) -> list[Tensor]:
         return [
-            detector.preprocess(_open(split.images[index], split, detector.data.max_pixels))
+            detector.preprocess(open_annotated(split.images[index], split.source, detector.data.max_pixels))
             for index in batch
         ]
 
     rows: dict[int, list[dict[str, Any]]] = {}
-    with _progress_bar(_console(console, rank), progress) as bar:
+    with (
+        progress_bar(_console(console, rank), progress) as bar,
+        ThreadPoolExecutor(NUM_READERS, "read-images") as readers,
+    ):
+        reads = (partial(read, batch) for batch in share)
         task = bar.add_task(f"evaluating on {split.name}", total=sum(len(batch) for batch in share))
-        for batch, pixels in zip(share, _ahead(read, share), strict=True):
+        for batch, pixels in zip(share, ahead(reads, readers, NUM_READERS), strict=True):
             images = [split.images[index] for index in batch]
             with torch.inference_mode():
                 found = detector.detect(
@@ -289,7 +302,7 @@ def match_classes(model: ClassTable, data: ClassTable, source: Path) -> dict[int
         UserError: no class in common.
     """
     matched: dict[int, int] = {}
-    for key in (str, _loosely):
+    for key in (str, loose_name):
         free: dict[str, deque[int]] = defaultdict(deque)
         for name, category_id in zip(data.names, data.category_ids, strict=True):
             if name is not None and category_id not in matched.values():
@@ -299,17 +312,17 @@ def match_classes(model: ClassTable, data: ClassTable, source: Path) -> dict[int
                 matched[index] = free[key(name)].popleft()
     if not matched:
         raise UserError(
-            f"the model and {source} have no class in common: the model knows {_shortened(model.names)}, the "
-            f"data have {_shortened(data.names)}; evaluate on data with the model's class names."
+            f"the model and {source} have no class in common: the model knows {_named(model)}, the "
+            f"data have {_named(data)}; evaluate on data with the model's class names."
         )
     return matched
 
 
 def print_metrics(metrics: Mapping[str, Any], console: Console) -> None:
-    """A result of `evaluate` as tables in percent, at most 80 columns wide; - where there is no truth."""
+    """A result of `evaluate` as tables in percent, at most 80 columns wide; n/a without truth."""
     if "mAP" in metrics:
         columns: tuple[str, ...] = ("AP",)
-        console.print(Text(f"mAP {_percent(metrics['mAP'])} (Pascal VOC, in percent)", "bold"))
+        console.print(Text(f"mAP {percent(metrics['mAP'])} (Pascal VOC, in percent)", "bold"))
     else:
         columns = ("AP", "AP50")
         summary = Table("in percent", title="COCO metrics", title_justify="left")
@@ -323,7 +336,7 @@ def print_metrics(metrics: Mapping[str, Any], console: Console) -> None:
             ("AR, 10 detections", "AR10"),
             ("AR, 100 detections", "AR100", "ARs", "ARm", "ARl"),
         ):
-            summary.add_row(name, *(_percent(metrics[key]) for key in keys))
+            summary.add_row(name, *(percent(metrics[key]) for key in keys))
         console.print(summary)
     console.print(_class_table(metrics["per_class"], columns))
     if "images" in metrics:
@@ -344,17 +357,13 @@ def _class_table(per_class: Mapping[str, Mapping[str, float]], columns: Sequence
         for column in columns:
             table.add_column(column, justify="right", no_wrap=True)
     cells = [
-        [Text(name), *(Text(_percent(numbers[column])) for column in columns)]
+        [Text(name), *(Text(percent(numbers[column])) for column in columns)]
         for name, numbers in per_class.items()
     ]
     height = -(-len(cells) // side_by_side)
     for line in range(height):
         table.add_row(*(cell for class_cells in cells[line::height] for cell in class_cells))
     return table
-
-
-def _percent(value: float) -> str:
-    return "-" if value < 0 else f"{100 * value:.1f}"
 
 
 def _check_options(batching: str, batch_size: int, threshold: float, max_detections: int) -> None:
@@ -377,40 +386,8 @@ def _classes_not_in_model(model: ClassTable, data: ClassTable, source: Path) -> 
     ]
 
 
-def _loosely(name: str) -> str:
-    return name.strip().casefold()
-
-
-def _shortened(names: Sequence[str | None], most: int = 5) -> str:
-    known = [name for name in names if name is not None]
-    shown = ", ".join(known[:most])
-    return shown if len(known) <= most else f"{shown}, … ({len(known)} classes)"
-
-
-def _open(image: ImageRecord, split: Split, max_pixels: int) -> Image:
-    opened = open_image(image.path, annotated_size=image.size, max_pixels=max_pixels)
-    if not opened.fits:
-        width, height = opened.picture.size
-        raise UserError(
-            f"{image.path} is {width}x{height} pixels, but {split.source} annotates it as "
-            f"{image.size[1]}x{image.size[0]}: put the annotated picture back or correct its size and boxes."
-        )
-    return opened.picture
-
-
-def _ahead(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """`map` with threads that are a few items ahead of whoever takes the results."""
-    pool = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="read-images")
-    waiting: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > NUM_READERS:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _named(classes: ClassTable) -> str:
+    return listed([name for name in classes.names if name is not None], MOST_NAMES)
 
 
 def _console(console: Console | None, rank: int) -> Console:
@@ -418,18 +395,6 @@ def _console(console: Console | None, rank: int) -> Console:
     if rank > 0:
         return Console(quiet=True)
     return console or Console(stderr=True)
-
-
-def _progress_bar(console: Console, show: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not show or not console.is_terminal,
-    )
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from .commands import (
 from .drawing import draw
 from .gradient import Gradients, draw_gradients, gradients
 from .missed import MissedReport, Stage, Verdict, missed_objects, verdicts
-from .page import html_of, page
+from .page import explanation_page, page
 
 __all__ = [
     "Gradients",
@@ -19,8 +19,8 @@ __all__ = [
     "Verdict",
     "draw",
     "draw_gradients",
+    "explanation_page",
     "gradients",
-    "html_of",
     "missed_objects",
     "page",
     "print_missed",

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +23,7 @@ from ..errors import UserError
 from ..extras import import_extra
 from ..files import check_output_file, make_output_folder, replacing, write_json, write_text
 from ..inference.detector import Detector, Picture, load
+from ..progress import track
 from .drawing import (
     OBJECT_COLOUR,
     draw,
@@ -159,14 +159,7 @@ def write_missed(
     console = console or Console(stderr=True)
     tally, drawn = Tally(detector, threshold), Counter[Stage]()
     judged_images = missed_objects(detector, part, threshold, images)
-    for judged in track(
-        judged_images,
-        "judging",
-        len(images),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ):
+    for judged in track(judged_images, len(images), "judging", console):
         tally.add(judged)
         for number, verdict in zip(judged.numbers, judged.verdicts, strict=True):
             if verdict.stage is not Stage.FOUND and drawn[verdict.stage] < most:
@@ -240,10 +233,9 @@ def _image_of(split: Split, image: str | Path) -> ImageRecord:
 
 def _checked_file(output: str | Path, suffixes: Sequence[str]) -> Path:
     import_extra("matplotlib", "figures", "explain")
-    target = check_output_file(output)
-    if target.suffix.lower() not in suffixes:
-        raise UserError(f"--output {target} must end in one of {', '.join(suffixes)}.")
-    return target
+    if Path(output).suffix.lower() not in suffixes:
+        raise UserError(f"--output {output} must end in one of {', '.join(suffixes)}.")
+    return check_output_file(output)
 
 
 def _save(figure: Figure, target: Path) -> None:

@@ -19,10 +19,10 @@ from torchvision.ops import batched_nms
 
 from ..boxes import iou
 from ..classification import ClassificationScheme
-from ..data.images import open_image
+from ..data.loading import open_annotated
 from ..data.records import ImageRecord, Split
-from ..errors import UserError
 from ..evaluation import match_classes
+from ..evaluation.matching import assign
 from ..inference.detector import Detector
 from ..inference.trace import QueryTraces, Trace, trace_picture
 
@@ -116,25 +116,12 @@ def verdicts(
         return []
     objects, found = torch.from_numpy(boxes_xyxy), torch.from_numpy(queries.boxes_xyxy[:, -1])
     overlap = iou(objects[:, None].double(), found[None].double()).numpy()  # (N, Q)
-    taken = _assign(claimed, overlap, labels)
+    fits = np.where(claimed.labels[:, None] == labels, overlap.T[claimed.queries], -1.0)
+    taken = {claim: int(number) for claim, number in enumerate(assign(fits, PLACED)) if number >= 0}
     return [
         _verdict(queries, claimed, number, box, int(label), overlap[number], taken)
         for number, (box, label) in enumerate(zip(boxes_xyxy, labels, strict=True))
     ]
-
-
-def _assign(claimed: Claims, overlap: np.ndarray, labels: np.ndarray) -> dict[int, int]:
-    """Claim → object. As in COCO's metric: the best score chooses first, and takes the free object of its
-    class that it overlaps most, by PLACED at least."""
-    taken: dict[int, int] = {}
-    free = np.ones(len(labels), dtype=bool)
-    for claim, (query, label) in enumerate(zip(claimed.queries, claimed.labels, strict=True)):
-        fits = np.where(free & (labels == label), overlap[:, query], 0.0)
-        best = int(fits.argmax())
-        if fits[best] >= PLACED:
-            taken[claim] = best
-            free[best] = False
-    return taken
 
 
 def _verdict(
@@ -233,17 +220,12 @@ def missed_objects(
         for label, category_id in match_classes(detector.classes, split.classes, split.source).items()
     }
     for record in split.images if images is None else images:
-        opened = open_image(record.path, annotated_size=record.size, max_pixels=detector.data.max_pixels)
-        if not opened.fits:
-            raise UserError(
-                f"{record.path} is {opened.picture.width}x{opened.picture.height} pixels, but {split.source} "
-                f"annotates it as {record.size[1]}x{record.size[0]}: put the annotated picture back."
-            )
+        picture = open_annotated(record, split.source, detector.data.max_pixels)
         trace = trace_picture(
             detector.model,
             detector.classification,
             detector.classes,
-            detector.preprocess(opened.picture),
+            detector.preprocess(picture),
             record.size,
         )
         known = np.array([label in to_model for label in record.labels], dtype=bool)

@@ -8,10 +8,6 @@ Letters: T layers, M heads, L levels, K points.
 from __future__ import annotations
 
 import base64
-import html
-import json
-from importlib.resources import files
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -19,6 +15,7 @@ from PIL import Image
 
 from ..inference.detector import Detector, Picture, read_picture
 from ..inference.trace import Attention, EncoderTraces, Explanation, SamplingPoints
+from ..pages import data_url, render
 from .drawing import WEIGHT_COLOURS
 
 SHOWN_SIDE = 1600  # of the picture in the page; coordinates stay those of the original
@@ -44,34 +41,23 @@ def page(
         _places((picture.height, picture.width), BUDGET // points) if detector.config.encoder_layers else ()
     )
     explanation = detector.explain(picture, threshold, max_detections=shown, at=places)
-    return html_of(explanation, threshold, title), len(explanation)
+    return explanation_page(explanation, threshold, title), len(explanation)
 
 
-def html_of(explanation: Explanation, threshold: float, title: str) -> str:
+def explanation_page(explanation: Explanation, threshold: float, title: str) -> str:
     """The page of an explanation, which carries its picture."""
     image = explanation.detections.image
     assert image is not None
-    template = _text("page.html")
-    parts = {
-        "look": _text("look.css"),
-        "attention": _text("attention.js"),
-        "title": html.escape(title),
-        "image": _data_url(Image.fromarray(image)),
-        "data": _for_script(page_data(explanation, threshold)),
-    }
-    before, *pieces = template.split("{{")
-    for piece in pieces:  # in one pass: what a part holds is never taken for a placeholder
-        name, after = piece.split("}}", 1)
-        before += parts[name] + after
-    return before
-
-
-def _text(name: str) -> str:
-    return (files(__package__) / name).read_text(encoding="utf-8")
+    return render(
+        "explain.html",
+        title=title,
+        image=data_url(Image.fromarray(image), SHOWN_SIDE, quality=90),
+        data=page_data(explanation, threshold),
+    )
 
 
 def page_data(explanation: Explanation, threshold: float) -> dict[str, Any]:
-    """What the page's script reads."""
+    """The numbers that the page's script (explain.js) reads."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
@@ -161,18 +147,3 @@ def _centre(references: np.ndarray) -> np.ndarray:
 def _rounded(values: np.ndarray) -> list[Any]:
     numbers: list[Any] = np.asarray(values, dtype=np.float64).round(2).tolist()
     return numbers
-
-
-def _data_url(picture: Image.Image) -> str:
-    if max(picture.size) > SHOWN_SIDE:
-        picture = picture.copy()
-        picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.LANCZOS)
-    buffer = BytesIO()
-    picture.save(buffer, "JPEG", quality=90)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _for_script(data: Any) -> str:
-    """JSON that cannot end the script element it stands in, whatever the class names are."""
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

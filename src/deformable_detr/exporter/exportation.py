@@ -10,7 +10,6 @@ import datetime
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +18,6 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from ..checkpoint.description import package_version
 from ..data.drawn import draw_scene
 from ..data.formats import read_split
 from ..data.records import Split
@@ -34,6 +32,7 @@ from ..inference.exported import ExportedModel
 from ..inference.exported.metadata import Metadata
 from ..models import DetectionModel
 from ..prediction.sources import find_pictures
+from ..system.machine import package_version, versions_of
 from .certificate import (
     FLOAT32,
     INT8,
@@ -335,5 +334,5 @@ def _versions(to: str) -> dict[str, str]:
     return {
         "deformable_detr": package_version(),
         "torch": torch.__version__,
-        **{name: metadata.version(name) for name in LIBRARIES[to]},
+        **versions_of(LIBRARIES[to]),
     }

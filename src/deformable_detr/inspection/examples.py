@@ -12,7 +12,7 @@ import numpy as np
 from ..data.formats import NOTES
 from ..data.records import ImageRecord, Problem, Split
 from .duplicates import DuplicateGroup
-from .sizes import View, sizes_of
+from .sizes import RecipeView, sizes_of
 
 SAMPLES, TINIEST, SUSPECTS, PAIRS = 6, 6, 6, 3
 TINIEST_PER_PICTURE = 2
@@ -48,7 +48,7 @@ class Example:
 
 
 def choose_examples(
-    splits: Sequence[Split], view: View, duplicates: Sequence[DuplicateGroup]
+    splits: Sequence[Split], view: RecipeView, duplicates: Sequence[DuplicateGroup]
 ) -> tuple[Example, ...]:
     """The same for the same data. Pictures that cannot be opened are for the page to leave out."""
     return (
@@ -90,14 +90,14 @@ def _samples(split: Split) -> list[Example]:
     return [_example("samples", split, filled[i], f"{len(filled[i])} objects") for i in chosen.tolist()]
 
 
-def _crowded(splits: Sequence[Split], view: View) -> list[Example]:
+def _crowded(splits: Sequence[Split], view: RecipeView) -> list[Example]:
     counts = [(int((~image.crowd).sum()), split, image) for split in splits for image in split.images]
     most, split, image = max(counts, key=lambda entry: entry[0])
     caption = f"{most} objects, the most of a picture; the recipe has {view.num_queries} queries"
     return [_example("crowded", split, image, caption)] if most > 1 else []
 
 
-def _tiniest(splits: Sequence[Split], view: View) -> list[Example]:
+def _tiniest(splits: Sequence[Split], view: RecipeView) -> list[Example]:
     found = []
     for number, split in enumerate(splits):
         for at, image in enumerate(split.images):

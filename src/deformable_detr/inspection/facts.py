@@ -11,7 +11,7 @@ from ..data.formats.splits import training_name
 from ..data.records import Problem
 from .duplicates import DuplicateGroup
 from .examples import Example
-from .sizes import ObjectSizes, View
+from .sizes import ObjectSizes, RecipeView
 
 EXAMPLES = 3  # of a kind of problem
 
@@ -71,7 +71,7 @@ class SplitReport:
     def classes_without_box(self) -> tuple[str, ...]:
         return tuple(row.name for row in self.classes if row.boxes == 0)
 
-    def to_dict(self, view: View) -> dict[str, Any]:
+    def to_dict(self, view: RecipeView) -> dict[str, Any]:
         return {
             "name": self.name,
             "source": str(self.source),
@@ -166,7 +166,7 @@ class DataReport:
     root: Path
     format: str
     formats: tuple[str, ...]
-    view: View
+    view: RecipeView
     splits: tuple[SplitReport, ...]
     unusable: tuple[Problem, ...]
     duplicates: tuple[DuplicateGroup, ...] | None

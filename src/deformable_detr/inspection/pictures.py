@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rich.console import Console
-from rich.progress import track
 
 from ..data.images import read_header, read_thumbnail, should_rotate
 from ..data.records import ImageRecord, Problem
 from ..errors import UserError
+from ..progress import track
 from .duplicates import THUMBNAIL, Fingerprint
 
 Images = Literal["decode", "headers", "no"]
@@ -49,8 +49,8 @@ def check_pictures(
         return PictureCheck()
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # Pillow decodes without Python's lock
         seen: Iterable[_Seen] = threads.map(lambda image: _look(split, image, how, max_pixels), images)
-        if console is not None and console.is_terminal:
-            seen = track(seen, f"{split}: opening images", len(images), console=console, transient=True)
+        if console is not None:
+            seen = track(seen, len(images), f"{split}: opening images", console)
         found = list(seen)
     return PictureCheck(
         rotated=sum(each.turned for each in found),

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..data.formats.losses import most_is_lost
 from ..data.formats.splits import is_measured, training_name
 from ..data.records import Split
 from ..data.transforms import resized_size
+from ..words import count
 from .duplicates import DuplicateGroup
 from .facts import Remark, SplitReport
-from .sizes import View, sizes_of
+from .sizes import RecipeView, sizes_of
 
 LEAST_SHARE = 0.05  # of objects below a cell, from which larger pictures are advised
 FACTORS = (1.5, 2.0, 3.0, 4.0)  # of the recipe's sizes, to try
@@ -26,6 +28,7 @@ IMBALANCE = 20  # times as many boxes of the most frequent class as of the rares
 MANY_EMPTY = 0.5
 STRIP = 0.7  # of the recipe's short side that is left of wide pictures
 SHOWN = 5
+MOSTLY_LOST = "mostly-lost"  # the kind of a remark that comes before everything else
 
 _BACKGROUND = re.compile(r"\W*_*\W*(background|bg|no[ _-]?object|unlabell?ed)\W*_*", re.IGNORECASE)
 
@@ -34,7 +37,7 @@ _BACKGROUND = re.compile(r"\W*_*\W*(background|bg|no[ _-]?object|unlabell?ed)\W*
 class _Data:
     splits: Sequence[Split]
     reports: Sequence[SplitReport]
-    view: View
+    view: RecipeView
 
     @property
     def training(self) -> SplitReport | None:
@@ -49,12 +52,13 @@ class _Data:
 def remarks_on(
     splits: Sequence[Split],
     reports: Sequence[SplitReport],
-    view: View,
+    view: RecipeView,
     duplicates: Sequence[DuplicateGroup] | None,
 ) -> tuple[Remark, ...]:
     """What costs most comes first."""
     data = _Data(splits, reports, view)
     return (
+        *_losses(data),
         *_splits(data),
         *_queries(data),
         *_small_objects(data),
@@ -65,6 +69,12 @@ def remarks_on(
         *_ids(data),
         *_empty(data),
     )
+
+
+def _losses(data: _Data) -> Iterator[Remark]:
+    for split in data.splits:
+        if lost := most_is_lost(split):
+            yield Remark(MOSTLY_LOST, lost)
 
 
 def _splits(data: _Data) -> Iterator[Remark]:
@@ -89,7 +99,7 @@ def _queries(data: _Data) -> Iterator[Remark]:
         enough = _rounded_up(1.25 * most, 50)
         yield Remark(
             "more-objects-than-queries",
-            f"{_count(over, 'image')} {_have(over)} more objects than the {queries} queries of "
+            f"{count(over, 'image')} {_have(over)} more objects than the {queries} queries of "
             f"{data.view.recipe} (at most {most}): the rest can never be found. "
             f"--model.num_queries {enough} would do.",
         )
@@ -97,7 +107,7 @@ def _queries(data: _Data) -> Iterator[Remark]:
     if crowded:
         yield Remark(
             "more-objects-than-evaluated",
-            f"{_count(crowded, 'image')} {_have(crowded)} more than {EVALUATED} objects, but COCO's metric "
+            f"{count(crowded, 'image')} {_have(crowded)} more than {EVALUATED} objects, but COCO's metric "
             f"looks at the {EVALUATED} best detections of an image: its recall cannot reach 1. "
             f"`predict --max-detections {_rounded_up(most, 50)}` shows the others.",
         )
@@ -169,7 +179,7 @@ def _strips(data: _Data) -> Iterator[Remark]:
     height, width = image.size
     yield Remark(
         "wide-images",
-        f"{_count(len(short), 'image')} {_are(len(short))} so long that max_size {settings.max_size} leaves "
+        f"{count(len(short), 'image')} {_are(len(short))} so long that max_size {settings.max_size} leaves "
         f"less than the short side of {settings.image_size}: {image.file_name} of {width} x {height} comes "
         f"down to {side} pixels. --data.max_size {needed} would keep {settings.image_size}.",
     )
@@ -182,7 +192,7 @@ def _duplicates(groups: Sequence[DuplicateGroup]) -> Iterator[Remark]:
         splits = sorted({split for group in across for split in group.splits})
         yield Remark(
             "duplicates-across-splits",
-            f"{_count(len(across), 'picture')} {_are(len(across))} in more than one of {', '.join(splits)} "
+            f"{count(len(across), 'picture')} {_are(len(across))} in more than one of {', '.join(splits)} "
             f"({_pair(across[0])}): what was learned by heart is then measured as skill. Keep each in one "
             "split.",
         )
@@ -190,7 +200,7 @@ def _duplicates(groups: Sequence[DuplicateGroup]) -> Iterator[Remark]:
         extra = sum(len(group.members) - 1 for group in within)
         yield Remark(
             "duplicates-within-split",
-            f"{_count(extra, 'picture')} {_are(extra)} there again in the same split ({_pair(within[0])}): "
+            f"{count(extra, 'picture')} {_are(extra)} there again in the same split ({_pair(within[0])}): "
             "harmless if their boxes agree, but they count twice.",
         )
 
@@ -210,7 +220,7 @@ def _classes(data: _Data) -> Iterator[Remark]:
     if unused:
         yield Remark(
             "classes-never-used",
-            f"{_count(len(unused), 'class')} {_have(len(unused))} no box in any split: {_shown(unused)}. "
+            f"{count(len(unused), 'class')} {_have(len(unused))} no box in any split: {_shown(unused)}. "
             "Each costs a row of the class head and is never predicted; take it off the list if it was not "
             "meant.",
         )
@@ -224,13 +234,13 @@ def _classes(data: _Data) -> Iterator[Remark]:
         if unseen:
             yield Remark(
                 "classes-missing-in-train",
-                f"{_count(len(unseen), 'class')} in {validation.name} {_have(len(unseen))} no box in "
+                f"{count(len(unseen), 'class')} in {validation.name} {_have(len(unseen))} no box in "
                 f"{training.name}: {_shown(unseen)}. They cannot be learned and count as never found.",
             )
         if unmeasured:
             yield Remark(
                 "classes-missing-in-val",
-                f"{_count(len(unmeasured), 'class')} in {training.name} {_have(len(unmeasured))} no box in "
+                f"{count(len(unmeasured), 'class')} in {training.name} {_have(len(unmeasured))} no box in "
                 f"{validation.name}: {_shown(unmeasured)}. Nothing will be known about their AP.",
             )
         if [row[:3] for row in _table(training)] != [row[:3] for row in _table(validation)]:
@@ -244,7 +254,7 @@ def _classes(data: _Data) -> Iterator[Remark]:
     if rare:
         yield Remark(
             "rare-classes",
-            f"{_count(len(rare), 'class')} {_have(len(rare))} fewer than {RARE} boxes to learn from: "
+            f"{count(len(rare), 'class')} {_have(len(rare))} fewer than {RARE} boxes to learn from: "
             f"{_shown(rare)}. Expect little of them.",
         )
     if len(used) > 1:
@@ -337,11 +347,6 @@ def _empty(data: _Data) -> Iterator[Remark]:
 
 
 # --- words ------------------------------------------------------------------------------------------------
-
-
-def _count(number: int, noun: str) -> str:
-    plural = {"class": "classes"}.get(noun, f"{noun}s")
-    return f"{number:,} {noun if number == 1 else plural}"
 
 
 def _have(number: int) -> str:

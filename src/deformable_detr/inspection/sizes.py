@@ -17,13 +17,14 @@ from ..config import DataConfig, RunConfig
 from ..data.records import ImageRecord
 from ..data.transforms import resized_size
 from ..models.build import level_strides
+from ..words import NOT_AVAILABLE
 
 QUANTILES = {"min": 0.0, "5 %": 0.05, "25 %": 0.25, "half": 0.5, "75 %": 0.75, "95 %": 0.95, "max": 1.0}
 BIN_EDGES = (1, 2, 4, 8, 16)  # in cells of the finest level
 
 
 @dataclass(frozen=True)
-class View:
+class RecipeView:
     """What of a recipe decides how objects look to its model.
 
     `strides`: (L,) pixels of the resized picture per cell of each level, finest first.
@@ -35,7 +36,7 @@ class View:
     num_queries: int
 
     @classmethod
-    def of(cls, config: RunConfig) -> View:
+    def of(cls, config: RunConfig) -> RecipeView:
         return cls(config.recipe, config.data, level_strides(config.model), config.model.num_queries)
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,9 +93,9 @@ class ObjectSizes:
 
 
 def spread(sizes: ObjectSizes, stride: int, decimals: int) -> list[str]:
-    """The quantiles in cells of `stride` pixels, as a table shows them: - where there is no object."""
+    """The quantiles in cells of `stride` pixels, as a table shows them: n/a if there is no object."""
     if not sizes.count:
-        return ["-"] * len(QUANTILES)
+        return [NOT_AVAILABLE] * len(QUANTILES)
     return [f"{value / stride:.{decimals}f}" for value in sizes.quantiles]
 
 

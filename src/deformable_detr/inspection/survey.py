@@ -8,24 +8,25 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from scipy.spatial import cKDTree
 
 from ..config import RunConfig
 from ..config import recipe as recipe_of
 from ..data.formats import NOTES, formats_found, list_splits, read_split
 from ..data.records import Problem, Split
 from ..errors import UserError
+from ..evaluation.areas import count_sizes
 from .duplicates import Fingerprint, find_duplicates
 from .examples import choose_examples
 from .facts import ClassCount, DataReport, SplitReport
 from .pictures import Images, check_pictures
 from .remarks import remarks_on
-from .sizes import ObjectSizes, View, sizes_of
+from .sizes import ObjectSizes, RecipeView, sizes_of
 
 DEFAULT_RECIPE = "deformable_detr_lite"
 
-# COCO's size classes: by area in pixels, below 32² and below 96².
-_SMALL, _MEDIUM = 32.0**2, 96.0**2
 _SAME_BOX = 0.5  # pixels by which doubled boxes may differ
+_NEIGHBOURS = 8  # of a box that are compared with it
 
 
 def inspect(
@@ -63,7 +64,7 @@ def inspect(
     if not parts or (splits is not None and errors):
         raise errors[0]
 
-    view = View.of(config)
+    view = RecipeView.of(config)
     reports: list[SplitReport] = []
     prints: list[Fingerprint] = []
     unions = {part.name for part in parts if _is_union(part, parts)}
@@ -106,17 +107,14 @@ def _is_union(part: Split, parts: Sequence[Split]) -> bool:
 
 
 def _report(
-    split: Split, view: View, how: Images, console: Console | None
+    split: Split, view: RecipeView, how: Images, console: Console | None
 ) -> tuple[SplitReport, tuple[Fingerprint, ...]]:
     images = split.images
     crowd = np.concatenate([image.crowd for image in images])
     area = np.concatenate([image.area for image in images])[~crowd]
     objects = np.array([np.count_nonzero(~image.crowd) for image in images])
     # A share of nothing is 0.
-    total = max(1, len(area))
-    small = np.count_nonzero(area < _SMALL) / total
-    medium = np.count_nonzero((area >= _SMALL) & (area < _MEDIUM)) / total
-    large = np.count_nonzero(area >= _MEDIUM) / total
+    shares = {size: count / max(1, len(area)) for size, count in count_sizes(area).items()}
 
     by_pixels = sorted((image.size for image in images), key=lambda size: (size[0] * size[1], size))
     check = check_pictures(split.name, images, how, view.data.max_pixels, console)
@@ -132,9 +130,7 @@ def _report(
         objects_mean=float(objects.mean()),
         objects_max=int(objects.max()),
         over_queries=int(np.count_nonzero(objects > view.num_queries)),
-        small=small,
-        medium=medium,
-        large=large,
+        **shares,
         sizes=ObjectSizes.of(sizes_of(images, view.data.image_size, view.data.max_size), view.strides[0]),
         smallest_image=by_pixels[0],
         largest_image=by_pixels[-1],
@@ -180,12 +176,8 @@ def _doubled_boxes(split: Split) -> list[Problem]:
     """One object annotated twice: the second box can only be matched by a wrong detection."""
     problems = []
     for image in split.images:
-        if len(image) < 2:
-            continue
         boxes = image.boxes_xyxy
-        close = np.abs(boxes[:, None] - boxes[None]).max(axis=-1) <= _SAME_BOX
-        close &= (image.labels[:, None] == image.labels[None]) & ~(image.crowd[:, None] | image.crowd[None])
-        for row in np.flatnonzero(np.tril(close, -1).any(axis=1)).tolist():
+        for row in repeated_boxes(boxes, image.labels, np.flatnonzero(~image.crowd)):
             x0, y0, x1, y1 = boxes[row].tolist()
             name = split.classes.name(int(image.labels[row]))
             own = f", annotation {image.annotation_ids[row]}" if split.format == "coco" else ""
@@ -193,3 +185,24 @@ def _doubled_boxes(split: Split) -> list[Problem]:
             where = f"{image.file_name}{own}"
             problems.append(Problem("doubled-box", where, message, image.path, (x0, y0, x1, y1)))
     return problems
+
+
+def repeated_boxes(boxes_xyxy: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> list[int]:
+    """Those of `rows` that have an earlier row of the same label with the same box, up to half a pixel.
+
+    Time and memory grow with the number of boxes, not with its square. Of more than `_NEIGHBOURS` different
+    boxes that are all the same up to half a pixel, some may be passed over.
+    """
+    if len(rows) < 2:
+        return []
+    # Labels as a fifth coordinate, far apart: boxes of other labels are no neighbours.
+    points = np.concatenate([boxes_xyxy[rows], 4 * _SAME_BOX * labels[rows, None]], axis=1)
+    points, first, group = np.unique(points, axis=0, return_index=True, return_inverse=True)
+    repeated = first[group.reshape(-1)] < np.arange(len(rows))
+    reach = np.nextafter(_SAME_BOX, 1)  # the bound itself is excluded
+    count = min(_NEIGHBOURS, len(points))
+    _, near = cKDTree(points).query(points, k=range(1, count + 1), p=np.inf, distance_upper_bound=reach)
+    # The index len(points) says that there is no further neighbour.
+    earlier = np.append(first, len(rows))[near] < first[:, None]
+    repeated[first[earlier.any(axis=1)]] = True
+    return np.sort(rows[repeated]).tolist()

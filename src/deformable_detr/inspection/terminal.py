@@ -10,12 +10,17 @@ from rich.table import Table
 from rich.text import Text
 
 from ..data.records import Problem
+from ..pages import Cell, TableRow
+from ..words import printable
 from .duplicates import MOST_BITS, DuplicateGroup
 from .facts import DataReport, Forecast, SplitReport, by_kind
-from .sizes import QUANTILES, bin_names, spread
+from .remarks import MOSTLY_LOST
+from .sizes import QUANTILES
+from .tables import class_boxes, overview, size_bins, size_spread
 
 CLASSES_SHOWN = 100
 GROUPS_SHOWN = 5
+NAME_WIDTH = 32
 
 
 def print_report(report: DataReport, console: Console) -> None:
@@ -23,7 +28,11 @@ def print_report(report: DataReport, console: Console) -> None:
     also = [name for name in report.formats if name != report.format]
     others = f" (also there: {', '.join(also)}; choose with --format)" if also else ""
     console.print(_text(f"{report.root}: {report.format} data set{others}", "bold"))
-    console.print(_overview(report))
+    for remark in report.remarks:
+        if remark.kind == MOSTLY_LOST:
+            console.print(_text(f"Warning: {remark.message}", "bold red"))
+    names = [split.name for split in report.splits]
+    console.print(_table(["", *names], overview(report)))
 
     _heading("Classes and their rows in the class head", console)
     console.print(_class_table(report))
@@ -36,8 +45,8 @@ def print_report(report: DataReport, console: Console) -> None:
             f"{view.data.max_size}. Size: square root of a box's area."
         )
     )
-    console.print(_size_table(report))
-    console.print(_cell_table(report))
+    console.print(_spread_table(report))
+    console.print(_table(["cells of level 1", *names], size_bins(report)))
 
     _heading("Problems", console)
     for problem in report.unusable:
@@ -119,72 +128,28 @@ def _print_item(sentence: str, console: Console) -> None:
     console.print(row)
 
 
-def _overview(report: DataReport) -> Table:
+def _table(heads: Sequence[str], rows: Sequence[TableRow], left: Sequence[int] = (0,)) -> Table:
+    """`left`: columns aligned to the left."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("")
-    for split in report.splits:
-        table.add_column(_text(split.name), justify="right")
-    rows = {
-        "images": [f"{split.images:,}" for split in report.splits],
-        "  without objects": [f"{split.empty_images:,}" for split in report.splits],
-        "  smallest": [_pixels(split.smallest_image) for split in report.splits],
-        "  largest": [_pixels(split.largest_image) for split in report.splits],
-        "boxes": [f"{split.boxes:,}" for split in report.splits],
-        "  of them crowds": [f"{split.crowds:,}" for split in report.splits],
-        "  of them difficult": [f"{split.difficult:,}" for split in report.splits],
-        "objects per image, mean": [f"{split.objects_mean:.1f}" for split in report.splits],
-        "objects per image, max": [f"{split.objects_max:,}" for split in report.splits],
-        f"  over {report.view.num_queries} queries": [f"{split.over_queries:,}" for split in report.splits],
-        "small (area < 32²)": [f"{split.small:.0%}" for split in report.splits],
-        "medium (area < 96²)": [f"{split.medium:.0%}" for split in report.splits],
-        "large": [f"{split.large:.0%}" for split in report.splits],
-        "problems": [f"{len(split.problems):,}" for split in report.splits],
-    }
-    for name, cells in rows.items():
-        table.add_row(name, *cells)
+    for column, head in enumerate(heads):
+        table.add_column(_text(head), justify="left" if column in left else "right")
+    for row in rows:
+        table.add_row(*(_text(Cell.of(cell).text) for cell in row))
     return table
 
 
 def _class_table(report: DataReport) -> Table:
-    """Boxes of each class, all splits side by side. Splits may differ in their classes."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("row", justify="right")
-    table.add_column("id", justify="right")
-    table.add_column("class", max_width=32)
-    for split in report.splits:
-        table.add_column(_text(f"boxes {split.name}"), justify="right")
-    rows = report.class_rows()
-    for index, category_id, name, boxes in rows[:CLASSES_SHOWN]:
-        cells = ["-" if count is None else f"{count:,}" for count in boxes]
-        table.add_row("-" if index is None else str(index), str(category_id), _text(name), *cells)
-    if len(rows) > CLASSES_SHOWN:
-        table.add_row("", "", f"and {len(rows) - CLASSES_SHOWN} more")
+    heads = ["row", "id", "class", *(f"boxes {split.name}" for split in report.splits)]
+    rows = class_boxes(report, CLASSES_SHOWN)
+    more = len(report.class_rows()) - len(rows)
+    table = _table(heads, [*rows, ["", "", f"and {more} more"]] if more else rows, left=(2,))
+    table.columns[2].max_width = NAME_WIDTH  # a long class name takes several lines: the counts stay in sight
     return table
 
 
-def _size_table(report: DataReport) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("")
-    for name in QUANTILES:
-        table.add_column(name, justify="right")
-    for split in report.splits:
-        table.add_row(_text(f"{split.name}, pixels"), *spread(split.sizes, 1, 0))
-    shown = report.shown_split
-    for level, stride in enumerate(report.view.strides, start=1):
-        cells = spread(shown.sizes, stride, 1)
-        table.add_row(_text(f"{shown.name}, cells of level {level} ({stride} px)"), *cells)
-    return table
-
-
-def _cell_table(report: DataReport) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("cells of level 1")
-    for split in report.splits:
-        table.add_column(_text(split.name), justify="right")
-    for row, name in enumerate(bin_names()):
-        sizes = (split.sizes for split in report.splits)
-        table.add_row(name, *(f"{each.bins[row] / each.count:.0%}" if each.count else "-" for each in sizes))
-    return table
+def _spread_table(report: DataReport) -> Table:
+    pixels = [size_spread(split, report.view)[0] for split in report.splits]
+    return _table(["", *QUANTILES], [*pixels, *size_spread(report.shown_split, report.view)[1:]])
 
 
 def _print_problems(split: SplitReport, console: Console) -> None:
@@ -213,10 +178,6 @@ def _print_duplicates(groups: Sequence[DuplicateGroup], console: Console) -> Non
         console.print(_text(f"  and {len(groups) - GROUPS_SHOWN} more groups (all with --output FILE)"))
 
 
-def _pixels(size: tuple[int, int]) -> str:
-    return f"{size[1]}x{size[0]}"
-
-
 def _text(content: str, style: str = "") -> Text:
     """Names come from files: no markup is read in them, and nothing in them commands the terminal."""
-    return Text("".join(letter if letter.isprintable() else "�" for letter in content), style)
+    return Text(printable(content), style)

@@ -17,8 +17,8 @@ from ..errors import UserError
 from ..files import replacing
 from ..inference.detector import read_picture
 from ..structures import Detections
+from ..system.threads import Behind, read_ahead
 from .finding import Finder, Prepared
-from .threads import Behind, ahead
 
 WINDOW = 32  # pictures that may wait for others of their shape
 DRAWN_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})  # others are written as PNG
@@ -54,7 +54,7 @@ def annotate_pictures(
     """Draw each picture's detections to its target; say what became of each, in the order of batches. When
     it ends, all is written."""
     with Behind() as behind, ThreadPoolExecutor(1) as reader:
-        for batch in ahead(_read(finder, paths), reader):
+        for batch in read_ahead(_read(finder, paths), reader):
             if isinstance(batch, Unreadable):
                 yield batch
                 continue

@@ -22,11 +22,11 @@ from ..errors import UserError
 from ..inference.detector import Detector, check_options
 from ..inference.selection import Selection
 from ..structures import Detections
+from ..system.threads import Behind, read_ahead
 from .finding import Finder, Prepared
 from .frames import Frame, FrameSource, VideoWriter, open_source, video_file
 from .outputs import RowFile, VideoResult, coco_rows
 from .sources import Camera, as_source
-from .threads import Behind, ahead
 from .tiling import Tiling, finder_for
 from .tracking import ObjectTracker
 
@@ -95,7 +95,7 @@ def find_in_frames(
     finder: Finder, frames: FrameSource, tracker: ObjectTracker | None, every: int
 ) -> Generator[FrameDetections]:
     with ThreadPoolExecutor(1) as reader:
-        for batch in ahead(_batches(finder, frames, every), reader):
+        for batch in read_ahead(_batches(finder, frames, every), reader):
             found = finder.find([prepared for _, prepared in batch])
             for (frame, _), detections in zip(batch, found, strict=True):
                 if tracker is not None:

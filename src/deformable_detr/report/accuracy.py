@@ -15,13 +15,14 @@ import numpy as np
 
 from ..data.records import Split
 from ..evaluation import ground_truth_of
+from ..evaluation.areas import count_sizes
 from ..evaluation.average_precision import coco_numbers
 from ..evaluation.matching import (
     LOOSE,
     TIGHT,
-    Found,
     Matches,
     Objects,
+    ScoredBoxes,
     confusion,
     in_same_image,
     match,
@@ -36,7 +37,6 @@ from .measures import (
 )
 
 NEARBY = 0.1  # IoU from which a wrong box is a badly placed one, not one on the background
-SIZE_EDGES = (0.0, 32.0**2, 96.0**2, np.inf)  # of area in pixels: COCO's small, medium and large
 FALLBACK_THRESHOLD = 0.5  # of predict; where no threshold is better than another
 
 
@@ -89,7 +89,7 @@ class Accuracy:
     summary: Mapping[str, float]
     classes: tuple[ClassRow, ...]
     objects: Objects
-    found: Found
+    found: ScoredBoxes
     loose: Matches
     tight: Matches
     thresholds: ThresholdCurve
@@ -100,6 +100,11 @@ class Accuracy:
     @property
     def num_objects(self) -> int:
         return self.thresholds.num_objects
+
+    @property
+    def size_counts(self) -> dict[str, int]:
+        """Objects of each of COCO's sizes."""
+        return count_sizes(self.objects.areas[~self.objects.crowd])
 
     @property
     def wanted(self) -> list[ClassRow]:
@@ -123,7 +128,7 @@ class Accuracy:
 
 def measure(split: Split, rows: Sequence[Mapping[str, Any]], unknown: Sequence[str] = ()) -> Accuracy:
     """rows: COCO results of `evaluation.collect_detections`. unknown: classes that the model has not."""
-    found, objects = Found.of(rows, split), Objects.of(split)
+    found, objects = ScoredBoxes.of(rows, split), Objects.of(split)
     loose, tight = match(found, objects, LOOSE), match(found, objects, TIGHT)
     C = len(split.classes)
     numbers = coco_numbers(ground_truth_of(split), rows)
@@ -177,9 +182,7 @@ def mistakes(accuracy: Accuracy) -> dict[int, Mistake]:
         rows, columns = rows[is_wrong[rows]], columns[~objects.crowd[columns]]
         if not len(rows) or not len(columns):
             continue
-        overlap = overlaps(
-            found.boxes_xyxy[rows], objects.boxes_xyxy[columns], np.zeros(len(columns), dtype=bool)
-        )
+        overlap = overlaps(found.boxes_xyxy[rows], objects.boxes_xyxy[columns])
         for row, each in zip(rows.tolist(), overlap, strict=True):
             same = objects.labels[columns] == found.labels[row]
             own, other = float(each[same].max(initial=0)), float(each[~same].max(initial=0))

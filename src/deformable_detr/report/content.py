@@ -1,9 +1,9 @@
-"""What a report is made from, and its parts."""
+"""What a report is made from, and its sections."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..data.records import Split
@@ -34,15 +34,21 @@ class Content:
     def splits(self) -> list[Split]:
         """What the data section describes: the training split, and the one that was measured on."""
         measured = None if self.accuracy is None else self.accuracy.split
-        found = [split for split in (self.train_split, measured) if split is not None]
-        same = len(found) == 2 and found[0].name == found[1].name
-        return found[:1] if same else found
+        there = [split for split in (self.train_split, measured) if split is not None]
+        same = len(there) == 2 and there[0].name == there[1].name
+        return there[:1] if same else there
 
 
 @dataclass(frozen=True)
 class Section:
-    """`link`: its name in the list of parts; `body`: HTML."""
+    """`anchor` names the section's template, report/ANCHOR.html, which draws `parts`; `link`: the section's
+    name in the list of sections."""
 
     anchor: str
     link: str
-    body: str
+    title: str
+    parts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def place(self) -> tuple[str, str]:
+        return self.anchor, self.link

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..data.records import Split
+from ..evaluation.areas import METRIC_LETTERS
 from ..explain.missed import MEANINGS as STAGE_MEANINGS
 from ..explain.missed import Stage
 from ..run_folder.reading import History
+from ..words import count, exists, percent
 from .accuracy import MEANINGS as MISTAKE_MEANINGS
-from .accuracy import SIZE_EDGES, Accuracy, ClassRow, Mistake
+from .accuracy import Accuracy, ClassRow, Mistake
+from .measures import Calibration
 from .pictures import Misses
 
 CLEAR = 0.05  # of AP: a smaller difference is not worth a sentence
@@ -65,12 +67,12 @@ def limits(accuracy: Accuracy, misses: Misses | None, mistakes: Mapping[Mistake,
         return []
     found: list[Limit] = []
     if misses is not None and (stage := misses.main_stage) is not None:
-        count = misses.stages[stage]
+        lost = misses.stages[stage]
         where = "" if misses.images == misses.of else f" (looked at in {misses.images} of {misses.of} images)"
         found.append(
             Limit(
                 f"Most misses: {stage.value}",
-                f"{count} of {misses.missed} missed objects{where}: {STAGE_MEANINGS[stage]}; "
+                f"{lost} of {misses.missed} missed objects{where}: {STAGE_MEANINGS[stage]}; "
                 f"{STAGE_HELP[stage]}.",
             )
         )
@@ -84,7 +86,7 @@ def limits(accuracy: Accuracy, misses: Misses | None, mistakes: Mapping[Mistake,
                 f"AP {percent(weakest.mean_ap)} ({versus}), {weakest.objects} objects here.",
             )
         )
-    size = weakest_size(accuracy)
+    size = weakest_size(accuracy.summary, accuracy.size_counts)
     if size is not None:
         found.append(size)
     total = sum(mistakes.values())
@@ -117,17 +119,18 @@ def weakest_class(accuracy: Accuracy) -> ClassRow | None:
     return weakest if weakest.mean_ap < accuracy.summary["AP"] - CLEAR else None
 
 
-def weakest_size(accuracy: Accuracy) -> Limit | None:
-    """Among the sizes of which there are enough objects to matter."""
-    areas = accuracy.objects.areas[~accuracy.objects.crowd]
-    counts = np.histogram(areas, SIZE_EDGES)[0]
+def weakest_size(summary: Mapping[str, float], counts: Mapping[str, int]) -> Limit | None:
+    """The weakest among the sizes of which there are enough objects to matter.
+
+    summary: COCO's numbers. counts: objects of each size.
+    """
     there = {
-        name: accuracy.summary[f"AP{name[0]}"]
-        for name, count in zip(("small", "medium", "large"), counts, strict=True)
-        if count >= MATTERS * len(areas) and accuracy.summary[f"AP{name[0]}"] >= 0
+        size: summary[f"AP{letter}"]
+        for size, letter in METRIC_LETTERS.items()
+        if counts[size] >= MATTERS * sum(counts.values()) and exists(summary[f"AP{letter}"])
     }
     weakest = min(there, key=lambda name: there[name], default=None)
-    if weakest is None or len(there) < 2 or there[weakest] > accuracy.summary["AP"] - CLEAR:
+    if weakest is None or len(there) < 2 or there[weakest] > summary["AP"] - CLEAR:
         return None
     others = ", ".join(f"{name} {percent(value)}" for name, value in there.items() if name != weakest)
     helps = " Larger pictures (--data.image_size) or more feature levels help." if weakest == "small" else ""
@@ -159,11 +162,7 @@ def training_title(history: History) -> str:
     epochs_after = last["epoch"] - best["epoch"]
     if best["AP"] - last["AP"] > CLEAR:
         return f"Best {at}, then it got worse ({percent(last['AP'])} at the end): the best weights were kept"
-    return f"Best {at}; {_epochs(epochs_after)} more brought nothing"
-
-
-def _epochs(count: int) -> str:
-    return "1 epoch" if count == 1 else f"{count} epochs"
+    return f"Best {at}; {count(epochs_after, 'epoch')} more brought nothing"
 
 
 def training_limit(history: History) -> Limit | None:
@@ -227,8 +226,7 @@ def threshold_title(accuracy: Accuracy) -> str:
     )
 
 
-def calibration_title(accuracy: Accuracy) -> str:
-    found = accuracy.calibration
+def calibration_title(found: Calibration | None) -> str:
     if found is None:
         return "No detection has a score worth looking at"
     size = f"calibration error {percent(found.error)}"
@@ -268,19 +266,6 @@ def data_title(splits: Sequence[Split], counts: Mapping[str, int]) -> str:
 # ---------------------------------------------------------------- words
 
 
-def percent(value: float) -> str:
-    """A share as a number from 0 to 100; - where there is none (the evaluator's -1)."""
-    return "-" if value < 0 or not math.isfinite(value) else f"{100 * value:.1f}"
-
-
 def out_of(share: float) -> str:
     """'84 of 100'."""
     return f"{100 * share:.0f} of 100"
-
-
-def duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} seconds"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} minutes"
-    return f"{seconds / 3600:.1f} hours"

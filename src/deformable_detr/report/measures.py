@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..evaluation.matching import Found, Matches, Objects
+from ..evaluation.matching import Matches, Objects, ScoredBoxes
 
 RECALLS = np.linspace(0.0, 1.0, 101)  # where COCO reads precision
 THRESHOLDS = np.arange(1, 101) / 100
@@ -34,7 +34,7 @@ def precision_at_recalls(right: np.ndarray, wrong: np.ndarray, num_objects: int)
     return np.where(starts < len(hits), precision[np.minimum(starts, len(hits) - 1)], 0.0)
 
 
-def class_curves(found: Found, objects: Objects, matches: Matches, num_classes: int) -> np.ndarray:
+def class_curves(found: ScoredBoxes, objects: Objects, matches: Matches, num_classes: int) -> np.ndarray:
     """(C, R) `precision_at_recalls` of each class; nan for a class without objects."""
     counts = np.bincount(objects.labels[~objects.crowd], minlength=num_classes)
     curves = np.full((num_classes, len(RECALLS)), np.nan)

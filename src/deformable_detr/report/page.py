@@ -1,45 +1,55 @@
-"""The report as one HTML file: sections from the numbers, put into page.html.
-
-It loads nothing: style inside, pictures as data, charts as SVG (svg.py). The only script sorts the class
-table. Every name (classes, files, folders, settings) is escaped where it enters.
-"""
+"""The report as one HTML file; the template report.html draws it. Its only script sorts the class table."""
 
 from __future__ import annotations
 
-from html import escape
-from importlib.resources import files
+from dataclasses import dataclass
 from pathlib import Path
 
+from ..evaluation.matching import LOOSE
+from ..explain.drawing import BOX_COLOUR, OBJECT_COLOUR
+from ..pages import render
+from ..words import command_line, count, duration, percent, when
 from .accuracy import Accuracy
 from .accuracy_sections import accuracy_sections
 from .content import Content, Section
-from .findings import Limit, duration, headline, limits, percent, training_limit
-from .html_parts import command_line, count, when
-from .run_sections import (
-    data_section,
-    next_section,
-    settings_section,
-    training_section,
-)
+from .findings import Limit, headline, limits, training_limit
+from .run_sections import data_section, next_section, settings_section, training_section
 
 
-def html_of(content: Content) -> str:
+@dataclass(frozen=True)
+class Tile:
+    """One of the large numbers on top. `chief`: one to look at first."""
+
+    name: str
+    value: str
+    note: str
+    chief: bool = False
+
+
+def report_page(content: Content) -> str:
     """The whole page."""
-    sections = _sections(content)
-    parts = {
-        "title": escape(_title(content)),
-        "kicker": escape(_kicker(content)),
-        "overview": _overview(content),
-        "links": "".join(f'<li><a href="#{each.anchor}">{each.link}</a></li>' for each in sections),
-        "sections": "\n".join(f'<section id="{each.anchor}">\n{each.body}\n</section>' for each in sections),
-        "footer": escape(_footer(content)),
-    }
-    template = (files(__package__) / "page.html").read_text(encoding="utf-8")
-    text, *pieces = template.split("{{")
-    for piece in pieces:  # in one pass: what a part holds is never taken for a placeholder
-        name, after = piece.split("}}", 1)
-        text += parts[name] + after
-    return text
+    accuracy = content.accuracy
+    measured = accuracy is not None and accuracy.num_objects > 0
+    return render(
+        "report.html",
+        title=f"{content.detector.recipe} on {Path(content.data).resolve().name}",
+        kicker=_kicker(content),
+        headline=headline(accuracy),
+        command=""
+        if accuracy is not None
+        else command_line("report", content.model, content.data, "--split", "train"),
+        tiles=_tiles(accuracy) if accuracy is not None and measured else (),
+        limits=_all_limits(content, accuracy) if accuracy is not None and measured else (),
+        sections=_sections(content),
+        iou=LOOSE,
+        threshold="" if accuracy is None else f"{accuracy.threshold:.2f}",
+        colours={"box": BOX_COLOUR, "object": OBJECT_COLOUR},
+        made={
+            "version": content.made["versions"].get("deformable-detr", ""),
+            "model": content.model,
+            "time": when(content.made["time"]),
+        },
+    )
 
 
 def _sections(content: Content) -> list[Section]:
@@ -55,10 +65,6 @@ def _sections(content: Content) -> list[Section]:
 
 
 # ---------------------------------------------------------------- the first screen
-
-
-def _title(content: Content) -> str:
-    return f"{content.detector.recipe} on {Path(content.data).resolve().name}"
 
 
 def _kicker(content: Content) -> str:
@@ -77,53 +83,30 @@ def _kicker(content: Content) -> str:
         split = accuracy.split
         words.append(
             f"measured on {split.name}: {count(len(split), 'image')}, "
-            f"{count(accuracy.num_objects, 'object')}, {count(len(accuracy.wanted), 'class', 'classes')}"
+            f"{count(accuracy.num_objects, 'object')}, {count(len(accuracy.wanted), 'class')}"
         )
     return " · ".join(words)
 
 
-def _overview(content: Content) -> str:
-    accuracy = content.accuracy
-    body = f'<p class="headline">{escape(headline(accuracy))}</p>'
-    if accuracy is None:
-        line = command_line("report", content.model, content.data, "--split", "train")
-        return body + (
-            "<p>Give the data a split <code>val</code>, or measure on what there is: "
-            f"<code>{escape(line)}</code> (a model is better on pictures that it learned from than on "
-            "others).</p>"
-        )
-    if not accuracy.num_objects:
-        return body
-    body += f'<dl class="tiles">{_tiles(accuracy)}</dl>'
-    found = [*limits(accuracy, content.misses, content.mistakes), *_more_limits(content, accuracy)]
-    if found:
-        listed = "".join(f"<li><b>{escape(each.short)}</b>{escape(each.text)}</li>" for each in found)
-        body += f'<h2>What limits it</h2><ul class="limits">{listed}</ul>'
-    return body
-
-
-def _tiles(accuracy: Accuracy) -> str:
-    curve = accuracy.thresholds
+def _tiles(accuracy: Accuracy) -> list[Tile]:
+    curve, summary = accuracy.thresholds, accuracy.summary
     tiles = [
-        ("AP", percent(accuracy.summary["AP"]), "mean over IoU 0.5 to 0.95", True),
-        ("AP50", percent(accuracy.summary["AP50"]), "an IoU of 0.5 will do", False),
-        ("AP75", percent(accuracy.summary["AP75"]), "tight boxes only", False),
+        Tile("AP", percent(summary["AP"]), "mean over IoU 0.5 to 0.95", chief=True),
+        Tile("AP50", percent(summary["AP50"]), "an IoU of 0.5 will do"),
+        Tile("AP75", percent(summary["AP75"]), "tight boxes only"),
     ]
     if curve.best is not None:
         tiles += [
-            ("threshold to use", f"{accuracy.threshold:.2f}", "best F1 on this split", True),
-            ("precision", percent(curve.precision[curve.best]), "% of detections are right", False),
-            ("recall", percent(curve.recall[curve.best]), "% of objects are found", False),
+            Tile("threshold to use", f"{accuracy.threshold:.2f}", "best F1 on this split", chief=True),
+            Tile("precision", percent(curve.precision[curve.best]), "% of detections are right"),
+            Tile("recall", percent(curve.recall[curve.best]), "% of objects are found"),
         ]
-    return "".join(
-        f'<div class="{"chief" if chief else ""}"><dt>{name}</dt><dd>{value}<small>{note}</small></dd></div>'
-        for name, value, note, chief in tiles
-    )
+    return tiles
 
 
-def _more_limits(content: Content, accuracy: Accuracy) -> list[Limit]:
-    """Those that the numbers of the split do not show."""
-    found = []
+def _all_limits(content: Content, accuracy: Accuracy) -> list[Limit]:
+    """Those that the numbers of the split show, and then the others."""
+    found = limits(accuracy, content.misses, content.mistakes)
     most = max(int((~image.crowd).sum()) for image in accuracy.split.images)
     queries = content.detector.config.num_queries
     if most > queries:
@@ -137,14 +120,6 @@ def _more_limits(content: Content, accuracy: Accuracy) -> list[Limit]:
     unknown = [row.name for row in accuracy.classes if not row.known and row.objects]
     if unknown:
         text = f"{', '.join(unknown[:8])}{' …' if len(unknown) > 8 else ''}: counted as never found."
-        found.append(Limit(f"{count(len(unknown), 'class', 'classes')} not in the model", text))
+        found.append(Limit(f"{count(len(unknown), 'class')} not in the model", text))
     limit = None if content.history is None else training_limit(content.history)
     return found if limit is None else [*found, limit]
-
-
-def _footer(content: Content) -> str:
-    version = content.made["versions"].get("deformable-detr", "")
-    return (
-        f"Made by deformable_detr {version} for {content.model} at {when(content.made['time'])}. This file "
-        "is whole: it loads nothing and can be sent as it is. How to read each part: docs/report.md."
-    )

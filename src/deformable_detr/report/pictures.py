@@ -6,11 +6,9 @@ the query, drawn as `deformable-detr explain` draws them.
 
 from __future__ import annotations
 
-import base64
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -32,6 +30,7 @@ from ..explain.drawing import (
 from ..explain.missed import Stage, Tally, Verdict, missed_objects
 from ..inference.detector import Detector
 from ..inference.trace import QueryTraces, trace_picture
+from ..pages import data_url
 from .accuracy import Accuracy, Mistake, mistakes
 
 if TYPE_CHECKING:
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 PICTURE_DPI = 150
-JPEG_QUALITY = 82
 MOST_SIDE = 1200  # of a picture that is drawn from: more is not seen
 
 
@@ -234,9 +232,7 @@ def _nearest(accuracy: Accuracy, row: int) -> str:
     columns = np.flatnonzero((objects.images == found.images[row]) & ~objects.crowd)
     if not len(columns):
         return "The picture has no annotated object."
-    overlap = overlaps(
-        found.boxes_xyxy[row : row + 1], objects.boxes_xyxy[columns], np.zeros(len(columns), dtype=bool)
-    )[0]
+    overlap = overlaps(found.boxes_xyxy[row : row + 1], objects.boxes_xyxy[columns])[0]
     best = int(overlap.argmax())
     if overlap[best] <= 0:
         return "No annotated object overlaps it."
@@ -301,6 +297,4 @@ def _panel(
         zoom(panel, view, size)
     canvas.draw()
     drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-    buffer = BytesIO()
-    drawn.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return data_url(drawn)

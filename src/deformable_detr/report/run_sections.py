@@ -1,29 +1,29 @@
-"""The sections on a run: training, settings, data, and commands to go on."""
+"""The sections on a run: training, settings, data, and commands to continue with."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
 import yaml
+from markupsafe import Markup
 
 from ..config import to_dict
 from ..data.formats import NOTES
 from ..data.records import Split
+from ..evaluation.areas import count_sizes
+from ..pages import Axis, Line, Mark, Table, axis_for, line_chart, whole_axis
 from ..run_folder.reading import History, changes_from_recipe
-from .accuracy import SIZE_EDGES
+from ..words import command_line, count, duration, setting, when
+from .accuracy_sections import Figure
 from .content import Content, Section
 from .findings import (
     data_title,
-    duration,
     loss_title,
     rate_title,
     training_title,
 )
-from .html_parts import command_line, count, facts, figure, table, value_text, when
-from .svg import Line, Mark, axis_for, line_chart, whole_axis
 
 MOST_CLASS_CURVES = 8
 MOST_DOTS = 60
@@ -32,61 +32,66 @@ AP_COLOURS = {"AP": 0, "AP50": 1, "AP75": 2, "APs": 3, "APm": 4, "APl": 5}
 
 
 def training_section(history: History) -> Section:
-    title = training_title(history)
-    figures = []
+    figures: list[Figure] = []
     if len(history.evaluations) > 1:
-        figures.append(figure("AP, epoch by epoch", _ap_chart(history)))
+        figures.append(("AP, epoch by epoch", _ap_chart(history), ""))
         if 1 < len(history.evaluations[-1].get("per_class", {})) <= MOST_CLASS_CURVES:
-            figures.append(figure("AP of each class", _class_chart(history)))
+            figures.append(("AP of each class", _class_chart(history), ""))
     if history.updates:
-        figures += _update_figures(history)
-    body = f'<h2>Training: {escape(title)}</h2><div class="grid">{"".join(figures)}</div>'
-    return Section("training", "Training", body)
+        x = whole_axis("update", 0, history.updates[-1]["step"])
+        figures += [_loss_figure(history, x), *_term_figures(history, x), *_rate_figures(history, x)]
+    return Section("training", "Training", f"Training: {training_title(history)}", {"figures": figures})
 
 
-def _update_figures(history: History) -> list[str]:
-    rows = history.updates
-    steps = [row["step"] for row in rows]
-    x = whole_axis("update", 0, steps[-1])
+def _loss_figure(history: History, x: Axis) -> Figure:
+    losses = [row["loss"] for row in history.updates]
     marks = [Mark(start["step"], "resumed") for start in history.starts if start.get("step")]
-    losses = [row["loss"] for row in rows]
-    y = axis_for("loss, all terms and layers", _without_spikes(losses))
-    chart = line_chart([Line("loss", steps, losses, 0)], x, y, title=loss_title(history), marks=marks)
-    figures = [figure(loss_title(history), chart)]
+    y, title = axis_for("loss, all terms and layers", _without_spikes(losses)), loss_title(history)
+    return title, line_chart([Line("loss", _steps(history), losses, 0)], x, y, title=title, marks=marks), ""
 
+
+def _term_figures(history: History, x: Axis) -> list[Figure]:
+    """One figure, or none if the log has no terms."""
     terms = {
-        name: [row.get(name, np.nan) for row in rows]
+        name: [row.get(name, np.nan) for row in history.updates]
         for name in ("class", "box", "giou")
-        if any(name in row for row in rows)
+        if any(name in row for row in history.updates)
     }
-    if terms:
-        everything = [value for values in terms.values() for value in values]
-        chart = line_chart(
-            [Line(name, steps, values, colour) for colour, (name, values) in enumerate(terms.items())],
-            x,
-            axis_for("loss, before weights", _without_spikes(everything)),
-            title="Loss terms of the last decoder layer",
-        )
-        note = "class: is it called by its name; box: distance of the boxes; giou: their overlap."
-        figures.append(figure("Loss terms of the last decoder layer", chart, note))
-
-    groups = list(dict.fromkeys(name for row in rows for name in row.get("learning_rate", {})))
-    if groups:
-        rates = {
-            name: 1e4 * np.array([row.get("learning_rate", {}).get(name, np.nan) for row in rows])
-            for name in groups
-        }
-        chart = line_chart(
-            [Line(name, steps, rates[name], colour, dashed=colour > 0) for colour, name in enumerate(groups)],
-            x,
-            axis_for("learning rate, in units of 1e-4", np.concatenate(list(rates.values()))),
-            title=rate_title(history),
-        )
-        figures.append(figure(rate_title(history), chart))
-    return figures
+    if not terms:
+        return []
+    title = "Loss terms of the last decoder layer"
+    everything = [value for values in terms.values() for value in values]
+    lines = [
+        Line(name, _steps(history), values, colour) for colour, (name, values) in enumerate(terms.items())
+    ]
+    chart = line_chart(lines, x, axis_for("loss, before weights", _without_spikes(everything)), title=title)
+    return [
+        (title, chart, "class: is it called by its name; box: distance of the boxes; giou: their overlap.")
+    ]
 
 
-def _ap_chart(history: History) -> str:
+def _rate_figures(history: History, x: Axis) -> list[Figure]:
+    """One figure, or none if the log has no learning rates."""
+    rows = [row.get("learning_rate", {}) for row in history.updates]
+    rates = {
+        name: 1e4 * np.array([row.get(name, np.nan) for row in rows])
+        for name in dict.fromkeys(name for row in rows for name in row)
+    }
+    if not rates:
+        return []
+    lines = [
+        Line(name, _steps(history), values, colour, dashed=colour > 0)
+        for colour, (name, values) in enumerate(rates.items())
+    ]
+    y = axis_for("learning rate, in units of 1e-4", np.concatenate(list(rates.values())))
+    return [(rate_title(history), line_chart(lines, x, y, title=rate_title(history)), "")]
+
+
+def _steps(history: History) -> list[int]:
+    return [row["step"] for row in history.updates]
+
+
+def _ap_chart(history: History) -> Markup:
     rows = history.evaluations
     epochs = [row["epoch"] + 1 for row in rows]
     lines = []
@@ -101,7 +106,7 @@ def _ap_chart(history: History) -> str:
     return _percent_chart(lines, epochs[-1], training_title(history), marks)
 
 
-def _class_chart(history: History) -> str:
+def _class_chart(history: History) -> Markup:
     rows = [row for row in history.evaluations if "per_class" in row]
     epochs = [row["epoch"] + 1 for row in rows]
     lines = [
@@ -111,7 +116,7 @@ def _class_chart(history: History) -> str:
     return _percent_chart(lines, epochs[-1], "AP of each class, epoch by epoch")
 
 
-def _percent_chart(lines: Sequence[Line], epochs: int, title: str, marks: Sequence[Mark] = ()) -> str:
+def _percent_chart(lines: Sequence[Line], epochs: int, title: str, marks: Sequence[Mark] = ()) -> Markup:
     values = np.concatenate([np.asarray(line.y, dtype=float) for line in lines] or [np.zeros(1)])
     highest = float(np.nanmax(values)) if np.isfinite(values).any() else 1.0
     y = axis_for("percent", [0.0, max(highest, 1.0)])
@@ -136,34 +141,32 @@ def settings_section(content: Content) -> Section:
     rows = {
         "recipe": detector.recipe,
         "model": f"{parameters / 1e6:.1f} million parameters, backbone {config.backbone.name}, "
-        f"{count(config.num_queries, 'query', 'queries')}, {count(config.num_levels, 'feature level')}, "
+        f"{count(config.num_queries, 'query')}, {count(config.num_levels, 'feature level')}, "
         f"{config.encoder_layers} encoder and {count(config.decoder_layers, 'decoder layer')}",
         "pictures": f"short side {detector.data.image_size} pixels, long side at most "
         f"{detector.data.max_size}",
     }
-    title, details = f"Settings of {detector.recipe}", ""
+    title = f"Settings of {detector.recipe}"
+    changes, text = None, ""
     if history is not None:
         rows.update(_run_facts(history))
-        changes = changes_from_recipe(history.config)
-        title = f"The recipe {detector.recipe}, without a change"
-        if changes:
-            verb = "differs" if len(changes) == 1 else "differ"
-            title = f"{count(len(changes), 'setting')} {verb} from the recipe {detector.recipe}"
-            details = table(
-                ["setting", "recipe", "this run"],
-                [[each.path, value_text(each.recipe), value_text(each.run)] for each in changes],
-                label="Settings that differ from the recipe",
-                kind="settings",
-                left=(1, 2),
-            )
+        title, changes = _changes(history, detector.recipe)
         text = yaml.safe_dump(to_dict(history.config), sort_keys=False)
-        details += (
-            f"<details><summary>All settings (config.yaml)</summary><pre>{escape(text)}</pre></details>"
-        )
-    rows["this report"] = (
-        f"{when(content.made['time'])} on {content.made['device']}; {_versions(content.made)}"
-    )
-    return Section("settings", "Settings", f"<h2>{escape(title)}</h2>{facts(rows)}{details}")
+    made = content.made
+    rows["this report"] = f"{when(made['time'])} on {made['device']}; {_versions(made)}"
+    return Section("settings", "Settings", title, {"facts": rows, "changes": changes, "config": text})
+
+
+def _changes(history: History, recipe: str) -> tuple[str, Table | None]:
+    """How many settings differ from the recipe, and which ones."""
+    changes = changes_from_recipe(history.config)
+    if not changes:
+        return f"The recipe {recipe}, without a change", None
+    verb = "differs" if len(changes) == 1 else "differ"
+    rows = [[each.path, setting(each.recipe), setting(each.run)] for each in changes]
+    label = "Settings that differ from the recipe"
+    table = Table(["setting", "recipe", "this run"], rows, label, kind="settings", left=(1, 2))
+    return f"{count(len(changes), 'setting')} {verb} from the recipe {recipe}", table
 
 
 def _run_facts(history: History) -> dict[str, str]:
@@ -184,7 +187,7 @@ def _run_facts(history: History) -> dict[str, str]:
         name = "started" if number == 0 else f"resumed after update {start.get('step', '?')}"
         rows[name] = (
             f"{when(str(start.get('time', '?')))} on {start.get('device', '?')}, "
-            f"{count(int(start.get('processes', 1)), 'process', 'processes')}; {_versions(start)}"
+            f"{count(int(start.get('processes', 1)), 'process')}; {_versions(start)}"
         )
     return rows
 
@@ -203,24 +206,15 @@ def data_section(splits: Sequence[Split]) -> Section:
     columns = [_split_facts(split) for split in splits]
     counts = [class_counts(split) for split in splits]
     names = list(dict.fromkeys(name for each in counts for name in each))
-    summary = table(
-        ["", *heads], [[fact, *(column[fact] for column in columns)] for fact in columns[0]], label="The data"
-    )
-    listed = table(
-        ["class", *heads],
-        [[name, *(f"{each.get(name, 0):,}" for each in counts)] for name in names],
-        label="Objects of each class",
-        kind="sortable",
-    )
-    sources = ", ".join(dict.fromkeys(str(split.source) for split in splits))
-    opened = " open" if len(names) <= MOST_OPEN else ""
-    body = (
-        f"<h2>{escape(data_title(splits, counts[0]))}</h2>{summary}"
-        f"<details{opened}><summary>Objects of each class</summary>{listed}</details>"
-        f'<p class="dim">Read from {escape(sources)}. <code>deformable-detr inspect</code> lists what is '
-        "broken in it.</p>"
-    )
-    return Section("data", "Data", body)
+    facts = [[fact, *(column[fact] for column in columns)] for fact in columns[0]]
+    objects = [[name, *(f"{each.get(name, 0):,}" for each in counts)] for name in names]
+    parts = {
+        "summary": Table(["", *heads], facts, "The data"),
+        "classes": Table(["class", *heads], objects, "Objects of each class", kind="sortable"),
+        "open": len(names) <= MOST_OPEN,
+        "sources": ", ".join(dict.fromkeys(str(split.source) for split in splits)),
+    }
+    return Section("data", "Data", data_title(splits, counts[0]), parts)
 
 
 def _split_facts(split: Split) -> dict[str, str]:
@@ -235,9 +229,7 @@ def _split_facts(split: Split) -> dict[str, str]:
         "size of the images": smallest if smallest == largest else f"{smallest} to {largest}",
         "objects": f"{len(areas):,}",
         "per image, mean and most": f"{counts.mean():.1f}, {counts.max()}",
-        "small, medium, large": ", ".join(
-            f"{number / total:.0%}" for number in np.histogram(areas, SIZE_EDGES)[0]
-        ),
+        "small, medium, large": ", ".join(f"{number / total:.0%}" for number in count_sizes(areas).values()),
         "problems in the files": f"{sum(each.kind not in NOTES for each in split.problems):,}",
     }
 
@@ -253,7 +245,7 @@ def class_counts(split: Split) -> dict[str, int]:
 
 
 def commands(content: Content) -> list[tuple[str, str]]:
-    """(what for, command line) to go on with."""
+    """(purpose, command line) to continue with."""
     model, data, accuracy = content.model, content.data, content.accuracy
     above = ("--threshold", f"{0.5 if accuracy is None else accuracy.threshold:.2f}")
     found: list[tuple[str, tuple[str, ...]]] = [
@@ -268,9 +260,8 @@ def commands(content: Content) -> list[tuple[str, str]]:
     if content.history is not None:
         longer = ("train", data, "--init-from", model, "--output", f"{model.rstrip('/')}-longer")
         found.append(("train on from these weights", longer))
-    return [(what, command_line(*words)) for what, words in found]
+    return [(purpose, command_line(*words)) for purpose, words in found]
 
 
 def next_section(content: Content) -> Section:
-    lines = "\n".join(f"# {what}\n{line}\n" for what, line in commands(content))
-    return Section("next", "What next", f"<h2>What next</h2><pre>{escape(lines.rstrip())}</pre>")
+    return Section("next", "What next", "What next", {"commands": commands(content)})

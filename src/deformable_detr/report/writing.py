@@ -20,7 +20,7 @@ from ..run_folder.reading import read_history
 from ..system.environment import environment
 from .accuracy import count_mistakes, measure, mistakes
 from .content import Content
-from .page import html_of
+from .page import report_page
 from .pictures import find_misses, show_false_positives
 
 MOST_IMAGES = 24  # that are looked at again, to see which stage lost an object
@@ -104,7 +104,7 @@ def report_text(
         kinds = mistakes(accuracy)
         pictures = show_false_positives(detector, accuracy, most_shown)
     device = next(detector.model.parameters()).device
-    return html_of(
+    return report_page(
         Content(
             detector=detector,
             model=model,

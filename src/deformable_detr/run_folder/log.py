@@ -23,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..files import write_text, writing
 from ..system.environment import environment
+from ..words import metric
 from .names import METRICS_FILE, STARTS_FILE
 
 
@@ -141,7 +142,7 @@ class TrainingLog:
                 self.writer.add_scalar(f"evaluation/{name}", value, step)
         self.console.print(
             f"epoch {epoch + 1}: "
-            + "  ".join(f"{name} {metrics[name]:.3f}" for name in ("AP", "AP50", "APs", "APm", "APl")),
+            + "  ".join(f"{name} {metric(metrics[name])}" for name in ("AP", "AP50", "APs", "APm", "APl")),
             highlight=False,
         )
 

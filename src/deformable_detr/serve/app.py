@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from .. import __version__
 from ..inference.detector import Detector
 from ..inference.selection import Selection
+from ..pages import template_text
 from .bodies import body_schema, pictures_of
 from .engine import Engine, State
 from .gate import Gate
@@ -35,7 +36,6 @@ from .settings import ServeSettings
 
 log = logging.getLogger(__name__)
 
-EXPLAIN = "deformable_detr.explain"  # the page shares the look of its pages
 DESCRIPTION = "Objects in pictures, and where the model looked for them."
 OF_THE_GATE = (400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 504)
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -203,14 +203,11 @@ def _add_status(api: FastAPI, engine: Engine) -> None:
 
 def _add_files(api: FastAPI) -> None:
     """The page and its parts, read once: no path of a request ever reaches a disk."""
-    texts: dict[str, tuple[str, str]] = {}
-    for package, names in (
-        (files(__package__) / "static", ("index.html", "docs.html", "app.js", "docs.js", "style.css")),
-        (files(EXPLAIN), ("attention.js", "look.css")),
-    ):
-        for name in names:
-            text = (package / name).read_text(encoding="utf-8")
-            texts[name] = (text, _TYPES[name[name.rindex(".") :]])
+    static_files = files(__package__) / "static"
+    own = ("index.html", "docs.html", "app.js", "docs.js", "style.css")
+    found = {name: (static_files / name).read_text(encoding="utf-8") for name in own}
+    found |= {name: template_text(name) for name in ("attention.js", "look.css", "stage.css")}
+    texts = {name: (text, _TYPES[name[name.rindex(".") :]]) for name, text in found.items()}
 
     def respond(name: str) -> Response:
         text, kind = texts[name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 
 from .. import ops
 from ..ops import fused_ms_deform_attn, ms_deform_attn
+from .machine import system, version_of
 
 PACKAGES = (
     "deformable-detr",
@@ -43,7 +43,7 @@ def diagnose() -> Diagnosis:
     """Look at this machine and check the operator against a direct computation on each device."""
     facts = {
         "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
+        "system": system(),
         "cpu": f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads, "
         f"{torch.backends.cpu.get_cpu_capability()}",
         "cuda": ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
@@ -52,11 +52,7 @@ def diagnose() -> Diagnosis:
         "operator, CUDA": ops.kernels()["cuda"],
         "operator, other devices": ops.kernels()["other"],
     }
-    for package in PACKAGES:
-        try:
-            facts[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            facts[package] = "not installed"
+    facts |= {package: version_of(package) or "not installed" for package in PACKAGES}
     devices = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     tests = {}
     for device in devices:

@@ -6,10 +6,11 @@ from __future__ import annotations
 import os
 import platform
 from datetime import UTC, datetime
-from importlib import metadata
 from typing import Any
 
 import torch
+
+from .machine import system, versions_of
 
 PACKAGES = ("deformable-detr", "torchvision", "timm", "faster-coco-eval")
 
@@ -20,13 +21,10 @@ def environment(device: str | torch.device, processes: int = 1) -> dict[str, Any
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": _in_words(torch.device(device)),
         "processes": processes,
-        "system": f"{platform.system()} {platform.machine()}",
+        "system": system(),
         "python": platform.python_version(),
         # torch says of itself for which CUDA it was built.
-        "versions": {
-            "torch": torch.__version__,
-            **{name: version for name in PACKAGES if (version := _version(name)) is not None},
-        },
+        "versions": {"torch": torch.__version__, **versions_of(PACKAGES)},
     }
 
 
@@ -36,10 +34,3 @@ def _in_words(device: torch.device) -> str:
         return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
     capability = torch.backends.cpu.get_cpu_capability()
     return f"{device.type}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {capability}"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

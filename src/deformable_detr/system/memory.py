@@ -11,12 +11,20 @@ STATUS = Path("/proc/self/status")  # on Linux only
 
 
 def peak_bytes() -> int:
-    """Resident memory of this process at its worst."""
+    """The most memory of this process that was resident so far, or since `reset_peak`."""
     if STATUS.exists():
         return status_bytes("VmHWM")
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def reset_peak() -> int:
+    """Forget the peak so far and return what is resident now. On other systems than Linux the peak stays."""
+    if not STATUS.exists():
+        return peak_bytes()
+    Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
+    return status_bytes("VmRSS")
 
 
 def status_bytes(name: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..data.formats import NOTES
+from ..data.formats.losses import most_is_lost
 from .optimisation import batch_size_factor
 from .parts import Parts
 
@@ -14,7 +15,9 @@ def opening_lines(run: Parts) -> list[str]:
     boxes = sum(len(record) for record in split.images)
     trainable = sum(p.numel() for p in run.state.model.parameters() if p.requires_grad)
     measured = "no validation split" if val is None else f"{len(val)} images to evaluate on ({val.name})"
+    warnings = [f"warning: {lost}" for part in (split, val) if part and (lost := most_is_lost(part))]
     lines = [
+        *warnings,
         f"{run.config.recipe}: {trainable:,} trainable parameters on {run.processes.device}",
         f"{split.format} data: {len(split)} training images, {boxes} boxes, {len(split.classes)} classes; "
         f"{measured}",
@@ -30,8 +33,6 @@ def opening_lines(run: Parts) -> list[str]:
             f"problems in the data: {len(problems)}; broken boxes and missing pictures are left out, "
             "`deformable-detr inspect` lists them"
         )
-    if boxes == 0:
-        lines.append("no object in the training images: nothing can be learned from them")
     if run.state.step:
         lines.append(f"resuming after update {run.state.step}")
     return lines

@@ -11,6 +11,7 @@ from .. import checkpoint as checkpoints
 from ..config import ModelConfig, RunConfig, read_config, read_yaml, with_file
 from ..config import recipe as recipe_of
 from ..data.formats import list_splits, read_split
+from ..data.formats.losses import main_reason
 from ..data.formats.splits import name_to_measure_on
 from ..data.records import Split
 from ..errors import UserError
@@ -76,10 +77,17 @@ def read_splits(data: str | Path, config: RunConfig) -> tuple[Split, Split | Non
     """The split to learn from and the one to evaluate on, None if the data have none.
 
     Raises:
-        UserError: the data cannot be read, or the two have no class in common.
+        UserError: the data cannot be read, have no object to learn from, or no class in common.
     """
     read = partial(read_split, data, format=config.data.format, strict=config.data.strict)
     train = read("train")
+    if train.num_objects == 0:
+        crowds = sum(map(len, train.images))
+        only = f"only {crowds} crowd regions" if crowds else "none"
+        raise UserError(
+            f"the split {train.name} of {train.source} has no object to learn from, {only}"
+            f"{main_reason(train)}: correct the annotations."
+        )
     name = name_to_measure_on(list_splits(data, format=config.data.format))
     if name is None:
         return train, None

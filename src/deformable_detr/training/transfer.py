@@ -13,6 +13,8 @@ from torch import Tensor
 
 from ..checkpoint import Checkpoint
 from ..errors import UserError
+from ..structures import loose_name
+from ..words import listed
 
 CLASS_HEAD = ".class_head."
 OBJECTNESS = "queries.head.class_head."
@@ -31,21 +33,20 @@ class Transfer:
     unused_tensors: tuple[str, ...]
 
     def sentences(self) -> list[str]:
-        lines = [f"{len(self.matched_classes)} classes taken over: {_shortened(self.matched_classes)}"]
+        lines = [_sentence(self.matched_classes, "classes taken over")]
         if self.fresh_classes:
-            lines.append(f"{len(self.fresh_classes)} classes start fresh: {_shortened(self.fresh_classes)}")
+            lines.append(_sentence(self.fresh_classes, "classes start fresh"))
         if self.fresh_queries:
             lines.append(f"{self.fresh_queries} queries start fresh")
         if self.fresh_tensors:
-            lines.append(f"{len(self.fresh_tensors)} tensors start fresh: {_shortened(self.fresh_tensors)}")
+            lines.append(_sentence(self.fresh_tensors, "tensors start fresh"))
         if self.unused_tensors:
-            lines.append(f"{len(self.unused_tensors)} tensors left out: {_shortened(self.unused_tensors)}")
+            lines.append(_sentence(self.unused_tensors, "tensors left out"))
         return lines
 
 
-def _shortened(names: tuple[str, ...], limit: int = 8) -> str:
-    shown = ", ".join(names[:limit]) or "none"
-    return shown if len(names) <= limit else f"{shown}, … and {len(names) - limit} more"
+def _sentence(names: tuple[str, ...], what: str) -> str:
+    return f"{len(names)} {what}: {listed(names, most=8)}"
 
 
 @torch.no_grad()
@@ -58,12 +59,12 @@ def transfer(source: Checkpoint, target: Checkpoint) -> Transfer:
     same_scheme = source.config.classification == target.config.classification
     source_rows = {
         # a row of a softmax means something else than one of a sigmoid
-        _key(name): row
+        loose_name(name): row
         for row, name in enumerate(source.classes.names)
         if name is not None and same_scheme
     }
     names = [(row, name) for row, name in enumerate(target.classes.names) if name is not None]
-    pairs = [(row, source_rows[_key(name)]) for row, name in names if _key(name) in source_rows]
+    pairs = [(row, source_rows[loose_name(name)]) for row, name in names if loose_name(name) in source_rows]
     if same_scheme and source.config.classification == "softmax":
         pairs.append((len(target.classes), len(source.classes)))  # the no-object row
 
@@ -91,16 +92,12 @@ def transfer(source: Checkpoint, target: Checkpoint) -> Transfer:
             # A proposal's objectness is logit 0 of the first stage, whatever class stands there.
             tensor[0] = state[name][0]
     return Transfer(
-        matched_classes=tuple(name for _, name in names if _key(name) in source_rows),
-        fresh_classes=tuple(name for _, name in names if _key(name) not in source_rows),
+        matched_classes=tuple(name for _, name in names if loose_name(name) in source_rows),
+        fresh_classes=tuple(name for _, name in names if loose_name(name) not in source_rows),
         fresh_queries=fresh_queries,
         fresh_tensors=tuple(name for name in own if name not in state),
         unused_tensors=tuple(name for name in state if name not in own),
     )
-
-
-def _key(name: str) -> str:
-    return name.strip().casefold()
 
 
 def _fits(name: str, tensor: Tensor, source: Tensor) -> bool:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from deformable_detr.data.formats import list_splits, read_split
 from deformable_detr.errors import UserError
 from tests.support.dataset_files import coco_content, write_coco, write_image, write_json
-from tests.support.paths import SHARED_DATA, needs_shared_data
+from tests.support.paths import data_set
 
 Content = dict[str, Any]
 
@@ -27,7 +27,6 @@ def two_images() -> Content:
     )
 
 
-@needs_shared_data
 @pytest.mark.parametrize(
     ("folder", "split", "images", "boxes", "crowds", "empty"),
     [
@@ -41,7 +40,7 @@ def two_images() -> Content:
     ],
 )
 def test_real_sets(folder: str, split: str, images: int, boxes: int, crowds: int, empty: int) -> None:
-    result = read_split(SHARED_DATA / folder, split, strict=True)
+    result = read_split(data_set(folder), split, strict=True)
     assert result.format == "coco"
     assert result.problems == ()
     assert len(result) == images
@@ -52,9 +51,8 @@ def test_real_sets(folder: str, split: str, images: int, boxes: int, crowds: int
     assert all(image.path.is_file() for image in result.images)
 
 
-@needs_shared_data
 def test_real_coco_agrees_with_its_json_object_by_object() -> None:
-    root = SHARED_DATA / "tiny_coco"
+    root = data_set("tiny_coco")
     content = json.loads((root / "annotations" / "instances_val2017.json").read_text())
     split = read_split(root, "val2017")
     assert len(split.classes) == 80
@@ -75,9 +73,8 @@ def test_real_coco_agrees_with_its_json_object_by_object() -> None:
     assert seen == len(by_id)
 
 
-@needs_shared_data
 def test_category_ids_may_start_at_zero() -> None:
-    split = read_split(SHARED_DATA / "aerial_cars", "train")
+    split = read_split(data_set("aerial_cars"), "train")
     assert split.classes.category_ids == (0, 1, 2, 3, 4)
     assert split.classes.names == ("car", "truck", "bus", "minibus", "cyclist")
 

@@ -16,12 +16,11 @@ from deformable_detr.data.formats.assembly import check_boxes, image_ids
 from deformable_detr.data.formats.lookup import path_inside
 from deformable_detr.errors import UserError
 from tests.support.dataset_files import coco_content, voc_xml, write_coco, write_voc, write_yolo
-from tests.support.paths import SHARED_DATA, needs_shared_data
+from tests.support.paths import data_set
 
 CAT = ("cat", (1.0, 2.0, 11.0, 22.0))
 
 
-@needs_shared_data
 @pytest.mark.parametrize(
     ("folder", "formats", "splits"),
     [
@@ -32,9 +31,9 @@ CAT = ("cat", (1.0, 2.0, 11.0, 22.0))
     ],
 )
 def test_detection_of_real_sets(folder: str, formats: tuple[str, ...], splits: tuple[str, ...]) -> None:
-    assert formats_found(SHARED_DATA / folder) == formats
-    assert detect_format(str(SHARED_DATA / folder)) == formats[0]
-    assert list_splits(SHARED_DATA / folder) == splits
+    assert formats_found(data_set(folder)) == formats
+    assert detect_format(str(data_set(folder))) == formats[0]
+    assert list_splits(data_set(folder)) == splits
 
 
 def test_all_layouts_in_one_folder(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from deformable_detr.data.formats import list_splits, read_split
 from deformable_detr.errors import UserError
 from tests.support.dataset_files import voc_xml, write_image, write_voc
-from tests.support.paths import SHARED_DATA, needs_shared_data
+from tests.support.paths import data_set
 
 CAT = ("cat", (1.0, 2.0, 11.0, 22.0))
 DOG = ("dog", (5.0, 5.0, 50.0, 40.0))
@@ -28,7 +28,6 @@ def break_a(root: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new, 1))
 
 
-@needs_shared_data
 @pytest.mark.parametrize(
     ("split", "images", "boxes", "problems"),
     [
@@ -50,22 +49,21 @@ def break_a(root: Path, old: str, new: str) -> None:
 def test_bccd_names_its_empty_boxes_by_file_and_line(
     split: str, images: int, boxes: int, problems: list[tuple[str, str]]
 ) -> None:
-    result = read_split(SHARED_DATA / "bccd_voc", split)
+    result = read_split(data_set("bccd_voc"), split)
     assert result.format == "voc"
     assert len(result) == images
     assert sum(map(len, result.images)) == boxes
     assert [(problem.kind, problem.where) for problem in result.problems] == problems
     for problem in result.problems:
         file, line = problem.where.split(":")
-        lines = (SHARED_DATA / "bccd_voc" / file).read_text().splitlines()
+        lines = (data_set("bccd_voc") / file).read_text().splitlines()
         assert "<bndbox>" in lines[int(line) - 1]
 
 
-@needs_shared_data
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_bccd_equals_its_coco_edition(split: str) -> None:
-    voc = read_split(SHARED_DATA / "bccd_voc", split)
-    coco = read_split(SHARED_DATA / "bccd_coco", split)
+    voc = read_split(data_set("bccd_voc"), split)
+    coco = read_split(data_set("bccd_coco"), split)
     assert voc.classes.names == ("Platelets", "RBC", "WBC")
     by_name = {image.file_name: image for image in coco.images}
     assert len(by_name) == len(voc)

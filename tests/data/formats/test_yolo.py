@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from deformable_detr.data.formats import list_splits, read_split
 from deformable_detr.errors import UserError
 from tests.support.dataset_files import write_image, write_yolo
-from tests.support.paths import SHARED_DATA, needs_shared_data
+from tests.support.paths import data_set
 
 TWO_ROWS = "0 0.5 0.5 0.25 0.5\n1 0.25 0.25 0.125 0.25\n"
 
@@ -25,9 +25,8 @@ def rewrite_yaml(root: Path, text: str) -> Path:
     return root
 
 
-@needs_shared_data
 def test_aerial_cars_as_yolo() -> None:
-    root = SHARED_DATA / "aerial_cars"
+    root = data_set("aerial_cars")
     train, val = read_split(root, "train", format="yolo"), read_split(root, "val", format="yolo")
     assert (len(train), sum(map(len, train.images))) == (26, 622)
     assert (len(val), sum(map(len, val.images))) == (10, 252)
@@ -40,10 +39,9 @@ def test_aerial_cars_as_yolo() -> None:
     assert train.classes.names == ("car", "truck", "bus", "minibus", "cyclist")
 
 
-@needs_shared_data
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_aerial_cars_equals_its_coco_edition(split: str) -> None:
-    root = SHARED_DATA / "aerial_cars"
+    root = data_set("aerial_cars")
     yolo, coco = read_split(root, split, format="yolo"), read_split(root, split, format="coco")
     assert yolo.classes == coco.classes
     by_name = {image.path: image for image in coco.images}

@@ -26,7 +26,7 @@ from experiments.paper.flops import (
     typical_sizes,
 )
 from experiments.paper.published import FASTER_RCNN
-from tests.support.paths import SHARED_DATA, needs_shared_data
+from tests.support.paths import data_set
 from tests.support.small_models import small_config
 
 PUBLISHED_GFLOPS = {
@@ -39,10 +39,9 @@ PUBLISHED_GFLOPS = {
 
 
 @pytest.mark.slow
-@needs_shared_data
 @pytest.mark.parametrize(("name", "published"), PUBLISHED_GFLOPS.items())
 def test_published_flops_on_coco_sizes(name: str, published: float) -> None:
-    split = read_split(SHARED_DATA / "tiny_coco", "val")
+    split = read_split(data_set("tiny_coco"), "val")
     run = recipe(name)
     counted = mean_multiply_adds(run.model, typical_sizes(split, run.data)) / 1e9
     assert counted == pytest.approx(published, rel=0.03)
@@ -101,9 +100,8 @@ def test_deformable_convolution_counts_its_samples() -> None:
     assert counted == places * taps * (10 * 3 + 5 * 6) + beside
 
 
-@needs_shared_data
 def test_typical_sizes_have_the_mean_area_of_all() -> None:
-    split, data = read_split(SHARED_DATA / "tiny_coco", "val"), DataConfig()
+    split, data = read_split(data_set("tiny_coco"), "val"), DataConfig()
     sizes = typical_sizes(split, data)
     assert len(sizes) == 8
     everything = [resized_size(image.size, data.image_size, data.max_size) for image in split.images]

@@ -13,7 +13,7 @@ import yaml
 
 from deformable_detr.cli.main import _build_train
 from deformable_detr.config import recipe
-from tests.support.paths import SHARED_DATA, needs_shared_data
+from tests.support.paths import data_set
 
 SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
 ONE_NODE, SLURM = SCRIPTS / "full_scale.sh", SCRIPTS / "full_scale.sbatch"
@@ -126,14 +126,13 @@ def test_gpus_that_do_not_divide_the_batch_are_refused(launchers: Path) -> None:
 
 
 @pytest.mark.slow
-@needs_shared_data
 def test_a_dry_run_of_two_processes_on_coco(tmp_path: Path) -> None:
     small = {"backbone.name": "test_efficientnet", "hidden_dim": 32, "num_queries": 20, "ffn_dim": 64}
     small |= {"encoder_layers": 1, "decoder_layers": 2, "backbone.trainable_layers": 5}
     options = [f"--model.{name}={value}" for name, value in small.items()]
     options += ["--data.image_size=64", "--data.max_size=96", "--data.train_sizes=[64]", "--device=cpu"]
     options += ["--data.augmentation=light", "--data.num_workers=0", "--train.backbone_weights=null"]
-    arguments = [str(SHARED_DATA / "tiny_coco"), "deformable_detr_r50", "--train.max_steps", "2", *options]
+    arguments = [str(data_set("tiny_coco")), "deformable_detr_r50", "--train.max_steps", "2", *options]
     finished = start(ONE_NODE, tmp_path, arguments, GPUS="2", OMP_NUM_THREADS="1")
     assert finished.returncode == 0, finished.stderr[-3000:]
     run = tmp_path / "runs/paper/runs/full/deformable_detr_r50-50ep-seed42"

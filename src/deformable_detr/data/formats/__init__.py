@@ -9,7 +9,8 @@ dropped or clipped, never in silence: each case is a `Problem` with file and lin
                   class-out-of-range, malformed-annotation, unknown-category, unknown-image (dropped);
                   duplicate-annotation-id, missing-annotation-id, bad-area, bad-iscrowd (kept, corrected)
     images        missing-image, missing-annotation, unreadable-image, unreadable-annotation,
-                  unreadable-labels, outside-root, malformed-image, duplicate-image-id (left out);
+                  unreadable-labels, too-many-objects, outside-root, malformed-image, duplicate-image-id (left
+                  out);
                   duplicate-image (read once), missing-size (taken from the file)
     the rest      malformed-category, duplicate-category-id, class-count, label-without-image, pose-or-polygon
     notes         polygon, pose, extra-column, path-not-found, missing-split, respelt-name: nothing is lost,

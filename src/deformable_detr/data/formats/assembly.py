@@ -28,6 +28,10 @@ from .lookup import Files
 # two; YOLO's usual six are 0.01 pixels in a picture of 10000). It is clipped all the same.
 ROUNDING = 0.1
 
+# Nobody annotates so many objects in one picture, and what is done with them takes minutes and gigabytes.
+MOST_OBJECTS = 100_000
+_TOO_MANY = f"{{:,}} objects in one picture, more than {MOST_OBJECTS:,}: it is left out with all of them"
+
 # Boxes in pixels that all lie within the first pixel of pictures larger than this are fractions.
 _LARGER_THAN_FRACTIONS = 4
 
@@ -61,6 +65,18 @@ class RawObjects:
     area: np.ndarray
     annotation_ids: np.ndarray
 
+    def take(self, rows: np.ndarray, position: np.ndarray) -> RawObjects:
+        """The objects of some rows. position: the new position of each image."""
+        return RawObjects(
+            image_index=position[self.image_index[rows]],
+            labels=self.labels[rows],
+            boxes_xyxy=self.boxes_xyxy[rows],
+            crowd=self.crowd[rows],
+            difficult=self.difficult[rows],
+            area=self.area[rows],
+            annotation_ids=self.annotation_ids[rows],
+        )
+
 
 def assemble(
     images: Sequence[RawImage], objects: RawObjects, where: Callable[[int], str]
@@ -69,6 +85,21 @@ def assemble(
 
     where: gives the place (file and line, or annotation id) of the object in a row of `objects`.
     """
+    counts = np.bincount(objects.image_index, minlength=len(images))
+    crowded = [
+        Problem("too-many-objects", images[index].file_name, _TOO_MANY.format(counts[index]))
+        for index in np.flatnonzero(counts > MOST_OBJECTS).tolist()
+    ]
+    if crowded:
+        left = np.flatnonzero(counts <= MOST_OBJECTS).tolist()
+        rows = np.flatnonzero(counts[objects.image_index] <= MOST_OBJECTS)
+        position = np.cumsum(counts <= MOST_OBJECTS) - 1
+        kept = objects.take(rows, position)
+        left_records, left_problems = assemble(
+            [images[index] for index in left], kept, lambda row: where(int(rows[row]))
+        )
+        return left_records, [*crowded, *left_problems]
+
     sizes = np.array([image.size for image in images], dtype=np.float64).reshape(-1, 2)
     boxes, keep, findings = check_boxes(objects.boxes_xyxy, sizes[objects.image_index])
     fractions = _fractions(objects.boxes_xyxy, sizes[objects.image_index]) & keep

@@ -1,6 +1,6 @@
 "use strict";
 // What every page that shows an explanation shares: numbers out of its data, points and boxes onto a canvas.
-// `data` is what page_data of explain/page.py writes; `all`: [{x, y, weight, head, level}] in pixels of the picture.
+// `data` is what page_data of explain/page.py returns; `all`: [{x, y, weight, head, level}] in pixels of the picture.
 
 function numbers(text) {  // 16 bits each, little endian, base64
   const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0)), view = new DataView(bytes.buffer);

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
+from itertools import repeat
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -13,11 +15,23 @@ WRITE_BEHIND = 8  # pictures that may wait to be drawn
 Item = TypeVar("Item")
 
 
-def ahead(items: Iterator[Item], thread: Executor) -> Iterator[Item]:
-    """The same items, made by the (one) thread of `thread`, some in advance."""
-    coming = deque(thread.submit(next, items, None) for _ in range(READ_AHEAD))
-    while (item := coming.popleft().result()) is not None:
-        coming.append(thread.submit(next, items, None))
+def ahead(calls: Iterable[Callable[[], Item]], pool: Executor, most: int) -> Iterator[Item]:
+    """What the calls return, in their order. The threads of `pool` make up to `most` calls in advance."""
+    waiting: deque[Future[Item]] = deque()
+    for call in calls:
+        waiting.append(pool.submit(call))
+        if len(waiting) > most:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def read_ahead(items: Iterator[Item], thread: Executor) -> Iterator[Item]:
+    """The same items, made by the one thread of `thread`, some in advance."""
+    calls: Iterator[Callable[[], Item | None]] = repeat(partial(next, items, None))
+    for item in ahead(calls, thread, READ_AHEAD):
+        if item is None:
+            return
         yield item
 
 
@@ -45,7 +59,7 @@ class Behind:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # After a failure the rest is of no use; after Ctrl-C it is.
+        # After a failure the rest is useless; after Ctrl-C it is wanted.
         self._thread.shutdown(cancel_futures=kind is not None and issubclass(kind, Exception))
         if kind is None:
             self.finish()

@@ -1,57 +1,4 @@
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
-      content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<title>{{title}}: where the model looked</title>
-<style>
-{{look}}  fieldset { border: 0; padding: 0; margin: 0 0 .5rem; display: flex; gap: 1rem; white-space: nowrap; }
-  #status { min-height: 2.9em; color: var(--ink); }
-</style>
-</head>
-<body>
-<h1>{{title}}</h1>
-<p id="hint"></p>
-<main>
-  <div>
-    <div id="stage">
-      <img id="picture" alt="{{title}}" src="{{image}}">
-      <canvas id="overlay" tabindex="0" role="img" aria-describedby="hint status"
-              aria-label="The picture with boxes and the points that the model looked at"></canvas>
-    </div>
-    <p id="status" role="status"></p>
-  </div>
-  <aside>
-    <section aria-label="What to see">
-      <fieldset id="modes">
-        <label><input type="radio" name="mode" value="decoder" checked> detections</label>
-        <label><input type="radio" name="mode" value="encoder"> encoder</label>
-      </fieldset>
-      <label class="slider"><span>layer</span><input id="layer" type="range" min="1"><output></output></label>
-      <label class="slider"><span>head</span><input id="head" type="range" min="0" value="0"><output></output></label>
-      <label class="slider"><span>level</span><input id="level" type="range" min="0" value="0"><output></output></label>
-      <label class="slider"><span>least weight</span>
-        <input id="weight" type="range" min="0" max="100" value="0"><output></output></label>
-      <label class="slider" id="from-row" hidden><span>from level</span>
-        <input id="from" type="range" min="1" value="1"><output></output></label>
-      <label><input id="history" type="checkbox" checked> boxes of all layers</label>
-    </section>
-    <section aria-label="Colours">
-      <h2>attention weight</h2>
-      <div id="bar"></div>
-      <div id="ends"><span>0</span><span id="most"></span></div>
-    </section>
-    <section aria-label="Detections">
-      <h2 id="count"></h2>
-      <ul id="detections"></ul>
-    </section>
-  </aside>
-</main>
-<script id="data" type="application/json">{{data}}</script>
-<script>
-{{attention}}
+// Explores one explanation (attention.js draws): modes, sliders, keys and pointer.
 const data = JSON.parse(document.getElementById("data").textContent);
 const [imageHeight, imageWidth] = data.image_size;
 const get = id => document.getElementById(id);
@@ -197,7 +144,3 @@ for (const id of ["layer", "head", "level", "weight", "from", "history"])
 new ResizeObserver(draw).observe(get("stage"));
 setMode("decoder");
 select(0, false);
-document.body.dataset.ready = "true";
-</script>
-</body>
-</html>

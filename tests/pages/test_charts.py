@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deformable_detr.report.svg import (
+from deformable_detr.pages.charts import (
     BOTTOM,
     HEIGHT,
     LEFT,
@@ -18,10 +18,10 @@ from deformable_detr.report.svg import (
     RIGHT,
     TOP,
     WIDTH,
+    Bar,
     Line,
     Mark,
     axis_for,
-    bar_chart,
     line_chart,
     sparkline,
     unit_axis,
@@ -48,7 +48,7 @@ def test_names_are_escaped() -> None:
     line = Line(EVIL, [0, 1], [0, 1], 0, dots=True)
     chart = parsed(
         line_chart([line, line], unit_axis(EVIL), unit_axis(EVIL), title=EVIL, marks=[Mark(0.5, EVIL)])
-        + bar_chart(unit_axis("x"), unit_axis("y"), [(0, 1, 0.5, EVIL)], title=EVIL)
+        + line_chart([], unit_axis("x"), unit_axis("y"), bars=[Bar(0, 1, 0.5, EVIL)], title=EVIL)
         + sparkline(np.ones(101), np.zeros(101), EVIL)
     )
     assert [each.get("aria-label") for each in chart.iter("svg") if each.get("role")] == [EVIL] * 3

@@ -1,0 +1,76 @@
+"""The tables of an inspection, for the terminal and for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..pages import Cell, TableRow
+from ..words import NOT_AVAILABLE
+from .facts import DataReport, SplitReport
+from .sizes import RecipeView, bin_names, spread
+
+
+def overview(report: DataReport) -> list[list[str]]:
+    """A row for each fact, a column for each split. Names of facts about others start with blanks."""
+    splits = report.splits
+    facts = {
+        "images": [f"{split.images:,}" for split in splits],
+        "  without objects": [f"{split.empty_images:,}" for split in splits],
+        "  smallest": [_pixels(split.smallest_image) for split in splits],
+        "  largest": [_pixels(split.largest_image) for split in splits],
+        "boxes": [f"{split.boxes:,}" for split in splits],
+        "  of them crowds": [f"{split.crowds:,}" for split in splits],
+        "  of them difficult": [f"{split.difficult:,}" for split in splits],
+        "objects per image, mean": [f"{split.objects_mean:.1f}" for split in splits],
+        "objects per image, max": [f"{split.objects_max:,}" for split in splits],
+        f"  over {report.view.num_queries} queries": [f"{split.over_queries:,}" for split in splits],
+        "small (area < 32²)": [f"{split.small:.0%}" for split in splits],
+        "medium (area < 96²)": [f"{split.medium:.0%}" for split in splits],
+        "large": [f"{split.large:.0%}" for split in splits],
+        "problems": [f"{len(split.problems):,}" for split in splits],
+    }
+    return [[name, *cells] for name, cells in facts.items()]
+
+
+def class_boxes(report: DataReport, most_rows: int) -> list[TableRow]:
+    """Row of the class head, id, name, and the boxes of each split, whose classes may differ."""
+    rows = report.class_rows()
+    most = [max([1, *(row[3][column] or 0 for row in rows)]) for column in range(len(report.splits))]
+
+    def cells(boxes: Sequence[int | None]) -> list[Cell]:
+        return [
+            Cell(f"{count:,}", kind="share", share=count / largest)
+            if count
+            else Cell("-" if count is None else "0", kind="none")
+            for count, largest in zip(boxes, most, strict=True)
+        ]
+
+    return [
+        ["-" if index is None else str(index), str(category_id), name, *cells(boxes)]
+        for index, category_id, name, boxes in rows[:most_rows]
+    ]
+
+
+def size_bins(report: DataReport) -> list[TableRow]:
+    """How many of each split's objects have which size, in cells of the finest level."""
+
+    def cell(split: SplitReport, row: int) -> Cell:
+        if not split.sizes.count:
+            return Cell(NOT_AVAILABLE, kind="none")
+        share = split.sizes.bins[row] / split.sizes.count
+        return Cell(f"{share:.0%}", kind="share", share=share)
+
+    return [[name, *(cell(split, row) for split in report.splits)] for row, name in enumerate(bin_names())]
+
+
+def size_spread(split: SplitReport, view: RecipeView) -> list[list[str]]:
+    """Quantiles of the objects' sizes: in pixels, then in cells of each level."""
+    levels = [
+        [f"{split.name}, cells of level {level} ({stride} px)", *spread(split.sizes, stride, 1)]
+        for level, stride in enumerate(view.strides, start=1)
+    ]
+    return [[f"{split.name}, pixels", *spread(split.sizes, 1, 0)], *levels]
+
+
+def _pixels(size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]}"

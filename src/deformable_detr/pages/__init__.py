@@ -1,0 +1,28 @@
+"""Pages of one file that load nothing: Jinja2 templates, tables, charts, and pictures as data.
+
+`report/`, `inspection/` and `explain/` decide what a page says, and this room how it looks. Every text is
+escaped unless it is Markup, and no template is built from strings: a class or a file may have any name.
+"""
+
+from .charts import Axis, Bar, Line, Mark, axis_for, line_chart, sparkline, unit_axis, whole_axis
+from .pictures import data_url
+from .tables import Cell, Table, TableRow
+from .templates import render, template_text
+
+__all__ = [
+    "Axis",
+    "Bar",
+    "Cell",
+    "Line",
+    "Mark",
+    "Table",
+    "TableRow",
+    "axis_for",
+    "data_url",
+    "line_chart",
+    "render",
+    "sparkline",
+    "template_text",
+    "unit_axis",
+    "whole_axis",
+]

@@ -1,0 +1,59 @@
+"""The Jinja2 environment of all pages."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from .. import words
+from .tables import Cell
+
+
+def render(name: str, **content: Any) -> str:
+    """The template `name` with its content filled in. A value that the template needs and does not get is an
+    error."""
+    return _environment().get_template(name).render(**content)
+
+
+def template_text(name: str) -> str:
+    """A file of the folder templates/ as it is: a template, a style sheet, or a script."""
+    return (files(__package__) / "templates" / name).read_text(encoding="utf-8")
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        loader=FunctionLoader(template_text),
+        finalize=_finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    environment.globals["source"] = lambda name: Markup(template_text(name))
+    environment.filters |= {
+        "cell": Cell.of,
+        "code": _with_code,
+        "count": words.count,
+        "percent": words.percent,
+        "thousands": "{:,}".format,
+    }
+    return environment
+
+
+def _finalize(value: Any) -> Any:
+    """Markup is ours; any other text may come from a file."""
+    return words.printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _with_code(sentence: str) -> Markup:
+    """A sentence whose `words in backticks` and options with numbers (--data.image_size 640) become code."""
+    text = str(escape(words.printable(sentence)))
+    text = re.sub(r"`([^`<>]+)`", r"<code>\1</code>", text)
+    return Markup(re.sub(r"(--[\w.-]+ (?:\d+|\[[\d,]+\]))", r'<code class="option">\1</code>', text))

@@ -1,0 +1,52 @@
+"""How far a long piece of work is, for a person who watches: one bar, removed when the work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+Item = TypeVar("Item")
+
+
+def progress_bar(
+    console: Console,
+    show: bool = True,
+    *,
+    columns_after: tuple[ProgressColumn, ...] = (),
+    description: str = "{task.description}",
+    width: int | None = 40,
+    transient: bool = True,
+) -> Progress:
+    """A bar that is shown only in a terminal.
+
+    Args:
+        columns_after: more to the right of the remaining time. description: the text before the bar.
+        width: of the bar in characters; None takes the rest of the line.
+        transient: remove the bar at the end.
+    """
+    return Progress(
+        TextColumn(description, markup=False),
+        BarColumn(bar_width=width),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        *columns_after,
+        console=console,
+        transient=transient,
+        disable=not show or not console.is_terminal,
+    )
+
+
+def track(items: Iterable[Item], total: int, description: str, console: Console) -> Iterator[Item]:
+    """The same items, with a bar that counts them."""
+    with progress_bar(console) as bar:
+        yield from bar.track(items, total, description=description)
