@@ -33,6 +33,9 @@ OTHER_FILES = re.compile(r"docs/(coming_from\.md|decisions/.*)")
 # Files of users, of a run's output, and of the C library.
 FOREIGN_FILES = {"config.yaml", "data.yaml", "run.yaml", "your_program.py", "summary.md", "malloc.h", "b.py"}
 
+# Pages that are about the code, whose folders are those of the repository.
+GUIDES = ("architecture", "code_tour", "how_it_works", "operator", "speed", "releasing")
+
 SUFFIXES = ("py", "cpp", "h", "md", "sh", "toml", "yaml")
 FILE = re.compile(rf"(?<![\w./-])((?:[\w-]+/)*[\w-]+\.(?:{'|'.join(SUFFIXES)}))\b(?![/.]\w)")
 
@@ -141,6 +144,14 @@ def test_files_that_are_cited_exist() -> None:
     known = path_endings()
     texts = {path: text for path, text in prose().items() if not OTHER_FILES.fullmatch(path)}
     assert not sorted(f"{path}: {name}" for path, text in texts.items() for name in cited_files(text) - known)
+
+
+def test_folders_that_the_guides_name_exist() -> None:
+    guides = ("README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in GUIDES))
+    known = {"/".join(Path(path).parts[a:b]) for path in tracked_files() for a in range(9) for b in range(9)}
+    named = {(guide, name) for guide in guides for name in re.findall(r"`((?:[\w-]+/)+)`", prose()[guide])}
+    assert len(named) > 20
+    assert not {(guide, name) for guide, name in named if name.removesuffix("/") not in known}
 
 
 def test_files_that_the_specification_cites_exist() -> None:

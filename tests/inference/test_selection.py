@@ -74,3 +74,27 @@ def test_a_long_list_of_classes_is_cut() -> None:
     table = ClassTable.from_names([f"class {number}" for number in range(90)])
     with pytest.raises(UserError, match=r"class 19 and 70 more\.$"):
         Selection.of(table, 0.5, classes=["x"])
+
+
+@pytest.mark.parametrize(
+    ("classes", "chosen"),
+    [
+        (["bus, coach"], ["bus, coach"]),
+        (["bus", "coach"], ["bus, coach"]),
+        (["car", "bus", "coach", "van"], ["car", "bus, coach", "van"]),
+        (["a", "b", "c"], ["a,b,c"]),
+        (["a", "b"], ["a , b"]),
+        (["odd"], ["odd,"]),
+    ],
+)
+def test_class_names_with_commas(classes: list[str], chosen: list[str]) -> None:
+    names = ["bus, coach", "car", "van", "a,b,c", "a , b", "odd,"]
+    selection = Selection.of(ClassTable.from_names(names), 0.5, classes)
+    assert [name for name, least in zip(names, selection.thresholds, strict=True) if least == 0.5] == [
+        name for name in names if name in chosen
+    ]
+
+
+def test_a_class_by_itself_is_not_part_of_another() -> None:
+    table = ClassTable.from_names(["bus, coach", "bus", "coach"])
+    assert Selection.of(table, 0.5, ["bus", "coach"]).thresholds.tolist() == [np.inf, 0.5, 0.5]

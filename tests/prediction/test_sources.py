@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 from deformable_detr.errors import UserError
-from deformable_detr.prediction.outputs import MADE_BY, PREDICTION_REPORT_FILE, PREDICTIONS_FILE
+from deformable_detr.prediction.outputs import (
+    MADE_BY,
+    PREDICTION_REPORT_FILE,
+    PREDICTIONS_FILE,
+    output_names,
+)
 from deformable_detr.prediction.sources import Camera, find_sources
 from tests.support.scenes import write
 
@@ -76,3 +81,37 @@ def test_pictures_in_the_output_folder_are_no_results_where_a_pattern_starts_the
     (tmp_path / PREDICTION_REPORT_FILE).write_text(json.dumps({"made_by": MADE_BY}))
     with pytest.raises(UserError, match="but results of an earlier predict in"):
         find_sources(tmp_path / pattern, tmp_path)
+
+
+def test_what_is_passed_over_is_said(tmp_path: Path) -> None:
+    a = write(tmp_path / "a.jpg")
+    jfif = write(tmp_path / "b.png").rename(tmp_path / "b.jfif")
+    (tmp_path / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (tmp_path / "tape.ts").write_bytes(b"G\x40\x11")
+    (tmp_path / "code.ts").write_text("const a = 1")
+    (tmp_path / ".DS_Store").write_bytes(b"")
+    found = find_sources(tmp_path, tmp_path / "out")
+    assert found.images == (a, jfif)
+    assert found.videos == (tmp_path / "tape.ts",)
+    assert found.passed_over == (tmp_path / "code.ts", tmp_path / "phone.heic")
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "x.heic").write_bytes(b"")
+    with pytest.raises(UserError, match=r"no image or video there but x\.heic"):
+        find_sources(tmp_path / "only")
+
+
+def test_linked_folders_are_searched_without_end(tmp_path: Path) -> None:
+    a = write(tmp_path / "store" / "a.png")
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    os.symlink(tmp_path / "store", tmp_path / "in" / "linked")
+    os.symlink(tmp_path / "in", tmp_path / "in" / "deep" / "back")
+    found = images([tmp_path / "in"])
+    assert [file.resolve() for file in found] == [a.resolve()]
+
+
+def test_names_of_results_fit_into_a_file_system() -> None:
+    longest = "ü" * 125 + "x"  # 251 bytes
+    names = output_names([(longest, ".png"), (longest, ".png"), (longest, ".webp")])
+    assert names[0] == f"{longest}.png"
+    assert len(set(names)) == 3
+    assert all(len(os.fsencode(name)) <= 255 for name in names)

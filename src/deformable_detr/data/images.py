@@ -32,8 +32,8 @@ from ..errors import UserError
 # without a signature, which take almost any file for a picture.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "JPEG2000", "AVIF", "PPM")
 IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".jp2", ".avif"}
-    | {".ppm", ".pgm", ".pbm", ".pnm", ".mpo"}
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".png", ".apng", ".webp", ".bmp", ".dib"}
+    | {".tif", ".tiff", ".gif", ".jp2", ".j2k", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".mpo"}
 )
 
 _TRANSPOSITIONS = {

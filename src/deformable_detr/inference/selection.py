@@ -33,7 +33,8 @@ class Selection:
 
         Args:
             threshold: of every class that `class_thresholds` does not name.
-            classes: names of the classes that are wanted, None for all.
+            classes: names of the classes that are wanted, None for all. A name that has commas may come in
+                its parts, as a command line splits it: ["bus", "coach"] is "bus, coach" if that is a class.
             class_thresholds: the least score by class name.
 
         Raises:
@@ -43,6 +44,8 @@ class Selection:
         _check_score("threshold", threshold)
         if isinstance(classes, str):
             raise UserError(f'classes must be a list of names, classes=["{classes}"], not {classes!r}.')
+        if classes is not None:
+            classes = _with_commas(classes, [name for name in table.names if name is not None])
         own = dict(class_thresholds or {})
         _check_names([*([] if classes is None else classes), *own], table)
         for name, score in own.items():
@@ -76,6 +79,23 @@ class Selection:
     def loosened(self, factor: float) -> Selection:
         """The same classes from `factor` times their score on."""
         return Selection(self.thresholds * factor)
+
+
+def _with_commas(parts: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Join neighbouring parts that are no classes by themselves, but one together."""
+    by_parts = {tuple(part.strip() for part in name.split(",") if part.strip()): name for name in known}
+    longest = max(map(len, by_parts), default=1)
+    names: list[str] = []
+    at = 0
+    while at < len(parts):
+        name, length = parts[at], 1
+        if name not in known:
+            lengths = range(min(longest, len(parts) - at), 0, -1)
+            length = next((n for n in lengths if tuple(parts[at : at + n]) in by_parts), 1)
+            name = by_parts.get(tuple(parts[at : at + length]), name)
+        names.append(name)
+        at += length
+    return names
 
 
 def _check_score(name: str, score: float) -> None:

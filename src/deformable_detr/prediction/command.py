@@ -119,6 +119,7 @@ def predict(
         videos=tuple(done.videos),
         skipped=tuple(done.skipped),
         left_out=found.left_out,
+        passed_over=found.passed_over,
         detections=rows.count,
         predictions=folder / PREDICTIONS_FILE,
         report=folder / PREDICTION_REPORT_FILE,

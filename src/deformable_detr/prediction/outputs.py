@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from ..structures import Detections
 
 PREDICTIONS_FILE = "predictions.json"
 PREDICTION_REPORT_FILE = "report.json"
+_LONGEST_NAME = 255  # bytes, on all usual file systems
 MADE_BY = "deformable-detr predict"  # in report.json: later runs know by it what is no input
 
 
@@ -52,7 +54,8 @@ class PredictionReport:
     """What became of every input.
 
     `images`, `videos`: those that could be read. `skipped`: (path, reason) of those that could not.
-    `left_out`: folders with results of earlier runs, found beside the inputs. `detections`: how many.
+    `left_out`: folders with results of earlier runs, found beside the inputs. `passed_over`: files in folders
+    that are neither pictures nor videos by their names. `detections`: how many.
     `predictions`: the JSON file, COCO results rows plus `file_name` and `category_name`, for videos `frame`,
     `time` and `track_id` too. `report`: report.json, which holds all of this. `stopped`: by Ctrl-C.
     """
@@ -61,6 +64,7 @@ class PredictionReport:
     videos: tuple[VideoResult, ...]
     skipped: tuple[tuple[Any, str], ...]
     left_out: tuple[Path, ...]
+    passed_over: tuple[Path, ...]
     detections: int
     predictions: Path
     report: Path
@@ -73,16 +77,23 @@ class PredictionReport:
 
 
 def output_names(stems_and_suffixes: Sequence[tuple[str, str]]) -> list[str]:
-    """A file name for each; equal names get a number."""
+    """A file name for each; equal names get a number, and too long ones become shorter."""
     taken: set[str] = set()
     names = []
     for stem, suffix in stems_and_suffixes:
-        name, number = f"{stem}{suffix}", 2
+        name, number = _fitting(stem, suffix), 2
         while name.lower() in taken:
-            name, number = f"{stem}_{number}{suffix}", number + 1
+            name, number = _fitting(stem, f"_{number}{suffix}"), number + 1
         taken.add(name.lower())
         names.append(name)
     return names
+
+
+def _fitting(stem: str, suffix: str) -> str:
+    """The name, with as much of its stem as a file system takes."""
+    while len(os.fsencode(f"{stem}{suffix}")) > _LONGEST_NAME:
+        stem = stem[:-1]
+    return f"{stem}{suffix}"
 
 
 def refuse_to_overwrite(sources: Sequence[Path], targets: Sequence[Path]) -> None:
@@ -177,5 +188,6 @@ def write_report(report: PredictionReport) -> None:
         ],
         "skipped": [{"file_name": str(path), "reason": reason} for path, reason in report.skipped],
         "left_out": [str(folder) for folder in report.left_out],
+        "passed_over": [str(file) for file in report.passed_over],
     }
     write_json(report.report, content)

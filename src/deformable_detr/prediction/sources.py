@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import glob
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,14 +12,19 @@ from itertools import takewhile
 from pathlib import Path
 
 from ..checkpoint.sources import DEMO, demo_pictures
+from ..data.formats.lookup import walk
 from ..data.images import IMAGE_SUFFIXES
 from ..errors import UserError
 from .outputs import MADE_BY, PREDICTION_REPORT_FILE, PREDICTIONS_FILE
 
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv"}
-    | {".mts", ".m2ts", ".mjpeg"}
+    | {".mts", ".m2ts", ".mjpeg", ".ts", ".m2v", ".mpe", ".vob", ".asf", ".qt"}
 )
+_TRANSPORT_STREAM = ".ts"  # also TypeScript's
+_SYNC = b"G"  # the first byte of a transport stream's packets
+_HOUSEKEEPING = frozenset({"thumbs.db", "desktop.ini"})
+_SHOWN = 3
 _CAMERA = re.compile(r"webcam:(\d+)")
 
 
@@ -37,11 +41,13 @@ class Camera:
 @dataclass(frozen=True)
 class Sources:
     """`images`, `videos`: files, each once. `left_out`: folders that hold results of an earlier `predict`,
-    whose annotated pictures are no input."""
+    whose annotated pictures are no input. `passed_over`: files in folders or patterns that are neither
+    pictures nor videos by their names."""
 
     images: tuple[Path, ...]
     videos: tuple[Path | Camera, ...]
     left_out: tuple[Path, ...]
+    passed_over: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images) + len(self.videos)
@@ -62,17 +68,18 @@ def find_sources(sources: str | Path | Sequence[str | Path], output: Path | None
     for source in [sources] if isinstance(sources, str | Path) else sources:
         here = list(search(source))
         if not here:
-            results = (
-                f" but results of an earlier predict in {search.left_out[-1]}" if search.left_out else ""
-            )
+            only = f" but results of an earlier predict in {search.left_out[-1]}" if search.left_out else ""
+            if search.passed_over:
+                only += f" but {names_shown(search.passed_over)}"
             raise UserError(
-                f"{source}: no image or video there{results}; name image or video files, a folder that holds "
+                f"{source}: no image or video there{only}; name image or video files, a folder that holds "
                 "some, a pattern such as 'photos/*.jpg', or webcam:0."
             )
         found.update(dict.fromkeys(here))
     videos = tuple(one for one in found if isinstance(one, Camera) or is_video(one))
     images = tuple(one for one in found if isinstance(one, Path) and not is_video(one))
-    return Sources(images, videos, tuple(dict.fromkeys(search.left_out)))
+    passed_over = tuple(dict.fromkeys(search.passed_over))
+    return Sources(images, videos, tuple(dict.fromkeys(search.left_out)), passed_over)
 
 
 def find_pictures(sources: str | Path | Sequence[str | Path], output: Path | None = None) -> list[Path]:
@@ -97,12 +104,20 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
+def names_shown(files: Sequence[Path]) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
+    return ", ".join(file.name for file in files[:_SHOWN]) + more
+
+
 class _Search:
-    """Looks through folders and patterns, and remembers the results of earlier runs that it passed."""
+    """Looks through folders and patterns, and remembers the results of earlier runs and the other files that
+    it passed."""
 
     def __init__(self, output: Path | None):
         self.output = None if output is None else output.resolve()
         self.left_out: list[Path] = []
+        self.passed_over: list[Path] = []
 
     def __call__(self, source: str | Path) -> Iterator[Path | Camera]:
         path = as_source(source)
@@ -118,16 +133,18 @@ class _Search:
             yield from self._matches(str(source))
 
     def _folder(self, top: Path) -> Iterator[Path]:
-        files = []
-        for folder, folders, names in os.walk(top):
-            here = Path(folder)
-            for name in list(folders):
-                if self._holds_results(here / name, top):
-                    self.left_out.append(here / name)
-                    folders.remove(name)
-            files += [here / name for name in names]
-        media = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-        yield from sorted(file for file in files if file.suffix.lower() in media and file.is_file())
+        def enter(folder: str) -> bool:
+            if self._holds_results(Path(folder), top):
+                self.left_out.append(Path(folder))
+                return False
+            return True
+
+        files = [Path(folder, name) for folder, names in walk(top, enter) for name in names]
+        for file in sorted(files):
+            if _is_media(file):
+                yield file
+            elif file.is_file() and not file.name.startswith(".") and file.name.lower() not in _HOUSEKEEPING:
+                self.passed_over.append(file)
 
     def _matches(self, pattern: str) -> Iterator[Path]:
         top = _fixed_folder(pattern)
@@ -152,6 +169,19 @@ class _Search:
         except (OSError, ValueError):
             return False
         return isinstance(content, dict) and content.get("made_by") == MADE_BY
+
+
+def _is_media(file: Path) -> bool:
+    suffix = file.suffix.lower()
+    if suffix not in IMAGE_SUFFIXES | VIDEO_SUFFIXES or not file.is_file():
+        return False
+    if suffix != _TRANSPORT_STREAM:
+        return True
+    try:
+        with file.open("rb") as opened:
+            return opened.read(1) == _SYNC
+    except OSError:
+        return True  # its reader says why it cannot be read
 
 
 def _fixed_folder(pattern: str) -> Path:

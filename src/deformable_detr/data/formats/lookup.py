@@ -28,24 +28,25 @@ def path_inside(root: str, *parts: str) -> str | None:
     return path if path == root or path.startswith(os.path.join(root, "")) else None
 
 
-def walk(top: str | Path) -> Iterator[tuple[str, list[str]]]:
-    """Folders below `top` and the names of their files, sorted. Linked folders are followed, each once."""
-    seen: set[str] = set()
+def walk(
+    top: str | Path, enter: Callable[[str], bool] = lambda folder: True
+) -> Iterator[tuple[str, list[str]]]:
+    """Folders below `top` and the names of their files, sorted.
+
+    Linked folders are followed, unless the link leads to a folder that is on the way to it: that has no end.
+    enter: whether to go into a folder.
+    """
     for folder, folders, files in os.walk(top, followlinks=True):
-        folders[:] = sorted(name for name in folders if _first_visit(os.path.join(folder, name), seen))
+        inside = (os.path.join(folder, name) for name in sorted(folders))
+        folders[:] = [os.path.basename(one) for one in inside if not _leads_back(one) and enter(one)]
         yield folder, sorted(files)
 
 
-def _first_visit(folder: str, seen: set[str]) -> bool:
-    # A link may lead to one of its own parents, and two links to one folder.
-    if os.path.islink(folder):
-        place = os.path.realpath(folder)
-        if place in seen or os.path.realpath(os.path.dirname(folder)).startswith(os.path.join(place, "")):
-            return False
-        if os.path.realpath(os.path.dirname(folder)) == place:
-            return False
-        seen.add(place)
-    return True
+def _leads_back(folder: str) -> bool:
+    if not os.path.islink(folder):
+        return False
+    place, parent = os.path.realpath(folder), os.path.realpath(os.path.dirname(folder))
+    return parent == place or parent.startswith(os.path.join(place, ""))
 
 
 def folders_in(parent: str | Path, meant: Callable[[str], object], first: str = "") -> list[str]:
