@@ -32,7 +32,7 @@ from PIL import Image
 import deformable_detr
 from deformable_detr.checkpoint import authors, save, transformers_format
 from deformable_detr.cli.main import COMMANDS, PROGRAM, main
-from deformable_detr.data.drawn import CLASS_NAMES
+from deformable_detr.data.scenes import CLASS_NAMES
 from deformable_detr.inference.detector import new_checkpoint
 from deformable_detr.structures import ClassTable
 from tests.support.made_runs import make_run

@@ -148,13 +148,15 @@ class Queries:
     """The decoder's input.
 
     `content`, `positions`: (B, Q, C). `references`: (B, Q, 2) points or (B, Q, 4) boxes, in [0, 1]
-    of the unpadded image. `proposals`: first-stage predictions for every memory token (two-stage only).
+    of the unpadded image. Two-stage models only: `proposals`, the first stage's predictions for every memory
+    token (in training and explanations), and `tokens` (B, Q), the token that each query comes from.
     """
 
     content: Tensor
     positions: Tensor
     references: Tensor
     proposals: Predictions | None = None
+    tokens: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import torch
 import deformable_detr as dd
 from deformable_detr.checkpoint.sources import BUNDLED
 from deformable_detr.cli import main
-from deformable_detr.data.drawn import CLASS_NAMES, generate
+from deformable_detr.data.drawn import generate
+from deformable_detr.data.scenes import CLASS_NAMES
 
 
 def test_it_is_small_and_computes_in_float32() -> None:

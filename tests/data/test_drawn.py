@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deformable_detr.data import drawn as synthetic
-from deformable_detr.data.drawn import CLASS_NAMES, Scene, draw_scene, generate
+from deformable_detr.data import scenes as synthetic
+from deformable_detr.data.drawn import generate
 from deformable_detr.data.formats import read_split
+from deformable_detr.data.scenes import CLASS_NAMES, Scene, draw_scene
 from deformable_detr.errors import UserError
 
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-import shutil
-import subprocess
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -130,61 +127,3 @@ def test_a_large_picture_is_shown_smaller_and_no_detection_is_a_page_too() -> No
     assert shown == 0
     assert Image.open(BytesIO(base64.b64decode(source.split(",")[1]))).size == (1600, 800)
     assert data_of(text)["image_size"] == [1000, 2000]
-
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-BROWSER = [
-    str(CHROMIUM),
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--virtual-time-budget=5000",
-    "--dump-dom",
-]
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not here (apt-get install chromium)")
-@pytest.mark.parametrize("config", [tiny_config(), as_detr(tiny_config())], ids=["points", "cells"])
-def test_the_page_works_in_a_browser(config: RunConfig, tmp_path: Path) -> None:
-    text, shown = page(detector(config), PICTURE, 0.05, title=EVIL)
-    # After the page's own script: what a person does, by key, slider and pointer.
-    hands = """<script>
-      const said = [], say = () => said.push(get("status").textContent);
-      const press = (element, key) => element.dispatchEvent(new KeyboardEvent("keydown", { key }));
-      const slide = (id, value) => { get(id).value = value; get(id).dispatchEvent(new Event("input")); };
-      const click = (x, y) => { const frame = canvas.getBoundingClientRect();
-        canvas.dispatchEvent(new MouseEvent("click", { clientX: frame.left + x * frame.width,
-                                                       clientY: frame.top + y * frame.height })); };
-      say(); press(canvas, "ArrowRight"); say(); slide("layer", 1); say(); slide("head", 2); say();
-      slide("weight", 100); say(); slide("weight", 0); slide("head", 0);
-      document.querySelector("input[value=encoder]").click(); click(0.1, 0.9); say();
-      for (let i = 0; i < 20; i++) press(canvas, "ArrowUp");
-      say();
-      document.body.dataset.said = JSON.stringify(said);
-      document.body.dataset.colour = pen.getImageData(0, 0, canvas.width, canvas.height).data
-        .some((value, i) => i % 4 < 3 && value > 40);
-    </script></body>"""
-    file = tmp_path / 'a "page" & more.html'
-    file.write_text(text.replace("</body>", hands), encoding="utf-8")
-    done = subprocess.run(
-        [*BROWSER, f"--user-data-dir={tmp_path / 'profile'}", file.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    body = next(attributes for tag, attributes in Reader(done.stdout).elements if tag == "body")
-    assert body["data-ready"] == "true"
-    assert body["data-colour"] == "true"
-    said = json.loads(body["data-said"] or "")
-    points = 6 if config.model.attention == "dense" else 4 * 3 * 2
-    of_a_head = 6 if config.model.attention == "dense" else 3 * 2
-    assert f"{points} of {points}" in said[0]
-    assert said[1] != said[0]
-    assert "layer 1's weight" in said[2]
-    assert f"{of_a_head} of {points}" in said[3]
-    assert int(re.search(r"(\d+) of", said[4])[1]) <= of_a_head
-    assert said[5].startswith("The token of level 1 at")
-    assert said[6] != said[5]
-    assert done.stdout.count('<button type="button"') == shown

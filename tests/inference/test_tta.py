@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from deformable_detr.cli import main
-from deformable_detr.data.drawn import CLASS_NAMES
+from deformable_detr.data.scenes import CLASS_NAMES
 from deformable_detr.errors import UserError
 from deformable_detr.evaluation import evaluate
 from deformable_detr.inference.detector import Backend, Detector, new_checkpoint

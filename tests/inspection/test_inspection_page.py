@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import shutil
 from io import BytesIO
 from pathlib import Path
 
@@ -166,40 +165,3 @@ def test_files_by_their_ending(report: DataReport, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"\.json or \.html"):
         write_inspection(report, tmp_path / "x.pdf")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.html", "x.json"]
-
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not here (apt-get install chromium)")
-@pytest.mark.parametrize("width", [390, 1280])
-def test_the_page_works_in_a_browser(width: int, report: DataReport, tmp_path: Path) -> None:
-    """By keyboard alone: enlarge a picture, close it, hide the boxes. Nothing is wider than the screen."""
-    from playwright.sync_api import sync_playwright
-
-    write_inspection(report, tmp_path / "x.html")
-    options = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
-        page = browser.new_page(viewport={"width": width, "height": 800})
-        errors: list[str] = []
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("dialog", lambda dialog: errors.append(dialog.message))
-        page.goto((tmp_path / "x.html").as_uri())
-        assert page.evaluate("document.body.dataset.ready") == "true"
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        button = page.locator("figure button").first
-        button.focus()
-        page.keyboard.press("Enter")
-        assert page.locator("dialog[open] svg").count() == 1
-        page.keyboard.press("Escape")
-        assert page.locator("dialog[open]").count() == 0
-        visible = page.locator("rect:not(.suspect):visible")
-        assert visible.count() > 0
-        page.locator("#boxes").focus()
-        page.keyboard.press("Space")
-        assert visible.count() == 0
-        assert page.locator("rect.suspect:visible").count() > 0
-        browser.close()
-        assert errors == []

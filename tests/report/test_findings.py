@@ -60,7 +60,7 @@ def test_a_run_that_goes_on(tmp_path: Path) -> None:
     assert training_title(found) == "Not finished: AP 30.0 in epoch 2, the best one so far"
     limit = training_limit(found)
     assert limit is not None
-    assert limit.text == "3 of 5 epochs: go on with --resume."
+    assert limit.text == "3 of 5 epochs: continue with --resume."
     ended = replace(found, config=tiny_config(epochs=5, max_steps=30))
     assert not ended.unfinished
 

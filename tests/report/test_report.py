@@ -36,6 +36,7 @@ from tests.support.tiny import as_detr, changed_data, rows, tiny_config
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 EVIL = '</script><img src=x onerror="alert(1)">&amp;{{title}}'
+EVIL_FILE = '"><img src=x onerror="alert(2)">'
 MOST_BYTES = 5_000_000
 
 
@@ -272,8 +273,12 @@ def test_a_history_of_older_versions(run: Path, tiny_data: Path, tmp_path: Path)
 def test_names_are_text(tiny_data: Path, tmp_path: Path) -> None:
     def rename(content: dict[str, Any]) -> None:
         content["categories"][0]["name"] = EVIL
+        for image in content["images"]:
+            image["file_name"] = EVIL_FILE + image["file_name"]
 
     data = changed_data(tiny_data, tmp_path / "a <b> & {{sections}}", rename)
+    for picture in list((data / "val").iterdir()):
+        picture.rename(picture.with_name(EVIL_FILE + picture.name))
     names = read_split(data, "val").classes.names
     text = text_of(subject(tuple(str(name) for name in names)), data, model="runs/<i>'x'")
     reader = checked(text)
@@ -281,6 +286,8 @@ def test_names_are_text(tiny_data: Path, tmp_path: Path) -> None:
     assert not any(attributes.get("onerror") for _, attributes in reader.elements)
     assert any(row and row[0] == EVIL for row in reader.rows)
     assert any("a <b> & {{sections}}" in title for title in reader.texts["h1"])
+    assert any(EVIL_FILE in caption for caption in reader.texts["figcaption"])
+    assert any(EVIL_FILE in str(attributes.get("alt")) for tag, attributes in reader.elements if tag == "img")
 
 
 def test_ninety_one_classes(tiny_data: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,32 @@ def test_tensorboard_has_the_same_numbers(tmp_path: Path) -> None:
     events.Reload()
     assert {"train/loss", "train/box", "learning_rate/base", "evaluation/AP"} <= set(events.Tags()["scalars"])
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(1, 1.0), (2, 2.0)]
+
+
+def test_without_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with log_in(tmp_path) as log:
+        update(log, 1)
+        log.epoch(0, 1, {"AP": 0.1, "AP50": 0.2, "APs": 0.1, "APm": 0.1, "APl": 0.3})
+    assert [row["kind"] for row in read(tmp_path)] == ["train", "evaluation"]
+    assert [path.name for path in tmp_path.iterdir()] == [METRICS_FILE]
+    lines = log.console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert [line for line in lines if "no events are written" in line and "deformable-detr[train]" in line]
+
+
+def test_a_metric_that_does_not_exist(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with log_in(tmp_path) as log:
+        log.epoch(0, 1, {"AP": 0.1, "AP50": 0.2, "APs": -1.0, "APm": 0.0, "APl": 0.3})
+    assert "APs n/a  APm 0.000" in log.console.file.getvalue()  # type: ignore[attr-defined]
+    assert read(tmp_path)[0]["APs"] == -1  # as COCO has it
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert "evaluation/APs" not in events.Tags()["scalars"]
+    assert "evaluation/APm" in events.Tags()["scalars"]
 
 
 def test_silent_and_without_files_in_other_processes(tmp_path: Path) -> None:

@@ -121,11 +121,11 @@ def assert_same_run(run: Path, other: Path) -> None:
             assert torch.equal(value, theirs["optimizer"]["state"][index][key]), (index, key)
     timings = ("images_per_second", "seconds")
     for kind in ("train", "evaluation"):
-        found, wanted = (
+        own, expected = (
             [{key: value for key, value in row.items() if key not in timings} for row in rows(one, kind)]
             for one in (run, other)
         )
-        assert found == wanted
+        assert own == expected
 
 
 def movement(run: Path, start: Path, name: str = "last") -> dict[str, Tensor]:

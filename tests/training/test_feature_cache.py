@@ -72,18 +72,18 @@ def test_maps_are_those_of_the_padded_batch(
     cache = cache_of(samples, backbone, tmp_path / "features", bounds)
     for epoch, indices in enumerate(([0, 1, 2], [1, 2, 0], [0, 3], [3, 0], [2, 1, 0], [0, 1, 2])):
         keys = [(epoch, index) for index in indices]
-        found, targets = cache[keys]
-        images, wanted_targets = collate([samples[key] for key in keys])
-        assert torch.equal(found.mask, images.mask)
-        for target, wanted in zip(targets, wanted_targets, strict=True):
-            assert torch.equal(target.boxes_cxcywh, wanted.boxes_cxcywh)
-            assert torch.equal(target.labels, wanted.labels)
-            assert target.image_id == wanted.image_id
+        features, targets = cache[keys]
+        images, own_targets = collate([samples[key] for key in keys])
+        assert torch.equal(features.mask, images.mask)
+        for target, own in zip(targets, own_targets, strict=True):
+            assert torch.equal(target.boxes_cxcywh, own.boxes_cxcywh)
+            assert torch.equal(target.labels, own.labels)
+            assert target.image_id == own.image_id
         with torch.no_grad():
             maps = backbone(images.pixels)
-        for level, wanted_level in zip(found.maps, maps, strict=True):
-            torch.testing.assert_close(level, wanted_level, rtol=1e-5, atol=1e-6)
-            assert level.stride() == wanted_level.stride()
+        for level, computed in zip(features.maps, maps, strict=True):
+            torch.testing.assert_close(level, computed, rtol=1e-5, atol=1e-6)
+            assert level.stride() == computed.stride()
     assert cache.memory_bytes <= bounds.memory
     assert cache.file_bytes <= bounds.files
     if bounds == ROOM:
@@ -115,11 +115,11 @@ def test_training_is_the_same_with_and_without(tiny_data: Path, tmp_path: Path, 
     without, cached = weights(tmp_path / "without"), weights(tmp_path / "with")
     for key, value in without.items():
         torch.testing.assert_close(cached[key], value, rtol=1e-5, atol=1e-6)
-    for row, wanted in zip(
+    for row, expected in zip(
         rows(tmp_path / "with", "train"), rows(tmp_path / "without", "train"), strict=True
     ):
         for name in ("loss", "gradient_norm"):
-            assert row[name] == pytest.approx(wanted[name], rel=1e-5)
+            assert row[name] == pytest.approx(expected[name], rel=1e-5)
     assert not list((tmp_path / "with").rglob("feature_cache/*"))
 
 

@@ -32,17 +32,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_training_will_cost(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     before = sorted(data.rglob("*"))
-    found = forecast(data, tiny_config(epochs=7), device="cpu", seconds=0.0)
-    assert (found.recipe, found.batch_size, found.epochs) == ("deformable_detr_lite", 2, 7)
-    assert found.updates_per_epoch == TRAIN_IMAGES // 2
-    assert found.updates_measured == module.MINIMUM
-    assert found.update_seconds > 0 < found.evaluation_seconds
-    assert found.total_seconds == pytest.approx(7 * found.epoch_seconds)
-    assert found.epoch_seconds == pytest.approx(6 * found.update_seconds + found.evaluation_seconds)
-    assert 2e8 < found.peak_bytes < 2e10  # PyTorch alone takes that
-    assert found.gpu_bytes == 0
-    assert found.update_cpu_seconds > 0
-    assert found.largest_batch == (64, 80)  # the largest training size, 64, of pictures of 64 x 80
+    made = forecast(data, tiny_config(epochs=7), device="cpu", seconds=0.0)
+    assert (made.recipe, made.batch_size, made.epochs) == ("deformable_detr_lite", 2, 7)
+    assert made.updates_per_epoch == TRAIN_IMAGES // 2
+    assert made.updates_measured == module.MINIMUM
+    assert made.update_seconds > 0 < made.evaluation_seconds
+    assert made.total_seconds == pytest.approx(7 * made.epoch_seconds)
+    assert made.epoch_seconds == pytest.approx(6 * made.update_seconds + made.evaluation_seconds)
+    assert 2e8 < made.peak_bytes < 2e10  # PyTorch alone takes that
+    assert made.gpu_bytes == 0
+    assert made.update_cpu_seconds > 0
+    assert made.largest_batch == (64, 80)  # the largest training size, 64, of pictures of 64 x 80
     assert list(tmp_path.iterdir()) == []
     assert sorted(data.rglob("*")) == before
 

@@ -40,8 +40,8 @@ def test_groups_hold_the_published_numbers_of_parameters(name: str, sizes: dict[
     groups = parameter_groups(model, run.train)
     assert {group["name"]: sum(p.numel() for p in group["params"]) for group in groups} == sizes
     rates = {group["name"]: group["lr"] for group in groups}
-    wanted = {"base": 1e-4, "backbone": 1e-5} if name == "detr_r50" else {"base": 2e-4, "backbone": 2e-5}
-    assert rates == pytest.approx(wanted if name == "detr_r50" else {**wanted, "sampling": 2e-5})
+    expected = {"base": 1e-4, "backbone": 1e-5} if name == "detr_r50" else {"base": 2e-4, "backbone": 2e-5}
+    assert rates == pytest.approx(expected if name == "detr_r50" else {**expected, "sampling": 2e-5})
     assert all(group["initial_lr"] == group["lr"] for group in groups)
 
 
@@ -93,13 +93,13 @@ def test_moving_average_formula() -> None:
     average, model = nn.Linear(3, 2), nn.Linear(3, 2)
     model.bias.requires_grad_(False)
     for step, decay in ((1, 2 / 11), (8, 0.5), (10_000, 0.99)):
-        wanted = {
+        expected = {
             name: decay * value + (1 - decay) * model.state_dict()[name]
             for name, value in average.state_dict().items()
         }
         update_moving_average(average, model, 0.99, step)
         for name, value in average.state_dict().items():
-            torch.testing.assert_close(value, wanted[name])
+            torch.testing.assert_close(value, expected[name])
 
 
 def test_moving_average_leaves_what_is_frozen_exactly_alone() -> None:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_bfloat16_after_float32(tiny_data: Path, tmp_path: Path) -> None:
-    # In one Python session: Accelerate's state is a singleton that refuses a second precision.
+    # In one Python session, which some libraries fix to one precision.
     train(tiny_data, tiny_config(max_steps=1), tmp_path / "fp32")
     train(tiny_data, tiny_config(max_steps=3, precision="bf16"), tmp_path / "bf16")
     assert all(math.isfinite(row["loss"]) for row in rows(tmp_path / "bf16", "train"))

@@ -63,7 +63,7 @@ def free_port() -> int:
 
 
 def test_two_processes_train_as_one(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Plain descent instead of AdamW, as in test_run.py: it does not blow up rounding.
+    # Plain descent instead of AdamW, as in test_update.py: it does not blow up rounding.
     monkeypatch.setattr(torch.optim, "AdamW", torch.optim.SGD)
     for family, name in ((lambda config: config, "focal"), (as_detr, "softmax")):
         start = "start" if name == "focal" else "start-softmax"

@@ -80,11 +80,11 @@ def test_the_returned_detector_is_the_one_of_the_folder(tiny_data: Path, tmp_pat
     assert detector.classes.names[0] == "circle"
     assert (detector.config, detector.data, detector.recipe) == (loaded.config, loaded.data, loaded.recipe)
     image = next((tiny_data / "val").iterdir())
-    found, again = detector.predict(image, threshold=0.0), loaded.predict(image, threshold=0.0)
-    assert found.image_size == IMAGE_SIZE
-    assert len(found) > 0
-    np.testing.assert_array_equal(found.boxes_xyxy, again.boxes_xyxy)
-    np.testing.assert_array_equal(found.scores, again.scores)
+    detections, again = detector.predict(image, threshold=0.0), loaded.predict(image, threshold=0.0)
+    assert detections.image_size == IMAGE_SIZE
+    assert len(detections) > 0
+    np.testing.assert_array_equal(detections.boxes_xyxy, again.boxes_xyxy)
+    np.testing.assert_array_equal(detections.scores, again.scores)
 
 
 def test_best_is_the_checkpoint_of_the_highest_ap(

@@ -49,9 +49,9 @@ def test_a_file_can_name_the_recipe(tmp_path: Path) -> None:
 
 def test_a_file_may_change_the_family(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
-    wanted = recipe("detr_r50")
-    path.write_text(yaml.safe_dump({"model": to_dict(wanted.model)}))
-    assert resolve_config("deformable_detr_r50", tmp_path, config=path).model == wanted.model
+    other = recipe("detr_r50")
+    path.write_text(yaml.safe_dump({"model": to_dict(other.model)}))
+    assert resolve_config("deformable_detr_r50", tmp_path, config=path).model == other.model
 
 
 def test_a_whole_configuration_and_a_file(tiny_data: Path, tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 import deformable_detr as dd
 from deformable_detr.cli import main
 from deformable_detr.config import RunConfig
 from deformable_detr.errors import NonFiniteError
 from deformable_detr.loss import Losses, SetCriterion
+from deformable_detr.structures import BatchCount, DetectorOutput, Target
 from deformable_detr.training import train
+from deformable_detr.training.parts import Parts, build_parts
+from deformable_detr.training.update import MicroBatch, count_update, update
 from tests.support.tiny import (
     as_detr,
     assert_same_movement,
@@ -98,3 +103,90 @@ def test_gradients_that_are_not_numbers_do_not_reach_the_weights(
     monkeypatch.setattr(SetCriterion, "__call__", with_infinite_slope)
     with pytest.raises(NonFiniteError, match=r"update 1: the gradient .*images? \d+"):
         train(tiny_data, tiny_config(), tmp_path / "run")
+
+
+# --- update() alone ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tiny_data: Path, tmp_path: Path) -> Parts:
+    """A model without dropout and plain descent, so that an update can be calculated by hand."""
+    config = repeatable_in_parts(batch_size=2, accumulate=2)
+    run = build_parts(tiny_data, config, tmp_path / "run", device="cpu")
+    assert run.total_batch == 4
+    return run
+
+
+def descent(run: Parts) -> torch.optim.Optimizer:
+    return torch.optim.SGD([p for p in run.state.model.parameters() if p.requires_grad], lr=0.01)
+
+
+def first_update(run: Parts) -> tuple[list[MicroBatch], BatchCount]:
+    micro_batches = next(run.updates(0, 0, 1))
+    return micro_batches, count_update(micro_batches, run.config.model.num_queries, run.processes)
+
+
+def gradient_by_hand(run: Parts, micro_batches: list[MicroBatch], count: BatchCount) -> dict[str, Tensor]:
+    model = copy.deepcopy(run.state.model).train()
+    for images, targets in micro_batches:
+        run.criterion(model(images), targets, count).total.backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.1])
+def test_an_update_is_one_step_along_the_gradient(run: Parts, clip_norm: float) -> None:
+    micro_batches, count = first_update(run)
+    gradient = gradient_by_hand(run, micro_batches, count)
+    norm = float(torch.cat([value.flatten() for value in gradient.values()]).norm())
+    factor = min(1.0, clip_norm / norm) if clip_norm else 1.0
+    assert not clip_norm or factor < 1
+    before = {name: p.detach().clone() for name, p in run.state.model.named_parameters()}
+    losses = update(run.model, run.criterion, descent(run), micro_batches, count=count, clip_norm=clip_norm)
+    for name, parameter in run.state.model.named_parameters():
+        expected = before[name] - (0.01 * factor * gradient[name] if name in gradient else 0.0)
+        torch.testing.assert_close(parameter.detach(), expected, rtol=1e-4, atol=1e-7)
+        assert parameter.grad is None
+    assert losses.get("gradient_norm") == (pytest.approx(norm, rel=1e-4) if clip_norm else None)
+    assert {"loss", "class", "box", "giou", "class_0"} <= set(losses)
+
+
+def test_the_losses_are_those_of_all_micro_batches(run: Parts) -> None:
+    micro_batches, count = first_update(run)
+    model = run.state.model.train()
+    with torch.no_grad():
+        parts = [run.criterion(model(images), targets, count) for images, targets in micro_batches]
+    losses = update(run.model, run.criterion, descent(run), micro_batches, count=count)
+    assert losses["loss"] == pytest.approx(sum(float(part.total) for part in parts))
+    assert losses["giou"] == pytest.approx(sum(float(part.terms["giou"]) for part in parts))
+
+
+def test_a_count_is_of_all_micro_batches(run: Parts) -> None:
+    micro_batches, count = first_update(run)
+    objects = sum(len(target) for _, targets in micro_batches for target in targets)
+    assert (count.objects, count.images) == (objects, 4)
+
+
+def test_a_loss_that_is_not_finite_moves_nothing(run: Parts) -> None:
+    micro_batches, count = first_update(run)
+    before = {name: value.clone() for name, value in run.state.model.state_dict().items()}
+
+    def infinite(output: DetectorOutput, targets: Sequence[Target], count: BatchCount) -> Losses:
+        losses = run.criterion(output, targets, count)
+        return replace(losses, total=losses.total * math.inf)
+
+    with pytest.raises(NonFiniteError, match=r"update 7: the loss of images \d+, \d+ is inf"):
+        update(run.model, infinite, descent(run), micro_batches, count=count, number=7)
+    assert all(torch.equal(value, before[name]) for name, value in run.state.model.state_dict().items())
+
+
+def test_bfloat16_reaches_the_forward_pass_only(run: Parts) -> None:
+    micro_batches, count = first_update(run)
+    dtypes: list[torch.dtype] = []
+    hook = run.state.model.encoder.register_forward_hook(
+        lambda module, inputs, memory: dtypes.append(torch.get_autocast_dtype("cpu"))
+    )
+    update(run.model, run.criterion, descent(run), micro_batches, count=count, dtype=torch.bfloat16)
+    hook.remove()
+    assert dtypes == [torch.bfloat16] * len(micro_batches)
+    assert not torch.is_autocast_enabled("cpu")
+    assert {p.dtype for p in run.state.model.parameters()} == {torch.float32}

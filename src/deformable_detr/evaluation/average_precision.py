@@ -108,6 +108,12 @@ def coco_numbers(ground_truth: Mapping[str, Any], detections: Sequence[Row]) -> 
     evaluation.accumulate()
     evaluation.summarize()
 
+    summary = {name: float(value) for name, value in zip(COCO_METRICS, evaluation.stats, strict=True)}
+    return CocoNumbers(summary, _of_classes(evaluation))
+
+
+def _of_classes(evaluation: Any) -> dict[int, dict[str, float]]:
+    """By category id, of the classes that have objects."""
     precision = evaluation.eval["precision"]  # (IoU thresholds, recalls, classes, area ranges, limits)
     recall = evaluation.eval["recall"]  # (IoU thresholds, classes, area ranges, limits)
     classes = {}
@@ -120,8 +126,7 @@ def coco_numbers(ground_truth: Mapping[str, Any], detections: Sequence[Row]) -> 
                 float(recall[:, index, 0, -1].mean()),
             )  # fmt: skip
             classes[category_id] = dict(zip(CLASS_METRICS, values, strict=True))
-    summary = {name: float(value) for name, value in zip(COCO_METRICS, evaluation.stats, strict=True)}
-    return CocoNumbers(summary, classes)
+    return classes
 
 
 def voc_average_precision(

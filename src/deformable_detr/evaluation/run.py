@@ -34,13 +34,13 @@ from torch import Tensor
 from ..data.formats import NOTES, read_split
 from ..data.formats.losses import most_is_lost
 from ..data.loading import open_annotated
-from ..data.records import Split
+from ..data.records import ImageRecord, Split
 from ..errors import UserError
 from ..files import check_output_file, write_json
 from ..inference.detector import Detector, equal_shape_batches, load
 from ..inference.tta import augmented_as_requested, tta_scales
 from ..progress import progress_bar
-from ..structures import ClassTable, loose_name
+from ..structures import ClassTable, Detections, loose_name
 from ..system.threads import ahead
 from ..words import listed, percent, printable
 from .average_precision import (
@@ -124,31 +124,16 @@ def evaluate(
         if output is not None and rank == 0:
             check_output_file(output)
         if isinstance(model, str | Path):
-            detector = load(model, device=_own_device(device, num_processes))
-        else:
-            detector = model
+            model = load(model, device=_own_device(device, num_processes))
         scales = tta_scales(tta)
-        detector = augmented_as_requested(detector, scales)
-        if isinstance(data, Split):
-            part = data
-        else:
-            part = read_split(data, split, format=format, strict=strict)
-            problems = [problem for problem in part.problems if problem.kind not in NOTES]
-            if problems:
-                note = f"Problems in {part.source}: {len(problems)} (`deformable-detr inspect` lists them)."
-                console.print(Text(note, "yellow"))
-            if lost := most_is_lost(part):
-                console.print(Text(printable(f"Warning: {lost}"), "bold red"))
+        detector = augmented_as_requested(model, scales)
+        part = data if isinstance(data, Split) else _read(data, split, format, strict, console)
         if len(part) == 0:
             raise UserError(f"{part.source}: the split {part.name} has no images to evaluate on.")
         unknown = _classes_not_in_model(detector.classes, part.classes, part.source)
         if unknown:
-            console.print(
-                Text(
-                    f"The model does not know {listed(unknown, MOST_NAMES)}: counted as never found.",
-                    "yellow",
-                )
-            )
+            note = f"The model does not know {listed(unknown, MOST_NAMES)}: counted as never found."
+            console.print(Text(note, "yellow"))
 
         start = time.perf_counter()
         rows = collect_detections(
@@ -184,6 +169,17 @@ def evaluate(
         if output is not None and rank == 0:
             write_json(output, metrics, indent=2)
     return metrics
+
+
+def _read(data: str | Path, split: str, format: str, strict: bool, console: Console) -> Split:
+    part = read_split(data, split, format=format, strict=strict)
+    problems = [problem for problem in part.problems if problem.kind not in NOTES]
+    if problems:
+        note = f"Problems in {part.source}: {len(problems)} (`deformable-detr inspect` lists them)."
+        console.print(Text(note, "yellow"))
+    if lost := most_is_lost(part):
+        console.print(Text(printable(f"Warning: {lost}"), "bold red"))
+    return part
 
 
 def collect_detections(
@@ -237,22 +233,27 @@ def collect_detections(
                     pixels, [image.size for image in images], max_detections=max_detections
                 )
             for index, image, detections in zip(batch, images, found, strict=True):
-                if not (np.isfinite(detections.scores).all() and np.isfinite(detections.boxes_xyxy).all()):
-                    raise UserError(
-                        f"the model's output for {image.path} is not finite: its weights are broken, take a "
-                        "checkpoint from before the training diverged."
-                    )
-                detections = detections.above(threshold)
-                rows[index] = [
-                    {**row, "category_id": category_ids[label]}
-                    for row, label in zip(
-                        detections.to_coco(image.image_id), detections.labels.tolist(), strict=True
-                    )
-                    if label in category_ids
-                ]
+                _check_finite(detections, image)
+                rows[index] = _rows(detections.above(threshold), image, category_ids)
             bar.advance(task, len(batch))
     all_rows = {index: found for part in _gathered(rows) for index, found in part.items()}
     return [row for index in sorted(all_rows) for row in all_rows[index]]
+
+
+def _check_finite(detections: Detections, image: ImageRecord) -> None:
+    if not (np.isfinite(detections.scores).all() and np.isfinite(detections.boxes_xyxy).all()):
+        raise UserError(
+            f"the model's output for {image.path} is not finite: its weights are broken, take a checkpoint "
+            "from before the training diverged."
+        )
+
+
+def _rows(
+    detections: Detections, image: ImageRecord, category_ids: Mapping[int, int]
+) -> list[dict[str, Any]]:
+    """COCO results rows with the data set's ids, of the classes that it has."""
+    rows = zip(detections.to_coco(image.image_id), detections.labels.tolist(), strict=True)
+    return [{**row, "category_id": category_ids[label]} for row, label in rows if label in category_ids]
 
 
 def ground_truth_of(split: Split) -> dict[str, Any]:

@@ -53,7 +53,7 @@ Place = tuple[float, float]
 PICTURES, PAGES = (".png", ".pdf", ".svg"), (".html", ".htm")
 MISSED_FILE = "missed.json"
 PAGE_DETECTIONS = 50
-MISSED_INCHES = 2.6  # the least width of a panel: its title says five things
+MISSED_INCHES = 2.6  # the minimum width of a panel, whose title states five things
 
 
 def write_explanation(
@@ -67,13 +67,13 @@ def write_explanation(
     at: Sequence[Place] = (),
     device: str = "auto",
 ) -> int:
-    """Explain one picture in a file: .png (also .pdf, .svg), or .html, a page of its own to explore.
+    """Explain one picture in a file: .png (also .pdf, .svg), or .html, a page to explore.
 
     Args:
         model: a `Detector`, or anything that `load` takes.
         layer: the decoder layer to draw, from 1; None is the last.
         most: panels for at most so many detections.
-        at: places (x, y) in pixels: where the encoder looks from there is drawn too. The page has its own.
+        at: places (x, y) in pixels, from which the encoder's attention is drawn too. The page has its own.
 
     Returns:
         How many detections there are.
@@ -111,7 +111,7 @@ def write_gradient(
 ) -> int:
     """Draw what x, y, width, height and score of the best `most` detections look at (paper, figure 5).
 
-    Returns, Raises: as `write_explanation`; also where nothing was detected.
+    Returns, Raises: as `write_explanation`; also if nothing was detected.
     """
     target = _checked_file(output, PICTURES)
     detector = model if isinstance(model, Detector) else load(model, device)

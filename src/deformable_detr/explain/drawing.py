@@ -1,4 +1,4 @@
-"""An `Explanation` as a figure, in the manner of the paper's figure 6: each detection in a panel of its own,
+"""An `Explanation` as a figure, in the manner of the paper's figure 6: each detection in its own panel,
 its sampling points over all heads and levels coloured by attention weight, the reference they were sampled
 around, and the boxes after each decoder layer fading in.
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PANEL_INCHES, LEAST_INCHES = 2.6, 0.9  # a panel's long side; the least of its short side
+PANEL_INCHES, LEAST_INCHES = 2.6, 0.9  # a panel's long side; the minimum of its short side
 GAP_INCHES, TITLE_INCHES, LEGEND_INCHES = 0.08, 0.19, 0.42
 TITLE_SHARE = 0.95  # of a panel's width that the two sides of its title may fill
 DPI = 200
@@ -37,7 +37,7 @@ BOX_COLOUR, PROPOSAL_COLOUR, OBJECT_COLOUR = "#35e055", "#ffd21f", "#ff3b30"
 
 def draw(explanation: Explanation, *, layer: int = -1, most: int = 5) -> Figure:
     """The picture with all detections numbered, then the best `most` of them and every place asked of the
-    encoder in panels of their own: detections zoomed in, so that their points can be told apart.
+    encoder in their own panels: detections zoomed in, so that their points can be told apart.
 
     Args:
         layer: whose attention to draw, 0 to T - 1; -1 is the last.
@@ -111,7 +111,7 @@ def grid(
 ) -> tuple[Figure, list[Axes]]:
     """A figure of `num_panels` equal panels for pictures of `size` (H, W), row by row, each with room for a
     title. `legend_for`: the largest weight of a colour bar below them. `least_width`: of a panel, in inches,
-    for what its title says; its height grows along."""
+    for its title; its height grows along."""
     # Not pyplot, which keeps figures alive and asks for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -144,7 +144,7 @@ def grid(
 
 
 def show_picture(panel: Axes, image: np.ndarray) -> None:
-    """The picture, its pixel (0, 0) covering [0, 1] × [0, 1]; whatever lies outside is cut off."""
+    """The picture, its pixel (0, 0) covering [0, 1] × [0, 1]; whatever is outside is cut off."""
     height, width = image.shape[:2]
     # Greyed a little: colour is what the weights speak in.
     grey = image @ LUMA

@@ -86,7 +86,7 @@ def terms_of(detector: Detector, pixels: Tensor, query: int, label: int) -> Tens
 
 
 def draw_gradients(result: Gradients) -> Figure:
-    """A row for each detection, a panel for each of the five terms, each panel on a scale of its own."""
+    """A row for each detection, a panel for each of the five terms, each panel on its own scale."""
     detections = result.detections
     assert detections.image is not None
     height, width = detections.image_size

@@ -1,7 +1,7 @@
 """Why an object was missed: the first stage of the model that lost it.
 
 The stages are asked in the order of an object's way through the model, and the first that fails is the
-answer: did any query look at the object, did one place its box there, did that one say its class, loudly
+answer: did any query look at the object, did one place its box there, did that one say its class, strongly
 enough, and was it still free? Letters: N objects, Q queries, T decoder layers.
 """
 
@@ -55,7 +55,7 @@ class Claims:
     """What the queries of one picture say above the threshold, best first: arrays of equal length.
 
     `suppressed`: (query, class) pairs that non-maximum suppression took out, each with the claim that it
-    overlaps most. Empty where the model has none (`model.nms_iou`).
+    overlaps most. Empty if the model has none (`model.nms_iou`).
     """
 
     queries: np.ndarray
@@ -158,14 +158,14 @@ def _verdict(
     right = placed[on_top[placed] == label]
     if not len(right):
         return verdict(Stage.WRONG_CLASS, int(overlap.argmax()))
-    loudest = int(right[queries.scores[right, label].argmax()])
-    its_claim = np.flatnonzero((claimed.queries == loudest) & (claimed.labels == label))
-    if (loudest, label) in claimed.suppressed:
-        return verdict(Stage.LOST, loudest, taken.get(claimed.suppressed[loudest, label]))
+    strongest = int(right[queries.scores[right, label].argmax()])
+    its_claim = np.flatnonzero((claimed.queries == strongest) & (claimed.labels == label))
+    if (strongest, label) in claimed.suppressed:
+        return verdict(Stage.LOST, strongest, taken.get(claimed.suppressed[strongest, label]))
     if not len(its_claim):
-        return verdict(Stage.UNDER_THRESHOLD, loudest)
+        return verdict(Stage.UNDER_THRESHOLD, strongest)
     # The claim chose while this object was free, so another one must have pleased it more.
-    return verdict(Stage.LOST, loudest, taken[int(its_claim[0])])
+    return verdict(Stage.LOST, strongest, taken[int(its_claim[0])])
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 """An explanation as one HTML file to explore: hover a box and its points light up; sliders for layer, head,
-level and weight; click a place to see where the encoder looks from there. Works offline; keyboard-usable.
+level and weight; click a place to see where the encoder looks from there. Works offline; usable by keyboard.
 
 Numbers travel as 16-bit integers in base64: a point takes six bytes instead of some thirty as JSON.
 Letters: T layers, M heads, L levels, K points.

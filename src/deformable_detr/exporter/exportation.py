@@ -18,19 +18,18 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from ..data.drawn import draw_scene
 from ..data.formats import read_split
 from ..data.records import Split
+from ..data.scenes import draw_scene
 from ..errors import ExportRefusedError, UserError
 from ..evaluation import evaluate
 from ..files import check_output_file, replacing, write_json
 from ..inference import exported
 from ..inference.backend import TorchBackend
-from ..inference.cpu.build import copy_on_same_memory
 from ..inference.detector import Detector, load, read_picture
 from ..inference.exported import ExportedModel
 from ..inference.exported.metadata import Metadata
-from ..models import DetectionModel
+from ..models import DetectionModel, copy_on_same_memory
 from ..prediction.sources import find_pictures
 from ..system.machine import package_version, versions_of
 from .certificate import (

@@ -16,12 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..inference.cpu.build import copy_on_same_memory
 from ..inference.cpu.convolutions import fold_norms
-from ..inference.cpu.queries import BestProposals
-from ..models import DetectionModel
+from ..models import DetectionModel, copy_on_same_memory
 from ..models.attention import DeformableAttention
-from ..models.queries import ProposalQueries
+from ..models.queries import BestProposals, ProposalQueries
 from ..structures import ImageBatch
 from .sampling import GatherAttention, GridSampleAttention
 
@@ -44,7 +42,7 @@ class Graph(nn.Module):
             elif type(part) is DeformableAttention and operator in OPERATORS:
                 self.model.set_submodule(name, OPERATORS[operator](part))
             elif type(part) is ProposalQueries:
-                self.model.set_submodule(name, UnchunkedProposals(part))
+                self.model.set_submodule(name, BestProposals(part))
 
     def forward(self, pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         last = self.model(ImageBatch(pixels, mask)).predictions[-1]
@@ -73,16 +71,6 @@ class SamePaddedConvolution(nn.Module):
             padding = [total // 2, total - total // 2, *padding]  # the last axis comes first
         output: Tensor = F.conv2d(F.pad(x, padding), of.weight, of.bias, of.stride, 0, of.dilation, of.groups)
         return output
-
-
-class UnchunkedProposals(BestProposals):
-    """The runner's, all images and tokens at once: a loop over them would be fixed to the traced batch."""
-
-    def encode(self, tokens: Tensor, invalid: Tensor) -> Tensor:
-        encoded: Tensor = self.plain.memory_norm(
-            self.plain.memory_projection(tokens.masked_fill(invalid[..., None], 0.0))
-        )
-        return encoded
 
 
 def traced(model: DetectionModel, operator: str) -> torch.export.ExportedProgram:

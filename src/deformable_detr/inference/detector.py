@@ -201,24 +201,8 @@ class Detector:
         check_options(threshold, max_detections, batch_size)
         selection = Selection.of(self.classes, threshold, classes, class_thresholds)
         if isinstance(images, list | tuple):
-            return self._predict(images, selection, max_detections, batch_size)
-        return self._predict([images], selection, max_detections, batch_size)[0]
-
-    def _predict(
-        self, images: Sequence[Picture], selection: Selection, max_detections: int, batch_size: int
-    ) -> list[Detections]:
-        pictures = [read_picture(image, self.data.max_pixels) for image in images]
-        sizes = [(picture.height, picture.width) for picture in pictures]
-        results: dict[int, Detections] = {}
-        for indices in equal_shape_batches([self.resized_size(size) for size in sizes], batch_size):
-            found = self.detect(
-                [self.preprocess(pictures[i]) for i in indices],
-                [sizes[i] for i in indices],
-                max_detections=max_detections,
-            )
-            for i, detections in zip(indices, found, strict=True):
-                results[i] = selection(detections).with_image(np.asarray(pictures[i]))
-        return [results[i] for i in range(len(pictures))]
+            return _predict(self, images, selection, max_detections, batch_size)
+        return _predict(self, [images], selection, max_detections, batch_size)[0]
 
     def explain(
         self,
@@ -254,6 +238,27 @@ class Detector:
             at,
             self.config.nms_iou,
         )
+
+
+def _predict(
+    detector: Detector,
+    images: Sequence[Picture],
+    selection: Selection,
+    max_detections: int,
+    batch_size: int,
+) -> list[Detections]:
+    pictures = [read_picture(image, detector.data.max_pixels) for image in images]
+    sizes = [(picture.height, picture.width) for picture in pictures]
+    results: dict[int, Detections] = {}
+    for indices in equal_shape_batches([detector.resized_size(size) for size in sizes], batch_size):
+        found = detector.detect(
+            [detector.preprocess(pictures[i]) for i in indices],
+            [sizes[i] for i in indices],
+            max_detections=max_detections,
+        )
+        for i, detections in zip(indices, found, strict=True):
+            results[i] = selection(detections).with_image(np.asarray(pictures[i]))
+    return [results[i] for i in range(len(pictures))]
 
 
 def load(

@@ -279,16 +279,14 @@ def _attention(layers: Sequence[LayerRecord], recording: Recording, size: tuple[
 
 
 def _proposals(recording: Recording, size: tuple[int, int]) -> Proposals | None:
-    proposals = recording.queries.proposals
-    if proposals is None:
+    queries = recording.queries
+    proposals = queries.proposals
+    if proposals is None or queries.tokens is None:
         return None
-    references = recording.queries.references
-    # The selection is not told, but its boxes are copies: the token is the first that proposed this box.
-    same = (proposals.boxes_cxcywh[0][None] == references[0][:, None]).all(-1)
-    tokens = same.int().argmax(-1)
+    tokens = queries.tokens[0]
     centres, levels = _cell_centres(tokens, recording, size)
     objectness = proposals.logits[0, tokens, 0].float().sigmoid()
-    return Proposals(_boxes(references, size), objectness.cpu().numpy(), levels, centres)
+    return Proposals(_boxes(queries.references, size), objectness.cpu().numpy(), levels, centres)
 
 
 def _cell_centres(

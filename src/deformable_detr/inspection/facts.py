@@ -36,7 +36,7 @@ class SplitReport:
     `objects_mean`, `objects_max`: objects per image, crowds excepted, since a model needs no query for them;
     `over_queries`: images with more objects than the recipe has queries.
     `small`, `medium`, `large`: shares of the objects by COCO's area (below 32², below 96², the rest), crowds
-    excepted; 0 where there is none. `sizes`: of the same objects where the model sees them.
+    excepted; 0 if there is none. `sizes`: of the same objects where the model sees them.
     `smallest_image`, `largest_image`: (H, W) by number of pixels.
     `images_checked`: decode, headers or no, see `inspect`. `rotated`: images that are turned by EXIF when
     opened; `not_rotated`: those whose EXIF is passed over, because they were annotated as they are stored.
@@ -199,7 +199,7 @@ class DataReport:
         }
 
     def class_rows(self) -> list[tuple[int | None, int, str, list[int | None]]]:
-        """(row of the class head, category id, name, boxes of each split; None where a split has no such
+        """(row of the class head, category id, name, boxes of each split; None if a split has no such
         class). Rows are those of the split to train on; classes of other splits have none."""
         rows = {(row.category_id, row.name): row.index for row in self.shown_split.classes}
         counts = [{(row.category_id, row.name): row.boxes for row in split.classes} for split in self.splits]

@@ -335,7 +335,7 @@ def _empty(data: _Data) -> Iterator[Remark]:
             yield Remark(
                 "no-objects",
                 f"{report.name} has no object at all: nothing can be learned from it or measured on it. Are "
-                "the labels where the layout wants them?",
+                "the labels in the folder that the layout expects?",
             )
         elif report.empty_images / report.images >= MANY_EMPTY:
             yield Remark(

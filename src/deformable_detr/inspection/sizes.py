@@ -54,7 +54,7 @@ class RecipeView:
 class ObjectSizes:
     """Sizes of N objects in pixels after resizing.
 
-    `quantiles`: at `QUANTILES`, zeros where there is no object. `bins`: how many objects are smaller than 1
+    `quantiles`: at `QUANTILES`, zeros if there is no object. `bins`: how many objects are smaller than 1
     cell of the finest level, from 1 to 2, …, at least 16 cells (`BIN_EDGES`).
     """
 

@@ -46,7 +46,7 @@ def inspect(
     look at their `headers` only, or `no`. console: shows how far it is.
 
     A split that cannot be read at all is reported as such, as long as another one can.
-    Raises UserError where there is no data set, an unknown split or recipe, or no usable split.
+    Raises UserError if there is no data set, an unknown split or recipe, or no usable split.
     """
     config = recipe if isinstance(recipe, RunConfig) else recipe_of(recipe)
     names = list_splits(data, format=format) if splits is None else tuple(splits)
@@ -73,7 +73,7 @@ def inspect(
         report, found = _report(part, view, images, console)
         reports.append(_without_those_of(report, reports))
         if part.name not in unions:
-            prints += {each.file_name: each for each in found}.values()  # same-file is a problem of its own
+            prints += {each.file_name: each for each in found}.values()  # same-file is reported separately
     duplicates = find_duplicates(prints) if images == "decode" else None
     return DataReport(
         root=Path(data),

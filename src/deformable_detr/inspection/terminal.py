@@ -69,7 +69,7 @@ def print_report(report: DataReport, console: Console) -> None:
 
 
 def print_forecast(report: DataReport, console: Console) -> None:
-    """Nothing where none was made."""
+    """Print the forecast, if one was made."""
     if report.forecast is None:
         return
     _heading("Forecast of training here", console)

@@ -2,6 +2,6 @@
 
 from .backbone import register_backbone
 from .build import build_model, register_queries
-from .model import DetectionModel
+from .model import DetectionModel, copy_on_same_memory
 
-__all__ = ["DetectionModel", "build_model", "register_backbone", "register_queries"]
+__all__ = ["DetectionModel", "build_model", "copy_on_same_memory", "register_backbone", "register_queries"]

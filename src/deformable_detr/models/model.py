@@ -6,6 +6,7 @@ evaluation. Letters: B batch, S memory tokens, C channels, L levels.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -88,3 +89,13 @@ def valid_ratio(mask: Tensor) -> Tensor:
     valid_height = (~mask[:, :, 0]).sum(1)
     valid_width = (~mask[:, 0, :]).sum(1)
     return torch.stack([valid_width / width, valid_height / height], dim=-1)
+
+
+def copy_on_same_memory(model: DetectionModel) -> DetectionModel:
+    """New modules on the old tensors' memory: what is exchanged later replaces a module's own parameter."""
+    shared: dict[int, object] = {}
+    for parameter in model.parameters():
+        shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    for buffer in model.buffers():
+        shared[id(buffer)] = buffer.detach()
+    return copy.deepcopy(model, shared)

@@ -7,8 +7,10 @@ Each: forward(memory) -> Queries. Letters: B batch, Q queries, S memory tokens, 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..structures import FeatureMemory, Predictions, Queries
@@ -20,22 +22,31 @@ PROPOSAL_SIZE = (
 )
 
 
-class StaticQueries(nn.Module):
+class FixedQueries(nn.Module, ABC):
+    """Queries that are weights and nothing else: the same for every image."""
+
+    @abstractmethod
+    def fixed(self) -> Queries:
+        """The queries of one image, (1, Q, C)."""
+
+    def forward(self, memory: FeatureMemory) -> Queries:
+        return for_each_image(self.fixed(), memory)
+
+
+class StaticQueries(FixedQueries):
     """DETR: learned positions, zero content, and no place to start from."""
 
     def __init__(self, num_queries: int, dim: int):
         super().__init__()
         self.positions = nn.Parameter(torch.randn(num_queries, dim))
 
-    def forward(self, memory: FeatureMemory) -> Queries:
-        positions = self.positions.expand(
-            memory.tokens.shape[0], -1, -1
-        )  # len() would fix it under torch.export
+    def fixed(self) -> Queries:
+        positions = self.positions[None]
         references = torch.full_like(positions[..., :4], 0.5)  # the logit of 0.5 is 0: no reference
         return Queries(torch.zeros_like(positions), positions, references)
 
 
-class ReferencePointQueries(nn.Module):
+class ReferencePointQueries(FixedQueries):
     """Deformable DETR: learned content and positions; a reference point is linear in the position."""
 
     def __init__(self, num_queries: int, dim: int):
@@ -46,12 +57,9 @@ class ReferencePointQueries(nn.Module):
         nn.init.xavier_uniform_(self.reference_points.weight)
         nn.init.zeros_(self.reference_points.bias)
 
-    def forward(self, memory: FeatureMemory) -> Queries:
-        B = memory.tokens.shape[0]
+    def fixed(self) -> Queries:
         references = self.reference_points(self.positions).float().sigmoid()
-        return Queries(
-            self.content.expand(B, -1, -1), self.positions.expand(B, -1, -1), references.expand(B, -1, -1)
-        )
+        return Queries(self.content[None], self.positions[None], references[None])
 
 
 class ProposalQueries(nn.Module):
@@ -86,14 +94,60 @@ class ProposalQueries(nn.Module):
         best = objectness.topk(min(self.num_queries, objectness.shape[1]), dim=1).indices
         references = proposals.boxes_cxcywh.gather(1, best[..., None].expand(-1, -1, 4)).detach()
 
-        return self.starting_at(references, proposals)
+        return self.starting_at(references, best, proposals)
 
-    def starting_at(self, references: Tensor, proposals: Predictions | None = None) -> Queries:
-        """Queries that are encodings of the boxes (B, Q, 4) they start from."""
+    def starting_at(
+        self, references: Tensor, tokens: Tensor, proposals: Predictions | None = None
+    ) -> Queries:
+        """Queries that are encodings of the boxes (B, Q, 4) they start from. `tokens`: (B, Q), which ones
+        proposed them."""
         dim = self.memory_norm.normalized_shape[0]
         encoded = sine_encoding(references * (2 * math.pi), dim // 2).flatten(2)  # (B, Q, 2C)
         positions, content = self.box_norm(self.box_projection(encoded)).chunk(2, dim=-1)
-        return Queries(content, positions, references, proposals)
+        return Queries(content, positions, references, proposals, tokens)
+
+
+class BestProposals(nn.Module):
+    """`ProposalQueries` for inference: of all S tokens only the objectness is needed (one logit of the class
+    head), boxes only of the Q that are chosen. In training all of them have losses."""
+
+    def __init__(self, queries: ProposalQueries):
+        super().__init__()
+        self.plain = queries
+
+    def forward(self, memory: FeatureMemory) -> Queries:
+        plain = self.plain
+        base, invalid = base_boxes(memory)
+        encoded = self.encode(memory.tokens, invalid)
+        object_row = plain.head.class_head.weight[:1], plain.head.class_head.bias[:1]
+        objectness = F.linear(encoded, *object_row)[..., 0]
+        if plain.mask_invalid:
+            objectness = objectness.masked_fill(invalid, -torch.inf)
+        best = objectness.topk(min(plain.num_queries, objectness.shape[1]), dim=1).indices
+
+        def of_best(rows: Tensor) -> Tensor:
+            return rows.gather(1, best[..., None].expand(-1, -1, rows.shape[-1]))
+
+        base_logits = torch.log(base / (1 - base)).masked_fill(invalid[..., None], torch.inf)
+        references = plain.head.boxes(of_best(encoded), of_best(base_logits))
+        return plain.starting_at(references, best)
+
+    def encode(self, tokens: Tensor, invalid: Tensor) -> Tensor:
+        """The input of the first stage's head, (B, S, C)."""
+        encoded: Tensor = self.plain.memory_norm(
+            self.plain.memory_projection(tokens.masked_fill(invalid[..., None], 0.0))
+        )
+        return encoded
+
+
+def for_each_image(queries: Queries, memory: FeatureMemory) -> Queries:
+    """Queries of one image, (1, Q, C), for all images of the memory."""
+    B = memory.tokens.shape[0]  # len() would fix it under torch.export
+    return Queries(
+        queries.content.expand(B, -1, -1),
+        queries.positions.expand(B, -1, -1),
+        queries.references.expand(B, -1, -1),
+    )
 
 
 def base_boxes(memory: FeatureMemory) -> tuple[Tensor, Tensor]:

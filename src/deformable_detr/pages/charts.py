@@ -23,7 +23,7 @@ MOST_POINTS = 240  # of a line: more than a screen shows
 
 @dataclass(frozen=True)
 class Axis:
-    """`label` under (beside) it; values from `low` to `high`; `ticks` at which to write numbers."""
+    """`label`: its title. Values go from `low` to `high`; `ticks`: at which values to write numbers."""
 
     label: str
     low: float
@@ -199,7 +199,7 @@ class _Plot:
 
 
 def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means of neighbours where there are more points than a screen shows; the last point stays."""
+    """Means of neighbours if there are more points than a screen shows; the last point stays."""
     if len(x) <= MOST_POINTS:
         return x, y
     parts = np.array_split(np.arange(len(x)), MOST_POINTS)

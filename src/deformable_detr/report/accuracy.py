@@ -37,7 +37,7 @@ from .measures import (
 )
 
 NEARBY = 0.1  # IoU from which a wrong box is a badly placed one, not one on the background
-FALLBACK_THRESHOLD = 0.5  # of predict; where no threshold is better than another
+FALLBACK_THRESHOLD = 0.5  # of predict; used if no threshold is better than another
 
 
 class Mistake(Enum):
@@ -59,7 +59,7 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class in numbers. `ap`: CLASS_METRICS of the evaluator, None where the split has no object of it.
+    """One class in numbers. `ap`: CLASS_METRICS of the evaluator, None if the split has no object of it.
     `curve`: (R,) precision at IoU 0.5. `thresholds`: of this class alone. `known`: to the model."""
 
     name: str
@@ -107,17 +107,17 @@ class Accuracy:
         return count_sizes(self.objects.areas[~self.objects.crowd])
 
     @property
-    def wanted(self) -> list[ClassRow]:
+    def classes_to_find(self) -> list[ClassRow]:
         """Classes with something to find."""
         return [row for row in self.classes if row.ap is not None]
 
     @property
     def mean_curves(self) -> tuple[np.ndarray, np.ndarray]:
         """(R,) at IoU 0.5 and 0.75, means over classes: their areas are AP50 and AP75."""
-        wanted = self.wanted
+        rows = self.classes_to_find
         return (
-            np.mean([row.curve for row in wanted], axis=0),
-            np.mean([row.tight_curve for row in wanted], axis=0),
+            np.mean([row.curve for row in rows], axis=0),
+            np.mean([row.tight_curve for row in rows], axis=0),
         )
 
     @property

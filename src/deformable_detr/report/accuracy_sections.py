@@ -105,18 +105,18 @@ def _curves(accuracy: Accuracy) -> Section:
         title=f"Precision against recall, mean over classes: area {areas[0]} at IoU 0.5, {areas[1]} at 0.75",
     )
     figures = [("Over all classes", overall, "Precision: share of the detections that are right.")]
-    if len(accuracy.wanted) > 1:
+    if len(accuracy.classes_to_find) > 1:
         figures.append(_curves_by_class(accuracy))
     return Section("curves", "Precision and recall", curve_title(accuracy), {"figures": figures})
 
 
 def _curves_by_class(accuracy: Accuracy) -> Figure:
-    rows = sorted(accuracy.wanted, key=lambda row: -row.ap50)
+    rows = sorted(accuracy.classes_to_find, key=lambda row: -row.ap50)
     few = len(rows) <= MOST_COLOURED
     coloured = rows if few else [*rows[: MOST_COLOURED // 2], *rows[-(MOST_COLOURED // 2) :]]
     faint = [] if few else rows[MOST_COLOURED // 2 : -(MOST_COLOURED // 2)]
     # As in the chart of training: a class has the colour of its place.
-    colours = {row.name: colour for colour, row in enumerate(accuracy.wanted if few else coloured)}
+    colours = {row.name: colour for colour, row in enumerate(accuracy.classes_to_find if few else coloured)}
     named = [
         Line(f"{row.name} ({percent(row.ap50)})", RECALLS, row.curve, colours[row.name]) for row in coloured
     ]

@@ -15,9 +15,12 @@ from .pictures import Misses, Shown
 
 @dataclass(frozen=True)
 class Content:
-    """All that a report says. `history`: None for a model that is no run folder. `accuracy`: None without a
-    split to measure on; then `misses` is None and `mistakes`, `false_positives` are empty. `model`, `data`:
-    as a user names them in a command. `made`: machine and versions of the one who makes the report."""
+    """Everything that a report shows.
+
+    `history`: None for a model that is no run folder. `accuracy`: None without a split to measure on; then
+    `misses` is None and `mistakes`, `false_positives` are empty. `model`, `data`: as a user names them in a
+    command. `made`: machine and versions of the one who makes the report.
+    """
 
     detector: Detector
     model: str

@@ -62,7 +62,7 @@ def headline(accuracy: Accuracy | None) -> str:
 
 
 def limits(accuracy: Accuracy, misses: Misses | None, mistakes: Mapping[Mistake, int]) -> list[Limit]:
-    """What limits the result, the reasons for misses first. Empty where nothing is ever right."""
+    """What limits the result, the reasons for misses first. Empty if nothing is ever right."""
     if accuracy.thresholds.best is None:
         return []
     found: list[Limit] = []
@@ -78,7 +78,9 @@ def limits(accuracy: Accuracy, misses: Misses | None, mistakes: Mapping[Mistake,
         )
     weakest = weakest_class(accuracy)
     if weakest is not None:
-        others = [f"{row.name} {percent(row.mean_ap)}" for row in accuracy.wanted if row is not weakest]
+        others = [
+            f"{row.name} {percent(row.mean_ap)}" for row in accuracy.classes_to_find if row is not weakest
+        ]
         versus = ", ".join(others) if len(others) <= 3 else f"all {percent(accuracy.summary['AP'])}"
         found.append(
             Limit(
@@ -104,7 +106,7 @@ def limits(accuracy: Accuracy, misses: Misses | None, mistakes: Mapping[Mistake,
         found.append(
             Limit(
                 "Boxes are loose",
-                f"AP {percent(loose)} where an IoU of 0.5 will do, {percent(tight)} where it must be 0.75: "
+                f"AP {percent(loose)} if an IoU of 0.5 will do, {percent(tight)} if it must be 0.75: "
                 "longer training at a falling learning rate and box refinement tighten boxes.",
             )
         )
@@ -112,10 +114,10 @@ def limits(accuracy: Accuracy, misses: Misses | None, mistakes: Mapping[Mistake,
 
 
 def weakest_class(accuracy: Accuracy) -> ClassRow | None:
-    """None where there is one class, or none is clearly below the mean."""
-    if len(accuracy.wanted) < 2:
+    """None if there is one class, or none is clearly below the mean."""
+    if len(accuracy.classes_to_find) < 2:
         return None
-    weakest = min(accuracy.wanted, key=lambda row: row.mean_ap)
+    weakest = min(accuracy.classes_to_find, key=lambda row: row.mean_ap)
     return weakest if weakest.mean_ap < accuracy.summary["AP"] - CLEAR else None
 
 
@@ -166,10 +168,10 @@ def training_title(history: History) -> str:
 
 
 def training_limit(history: History) -> Limit | None:
-    """Where the curve says that longer training would help."""
+    """The limit to name if longer training would help, by the curve."""
     if history.unfinished:
         done, planned = history.updates[-1]["epoch"] + 1, history.config.train.epochs
-        return Limit("Training is not finished", f"{done} of {planned} epochs: go on with --resume.")
+        return Limit("Training is not finished", f"{done} of {planned} epochs: continue with --resume.")
     short, found, text = training_title(history).partition(": ")
     return Limit(short, f"{text}.") if found and short.startswith("Still improving") else None
 
@@ -200,14 +202,14 @@ def rate_title(history: History) -> str:
 
 def classes_title(accuracy: Accuracy) -> str:
     mean = percent(accuracy.summary["AP"])
-    if len(accuracy.wanted) == 1:
+    if len(accuracy.classes_to_find) == 1:
         return f"AP {mean}"
-    best = max(accuracy.wanted, key=lambda row: row.mean_ap)
+    best = max(accuracy.classes_to_find, key=lambda row: row.mean_ap)
     return f"AP {mean}; the best class is {best.name} with {percent(best.mean_ap)}"
 
 
 def curve_title(accuracy: Accuracy) -> str:
-    rows = accuracy.wanted
+    rows = accuracy.classes_to_find
     if len(rows) == 1:
         loose, tight = (percent(accuracy.summary[name]) for name in ("AP50", "AP75"))
         return f"The area under the curve is {loose} at IoU 0.5 (AP50) and {tight} at 0.75"

@@ -18,7 +18,7 @@ LEAST_SCORE = 0.05  # of what calibration looks at: below, there are many detect
 
 
 def precision_at_recalls(right: np.ndarray, wrong: np.ndarray, num_objects: int) -> np.ndarray:
-    """(R,) COCO's precision: at each recall the best one at that recall or a higher one, 0 where it is never
+    """(R,) COCO's precision: at each recall the best one at that recall or a higher one, 0 if it is never
     reached. Its mean is the average precision.
 
     right, wrong: (D,) bool of one class by falling score; a detection that is neither does not count.
@@ -47,7 +47,7 @@ def class_curves(found: ScoredBoxes, objects: Objects, matches: Matches, num_cla
 @dataclass(frozen=True)
 class ThresholdCurve:
     """Precision, recall and F1 (S,) of the detections with a score of at least each of `THRESHOLDS`, and how
-    many these are (`kept`). Precision is nan where nothing is left."""
+    many these are (`kept`). Precision is nan if nothing is left."""
 
     precision: np.ndarray
     recall: np.ndarray
@@ -57,7 +57,7 @@ class ThresholdCurve:
 
     @property
     def best(self) -> int | None:
-        """Index of the best F1, the highest threshold among equals; None where nothing is ever right."""
+        """Index of the best F1, the highest threshold among equals; None if nothing is ever right."""
         if not self.num_objects or self.f1.max() <= 0:
             return None
         return int(len(self.f1) - 1 - self.f1[::-1].argmax())
@@ -88,7 +88,7 @@ def _at_least(scores: np.ndarray) -> np.ndarray:
 @dataclass(frozen=True)
 class Calibration:
     """How often a score is right. For each of NUM_BINS equal ranges of scores: `counts` of detections,
-    `accuracy` the share that is right and `confidence` their mean score (nan where there is none).
+    `accuracy` the share that is right and `confidence` their mean score (nan if there is none).
 
     `error`: the expected calibration error, Σ count · |accuracy - confidence| / D. `bias`: mean score minus
     share of right ones: positive is over-confident.

@@ -83,7 +83,7 @@ def _kicker(content: Content) -> str:
         split = accuracy.split
         words.append(
             f"measured on {split.name}: {count(len(split), 'image')}, "
-            f"{count(accuracy.num_objects, 'object')}, {count(len(accuracy.wanted), 'class')}"
+            f"{count(accuracy.num_objects, 'object')}, {count(len(accuracy.classes_to_find), 'class')}"
         )
     return " · ".join(words)
 

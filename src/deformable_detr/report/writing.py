@@ -84,7 +84,7 @@ def report_text(
     data: str,
     most_images: int = MOST_IMAGES,
 ) -> str:
-    """The page. rows: what `collect_detections` gives for `split`, which is None where nothing is measured.
+    """The page. rows: what `collect_detections` gives for `split`, which is None if nothing is measured.
 
     model, data: as the page's commands name them; a run folder at `model` brings curves and settings.
     """

@@ -1,11 +1,11 @@
-"""What training says while it runs: a progress line with the time left, `metrics.jsonl`, TensorBoard.
+"""The writer of a run's log: a progress line with the time left, `metrics.jsonl`, TensorBoard's events.
 
 `metrics.jsonl` has one JSON object per line: `{"kind": "train", step, epoch, loss, class, box, giou, …,
 learning_rate, images_per_second, seconds}` every few updates and
 `{"kind": "evaluation", step, epoch, AP, …}`.
 
 `environment.jsonl` has one for each start of the run: after which `step`, on what machine and versions
-(environment.py), with how many `processes`, and on what `data`.
+(system/environment.py), with how many `processes`, and on what `data`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -23,12 +23,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..files import write_text, writing
 from ..system.environment import environment
-from ..words import metric
+from ..words import exists, metric
 from .names import METRICS_FILE, STARTS_FILE
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class TrainingLog:
-    """A context in which training writes down how it goes. Silent, and without files, where not `enabled`.
+    """A context that logs the updates and evaluations of a run. It does nothing if it is not `enabled`.
 
     `first_step`: updates done before, whose rows are kept; `closed_step`: the last one after which an
     evaluation counts (a run that was stopped repeats a later one).
@@ -64,13 +67,11 @@ class TrainingLog:
 
     def __enter__(self) -> TrainingLog:
         if self.enabled:
-            from torch.utils.tensorboard import SummaryWriter
-
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / METRICS_FILE
             _drop_rows_after(path, self.first_step, self.closed_step)
             self.file = path.open("a", encoding="utf-8")
-            self.writer = SummaryWriter(str(self.folder), purge_step=self.first_step + 1)
+            self.events = _open_events(self.folder, self.first_step, self.console)
         self.progress.start()
         return self
 
@@ -84,7 +85,8 @@ class TrainingLog:
         if self.enabled:
             with writing(self.file.name):
                 self.file.close()
-            self.writer.close()
+            if self.events is not None:
+                self.events.close()
 
     def update(
         self,
@@ -120,10 +122,8 @@ class TrainingLog:
             "seconds": round(spent, 3),
         }
         self._write(row)
-        for name, value in means.items():
-            self.writer.add_scalar(f"train/{name}", value, step)
-        for name, rate in rates.items():
-            self.writer.add_scalar(f"learning_rate/{name}", rate, step)
+        self._add_events("train", means, step)
+        self._add_events("learning_rate", rates, step)
         if not self.console.is_terminal:
             self.console.print(
                 f"epoch {epoch + 1}  update {step}/{self.last_step}  loss {means['loss']:.3f}  "
@@ -137,9 +137,10 @@ class TrainingLog:
             return
         row = {key: value for key, value in metrics.items() if isinstance(value, int | float | str | dict)}
         self._write({"kind": "evaluation", "epoch": epoch, "step": step, **row})
-        for name, value in metrics.items():
-            if isinstance(value, float):
-                self.writer.add_scalar(f"evaluation/{name}", value, step)
+        numbers = {
+            name: value for name, value in metrics.items() if isinstance(value, float) and exists(value)
+        }
+        self._add_events("evaluation", numbers, step)
         self.console.print(
             f"epoch {epoch + 1}: "
             + "  ".join(f"{name} {metric(metrics[name])}" for name in ("AP", "AP50", "APs", "APm", "APl")),
@@ -160,6 +161,11 @@ class TrainingLog:
             self.file.write(json.dumps(row) + "\n")
             self.file.flush()
 
+    def _add_events(self, group: str, values: Mapping[str, float], step: int) -> None:
+        if self.events is not None:
+            for name, value in values.items():
+                self.events.add_scalar(f"{group}/{name}", value, step)
+
 
 def note_start(
     folder: Path, *, step: int, device: str | torch.device, processes: int, data: Mapping[str, Any]
@@ -173,22 +179,38 @@ def note_start(
         file.write(json.dumps(row) + "\n")
 
 
+def _open_events(folder: Path, first_step: int, console: Console) -> SummaryWriter | None:
+    """TensorBoard's writer, without the events of updates that will be repeated; None without TensorBoard."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        console.print(
+            "TensorBoard is not installed, so no events are written, only metrics.jsonl: "
+            'pip install "deformable-detr[train]" brings it.',
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        return None
+    return SummaryWriter(str(folder), purge_step=first_step + 1)
+
+
 def _means(window: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """By name, over the updates that have it: one that fp16's scaler leaves out has no gradient norm."""
     names = dict.fromkeys(name for row in window for name in row)
     values = {name: [row[name] for row in window if name in row] for name in names}
-    return {name: sum(found) / len(found) for name, found in values.items()}
+    return {name: sum(numbers) / len(numbers) for name, numbers in values.items()}
 
 
 def _drop_rows_after(path: Path, step: int, closed_step: int) -> None:
-    """A resumed run repeats what came after its last saved state: those rows go, and the half of a row
-    that a crash has left at the end."""
+    """Remove the rows that a resumed run will repeat, those after its last saved state, and the part of a row
+    that a crash may leave at the end."""
     if not path.exists():
         return
     whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-    kept = []
+    remaining = []
     for line in whole.splitlines():
         row = json.loads(line)
         if row["step"] <= (closed_step if row["kind"] == "evaluation" else step):
-            kept.append(f"{line}\n")
-    write_text(path, "".join(kept))
+            remaining.append(f"{line}\n")
+    write_text(path, "".join(remaining))

@@ -1,4 +1,4 @@
-"""What a run folder says about its training: settings, losses, evaluations, machines."""
+"""Readers of a run folder: settings, losses, evaluations, and the machines that trained."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .names import METRICS_FILE, RUN_CONFIG_FILE, STARTS_FILE
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`; the half of one that a crash has left at the end is left out.
+    """The rows of a `metrics.jsonl`, without the part of a row that a crash may leave at its end.
 
     Raises:
         UserError: naming the line that cannot be read.
@@ -38,7 +38,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def read_starts(folder: Path) -> tuple[dict[str, Any], ...]:
-    """One row for each start of the run; none of runs by older versions, which lack `data` too.
+    """One row for each start of the run. Runs by older versions have none, or rows without `data`.
 
     Raises:
         UserError: naming the file that cannot be read.
@@ -64,7 +64,7 @@ class History:
 
     @property
     def seconds(self) -> float | None:
-        """Of training, evaluations left out; None where the rows do not say."""
+        """Seconds of training, without evaluations; None if a row does not say."""
         if not all("seconds" in row for row in self.updates) or not self.updates:
             return None
         return float(sum(row["seconds"] for row in self.updates))
@@ -83,7 +83,7 @@ class History:
 
 
 def read_history(folder: Path) -> History | None:
-    """None where `folder` is no run folder.
+    """Read what a run folder says about its training; None if `folder` is no run folder.
 
     Raises:
         UserError: naming the file (and line) that cannot be read.
@@ -110,12 +110,12 @@ class Change:
 
 
 def changes_from_recipe(config: RunConfig) -> list[Change]:
-    """What differs from the recipe, field by field. The number of classes is the data's to say."""
-    ours, theirs = (_flat(to_dict(each)) for each in (config, recipe_of(config.recipe)))
+    """Each setting that differs from the recipe's, except the number of classes, which the data decide."""
+    of_run, of_recipe = _flat(to_dict(config)), _flat(to_dict(recipe_of(config.recipe)))
     return [
-        Change(path, theirs[path], value)
-        for path, value in ours.items()
-        if value != theirs[path] and path != "model.num_classes"
+        Change(path, of_recipe[path], value)
+        for path, value in of_run.items()
+        if value != of_recipe[path] and path != "model.num_classes"
     ]
 
 

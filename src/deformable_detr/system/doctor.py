@@ -19,7 +19,6 @@ PACKAGES = (
     "torchvision",
     "triton",
     "timm",
-    "accelerate",
     "faster-coco-eval",
     "supervision",
     "jsonargparse",

@@ -1,7 +1,7 @@
 """Features of a backbone that does not learn, computed once and used in every epoch.
 
-Where the backbone is frozen and the pixels of an image are the same in each epoch, so are its feature maps;
-epochs after the first then train neck, encoder and decoder alone. The maps are those of the padded batch in
+If the backbone is frozen and the pixels of an image are the same in each epoch, then so are its feature maps:
+epochs after the first train neck, encoder and decoder alone. The maps are those of the padded batch in
 which an image was met (padding reaches into them), so they are kept by image *and* padded size: gradients are
 the same with and without the cache. In memory up to a bound, then in files up to another one; what fits in
 neither is computed again each time.
@@ -95,8 +95,8 @@ class FeatureCache:
             return None
         sizes = [self.sizes[index] for index in indices]
         height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
-        found = [self._maps_of((index, height, width)) for index in indices]
-        images = [maps for maps in found if maps is not None]
+        remembered = [self._maps_of((index, height, width)) for index in indices]
+        images = [maps for maps in remembered if maps is not None]
         if len(images) < len(indices):
             return None
         mask = torch.ones(len(sizes), height, width, dtype=torch.bool)
@@ -151,7 +151,7 @@ class FeatureCache:
         self.file_bytes += num_bytes
 
     def describe(self) -> str:
-        """One sentence: what is kept, and what is not."""
+        """One sentence on how many images are remembered, and what can be done about the others."""
         sentence = (
             f"feature cache: {len(self.memory)} images in memory ({self.memory_bytes / 1e9:.2f} GB), "
             f"{len(self.files)} in files ({self.file_bytes / 1e9:.2f} GB)"

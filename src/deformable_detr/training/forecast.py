@@ -1,9 +1,9 @@
-"""What training will cost here: time of an epoch and memory, from a few updates with the data itself.
+"""The time of an epoch and the memory that training will need here, from a few updates with the data itself.
 
-The updates are training's own (rehearsal.py), with the data's pictures through the recipe's
-augmentation and loader, in a process of their own, because the peak of a process's memory is for good. The
+The updates are training's own (rehearsal.py), with the data's pictures through the recipe's augmentation and
+loader. They run in a process that does nothing else, because the peak of a process's memory never falls. The
 last of them is a made batch: as many pictures as the recipe's batch has, all of the largest size that the
-data gives, with the objects of its fullest images. That is what decides the memory. Nothing is kept.
+data give, with the objects of its fullest images. It decides how much memory is needed. Nothing is kept.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..errors import NonFiniteError, UserError
 from ..inspection import Forecast
 from ..system.memory import bytes_of_children, peak_bytes
 
-SECONDS = 15.0  # of updates to measure; one update more is begun at most
+SECONDS = 15.0  # after which no further update is measured
 WARM_UP, MINIMUM, MAXIMUM = 2, 3, 40  # updates that are not counted; that are measured, at least and at most
 EVALUATED = 8  # images
 
@@ -59,8 +59,8 @@ def forecast(
     )
     if child.returncode < 0:
         raise UserError(
-            f"training {config.recipe} on {data} was killed by the system (signal {-child.returncode}), most "
-            "likely for lack of memory: a smaller --train.batch_size, --data.train_sizes or "
+            f"training {config.recipe} on {data} was killed by the system (signal {-child.returncode}), "
+            "probably for lack of memory: a smaller --train.batch_size, --data.train_sizes or "
             "--train.activation_checkpointing true needs less."
         )
     lines = child.stdout.splitlines()

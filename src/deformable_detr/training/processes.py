@@ -1,6 +1,6 @@
 """The processes that train together under torchrun: who this one is, on which device, and what they exchange.
 
-This is plain `torch.distributed`. Why not Accelerate: docs/decisions/0005-plain-torch-distributed.md.
+This is plain `torch.distributed`. Why not Accelerate: docs/decisions/0006-plain-torch-distributed.md.
 """
 
 from __future__ import annotations

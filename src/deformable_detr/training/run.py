@@ -68,14 +68,9 @@ def train(
         UserError: wrong input. NonFiniteError: the loss is not finite; names the update and images.
         TrainingInterruptedError: stopped by a signal, state saved.
     """
-    if not isinstance(recipe, RunConfig):
-        run_config = resolve_config(recipe, output, config=config, init_from=init_from, resume=resume)
-    elif config is None:
-        run_config = recipe
-    else:
-        run_config = read_config(Path(config), recipe)
+    settings = _resolve(recipe, output, config, init_from, resume)
     run = build_parts(
-        data, override(run_config, overrides), Path(output), init_from=init_from, resume=resume, device=device
+        data, override(settings, overrides), Path(output), init_from=init_from, resume=resume, device=device
     )
     for line in opening_lines(run):
         run.console.print(line, highlight=False, soft_wrap=True)
@@ -96,27 +91,10 @@ def train(
     if run.last_step == 0:
         run.save_checkpoint(LAST)
         run.save_state()
-    run.processes.wait()
-    best = checkpoints.load(run.output)
-    best.model.eval()
-    detector = Detector.of(best, run.processes.device)
+    detector = _best_detector(run)
     if run.config.train.report:
         _write_report(run, detector)
     return detector
-
-
-def _open_folder(run: Parts) -> None:
-    if not run.processes.is_first:
-        return
-    remove_abandoned(run.output)
-    write_text(run.output / RUN_CONFIG_FILE, yaml.safe_dump(to_dict(run.config), sort_keys=False))
-    note_start(
-        run.output,
-        step=run.state.step,
-        device=run.processes.device,
-        processes=run.processes.world_size,
-        data=describe_data(run.train_split, run.val_split),
-    )
 
 
 def _train_epochs(run: Parts, log: TrainingLog, stop: StopRequest) -> None:
@@ -189,6 +167,41 @@ def take_update(run: Parts, micro_batches: list[MicroBatch]) -> dict[str, float]
     if state.average is not None:
         update_moving_average(state.average, state.model, settings.ema_decay, state.step)
     return losses
+
+
+def _resolve(
+    recipe: str | RunConfig | None,
+    output: str | Path,
+    config: str | Path | None,
+    init_from: str | Path | None,
+    resume: bool,
+) -> RunConfig:
+    """The configuration before overrides."""
+    if isinstance(recipe, RunConfig):
+        return recipe if config is None else read_config(Path(config), recipe)
+    return resolve_config(recipe, output, config=config, init_from=init_from, resume=resume)
+
+
+def _open_folder(run: Parts) -> None:
+    if not run.processes.is_first:
+        return
+    remove_abandoned(run.output)
+    write_text(run.output / RUN_CONFIG_FILE, yaml.safe_dump(to_dict(run.config), sort_keys=False))
+    note_start(
+        run.output,
+        step=run.state.step,
+        device=run.processes.device,
+        processes=run.processes.world_size,
+        data=describe_data(run.train_split, run.val_split),
+    )
+
+
+def _best_detector(run: Parts) -> Detector:
+    """The best checkpoint, read from the run folder, or the last one if nothing was evaluated."""
+    run.processes.wait()
+    checkpoint = checkpoints.load(run.output)
+    checkpoint.model.eval()
+    return Detector.of(checkpoint, run.processes.device)
 
 
 def _write_report(run: Parts, detector: Detector) -> None:

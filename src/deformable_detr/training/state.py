@@ -1,4 +1,4 @@
-"""What changes while a run learns: the file that `--resume` continues from, and when it is refused.
+"""The state of a run: what changes while it learns, and the file that `--resume` continues from.
 
 A sample is a pure function of (seed, epoch, index), the dropout of an update one of (seed, update, rank), and
 the learning rate one of the update's number. So weights, optimizer moments and two counters are enough to
@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..files import DAMAGED_FILE_ERRORS, replacing
 from ..models import DetectionModel
 from ..run_folder.names import STATE_FILE
+from ..words import exists
 from .optimisation import cpu_copy
 
 FORMAT = 2  # 1, which had no number, drew dropout from other seeds
@@ -49,7 +50,7 @@ class TrainingState:
 
     def is_best(self, ap: float) -> bool:
         """Whether an evaluation is better than all before it. An AP of -1 means that there was no truth."""
-        return ap >= 0 and (self.best_ap is None or ap > self.best_ap)
+        return exists(ap) and (self.best_ap is None or ap > self.best_ap)
 
 
 @dataclass(frozen=True)

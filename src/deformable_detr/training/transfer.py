@@ -23,8 +23,11 @@ LEARNED_QUERIES = ("queries.positions", "queries.content")
 
 @dataclass(frozen=True)
 class Transfer:
-    """What was taken over: class names found in the source; class names, a number of queries and whole
-    tensors of the model that start fresh; tensors of the source that found no place."""
+    """What a model took over from another one.
+
+    `matched_classes`: class names that the source has, too. `fresh_*`: classes, queries and whole tensors
+    that start untrained. `unused_tensors`: those of the source that the model has no place for.
+    """
 
     matched_classes: tuple[str, ...]
     fresh_classes: tuple[str, ...]
@@ -54,7 +57,7 @@ def transfer(source: Checkpoint, target: Checkpoint) -> Transfer:
     """Copy the weights of `source` into `target.model`, in place.
 
     Raises:
-        UserError: where the two are different architectures.
+        UserError: the two are different architectures.
     """
     same_scheme = source.config.classification == target.config.classification
     source_rows = {

@@ -58,7 +58,7 @@ def update(
     sums: dict[str, float] = {}
     for index, micro_batch in enumerate(micro_batches):
         images, targets = to_device(micro_batch, device)
-        with _gradients_kept_here(model, index < len(micro_batches) - 1):
+        with _without_exchange(model, index < len(micro_batches) - 1):
             with autocast(device, dtype):
                 output = model(images)
             losses = _finite_losses(criterion, output, targets, count, number)
@@ -93,9 +93,9 @@ def to_device(micro_batch: MicroBatch, device: torch.device) -> MicroBatch:
 
 
 @contextmanager
-def _gradients_kept_here(model: nn.Module, kept: bool) -> Iterator[None]:
+def _without_exchange(model: nn.Module, is_active: bool) -> Iterator[None]:
     """Gradients travel between processes once per update, with its last micro-batch."""
-    if kept and isinstance(model, DistributedDataParallel):
+    if is_active and isinstance(model, DistributedDataParallel):
         with model.no_sync():
             yield
     else:
@@ -111,7 +111,7 @@ def _finite_losses(
         raise NonFiniteError(f"update {number}: {error}; {_ADVICE}") from error
     if not torch.isfinite(losses.total):
         raise NonFiniteError(
-            f"update {number}: the loss of images {_names_of(targets)} is {float(losses.total)}; {_ADVICE}"
+            f"update {number}: the loss of images {_names_of(targets)} is {losses.total.item()}; {_ADVICE}"
         )
     return losses
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deformable_detr.config import RunConfig
-from deformable_detr.data.drawn import CLASS_NAMES
+from deformable_detr.data.scenes import CLASS_NAMES
 from deformable_detr.explain.gradient import TERMS, Gradients
 from deformable_detr.inference.detector import Detector, new_checkpoint
 from deformable_detr.structures import ClassTable, Detections

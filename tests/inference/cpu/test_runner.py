@@ -20,7 +20,7 @@ from deformable_detr.inference.cpu import Runner, encoder
 from deformable_detr.inference.cpu.convolutions import fold_norms
 from deformable_detr.inference.cpu.encoder import ChunkedEncoder
 from deformable_detr.inference.cpu.memory import KEPT_SIZES
-from deformable_detr.inference.cpu.queries import BestProposals
+from deformable_detr.inference.cpu.queries import ChunkedProposals
 from deformable_detr.inference.detector import Detector
 from deformable_detr.models import DetectionModel
 from deformable_detr.models.backbone import build_backbone
@@ -87,7 +87,7 @@ def test_tokens_that_make_no_proposal_are_still_looked_at() -> None:
     assert_same(Runner(model)(batch), plainly(model, batch))
     kept = memory.tokens.detach().clone()
     with torch.no_grad():
-        BestProposals(model.queries)(memory)  # type: ignore[arg-type]
+        ChunkedProposals(model.queries)(memory)  # type: ignore[arg-type]
     assert torch.equal(memory.tokens, kept)
 
 

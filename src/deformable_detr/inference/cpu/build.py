@@ -1,18 +1,17 @@
-"""From a plain model to its optimised twin: the only place that says which part is exchanged for which."""
+"""From a plain model to its optimised replica: the only place that says which part is exchanged for which."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 
 import torch
 from torch import nn
 
-from ...models import DetectionModel
+from ...models import DetectionModel, copy_on_same_memory
 from ...models.attention import DeformableAttention
 from ...models.decoder import Decoder
 from ...models.encoder import Encoder, EncoderLayer
-from ...models.queries import ProposalQueries, ReferencePointQueries, StaticQueries
+from ...models.queries import FixedQueries, ProposalQueries
 from .convolutions import (
     centre_group_norms,
     fold_norms,
@@ -22,7 +21,7 @@ from .convolutions import (
 from .decoder import LastLayerDecoder, SampledFirst
 from .encoder import ChunkedEncoder, ChunkedEncoderLayer
 from .memory import LocatingModel
-from .queries import BestProposals, FixedQueries
+from .queries import ChunkedProposals, ComputedQueries
 
 
 def optimise(model: DetectionModel, dtype: torch.dtype) -> DetectionModel:
@@ -33,7 +32,7 @@ def optimise(model: DetectionModel, dtype: torch.dtype) -> DetectionModel:
     """
     model = copy_on_same_memory(model).eval()
     fold_norms(model.backbone)
-    twin = LocatingModel(
+    replica = LocatingModel(
         backbone=in_channels_last(model.backbone),
         neck=in_channels_last(model.neck),
         position=model.position,
@@ -43,22 +42,12 @@ def optimise(model: DetectionModel, dtype: torch.dtype) -> DetectionModel:
         dtype=dtype,
     )
     if dtype == torch.float32:
-        centre_group_norms(twin.neck)
+        centre_group_norms(replica.neck)
     else:
-        keep_sampling_in_float32(twin.backbone)
-    for part in (twin.backbone, twin.neck, twin.encoder):
+        keep_sampling_in_float32(replica.backbone)
+    for part in (replica.backbone, replica.neck, replica.encoder):
         part.to(dtype)
-    return twin.eval()
-
-
-def copy_on_same_memory(model: DetectionModel) -> DetectionModel:
-    """New modules on the old tensors' memory: what is exchanged later replaces a module's own parameter."""
-    shared: dict[int, object] = {}
-    for parameter in model.parameters():
-        shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
-    for buffer in model.buffers():
-        shared[id(buffer)] = buffer.detach()
-    return copy.deepcopy(model, shared)
+    return replica.eval()
 
 
 def _encoder(encoder: Encoder) -> Encoder:
@@ -69,10 +58,10 @@ def _encoder(encoder: Encoder) -> Encoder:
 
 
 def _queries(queries: nn.Module) -> nn.Module:
-    if type(queries) in (StaticQueries, ReferencePointQueries):
-        return FixedQueries(queries)
+    if isinstance(queries, FixedQueries) and type(queries).forward is FixedQueries.forward:
+        return ComputedQueries(queries)
     if type(queries) is ProposalQueries:
-        return BestProposals(queries)
+        return ChunkedProposals(queries)
     return queries
 
 

@@ -1,0 +1,424 @@
+"""Scenes of coloured shapes, drawn here, with the pixels of each object. drawn.py makes data sets of them.
+
+What makes it a detection problem and not a toy: sizes from 8 pixels to half of the picture, objects that
+hide each other or leave the picture, shadows, clutter of the objects' own size, textured backgrounds, and
+colours that say nothing about the class. `small_objects` turns the mixture towards many small ones.
+
+Letters: H, W picture; h, w the window that an object is drawn in; N objects. Colours are RGB, 0..255.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+CLASS_NAMES = ("circle", "square", "triangle", "star", "ring", "cross")
+
+SUPERSAMPLING = 4
+SMALLEST = 8.0  # pixels, long side of an object
+MIN_VISIBLE = 0.25  # of an object's area: what is hidden more is not drawn at all
+MIN_VISIBLE_PIXELS = 16
+EMPTY_SHARE = 0.02  # of the pictures
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A drawn picture and where its objects are seen.
+
+    `picture`: RGB. `labels`: (N,) int64 indices into CLASS_NAMES. `masks`: (N, H, W) bool, the pixels
+    where object n is what one sees; no two overlap.
+    """
+
+    picture: Image.Image
+    labels: np.ndarray
+    masks: np.ndarray
+
+    @property
+    def boxes_xyxy(self) -> np.ndarray:
+        """(N, 4) int64, tight around the masks: the far sides are one past the last pixel."""
+        boxes = np.zeros((len(self.labels), 4), dtype=np.int64)
+        for box, mask in zip(boxes, self.masks, strict=True):
+            ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+            box[:] = xs[0], ys[0], xs[-1] + 1, ys[-1] + 1
+        return boxes
+
+    @property
+    def areas(self) -> np.ndarray:
+        """(N,) int64 pixels of the masks."""
+        return self.masks.sum(axis=(1, 2), dtype=np.int64)
+
+
+def draw_scene(rng: np.random.Generator, image_size: tuple[int, int], small_objects: bool = False) -> Scene:
+    """One picture of `image_size` (H, W) with its objects; a pure function of the generator's state."""
+    style = _SMALL_OBJECTS if small_objects else _USUAL
+    background = _background(rng, image_size, style)
+    shapes, masks = _place(rng, image_size, style)
+    canvas = _paint(rng, background, shapes, style)
+    return Scene(
+        _photograph(rng, canvas),
+        np.array([shape.label for shape in shapes], dtype=np.int64),
+        np.array(masks, dtype=bool).reshape(len(shapes), *image_size),
+    )
+
+
+@dataclass(frozen=True)
+class _Style:
+    """`num_objects`, `num_strokes`, `num_pebbles`: from, to (inclusive). `small_share`: how many objects
+    are drawn from 8 to 24 pixels; the others go up to `largest` of the picture's short side.
+    `contrast`: least colour distance between an object and what is behind it, where it can be had."""
+
+    num_objects: tuple[int, int]
+    small_share: float
+    largest: float
+    contrast: float
+    num_strokes: tuple[int, int]
+    num_pebbles: tuple[int, int]
+    pebble_size: tuple[float, float]
+
+
+_USUAL = _Style(
+    num_objects=(1, 10),
+    small_share=0.15,
+    largest=0.6,
+    contrast=85.0,
+    num_strokes=(0, 8),
+    num_pebbles=(0, 12),
+    pebble_size=(8.0, 60.0),
+)
+_SMALL_OBJECTS = _Style(
+    num_objects=(12, 60),
+    small_share=0.88,
+    largest=0.35,
+    contrast=65.0,
+    num_strokes=(8, 40),
+    num_pebbles=(20, 90),
+    pebble_size=(5.0, 26.0),
+)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Shapes: what is where
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """An object in its window: the window's place in the picture and its coverage (h, w) in 0..1."""
+
+    label: int
+    size: float
+    left: int
+    top: int
+    coverage: np.ndarray
+
+    def windows(self, image_size: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+        return _windows(self.left, self.top, self.coverage.shape, image_size)
+
+
+def _windows(
+    left: int, top: int, shape: tuple[int, ...], image_size: tuple[int, int]
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """The part of a window that lies in the picture: slices into the picture, slices into the window."""
+    y0, y1 = max(top, 0), min(top + shape[0], image_size[0])
+    x0, x1 = max(left, 0), min(left + shape[1], image_size[1])
+    y1, x1 = max(y0, y1), max(x0, x1)
+    return (slice(y0, y1), slice(x0, x1)), (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
+
+
+def _place(
+    rng: np.random.Generator, image_size: tuple[int, int], style: _Style
+) -> tuple[list[_Shape], list[np.ndarray]]:
+    """Shapes from the nearest to the farthest, and the (H, W) bool masks of what is seen of each.
+
+    Nearest first: then what hides a shape is settled when it comes, and one that would hardly be seen is
+    simply not put there.
+    """
+    shapes: list[_Shape] = []
+    masks: list[np.ndarray] = []
+    if rng.random() < EMPTY_SHARE:
+        return shapes, masks
+    covered = np.zeros(image_size, dtype=bool)
+    for _ in range(_between(rng, style.num_objects)):
+        shape = _random_shape(rng, image_size, style)
+        in_picture, in_window = shape.windows(image_size)
+        whole = shape.coverage >= 0.5
+        visible = whole[in_window] & ~covered[in_picture]
+        if visible.sum() < max(MIN_VISIBLE * whole.sum(), MIN_VISIBLE_PIXELS):
+            continue
+        mask = np.zeros(image_size, dtype=bool)
+        mask[in_picture] = visible
+        covered[in_picture] |= whole[in_window]
+        shapes.append(shape)
+        masks.append(mask)
+    return shapes, masks
+
+
+def _random_shape(rng: np.random.Generator, image_size: tuple[int, int], style: _Style) -> _Shape:
+    label = int(rng.integers(len(CLASS_NAMES)))
+    small = rng.random() < style.small_share
+    if small:
+        size = rng.uniform(SMALLEST, 24.0)
+    else:
+        size = 16.0 + (max(24.0, style.largest * min(image_size)) - 16.0) * rng.random() ** 1.6
+
+    outline = _turned(rng, _OUTLINES[label](rng) * (1.0, rng.uniform(0.8, 1.0)))
+    outline -= (outline.max(axis=0) + outline.min(axis=0)) / 2
+    outline *= size / np.ptp(outline, axis=0).max()
+
+    extent = np.ptp(outline, axis=0) / 2
+    limits = np.array([image_size[1], image_size[0]])
+    if rng.random() < 0.15:  # may leave the picture
+        centre = rng.uniform(0, limits)
+    else:
+        centre = rng.uniform(np.minimum(extent, limits / 2), np.maximum(limits - extent, limits / 2))
+    left, top = (np.floor(centre - extent) - 1).astype(int).tolist()
+    right, bottom = (np.ceil(centre + extent) + 1).astype(int).tolist()
+
+    image = Image.new("L", ((right - left) * SUPERSAMPLING, (bottom - top) * SUPERSAMPLING))
+    draw = ImageDraw.Draw(image)
+    # Pillow names a pixel by its centre, geometry by its corner
+    points = (outline + centre - (left, top)) * SUPERSAMPLING - 0.5
+    draw.polygon(points.ravel().tolist(), fill=255)
+    if CLASS_NAMES[label] == "ring":
+        middle = (points.max(axis=0) + points.min(axis=0)) / 2
+        hole = middle + (points - middle) * rng.uniform(0.5, 0.62)
+        draw.polygon(hole.ravel().tolist(), fill=0)
+    coverage = np.asarray(image.reduce(SUPERSAMPLING), dtype=np.float32) / 255
+    return _Shape(label, size, left, top, coverage)
+
+
+def _turned(rng: np.random.Generator, points: np.ndarray) -> np.ndarray:
+    angle = rng.uniform(0, 2 * math.pi)
+    cosine, sine = math.cos(angle), math.sin(angle)
+    return points @ np.array([[cosine, sine], [-sine, cosine]])
+
+
+def _circle(rng: np.random.Generator) -> np.ndarray:
+    angles = np.linspace(0, 2 * math.pi, 64, endpoint=False)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _square(rng: np.random.Generator) -> np.ndarray:
+    return np.array([(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)])
+
+
+def _triangle(rng: np.random.Generator) -> np.ndarray:
+    angles = np.arange(3) * 2 * math.pi / 3
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _star(rng: np.random.Generator) -> np.ndarray:
+    angles = np.arange(10) * math.pi / 5
+    radii = np.where(np.arange(10) % 2 == 0, 1.0, rng.uniform(0.38, 0.5))
+    return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
+
+
+def _cross(rng: np.random.Generator) -> np.ndarray:
+    arm = rng.uniform(0.25, 0.38)
+    corner = np.array([(1.0, -arm), (1.0, arm), (arm, arm)])
+    quarter = np.array([[0.0, 1.0], [-1.0, 0.0]])
+    return np.concatenate([corner @ np.linalg.matrix_power(quarter, turns) for turns in range(4)])
+
+
+# in the order of CLASS_NAMES; a ring is a circle with a hole
+_OUTLINES: tuple[Callable[[np.random.Generator], np.ndarray], ...] = (
+    _circle,
+    _square,
+    _triangle,
+    _star,
+    _circle,
+    _cross,
+)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Paint: how it looks
+
+
+def _between(rng: np.random.Generator, limits: tuple[int, int]) -> int:
+    return int(rng.integers(limits[0], limits[1] + 1))
+
+
+def _colours(
+    rng: np.random.Generator, count: int, saturation: tuple[float, float], brightness: tuple[float, float]
+) -> np.ndarray:
+    """(count, 3) float32 of any hue."""
+    hue, s, v = rng.uniform(
+        ((0.0,), saturation[:1], brightness[:1]), ((6.0,), saturation[1:], brightness[1:]), (3, count)
+    )
+    # HSV to RGB in closed form: each channel is a trapezoid of the hue
+    k = (np.array([5, 3, 1]) + hue[:, None]) % 6
+    dip = np.minimum(k, 4 - k).clip(0, 1)
+    rgb: np.ndarray = (255 * v[:, None] * (1 - s[:, None] * dip)).astype(np.float32)
+    return rgb
+
+
+def _cloud(rng: np.random.Generator, size: tuple[int, int], cells: int) -> np.ndarray:
+    """(H, W) float32 in about -1..1: smooth noise with `cells` bumps along the short side."""
+    height, width = size
+    rows, columns = (max(2, round(cells * side / min(size))) for side in size)
+    grid = Image.fromarray(rng.uniform(-1, 1, (rows, columns)).astype(np.float32))
+    return np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _background(rng: np.random.Generator, image_size: tuple[int, int], style: _Style) -> np.ndarray:
+    """(H, W, 3) float32: a colour gradient under a texture, strewn with clutter."""
+    height, width = image_size
+    base = _colours(rng, 1, (0.05, 0.45), (0.3, 0.95))[0]
+    accents = _colours(rng, 12, (0.05, 0.5), (0.25, 1.0)).reshape(3, 4, 3)
+    corners = base + rng.uniform(0.1, 0.35) * (accents - base)
+    gradient = Image.fromarray(corners.clip(0, 255).astype(np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
+    texture = _TEXTURES[int(rng.integers(len(_TEXTURES)))](rng, image_size)
+    canvas = np.asarray(gradient, dtype=np.float32) * (1 + rng.uniform(0.04, 0.14) * texture[..., None])
+    return _strew(rng, canvas.clip(0, 255), base, style)
+
+
+def _fractal(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    octaves = [
+        _cloud(rng, size, cells) / scale for cells, scale in ((4, 1.0), (9, 1.5), (20, 2.0), (45, 3.0))
+    ]
+    return np.sum(octaves, axis=0)
+
+
+def _grain(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    """Wood: waves along a direction, bent by noise."""
+    ys, xs = np.mgrid[: size[0], : size[1]].astype(np.float32)
+    angle, period = rng.uniform(0, math.pi), rng.uniform(7, 22)
+    along = xs * math.cos(angle) + ys * math.sin(angle) + 14 * _cloud(rng, size, 3)
+    return np.sin(along * (2 * math.pi / period)) + 0.4 * _cloud(rng, size, 40)
+
+
+def _tiles(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    """A floor: tiles of uneven brightness with dark joints."""
+    pitch, joint = int(rng.integers(22, 60)), int(rng.integers(1, 3))
+    rows, columns = (side // pitch + 2 for side in size)
+    tones = rng.uniform(-0.9, 0.9, (rows, columns)).astype(np.float32)
+    tones = tones.repeat(pitch, axis=0).repeat(pitch, axis=1)
+    for offset in range(joint):
+        tones[offset::pitch] = tones[:, offset::pitch] = -1.6
+    shift_y, shift_x = rng.integers(0, pitch, 2).tolist()
+    return tones[shift_y : shift_y + size[0], shift_x : shift_x + size[1]] + 0.4 * _cloud(rng, size, 40)
+
+
+_TEXTURES: tuple[Callable[[np.random.Generator, tuple[int, int]], np.ndarray], ...] = (
+    _fractal,
+    _grain,
+    _tiles,
+)
+
+
+def _strew(rng: np.random.Generator, canvas: np.ndarray, base: np.ndarray, style: _Style) -> np.ndarray:
+    """Strokes and long pebbles: of the objects' sizes and colours, but of none of their shapes."""
+    height, width = canvas.shape[:2]
+    scale = 2
+    # nearest: reduced again below, what no clutter covers is as it was
+    picture = Image.fromarray(canvas.astype(np.uint8)).resize(
+        (width * scale, height * scale), Image.Resampling.NEAREST
+    )
+    draw = ImageDraw.Draw(picture, "RGBA")
+
+    def ink() -> tuple[int, ...]:
+        colour = base + rng.uniform(0.25, 1.0) * (_colours(rng, 1, (0.1, 0.9), (0.15, 1.0))[0] - base)
+        return (*colour.clip(0, 255).astype(int).tolist(), int(rng.integers(90, 230)))
+
+    for _ in range(_between(rng, style.num_pebbles)):
+        size = math.exp(rng.uniform(*np.log(style.pebble_size)))
+        draw.polygon(
+            (_pebble(rng, size) + rng.uniform(0, (width, height))).ravel().dot(scale).tolist(), ink()
+        )
+    for _ in range(_between(rng, style.num_strokes)):
+        length = rng.uniform(0.05, 0.45) * min(height, width)
+        points = _stroke(rng, length) + rng.uniform(0, (width, height))
+        draw.line((points * scale).ravel().tolist(), ink(), width=int(rng.integers(2, 8)), joint="curve")
+    return np.asarray(picture.reduce(scale), dtype=np.float32)
+
+
+def _pebble(rng: np.random.Generator, size: float) -> np.ndarray:
+    """A bent blob, two to four times as long as wide."""
+    angles = np.linspace(0, 2 * math.pi, 24, endpoint=False)
+    radii = 1 + sum(
+        rng.uniform(0, 0.22) * np.cos(wave * angles + rng.uniform(0, 2 * math.pi)) for wave in (2, 3, 4)
+    )
+    points = np.stack([radii * np.cos(angles), radii * np.sin(angles) / rng.uniform(2, 4)], axis=1)
+    points[:, 1] += rng.uniform(-0.5, 0.5) * points[:, 0] ** 2
+    return _turned(rng, points * size / 2)
+
+
+def _stroke(rng: np.random.Generator, length: float) -> np.ndarray:
+    """A curve with one bend."""
+    t = np.linspace(0, 1, 12)[:, None]
+    bend = np.array([rng.uniform(0.2, 0.8), rng.uniform(-0.7, 0.7)])
+    return _turned(rng, (2 * t * (1 - t) * bend + t**2 * (1.0, 0.0)) * length)
+
+
+def _paint(rng: np.random.Generator, canvas: np.ndarray, shapes: list[_Shape], style: _Style) -> np.ndarray:
+    """The shapes on the background, farthest first, each with the shadow it throws on what is behind."""
+    angle = rng.uniform(0, 2 * math.pi)
+    light = np.array([math.cos(angle), math.sin(angle)])
+    shadow = rng.uniform(0.0, 0.5)
+    for shape in reversed(shapes):
+        _throw_shadow(canvas, shape, light, shadow)
+        in_picture, _ = shape.windows((canvas.shape[0], canvas.shape[1]))
+        behind = canvas[in_picture].mean(axis=(0, 1))
+        _blend(canvas, shape.left, shape.top, shape.coverage, _coat(rng, shape, behind, light, style))
+    return canvas
+
+
+def _blend(canvas: np.ndarray, left: int, top: int, alpha: np.ndarray, colours: np.ndarray) -> None:
+    in_picture, in_window = _windows(left, top, alpha.shape, (canvas.shape[0], canvas.shape[1]))
+    weight = alpha[in_window][..., None]
+    canvas[in_picture] += weight * (colours[in_window] - canvas[in_picture])
+
+
+def _throw_shadow(canvas: np.ndarray, shape: _Shape, light: np.ndarray, strength: float) -> None:
+    radius = 1 + 0.04 * shape.size
+    margin = math.ceil(2 * radius)
+    padded = np.pad(shape.coverage * 255, margin).astype(np.uint8)
+    blurred = Image.fromarray(padded).filter(ImageFilter.GaussianBlur(radius))
+    alpha = np.asarray(blurred, dtype=np.float32) * (strength / 255)
+    dx, dy = np.rint(light * (1 + 0.05 * shape.size)).astype(int).tolist()
+    _blend(canvas, shape.left - margin + dx, shape.top - margin + dy, alpha, np.zeros((*alpha.shape, 3)))
+
+
+def _coat(
+    rng: np.random.Generator, shape: _Shape, behind: np.ndarray, light: np.ndarray, style: _Style
+) -> np.ndarray:
+    """(h, w, 3) float32: a colour that stands out from what is behind; shading, stripes, a rim."""
+    candidates = _colours(rng, 8, (0.3, 1.0), (0.2, 1.0))
+    contrasts = np.linalg.norm(candidates - behind, axis=1)
+    enough = contrasts >= style.contrast
+    colour = candidates[np.argmax(enough) if enough.any() else np.argmax(contrasts)]
+
+    height, width = shape.coverage.shape
+    ys = (np.arange(height, dtype=np.float32)[:, None] - height / 2) / shape.size
+    xs = (np.arange(width, dtype=np.float32) - width / 2) / shape.size
+    shade = 1 - rng.uniform(0.1, 0.7) * (xs * light[0] + ys * light[1])
+    coat = colour * shade[..., None]
+    if shape.size >= 20 and rng.random() < 0.25:
+        angle = rng.uniform(0, math.pi)
+        waves = np.sin((xs * math.cos(angle) + ys * math.sin(angle)) * rng.uniform(12, 30)) > 0
+        coat += 0.45 * waves[..., None] * (_colours(rng, 1, (0.2, 1.0), (0.2, 1.0)) - coat)
+    if shape.size >= 16 and rng.random() < 0.5:
+        # box blur then a threshold: an erosion whose cost does not grow with the width
+        solid = Image.fromarray((shape.coverage * 255).astype(np.uint8))
+        inner = np.asarray(solid.filter(ImageFilter.BoxBlur(1 + 0.02 * shape.size)), dtype=np.float32) / 255
+        rim = 1 - ((inner - 0.7) / 0.3).clip(0, 1)
+        coat *= 1 + (rim * rng.choice((-0.45, 0.35)))[..., None]
+    return coat.clip(0, 255)
+
+
+def _photograph(rng: np.random.Generator, canvas: np.ndarray) -> Image.Image:
+    """Uneven light, sensor noise, a little out of focus now and then."""
+    size = (canvas.shape[0], canvas.shape[1])
+    light = 1 + rng.uniform(0, 0.2) * _cloud(rng, size, 2)
+    noise = rng.uniform(1, 6) * rng.standard_normal(size, dtype=np.float32)
+    exposed = canvas * light[..., None] + noise[..., None]
+    picture = Image.fromarray(exposed.clip(0, 255).astype(np.uint8))
+    if rng.random() < 0.2:
+        picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 0.8)))
+    return picture
