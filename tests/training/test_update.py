@@ -190,3 +190,23 @@ def test_bfloat16_reaches_the_forward_pass_only(run: Parts) -> None:
     assert dtypes == [torch.bfloat16] * len(micro_batches)
     assert not torch.is_autocast_enabled("cpu")
     assert {p.dtype for p in run.state.model.parameters()} == {torch.float32}
+
+
+def test_a_scaler_leaves_out_an_update_with_an_infinite_gradient(run: Parts) -> None:
+    micro_batches, count = first_update(run)
+    before = {name: value.clone() for name, value in run.state.model.named_parameters()}
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=1)
+    optimizer = descent(run)
+    losses = update(
+        run.model, run.criterion, optimizer, micro_batches, count=count, scaler=scaler, clip_norm=0.1
+    )
+    assert "gradient_norm" not in losses
+    assert math.isfinite(losses["loss"])
+    assert all(torch.equal(value, before[name]) for name, value in run.state.model.named_parameters())
+    assert scaler.get_scale() == 2.0**126
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    losses = update(
+        run.model, run.criterion, optimizer, micro_batches, count=count, scaler=scaler, clip_norm=0.1
+    )
+    assert losses["gradient_norm"] > 0.1
+    assert any(not torch.equal(value, before[name]) for name, value in run.state.model.named_parameters())

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 
 from ..files import write_text, writing
+from ..progress import progress_bar
 from ..system.environment import environment
 from ..words import exists, metric
 from .names import METRICS_FILE, STARTS_FILE
@@ -49,14 +50,13 @@ class TrainingLog:
     ):
         self.console, self.enabled = console, enabled
         self.folder = folder
-        self.progress = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[speed]:.1f} img/s  loss {task.fields[loss]:.2f}"),
-            console=console,
-            disable=not enabled or not console.is_terminal,
+        self.progress = progress_bar(
+            console,
+            enabled,
+            columns_after=(TextColumn("{task.fields[speed]:.1f} img/s  loss {task.fields[loss]:.2f}"),),
+            description="epoch {task.fields[epoch]}",
+            width=None,
+            transient=False,
         )
         self.task = self.progress.add_task(
             "train", total=last_step, completed=first_step, epoch=1, speed=0.0, loss=float("nan")
