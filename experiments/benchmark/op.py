@@ -309,14 +309,15 @@ def _print_times(case: Case, threads: int, names: Sequence[str], timings: Timing
         "times\nfaster than\ngrid_sample",
         "faster than\ntorch-ms-\ndeform-attn",
     )
+    rivals: tuple[Callable[[str], float | None], ...] = (
+        lambda what: grid_sample_seconds(timings, what),
+        lambda what: _median(timings, TORCH_MSDA, what),
+    )
     for name in names:
         forward, both = timings[name, FORWARD], timings[name, FORWARD_BACKWARD]
         over = [
             f"{_times_faster(rival(FORWARD), forward)} / {_times_faster(rival(FORWARD_BACKWARD), both)}"
-            for rival in (
-                lambda what: grid_sample_seconds(timings, what),
-                lambda what: _median(timings, TORCH_MSDA, what),
-            )
+            for rival in rivals
         ]
         rows.add_row(name, _milliseconds(forward), _milliseconds(both), *over)
     console.print(rows)

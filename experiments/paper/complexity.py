@@ -131,7 +131,8 @@ def _measure_cost(name: str, side: int, repeat: int) -> Cost:
     references = token_centres(memory)
 
     def forward() -> Tensor:
-        return attention(memory.tokens, memory.positions, references, memory)
+        result: Tensor = attention(memory.tokens, memory.positions, references, memory)
+        return result
 
     with kind.kernel():
         kept = _kept_bytes(forward)
@@ -223,11 +224,13 @@ def _weights(attention: MemoryAttention, memory: FeatureMemory) -> Tensor:
     chosen = _chosen_queries(memory)
     query = (memory.tokens + memory.positions)[:, chosen]
     if isinstance(attention, DeformableAttention):
-        return attention.attention_weights(query).view(-1, K).softmax(-1)
+        sampled: Tensor = attention.attention_weights(query).view(-1, K).softmax(-1)
+        return sampled
     assert isinstance(attention, DenseAttention)
     keys = memory.tokens + memory.positions
     _, weights = attention.attention(query, keys, memory.tokens, average_attn_weights=False)
-    return weights.flatten(0, 2)
+    result: Tensor = weights.flatten(0, 2)
+    return result
 
 
 def _gradient_per_key(attention: MemoryAttention, memory: FeatureMemory) -> float:

@@ -367,7 +367,8 @@ def _verdict(differences: Sequence[float], published: float) -> Verdict:
 def _has_a_sign(differences: Sequence[float]) -> bool:
     error = stdev(differences) / len(differences) ** 0.5
     least = float(student.ppf(1 - CHANCE, len(differences) - 1)) * error
-    return abs(fmean(differences)) > least
+    result: bool = abs(fmean(differences)) > least
+    return result
 
 
 def _entry(each: Experiment) -> dict[str, Any]:

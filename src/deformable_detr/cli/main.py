@@ -306,7 +306,8 @@ def _add_tta(parser: ArgumentParser) -> None:
 
 
 def _tta(arguments: Namespace) -> bool | Sequence[float]:
-    return arguments.tta_scales or arguments.tta
+    result: bool | Sequence[float] = arguments.tta_scales or arguments.tta
+    return result
 
 
 def _build_evaluate(argv: Sequence[str]) -> ArgumentParser:

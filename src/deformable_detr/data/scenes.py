@@ -49,7 +49,8 @@ class Scene:
     @property
     def areas(self) -> np.ndarray:
         """(N,) int64 pixels of the masks."""
-        return self.masks.sum(axis=(1, 2), dtype=np.int64)
+        result: np.ndarray = self.masks.sum(axis=(1, 2), dtype=np.int64)
+        return result
 
 
 def draw_scene(rng: np.random.Generator, image_size: tuple[int, int], small_objects: bool = False) -> Scene:
@@ -193,7 +194,8 @@ def _random_shape(rng: np.random.Generator, image_size: tuple[int, int], style: 
 def _turned(rng: np.random.Generator, points: np.ndarray) -> np.ndarray:
     angle = rng.uniform(0, 2 * math.pi)
     cosine, sine = math.cos(angle), math.sin(angle)
-    return points @ np.array([[cosine, sine], [-sine, cosine]])
+    result: np.ndarray = points @ np.array([[cosine, sine], [-sine, cosine]])
+    return result
 
 
 def _circle(rng: np.random.Generator) -> np.ndarray:
@@ -282,7 +284,8 @@ def _fractal(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     octaves = [
         _cloud(rng, size, cells) / scale for cells, scale in ((4, 1.0), (9, 1.5), (20, 2.0), (45, 3.0))
     ]
-    return np.sum(octaves, axis=0)
+    result: np.ndarray = np.sum(octaves, axis=0)
+    return result
 
 
 def _grain(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
@@ -290,7 +293,8 @@ def _grain(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     ys, xs = np.mgrid[: size[0], : size[1]].astype(np.float32)
     angle, period = rng.uniform(0, math.pi), rng.uniform(7, 22)
     along = xs * math.cos(angle) + ys * math.sin(angle) + 14 * _cloud(rng, size, 3)
-    return np.sin(along * (2 * math.pi / period)) + 0.4 * _cloud(rng, size, 40)
+    result: np.ndarray = np.sin(along * (2 * math.pi / period)) + 0.4 * _cloud(rng, size, 40)
+    return result
 
 
 def _tiles(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
@@ -409,7 +413,8 @@ def _coat(
         inner = np.asarray(solid.filter(ImageFilter.BoxBlur(1 + 0.02 * shape.size)), dtype=np.float32) / 255
         rim = 1 - ((inner - 0.7) / 0.3).clip(0, 1)
         coat *= 1 + (rim * rng.choice((-0.45, 0.35)))[..., None]
-    return coat.clip(0, 255)
+    result: np.ndarray = coat.clip(0, 255)
+    return result
 
 
 def _photograph(rng: np.random.Generator, canvas: np.ndarray) -> Image.Image:

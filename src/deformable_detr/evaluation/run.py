@@ -74,6 +74,7 @@ def evaluate(
     max_detections: int = 100,
     output: str | Path | None = None,
     device: str = "auto",
+    max_pixels: int | None = None,
     iou_threshold: float = 0.5,
     interpolation: Interpolation = "every_point",
     plus_one: bool = False,
@@ -99,6 +100,7 @@ def evaluate(
         output: where to write the result as JSON. Written whole or not at all, by the first process.
         device: where `model` is loaded; "auto" gives each process of a node a GPU of its own. A
             `Detector` stays where it is.
+        max_pixels: the largest H·W of a picture, as for `load`.
         tta: test-time augmentation (tta.py): flips and its usual scales, or flips and these scales. Batching
             is `exact` then.
         console: where notes go; standard error by default.
@@ -118,13 +120,15 @@ def evaluate(
     _check_options(batching, batch_size, threshold, max_detections)
     if not isinstance(model, str | Path) and device != "auto":
         raise UserError(f"device={device} comes too late for a detector that is loaded: pass it to load().")
+    if not isinstance(model, str | Path) and max_pixels is not None:
+        raise UserError("max_pixels comes too late for a detector that is loaded: pass it to load().")
     with _process_group():
         rank, num_processes = _rank_and_count()
         console = _console(console, rank)
         if output is not None and rank == 0:
             check_output_file(output)
         if isinstance(model, str | Path):
-            model = load(model, device=_own_device(device, num_processes))
+            model = load(model, device=_own_device(device, num_processes), max_pixels=max_pixels)
         scales = tta_scales(tta)
         detector = augmented_as_requested(model, scales)
         part = data if isinstance(data, Split) else _read(data, split, format, strict, console)

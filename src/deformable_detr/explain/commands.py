@@ -7,7 +7,7 @@ the verdicts on the missed objects of a data set.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,6 +66,7 @@ def write_explanation(
     most: int = 5,
     at: Sequence[Place] = (),
     device: str = "auto",
+    max_pixels: int | None = None,
 ) -> int:
     """Explain one picture in a file: .png (also .pdf, .svg), or .html, a page to explore.
 
@@ -73,6 +74,7 @@ def write_explanation(
         model: a `Detector`, or anything that `load` takes.
         layer: the decoder layer to draw, from 1; None is the last.
         most: panels for at most so many detections.
+        max_pixels: the largest H·W of a picture, as for `load`.
         at: places (x, y) in pixels, from which the encoder's attention is drawn too. The page has its own.
 
     Returns:
@@ -82,7 +84,7 @@ def write_explanation(
         UserError: the picture cannot be read, an option is out of range, the output cannot be written.
     """
     target = _checked_file(output, PICTURES + PAGES)
-    detector = model if isinstance(model, Detector) else load(model, device)
+    detector = model if isinstance(model, Detector) else load(model, device, max_pixels=max_pixels)
     if target.suffix.lower() in PAGES:
         if layer is not None:
             raise UserError("--layer is for pictures: the page lets you choose.")
@@ -108,13 +110,14 @@ def write_gradient(
     threshold: float = 0.5,
     most: int = 4,
     device: str = "auto",
+    max_pixels: int | None = None,
 ) -> int:
     """Draw what x, y, width, height and score of the best `most` detections look at (paper, figure 5).
 
     Returns, Raises: as `write_explanation`; also if nothing was detected.
     """
     target = _checked_file(output, PICTURES)
-    detector = model if isinstance(model, Detector) else load(model, device)
+    detector = model if isinstance(model, Detector) else load(model, device, max_pixels=max_pixels)
     result = gradients(detector, image, threshold, max_detections=most)
     if not len(result.detections):
         raise UserError(f"nothing is detected above {threshold}, so there is no gradient: lower --threshold.")
@@ -133,6 +136,7 @@ def write_missed(
     threshold: float = 0.5,
     most: int = 3,
     device: str = "auto",
+    max_pixels: int | None = None,
     console: Console | None = None,
 ) -> MissedReport:
     """Say for every object of a split that was not found which stage of the model lost it.
@@ -154,7 +158,7 @@ def write_missed(
         raise UserError(f"{part.source}: the split {part.name} has no images.")
     folder = Path(output)
     make_output_folder(folder)
-    detector = model if isinstance(model, Detector) else load(model, device)
+    detector = model if isinstance(model, Detector) else load(model, device, max_pixels=max_pixels)
 
     console = console or Console(stderr=True)
     tally, drawn = Tally(detector, threshold), Counter[Stage]()
@@ -220,11 +224,12 @@ def _draw_missed(detector: Detector, split: Split, judged: Judged, number: int, 
 
 def _image_of(split: Split, image: str | Path) -> ImageRecord:
     wanted = Path(image)
-    for same in (
+    ways: tuple[Callable[[ImageRecord], bool], ...] = (
         lambda record: record.path.resolve() == wanted.resolve(),
         lambda record: record.file_name == str(image),
         lambda record: record.path.name == wanted.name,
-    ):
+    )
+    for same in ways:
         found = [record for record in split.images if same(record)]
         if found:
             return found[0]

@@ -205,4 +205,5 @@ def repeated_boxes(boxes_xyxy: np.ndarray, labels: np.ndarray, rows: np.ndarray)
     # The index len(points) says that there is no further neighbour.
     earlier = np.append(first, len(rows))[near] < first[:, None]
     repeated[first[earlier.any(axis=1)]] = True
-    return np.sort(rows[repeated]).tolist()
+    result: list[int] = np.sort(rows[repeated]).tolist()
+    return result

@@ -36,6 +36,7 @@ def write_report(
     format: str = "auto",
     most_images: int = MOST_IMAGES,
     device: str = "auto",
+    max_pixels: int | None = None,
     progress: bool = True,
 ) -> Path:
     """Measure a model on a split and write the report, one HTML file that loads nothing.
@@ -48,6 +49,7 @@ def write_report(
         output: the file; None is `report.html` in the run folder (`report_SPLIT.html` for another split than
             val), or here, where `model` is no run folder.
         most_images: so many at most are looked at again, to say which stage of the model lost an object.
+        max_pixels: the largest H·W of a picture, as for `load`.
 
     Returns:
         The file written.
@@ -63,7 +65,7 @@ def write_report(
     part = None if measured is None else read_split(data, measured, format=format)
     history = read_history(Path(model))
     target = _target(output, Path(model) if history is not None else Path(), split)
-    detector = load(model, device)
+    detector = load(model, device, max_pixels=max_pixels)
     train_name = training_name(splits)
     train_split = None if train_name is None else read_split(data, train_name, format=format)
     rows = [] if part is None else collect_detections(detector, part, progress=progress)
