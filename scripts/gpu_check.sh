@@ -102,7 +102,7 @@ else
   step g 75
   if [ -z "$quick" ] && ncu=$(command -v ncu) && [ $SECONDS -lt 430 ]; then
     case $steps in *e*)
-      run ncu 40 "$ncu" --set detailed --kernel-name 'regex:_(forward|backward)_kernel' --launch-count 4 \
+      run ncu 40 "$ncu" --set detailed --kernel-name 'regex:^(forward|backward)_kernel' --launch-count 4 \
         "$python" -m experiments.gpu kernels "${common[@]}"
       tail -c 200000 "$work/logs/ncu" > "$out/ncu.txt" ;;
     esac

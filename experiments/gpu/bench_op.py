@@ -152,7 +152,7 @@ def cuts(which: str, dtype: str) -> Iterator[tuple[int, int, int]]:
 
 def launch_of(inputs: Inputs, which: str, dtype: torch.dtype, tile: Any) -> Any:
     """The call of our fused operator's kernel, cut as `tile` says."""
-    from deformable_detr.ops.triton_kernels import forced_tile
+    from deformable_detr.ops.triton_operators import forced_tile
 
     name = operators.BF16 if dtype == torch.bfloat16 else operators.FUSED
     forward = operators.forward_of(name, inputs)
@@ -166,7 +166,7 @@ def launch_of(inputs: Inputs, which: str, dtype: torch.dtype, tile: Any) -> Any:
 
 
 def _sweep(job: Job, inputs: Inputs, which: str, dtype: str, finding: Facts) -> None:
-    from deformable_detr.ops.triton_kernels import Tile
+    from deformable_detr.ops.triton_operators import Tile
 
     times: dict[str, Any] = {}
     usual = launch_of(inputs, which, DTYPES[dtype], None)
@@ -190,7 +190,7 @@ def _sweep(job: Job, inputs: Inputs, which: str, dtype: str, finding: Facts) -> 
 def compile_cuts(part: int, parts: int) -> None:
     """Compile this part of all cuts, so that the sweep finds them in Triton's cache. The same kernels serve
     every size of maps and every number of queries."""
-    from deformable_detr.ops.triton_kernels import Tile
+    from deformable_detr.ops.triton_operators import Tile
 
     small = Case("warm", ((8, 8), (4, 4), (2, 2), (1, 1)), None)
     inputs = make_inputs(small).to(torch.device("cuda"))

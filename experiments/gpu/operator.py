@@ -78,7 +78,7 @@ def findings_of(kind: str, dtype: torch.dtype, *, device: torch.device, seed: in
     narrow = make_call(kind, dtype, generator, Q=45, M=3, D=30, per_level=(2, 2, 2, 2))
     _compare(finding, "30 channels", narrow, narrow)
     if device.type == "cuda":
-        from deformable_detr.ops.triton_kernels import Tile, forced_tile
+        from deformable_detr.ops.triton_operators import Tile, forced_tile
 
         with forced_tile(Tile(queries=16, warps=4, unroll=4)):
             _compare(finding, "another cut", call, call)
