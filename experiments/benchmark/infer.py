@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import warnings
+from argparse import Namespace
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
@@ -26,13 +27,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jsonargparse import ArgumentParser, Namespace
 from PIL import Image
 from rich.console import Console
 from torch import nn
 
 from deformable_detr import checkpoint as checkpoints
 from deformable_detr.checkpoint import Checkpoint, class_table_for, transformers_format
+from deformable_detr.cli.options import Parser
 from deformable_detr.config import ModelConfig, RunConfig
 from deformable_detr.config import recipe as recipe_of
 from deformable_detr.errors import UserError
@@ -89,7 +90,7 @@ class Rival:
     outputs: Callable[[], Outputs]
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     add_shared_arguments(parser, "800x1066", PEERS)
 
 

@@ -6,15 +6,16 @@ the project's targets, each met or missed. Every operator must first give the re
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from deformable_detr import ops
+from deformable_detr.cli.options import Parser
 from deformable_detr.errors import UserError
 from deformable_detr.system.allocator import keep_large_buffers
 
@@ -57,24 +58,23 @@ LIMIT, LIMIT_BF16 = "limit", "limit bf16"
 Timings = dict[tuple[str, str], Timing]
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument(
+def add_arguments(parser: Parser) -> None:
+    parser.option(
         "--against",
-        type=str | None,
-        default=None,
-        help=f"NAME,… of {', '.join(PEERS)} (default: all installed)",
+        str | None,
+        None,
+        f"Operators to compare with, of {', '.join(PEERS)}. Default: all that are installed.",
+        shown="NAME,…",
     )
-    parser.add_argument("--threads", type=str, default="1,all", help="numbers of threads, and all")
-    parser.add_argument("--repeats", type=int, default=11, help="turns of each operator")
-    parser.add_argument(
-        "--output", type=str | None, default=None, help="write everything measured as JSON here"
+    parser.option(
+        "--threads", str, "1,all", "Numbers of threads to measure with; all: every core.", shown="N,…"
     )
-    parser.add_argument(
-        "--keep-buffers",
-        action="store_true",
-        help="glibc keeps large buffers, as in this package's own processes",
+    parser.option("--repeats", int, 11, "How often each operator is timed.")
+    parser.option(
+        "--output", str | None, None, "Write everything that was measured as JSON here.", shown="FILE"
     )
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: only to see that it works")
+    parser.flag("--keep-buffers", "Let glibc keep large buffers, as in this package's own processes.")
+    parser.flag("--quick", "Use tiny sizes, only to see that everything works.")
 
 
 def run(arguments: Namespace) -> None:

@@ -102,10 +102,12 @@ def test_wrong_options_are_told(
     assert not (tmp_path / "out").exists()
 
 
-def test_stdin_goes_alone(finder: SquareFinder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stdin_is_the_only_source(
+    finder: SquareFinder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for arguments in (("-", tmp_path), ("-", "--output", tmp_path)):
         assert run(*arguments) == 2
-        assert "the source - goes alone and without --output" in capsys.readouterr().err
+        assert "the source - must be the only one, without --output" in capsys.readouterr().err
 
 
 def test_ctrl_c_says_what_was_done(

@@ -143,7 +143,7 @@ def test_what_it_recommends_to_run_can_be_run(run: Path) -> None:
     text = (run / REPORT_PAGE).read_text(encoding="utf-8")
     named = set(re.findall(r"deformable-detr ([a-z]+)", text))
     assert named
-    assert named <= COMMANDS.keys()
+    assert named <= set(COMMANDS)
 
 
 def test_the_command_makes_it_again_for_any_split(

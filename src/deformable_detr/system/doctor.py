@@ -21,7 +21,6 @@ PACKAGES = (
     "timm",
     "faster-coco-eval",
     "supervision",
-    "jsonargparse",
     "transformers",
     "onnxruntime",
     "openvino",
