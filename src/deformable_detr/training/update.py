@@ -118,9 +118,7 @@ def _losses(
 
 def _require_finite(loss: float, targets: Sequence[Target], number: int) -> None:
     if not math.isfinite(loss):
-        raise NonFiniteError(
-            f"update {number}: the loss of images {_names_of(targets)} is {loss}; {_ADVICE}"
-        )
+        raise NonFiniteError(f"update {number}: the loss of images {_names_of(targets)} is {loss}; {_ADVICE}")
 
 
 def _as_numbers(groups: Sequence[Mapping[str, Tensor]]) -> list[dict[str, float]]:
