@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
-# gpu_check.sh [--device cuda|cpu] [--quick] [--steps abcdefg] [--seed N] OUT
+# gpu_check.sh [--device cuda|cpu] [--quick] [--sweep] [--steps abcdefg] [--seconds N] [--seed N] OUT
 #
-# Everything that only a GPU can tell, in one command of at most eight minutes: see experiments/gpu/ and docs/gpu.md.
+# Everything that only a GPU can tell, in one command of at most N seconds (345): see experiments/gpu/ and docs/gpu.md.
+# --sweep: also look for better cuts of the kernels, and let ncu look at them; give it a hundred seconds more.
 # It needs no network: what the machine lacks comes from .wheels/ (scripts/gpu_wheels.sh). OUT gets results.json,
 # summary.txt, log.txt, profile.txt and ncu.txt, written as it goes. Exit code 1: a step that proves something failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-device=cuda quick= steps=abcdefg seed=$RANDOM out=
+device=cuda quick= sweep= steps=abcdefg seconds=345 seed=$RANDOM out=
 while [ $# -gt 0 ]; do
   case $1 in
     --device) device=$2; shift ;;
     --quick) quick=--quick ;;
+    --sweep) sweep=--sweep ;;
+    --seconds) seconds=$2; shift ;;
     --steps) steps=${2//,/}; shift ;;
     --seed) seed=$2; shift ;;
     -*) echo "gpu_check.sh: there is no option $1" >&2; exit 2 ;;
@@ -19,7 +22,7 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-if [ -z "$out" ]; then echo "usage: gpu_check.sh [--device cuda|cpu] [--quick] [--steps abc] [--seed N] OUT" >&2; exit 2; fi
+if [ -z "$out" ]; then echo "usage: gpu_check.sh [--device cuda|cpu] [--quick] [--sweep] [--steps abc] [--seconds N] [--seed N] OUT" >&2; exit 2; fi
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 work=$(mktemp -d)
@@ -49,7 +52,7 @@ run() {
 }
 
 # ---- What the machine lacks ----------------------------------------------------------------------
-needed='import deformable_detr.ops, faster_coco_eval, jsonargparse; assert deformable_detr.ops.native_available()'
+needed='import deformable_detr.ops, faster_coco_eval; assert deformable_detr.ops.native_available()'
 if ! "$python" -c "$needed" 2>> "$log"; then
   site=$work/site
   wheels=(.wheels/*.whl)
@@ -63,9 +66,17 @@ export PYTHONPATH=$work/rival${PYTHONPATH:+:$PYTHONPATH}
 gpu() { "$python" -m experiments.gpu "$@" "${common[@]}"; }
 run machine 60 "$python" -m experiments.gpu machine "${common[@]}"
 
-# step LETTER SECONDS: one step in its time box; it knows of the box, and leaves out what no longer fits.
+# step LETTER SECONDS [THREADS]: one step in its time box; it knows of the box, and leaves out what no longer fits.
 step() {
-  case $steps in *$1*) run "step_$1" $(($2 + 8)) "$python" -m experiments.gpu step "$1" --seconds "$2" "${common[@]}" ;; esac
+  case $steps in
+    *$1*) run "step_$1" $(($2 + 6)) env ${3:+OMP_NUM_THREADS=$3} "$python" -m experiments.gpu step "$1" --seconds "$2" $sweep "${common[@]}" ;;
+  esac
+}
+# measure LETTER SECONDS SPARE: at most SECONDS, and so that SPARE of all the time are left.
+measure() {
+  local left=$((seconds - SECONDS - $3 - 8))
+  if [ $left -gt $2 ]; then left=$2; fi
+  if [ $left -ge 12 ]; then step $1 $left; else note "no time was left for step $1"; fi
 }
 
 if [ "$device" = cpu ]; then
@@ -74,10 +85,11 @@ else
   # First what proves, side by side, and beside it what the other steps need: pictures, and compiled code.
   sdist=$(ls .wheels/torch_ms_deform_attn-*.tar.gz 2>/dev/null | head -1)
   proving=() helping=()
-  step a 120 & proving+=($!)
-  step b 110 & proving+=($!)
-  step c 130 & proving+=($!)
+  step c 132 1 & proving+=($!)
+  step a 126 1 & proving+=($!)
+  step b 120 3 & proving+=($!)
   case $steps in *d*) run draw 110 "$python" -m experiments.gpu draw "${common[@]}" & helping+=($!) ;; esac
+  case $steps in *f*) run variant 120 "$python" -m experiments.gpu compile-variant "${common[@]}" & helping+=($!) ;; esac
   case $steps in *e*)
     if [ -n "$sdist" ] && ! "$python" -c "import torch_ms_deform_attn" 2> /dev/null; then
       # Its headers ask for more than some toolkits bring: PyTorch's own packages have the rest.
@@ -85,22 +97,19 @@ else
       run rival 150 env CPATH="$more" FORCE_CUDA=1 FORCE_OPENMP=0 TORCH_CUDA_ARCH_LIST=9.0 CUDA_HOME="${CUDA_HOME:-/usr/local/cuda}" \
         "$python" -m pip install -q --no-index --no-deps --no-build-isolation --no-cache-dir --target "$work/rival" "$sdist" & helping+=($!)
     fi
-    for part in 0 1 2 3 4 5 6 7; do
-      run "cuts_$part" 130 "$python" -m experiments.gpu compile-cuts $part 8 "${common[@]}" & helping+=($!)
-    done ;;
-  esac
-  case $steps in *f*)
-    for number in 0 1 2; do
-      run "variant_$number" 140 "$python" -m experiments.gpu compile-variant $number "${common[@]}" & helping+=($!)
-    done ;;
+    if [ -n "$sweep" ]; then
+      for part in 0 1 2 3 4 5 6 7; do
+        run "cuts_$part" 130 "$python" -m experiments.gpu compile-cuts $part 8 "${common[@]}" & helping+=($!)
+      done
+    fi ;;
   esac
   wait "${proving[@]}" "${helping[@]}"
-  # Then what measures, alone.
-  step d 100
-  step e 55
-  step f 85
-  step g 75
-  if [ -z "$quick" ] && ncu=$(command -v ncu) && [ $SECONDS -lt 430 ]; then
+  # Then what measures, alone, and last the small model, which takes what is left.
+  measure g 62 90
+  measure f 48 55
+  measure e $([ -n "$sweep" ] && echo 60 || echo 25) 40
+  measure d 85 0
+  if [ -n "$sweep" ] && ncu=$(command -v ncu); then
     case $steps in *e*)
       run ncu 40 "$ncu" --set detailed --kernel-name 'regex:^(forward|backward)_kernel' --launch-count 4 \
         "$python" -m experiments.gpu kernels "${common[@]}"

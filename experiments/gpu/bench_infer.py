@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,10 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from deformable_detr.inference import cuda
+from deformable_detr.models import DetectionModel
+
 from .clock import captured, host_ms, median_ms
-from .parts import Plain, detector, images, precision, transformers_model
+from .parts import PRECISIONS, Plain, detector, images, precision, transformers_model
 from .profiling import host_waits, profiled
 from .report import Facts, Job
 
@@ -43,27 +48,26 @@ class Variant:
 
 
 EAGER = tuple(Variant(precision, batch) for batch in (1, 4) for precision in ("fp32", "tf32", "bf16"))
-COMPILED = (
-    Variant("bf16", 1, "compiled", channels_last=True),
-    Variant("bf16", 4, "compiled", channels_last=True),
-    Variant("tf32", 1, "compiled", channels_last=True),
-)
+COMPILED = Variant("bf16", 1, "compiled", channels_last=True)
 VARIANTS = (
     *EAGER,
-    Variant("bf16", 1, channels_last=True),
-    Variant("bf16", 4, channels_last=True),
-    Variant("tf32", 1, channels_last=True),
-    Variant("bf16", 1, weights="bfloat16", channels_last=True),
     Variant("bf16", 1, "graph", channels_last=True),
     Variant("bf16", 1, "graph", channels_last=True, weights="bfloat16"),
-    Variant("bf16", 4, "graph", channels_last=True),
-    Variant("tf32", 1, "graph", channels_last=True),
-    Variant("fp32", 1, "graph", channels_last=True),
-    *COMPILED,
+    COMPILED,
     Variant("bf16", 1, "compiled graph", channels_last=True),
 )
 QUICK_VARIANTS = (Variant("fp32", 1), Variant("fp32", 2, channels_last=True))
 THEIRS = EAGER
+# (precision, batch) of what `predict` computes with: inference/cuda.
+RUNNER_FORMS = (
+    ("bf16", 1),
+    ("fp32", 1),
+    ("tf32", 1),
+    ("fp16", 1),
+    ("bf16", 4),
+    ("fp32", 4),
+    ("tf32", 4),
+)
 SECONDS_TO_COMPILE = 18.0  # where the cache has it
 
 
@@ -78,6 +82,9 @@ def run(job: Job) -> None:
         found[variant.name] = job.report.find(f"ours: {variant.name}", body, needs_seconds=needed)
         if variant == EAGER[-1]:  # before the compiler's turn, which may take all the time that is left
             _measure_theirs(job, theirs, found)
+            for precision, batch in RUNNER_FORMS[: 1 if job.quick else None]:
+                name = f"our runner: {precision}, batch {batch}"
+                found[name] = job.report.find(name, partial(_runner, job, made.model, precision, batch))
             job.report.find("one picture to detections", partial(_whole, job))
             if job.on_gpu:
                 job.report.find("profile", partial(_profile, job, made.model))
@@ -131,6 +138,24 @@ def _ours(job: Job, model: nn.Module, variant: Variant, finding: Facts) -> None:
     gc.collect()
 
 
+def _runner(job: Job, model: DetectionModel, name: str, batch: int, finding: Facts) -> None:
+    """The model as `predict` runs it, by graph, with pictures that are on the GPU; `from_host_ms`: with
+    pictures that are not."""
+    runner = cuda.Runner(model, job.device, PRECISIONS[name] or torch.float32)
+    pictures = images(QUICK_SIZE if job.quick else SIZE, batch, job.device)
+    on_host = pictures.to("cpu")
+    with precision("fp32" if name == "fp32" else "tf32", job.device):
+        started = time.perf_counter()
+        for _ in range(2):  # plainly, recorded
+            runner(pictures)
+        finding["first_two_calls_ms"] = (time.perf_counter() - started) * 1e3
+        _time(job, partial(runner, pictures), batch, finding)
+        finding["from_host_ms"] = median_ms(
+            partial(runner, on_host), job.device, quick=job.quick, budget_ms=200
+        )
+    gc.collect()
+
+
 def _theirs(job: Job, model: nn.Module, variant: Variant, finding: Facts) -> None:
     batch = images(QUICK_SIZE if job.quick else SIZE, variant.batch, job.device)
     mask = (~batch.mask).long()
@@ -152,11 +177,11 @@ def _time(job: Job, call: Callable[[], Any], batch: int, finding: Facts) -> None
         finding["peak_bytes"] = torch.cuda.max_memory_allocated()
 
 
-def compile_variant(number: int) -> None:
-    """Compile one variant, so that step (f) finds it in the compiler's cache."""
+def compile_variant() -> None:
+    """Compile the variant that is compiled, so that step (f) finds it in the compiler's cache."""
     device = torch.device("cuda")
     model = detector(RECIPE).model.to(device)
-    call_of(model, COMPILED[number], device, quick=False)()
+    call_of(model, COMPILED, device, quick=False)()
     torch.cuda.synchronize()
 
 
@@ -172,15 +197,22 @@ def _whole(job: Job, finding: Facts) -> None:
     for dtype in ("fp32", "bf16") if job.on_gpu else ("fp32",):
         recipe = QUICK_RECIPE if job.quick else RECIPE
         ours = dd.create(recipe, device=str(job.device), dtype=dtype)
+        pixels = ours.preprocess(Image.fromarray(picture))
+        finding[f"{dtype}_without_preprocessing_ms"] = median_ms(
+            partial(ours.detect, [pixels], [size]), job.device, quick=job.quick, budget_ms=300
+        )
         milliseconds = median_ms(
             partial(ours.predict, picture, threshold=0.0), job.device, quick=job.quick, budget_ms=500
         )
         finding[f"{dtype}_ms"], finding[f"{dtype}_pictures_per_second"] = milliseconds, 1e3 / milliseconds
 
 
-def _profile(job: Job, model: nn.Module, finding: Facts) -> None:
-    call = call_of(model, Variant("bf16", 1, channels_last=True), job.device, job.quick)
-    finding.update(profiled("forward, bf16, batch 1", call, job.device, job.output / "profile.txt"))
+def _profile(job: Job, model: DetectionModel, finding: Facts) -> None:
+    runner = cuda.Runner(model, job.device, torch.bfloat16)
+    call = partial(runner, images(SIZE, 1, job.device))
+    for _ in range(2):
+        call()
+    finding.update(profiled("our runner, bf16, batch 1", call, job.device, job.output / "profile.txt"))
 
 
 def _waits(job: Job, model: nn.Module, finding: Facts) -> None:
@@ -196,8 +228,12 @@ def _targets(found: dict[str, Facts], finding: Facts) -> None:
         name: each["pictures_per_second"] for name, each in found.items() if "pictures_per_second" in each
     }
     ours = {name: speed for name, speed in speeds.items() if name.startswith("bf16, batch 1")}
+    runner = speeds.get("our runner: bf16, batch 1")
     theirs = speeds.get(f"transformers: {Variant('bf16', 1).name}")
     finding["paper_v100_pictures_per_second"] = PAPER_V100_FPS
+    if runner:
+        finding["our runner, pictures per second"] = runner
+        finding["our runner, times transformers"] = None if theirs is None else runner / theirs
     if ours:
         best = max(ours, key=lambda name: ours[name])
         finding["best"], finding["pictures_per_second"] = best, ours[best]

@@ -58,7 +58,7 @@ def run(job: Job) -> None:
         }
         job.report.find(f"{case.name}: floor", partial(_floor, case, rates))
     job.report.find("targets", partial(_targets, found))
-    if job.on_gpu:
+    if job.on_gpu and job.sweep:
         for case in cases:
             inputs = make_inputs(case).to(job.device)
             for which in PASSES:

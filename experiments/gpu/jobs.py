@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deformable_detr.data.drawn import generate
 
-TRAIN_PICTURES, VAL_PICTURES = 1600, 160
+TRAIN_PICTURES, VAL_PICTURES = 1600, 100
 PATIENCE_SECONDS = 120.0
 IMAGE_SIZE = (120, 160)
 

@@ -51,6 +51,8 @@ class Report:
         else:
             try:
                 body(finding)
+            except TimeoutError as error:
+                finding["skipped"] = str(error) or "it was not done in time"
             except Exception as error:
                 finding["ok"] = False
                 finding["error"] = f"{type(error).__name__}: {error}"[:2000]
@@ -80,6 +82,7 @@ class Job:
     work: Path
     output: Path
     report: Report
+    sweep: bool = False
 
     @property
     def on_gpu(self) -> bool:

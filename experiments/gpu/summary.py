@@ -55,6 +55,11 @@ def _step(letter: str, step: Facts | None) -> list[str]:
     lines += [
         f"     NOT GOOD {finding['name']}: {_why(finding)}" for finding in findings if not finding["ok"]
     ]
+    lines += [
+        f"     SKIPPED {finding['name']}: {finding['skipped']}"
+        for finding in findings
+        if "skipped" in finding
+    ]
     return lines + [f"     {line}" for line in _numbers(letter, findings)]
 
 
@@ -104,6 +109,9 @@ def _speeds(findings: list[Facts], by_name: dict[str, Facts]) -> list[str]:
             host = f", host {finding['host_ms']:.0f}" if "host_ms" in finding else ""
             size = f", {finding['peak_bytes'] / 1e9:.1f} GB" if "peak_bytes" in finding else ""
             items.append(f"{finding['name']} {rate:.1f}/s ({finding['ms']:.1f} ms{host}{size})")
+        for name, value in finding.items():
+            if finding["name"] == "one picture to detections" and name.endswith("_ms"):
+                items.append(f"one picture to detections, {name.removesuffix('_ms')} {value:.1f} ms")
     for name in ("where the host waits", "where the host waits in `train`"):
         waits = by_name.get(name, {})
         count = waits.get("waits", waits.get("waits_per_update"))

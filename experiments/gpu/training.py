@@ -26,7 +26,8 @@ from .report import Facts, Job, limit, require
 
 RECIPE = "deformable_detr_lite"
 METRICS = "metrics.jsonl"
-UPDATES, QUICK_UPDATES = 50, 6
+UPDATES, QUICK_UPDATES = 30, 6
+SHORT_UPDATES = 12  # for runs that are compared with each other
 SMALL_PICTURES: dict[str, Any] = {
     "data.image_size": 120,
     "data.max_size": 200,
@@ -55,13 +56,13 @@ def run(job: Job) -> None:
     find("bf16", partial(_learns, job, "bf16", updates))
     if job.on_gpu:
         find("fp16 with gradient scaling", partial(_learns, job, "fp16", updates))
-    find("stop and resume", partial(_resumes, job, updates))
-    find("accumulation", partial(_accumulates, job))
-    find("activation checkpointing", partial(_checkpoints_activations, job))
-    find("stopped by a signal", partial(_stops, job), needs_seconds=10)
+    find("stop and resume", partial(_resumes, job, min(updates, SHORT_UPDATES)))
     if job.on_gpu:
-        find("one process under torchrun, NCCL", partial(_torchrun, job), needs_seconds=20)
+        find("one process under torchrun, NCCL", partial(_torchrun, job), needs_seconds=15)
+    find("accumulation and activation checkpointing", partial(_same_gradients, job))
+    if job.on_gpu:
         find("deterministic", partial(_deterministic, job), needs_seconds=10)
+    find("stopped by a signal", partial(_stops, job), needs_seconds=10)
 
 
 def settings(job: Job, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,14 +71,15 @@ def settings(job: Job, changes: Mapping[str, Any]) -> dict[str, Any]:
         "train.backbone_weights": None,
         "train.batch_size": 4 if job.quick else 8,
         "train.epochs": 1000,
-        "train.warmup_steps": 2 if job.quick else 10,
+        "train.warmup_steps": 2 if job.quick else 5,
+        "train.precision": "fp32",
         "train.schedule": "step",
         "train.ema_decay": 0.0,
         "train.log_every": 1,
         "train.report": False,
         "train.evaluate_every": 1000,
         "train.seed": job.seed % 1000,
-        "data.num_workers": 0 if job.quick else 4,
+        "data.num_workers": 0 if job.quick else 2,
     }
     return base | SMALL_PICTURES | (TINY_MODEL if job.quick else {}) | dict(changes)
 
@@ -144,23 +146,24 @@ def _resumes(job: Job, updates: int, finding: Facts) -> None:
     limit(finding, _largest_difference(halves, first), bound, "difference_after_resume")
 
 
-def _accumulates(job: Job, finding: Facts) -> None:
+def _same_gradients(job: Job, finding: Facts) -> None:
+    """One batch, the same in two halves, and the same with layers that are computed again."""
     batch = int(settings(job, {})["train.batch_size"])
-    whole = trained(job, "one batch", PLAIN)
-    parts = trained(job, "two halves", PLAIN | {"train.batch_size": batch // 2, "train.accumulate": 2})
-    limit(finding, _largest_difference(parts[:1], whole[:1]), 1e-3, "difference_of_first_update")
-    limit(finding, _largest_difference(parts, whole), 0.1, "difference_of_all_updates")
-
-
-def _checkpoints_activations(job: Job, finding: Facts) -> None:
-    plain = trained(job, "kept", PLAIN)
-    if job.on_gpu:
-        finding["peak_bytes_plain"] = torch.cuda.max_memory_allocated()
-    again = trained(job, "computed again", PLAIN | {"train.activation_checkpointing": True})
-    if job.on_gpu:
-        finding["peak_bytes"] = torch.cuda.max_memory_allocated()
-    limit(finding, _largest_difference(again[:1], plain[:1]), 1e-4, "difference_of_first_update")
-    limit(finding, _largest_difference(again, plain), 0.1, "difference_of_all_updates")
+    forms = {
+        "plain": {},
+        "two halves": {"train.batch_size": batch // 2, "train.accumulate": 2},
+        "computed again": {"train.activation_checkpointing": True},
+    }
+    rows = {}
+    for name, changes in forms.items():
+        rows[name] = trained(job, name, PLAIN | changes)
+        if job.on_gpu:
+            finding[f"peak_bytes, {name}"] = torch.cuda.max_memory_allocated()
+    for name, bound in (("two halves", 1e-3), ("computed again", 1e-4)):
+        first = _largest_difference(rows[name][:1], rows["plain"][:1])
+        limit(finding, first, bound, f"{name}: difference_of_first_update")
+        difference = _largest_difference(rows[name], rows["plain"])
+        limit(finding, difference, 0.1, f"{name}: difference_of_all_updates")
 
 
 def _stops(job: Job, finding: Facts) -> None:
@@ -191,7 +194,7 @@ def _torchrun(job: Job, finding: Facts) -> None:
     output = job.work / "runs" / "torchrun"
     options = [
         f"--{name}={_text(value)}"
-        for name, value in settings(job, {"train.max_steps": 5, "train.precision": "bf16"}).items()
+        for name, value in settings(job, {"train.max_steps": 5, "train.precision": "auto"}).items()
     ]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1"]
     command += ["-m", "deformable_detr", "train", str(job.data), "--recipe", RECIPE, "--output", str(output)]
@@ -201,6 +204,7 @@ def _torchrun(job: Job, finding: Facts) -> None:
     finding["output"] = (done.stdout + done.stderr).strip().splitlines()[-8:]
     require(finding, done.returncode == 0, f"it ended with {done.returncode}")
     require(finding, len(losses_of(output)) == 5, "not all updates were made")
+    require(finding, "bfloat16" in done.stdout, "train.precision auto was not bfloat16")
 
 
 def _text(value: Any) -> str:

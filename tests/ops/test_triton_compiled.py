@@ -1,7 +1,7 @@
 """What the GPU kernels become: compiled ahead of time for GPUs that are not here, and looked at.
 
-The launchers of ops/triton_operators.py run as they would on a GPU, up to the launch: a driver that only names
-a target stands in for CUDA's. So the kernels are compiled with the very constants, alignments and
+The launchers of ops/triton_operators.py run as they would on a GPU, up to the launch: a driver that only
+names a target stands in for CUDA's. So the kernels are compiled with the very constants, alignments and
 specialisations that a user's call leads to.
 """
 

@@ -1,4 +1,4 @@
-"""The model as `predict` runs it on a GPU, where launching 1,600 kernels takes the host longer than they take.
+"""The model as `predict` runs it on a GPU, where launching 1,600 kernels takes longer than they take.
 
 `optimise` (build.py) rebuilds the plain model: norms folded into the convolutions, channels_last, weights of
 backbone, neck and encoder in the chosen type. `Graphs` (graphs.py) replays the whole forward pass as one CUDA
