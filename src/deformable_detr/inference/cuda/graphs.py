@@ -42,7 +42,7 @@ class CudaReplay(Replay):
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
         # (Other threads may go on using the GPU meanwhile.)
-        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             self.outputs = function(*self.inputs)
 
     def replay(self) -> None:
