@@ -9,6 +9,7 @@ from .options import (
     Parser,
     add_data,
     add_format,
+    add_max_pixels,
     add_model,
     add_output,
     add_split,
@@ -25,6 +26,7 @@ def add_arguments(parser: Parser) -> None:
     add_data(parser)
     add_split(parser)
     add_format(parser)
+    add_max_pixels(parser)
     parser.flag("--strict", "Refuse data that has problems.")
     add_output(parser, None, "Write the result as JSON to this file (metrics.json).")
     parser.option("--metric", Literal["coco", "voc"], "coco", "COCO's or Pascal VOC's average precision.")

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..words import count
-from .options import Parser, add_format, add_model, add_output, add_split
+from .options import Parser, add_format, add_max_pixels, add_model, add_output, add_split
 
 SUMMARY = "where the model looked, and why objects were missed"
 
@@ -51,10 +51,15 @@ def add_arguments(parser: Parser) -> None:
     )
     add_split(parser, "With --missed: the part of DATA to use.")
     add_format(parser)
+    add_max_pixels(parser)
 
 
 def run(arguments: Namespace) -> int:
-    common = {"threshold": arguments.threshold, "device": arguments.device}
+    common = {
+        "threshold": arguments.threshold,
+        "device": arguments.device,
+        "max_pixels": arguments.max_pixels,
+    }
     if arguments.most is not None:
         common["most"] = arguments.most
     if arguments.missed is not None:

@@ -13,6 +13,7 @@ import traceback
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Protocol, cast
 
 from ..system.allocator import keep_large_buffers
@@ -35,6 +36,7 @@ COMMANDS = (
 
 # What the operating system says if a file is to be written and cannot be. (Whatever reads a user's file looks
 # for it first.)
+_NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")  # in torch's messages
 _WRONG_PATH = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError, FileNotFoundError)
 
 
@@ -82,6 +84,9 @@ def execute(
     make_parser: Callable[[Sequence[str]], Parser], run: Callable[[Namespace], int], typed: Sequence[str]
 ) -> int:
     """Parse what was typed and run it; returns the exit code. Exceptions of errors.py carry their own."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # names need not be UTF-8, nor need the terminal
+            stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in typed
     words = [word for word in typed if word != "--debug"]
     try:
@@ -96,9 +101,20 @@ def execute(
         code = getattr(error, "exit_code", None)
         if code is not None:
             return fail(str(error), code)
+        if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY):
+            return refuse(
+                "there is not enough memory for this input: use a larger machine, or smaller pictures, "
+                f"batches or files{_detail(error)}; --debug shows where."
+            )
         if isinstance(error, _WRONG_PATH) and error.filename is not None:
             return refuse(f"{error.filename}: {error.strerror}; name another path.")
         return fail(f"{type(error).__name__}: {error} (--debug shows where)", 1)
+
+
+def _detail(error: Exception) -> str:
+    """The words of an error in brackets; MemoryError often has none."""
+    words = " ".join(str(error).split())
+    return f" ({words:.200})" if words else ""
 
 
 def _overview() -> str:

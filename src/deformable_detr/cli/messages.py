@@ -6,12 +6,17 @@ import difflib
 import sys
 from collections.abc import Iterable
 
+from ..words import printable
+
 PROGRAM = "deformable-detr"
 
 
 def fail(sentence: str, code: int) -> int:
-    """Print a sentence as one line on stderr and return the exit code."""
-    print(f"{PROGRAM}: {' '.join(sentence.split())}", file=sys.stderr)
+    """Print a sentence as one line on stderr and return the exit code.
+
+    Control characters in the names that it quotes are shown as escapes.
+    """
+    print(f"{PROGRAM}: {printable(' '.join(sentence.split()))}", file=sys.stderr)
     return code
 
 

@@ -207,6 +207,16 @@ def add_output(parser: Parser, default: str | None, help: str, shown: str = "FIL
     parser.option("--output", str | None, default, help, shown=shown)
 
 
+def add_max_pixels(parser: Parser) -> None:
+    parser.option(
+        "--data.max_pixels",
+        int | None,
+        None,
+        "The largest picture to read, in pixels. Default: the limit that MODEL was trained with.",
+        to="max_pixels",
+    )
+
+
 def add_dtype(parser: Parser) -> None:
     parser.option(
         "--dtype", Literal["fp32", "bf16", "fp16"], "fp32", "The number format that the model computes in."

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import PredictionInterrupted, UserError
 from .messages import fail
-from .options import Parser, add_dtype, add_model, add_output, add_tta, listed, without_tta
+from .options import Parser, add_dtype, add_max_pixels, add_model, add_output, add_tta, listed, without_tta
 
 SUMMARY = "find objects in pictures and videos, draw and list them"
 
@@ -35,7 +35,14 @@ def add_arguments(parser: Parser) -> None:
         shown="CAR=0.3,…",
         read=_class_thresholds,
     )
-    parser.option("--classes", str, None, "Find only these classes.", shown="CAR,BUS,…", read=listed)
+    parser.option(
+        "--classes",
+        str,
+        None,
+        "Find only these classes. Names may have commas.",
+        shown="CAR,BUS,…",
+        read=listed,
+    )
     parser.flag("--tile", "Look at pictures in tiles, for small objects in large pictures.")
     parser.option(
         "--tile-size",
@@ -52,6 +59,7 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.option("--batch-size", int, 4, "The number of pictures or frames that are computed together.")
     add_dtype(parser)
+    add_max_pixels(parser)
 
 
 def run(arguments: Namespace) -> int:
@@ -92,12 +100,17 @@ def _predict_lines(model: str, device: str, dtype: str, tta: Any, **options: Any
 
 def _class_thresholds(text: str) -> dict[str, float]:
     thresholds = {}
-    for pair in listed(text):
+    begun = ""  # a name may have commas itself: bus, coach=0.3
+    for part in listed(text):
+        pair = f"{begun}, {part}" if begun else part
         name, _, score = pair.rpartition("=")
-        try:
-            thresholds[name.strip()] = float(score)
-        except ValueError:
-            name = ""
         if not name:
-            raise ArgumentTypeError(f"must be NAME=SCORE,…, as in car=0.3,bus=0.6, not {pair}")
+            begun = pair
+            continue
+        try:
+            thresholds[name.strip()], begun = float(score), ""
+        except ValueError:
+            begun = pair
+    if begun:
+        raise ArgumentTypeError(f"must be NAME=SCORE,…, as in car=0.3,bus=0.6, not {begun}")
     return thresholds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from .options import Parser, add_data, add_format, add_model, add_output, add_split
+from .options import Parser, add_data, add_format, add_max_pixels, add_model, add_output, add_split
 
 SUMMARY = "how good MODEL is and what limits it, as a page"
 
@@ -17,6 +17,7 @@ def add_arguments(parser: Parser) -> None:
     add_data(parser)
     add_split(parser, "The part of DATA to measure on; test, if there is no val.")
     add_format(parser)
+    add_max_pixels(parser)
     add_output(parser, None, "The file to write. Default: report.html in the run folder.")
     parser.option(
         "--most-images",

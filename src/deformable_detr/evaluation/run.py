@@ -137,7 +137,7 @@ def evaluate(
         unknown = _classes_not_in_model(detector.classes, part.classes, part.source)
         if unknown:
             note = f"The model does not know {listed(unknown, MOST_NAMES)}: counted as never found."
-            console.print(Text(note, "yellow"))
+            console.print(Text(printable(note), "yellow"))
 
         start = time.perf_counter()
         rows = collect_detections(
@@ -180,7 +180,7 @@ def _read(data: str | Path, split: str, format: str, strict: bool, console: Cons
     problems = [problem for problem in part.problems if problem.kind not in NOTES]
     if problems:
         note = f"Problems in {part.source}: {len(problems)} (`deformable-detr inspect` lists them)."
-        console.print(Text(note, "yellow"))
+        console.print(Text(printable(note), "yellow"))
     if lost := most_is_lost(part):
         console.print(Text(printable(f"Warning: {lost}"), "bold red"))
     return part
@@ -362,7 +362,7 @@ def _class_table(per_class: Mapping[str, Mapping[str, float]], columns: Sequence
         for column in columns:
             table.add_column(column, justify="right", no_wrap=True)
     cells = [
-        [Text(name), *(Text(percent(numbers[column])) for column in columns)]
+        [Text(printable(name)), *(Text(percent(numbers[column])) for column in columns)]
         for name, numbers in per_class.items()
     ]
     height = -(-len(cells) // side_by_side)

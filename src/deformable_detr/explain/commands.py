@@ -24,6 +24,7 @@ from ..extras import import_extra
 from ..files import check_output_file, make_output_folder, replacing, write_json, write_text
 from ..inference.detector import Detector, Picture, load
 from ..progress import track
+from ..words import printable
 from .drawing import (
     OBJECT_COLOUR,
     draw,
@@ -191,7 +192,7 @@ def print_missed(report: MissedReport, console: Console) -> None:
     for stage in Stage:
         classes.add_column(stage.value, justify="right", max_width=10)
     for name, counts in report.per_class.items():
-        classes.add_row(Text(name), *(str(counts[stage]) for stage in Stage))
+        classes.add_row(Text(printable(name)), *(str(counts[stage]) for stage in Stage))
     console.print(classes)
     if report.unknown:
         console.print(f"{report.unknown} objects of classes that the model does not know are not counted.")

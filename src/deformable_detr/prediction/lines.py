@@ -103,6 +103,7 @@ def answer_stdin(
     *,
     device: str = "auto",
     dtype: str | None = None,
+    max_pixels: int | None = None,
     tta: bool | Sequence[float] = False,
     **options: Any,
 ) -> LinesReport:
@@ -111,7 +112,7 @@ def answer_stdin(
     If nobody reads the answers any more, this ends without an error.
 
     Args:
-        model, device, dtype: as `load` takes them.
+        model, device, dtype, max_pixels: as `load` takes them.
         tta, options: as for `predict`.
     """
     answers, answered = sys.stdout, 0
@@ -123,7 +124,7 @@ def answer_stdin(
 
     try:
         with redirect_stdout(sys.stderr):
-            detector = augmented_as_requested(load(model, device, dtype), tta)
+            detector = augmented_as_requested(load(model, device, dtype, max_pixels=max_pixels), tta)
             return answer_lines(detector, sys.stdin.buffer, answer, **options)
     except BrokenPipeError:  # what is still buffered has no reader, so Python must not flush it at its exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), answers.fileno())

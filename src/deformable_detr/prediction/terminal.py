@@ -6,13 +6,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import TaskID
 
 from ..progress import progress_bar
-from ..words import count
+from ..words import count, printable
 from .outputs import PredictionReport
+from .sources import names_shown
 from .videos import Progress
 
 
@@ -39,17 +41,25 @@ def print_report(report: PredictionReport, threshold: float) -> None:
     seen = [count(len(report.images), "picture")] if report.images or not report.videos else []
     seen += [f"{count(video.frames, 'frame')} of {video.source}" for video in report.videos]
     folder, found = report.predictions.parent, count(report.detections, "detection")
-    print(f"{found} in {', '.join(seen)}: {folder}, {report.predictions}")
+    _say(f"{found} in {', '.join(seen)}: {folder}, {report.predictions}")
     if not report.detections:
-        print(f"Nothing reached the threshold of {threshold:g}: --threshold lowers it.")
+        _say(f"Nothing reached the threshold of {threshold:g}: --threshold lowers it.")
     for video in report.videos:
         if video.broken_packets:
-            print(f"{video.source}: {video.broken_packets} broken parts passed over", file=sys.stderr)
+            _say(f"{video.source}: {video.broken_packets} broken parts passed over", sys.stderr)
     for left_out in report.left_out:
-        print(f"left out {left_out}: it holds results of predict", file=sys.stderr)
+        _say(f"left out {left_out}: it holds results of predict", sys.stderr)
+    if report.passed_over:
+        number = count(len(report.passed_over), "file")
+        names = names_shown(report.passed_over)
+        _say(f"passed over {number} whose names are not those of pictures or videos: {names}", sys.stderr)
     for source, reason in report.skipped:
-        print(f"skipped {source}: {reason}", file=sys.stderr)
+        _say(f"skipped {source}: {reason}", sys.stderr)
     if report.skipped:
         skipped = len(report.skipped)
         total = skipped + len(report.images) + len(report.videos)
-        print(f"warning: {skipped} of {total} inputs skipped, see {report.report}", file=sys.stderr)
+        _say(f"warning: {skipped} of {total} inputs skipped, see {report.report}", sys.stderr)
+
+
+def _say(sentence: str, stream: TextIO | None = None) -> None:
+    print(printable(sentence), file=stream or sys.stdout)
