@@ -43,6 +43,7 @@ from deformable_detr.inference.detector import (
     cpu_has_bfloat16,
     new_checkpoint,
 )
+from deformable_detr.inference.exported.model import engine
 from deformable_detr.structures import ImageBatch
 from deformable_detr.system.allocator import keep_large_buffers
 from deformable_detr.system.memory import peak_bytes
@@ -124,7 +125,7 @@ def benchmark_infer(
     if repeats < 1 or (threads is not None and threads < 1):
         raise UserError("--repeats and --threads must be at least 1.")
     height_width, model = parsed_size(size), recipe_of(recipe).model
-    peers, missing = _peers(against, model)
+    peers, missing = peers_of(against, model)
     facts = machine()
     print_participants(console, facts, peers, missing)
     if not cpu_has_bfloat16():
@@ -139,7 +140,9 @@ def benchmark_infer(
         cold = _cold_predict_seconds(work, Path(folder))
     timings = {name: each.timing for name, each in measured.items()}
     memory = {name: each.peak_bytes for name, each in measured.items()}
-    distances = {name: _distance(each.outputs, measured[PLAIN].outputs) for name, each in measured.items()}
+    distances = {
+        name: output_distance(each.outputs, measured[PLAIN].outputs) for name, each in measured.items()
+    }
     commands = {
         IMPORTS: _seconds_of("import torch, torchvision"),
         HELP: _help_seconds(),
@@ -165,7 +168,7 @@ def benchmark_infer(
     return report
 
 
-def _peers(against: str | None, model: ModelConfig) -> tuple[dict[str, str], dict[str, str]]:
+def peers_of(against: str | None, model: ModelConfig) -> tuple[dict[str, str], dict[str, str]]:
     """Who takes part, with versions; and who does not, with the reason."""
     installed, missing = chosen_peers(against, PEERS)
     needs_transformers = [name for name in (ONNXRUNTIME, OPENVINO) if name in installed]
@@ -211,7 +214,8 @@ def _ours(work: Work, name: str) -> Rival:
         backend = TorchBackend(checkpoint.model, torch.device("cpu"), torch.float32)
     else:
         keep_large_buffers()
-        backend = RunnerBackend(checkpoint.model, torch.bfloat16 if name == BF16 else torch.float32)
+        dtype = torch.bfloat16 if name == BF16 else torch.float32
+        backend = RunnerBackend(checkpoint.model, torch.device("cpu"), dtype)
     detector = Detector(checkpoint, backend)
     picture = _picture(work)
 
@@ -235,8 +239,7 @@ def _transformers(work: Work, bf16: bool) -> Rival:
 
 
 def _onnxruntime(work: Work) -> Rival:
-    import onnxruntime
-
+    onnxruntime = engine("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = work.threads
     session = onnxruntime.InferenceSession(work.onnx, options, providers=["CPUExecutionProvider"])
@@ -250,8 +253,7 @@ def _onnxruntime(work: Work) -> Rival:
 
 
 def _openvino(work: Work, precision: str) -> Rival:
-    import openvino
-
+    openvino = engine("openvino")
     settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": work.threads}
     compiled = openvino.Core().compile_model(work.onnx, "CPU", settings)
     inputs = dict(zip(("pixels", "mask"), (each.numpy() for each in _pixels(work)), strict=True))
@@ -371,7 +373,7 @@ def _outputs_here() -> Outputs:
     return _here["rival"].outputs()
 
 
-def _distance(found: Outputs, wanted: Outputs) -> float:
+def output_distance(found: Outputs, wanted: Outputs) -> float:
     return max(float(np.abs(a - b).max()) for a, b in zip(found, wanted, strict=True))
 
 

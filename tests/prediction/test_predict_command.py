@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -116,7 +117,7 @@ def test_ctrl_c_says_what_was_done(
     path = write_video(tmp_path / "a.mp4", [moving_squares(index) for index in range(6)])
     detect, calls = finder.detect, []
 
-    def interrupted(*arguments, **options):  # type: ignore[no-untyped-def]
+    def interrupted(*arguments: Any, **options: Any) -> Any:  # type: ignore[no-untyped-def]
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt

@@ -45,7 +45,7 @@ class Reader(NestedElements):
 
     VOID = ("meta", "img", "br")
 
-    def __init__(self, text: str):
+    def __init__(self, text: str) -> None:
         self.texts: dict[str, list[str]] = {}
         self.rows: list[list[str]] = []
         super().__init__(text)

@@ -1,6 +1,6 @@
 """Export a model: trace it, write a draft, open it, compare it with the PyTorch model, and put it into place.
 
-Draft (formats.py) → file → exported.load → drift (certificate.py) → file with certificate, renamed
+Draft (formats.py) → file → opened → drift (certificate.py) → file with certificate, renamed
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from ..data.scenes import draw_scene
 from ..errors import ExportRefusedError, UserError
 from ..evaluation import evaluate
 from ..files import check_output_file, replacing, write_json
-from ..inference import exported
 from ..inference.backend import TorchBackend
 from ..inference.detector import Detector, load, read_picture
 from ..inference.exported import ExportedModel
@@ -113,7 +112,8 @@ def export(
 
     The file takes `pixels` (B, 3, H, W) float32, normalised, and `mask` (B, H, W) bool, True = padding, for
     any B, H and W. It returns `logits` (B, Q, classes) and `boxes_cxcywh` (B, Q, 4). Its metadata contains
-    everything else that a detector needs, so `load(output)` returns a detector.
+    everything else that a detector needs, so `load(output)` returns a detector. A .pt2 is
+    only for other programs.
 
     Args:
         model: a `Detector`, or anything that `load` accepts except an exported file.
@@ -184,7 +184,7 @@ class _Task:
         metadata = Metadata(self.detector.checkpoint.description, None)
         with replacing(target) as draft:
             graph.save(draft, metadata.to_texts())
-            certificate = self.compare(exported.load(draft), target)
+            certificate = self.compare(graph.open(draft), target)
             self.save_certified(graph, draft, replace(metadata, certificate=certificate))
             files = [draft] if self.to != "openvino" else [draft, draft.with_suffix(".bin")]
             certificate["files"] = [
@@ -235,7 +235,7 @@ class _Task:
     def save_certified(self, graph: Draft, draft: Path, metadata: Metadata) -> None:
         """Save the graph again, now with its certificate, and run the file that is put into place."""
         graph.save(draft, metadata.to_texts())
-        opened = exported.load(draft)
+        opened = graph.open(draft)
         detector = Detector(opened, opened.backend)
         drift: Drift = measure(detector, opened.backend, self.plain, self.pictures[:1])[0]
         assert opened.metadata.certificate is not None

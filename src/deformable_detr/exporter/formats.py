@@ -1,5 +1,4 @@
-"""The three formats: each holds a traced model that can be saved with metadata, for inference/exported/ to
-open."""
+"""The three formats: each is a traced model that can be saved with metadata and opened again."""
 
 from __future__ import annotations
 
@@ -14,9 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
+from ..checkpoint import Description
 from ..errors import UserError
-from ..inference.exported.metadata import INPUTS, OUTPUTS
+from ..inference import exported
+from ..inference.exported import ExportedBackend, ExportedModel
+from ..inference.exported.metadata import CERTIFICATE, DESCRIPTION, INPUTS, OUTPUTS, Metadata
 from ..inference.exported.model import engine
 from ..models import DetectionModel
 from .graph import traced
@@ -43,6 +46,10 @@ class Draft(ABC):
     @abstractmethod
     def save(self, path: Path, texts: Mapping[str, str]) -> None:
         """Write the graph with `texts` as its metadata."""
+
+    def open(self, path: Path) -> ExportedModel:
+        """Open what `save` wrote to `path`, to compare it with the PyTorch model."""
+        return exported.load(path)
 
 
 class OnnxDraft(Draft):
@@ -124,11 +131,41 @@ class TorchDraft(Draft):
             for remark in REMARKS:
                 node.meta.pop(remark, None)
         self.program.example_inputs = None
+        self._saved = b""
 
     def save(self, path: Path, texts: Mapping[str, str]) -> None:
+        buffer = io.BytesIO()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.export.save(self.program, path, extra_files=dict(texts))
+            torch.export.save(self.program, buffer, extra_files=dict(texts))
+        self._saved = buffer.getvalue()
+        path.write_bytes(self._saved)
+
+    def open(self, path: Path) -> ExportedModel:
+        """Open the bytes that `save` wrote from memory: the file could have been replaced since, and
+        `torch.export.load` runs code that its file contains."""
+        texts = {DESCRIPTION: "", CERTIFICATE: ""}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.load(io.BytesIO(self._saved), extra_files=texts)
+        metadata = Metadata.from_texts({name: text for name, text in texts.items() if text}, path)
+        # The guards would reject pictures whose coarsest level has one row.
+        return ExportedModel(
+            path, metadata, ProgramBackend(path, metadata.description, program.module(check_guards=False))
+        )
+
+
+class ProgramBackend(ExportedBackend):
+    """Runs the graph of a .pt2 in PyTorch."""
+
+    def __init__(self, path: Path, description: Description, module: nn.Module):
+        super().__init__(path, description)
+        self._module = module
+
+    def _run(self, pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.inference_mode():
+            logits, boxes = self._module(pixels, mask)
+        return logits, boxes
 
 
 def check_libraries(to: str) -> None:

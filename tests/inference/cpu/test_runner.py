@@ -111,7 +111,7 @@ def test_what_it_runs_is_the_optimised_model_and_the_plain_one_stays() -> None:
 
 def test_unknown_parts_stay_as_they_are() -> None:
     class Half(nn.Module):
-        def __init__(self, inner: nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
             super().__init__()
             self.inner = inner
 
@@ -241,7 +241,7 @@ def change_a_buffer(model: DetectionModel) -> None:
 )
 def test_a_changed_model_gets_a_new_runner(change: Callable[[DetectionModel], None]) -> None:
     model = small_model("deformable_detr_lite")
-    backend = RunnerBackend(model, torch.float32)
+    backend = RunnerBackend(model, torch.device("cpu"), torch.float32)
     batch = images((64, 64))
     before = backend(batch)
     runner = backend._runner
