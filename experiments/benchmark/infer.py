@@ -43,6 +43,7 @@ from deformable_detr.inference.detector import (
     cpu_has_bfloat16,
     new_checkpoint,
 )
+from deformable_detr.inference.exported.model import engine
 from deformable_detr.structures import ImageBatch
 from deformable_detr.system.allocator import keep_large_buffers
 from deformable_detr.system.memory import peak_bytes
@@ -215,7 +216,8 @@ def _ours(work: Work, name: str) -> Rival:
         backend = TorchBackend(checkpoint.model, torch.device("cpu"), torch.float32)
     else:
         keep_large_buffers()
-        backend = RunnerBackend(checkpoint.model, torch.bfloat16 if name == BF16 else torch.float32)
+        dtype = torch.bfloat16 if name == BF16 else torch.float32
+        backend = RunnerBackend(checkpoint.model, torch.device("cpu"), dtype)
     detector = Detector(checkpoint, backend)
     picture = _picture(work)
 
@@ -239,8 +241,7 @@ def _transformers(work: Work, bf16: bool) -> Rival:
 
 
 def _onnxruntime(work: Work) -> Rival:
-    import onnxruntime
-
+    onnxruntime = engine("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = work.threads
     session = onnxruntime.InferenceSession(work.onnx, options, providers=["CPUExecutionProvider"])
@@ -254,8 +255,7 @@ def _onnxruntime(work: Work) -> Rival:
 
 
 def _openvino(work: Work, precision: str) -> Rival:
-    import openvino
-
+    openvino = engine("openvino")
     settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": work.threads}
     compiled = openvino.Core().compile_model(work.onnx, "CPU", settings)
     inputs = dict(zip(("pixels", "mask"), (each.numpy() for each in _pixels(work)), strict=True))
