@@ -64,7 +64,7 @@ if ! "$python" -c "$needed" 2>> "$log"; then
 fi
 export PYTHONPATH=$work/rival${PYTHONPATH:+:$PYTHONPATH}
 gpu() { "$python" -m experiments.gpu "$@" "${common[@]}"; }
-run machine 60 "$python" -m experiments.gpu machine "${common[@]}"
+run machine 200 "$python" -m experiments.gpu machine "${common[@]}"
 
 # step LETTER SECONDS [THREADS]: one step in its time box; it knows of the box, and leaves out what no longer fits.
 step() {
