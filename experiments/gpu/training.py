@@ -20,7 +20,7 @@ import torch
 
 import deformable_detr as dd
 from deformable_detr.errors import TrainingInterruptedError
-from deformable_detr.run_folder.log import read_metrics
+from deformable_detr.run_folder.reading import read_metrics
 
 from .report import Facts, Job, limit, require
 
