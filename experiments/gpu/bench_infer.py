@@ -84,7 +84,8 @@ def run(job: Job) -> None:
         needed = SECONDS_TO_COMPILE if variant.form.startswith("compiled") else 3.0
         body = partial(_ours, job, made.model, variant)
         found[variant.name] = job.report.find(f"ours: {variant.name}", body, needs_seconds=needed)
-        if variant in (EAGER[-1], QUICK_VARIANTS[-1]):  # before the compiler's turn, which may take all the time that is left
+        # Before the compiler's turn, which may take all the time that is left.
+        if variant in (EAGER[-1], QUICK_VARIANTS[-1]):
             _measure_theirs(job, theirs, found)
             for precision, batch in RUNNER_FORMS[: 1 if job.quick else None]:
                 name = f"our runner: {precision}, batch {batch}"
