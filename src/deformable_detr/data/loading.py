@@ -258,6 +258,7 @@ class _TrainingLoader(DataLoader[MicroBatch]):
                 shut_down()  # asks them to end, and waits for some seconds
             for worker in workers:
                 worker.kill()  # one that is stuck does not hear that, and would keep this process from ending
+                worker.join(5)
 
 
 def _unchanged(batch: Any) -> Any:
