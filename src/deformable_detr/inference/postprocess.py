@@ -1,7 +1,8 @@
 """From the last layer's predictions to detections in pixels of the original image (specification §7.1).
 
-No clipping. No non-maximum suppression either, where the model follows the paper: the set loss teaches it to
-say each object once, given time. `nms_iou` is for models that had less of it (docs/training.md).
+Boxes are not clipped: `evaluate` measures them as they are, and `predict` clips them in its `Selection`.
+There is no non-maximum suppression either if the model follows the paper: the set loss teaches it to say each
+object once, given time. `nms_iou` is for models that had less of it (docs/training.md).
 """
 
 from __future__ import annotations

@@ -68,8 +68,12 @@ class Selection:
         return bool((self.thresholds == UNWANTED).any())
 
     def __call__(self, detections: Detections) -> Detections:
-        """What of `detections` is wanted."""
-        return detections.take(np.flatnonzero(self.wanted(detections)))
+        """Return the detections that are wanted, with boxes clipped to their picture.
+
+        All predictions that somebody sees come this way; `evaluate` measures unclipped boxes, as the authors
+        do.
+        """
+        return detections.take(np.flatnonzero(self.wanted(detections))).clipped()
 
     def wanted(self, detections: Detections) -> np.ndarray:
         """(N,) bool."""
