@@ -114,9 +114,12 @@ def test_group_norm_keeps_its_digits_in_channels_last(name: str) -> None:
         wanted = copy.deepcopy(plain).double()([each.double() for each in maps])
         last = [each.to(memory_format=torch.channels_last) for each in maps]
         of_runner = Runner(small_model(name))._model.neck(last)
-        for exact, training, predicting in zip(wanted, plain(last), of_runner, strict=True):
-            assert float((training - exact).abs().max()) < 1e-5
-            assert float((predicting - exact).abs().max()) < 1e-5
+        for exact, usual, training, predicting in zip(
+            wanted, plain(maps), plain(last), of_runner, strict=True
+        ):
+            bound = max(2 * float((usual - exact).abs().max()), 1e-5)  # convolutions lose some, too
+            assert float((training - exact).abs().max()) <= bound
+            assert float((predicting - exact).abs().max()) <= bound
 
 
 @pytest.mark.parametrize("mask_invalid", [True, False])
