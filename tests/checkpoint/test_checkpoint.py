@@ -213,7 +213,7 @@ class TestSources:
             tmp_path / "empty": "holds no model: give a run folder",
             tmp_path / "nothing": "there is no model .*nothing: give a run folder",
             tmp_path / "model.onnx": "exported model",
-            tmp_path / "notes.txt": "no PyTorch file",
+            tmp_path / "notes.txt": "not a PyTorch file",
             folder / "model.safetensors": "give its folder",
             "one/two/three": "there is no model",
         }.items():
