@@ -39,7 +39,7 @@ def history(tmp_path: Path, aps: list[float]) -> History:
     [
         ([0.1, 0.2, 0.3, 0.4], "Still improving at the end: AP 40.0 in epoch 4, the last one"),
         ([0.1, 0.4, 0.4, 0.401], "Levelled off at the end: AP 40.1 in epoch 4, the last one"),
-        ([0.1, 0.4, 0.39, 0.38], "Best AP 40.0 in epoch 2; 2 epochs more brought nothing"),
+        ([0.1, 0.4, 0.39, 0.38], "Best AP 40.0 in epoch 2; 2 more epochs brought no gain"),
         ([0.1, 0.4, 0.3], "Best AP 40.0 in epoch 2, then it got worse (30.0 at the end)"),
         ([0.2], "AP 20.0 after epoch 1, the only one evaluated"),
         ([], "Not evaluated while it trained"),

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import UserError
 from ..structures import ClassTable, Detections
 
-MOST_NAMES = 20  # of a class table that an error message lists
+MAX_NAMES = 20  # of a class table that an error message lists
 UNWANTED = np.inf  # a threshold that no score reaches
 
 
@@ -109,8 +109,8 @@ def _check_names(names: Iterable[str], table: ClassTable) -> None:
         if name in known:
             continue
         close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        listed = ", ".join(known[:MOST_NAMES])
-        if len(known) > MOST_NAMES:
-            listed += f" and {len(known) - MOST_NAMES} more"
+        listed = ", ".join(known[:MAX_NAMES])
+        if len(known) > MAX_NAMES:
+            listed += f" and {len(known) - MAX_NAMES} more"
         meant = f"did you mean {' or '.join(close)}? It" if close else "it"
         raise UserError(f"the model knows no class {name}: {meant} knows {listed}.")

@@ -24,7 +24,7 @@ from ..inference.detector import Detector, check_options
 from ..inference.selection import Selection
 from .tiling import Tiling, finder_for
 
-MOST_BYTES = 64 * 2**20  # of a line: a picture of 48 MB in base64
+MAX_BYTES = 64 * 2**20  # of a line: a picture of 48 MB in base64
 FIELDS = ("path", "image")
 
 
@@ -46,7 +46,7 @@ def answer_lines(
     class_thresholds: Mapping[str, float] | None = None,
     tiling: Tiling | None = None,
     max_detections: int = 100,
-    most_bytes: int = MOST_BYTES,
+    most_bytes: int = MAX_BYTES,
 ) -> LinesReport:
     """Answer every line of `requests` until it ends; empty lines are passed over.
 

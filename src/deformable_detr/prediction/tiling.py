@@ -23,7 +23,7 @@ from ..structures import Detections, import_supervision
 from .finding import Finder, Prepared, WholePictures
 
 SAME_OBJECT = 0.5  # IoU of whole boxes, or share of a part that lies in another box
-MOST_CANDIDATES = 2000  # the best, before merging: it compares all with all
+MAX_CANDIDATES = 2000  # the best, before merging: it compares all with all
 BORDER = 0.01  # of a tile's side: a box that ends this near to an inner border is taken to be cut by it
 
 
@@ -214,7 +214,7 @@ def _merged(found: Detections, cut: np.ndarray) -> Detections:
     if most of it lies in a whole one, however well it scores; cut ones that are left are parts of one object
     where they overlap, and become the box around them.
     """
-    order = np.argsort(-found.scores, kind="stable")[:MOST_CANDIDATES]
+    order = np.argsort(-found.scores, kind="stable")[:MAX_CANDIDATES]
     found, cut = found.take(order), cut[order]
     if len(found) < 2:
         return found
