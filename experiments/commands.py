@@ -6,54 +6,66 @@ with two functions, `add_arguments(parser)` and `run(arguments)`. Errors and exi
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 
-from jsonargparse import ArgumentParser, Namespace
-
-from deformable_detr.cli.main import Command, execute
+from deformable_detr.cli.main import execute
+from deformable_detr.cli.options import Parser
 from deformable_detr.errors import UserError
+from deformable_detr.system.allocator import keep_large_buffers
 
 
-def command_of(
-    package: str, noun: str, summary: str, choices: Mapping[str, str], *, keeps_buffers: bool = True
-) -> Command:
-    """The command that runs one module of `package`.
+@dataclass(frozen=True)
+class Commands:
+    """The modules of one package as commands.
 
-    Args:
-        package: the package whose modules are the choices, as in `experiments.paper`.
+    Attributes:
+        package: as in `experiments.paper`.
         noun: what a choice is called in messages.
         summary: one sentence on the package, for `--help`.
         choices: name of the module → what it shows.
         keeps_buffers: see `deformable_detr.system.allocator`. A benchmark also measures its peers and decides
             for itself.
     """
-    program = f"python -m {package}"
 
-    def build(typed: Sequence[str]) -> ArgumentParser:
-        summaries = "; ".join(f"{name}: {each}" for name, each in choices.items())
-        parser = ArgumentParser(
-            prog=program,
-            description=f"{summary} {summaries}.",
-            usage=f"{program} WHAT [options]",
-            default_env=False,
-            exit_on_error=False,
-            allow_abbrev=False,
-        )
-        parser.add_argument("what", metavar="WHAT", type=str, help=", ".join(choices))
-        if typed and typed[0] in choices:
-            import_module(f"{package}.{typed[0]}").add_arguments(parser)
+    package: str
+    noun: str
+    summary: str
+    choices: Mapping[str, str]
+    keeps_buffers: bool = True
+
+    def main(self, arguments: Sequence[str] | None = None) -> int:
+        """Run one choice, which the process's own arguments name by default; returns the exit code."""
+        if self.keeps_buffers:
+            keep_large_buffers()
+        return execute(self.parser, self.run, sys.argv[1:] if arguments is None else arguments)
+
+    def parser(self, typed: Sequence[str]) -> Parser:
+        """The parser of the choice that was typed, or of the choices.
+
+        Raises:
+            UserError: there is no such choice.
+        """
+        chosen = typed[0] if typed and not typed[0].startswith("-") else None
+        if chosen is not None and chosen not in self.choices:
+            names = ", ".join(self.choices)
+            raise UserError(f"there is no {self.noun} {chosen}: choose one of {names}.")
+        parser = Parser(f"python -m {self.package}" + ("" if chosen is None else f" {chosen}"))
+        summaries = "; ".join(f"{name}: {each}" for name, each in self.choices.items())
+        parser.description = f"{self.summary} {summaries}."
+        parser.usage = f"python -m {self.package} {chosen or 'WHAT'} [options]"
+        parser.argument("what", "WHAT", f"Which {self.noun} to run.")
+        if chosen is not None:
+            import_module(f"{self.package}.{chosen}").add_arguments(parser)
         return parser
 
-    def run(parser: ArgumentParser, chosen: Namespace) -> int:
-        if chosen.what not in choices:
-            raise UserError(f"there is no {noun} {chosen.what}: choose one of {', '.join(choices)}.")
-        import_module(f"{package}.{chosen.what}").run(chosen)
+    def run(self, arguments: Namespace) -> int:
+        import_module(f"{self.package}.{arguments.what}").run(arguments)
         return 0
 
-    return Command(summary, build, run, keeps_buffers)
 
-
-def main(command: Command, package: str, arguments: Sequence[str] | None = None) -> int:
-    """Run `command` on `arguments`, the process's own by default; returns the exit code."""
-    return execute(command, f"python -m {package}", sys.argv[1:] if arguments is None else arguments)
+def add_output(parser: Parser, contents: str) -> None:
+    """--output, the folder that an experiment writes `contents` to."""
+    parser.option("--output", str, "runs/paper", f"The folder for {contents}.", shown="FOLDER")

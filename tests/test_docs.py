@@ -15,6 +15,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -31,7 +32,10 @@ from PIL import Image
 
 import deformable_detr
 from deformable_detr.checkpoint import authors, save, transformers_format
-from deformable_detr.cli.main import COMMANDS, PROGRAM, main
+from deformable_detr.cli.main import COMMANDS, main, parser_of
+from deformable_detr.cli.messages import PROGRAM
+from deformable_detr.cli.settings import changes
+from deformable_detr.config import override, recipe
 from deformable_detr.data.scenes import CLASS_NAMES
 from deformable_detr.inference.detector import new_checkpoint
 from deformable_detr.structures import ClassTable
@@ -134,11 +138,6 @@ def parse(arguments: list[str]) -> None:
     if not arguments or arguments[0].startswith("-"):
         return
     name, *rest = arguments
-    if name.startswith("experiments."):
-        command = import_module(f"{name}.__main__").COMMAND
-    else:
-        assert name in COMMANDS, f"there is no command {name}"
-        command = COMMANDS[name]
     # What a line resumes or starts from is not there.
     rest = [word for word in rest if word != "--resume"]
     for option in ("--init-from", "--config"):
@@ -146,7 +145,18 @@ def parse(arguments: list[str]) -> None:
             index = rest.index(option)
             del rest[index : index + 2]
     if "-h" not in rest and "--help" not in rest:
-        command.build(rest).parse_args(rest)
+        if name.startswith("experiments."):
+            parser = import_module(f"{name}.__main__").COMMANDS.parser(rest)
+        else:
+            assert name in COMMANDS, f"there is no command {name}"
+            parser = parser_of(name, rest)
+        check_settings(parser.read(rest))
+
+
+def check_settings(arguments: Namespace) -> None:
+    """Fields are checked when the configuration is made."""
+    if changed := changes(vars(arguments)):
+        override(recipe(arguments.recipe or "deformable_detr_r50"), changed)
 
 
 def test_blocks_and_commands_are_found() -> None:
@@ -177,7 +187,14 @@ def test_a_command_is_understood(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["train data --model.nonsense 3", "predict MODEL", "fly MODEL", "evaluate M D --threshold x"]
+    "line",
+    [
+        "train data --model.nonsense 3",
+        "train data --train.epochs nonsense",
+        "predict MODEL",
+        "fly MODEL",
+        "evaluate M D --threshold x",
+    ],
 )
 def test_a_wrong_command_would_be_noticed(line: str) -> None:
     with pytest.raises(Exception, match=r"nonsense|SOURCE|sources|no command|unrecognized"):

@@ -18,8 +18,8 @@ GREY = Image.new("RGB", (320, 240), (128, 128, 128))
 def label_places(
     boxes: list[list[float]], labels: list[str], size: tuple[int, int] = (320, 240), text_size: int = 13
 ) -> np.ndarray:
-    font = drawing._font(text_size)
-    return drawing._label_places(np.array(boxes).round().astype(int), labels, font, size)
+    font = drawing.label_font(text_size)
+    return drawing.label_places(np.array(boxes).round().astype(int), labels, font, size)
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> int:
@@ -104,14 +104,14 @@ def test_boxes_of_any_kind_are_drawn(box: list[float]) -> None:
 
 
 def test_letters_beyond_ascii_are_drawn_as_such() -> None:
-    font = drawing._font(20)
+    font = drawing.label_font(20)
     missing = bytes(font.getmask("\uffff"))
     assert all(bytes(font.getmask(letter)) != missing for letter in "äßéčЖΩ")
 
 
 def test_text_stands_out_from_its_background() -> None:
-    assert drawing._text_colour("#ffe119") == "black"
-    assert drawing._text_colour("#000075") == "white"
+    assert drawing.text_colour("#ffe119") == "black"
+    assert drawing.text_colour("#000075") == "white"
 
 
 def test_drawing_imports_nothing_large() -> None:

@@ -4,6 +4,7 @@ deformable convolution reads farther out on the large ones. The task and the tra
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,7 @@ def test_scenes_hold_one_large_disc_and_small_ones() -> None:
         assert picture[radii == 0].mean().abs() < 0.1
 
 
-def test_the_figure_is_drawn(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_the_figure_is_drawn(tmp_path: Any) -> None:  # type: ignore[no-untyped-def]
     pytest.importorskip("matplotlib")
     draw_figure([SizeNet(), SizeNet(), SizeNet()], unseen_scenes(2), 1, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 20_000

@@ -89,7 +89,7 @@ def _discs(generator: torch.Generator) -> Iterator[tuple[tuple[float, float], fl
 class SizeNet(nn.Module):
     """Two plain 3x3 convolutions, which see 5x5 pixels; one deformable or plain; log radius at each pixel."""
 
-    def __init__(self, deformable: bool = True, width: int = 8):
+    def __init__(self, deformable: bool = True, width: int = 8) -> None:
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv2d(1, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU()
@@ -112,11 +112,14 @@ class SizeNet(nn.Module):
     @torch.no_grad()
     def sampling_locations(self, pictures: Tensor) -> Tensor:
         """(N, S, S, 9, 2): (x, y) of where the deformable kernel reads for each pixel."""
-        return self.gather.sampling_locations(self.stem(pictures))[:, :, :, 0]
+        locations: Tensor = self.gather.sampling_locations(self.stem(pictures))[:, :, :, 0]  # type: ignore[operator]
+        return locations
 
     def reach(self, pictures: Tensor) -> Tensor:
         """(N, S, S): mean distance from each pixel to where its kernel reads."""
-        return (self.sampling_locations(pictures) - _places()[:, :, None]).norm(dim=-1).mean(dim=-1)
+        steps: Tensor = self.sampling_locations(pictures) - _places()[:, :, None]
+        distances: Tensor = steps.norm(dim=-1).mean(dim=-1)
+        return distances
 
 
 def train(seed: int, steps: int, deformable: bool = True) -> SizeNet:

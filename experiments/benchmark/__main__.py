@@ -5,17 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from experiments import commands
+from experiments.commands import Commands
 
 from . import BENCHMARKS
 
 SUMMARY = "Time this package and its peers in one alternating run."
-COMMAND = commands.command_of("experiments.benchmark", "benchmark", SUMMARY, BENCHMARKS, keeps_buffers=False)
+COMMANDS = Commands("experiments.benchmark", "benchmark", SUMMARY, BENCHMARKS, keeps_buffers=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one benchmark; returns the exit code."""
-    return commands.main(COMMAND, "experiments.benchmark", arguments)
+    return COMMANDS.main(arguments)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import warnings
+from argparse import Namespace
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
@@ -26,13 +27,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jsonargparse import ArgumentParser, Namespace
 from PIL import Image
 from rich.console import Console
 from torch import nn
 
 from deformable_detr import checkpoint as checkpoints
 from deformable_detr.checkpoint import Checkpoint, class_table_for, transformers_format
+from deformable_detr.cli.options import Parser
 from deformable_detr.config import ModelConfig, RunConfig
 from deformable_detr.config import recipe as recipe_of
 from deformable_detr.errors import UserError
@@ -89,7 +90,7 @@ class Rival:
     outputs: Callable[[], Outputs]
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     add_shared_arguments(parser, "800x1066", PEERS)
 
 
@@ -123,7 +124,7 @@ def benchmark_infer(
     if repeats < 1 or (threads is not None and threads < 1):
         raise UserError("--repeats and --threads must be at least 1.")
     height_width, model = parsed_size(size), recipe_of(recipe).model
-    peers, missing = _peers(against, model)
+    peers, missing = peers_of(against, model)
     facts = machine()
     print_participants(console, facts, peers, missing)
     if not cpu_has_bfloat16():
@@ -138,7 +139,9 @@ def benchmark_infer(
         cold = _cold_predict_seconds(work, Path(folder))
     timings = {name: each.timing for name, each in measured.items()}
     memory = {name: each.peak_bytes for name, each in measured.items()}
-    distances = {name: _distance(each.outputs, measured[PLAIN].outputs) for name, each in measured.items()}
+    distances = {
+        name: output_distance(each.outputs, measured[PLAIN].outputs) for name, each in measured.items()
+    }
     commands = {
         IMPORTS: _seconds_of("import torch, torchvision"),
         HELP: _help_seconds(),
@@ -164,7 +167,7 @@ def benchmark_infer(
     return report
 
 
-def _peers(against: str | None, model: ModelConfig) -> tuple[dict[str, str], dict[str, str]]:
+def peers_of(against: str | None, model: ModelConfig) -> tuple[dict[str, str], dict[str, str]]:
     """Who takes part, with versions; and who does not, with the reason."""
     installed, missing = chosen_peers(against, PEERS)
     needs_transformers = [name for name in (ONNXRUNTIME, OPENVINO) if name in installed]
@@ -370,7 +373,7 @@ def _outputs_here() -> Outputs:
     return _here["rival"].outputs()
 
 
-def _distance(found: Outputs, wanted: Outputs) -> float:
+def output_distance(found: Outputs, wanted: Outputs) -> float:
     return max(float(np.abs(a - b).max()) for a, b in zip(found, wanted, strict=True))
 
 

@@ -6,15 +6,16 @@ the project's targets, each met or missed. Every operator must first give the re
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from deformable_detr import ops
+from deformable_detr.cli.options import Parser
 from deformable_detr.errors import UserError
 from deformable_detr.system.allocator import keep_large_buffers
 
@@ -57,24 +58,23 @@ LIMIT, LIMIT_BF16 = "limit", "limit bf16"
 Timings = dict[tuple[str, str], Timing]
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument(
+def add_arguments(parser: Parser) -> None:
+    parser.option(
         "--against",
-        type=str | None,
-        default=None,
-        help=f"NAME,… of {', '.join(PEERS)} (default: all installed)",
+        str | None,
+        None,
+        f"Operators to compare with, of {', '.join(PEERS)}. Default: all that are installed.",
+        shown="NAME,…",
     )
-    parser.add_argument("--threads", type=str, default="1,all", help="numbers of threads, and all")
-    parser.add_argument("--repeats", type=int, default=11, help="turns of each operator")
-    parser.add_argument(
-        "--output", type=str | None, default=None, help="write everything measured as JSON here"
+    parser.option(
+        "--threads", str, "1,all", "Numbers of threads to measure with; all: every core.", shown="N,…"
     )
-    parser.add_argument(
-        "--keep-buffers",
-        action="store_true",
-        help="glibc keeps large buffers, as in this package's own processes",
+    parser.option("--repeats", int, 11, "How often each operator is timed.")
+    parser.option(
+        "--output", str | None, None, "Write everything that was measured as JSON here.", shown="FILE"
     )
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: only to see that it works")
+    parser.flag("--keep-buffers", "Let glibc keep large buffers, as in this package's own processes.")
+    parser.flag("--quick", "Use tiny sizes, only to see that everything works.")
 
 
 def run(arguments: Namespace) -> None:
@@ -110,7 +110,7 @@ def benchmark_op(
         raise UserError(f"the native operator is not there to be measured: {ops.kernels()['cpu']}.")
     thread_counts = _thread_counts(threads)
     installed, missing = chosen_peers(against, PEERS)
-    peers = _loaded(installed, missing)
+    peers = load_rivals(installed, missing)
     names = [name for name in OPERATORS if name not in PEERS or name in peers]
     if keep_buffers and not keep_large_buffers():
         raise UserError("--keep-buffers: this system's C library is not glibc; leave the option out.")
@@ -130,7 +130,7 @@ def benchmark_op(
     }
     print_participants(console, report["machine"], report["peers"], report["missing_peers"])
     cases = QUICK_CASES if quick else CASES
-    report["errors"] = {case.name: _errors(case, names) for case in cases}
+    report["errors"] = {case.name: errors_of(case, names) for case in cases}
     timings: dict[tuple[str, int], Timings] = {}
     for case in cases:
         for count in thread_counts:
@@ -139,7 +139,7 @@ def benchmark_op(
     report["timings"] = list(_timing_rows(timings))
     report["memory"] = [_memory(cases[0], name, measure_peak=not quick) for name in names]
     _print_memory(cases[0], report["memory"], console)
-    targets = [] if quick else _targets(timings, report["memory"], max(thread_counts))
+    targets = [] if quick else targets_of(timings, report["memory"], max(thread_counts))
     report["targets"] = [{**asdict(target), "met": target.met} for target in targets]
     if targets:
         _print_targets(targets, max(thread_counts), console)
@@ -158,7 +158,7 @@ def _thread_counts(text: str) -> list[int]:
     return sorted(set(counts))
 
 
-def _loaded(installed: dict[str, str], missing: dict[str, str]) -> dict[str, str]:
+def load_rivals(installed: dict[str, str], missing: dict[str, str]) -> dict[str, str]:
     """Those installed that can be imported. A C++ extension that was built for another torch cannot."""
     inputs, peers = make_inputs(QUICK_CASES[0]), {}
     for name, version in installed.items():
@@ -174,7 +174,7 @@ def _loaded(installed: dict[str, str], missing: dict[str, str]) -> dict[str, str
 # ---- Measuring -----------------------------------------------------------------------------------
 
 
-def _errors(case: Case, names: Sequence[str]) -> dict[str, float]:
+def errors_of(case: Case, names: Sequence[str]) -> dict[str, float]:
     """Largest difference from the reference over its largest number. Wrong results are not worth timing."""
     inputs = make_inputs(case)
     expected = forward_of(GRID_SAMPLE, inputs)()
@@ -252,7 +252,7 @@ class Target:
         return self.measured >= self.wanted if self.at_least else self.measured <= self.wanted
 
 
-def _targets(
+def targets_of(
     timings: dict[tuple[str, int], Timings], memory: Sequence[dict[str, Any]], threads: int
 ) -> list[Target]:
     """The project's targets. Rivals are compared with the unfused operator, which does the same job."""
@@ -309,14 +309,15 @@ def _print_times(case: Case, threads: int, names: Sequence[str], timings: Timing
         "times\nfaster than\ngrid_sample",
         "faster than\ntorch-ms-\ndeform-attn",
     )
+    rivals: tuple[Callable[[str], float | None], ...] = (
+        lambda what: grid_sample_seconds(timings, what),
+        lambda what: _median(timings, TORCH_MSDA, what),
+    )
     for name in names:
         forward, both = timings[name, FORWARD], timings[name, FORWARD_BACKWARD]
         over = [
             f"{_times_faster(rival(FORWARD), forward)} / {_times_faster(rival(FORWARD_BACKWARD), both)}"
-            for rival in (
-                lambda what: grid_sample_seconds(timings, what),
-                lambda what: _median(timings, TORCH_MSDA, what),
-            )
+            for rival in rivals
         ]
         rows.add_row(name, _milliseconds(forward), _milliseconds(both), *over)
     console.print(rows)

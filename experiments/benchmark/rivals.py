@@ -7,23 +7,24 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 
-from jsonargparse import ArgumentParser
-
+from deformable_detr.cli.options import Parser
 from deformable_detr.errors import UserError
 
 
-def add_shared_arguments(parser: ArgumentParser, size: str, peers: Iterable[str]) -> None:
+def add_shared_arguments(parser: Parser, size: str, peers: Iterable[str]) -> None:
     """`size`: the default, H x W."""
-    parser.add_argument("--recipe", type=str, default="deformable_detr_r50")
-    parser.add_argument("--size", type=str, default=size, help="height x width of a picture")
-    parser.add_argument(
-        "--against", type=str | None, default=None, help=f"{', '.join(peers)}, or '' for nobody"
+    parser.option("--recipe", str, "deformable_detr_r50", "The recipe of the model.", shown="NAME")
+    parser.option("--size", str, size, "Height and width of a picture.", shown="HxW")
+    parser.option(
+        "--against",
+        str | None,
+        None,
+        f"Peers to compare with, of {', '.join(peers)}; '' for none. Default: all that are installed.",
+        shown="NAME,…",
     )
-    parser.add_argument("--threads", type=int | None, default=None, help="default: as many as PyTorch takes")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of each rival")
-    parser.add_argument(
-        "--output", type=str | None, default=None, help="write what was measured as JSON here"
-    )
+    parser.option("--threads", int | None, None, "The number of threads. Default: as many as PyTorch takes.")
+    parser.option("--repeats", int, 5, "How often each model is timed.")
+    parser.option("--output", str | None, None, "Write what was measured as JSON here.", shown="FILE")
 
 
 def parsed_size(text: str) -> tuple[int, int]:

@@ -9,6 +9,7 @@ processes: peak memory, and whether what was made faster has the losses of the p
 from __future__ import annotations
 
 import tempfile
+from argparse import Namespace
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -17,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from deformable_detr.checkpoint import Checkpoint, class_table_for, transformers_format
 from deformable_detr.classification import build_classification
+from deformable_detr.cli.options import Parser
 from deformable_detr.config import RunConfig
 from deformable_detr.config import recipe as recipe_of
 from deformable_detr.errors import UserError
@@ -68,9 +69,9 @@ class Work:
         return recipe_of(self.recipe)
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     add_shared_arguments(parser, "480x640", PEERS)
-    parser.add_argument("--batch", type=int, default=2, help="images of an update")
+    parser.option("--batch", int, 2, "Images per update.")
 
 
 def run(arguments: Namespace) -> None:

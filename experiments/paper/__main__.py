@@ -5,17 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from experiments import commands
+from experiments.commands import Commands
 
 from . import EXPERIMENTS
 
 SUMMARY = "The paper's experiments."
-COMMAND = commands.command_of("experiments.paper", "experiment", SUMMARY, EXPERIMENTS)
+COMMANDS = Commands("experiments.paper", "experiment", SUMMARY, EXPERIMENTS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one experiment; returns the exit code."""
-    return commands.main(COMMAND, "experiments.paper", arguments)
+    return COMMANDS.main(arguments)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,11 +27,11 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from torch import Tensor
 
 from deformable_detr.classification import build_classification
+from deformable_detr.cli.options import Parser, add_device
 from deformable_detr.config import RunConfig, override
 from deformable_detr.data.drawn import generate
 from deformable_detr.data.formats import read_split
@@ -45,6 +46,7 @@ from deformable_detr.run_folder.names import CHECKPOINTS, LAST, METRICS_FILE
 from deformable_detr.run_folder.reading import read_metrics
 from deformable_detr.structures import DetectorOutput, FeatureMemory, ImageBatch, Target
 from deformable_detr.system.environment import environment
+from experiments.commands import add_output
 
 from .pictures import COLOURS, new_figure, save_figure
 from .queue import ROWS
@@ -96,16 +98,16 @@ class Moment:
     gradient: Gradient
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "dataset", metavar="DATA", type=str | None, nargs="?", default=None, help="else it is drawn"
+def add_arguments(parser: Parser) -> None:
+    parser.argument("dataset", "DATA", "A data set. Default: drawn shapes.", optional=True)
+    add_output(parser, "run folders, JSON and the figure")
+    parser.option(
+        "--rows", str, list(DEFAULT_ROWS), "Rows of tables 1 and 2 to follow.", shown="ROW", many=True
     )
-    parser.add_argument("--output", type=str, default="runs/paper", help="run folders, JSON and figure")
-    parser.add_argument("--rows", type=str, nargs="+", default=list(DEFAULT_ROWS), help="of tables 1 and 2")
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--pictures", type=int, default=PICTURES, help="of the val split, to measure on")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
+    parser.option("--epochs", int, 6, "Passes over the training images.")
+    parser.option("--pictures", int, PICTURES, "Images of the val split to measure on.")
+    parser.option("--seed", int, 1, "The seed of the trainings.")
+    add_device(parser)
 
 
 def run(arguments: Namespace) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import shlex
 import time
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -25,10 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from deformable_detr.cli.options import Parser
 from deformable_detr.errors import UserError
 from deformable_detr.files import write_json
 from deformable_detr.models.attention import DeformableAttention, DenseAttention, MemoryAttention
@@ -36,6 +37,7 @@ from deformable_detr.models.encoder import token_centres
 from deformable_detr.models.position import SinePosition
 from deformable_detr.structures import FeatureMemory
 from deformable_detr.system.environment import environment
+from experiments.commands import add_output
 
 from .flops import count_multiply_adds
 from .pictures import COLOURS, new_figure, save_figure
@@ -89,10 +91,12 @@ class Start:
     gradient_per_key: float
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--output", type=str, default="runs/paper", help="figures and JSON go here")
-    parser.add_argument("--sides", type=int, nargs="+", default=list(SIDES), help="of square feature maps")
-    parser.add_argument("--repeat", type=int, default=5, help="timed runs of each")
+def add_arguments(parser: Parser) -> None:
+    add_output(parser, "figures and JSON")
+    parser.option(
+        "--sides", int, list(SIDES), "Sides of square feature maps, in tokens.", shown="N", many=True
+    )
+    parser.option("--repeat", int, 5, "How often each layer is timed.")
 
 
 def run(arguments: Namespace) -> None:
@@ -131,7 +135,8 @@ def _measure_cost(name: str, side: int, repeat: int) -> Cost:
     references = token_centres(memory)
 
     def forward() -> Tensor:
-        return attention(memory.tokens, memory.positions, references, memory)
+        result: Tensor = attention(memory.tokens, memory.positions, references, memory)
+        return result
 
     with kind.kernel():
         kept = _kept_bytes(forward)
@@ -223,11 +228,13 @@ def _weights(attention: MemoryAttention, memory: FeatureMemory) -> Tensor:
     chosen = _chosen_queries(memory)
     query = (memory.tokens + memory.positions)[:, chosen]
     if isinstance(attention, DeformableAttention):
-        return attention.attention_weights(query).view(-1, K).softmax(-1)
+        sampled: Tensor = attention.attention_weights(query).view(-1, K).softmax(-1)
+        return sampled
     assert isinstance(attention, DenseAttention)
     keys = memory.tokens + memory.positions
     _, weights = attention.attention(query, keys, memory.tokens, average_attn_weights=False)
-    return weights.flatten(0, 2)
+    result: Tensor = weights.flatten(0, 2)
+    return result
 
 
 def _gradient_per_key(attention: MemoryAttention, memory: FeatureMemory) -> float:

@@ -8,19 +8,20 @@ highest.
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentParser, Namespace
-
+from deformable_detr.cli.options import Parser
 from deformable_detr.config import RunConfig, read_config
 from deformable_detr.errors import UserError
 from deformable_detr.files import write_json
 from deformable_detr.run_folder.names import METRICS_FILE, RUN_CONFIG_FILE
 from deformable_detr.run_folder.reading import read_metrics
+from experiments.commands import add_output
 
 from .pictures import COLOURS, new_figure, save_figure
 from .published import FIGURE_3_DEFORMABLE, FIGURE_3_DETR_DC5
@@ -32,14 +33,14 @@ if TYPE_CHECKING:
 Curve = Mapping[int, float]  # epoch, from 1 → AP, a fraction
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("runs", metavar="RUN", type=str, nargs="+", help="run folders or metrics.jsonl files")
-    parser.add_argument("--labels", type=str, nargs="*", default=[], help="one for each RUN; else recipes")
-    parser.add_argument("--metric", type=str, default="AP", help=f"one of {', '.join(AP_NAMES)}")
-    parser.add_argument("--published", action="store_true", help="mark the paper's end points on COCO too")
-    parser.add_argument(
-        "--output", type=str, default="runs/paper", help="figure3.png, .svg and .json go here"
+def add_arguments(parser: Parser) -> None:
+    parser.argument("runs", "RUN", "Run folders or metrics.jsonl files.", many=True)
+    parser.option(
+        "--labels", str, [], "One label for each RUN. Default: the recipes' names.", shown="TEXT", many=True
     )
+    parser.option("--metric", str, "AP", f"What to draw, of {', '.join(AP_NAMES)}.", shown="NAME")
+    parser.flag("--published", "Also mark the paper's end points on COCO.")
+    add_output(parser, "figure3.png, .svg and .json")
 
 
 def run(arguments: Namespace) -> None:

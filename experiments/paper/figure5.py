@@ -9,12 +9,13 @@ that: the mean gradient norm in bands along these borders and inside, for each o
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Mapping
 from statistics import fmean
 
 import numpy as np
-from jsonargparse import ArgumentParser, Namespace
 
+from deformable_detr.cli.options import Parser
 from deformable_detr.errors import UserError
 from deformable_detr.explain.gradient import TERMS, Gradients, draw_gradients, gradients
 from deformable_detr.inference.detector import load
@@ -29,7 +30,7 @@ REGIONS = ("left_right", "top_bottom", "inside", "outside")
 BAND = 0.15  # of the box's side, to each side of a border
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     add_picture_arguments(parser, most=3)
 
 

@@ -9,13 +9,14 @@ detection's box, layer by layer, beside the share of the picture that the box is
 
 from __future__ import annotations
 
+from argparse import Namespace
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 import numpy as np
-from jsonargparse import ArgumentParser, Namespace
 
+from deformable_detr.cli.options import Parser
 from deformable_detr.errors import UserError
 from deformable_detr.explain.drawing import draw
 from deformable_detr.inference.detector import Detector, Picture, load
@@ -43,7 +44,7 @@ class Looks:
     encoder: tuple[float, ...]
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     add_picture_arguments(parser, most=2)
 
 

@@ -77,7 +77,8 @@ def count_multiply_adds(computation: Callable[[], Any]) -> int:
     formulas = {**REFERENCE_FORMULAS, torch.ops.torchvision.deform_conv2d: _deform_conv_flops}
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         computation()
-    return counter.get_total_flops() // 2
+    result: int = counter.get_total_flops() // 2
+    return result
 
 
 def _deform_conv_flops(

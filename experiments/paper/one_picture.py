@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentParser, Namespace
-
+from deformable_detr.cli.options import Parser, add_model
 from deformable_detr.errors import UserError
 from deformable_detr.files import make_output_folder, write_json
 from deformable_detr.prediction.sources import find_pictures
+from experiments.commands import add_output
 
 from .pictures import save_figure
 
@@ -20,15 +21,12 @@ if TYPE_CHECKING:
 PHOTO_DPI = 160  # photographs, not lines
 
 
-def add_picture_arguments(parser: ArgumentParser, most: int) -> None:
-    parser.add_argument(
-        "model", metavar="MODEL", type=str, help="run or checkpoint folder, .pth file, hub id"
-    )
-    parser.add_argument("images", metavar="IMAGE", type=str, nargs="+", help="pictures, folders, globs")
-    parser.add_argument("--output", type=str, default="runs/paper", help="JSON, PNG and SVG go here")
-    parser.add_argument("--threshold", type=float, default=0.4, help="least score of a detection")
-    parser.add_argument("--most", type=int, default=most, help="detections to draw, the best ones")
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
+def add_picture_arguments(parser: Parser, most: int) -> None:
+    add_model(parser)
+    parser.argument("images", "IMAGE", "Pictures, folders or globs.", many=True)
+    add_output(parser, "JSON, PNG and SVG")
+    parser.option("--threshold", float, 0.4, "The minimum score of a detection.")
+    parser.option("--most", int, most, "The maximum number of detections per picture, the best ones.")
 
 
 def pictures_of(arguments: Namespace) -> list[Path]:

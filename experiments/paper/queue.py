@@ -18,6 +18,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +27,9 @@ from typing import Any
 import torch
 import yaml
 from filelock import FileLock, Timeout
-from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
+from deformable_detr.cli.options import Parser, add_device
 from deformable_detr.config import RunConfig, override
 from deformable_detr.data.drawn import generate
 from deformable_detr.data.formats import read_split
@@ -36,6 +37,7 @@ from deformable_detr.errors import NonFiniteError, UserError
 from deformable_detr.files import write_text
 from deformable_detr.run_folder.names import METRICS_FILE
 from deformable_detr.run_folder.reading import read_metrics
+from experiments.commands import add_output
 
 from . import table1, table2
 from .rows import AP_NAMES, Row, read_run, require_data, run_folder
@@ -72,13 +74,19 @@ class QueuedRun:
         return _lock(output, f"{self.data}-{self.folder(output).name}")
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("queue", metavar="FILE", type=str, help="YAML: data sets and runs")
-    parser.add_argument("--output", type=str, default="runs/paper", help="run folders and drawn data")
-    parser.add_argument("--results", type=str, default="runs/paper/results", help="one JSON per finished run")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each with a share of the cores")
-    parser.add_argument("--list", action="store_true", help="say what is finished, run nothing")
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
+def add_arguments(parser: Parser) -> None:
+    parser.argument("queue", "FILE", "A YAML file with data sets and runs.")
+    add_output(parser, "run folders and drawn data")
+    parser.option(
+        "--results",
+        str,
+        "runs/paper/results",
+        "The folder for one JSON file per finished run.",
+        shown="FOLDER",
+    )
+    parser.option("--jobs", int, 1, "How many runs at a time, each with a share of the cores.")
+    parser.flag("--list", "Show what is finished and run nothing.")
+    add_device(parser)
 
 
 def run(arguments: Namespace) -> None:
@@ -134,7 +142,7 @@ def _run_jobs(arguments: Namespace, console: Console) -> None:
     threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
     command = [sys.executable, "-m", "experiments.paper", "queue", arguments.queue]
     for option in ("output", "results", "device"):
-        command += [f"--{option}", arguments[option]]
+        command += [f"--{option}", getattr(arguments, option)]
     logs = Path(arguments.output) / "jobs"
     logs.mkdir(parents=True, exist_ok=True)
     children: list[subprocess.Popen[bytes]] = []

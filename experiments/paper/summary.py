@@ -13,6 +13,7 @@ AP is a fraction in JSON and in percent elsewhere.
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,11 +21,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Literal
 
-from jsonargparse import ArgumentParser, Namespace
 from scipy.stats import t as student
 
+from deformable_detr.cli.options import Parser
 from deformable_detr.errors import UserError
 from deformable_detr.files import write_json, write_text
+from experiments.commands import add_output
 
 from . import published, table1, table2
 from .pictures import COLOURS, new_figure, save_figure
@@ -159,15 +161,19 @@ class Effect:
     verdict: Verdict
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "results", metavar="FOLDER", type=str, help="of the JSON files that `paper queue` leaves"
+def add_arguments(parser: Parser) -> None:
+    parser.argument("results", "FOLDER", "The folder of JSON files that `queue` wrote.")
+    parser.option(
+        "--queue",
+        str | None,
+        None,
+        "A queue's YAML file: name those of its runs that are missing.",
+        shown="FILE",
     )
-    parser.add_argument(
-        "--queue", type=str | None, default=None, help="YAML: say which of its runs are missing"
+    add_output(parser, "JSON, Markdown and figures")
+    parser.option(
+        "--into", str | None, None, "A Markdown file with the two markers to write between.", shown="FILE"
     )
-    parser.add_argument("--output", type=str, default="runs/paper", help="JSON, Markdown and figures")
-    parser.add_argument("--into", type=str | None, default=None, help="a Markdown file with the two markers")
 
 
 def run(arguments: Namespace) -> None:
@@ -367,7 +373,8 @@ def _verdict(differences: Sequence[float], published: float) -> Verdict:
 def _has_a_sign(differences: Sequence[float]) -> bool:
     error = stdev(differences) / len(differences) ** 0.5
     least = float(student.ppf(1 - CHANCE, len(differences) - 1)) * error
-    return abs(fmean(differences)) > least
+    result: bool = abs(fmean(differences)) > least
+    return result
 
 
 def _entry(each: Experiment) -> dict[str, Any]:

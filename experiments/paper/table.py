@@ -11,21 +11,23 @@ import json
 import shlex
 import statistics
 import time
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
+from deformable_detr.cli.options import Parser, add_device
 from deformable_detr.data.formats import read_split
 from deformable_detr.data.images import open_image
 from deformable_detr.data.records import Split
 from deformable_detr.errors import UserError
 from deformable_detr.files import write_json, write_text
 from deformable_detr.system.environment import environment
+from experiments.commands import add_output
 
 from .flops import typical_sizes
 from .rows import (
@@ -78,25 +80,28 @@ class Options:
     device: str
 
 
-def add_table_arguments(parser: ArgumentParser, rows: Sequence[Row]) -> None:
-    parser.add_argument("dataset", metavar="DATA", type=str, help="folder with train and val")
-    parser.add_argument("--output", type=str, default="runs/paper", help="run folders, JSON and Markdown")
-    parser.add_argument(
+def add_table_arguments(parser: Parser, rows: Sequence[Row]) -> None:
+    parser.argument("dataset", "DATA", "A data set with splits train and val.")
+    add_output(parser, "run folders, JSON and Markdown")
+    parser.option(
         "--scale",
-        type=Literal["full", "small"],
-        default="full",
-        help="full: as published (GPUs). small: for two CPU cores, docs/paper.md",
+        Literal["full", "small"],
+        "full",
+        "full: as published, on GPUs; small: for two CPU cores, see docs/paper.md.",
     )
-    parser.add_argument(
-        "--rows", type=str, nargs="*", default=None, help=f"of {', '.join(row.name for row in rows)}; all"
+    parser.option(
+        "--rows",
+        str,
+        None,
+        f"Rows of {', '.join(row.name for row in rows)}. Default: all.",
+        shown="ROW",
+        many=True,
     )
-    parser.add_argument(
-        "--epochs", type=int | None, default=None, help="another schedule; 0: train nothing, cost only"
-    )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[42], help="one run for each")
-    parser.add_argument("--rebuild", action="store_true", help="train nothing, read the run folders")
-    parser.add_argument("--speed", action="store_true", help="also measure frames per second here")
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
+    parser.option("--epochs", int | None, None, "Another number of epochs; 0 trains nothing and shows costs.")
+    parser.option("--seeds", int, [42], "Seeds of the trainings, one run for each.", shown="N", many=True)
+    parser.flag("--rebuild", "Train nothing and read the run folders.")
+    parser.flag("--speed", "Also measure frames per second on this machine.")
+    add_device(parser)
 
 
 def options_of(arguments: Namespace) -> Options:

@@ -6,7 +6,9 @@ feature level.
 
 from __future__ import annotations
 
-from jsonargparse import ArgumentParser, Namespace
+from argparse import Namespace
+
+from deformable_detr.cli.options import Parser
 
 from . import published
 from .faster_rcnn import FasterRcnnRow
@@ -39,7 +41,7 @@ ROWS: tuple[Row, ...] = (
 )
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     add_table_arguments(parser, ROWS)
 
 

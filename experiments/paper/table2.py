@@ -8,7 +8,9 @@ Multi-scale inputs without multi-scale attention: each query samples its own lev
 
 from __future__ import annotations
 
-from jsonargparse import ArgumentParser, Namespace
+from argparse import Namespace
+
+from deformable_detr.cli.options import Parser
 
 from . import published
 from .rows import RecipeRow, Row
@@ -35,7 +37,7 @@ ROWS: tuple[Row, ...] = (
 )
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     add_table_arguments(parser, ROWS)
 
 

@@ -12,12 +12,13 @@ command for a model that is trained already:
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
 
+from deformable_detr.cli.options import Parser
 from deformable_detr.config import RunConfig, to_dict
 from deformable_detr.data.formats import read_split
 from deformable_detr.evaluation import evaluate
@@ -92,7 +93,7 @@ ROWS: tuple[Row, ...] = (
 )
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     add_table_arguments(parser, ROWS)
 
 

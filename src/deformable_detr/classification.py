@@ -74,12 +74,13 @@ class SigmoidFocal(ClassificationScheme):
     def loss(self, logits: Tensor, assigned: Tensor, count: BatchCount) -> Tensor:
         # The extra column takes the queries without object, and is cut off.
         wanted = F.one_hot(assigned.where(assigned != NO_OBJECT, self.num_classes), self.num_classes + 1)
-        return (
+        result: Tensor = (
             sigmoid_focal_loss(
                 logits, wanted[..., :-1].to(logits.dtype), self.alpha, self.gamma, reduction="sum"
             )
             / count.objects
         )
+        return result
 
     def scores(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()

@@ -40,19 +40,19 @@ def draw_boxes(
     width, height = scene.size
     text_size = max(LEAST_TEXT, round(0.6 * min(width, height) ** 0.5))  # 13 at 480 pixels, 33 at 3000
     thickness = max(1, round(text_size / 7))
-    font = _font(text_size)
+    font = label_font(text_size)
     # Boxes may reach far out of the picture, where Pillow's coordinates end.
     reach = np.array([width, height, width, height]) + thickness
     corners = np.clip(np.nan_to_num(boxes_xyxy).reshape(-1, 4), -thickness, reach).round().astype(int)
     palette = [PALETTE[colour % len(PALETTE)] for colour in colours]
     for box, colour in zip(corners, palette, strict=True):
         pen.rectangle(_ordered(box), outline=colour, width=thickness)
-    places = _label_places(corners, labels, font, (width, height))
+    places = label_places(corners, labels, font, (width, height))
     # Backwards, so that the first stays on top where even so two labels overlap.
     for place, label, colour in reversed(list(zip(places, labels, palette, strict=True))):
         pen.rectangle(tuple(place), fill=colour)
         x, y = int(place[0]) + PAD, int(place[3]) - PAD - font.getmetrics()[1]
-        pen.text((x, y), label, fill=_text_colour(colour), font=font, anchor="ls")
+        pen.text((x, y), label, fill=text_colour(colour), font=font, anchor="ls")
     return scene
 
 
@@ -61,7 +61,7 @@ def _ordered(box: np.ndarray) -> tuple[int, int, int, int]:
     return min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
 
 
-def _label_places(
+def label_places(
     corners: np.ndarray,
     labels: Sequence[str],
     font: ImageFont.FreeTypeFont,
@@ -119,7 +119,7 @@ def _shared_areas(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def label_font(size: int) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with the package: Pillow's own font has no letters beyond ASCII."""
     return ImageFont.truetype(BytesIO(_font_file()), size, layout_engine=ImageFont.Layout.BASIC)
 
@@ -130,7 +130,7 @@ def _font_file() -> bytes:
 
 
 @cache
-def _text_colour(background: str) -> str:
+def text_colour(background: str) -> str:
     """Black on light colours, white on dark ones."""
     channels = (int(background[start : start + 2], 16) for start in (1, 3, 5))
     luma = sum(weight * channel for weight, channel in zip(LUMA, channels, strict=True))

@@ -311,13 +311,14 @@ class Detections:
 
     def to_supervision(self) -> supervision.Detections:
         """As `supervision.Detections`, class names in `data["class_name"]`, tracks in `tracker_id`."""
-        return import_supervision("to_supervision").Detections(
+        result: supervision.Detections = import_supervision("to_supervision").Detections(
             xyxy=self.boxes_xyxy.astype(np.float32).reshape(-1, 4),
             confidence=self.scores.astype(np.float32),
             class_id=self.labels.astype(int),
             tracker_id=None if self.track_ids is None else self.track_ids.astype(int),
             data={"class_name": np.array(self.names, dtype=str)},
         )
+        return result
 
     def draw(self, image: Any = None) -> Image:
         """The picture with labelled boxes. `image` (path, PIL image or (H, W, 3) RGB uint8 array) is

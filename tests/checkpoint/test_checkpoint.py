@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,7 +61,7 @@ def assert_same_checkpoint(found: Checkpoint, expected: Checkpoint) -> None:
     ],
     ids=["detr", "two_stage", "timm"],
 )
-def test_what_is_saved_is_loaded(config, tmp_path: Path):
+def test_what_is_saved_is_loaded(config: Any, tmp_path: Path) -> None:
     classes = ClassTable(("Straße", None, "a/b"), (7, 3, 90))
     data = DataConfig(image_size=240, max_size=400, train_sizes=(200, 240), mean=(0.5, 0.5, 0.5))
     original = replace(random_checkpoint(config, classes), data=data)
@@ -73,7 +74,7 @@ def test_what_is_saved_is_loaded(config, tmp_path: Path):
     assert_same_checkpoint(load(tmp_path / "a" / "model"), original)
 
 
-def test_a_loaded_model_is_ready_to_use_and_to_train(folder: Path):
+def test_a_loaded_model_is_ready_to_use_and_to_train(folder: Path) -> None:
     model = load(folder).model
     assert not model.training
     assert not any(parameter.is_meta for parameter in model.parameters())
@@ -81,14 +82,14 @@ def test_a_loaded_model_is_ready_to_use_and_to_train(folder: Path):
     assert model.backbone.stages[3][0].conv1.weight.requires_grad
 
 
-def test_channels_last_weights_are_saved_like_others(detr: Checkpoint, tmp_path: Path):
+def test_channels_last_weights_are_saved_like_others(detr: Checkpoint, tmp_path: Path) -> None:
     checkpoint = random_checkpoint(detr.config)
     checkpoint.model.backbone.to(memory_format=torch.channels_last)
     save(tmp_path / "model", checkpoint)
     assert_same_weights(load(tmp_path / "model").model, checkpoint.model)
 
 
-def test_config_json_says_what_the_model_is(folder: Path):
+def test_config_json_says_what_the_model_is(folder: Path) -> None:
     content = json.loads((folder / "config.json").read_text())
     assert (content["format"], content["format_version"]) == ("deformable_detr", 1)
     assert content["model"]["num_queries"] == 7
@@ -99,7 +100,7 @@ def test_config_json_says_what_the_model_is(folder: Path):
 
 
 class TestReplacing:
-    def test_new_weights(self, folder: Path, detr: Checkpoint):
+    def test_new_weights(self, folder: Path, detr: Checkpoint) -> None:
         other = Checkpoint(**(vars(detr) | {"model": random_checkpoint(detr.config).model}))
         with torch.no_grad():
             other.model.queries.positions += 1
@@ -107,15 +108,17 @@ class TestReplacing:
         assert_same_checkpoint(load(folder), other)
         assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
-    def test_another_model(self, folder: Path):
+    def test_another_model(self, folder: Path) -> None:
         other = random_checkpoint(smallest_detr(num_classes=2, num_queries=3))
         save(folder, other)
         assert_same_checkpoint(load(folder), other)
         assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
     @pytest.mark.parametrize("what", ["save_file", "replace", "rename"])
-    def test_failure_keeps_the_old_one(self, what: str, folder: Path, detr: Checkpoint, monkeypatch):
-        def fail(*args, **kwargs):
+    def test_failure_keeps_the_old_one(
+        self, what: str, folder: Path, detr: Checkpoint, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*args: Any, **kwargs: Any) -> None:
             raise OSError("disk full")
 
         other = detr if what == "replace" else random_checkpoint(smallest_detr(num_classes=2))
@@ -131,7 +134,7 @@ class TestReplacing:
         assert_same_checkpoint(load(folder), detr)
         assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
-    def test_other_peoples_files_are_left_alone(self, tmp_path: Path, detr: Checkpoint):
+    def test_other_peoples_files_are_left_alone(self, tmp_path: Path, detr: Checkpoint) -> None:
         (tmp_path / "thesis.tex").write_text("my life")
         with pytest.raises(UserError, match=r"thesis\.tex.*choose another folder"):
             save(tmp_path, detr)
@@ -143,7 +146,7 @@ class TestReplacing:
             save(tmp_path / "hub", detr)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["hub", "thesis.tex"]
 
-    def test_an_empty_folder_is_filled(self, tmp_path: Path, detr: Checkpoint):
+    def test_an_empty_folder_is_filled(self, tmp_path: Path, detr: Checkpoint) -> None:
         save(tmp_path, detr)
         assert_same_checkpoint(load(tmp_path), detr)
 
@@ -164,23 +167,23 @@ class TestDamage:
             ({"recipe": "detr_r7"}, "no recipe detr_r7; set recipe to one of"),
         ],
     )
-    def test_config(self, changes: dict, sentence: str, folder: Path):
+    def test_config(self, changes: dict[str, Any], sentence: str, folder: Path) -> None:
         edit_config(folder, **changes)
         with pytest.raises(UserError, match=sentence):
             load(folder)
 
-    def test_no_json(self, folder: Path):
+    def test_no_json(self, folder: Path) -> None:
         (folder / "config.json").write_text("{")
         with pytest.raises(UserError, match=r"config\.json cannot be read as JSON"):
             load(folder)
 
-    def test_another_size(self, folder: Path, detr: Checkpoint):
+    def test_another_size(self, folder: Path, detr: Checkpoint) -> None:
         model = json.loads((folder / "config.json").read_text())["model"]
         edit_config(folder, model=model | {"ffn_dim": 64, "decoder_layers": 3})
         with pytest.raises(UserError, match=r"model: .* missing \(decoder\.layers\.2.* of another shape"):
             load(folder)
 
-    def test_cut_off_weights(self, folder: Path):
+    def test_cut_off_weights(self, folder: Path) -> None:
         path = folder / "model.safetensors"
         path.write_bytes(path.read_bytes()[:-1000])
         with pytest.raises(UserError, match=r"model\.safetensors cannot be read"):
@@ -191,7 +194,7 @@ class TestDamage:
 
 
 class TestSources:
-    def test_a_run_has_its_best_or_its_last(self, folder: Path, detr: Checkpoint, tmp_path: Path):
+    def test_a_run_has_its_best_or_its_last(self, folder: Path, detr: Checkpoint, tmp_path: Path) -> None:
         run = tmp_path / "run"
         (run / "checkpoints").mkdir(parents=True)
         with pytest.raises(UserError, match=r"run folder .* holds no checkpoint yet"):
@@ -203,7 +206,7 @@ class TestSources:
         assert load(run).config == best.config
         assert load(str(run / "checkpoints" / "last")).config == detr.config
 
-    def test_what_cannot_be_loaded_is_told_with_what_can(self, tmp_path: Path, folder: Path):
+    def test_what_cannot_be_loaded_is_told_with_what_can(self, tmp_path: Path, folder: Path) -> None:
         (tmp_path / "empty").mkdir()
         (tmp_path / "notes.txt").write_text("hello")
         for source, sentence in {
@@ -217,7 +220,7 @@ class TestSources:
             with pytest.raises(UserError, match=sentence):
                 load(source)
 
-    def test_a_hub_id_is_downloaded(self, monkeypatch, tmp_path: Path):
+    def test_a_hub_id_is_downloaded(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         import huggingface_hub
 
         asked = []
@@ -236,7 +239,7 @@ class TestSources:
             ("someone/model", ["*.json", "pytorch_model*"]),
         ]
 
-    def test_a_hub_that_cannot_be_reached(self, monkeypatch):
+    def test_a_hub_that_cannot_be_reached(self, monkeypatch: pytest.MonkeyPatch) -> None:
         import huggingface_hub
 
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -244,14 +247,14 @@ class TestSources:
             load("someone/nothing")
 
 
-def test_closest_recipe_knows_every_recipe():
+def test_closest_recipe_knows_every_recipe() -> None:
     for name in RECIPES:
         assert closest_recipe(replace(recipe(name).model, num_classes=4, num_queries=11)) == name
     assert closest_recipe(small_config("deformable_detr_r50_refine")) == "deformable_detr_r50_refine"
     assert closest_recipe(smallest_detr()) == "detr_r50"
 
 
-def test_class_tables_without_names():
+def test_class_tables_without_names() -> None:
     coco = class_table_for(91)
     assert sum(name is not None for name in coco.names) == 80
     assert (coco.names[1], coco.names[12], coco.names[90]) == ("person", None, "toothbrush")
@@ -259,7 +262,7 @@ def test_class_tables_without_names():
     assert class_table_for(2).names == ("class 0", "class 1")
 
 
-def test_coco_names_are_torchvisions():
+def test_coco_names_are_torchvisions() -> None:
     from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
     theirs = FasterRCNN_ResNet50_FPN_Weights.DEFAULT.meta["categories"]

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def exported(config: ModelConfig) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_entries_are_the_authors(name: str):
+def test_entries_are_the_authors(name: str) -> None:
     entries, elements = FILES[name]
     state = exported(recipe(name).model)
     assert len(state) == entries
@@ -123,7 +124,7 @@ def authors_names(config: ModelConfig) -> set[str]:
     return names
 
 
-def test_norms_are_numbered_as_the_authors_do():
+def test_norms_are_numbered_as_the_authors_do() -> None:
     """Deformable DETR's cross-attention comes second and has norm1 (specification §3.3)."""
     norms = ("self_norm", "cross_norm", "feedforward.norm")
     for family, numbers in (("detr", (1, 2, 3)), ("deformable_detr", (2, 1, 3))):
@@ -141,7 +142,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_round_trip(name: str, tmp_path: Path):
+def test_round_trip(name: str, tmp_path: Path) -> None:
     config = VARIANTS[name]
     classes = class_table_for(91)
     if config.num_classes == 5:
@@ -154,7 +155,7 @@ def test_round_trip(name: str, tmp_path: Path):
     assert replace(found, model=original.model) == original
 
 
-def test_resnets_are_known_by_their_shapes():
+def test_resnets_are_known_by_their_shapes() -> None:
     for name in TORCHVISION_RESNETS:
         state = exported(small_config("detr_r50", backbone=BackboneConfig(name)))
         body = "backbone.0.body."
@@ -162,7 +163,7 @@ def test_resnets_are_known_by_their_shapes():
         assert resnet_of(shapes) == name
 
 
-def test_shared_heads_share_memory_in_the_file():
+def test_shared_heads_share_memory_in_the_file() -> None:
     """As in the authors' own files."""
     state = authors.content_of(random_checkpoint(VARIANTS["plain"]))["model"]
     assert state["class_embed.0.weight"].data_ptr() == state["class_embed.1.weight"].data_ptr()
@@ -180,11 +181,13 @@ def two_stage() -> Checkpoint:
 
 
 @pytest.fixture
-def load_changed(monkeypatch, tmp_path: Path) -> Callable[..., Checkpoint]:
+def load_changed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Checkpoint]:
     """load_changed(checkpoint, change): what is read from the authors' file of a checkpoint after `change`
     of its content, without the time that disks take."""
 
-    def run(checkpoint: Checkpoint, change: Callable[[dict], object], name: str = "model.pth") -> Checkpoint:
+    def run(
+        checkpoint: Checkpoint, change: Callable[[dict[str, Any]], object], name: str = "model.pth"
+    ) -> Checkpoint:
         content = authors.content_of(checkpoint)
         change(content)
         monkeypatch.setattr(authors, "read_pickle", lambda path: content)
@@ -194,33 +197,37 @@ def load_changed(monkeypatch, tmp_path: Path) -> Callable[..., Checkpoint]:
     return run
 
 
-def without_options(content: dict) -> None:
+def without_options(content: dict[str, Any]) -> None:
     del content["args"]
 
 
 class TestFilesWithoutOptions:
     """The published DETR files hold nothing but weights."""
 
-    def test_what_tensors_cannot_say_is_the_papers(self, two_stage: Checkpoint, load_changed):
+    def test_what_tensors_cannot_say_is_the_papers(
+        self, two_stage: Checkpoint, load_changed: Callable[..., Checkpoint]
+    ) -> None:
         found = load_changed(two_stage, without_options)
         assert found.config == replace(two_stage.config, num_queries=300)
         assert found.classes == class_table_for(5)
 
-    def test_bare_state_dict(self, detr: Checkpoint, tmp_path: Path):
+    def test_bare_state_dict(self, detr: Checkpoint, tmp_path: Path) -> None:
         torch.save(authors.content_of(detr)["model"], tmp_path / "model.pth")
         assert_same_weights(load(tmp_path / "model.pth").model, detr.model)
 
-    def test_dilation_is_in_the_published_names(self, load_changed):
+    def test_dilation_is_in_the_published_names(self, load_changed: Callable[..., Checkpoint]) -> None:
         checkpoint = random_checkpoint(small_config("detr_r50"))
         found = load_changed(checkpoint, without_options, "detr-r50-dc5-f0fb7ef5.pth")
         assert found.config.backbone == BackboneConfig("resnet50", dilation=True)
         assert found.recipe == "detr_r50_dc5"
 
-    def test_options_are_believed_more_than_names(self, detr: Checkpoint, load_changed):
+    def test_options_are_believed_more_than_names(
+        self, detr: Checkpoint, load_changed: Callable[..., Checkpoint]
+    ) -> None:
         assert not load_changed(detr, lambda content: None, "dc5.pth").config.backbone.dilation
 
 
-def test_a_training_checkpoint_of_the_authors(detr: Checkpoint, tmp_path: Path):
+def test_a_training_checkpoint_of_the_authors(detr: Checkpoint, tmp_path: Path) -> None:
     """With optimizer, scheduler, and options that we do not know; before and after PyTorch 1.6."""
     layer = torch.nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(layer.parameters())
@@ -239,27 +246,27 @@ def test_a_training_checkpoint_of_the_authors(detr: Checkpoint, tmp_path: Path):
 
 
 class Malicious:
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.path = path
 
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return os.mkdir, (str(self.path),)
 
 
-def with_tensor(name: str, *shape: int) -> Callable[[dict], None]:
+def with_tensor(name: str, *shape: int) -> Callable[[dict[str, Any]], None]:
     return lambda content: content["model"].update({name: torch.ones(shape)})
 
 
-def without_tensor(name: str) -> Callable[[dict], None]:
+def without_tensor(name: str) -> Callable[[dict[str, Any]], None]:
     return lambda content: content["model"].__delitem__(name)
 
 
-def with_option(name: str, value: object) -> Callable[[dict], None]:
+def with_option(name: str, value: object) -> Callable[[dict[str, Any]], None]:
     return lambda content: setattr(content["args"], name, value)
 
 
 class TestRefusals:
-    def test_code_in_the_file_is_not_run(self, tmp_path: Path):
+    def test_code_in_the_file_is_not_run(self, tmp_path: Path) -> None:
         trap = tmp_path / "sprung"
         torch.save({"model": {}, "args": argparse.Namespace(hook=Malicious(trap))}, tmp_path / "model.pth")
         with pytest.raises(UserError, match=r"stranger's code .*save its state dict alone"):
@@ -274,7 +281,7 @@ class TestRefusals:
             ({"layer1.weight": torch.ones(1)}, "no checkpoint of Deformable DETR or DETR"),
         ],
     )
-    def test_something_else(self, content, sentence: str, tmp_path: Path):
+    def test_something_else(self, content: Any, sentence: str, tmp_path: Path) -> None:
         torch.save(content, tmp_path / "model.pth")
         with pytest.raises(UserError, match=sentence):
             load(tmp_path / "model.pth")
@@ -305,7 +312,9 @@ class TestRefusals:
             (with_option("nheads", 5), r"model\.pth: model\.hidden_dim .* divisible"),
         ],
     )
-    def test_detr(self, change, sentence: str, detr: Checkpoint, load_changed):
+    def test_detr(
+        self, change: Any, sentence: str, detr: Checkpoint, load_changed: Callable[..., Checkpoint]
+    ) -> None:
         with pytest.raises(UserError, match=sentence):
             load_changed(detr, change)
 
@@ -319,11 +328,13 @@ class TestRefusals:
             (with_option("nheads", 256), "which 256 heads x 4 levels do not divide"),
         ],
     )
-    def test_two_stage(self, change, sentence: str, two_stage: Checkpoint, load_changed):
+    def test_two_stage(
+        self, change: Any, sentence: str, two_stage: Checkpoint, load_changed: Callable[..., Checkpoint]
+    ) -> None:
         with pytest.raises(UserError, match=sentence):
             load_changed(two_stage, change)
 
-    def test_a_cut_off_file(self, detr: Checkpoint, tmp_path: Path):
+    def test_a_cut_off_file(self, detr: Checkpoint, tmp_path: Path) -> None:
         path = tmp_path / "model.pth"
         authors.save(path, detr)
         path.write_bytes(path.read_bytes()[:-5000])

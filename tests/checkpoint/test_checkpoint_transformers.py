@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,7 +61,7 @@ def names_in(path: Path) -> set[str]:
     ids=["detr", "two_stage"],
 )
 class TestNames:
-    def test_both_generations_are_read(self, family: str, options: dict, tmp_path: Path):
+    def test_both_generations_are_read(self, family: str, options: dict[str, Any], tmp_path: Path) -> None:
         """`save_pretrained` writes the names of the hub; the model in memory has those of transformers 5."""
         model = small_transformers_model(family, **options)
         expected = saved_and_loaded(model)
@@ -70,7 +71,9 @@ class TestNames:
         save_file(in_memory, tmp_path / "model.safetensors")
         assert_same_weights(load(tmp_path).model, expected.model)
 
-    def test_names_are_those_of_transformers_files(self, family: str, options: dict, tmp_path: Path):
+    def test_names_are_those_of_transformers_files(
+        self, family: str, options: dict[str, Any], tmp_path: Path
+    ) -> None:
         model = small_transformers_model(family, timm=True, **options)
         model.save_pretrained(tmp_path)
         theirs = names_in(tmp_path / "model.safetensors")
@@ -90,7 +93,7 @@ class TestNames:
         assert theirs <= known
 
 
-def test_names_of_transformers_own_resnet():
+def test_names_of_transformers_own_resnet() -> None:
     prefix = "model.backbone.model."
     hub = "model.backbone.conv_encoder.model."
     for theirs, expected in {
@@ -107,7 +110,7 @@ def test_names_of_transformers_own_resnet():
 class TestHeadsOfRefinement:
     """Transformers 5 ties the class heads of one-stage models with refinement, the authors do not."""
 
-    def test_tied(self):
+    def test_tied(self) -> None:
         heads = saved_and_loaded(
             small_transformers_model("deformable_detr", with_box_refine=True)
         ).model.decoder.heads
@@ -115,7 +118,7 @@ class TestHeadsOfRefinement:
         assert torch.equal(heads[0].class_head.weight, heads[2].class_head.weight)
         assert not torch.equal(heads[0].box_head[0].weight, heads[2].box_head[0].weight)
 
-    def test_a_file_of_the_hub_has_all_of_them(self, tmp_path: Path):
+    def test_a_file_of_the_hub_has_all_of_them(self, tmp_path: Path) -> None:
         model = small_transformers_model("deformable_detr", with_box_refine=True)
         model.save_pretrained(tmp_path)
         state = load_file(tmp_path / "model.safetensors")
@@ -128,12 +131,12 @@ class TestHeadsOfRefinement:
 
 
 class TestFiles:
-    def test_shards(self, detr: nn.Module, detr_folder: Path, tmp_path: Path):
+    def test_shards(self, detr: nn.Module, detr_folder: Path, tmp_path: Path) -> None:
         detr.save_pretrained(tmp_path, max_shard_size="20MB")
         assert (tmp_path / "model.safetensors.index.json").is_file()
         assert_same_weights(load(tmp_path).model, load(detr_folder).model)
 
-    def test_pytorch_file_in_half_precision(self, detr_folder: Path, tmp_path: Path):
+    def test_pytorch_file_in_half_precision(self, detr_folder: Path, tmp_path: Path) -> None:
         state = load_file(detr_folder / "model.safetensors")
         torch.save({name: tensor.half() for name, tensor in state.items()}, tmp_path / "pytorch_model.bin")
         (tmp_path / "config.json").write_bytes((detr_folder / "config.json").read_bytes())
@@ -142,28 +145,28 @@ class TestFiles:
             assert tensor.dtype == torch.float32
             assert torch.equal(tensor, expected[name].half().float())
 
-    def test_no_weights(self, detr_folder: Path, tmp_path: Path):
+    def test_no_weights(self, detr_folder: Path, tmp_path: Path) -> None:
         (tmp_path / "config.json").write_bytes((detr_folder / "config.json").read_bytes())
         with pytest.raises(UserError, match=r"holds no weights: expected model\.safetensors"):
             load(tmp_path)
 
-    def test_a_model_without_heads(self, detr: nn.Module, tmp_path: Path):
+    def test_a_model_without_heads(self, detr: nn.Module, tmp_path: Path) -> None:
         detr.model.save_pretrained(tmp_path)
         with pytest.raises(UserError, match="this is a DetrModel: supported is DetrForObjectDetection"):
             load(tmp_path)
 
 
 class TestClasses:
-    def test_names(self, edited: Callable[..., Path]):
+    def test_names(self, edited: Callable[..., Path]) -> None:
         checkpoint = load(edited(id2label={"0": "N/A", "1": "person", "2": "car", "3": "N/A", "4": "cat"}))
         assert checkpoint.classes.names == (None, "person", "car", None, "cat")
         assert checkpoint.classes.category_ids == (0, 1, 2, 3, 4)
 
-    def test_of_two_nameless_classes_files_say_nothing(self):
+    def test_of_two_nameless_classes_files_say_nothing(self) -> None:
         checkpoint = saved_and_loaded(small_transformers_model("detr", num_labels=2))
         assert checkpoint.classes.names in (("LABEL_0", "LABEL_1"), ("class 0", "class 1"))
 
-    def test_too_few_names(self, edited: Callable[..., Path]):
+    def test_too_few_names(self, edited: Callable[..., Path]) -> None:
         with pytest.raises(UserError, match="5 classes, but id2label names 1"):
             load(edited(id2label={"0": "a"}))
 
@@ -173,10 +176,10 @@ class TestPreprocessing:
         (folder / "preprocessor_config.json").write_text(json.dumps(values))
         return load(folder)
 
-    def test_none(self, detr_folder: Path):
+    def test_none(self, detr_folder: Path) -> None:
         assert load(detr_folder).data == DataConfig()
 
-    def test_edges(self, edited: Callable[..., Path]):
+    def test_edges(self, edited: Callable[..., Path]) -> None:
         data = self.with_preprocessor(
             edited(),
             size={"shortest_edge": 640, "longest_edge": 900},
@@ -186,12 +189,12 @@ class TestPreprocessing:
         assert (data.image_size, data.max_size) == (640, 900)
         assert (data.mean, data.std) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
 
-    def test_files_of_2022(self, edited: Callable[..., Path]):
+    def test_files_of_2022(self, edited: Callable[..., Path]) -> None:
         data = self.with_preprocessor(edited(), size=800, max_size=1333, do_resize=True).data
         assert data == DataConfig()
 
     @pytest.mark.parametrize("values", [{"size": {"height": 640, "width": 640}}, {"do_resize": False}])
-    def test_what_we_cannot_do(self, values: dict, edited: Callable[..., Path]):
+    def test_what_we_cannot_do(self, values: dict[str, Any], edited: Callable[..., Path]) -> None:
         with pytest.raises(UserError, match=r"preprocessor_config\.json resizes pictures"):
             self.with_preprocessor(edited(), **values)
 
@@ -218,7 +221,9 @@ class TestPreprocessing:
         ),
     ],
 )
-def test_options_that_are_not_supported(changes: dict, sentence: str, edited: Callable[..., Path]):
+def test_options_that_are_not_supported(
+    changes: dict[str, Any], sentence: str, edited: Callable[..., Path]
+) -> None:
     with pytest.raises(UserError, match=sentence):
         load(edited(**changes))
 
@@ -232,6 +237,6 @@ def test_options_that_are_not_supported(changes: dict, sentence: str, edited: Ca
     ],
     ids=["hub", "timm's tag", "transformers' own"],
 )
-def test_backbones_by_name(changes: dict, dilation: bool, edited: Callable[..., Path]):
+def test_backbones_by_name(changes: dict[str, Any], dilation: bool, edited: Callable[..., Path]) -> None:
     backbone = load(edited(**changes)).config.backbone
     assert (backbone.name, backbone.dilation) == ("resnet18", dilation)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,7 +50,7 @@ def written(config: ModelConfig, folder: Path) -> Checkpoint:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_to_transformers_and_back(name: str, tmp_path: Path):
+def test_to_transformers_and_back(name: str, tmp_path: Path) -> None:
     original = written(MODELS[name], tmp_path / "native")
     folder = convert(tmp_path / "native", tmp_path / "transformers", "transformers")
     convert(folder, tmp_path / "back", "native")
@@ -65,7 +66,7 @@ def test_to_transformers_and_back(name: str, tmp_path: Path):
     assert_same_outputs(model.eval(), original.model)
 
 
-def test_preprocessing_for_transformers(tmp_path: Path, monkeypatch):
+def test_preprocessing_for_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = Checkpoint(
         model=random_checkpoint(smallest_detr()).model,
         config=smallest_detr(),
@@ -82,7 +83,7 @@ def test_preprocessing_for_transformers(tmp_path: Path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["detr", "single_scale_dc5"])
-def test_to_the_authors_and_back(name: str, tmp_path: Path):
+def test_to_the_authors_and_back(name: str, tmp_path: Path) -> None:
     """More variants in test_checkpoint_authors.py."""
     original = written(MODELS[name], tmp_path / "native")
     path = convert(tmp_path / "native", tmp_path / "authors.pth", "authors")
@@ -96,7 +97,7 @@ def test_to_the_authors_and_back(name: str, tmp_path: Path):
     [("detr", {}), ("deformable_detr", {"with_box_refine": True, "two_stage": True})],
     ids=["detr", "two_stage"],
 )
-def test_from_transformers_and_back(family: str, options: dict, tmp_path: Path):
+def test_from_transformers_and_back(family: str, options: dict[str, Any], tmp_path: Path) -> None:
     model = small_transformers_model(family, **options)
     model.save_pretrained(tmp_path / "theirs")
     convert(tmp_path / "theirs", tmp_path / "native", "native")
@@ -142,8 +143,8 @@ TWO_STAGE = small_config(f"{DEFORMABLE}_two_stage")
 )
 @pytest.mark.parametrize("to", ["authors", "transformers"])
 def test_models_that_others_do_not_have(
-    config: ModelConfig, field: str, to: str, tmp_path: Path, monkeypatch
-):
+    config: ModelConfig, field: str, to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expect_refusal(config, field, to, tmp_path, monkeypatch)
 
 
@@ -154,11 +155,15 @@ def test_models_that_others_do_not_have(
         (replace(TWO_STAGE, hidden_dim=128), "hidden_dim=128"),
     ],
 )
-def test_models_that_the_authors_do_not_have(config: ModelConfig, field: str, tmp_path: Path, monkeypatch):
+def test_models_that_the_authors_do_not_have(
+    config: ModelConfig, field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expect_refusal(config, field, "authors", tmp_path, monkeypatch)
 
 
-def expect_refusal(config: ModelConfig, field: str, to: str, tmp_path: Path, monkeypatch) -> None:
+def expect_refusal(
+    config: ModelConfig, field: str, to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoint = Checkpoint(nn.Identity(), config, CLASSES, DataConfig(), "detr_r50")
     monkeypatch.setattr("deformable_detr.checkpoint.convert.load", lambda source: checkpoint)
     with pytest.raises(UserError, match=f"model.{field} cannot be written as a checkpoint of"):
@@ -166,14 +171,14 @@ def expect_refusal(config: ModelConfig, field: str, to: str, tmp_path: Path, mon
     assert not any(tmp_path.iterdir())
 
 
-def test_nothing_is_overwritten(tmp_path: Path):
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "model.pth").write_text("precious")
     with pytest.raises(UserError, match=r"model\.pth exists already"):
         convert("anything", tmp_path / "model.pth", "authors")
     assert (tmp_path / "model.pth").read_text() == "precious"
 
 
-def test_wrong_wishes(tmp_path: Path):
+def test_wrong_wishes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no format onnx: choose one of native, authors, transformers"):
         convert("anything", tmp_path / "out", "onnx")
     with pytest.raises(UserError, match=r"files NAME\.pth"):

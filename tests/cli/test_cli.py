@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,9 +20,15 @@ import yaml
 from PIL import Image
 
 import deformable_detr as dd
-from deformable_detr.cli.main import COMMANDS, Command, main
-from deformable_detr.config import RunConfig, from_dict, to_dict
-from deformable_detr.errors import UserError
+from deformable_detr.cli import doctor
+from deformable_detr.cli.main import COMMANDS, main, parser_of
+from deformable_detr.config import RunConfig, from_dict, settings_of, to_dict
+from deformable_detr.errors import (
+    ExportRefusedError,
+    NonFiniteError,
+    TrainingInterruptedError,
+    UserError,
+)
 from deformable_detr.evaluation.average_precision import COCO_METRICS
 from deformable_detr.inference.detector import Detector, new_checkpoint
 from deformable_detr.inspection import Forecast
@@ -76,7 +85,54 @@ def test_help_fits_80_columns_and_explains_itself(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"usage: deformable-detr {command}")
     assert max(map(len, lines)) <= 80
-    assert not any("base-recipe" in line for line in lines)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_has_a_help_text_of_its_own(command: str) -> None:
+    texts = parser_of(command).texts
+    assert [name for name, text in texts.items() if not text.endswith((".", "…"))] == []
+    shared = Counter(text.partition(" Default: ")[0] for text in texts.values())
+    assert [text for text, count in shared.items() if count > 1] == []
+
+
+def test_train_shows_what_most_people_need_first(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    titles = ["common options:", "model:", "data:", "train:", "loss:"]
+    text = capsys.readouterr().out
+    assert [line for line in text.splitlines() if line in titles] == titles
+    common = text.partition("common options:")[2].partition("\n\n")[0]
+    assert len(re.findall(r"^  --", common, re.MULTILINE)) == 10
+    flags = set(re.findall(r"^  --([\w.]+)", text, re.MULTILINE))
+    assert {setting.path for setting in settings_of(RunConfig)} - {"recipe"} <= flags
+
+
+@pytest.mark.parametrize(
+    ("command", "function"),
+    [
+        ("evaluate", "evaluation.evaluate"),
+        ("predict", "prediction.predict"),
+        ("report", "report.write_report"),
+        ("export", "exporter.export"),
+        ("serve", "serve.serve"),
+        ("serve", "serve.ServeSettings"),
+        ("train", "training.train"),
+        ("demo", "cli.demo.demo"),
+    ],
+)
+def test_options_have_the_defaults_of_the_function_behind_them(command: str, function: str) -> None:
+    module, _, name = function.rpartition(".")
+    signature = inspect.signature(getattr(importlib.import_module(f"deformable_detr.{module}"), name))
+    arguments = parser_of(command)
+    shared = {
+        parameter.name: parameter.default
+        for parameter in signature.parameters.values()
+        if parameter.default is not parameter.empty
+        and f"--{parameter.name.replace('_', '-')}" in arguments.texts
+    }
+    assert len(shared) >= 2
+    shared.pop("dtype", None)  # None is fp32
+    assert {name: arguments.get_default(name) for name in shared} == shared
 
 
 @pytest.mark.parametrize(
@@ -88,17 +144,20 @@ def test_help_fits_80_columns_and_explains_itself(
         ("train", "required: DATA"),
         ("convert a b", "required: --to"),
         ("evaluate m d --nonsense", "unrecognized arguments: --nonsense"),
-        ("evaluate m d --batch-size x", "--batch-size must be a whole number, not x"),
-        ("evaluate m d --iou-threshold x", "--iou-threshold must be a number, not x"),
+        ("evaluate m d --batch-size x", "--batch-size must be a whole number, not 'x'"),
+        ("evaluate m d --batch-size 2.0", "--batch-size must be a whole number, not '2.0'"),
+        ("evaluate m d --iou-threshold x", "--iou-threshold must be a number, not 'x'"),
+        ("evaluate m d --plus-one maybe", "--plus-one must be true or false, not 'maybe'"),
+        ("evaluate m d --tta-scales 1", "--tta-scales must be a list of numbers, not '1'"),
         ("evaluate m d --split", "--split: expected one argument"),
         ("evaluate m d --met voc", "unrecognized arguments: --met"),
-        ("convert a b --to onyx", "--to must be one of native, authors, transformers, not onyx"),
+        ("convert a b --to onyx", "--to must be one of native, authors, transformers, not 'onyx'"),
         ("inspect a b c", "unrecognized arguments: b c"),
-        ("train d --train.epochs ten", "--train.epochs must be a whole number, not ten"),
-        ("train d --train.max_steps ten", "--train.max_steps must be a whole number or null, not ten"),
+        ("train d --train.epochs ten", "train.epochs must be a whole number, not 'ten'"),
+        ("train d --train.max_steps ten", "train.max_steps must be a whole number or null, not 'ten'"),
         (
             "train d --model.attention vague",
-            "--model.attention must be one of dense, deformable, deformable_own_level, not vague",
+            "model.attention must be one of dense, deformable, deformable_own_level, not 'vague'",
         ),
         ("train d --model.nonsense 3", "unrecognized arguments: --model.nonsense 3"),
         ("train d --train.epochs -1", "train.epochs must be at least 0, not -1"),
@@ -108,6 +167,10 @@ def test_help_fits_80_columns_and_explains_itself(
         ("train d --config nowhere.yaml", "there is no file nowhere.yaml"),
         ("train d --epochs 3", "unrecognized arguments: --epochs 3; did you mean --train.epochs?"),
         ("train d --train.epoch=3", "did you mean --train.epochs?"),
+        ("train d --train.lr", "--train.lr: expected one argument"),
+        ("train d --data.train_sizes 480", "data.train_sizes must be a list of whole numbers, not 480"),
+        ("train d --format xml", "--format must be one of auto, coco, voc, yolo, not 'xml'"),
+        ("train d --resume=yes", "--resume: ignored explicit argument 'yes'"),
         ("predict m s --treshold 0.3", "did you mean --threshold?"),
         ("train nowhere", "there is no data set at nowhere"),
         ("train d --init-from nowhere", "there is no model nowhere"),
@@ -118,7 +181,7 @@ def test_help_fits_80_columns_and_explains_itself(
         ("convert nowhere out --to native", "there is no model nowhere"),
     ],
 )
-def test_wrong_arguments_are_told_in_one_sentence(
+def test_wrong_arguments_are_refused_in_one_sentence(
     capsys: pytest.CaptureFixture[str], line: str, words: str
 ) -> None:
     assert words in refused(capsys, *line.split())
@@ -128,13 +191,15 @@ def test_help_shows_the_defaults_of_the_recipe(capsys: pytest.CaptureFixture[str
     for recipe, queries in (("deformable_detr_lite", 100), ("detr_r50", 100), ("deformable_detr_r50", 300)):
         with pytest.raises(SystemExit):
             main(["train", "d", "--recipe", recipe, "--help"])
-        option = capsys.readouterr().out.split("--model.num_queries NUM_QUERIES")[1].split("--")[0]
-        assert f"default: {queries})" in " ".join(option.split())
+        option = capsys.readouterr().out.split("--model.num_queries N")[1].split("--")[0]
+        assert f"Default: {queries}." in " ".join(option.split())
 
 
 def test_a_wrong_command_line_in_a_process_of_its_own() -> None:
     command = [sys.executable, "-c", "import sys; from deformable_detr.cli import main; sys.exit(main())"]
-    done = subprocess.run([*command, "predict", "--foo"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, "predict", "m", "s", "--foo"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
@@ -149,8 +214,11 @@ def test_a_wrong_command_line_in_a_process_of_its_own() -> None:
         (PermissionError(13, "Permission denied", "/x/y"), 2, "/x/y: Permission denied; name another path."),
         (FileNotFoundError(2, "No such file", "/proc/x"), 2, "/proc/x: No such file; name another path."),
         (KeyboardInterrupt(), 130, "stopped."),
+        (NonFiniteError("update 3: the loss is nan"), 1, "update 3: the loss is nan"),
+        (ExportRefusedError("boxes drifted"), 1, "boxes drifted"),
+        (TrainingInterruptedError("stopped; --resume"), 130, "stopped; --resume"),
     ],
-    ids=["user", "bug", "path", "no path", "ctrl-c"],
+    ids=["user", "bug", "path", "no path", "ctrl-c", "nan", "export", "training"],
 )
 def test_exit_codes_and_tracebacks(
     monkeypatch: pytest.MonkeyPatch,
@@ -162,7 +230,7 @@ def test_exit_codes_and_tracebacks(
     def fail(*_: Any) -> int:
         raise error
 
-    monkeypatch.setitem(COMMANDS, "doctor", Command("", COMMANDS["doctor"].build, fail))
+    monkeypatch.setattr(doctor, "run", fail)
     assert main(["doctor"]) == code
     assert capsys.readouterr().err == f"deformable-detr: {words}\n"
     assert main(["doctor", "--debug"]) == code
@@ -369,6 +437,7 @@ def test_train_in_python_takes_fields_by_name_or_path(tiny_data: Path, tmp_path:
         ("train: {epochs: ten}", "train.epochs must be a whole number, not 'ten'"),
         ("model: {attention: vague}", "model.attention must be one of dense, deformable"),
         ("nonsense: 3", "unknown field nonsense"),
+        ("train: {epochs: 2024-99-99}", "cannot be read as a YAML configuration"),
         ("just words", "holds no configuration"),
         ("a: [", "cannot be read as a YAML configuration"),
     ],

@@ -300,7 +300,7 @@ def flat(values: dict[str, Any]) -> list[Any]:
     ("text", "hint", "value"),
     [
         ("12", int, 12),
-        ("12", float, 12),
+        ("12", float, 12.0),
         ("1e-4", float, 1e-4),
         ("1e-4", float | None, 1e-4),
         ("null", int | None, None),
@@ -311,14 +311,17 @@ def flat(values: dict[str, Any]) -> list[Any]:
         ("true", bool, True),
         ("false", bool, False),
         ("[480, 512]", tuple[int, ...], (480, 512)),
-        ("[1e-1,0.5,1]", tuple[float, float, float], (0.1, 0.5, 1)),
+        ("[1e-1,0.5,1]", tuple[float, float, float], (0.1, 0.5, 1.0)),
         ("[]", tuple[int, ...], ()),
         ("none", Literal["none", "sqrt"], "none"),
         ("[1", int, "[1"),
+        ("2024-99-99", int, "2024-99-99"),
     ],
 )
 def test_values_are_read_as_a_person_types_them(text: str, hint: Any, value: Any) -> None:
-    assert from_text(text, hint) == value
+    found = from_text(text, hint)
+    assert found == value
+    assert type(found) is type(value)
 
 
 def test_numbers_are_written_as_a_person_types_them() -> None:

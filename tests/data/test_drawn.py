@@ -35,7 +35,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return generate(tmp_path_factory.mktemp("data") / "shapes", train=6, val=4, image_size=(96, 128))
 
 
-def annotations(root: Path, split: str) -> dict[str, Any]:
+def document_of(root: Path, split: str) -> dict[str, Any]:
     document: dict[str, Any] = json.loads((root / "annotations" / f"instances_{split}.json").read_text())
     return document
 
@@ -57,7 +57,7 @@ def test_a_larger_set_begins_with_the_smaller_one(root: Path, tmp_path: Path) ->
 def test_layout_is_cocos(root: Path) -> None:
     assert sorted(path.name for path in root.iterdir()) == ["annotations", "train", "val"]
     for split, count in (("train", 6), ("val", 4)):
-        document = annotations(root, split)
+        document = document_of(root, split)
         assert [row["name"] for row in document["categories"]] == list(CLASS_NAMES)
         assert [row["id"] for row in document["categories"]] == [1, 2, 3, 4, 5, 6]
         assert len(document["images"]) == count
@@ -99,7 +99,7 @@ def test_boxes_and_areas_are_those_of_the_masks(small_objects: bool) -> None:
 def test_masks_are_where_the_objects_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     # each object in one colour of its own, with hard edges, on black and without shadow or noise
     colours: list[np.ndarray] = []
-    blend = synthetic._blend
+    blend = synthetic.blend_into
 
     def plain(rng: object, shape: Any, *_: object) -> np.ndarray:
         colours.append(np.random.default_rng(len(colours)).integers(50, 256, 3))
@@ -109,7 +109,7 @@ def test_masks_are_where_the_objects_are_drawn(monkeypatch: pytest.MonkeyPatch) 
         blend(canvas, left, top, (alpha >= 0.5).astype(np.float32), coat)
 
     monkeypatch.setattr(synthetic, "_coat", plain)
-    monkeypatch.setattr(synthetic, "_blend", hard_edged)
+    monkeypatch.setattr(synthetic, "blend_into", hard_edged)
     monkeypatch.setattr(synthetic, "_throw_shadow", lambda *_: None)
     monkeypatch.setattr(synthetic, "_background", lambda rng, size, style: np.zeros((*size, 3), np.float32))
     monkeypatch.setattr(synthetic, "_photograph", lambda rng, c: Image.fromarray(np.rint(c).astype(np.uint8)))
@@ -129,7 +129,7 @@ def test_masks_are_where_the_objects_are_drawn(monkeypatch: pytest.MonkeyPatch) 
 def test_an_object_is_as_large_as_it_is_drawn() -> None:
     # the box of the pixels that are at least half covered, against the outline's size
     for seed in range(200):
-        shape = synthetic._random_shape(np.random.default_rng(seed), (240, 320), synthetic._USUAL)
+        shape = synthetic.random_shape(np.random.default_rng(seed), (240, 320), synthetic.USUAL_STYLE)
         covered = shape.coverage >= 0.5
         side = max(np.ptp(np.flatnonzero(covered.any(axis=axis))) + 1 for axis in (0, 1))
         # the tips of stars and triangles are thinner than a pixel
@@ -139,7 +139,9 @@ def test_an_object_is_as_large_as_it_is_drawn() -> None:
 
 def test_what_is_mostly_hidden_is_not_there() -> None:
     for seed in range(30):
-        shapes, masks = synthetic._place(np.random.default_rng(seed), (120, 160), synthetic._SMALL_OBJECTS)
+        shapes, masks = synthetic.place_shapes(
+            np.random.default_rng(seed), (120, 160), synthetic.SMALL_OBJECTS_STYLE
+        )
         for shape, mask in zip(shapes, masks, strict=True):
             assert mask.sum() >= 0.25 * (shape.coverage >= 0.5).sum()
 
@@ -148,7 +150,7 @@ def placed(style: Any, count: int = 300) -> tuple[np.ndarray, list[int], list[in
     """Long sides of the boxes, labels, and objects per picture."""
     sides, labels, counts = [], [], []
     for seed in range(count):
-        shapes, masks = synthetic._place(np.random.default_rng(seed), (240, 320), style)
+        shapes, masks = synthetic.place_shapes(np.random.default_rng(seed), (240, 320), style)
         counts.append(len(shapes))
         labels += [shape.label for shape in shapes]
         for mask in masks:
@@ -157,7 +159,7 @@ def placed(style: Any, count: int = 300) -> tuple[np.ndarray, list[int], list[in
 
 
 def test_the_usual_mixture() -> None:
-    sides, labels, counts = placed(synthetic._USUAL)
+    sides, labels, counts = placed(synthetic.USUAL_STYLE)
     assert sides.min() < 10
     assert sides.max() > 120  # half of the picture's short side
     assert 0.3 < (sides < 32).mean() < 0.6
@@ -169,7 +171,7 @@ def test_the_usual_mixture() -> None:
 
 
 def test_small_objects_are_many_and_small() -> None:
-    sides, _, counts = placed(synthetic._SMALL_OBJECTS, count=60)
+    sides, _, counts = placed(synthetic.SMALL_OBJECTS_STYLE, count=60)
     assert (sides <= 25).mean() > 0.8
     assert np.mean(counts) > 25
     assert 45 < max(counts) <= 60
@@ -199,7 +201,7 @@ def test_nothing_is_left_of_a_set_that_was_interrupted(
             raise KeyboardInterrupt
         return draw_scene(*arguments)
 
-    monkeypatch.setattr(synthetic, "draw_scene", interrupted)
+    monkeypatch.setattr("deformable_detr.data.drawn.draw_scene", interrupted)
     with pytest.raises(KeyboardInterrupt):
         generate(tmp_path / "shapes", train=3, val=3, image_size=(64, 64))
     assert drawn == 4

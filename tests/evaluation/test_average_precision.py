@@ -7,7 +7,7 @@ import copy
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -189,7 +189,7 @@ def test_annotation_ids_do_not_matter() -> None:
 
 
 def test_numbers_may_be_numpy() -> None:
-    rows = [found(list(np.float32([0, 0, 10, 10])), np.float32(0.5), np.int64(0), np.int64(10))]
+    rows = [found(list(np.array([0, 0, 10, 10], np.float32)), np.float32(0.5), np.int64(0), np.int64(10))]
     assert coco_average_precision(truth([{"bbox": [0, 0, 10, 10]}]), rows)["AP"] == pytest.approx(1)
 
 
@@ -219,7 +219,7 @@ def test_classes_of_the_same_name_are_told_apart() -> None:
         (found([0, float("nan"), 1, 1], 0.5), r"detection 1 \(image_id 0\) has bbox \[0, nan, 1, 1\]"),
         (found([0, 0, 1, 1], float("inf")), "score inf: four finite numbers"),
         (found([0, 0, 1], 0.5), "four finite numbers"),
-        (found([0, 0, 1, "1"], 0.5), "four finite numbers"),
+        (found([0, 0, 1, cast(float, "1")], 0.5), "four finite numbers"),
         (found([5, 5, -1, 1], 0.5), "negative width or height"),
         ({"image_id": 0, "category_id": 10, "score": 0.5}, "detection 1 has no bbox"),
     ],

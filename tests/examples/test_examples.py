@@ -37,8 +37,8 @@ def test_an_example_trains_and_predicts(name: str, tmp_path: Path, tiny_data: Pa
     field, value, part = EXAMPLES[name]
     module = example(name)
     config, run = tmp_path / "tiny.yaml", tmp_path / "run"
-    config.write_text(yaml.safe_dump(to_dict(tiny_config(**{field: value}))))
-    command = ["train", tiny_data, "--config", config, "--output", run]
+    config.write_text(yaml.safe_dump(to_dict(tiny_config())))
+    command = ["train", tiny_data, "--config", config, "--output", run, f"--{field}", value]
     assert module.main([*map(str, command), "--train.max_steps", "2"]) == 0
 
     detector = dd.load(run, device="cpu")

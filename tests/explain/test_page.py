@@ -34,7 +34,7 @@ def detector(config: RunConfig) -> Detector:
 class Reader(NestedElements):
     """Keeps the text of each element."""
 
-    def __init__(self, text: str):
+    def __init__(self, text: str) -> None:
         self.texts: dict[str, str] = {}
         super().__init__(text)
 

@@ -19,7 +19,9 @@ from tests.support.tiny import tiny_config
 class Canned(Backend):
     """The same answer for every picture, moved by `logit` and `box` at one query, or in another order."""
 
-    def __init__(self, logit: float = 0.0, box: float = 0.0, query: int = 0, order: list[int] | None = None):
+    def __init__(
+        self, logit: float = 0.0, box: float = 0.0, query: int = 0, order: list[int] | None = None
+    ) -> None:
         generator = torch.Generator().manual_seed(0)
         self.logits = torch.randn(1, 6, 2, generator=generator) * 2 - 3
         self.logits[0, 1, 0] = 2.0  # the only confident query

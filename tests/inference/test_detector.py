@@ -237,7 +237,7 @@ def test_16_bit_types_are_refused_where_they_would_be_slower(monkeypatch: pytest
 class Canned(Backend):
     """Always says the same."""
 
-    def __init__(self, logits: torch.Tensor, boxes: torch.Tensor):
+    def __init__(self, logits: torch.Tensor, boxes: torch.Tensor) -> None:
         self.predictions = Predictions(logits, boxes)
         self.shapes: list[tuple[int, ...]] = []
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,7 +122,7 @@ SEPARATE = detections([[0, 0, 10, 10], [50, 0, 70, 30], [100, 50, 190, 90]], [0.
 
 
 @given(st.integers(2, 6), st.randoms(use_true_random=False))
-def test_equal_detections_of_all_views_are_one(views: int, random) -> None:  # type: ignore[no-untyped-def]
+def test_equal_detections_of_all_views_are_one(views: int, random: Any) -> None:  # type: ignore[no-untyped-def]
     shuffled = []
     for _ in range(views):
         order = random.sample(range(len(SEPARATE)), len(SEPARATE))

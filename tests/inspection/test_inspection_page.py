@@ -44,7 +44,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> DataReport:
 class Reader(NestedElements):
     """Keeps the visible text."""
 
-    def __init__(self, text: str):
+    def __init__(self, text: str) -> None:
         self.text = ""
         super().__init__(text)
 

@@ -48,7 +48,7 @@ def test_small_objects_and_an_option_that_helps(tmp_path: Path) -> None:
     assert said.startswith("33% of the objects are smaller than a cell of the finest level (8 pixels)")
     options = dict(re.findall(r"--data\.(\w+) (\S+)", said))
     share = float(re.search(r"make it (\d+)%", said)[1])  # type: ignore[index]
-    changes = {
+    changes: dict[str, Any] = {
         "image_size": int(options["image_size"]),
         "max_size": int(options["max_size"]),
         "train_sizes": tuple(map(int, options["train_sizes"].strip("'[]").split(","))),

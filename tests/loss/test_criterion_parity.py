@@ -21,7 +21,7 @@ from deformable_detr.structures import BatchCount, DetectorOutput, Predictions, 
 
 NUM_CLASSES = 4
 # The image in the middle has no objects, one has more than one of a class.
-LABELS = ([2, 0, 2], [], [3])
+LABELS: tuple[list[int], ...] = ([2, 0, 2], [], [3])
 # Unlike each other, so that no two can be swapped unseen; the class weight of transformers is fixed at 1.
 SETTINGS = LossConfig(
     class_cost=1.5, box_cost=4.0, giou_cost=2.5, class_weight=1.0, box_weight=3.0, giou_weight=1.75
@@ -51,7 +51,7 @@ THEIRS = {"focal": DeformableDetrForObjectDetectionLoss, "softmax": ForObjectDet
 
 @pytest.mark.parametrize("labels", [LABELS, ([1], [0, 3], [2, 2, 2])], ids=["one empty image", "all full"])
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_transformers(scheme: str, labels: tuple[list[int], ...]):
+def test_transformers(scheme: str, labels: tuple[list[int], ...]) -> None:
     layers = tuple(random_predictions(20, SCHEMES[scheme].num_logits, seed) for seed in range(3))
     targets = random_targets(labels)
     ours = SetCriterion(SCHEMES[scheme], SETTINGS)(DetectorOutput(layers), targets)
@@ -91,7 +91,7 @@ def test_transformers(scheme: str, labels: tuple[list[int], ...]):
 
 @pytest.mark.parametrize("num_queries", [5, 2], ids=["enough queries", "fewer queries than objects"])
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_loops(scheme: str, num_queries: int):
+def test_loops(scheme: str, num_queries: int) -> None:
     layers = tuple(random_predictions(num_queries, SCHEMES[scheme].num_logits, seed) for seed in (5, 6))
     proposals = random_predictions(num_queries, SCHEMES[scheme].num_logits, 7)
     output = DetectorOutput(layers, proposals)
@@ -106,7 +106,7 @@ def test_loops(scheme: str, num_queries: int):
     )
 
 
-def test_an_update_of_empty_images():
+def test_an_update_of_empty_images() -> None:
     """Divided by one object: the loss of the background alone."""
     prediction = random_predictions(5, NUM_CLASSES, 5)
     targets = random_targets(([], [], []))
@@ -117,7 +117,7 @@ def test_an_update_of_empty_images():
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_losses_of_micro_batches_add_up(scheme: str):
+def test_losses_of_micro_batches_add_up(scheme: str) -> None:
     """An update may be cut into parts, which share what is divided by."""
     prediction, targets = random_predictions(5, SCHEMES[scheme].num_logits, 5), random_targets()
     criterion = SetCriterion(SCHEMES[scheme], SETTINGS)
@@ -134,7 +134,7 @@ def test_losses_of_micro_batches_add_up(scheme: str):
     torch.testing.assert_close(sum(parts), whole)
 
 
-def test_without_auxiliary_losses_the_last_layer_and_the_proposals_remain():
+def test_without_auxiliary_losses_the_last_layer_and_the_proposals_remain() -> None:
     layers = tuple(random_predictions(5, NUM_CLASSES, seed) for seed in (5, 6))
     proposals = random_predictions(6, NUM_CLASSES, 7)
     settings = LossConfig(auxiliary=False)

@@ -57,7 +57,7 @@ class Outputs:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in RECIPES]
 )
-def test_recipe(name: str):
+def test_recipe(name: str) -> None:
     family, options = RECIPES[name]
     model = transformers_model(family, num_labels=91, **options)
     checkpoint = saved_and_loaded(model)
@@ -67,7 +67,7 @@ def test_recipe(name: str):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_small(name: str):
+def test_small(name: str) -> None:
     family, options = SMALL[name]
     model = small_transformers_model(family, timm=options.get("dilation", False), **options)
     checkpoint = saved_and_loaded(model)
@@ -75,7 +75,7 @@ def test_small(name: str):
     assert_same(theirs(model), ours(checkpoint.model))
 
 
-def test_padding_matters_here():
+def test_padding_matters_here() -> None:
     """Otherwise the comparisons above would not see a wrong mask."""
     model = saved_and_loaded(small_transformers_model("deformable_detr")).model
     batch = unequal_images()

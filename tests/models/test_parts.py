@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -231,7 +232,7 @@ def test_dilated_stage_keeps_the_size_and_the_parameters() -> None:
     assert dilations == [(1, 1), (2, 2), (2, 2)]
 
 
-def test_unknown_backbones_and_weights_are_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_unknown_backbones_and_weights_are_refused(tmp_path: Any) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(UserError, match="timm has no feature extractor 'no_such_net'"):
         build_backbone(BackboneConfig("no_such_net"), num_maps=3)
     backbone = build_backbone(BackboneConfig("resnet18"), num_maps=3)
@@ -245,7 +246,7 @@ def test_unknown_backbones_and_weights_are_refused(tmp_path) -> None:  # type: i
         backbone.load_pretrained(str(tmp_path / "part.pth"))
 
 
-def test_torchvision_weights_load_into_the_backbone(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_torchvision_weights_load_into_the_backbone(tmp_path: Any) -> None:  # type: ignore[no-untyped-def]
     import torchvision
 
     torch.manual_seed(0)

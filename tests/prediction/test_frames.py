@@ -204,7 +204,7 @@ def test_broken_parts_are_passed_over_and_counted(tmp_path: Path) -> None:
 class FakeCapture:
     """OpenCV's camera: three blue frames (BGR), then unplugged."""
 
-    def __init__(self, index: int):
+    def __init__(self, index: int) -> None:
         self.index, self.left, self.released = index, 3, False
 
     def isOpened(self) -> bool:  # noqa: N802

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -102,10 +103,12 @@ def test_wrong_options_are_told(
     assert not (tmp_path / "out").exists()
 
 
-def test_stdin_goes_alone(finder: SquareFinder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stdin_is_the_only_source(
+    finder: SquareFinder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for arguments in (("-", tmp_path), ("-", "--output", tmp_path)):
         assert run(*arguments) == 2
-        assert "the source - goes alone and without --output" in capsys.readouterr().err
+        assert "the source - must be the only one, without --output" in capsys.readouterr().err
 
 
 def test_ctrl_c_says_what_was_done(
@@ -114,7 +117,7 @@ def test_ctrl_c_says_what_was_done(
     path = write_video(tmp_path / "a.mp4", [moving_squares(index) for index in range(6)])
     detect, calls = finder.detect, []
 
-    def interrupted(*arguments, **options):  # type: ignore[no-untyped-def]
+    def interrupted(*arguments: Any, **options: Any) -> Any:  # type: ignore[no-untyped-def]
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt

@@ -13,7 +13,7 @@ from PIL import Image
 
 from deformable_detr.errors import UserError
 from deformable_detr.prediction import Tiling, predict, predict_tiled
-from deformable_detr.prediction.tiling import _is_cut, _merged
+from deformable_detr.prediction.tiling import is_cut, merge_parts
 from deformable_detr.structures import Detections
 from tests.support.scenes import SquareFinder, squares
 
@@ -61,7 +61,8 @@ def test_impossible_tiles_are_refused(options: dict[str, float], words: str) -> 
 
 def scattered(size: tuple[int, int], side: int, count: int, seed: int = 0) -> list[tuple[int, int, int, int]]:
     """Squares that do not touch, anywhere in the picture."""
-    rng, boxes = np.random.default_rng(seed), []
+    boxes: list[tuple[int, int, int, int]] = []
+    rng = np.random.default_rng(seed)
     while len(boxes) < count:
         x, y = int(rng.integers(0, size[1] - side)), int(rng.integers(0, size[0] - side))
         if all(abs(x - other[0]) > side + 4 or abs(y - other[1]) > side + 4 for other in boxes):
@@ -152,25 +153,27 @@ def found_boxes(boxes: list[list[float]], scores: list[float], labels: list[int]
 
 def test_a_part_goes_where_the_whole_is_known_however_well_it_scores() -> None:
     found = found_boxes([[0, 0, 40, 40], [0, 0, 20, 40]], [0.6, 0.9], [0, 0])
-    merged = _merged(found, np.array([False, True]))
+    merged = merge_parts(found, np.array([False, True]))
     assert merged.boxes_xyxy.tolist() == [[0, 0, 40, 40]]
-    assert len(_merged(found, np.array([False, False]))) == 2, "both whole, one inside the other: two objects"
+    assert len(merge_parts(found, np.array([False, False]))) == 2, (
+        "both whole, one inside the other: two objects"
+    )
 
 
 def test_classes_do_not_suppress_each_other() -> None:
     found = found_boxes([[0, 0, 40, 40], [0, 0, 40, 40], [0, 0, 20, 40]], [0.6, 0.9, 0.8], [0, 1, 1])
-    assert _merged(found, np.array([False, False, False])).labels.tolist() == [1, 1, 0]
-    assert _merged(found, np.array([False, True, False])).labels.tolist() == [1, 0]
+    assert merge_parts(found, np.array([False, False, False])).labels.tolist() == [1, 1, 0]
+    assert merge_parts(found, np.array([False, True, False])).labels.tolist() == [1, 0]
 
 
 def test_parts_that_overlap_become_one() -> None:
     found = found_boxes([[0, 0, 40, 20], [25, 0, 55, 20], [80, 0, 99, 9]], [0.7, 0.8, 0.6], [0, 0, 0])
-    merged = _merged(found, np.array([True, True, True]))
+    merged = merge_parts(found, np.array([True, True, True]))
     assert merged.boxes_xyxy.tolist() == [[0, 0, 55, 20], [80, 0, 99, 9]]
     np.testing.assert_allclose(merged.scores, [0.8, 0.6])
 
 
 def test_a_box_is_cut_by_inner_borders_only() -> None:
     boxes = np.array([[0, 20, 30, 40], [40, 40, 99, 60], [20, 50, 40, 100], [30, 30, 60, 60]])
-    assert _is_cut(boxes, (0, 0, 100, 100), (150, 100), 2).tolist() == [False, False, True, False]
-    assert _is_cut(boxes, (0, 0, 100, 100), (100, 150), 2).tolist() == [False, True, False, False]
+    assert is_cut(boxes, (0, 0, 100, 100), (150, 100), 2).tolist() == [False, False, True, False]
+    assert is_cut(boxes, (0, 0, 100, 100), (100, 150), 2).tolist() == [False, True, False, False]

@@ -20,7 +20,6 @@ from deformable_detr.errors import PredictionInterrupted, UserError
 from deformable_detr.inference.selection import Selection
 from deformable_detr.prediction import (
     Tiling,
-    command,
     predict,
     predict_frames,
     videos,
@@ -177,7 +176,7 @@ class EndlessFrames(FrameSource):
 
     fps, total, broken_packets = 25.0, None, 0
 
-    def __init__(self, count: int):
+    def __init__(self, count: int) -> None:
         self.count, self.alive, self.most = count, 0, 0
 
     def __iter__(self) -> Iterator[Frame]:
@@ -335,4 +334,3 @@ def test_a_bug_in_the_middle_leaves_nothing_half_written(
     with pytest.raises(ZeroDivisionError, match="a bug"):
         predict(SquareFinder(), video, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert command.load

@@ -45,7 +45,7 @@ class Reader(NestedElements):
 
     VOID = ("meta", "img", "br")
 
-    def __init__(self, text: str):
+    def __init__(self, text: str) -> None:
         self.texts: dict[str, list[str]] = {}
         self.rows: list[list[str]] = []
         super().__init__(text)
@@ -143,7 +143,7 @@ def test_what_it_recommends_to_run_can_be_run(run: Path) -> None:
     text = (run / REPORT_PAGE).read_text(encoding="utf-8")
     named = set(re.findall(r"deformable-detr ([a-z]+)", text))
     assert named
-    assert named <= COMMANDS.keys()
+    assert named <= set(COMMANDS)
 
 
 def test_the_command_makes_it_again_for_any_split(

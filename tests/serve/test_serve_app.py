@@ -356,7 +356,7 @@ async def test_too_many_pictures(shared: Detector) -> None:
 class Sent:
     """A body in pieces, without a length; counts how many pieces were taken."""
 
-    def __init__(self, piece: bytes, number: int, pause: float = 0.0):
+    def __init__(self, piece: bytes, number: int, pause: float = 0.0) -> None:
         self.piece, self.number, self.pause, self.taken = piece, number, pause, 0
 
     async def __aiter__(self) -> AsyncIterator[bytes]:

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from deformable_detr.serve import ServeSettings, create_app
-from deformable_detr.serve.server import _Process
+from deformable_detr.serve.server import ServerProcess
 from tests.support.serving import (
     EVIL,
     WatchedBackend,
@@ -54,14 +54,14 @@ def browser() -> Iterator[Browser]:
 class Served:
     """A server of a tiny model, its address, and its backend, which can be held up."""
 
-    def __init__(self, address: str, process: _Process, backend: WatchedBackend):
+    def __init__(self, address: str, process: ServerProcess, backend: WatchedBackend) -> None:
         self.address, self.process, self.backend = address, process, backend
 
 
 def served(settings: ServeSettings) -> Iterator[Served]:
     detector = tiny_detector()
     backend = watch(detector)
-    process = _Process(create_app(detector, settings), "", False)
+    process = ServerProcess(create_app(detector, settings), "", False)
     with in_a_thread(process) as (address, _):
         while httpx.get(f"{address}/readyz").status_code != 200:
             time.sleep(0.1)

@@ -17,7 +17,7 @@ import pytest
 from deformable_detr.cli import main
 from deformable_detr.errors import UserError
 from deformable_detr.serve import ServeSettings, create_app, serve
-from deformable_detr.serve.server import TOKEN_VARIABLE, _Process, _read_token
+from deformable_detr.serve.server import TOKEN_VARIABLE, ServerProcess, read_token
 from tests.support.serving import (
     form,
     in_a_thread,
@@ -65,14 +65,14 @@ def test_the_token_comes_from_a_file_or_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
-    assert _read_token(None) is None
+    assert read_token(None) is None
     monkeypatch.setenv(TOKEN_VARIABLE, "of-the-environment")
-    assert _read_token(None) == "of-the-environment"
+    assert read_token(None) == "of-the-environment"
     (tmp_path / "token").write_text("of-the-file\n")
-    assert _read_token(tmp_path / "token") == "of-the-file"
+    assert read_token(tmp_path / "token") == "of-the-file"
     (tmp_path / "empty").write_text("\n")
     with pytest.raises(UserError, match="is empty"):
-        _read_token(tmp_path / "empty")
+        read_token(tmp_path / "empty")
     for wrong in ("short", "with a blank", "größer-als"):
         with pytest.raises(UserError, match="token"):
             ServeSettings(token=wrong)
@@ -94,7 +94,7 @@ def test_a_missing_extra_is_told_in_a_sentence() -> None:
 def test_a_signal_ends_it_behind_the_last_answer() -> None:
     detector = tiny_detector()
     watched = watch(detector)
-    process = _Process(create_app(detector), "", access_log=False)
+    process = ServerProcess(create_app(detector), "", access_log=False)
 
     async def scenario(address: str) -> None:
         async with httpx.AsyncClient(base_url=address, timeout=30) as client:
@@ -119,7 +119,7 @@ def test_a_signal_ends_it_behind_the_last_answer() -> None:
 
 
 def test_a_body_over_the_limit_is_answered_to_a_sender_who_is_still_writing() -> None:
-    process = _Process(create_app(tiny_detector(), ServeSettings(max_body_bytes=10_000)), "", False)
+    process = ServerProcess(create_app(tiny_detector(), ServeSettings(max_body_bytes=10_000)), "", False)
     with in_a_thread(process) as (address, _), httpx.Client(base_url=address, timeout=30) as client:
         while client.get("/readyz").status_code != 200:
             time.sleep(0.05)

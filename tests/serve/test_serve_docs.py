@@ -19,7 +19,7 @@ from deformable_detr.serve import ServeSettings, create_app
 from deformable_detr.serve.gate import ROUTES
 from deformable_detr.serve.metrics import Metrics
 from deformable_detr.serve.refusals import STATUS
-from deformable_detr.serve.server import _Process
+from deformable_detr.serve.server import ServerProcess
 from deformable_detr.structures import ClassTable
 from tests.support.serving import in_a_thread, picture
 from tests.support.small_models import randomise
@@ -36,7 +36,7 @@ def address() -> Iterator[str]:
     classes = ClassTable.from_names(("RBC", "WBC", "Platelets"))
     checkpoint = new_checkpoint(config.model, classes, config.data, config.recipe, None)
     randomise(checkpoint.model)
-    process = _Process(create_app(Detector.of(checkpoint, "cpu"), ServeSettings(name="bccd")), "", False)
+    process = ServerProcess(create_app(Detector.of(checkpoint, "cpu"), ServeSettings(name="bccd")), "", False)
     with in_a_thread(process) as (address, _):
         while httpx.get(f"{address}/readyz").status_code != 200:
             time.sleep(0.05)

@@ -15,7 +15,7 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from deformable_detr.serve import ServeSettings, create_app
-from deformable_detr.serve.server import _Process
+from deformable_detr.serve.server import ServerProcess
 from tests.support.serving import in_a_thread, picture, png, tiny_detector
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,7 @@ bounded = settings(
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    process = _Process(create_app(tiny_detector(), ServeSettings(max_pictures=4)), "", False)
+    process = ServerProcess(create_app(tiny_detector(), ServeSettings(max_pictures=4)), "", False)
     with in_a_thread(process) as (address, _):
         while httpx.get(f"{address}/readyz").status_code != 200:
             time.sleep(0.1)

@@ -28,7 +28,7 @@ def coco_content(images: Mapping[str, Objects], size: tuple[int, int] = (48, 64)
     """The JSON of one split. Category ids are 7, 10, 13, … in the order of the sorted names."""
     names = sorted({name for objects in images.values() for name, _ in objects} or {"thing"})
     ids = {name: 7 + 3 * index for index, name in enumerate(names)}
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for image_id, objects in enumerate(images.values(), start=1):
         for name, (x0, y0, x1, y1) in objects:
             annotations.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ def toy_description() -> Description:
     return Description(config.model, CLASSES, data, config.recipe)
 
 
-def write_toy(path: Path, certificate: dict | None = None, graph: str = GRAPH) -> Path:
+def write_toy(path: Path, certificate: dict[str, Any] | None = None, graph: str = GRAPH) -> Path:
     """A file of the format that its suffix says."""
     texts = Metadata(toy_description(), certificate).to_texts()
     if path.suffix == ".pt2":

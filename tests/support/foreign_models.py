@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the libraries are imported, so before that
 
@@ -19,7 +20,7 @@ RESNET18 = {"layer_type": "basic", "depths": [2, 2, 2, 2], "hidden_sizes": [64, 
 
 
 def transformers_model(
-    family: str, *, backbone: dict | None = None, timm: bool = False, seed: int = 0, **options
+    family: str, *, backbone: dict[str, Any] | None = None, timm: bool = False, seed: int = 0, **options: Any
 ) -> nn.Module:
     """An evaluation-mode model of transformers, far from its initialisation.
 
@@ -56,7 +57,7 @@ SMALL_SIZES = {
 }
 
 
-def small_transformers_model(family: str, *, timm: bool = False, seed: int = 0, **options) -> nn.Module:
+def small_transformers_model(family: str, *, timm: bool = False, seed: int = 0, **options: Any) -> nn.Module:
     """The same in small: ResNet-18 (unless timm's), 32 channels, 2 + 3 layers, 9 queries, 5 classes."""
     sizes = SMALL_SIZES | ({"two_stage_num_proposals": 9} if options.get("two_stage") else {})
     return transformers_model(family, backbone=RESNET18, timm=timm, seed=seed, **(sizes | options))

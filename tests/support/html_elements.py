@@ -12,7 +12,7 @@ class NestedElements(HTMLParser):
 
     VOID: tuple[str, ...] = ("meta", "img", "input", "br")
 
-    def __init__(self, text: str):
+    def __init__(self, text: str) -> None:
         super().__init__()
         self.open: list[str] = []
         self.elements: list[tuple[str, dict[str, str | None]]] = []

@@ -39,7 +39,7 @@ class SquareFinder(Detector):
     """Finds bright rectangles that have at least `least` pixels on each side as the model sees them: what
     resizing has made smaller is lost, as for a real model. Scores grow with the size, up to 0.9."""
 
-    def __init__(self, image_size: int = 160, least: float = 6.0, name: str = "square"):
+    def __init__(self, image_size: int = 160, least: float = 6.0, name: str = "square") -> None:
         config = tiny_config()
         classes = ClassTable((name, "other"), (4, 9))
         super().__init__(new_checkpoint(config.model, classes, config.data, config.recipe, None), None)  # type: ignore[arg-type]

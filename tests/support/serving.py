@@ -18,7 +18,7 @@ from PIL import Image
 from deformable_detr.config import RunConfig
 from deformable_detr.inference.detector import Backend, Detector, new_checkpoint
 from deformable_detr.serve import Server, ServeSettings, create_app
-from deformable_detr.serve.server import _Process
+from deformable_detr.serve.server import ServerProcess
 from deformable_detr.structures import ClassTable, ImageBatch, Predictions
 from tests.support.small_models import randomise
 from tests.support.tiny import tiny_config
@@ -89,7 +89,7 @@ async def running(
 
 
 @contextmanager
-def in_a_thread(process: _Process) -> Iterator[tuple[str, threading.Thread]]:
+def in_a_thread(process: ServerProcess) -> Iterator[tuple[str, threading.Thread]]:
     """Its address, and its thread."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -67,7 +68,7 @@ def assert_same_weights(found: nn.Module, expected: nn.Module) -> None:
     assert not different
 
 
-def small_config(recipe_name: str, **changes) -> ModelConfig:
+def small_config(recipe_name: str, **changes: Any) -> ModelConfig:
     """A recipe's model in small: 32 channels, 1 + 2 layers, 7 queries, 5 classes. Two-stage models of the
     authors have 256 channels, so small ones keep them."""
     base = recipe(recipe_name).model
@@ -82,6 +83,6 @@ def small_config(recipe_name: str, **changes) -> ModelConfig:
     return replace(base, **(small | changes))
 
 
-def smallest_detr(**changes) -> ModelConfig:
+def smallest_detr(**changes: Any) -> ModelConfig:
     """The quickest model to write and read: DETR on a ResNet-18."""
     return small_config("detr_r50", backbone=BackboneConfig("resnet18"), **changes)

@@ -21,7 +21,7 @@ _HEIGHT, _WIDTH = 48, 64
 def _coco(
     names: Sequence[str], *, as_id: Callable[[int], Any] = int, size: Callable[[int], Any] = int, **extra: Any
 ) -> dict[str, Any]:
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for image_id in range(1, len(names) + 1):
         for category_id, (x0, y0, x1, y1) in enumerate((CAT_XYXY, DOG_XYXY), start=1):
             annotations.append(

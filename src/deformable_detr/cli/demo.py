@@ -1,36 +1,42 @@
-"""The demo: draw a data set, train on it, report, evaluate, predict; offline, minutes on two cores."""
+"""`deformable-detr demo`: draw a data set, train, report, evaluate, predict; offline, in a few minutes."""
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, replace
+from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
+from typing import TYPE_CHECKING, Any
 
 from ..config import RunConfig
 from ..config.recipes import deformable_detr_lite
-from ..data.drawn import generate
 from ..errors import TrainingInterruptedError, UserError
-from ..evaluation import evaluate, print_metrics
-from ..files import make_output_folder
-from ..inference.detector import Detector
-from ..prediction import PredictionReport, predict
-from ..run_folder.names import REPORT_PAGE
-from ..training import train
 from ..words import metric
+from .options import Parser
 
+if TYPE_CHECKING:
+    from ..prediction import PredictionReport
+
+SUMMARY = "the whole way offline, in a few minutes"
 IMAGE_SIZE = (120, 160)
 TRAIN_IMAGES, VAL_IMAGES, SHOWN_IMAGES = 400, 60, 12
 
 
-@dataclass(frozen=True)
-class DemoResult:
-    detector: Detector
-    metrics: dict[str, Any]
-    prediction: PredictionReport
+def add_arguments(parser: Parser) -> None:
+    parser.description = (
+        "Draw a data set, train on it, evaluate and predict: offline, a few minutes on two cores."
+    )
+    parser.option(
+        "--output", str, "demo_output", "The folder to write to; it must not hold anything.", shown="FOLDER"
+    )
+    parser.option("--seed", int, 0, "The seed of the drawn data and of the training.")
+    parser.option("--epochs", int | None, None, "Passes over the data, fewer for a quick look. Default: 7.")
+
+
+def run(arguments: Namespace) -> int:
+    demo(**vars(arguments))
+    return 0
 
 
 def demo_config() -> RunConfig:
@@ -49,15 +55,24 @@ def demo_config() -> RunConfig:
     )
 
 
-def demo(output: str | Path = "demo_output", *, seed: int = 0, epochs: int | None = None) -> DemoResult:
+def demo(output: str | Path = "demo_output", *, seed: int = 0, epochs: int | None = None) -> None:
     """Run the whole way and say what was written.
 
     Writes `data/` (COCO layout), `run/` (checkpoints, metrics.jsonl, report.html), `metrics.json` and
     `predictions/` (annotated pictures, predictions.json) into `output`.
 
     Raises:
-        UserError: where `output` holds something already. TrainingInterruptedError: stopped by a signal.
+        UserError: `output` holds something already.
+        TrainingInterruptedError: stopped by a signal.
     """
+    from rich.console import Console
+
+    from ..data.drawn import generate
+    from ..evaluation import evaluate, print_metrics
+    from ..files import make_output_folder
+    from ..prediction import predict
+    from ..training import train
+
     folder, console, started = Path(output), Console(), time.perf_counter()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--output {folder} is not empty: remove it, or name another folder.")
@@ -85,19 +100,22 @@ def demo(output: str | Path = "demo_output", *, seed: int = 0, epochs: int | Non
     prediction = predict(
         detector, [data / "val" / name for name in names], folder / "predictions", threshold=0.25
     )
-    seconds = time.perf_counter() - started
-    console.print(
-        f"done in {seconds / 60:.1f} minutes. Look at\n"
+    minutes = (time.perf_counter() - started) / 60
+    console.print(_summary(folder, minutes, metrics, prediction), highlight=False, soft_wrap=True)
+
+
+def _summary(folder: Path, minutes: float, metrics: dict[str, Any], prediction: PredictionReport) -> str:
+    from ..run_folder.names import REPORT_PAGE
+
+    return (
+        f"done in {minutes:.1f} minutes. Look at\n"
         f"  {folder / 'predictions'}   {len(prediction.pictures)} annotated pictures\n"
         f"  {prediction.predictions}   {prediction.detections} detections\n"
         f"  {folder / 'metrics.json'}   AP {metric(metrics['AP'])}, AP50 {metric(metrics['AP50'])}\n"
         f"  {folder / 'run'}   checkpoints, metrics.jsonl, TensorBoard\n"
         f"  {folder / 'run' / REPORT_PAGE}   how good it is, and what limits it\n"
-        f"Next: deformable-detr predict {folder / 'run'} YOUR_PICTURES --output out",
-        highlight=False,
-        soft_wrap=True,
+        f"Next: deformable-detr predict {folder / 'run'} YOUR_PICTURES --output out"
     )
-    return DemoResult(detector, metrics, prediction)
 
 
 def _val_images(data: Path) -> list[dict[str, Any]]:

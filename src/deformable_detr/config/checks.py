@@ -125,9 +125,13 @@ def from_text(text: str, hint: Any) -> Any:
         return text
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (ValueError, yaml.YAMLError):  # ValueError: a date that does not exist
         return text
-    return as_hinted(value, hint)
+    value = as_hinted(value, hint)
+    items = get_args(hint)[:1] if get_origin(hint) is tuple else kinds
+    if float not in items or not fits(value, hint) or value is None:
+        return value
+    return tuple(map(float, value)) if isinstance(value, tuple) else float(value)  # YAML reads 1 as an int
 
 
 def as_hinted(value: Any, hint: Any) -> Any:

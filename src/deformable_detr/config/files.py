@@ -124,7 +124,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(
             f"there is no file {path}: name a YAML file with fields of a configuration."
         ) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no text, or no such date
         why = " ".join(str(error).split())
         raise UserError(f"{path} cannot be read as a YAML configuration: {why}.") from error
     if not isinstance(content, dict):

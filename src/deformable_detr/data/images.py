@@ -324,5 +324,5 @@ def _check_size(size: tuple[int, ...], max_pixels: int, name: str) -> None:
     if height * width > max_pixels:
         raise UserError(
             f"{name} has {width} x {height} pixels ({height * width:,}), more than the limit of "
-            f"{max_pixels:,}: make it smaller or raise data.max_pixels."
+            f"{max_pixels:,}: make it smaller or raise the limit (--data.max_pixels)."
         )

@@ -49,14 +49,15 @@ class Scene:
     @property
     def areas(self) -> np.ndarray:
         """(N,) int64 pixels of the masks."""
-        return self.masks.sum(axis=(1, 2), dtype=np.int64)
+        result: np.ndarray = self.masks.sum(axis=(1, 2), dtype=np.int64)
+        return result
 
 
 def draw_scene(rng: np.random.Generator, image_size: tuple[int, int], small_objects: bool = False) -> Scene:
     """One picture of `image_size` (H, W) with its objects; a pure function of the generator's state."""
-    style = _SMALL_OBJECTS if small_objects else _USUAL
+    style = SMALL_OBJECTS_STYLE if small_objects else USUAL_STYLE
     background = _background(rng, image_size, style)
-    shapes, masks = _place(rng, image_size, style)
+    shapes, masks = place_shapes(rng, image_size, style)
     canvas = _paint(rng, background, shapes, style)
     return Scene(
         _photograph(rng, canvas),
@@ -80,7 +81,7 @@ class _Style:
     pebble_size: tuple[float, float]
 
 
-_USUAL = _Style(
+USUAL_STYLE = _Style(
     num_objects=(1, 10),
     small_share=0.15,
     largest=0.6,
@@ -89,7 +90,7 @@ _USUAL = _Style(
     num_pebbles=(0, 12),
     pebble_size=(8.0, 60.0),
 )
-_SMALL_OBJECTS = _Style(
+SMALL_OBJECTS_STYLE = _Style(
     num_objects=(12, 60),
     small_share=0.88,
     largest=0.35,
@@ -128,7 +129,7 @@ def _windows(
     return (slice(y0, y1), slice(x0, x1)), (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
 
 
-def _place(
+def place_shapes(
     rng: np.random.Generator, image_size: tuple[int, int], style: _Style
 ) -> tuple[list[_Shape], list[np.ndarray]]:
     """Shapes from the nearest to the farthest, and the (H, W) bool masks of what is seen of each.
@@ -142,7 +143,7 @@ def _place(
         return shapes, masks
     covered = np.zeros(image_size, dtype=bool)
     for _ in range(_between(rng, style.num_objects)):
-        shape = _random_shape(rng, image_size, style)
+        shape = random_shape(rng, image_size, style)
         in_picture, in_window = shape.windows(image_size)
         whole = shape.coverage >= 0.5
         visible = whole[in_window] & ~covered[in_picture]
@@ -156,7 +157,7 @@ def _place(
     return shapes, masks
 
 
-def _random_shape(rng: np.random.Generator, image_size: tuple[int, int], style: _Style) -> _Shape:
+def random_shape(rng: np.random.Generator, image_size: tuple[int, int], style: _Style) -> _Shape:
     label = int(rng.integers(len(CLASS_NAMES)))
     small = rng.random() < style.small_share
     if small:
@@ -193,7 +194,8 @@ def _random_shape(rng: np.random.Generator, image_size: tuple[int, int], style: 
 def _turned(rng: np.random.Generator, points: np.ndarray) -> np.ndarray:
     angle = rng.uniform(0, 2 * math.pi)
     cosine, sine = math.cos(angle), math.sin(angle)
-    return points @ np.array([[cosine, sine], [-sine, cosine]])
+    result: np.ndarray = points @ np.array([[cosine, sine], [-sine, cosine]])
+    return result
 
 
 def _circle(rng: np.random.Generator) -> np.ndarray:
@@ -282,7 +284,8 @@ def _fractal(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     octaves = [
         _cloud(rng, size, cells) / scale for cells, scale in ((4, 1.0), (9, 1.5), (20, 2.0), (45, 3.0))
     ]
-    return np.sum(octaves, axis=0)
+    result: np.ndarray = np.sum(octaves, axis=0)
+    return result
 
 
 def _grain(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
@@ -290,7 +293,8 @@ def _grain(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     ys, xs = np.mgrid[: size[0], : size[1]].astype(np.float32)
     angle, period = rng.uniform(0, math.pi), rng.uniform(7, 22)
     along = xs * math.cos(angle) + ys * math.sin(angle) + 14 * _cloud(rng, size, 3)
-    return np.sin(along * (2 * math.pi / period)) + 0.4 * _cloud(rng, size, 40)
+    result: np.ndarray = np.sin(along * (2 * math.pi / period)) + 0.4 * _cloud(rng, size, 40)
+    return result
 
 
 def _tiles(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
@@ -365,11 +369,11 @@ def _paint(rng: np.random.Generator, canvas: np.ndarray, shapes: list[_Shape], s
         _throw_shadow(canvas, shape, light, shadow)
         in_picture, _ = shape.windows((canvas.shape[0], canvas.shape[1]))
         behind = canvas[in_picture].mean(axis=(0, 1))
-        _blend(canvas, shape.left, shape.top, shape.coverage, _coat(rng, shape, behind, light, style))
+        blend_into(canvas, shape.left, shape.top, shape.coverage, _coat(rng, shape, behind, light, style))
     return canvas
 
 
-def _blend(canvas: np.ndarray, left: int, top: int, alpha: np.ndarray, colours: np.ndarray) -> None:
+def blend_into(canvas: np.ndarray, left: int, top: int, alpha: np.ndarray, colours: np.ndarray) -> None:
     in_picture, in_window = _windows(left, top, alpha.shape, (canvas.shape[0], canvas.shape[1]))
     weight = alpha[in_window][..., None]
     canvas[in_picture] += weight * (colours[in_window] - canvas[in_picture])
@@ -382,7 +386,7 @@ def _throw_shadow(canvas: np.ndarray, shape: _Shape, light: np.ndarray, strength
     blurred = Image.fromarray(padded).filter(ImageFilter.GaussianBlur(radius))
     alpha = np.asarray(blurred, dtype=np.float32) * (strength / 255)
     dx, dy = np.rint(light * (1 + 0.05 * shape.size)).astype(int).tolist()
-    _blend(canvas, shape.left - margin + dx, shape.top - margin + dy, alpha, np.zeros((*alpha.shape, 3)))
+    blend_into(canvas, shape.left - margin + dx, shape.top - margin + dy, alpha, np.zeros((*alpha.shape, 3)))
 
 
 def _coat(
@@ -409,7 +413,8 @@ def _coat(
         inner = np.asarray(solid.filter(ImageFilter.BoxBlur(1 + 0.02 * shape.size)), dtype=np.float32) / 255
         rim = 1 - ((inner - 0.7) / 0.3).clip(0, 1)
         coat *= 1 + (rim * rng.choice((-0.45, 0.35)))[..., None]
-    return coat.clip(0, 255)
+    result: np.ndarray = coat.clip(0, 255)
+    return result
 
 
 def _photograph(rng: np.random.Generator, canvas: np.ndarray) -> Image.Image:

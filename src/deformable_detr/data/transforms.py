@@ -114,7 +114,8 @@ def _area(boxes_xyxy: Tensor) -> Tensor:
 
 def _normalised(picture: Image, config: DataConfig) -> Tensor:
     pixels = F.to_dtype(F.pil_to_tensor(picture), torch.float32, scale=True)
-    return F.normalize(pixels, list(config.mean), list(config.std), inplace=True)
+    result: Tensor = F.normalize(pixels, list(config.mean), list(config.std), inplace=True)
+    return result
 
 
 def _transform_for_evaluation(picture: Image, config: DataConfig) -> Tensor:

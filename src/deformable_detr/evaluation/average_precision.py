@@ -266,7 +266,8 @@ def _voc_hits(
     claimed, first_claim = np.unique(claims, return_index=True)
     hits[first_claim[claimed >= 0]] = True
     exempt = np.array([_exempt(truth) for truth in truths] + [False])  # the last is for claims of -1
-    return hits[~exempt[claims]]
+    result: np.ndarray = hits[~exempt[claims]]
+    return result
 
 
 def _boxes_xyxy(rows: Sequence[Row]) -> np.ndarray:

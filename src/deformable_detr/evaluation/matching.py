@@ -108,7 +108,8 @@ class Matches:
 
     @property
     def wrong(self) -> np.ndarray:
-        return (self.objects < 0) & ~self.excused
+        result: np.ndarray = (self.objects < 0) & ~self.excused
+        return result
 
 
 def match(detections: ScoredBoxes, objects: Objects, iou_threshold: float) -> Matches:
@@ -202,7 +203,8 @@ def overlaps(
     union = area_a + area_b - intersection
     if crowd is not None:
         union = np.where(crowd[None], area_a, union)
-    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+    result: np.ndarray = np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+    return result
 
 
 # ---------------------------------------------------------------- confusion

@@ -74,6 +74,7 @@ def evaluate(
     max_detections: int = 100,
     output: str | Path | None = None,
     device: str = "auto",
+    max_pixels: int | None = None,
     iou_threshold: float = 0.5,
     interpolation: Interpolation = "every_point",
     plus_one: bool = False,
@@ -99,6 +100,7 @@ def evaluate(
         output: the JSON file for the result, written whole or not at all, by the first process.
         device: where `model` is loaded; "auto" gives each process of a node its own GPU. A `Detector` stays
             where it is.
+        max_pixels: the largest H·W of a picture, as for `load`.
         tta: test-time augmentation (tta.py): True for flips and its usual scales, or the scales to use with
             flips. Batching is then `exact`.
         console: where notes are printed; standard error by default.
@@ -118,13 +120,15 @@ def evaluate(
     _check_options(batching, batch_size, threshold, max_detections)
     if not isinstance(model, str | Path) and device != "auto":
         raise UserError(f"device={device} cannot move a detector that is already loaded: pass it to load().")
+    if not isinstance(model, str | Path) and max_pixels is not None:
+        raise UserError("max_pixels cannot change a detector that is already loaded: pass it to load().")
     with _process_group():
         rank, num_processes = _rank_and_count()
         console = _console(console, rank)
         if output is not None and rank == 0:
             check_output_file(output)
         if isinstance(model, str | Path):
-            model = load(model, device=_own_device(device, num_processes))
+            model = load(model, device=_own_device(device, num_processes), max_pixels=max_pixels)
         scales = tta_scales(tta)
         detector = augmented_as_requested(model, scales)
         part = data if isinstance(data, Split) else _read(data, split, format, strict, console)
@@ -133,7 +137,7 @@ def evaluate(
         unknown = _classes_not_in_model(detector.classes, part.classes, part.source)
         if unknown:
             note = f"The model does not have {listed(unknown, MAX_NAMES)}, which count as never found."
-            console.print(Text(note, "yellow"))
+            console.print(Text(printable(note), "yellow"))
 
         start = time.perf_counter()
         rows = collect_detections(
@@ -176,7 +180,7 @@ def _read(data: str | Path, split: str, format: str, strict: bool, console: Cons
     problems = [problem for problem in part.problems if problem.kind not in NOTES]
     if problems:
         note = f"{part.source} has problems: {len(problems)} (`deformable-detr inspect` lists them)."
-        console.print(Text(note, "yellow"))
+        console.print(Text(printable(note), "yellow"))
     if lost := most_is_lost(part):
         console.print(Text(printable(f"Warning: {lost}"), "bold red"))
     return part
@@ -366,7 +370,7 @@ def _class_table(per_class: Mapping[str, Mapping[str, float]], columns: Sequence
         for column in columns:
             table.add_column(column, justify="right", no_wrap=True)
     cells = [
-        [Text(name), *(Text(percent(numbers[column])) for column in columns)]
+        [Text(printable(name)), *(Text(percent(numbers[column])) for column in columns)]
         for name, numbers in per_class.items()
     ]
     height = -(-len(cells) // side_by_side)

@@ -7,7 +7,7 @@ a folder with verdicts on the missed objects of a data set.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from ..extras import import_extra
 from ..files import check_output_file, make_output_folder, replacing, write_json, write_text
 from ..inference.detector import Detector, Picture, load
 from ..progress import track
+from ..words import printable
 from .drawing import (
     OBJECT_COLOUR,
     draw,
@@ -66,6 +67,7 @@ def write_explanation(
     most: int = 5,
     at: Sequence[Point] = (),
     device: str = "auto",
+    max_pixels: int | None = None,
 ) -> int:
     """Explain one picture in a file: .png (also .pdf, .svg), or .html, an interactive page.
 
@@ -73,6 +75,7 @@ def write_explanation(
         model: a `Detector`, or anything that `load` takes.
         layer: the decoder layer to draw, counted from 1; None means the last.
         most: the maximum number of detections that get a panel.
+        max_pixels: the largest H·W of a picture, as for `load`.
         at: points (x, y) in pixels at which the encoder's attention is drawn too. The page chooses its own.
 
     Returns:
@@ -82,7 +85,7 @@ def write_explanation(
         UserError: if the picture cannot be read, an option is out of range, or the output cannot be written.
     """
     target = _checked_file(output, PICTURES + PAGES)
-    detector = model if isinstance(model, Detector) else load(model, device)
+    detector = model if isinstance(model, Detector) else load(model, device, max_pixels=max_pixels)
     if target.suffix.lower() in PAGES:
         if layer is not None:
             raise UserError("--layer applies to pictures only; leave it out: the page has a slider for it.")
@@ -108,6 +111,7 @@ def write_gradient(
     threshold: float = 0.5,
     most: int = 4,
     device: str = "auto",
+    max_pixels: int | None = None,
 ) -> int:
     """Draw the gradients of x, y, width, height and score of the best `most` detections (paper, figure 5).
 
@@ -118,7 +122,7 @@ def write_gradient(
         UserError: as `write_explanation`, or if nothing is detected.
     """
     target = _checked_file(output, PICTURES)
-    detector = model if isinstance(model, Detector) else load(model, device)
+    detector = model if isinstance(model, Detector) else load(model, device, max_pixels=max_pixels)
     result = gradients(detector, image, threshold, max_detections=most)
     if not len(result.detections):
         raise UserError(f"nothing is detected above {threshold}, so there is no gradient: lower --threshold.")
@@ -137,6 +141,7 @@ def write_missed(
     threshold: float = 0.5,
     most: int = 3,
     device: str = "auto",
+    max_pixels: int | None = None,
     console: Console | None = None,
 ) -> MissedReport:
     """Find the stage of the model that lost each missed object of a split.
@@ -159,7 +164,7 @@ def write_missed(
         raise UserError(f"{part.source}: the split {part.name} has no images.")
     folder = Path(output)
     make_output_folder(folder)
-    detector = model if isinstance(model, Detector) else load(model, device)
+    detector = model if isinstance(model, Detector) else load(model, device, max_pixels=max_pixels)
 
     console = console or Console(stderr=True)
     tally, drawn = Tally(detector, threshold), Counter[Stage]()
@@ -192,7 +197,7 @@ def print_missed(report: MissedReport, console: Console) -> None:
     for stage in Stage:
         classes.add_column(stage.value, justify="right", max_width=10)
     for name, counts in report.per_class.items():
-        classes.add_row(Text(name), *(str(counts[stage]) for stage in Stage))
+        classes.add_row(Text(printable(name)), *(str(counts[stage]) for stage in Stage))
     console.print(classes)
     if report.unknown:
         console.print(f"{report.unknown} objects of classes that the model does not have are not counted.")
@@ -226,11 +231,12 @@ def _draw_missed(detector: Detector, split: Split, judged: Judged, number: int, 
 
 def _image_of(split: Split, image: str | Path) -> ImageRecord:
     path = Path(image)
-    for same in (
+    ways: tuple[Callable[[ImageRecord], bool], ...] = (
         lambda record: record.path.resolve() == path.resolve(),
         lambda record: record.file_name == str(image),
         lambda record: record.path.name == path.name,
-    ):
+    )
+    for same in ways:
         records = [record for record in split.images if same(record)]
         if records:
             return records[0]

@@ -30,7 +30,7 @@ def quantised(draft: OnnxDraft, detector: Detector, files: Sequence[Path], conso
     chosen = files[:: max(1, len(files) // MAX_CALIBRATION)][:MAX_CALIBRATION]
     console.print(f"calibrating int8 on {len(chosen)} pictures …")
 
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[name-defined]
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
             self._batches = _batches(detector, chosen)
 

@@ -91,7 +91,8 @@ class GridSampleAttention(StandardAttention):
         ]
         weighed = torch.cat(sampled, -1) * torch.cat(weights, -1).transpose(1, 2).flatten(0, 1)[:, None]
         of_heads = weighed.sum(-1).unflatten(0, (-1, self.num_heads))  # (B, M, D, Q)
-        return of_heads.permute(0, 3, 1, 2).flatten(2)
+        result: Tensor = of_heads.permute(0, 3, 1, 2).flatten(2)
+        return result
 
 
 class GatherAttention(StandardAttention):

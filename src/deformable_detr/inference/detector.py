@@ -262,7 +262,11 @@ def _predict(
 
 
 def load(
-    model: str | Path, device: str | torch.device = "auto", dtype: str | torch.dtype | None = None
+    model: str | Path,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+    *,
+    max_pixels: int | None = None,
 ) -> Detector:
     """A detector from a run folder, a checkpoint folder, an authors' .pth file, a transformers folder or hub
     id, or an exported .onnx, .xml or .pt2 file.
@@ -271,16 +275,23 @@ def load(
         device: `auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`, … Exported files run on the CPU.
         dtype: None or `fp32`, `bf16`, `fp16`: the type the model computes in (weights stay float32). Exported
             files compute as they were exported.
+        max_pixels: the largest H·W of a picture; None is the limit that the model was trained with.
 
     Raises:
         UserError: where there is no such model, it cannot be read, or the device does not compute in `dtype`.
     """
+    if max_pixels is not None and max_pixels < 1:
+        raise UserError(f"max_pixels must be at least 1, not {max_pixels}.")
     if exported.is_exported(model):
         found = exported.load(model, device, dtype)
-        return Detector(found, found.backend)
-    checkpoint = checkpoints.load(model)
-    checkpoint.model.eval()
-    return Detector.of(checkpoint, device, dtype)
+        detector = Detector(found, found.backend)
+    else:
+        checkpoint = checkpoints.load(model)
+        checkpoint.model.eval()
+        detector = Detector.of(checkpoint, device, dtype)
+    if max_pixels is not None:
+        detector.data = replace(detector.data, max_pixels=max_pixels)
+    return detector
 
 
 def create(

@@ -36,10 +36,14 @@ _GALLERIES: dict[Section, tuple[str, str]] = {
     "tiniest": ("The tiniest objects", "Each is in the middle of its picture, drawn pixel by pixel."),
     "crowded": ("The fullest picture", ""),
     "duplicates": (
-        "The same picture again",
-        f"Side by side; their boxes should agree. At most {MAX_BITS} of the 256 bits of their hashes differ.",
+        "Duplicate pictures",
+        "Equal pictures are shown side by side; their boxes should agree. "
+        f"At most {MAX_BITS} of the 256 bits of their hashes differ.",
     ),
-    "samples": ("Examples", "Spread evenly over each split. Do the boxes fit, do the classes?"),
+    "samples": (
+        "Examples",
+        "Spread evenly over each split: check that the boxes and classes are right.",
+    ),
 }
 
 

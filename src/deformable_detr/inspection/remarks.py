@@ -179,9 +179,9 @@ def _strips(data: _Data) -> Iterator[Remark]:
     height, width = image.size
     yield Remark(
         "wide-images",
-        f"{count(len(short), 'image')} {_are(len(short))} so long that max_size {settings.max_size} leaves "
-        f"less than the short side of {settings.image_size}: {image.file_name} of {width} x {height} comes "
-        f"down to {side} pixels. --data.max_size {needed} would keep {settings.image_size}.",
+        f"{count(len(short), 'image')} {_are(len(short))} so long that max_size {settings.max_size} makes "
+        f"the short side less than {settings.image_size}: {image.file_name} of {width} x {height} is reduced "
+        f"to {side} pixels. --data.max_size {needed} would keep {settings.image_size}.",
     )
 
 

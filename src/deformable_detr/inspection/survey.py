@@ -112,7 +112,7 @@ def _without_repeated_problems(report: SplitReport, others: Sequence[SplitReport
 
 
 def _is_union(part: Split, parts: Sequence[Split]) -> bool:
-    """Return True for a deliberate union of other splits (Pascal's trainval): its pictures are no duplicates."""
+    """Return True for a deliberate union of other splits (trainval): its pictures are no duplicates."""
     own = {image.path for image in part.images}
     others = [{image.path for image in other.images} for other in parts if other is not part]
     return sum(other < own for other in others) >= 2
@@ -219,4 +219,5 @@ def repeated_boxes(boxes_xyxy: np.ndarray, labels: np.ndarray, rows: np.ndarray)
     # The index len(points) means that there is no further neighbour.
     earlier = np.append(first, len(rows))[near] < first[:, None]
     repeated[first[earlier.any(axis=1)]] = True
-    return np.sort(rows[repeated]).tolist()
+    result: list[int] = np.sort(rows[repeated]).tolist()
+    return result

@@ -171,7 +171,9 @@ class DeformConv2d(nn.Conv2d):
         y = rows[:, None, None, None] + down[:, None]  # (H', 1, kh, 1)
         x = columns[None, :, None, None] + right  # (1, W', 1, kw)
         grid = torch.stack(torch.broadcast_tensors(x, y), dim=-1).flatten(2, 3)  # (H', W', T, 2)
-        return grid[:, :, None] + offsets
+        result: Tensor = grid[:, :, None] + offsets
+        return result
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, offset_groups={self.offset_groups}"
+        inherited: str = super().extra_repr()  # type: ignore[no-untyped-call]
+        return f"{inherited}, offset_groups={self.offset_groups}"

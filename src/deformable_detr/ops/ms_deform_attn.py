@@ -49,9 +49,10 @@ def ms_deform_attn(
     locations = sampling_locations.reshape(B, Q, M, P, 2).to(real)
     weights = attention_weights.reshape(B, Q, M, P).to(real)
     if uses_native(value):
-        return torch.ops.deformable_detr.ms_deform_attn.default(
+        result: Tensor = torch.ops.deformable_detr.ms_deform_attn.default(
             value, _flat(shapes), locations, weights, points
         )
+        return result
     return ms_deform_attn_reference(value, shapes, locations, weights, points)
 
 
@@ -107,9 +108,10 @@ def fused_ms_deform_attn(
     reference, logits = reference.to(real), attention_logits.to(real)
     offsets = sampling_offsets.reshape(B, Q, M, P, 2).to(real)
     if uses_native(value):
-        return torch.ops.deformable_detr.fused_ms_deform_attn.default(
+        result: Tensor = torch.ops.deformable_detr.fused_ms_deform_attn.default(
             value, _flat(shapes), reference, offsets, logits, points
         )
+        return result
     return fused_ms_deform_attn_reference(value, shapes, reference, offsets, logits, points)
 
 

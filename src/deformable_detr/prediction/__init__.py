@@ -7,15 +7,17 @@ videos.py     frames, one after the other (frames.py reads and writes them, trac
 outputs.py    names and files of the results
 command.py    `predict`, made of these
 lines.py      `predict MODEL -`
+terminal.py   what a terminal shows of it
 """
 
 from .command import predict
-from .lines import answer_lines
+from .lines import answer_lines, answer_stdin
 from .outputs import (
     PREDICTION_REPORT_FILE,
     PREDICTIONS_FILE,
     PredictionReport,
 )
+from .terminal import print_report, terminal_progress
 from .tiling import Tiling, predict_tiled
 from .videos import FrameDetections, predict_frames
 
@@ -26,7 +28,10 @@ __all__ = [
     "PredictionReport",
     "Tiling",
     "answer_lines",
+    "answer_stdin",
     "predict",
     "predict_frames",
     "predict_tiled",
+    "print_report",
+    "terminal_progress",
 ]

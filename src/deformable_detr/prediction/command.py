@@ -49,6 +49,7 @@ def predict(
     batch_size: int = 4,
     device: str = "auto",
     dtype: str | None = None,
+    max_pixels: int | None = None,
     tta: bool | Sequence[float] = False,
     progress: Progress | None = None,
 ) -> PredictionReport:
@@ -65,6 +66,8 @@ def predict(
         tiling: look at pictures and frames in tiles (`Tiling()`), for small objects in large ones.
         track: number the objects of videos.
         every: look at each n-th frame of videos only.
+        max_pixels: the largest H·W of a picture or frame, as for `load`; not with a `Detector`, which has its
+            own limit.
         tta: test-time augmentation, as for `evaluate`.
         progress: called with what is being read, how many are done, and of how many.
 
@@ -82,7 +85,7 @@ def predict(
     files = [*found.images, *(video for video in found.videos if isinstance(video, Path))]
     refuse_to_overwrite(files, targets)
     detector = augmented_as_requested(
-        model if isinstance(model, Detector) else load(model, device, dtype), tta
+        model if isinstance(model, Detector) else load(model, device, dtype, max_pixels=max_pixels), tta
     )
     selection = Selection.of(detector.classes, threshold, classes, class_thresholds)
     if found.videos and track:

@@ -93,7 +93,7 @@ class VideoFile(FrameSource):
             if width * height > max_pixels:
                 raise UserError(
                     f"{path} has frames of {width} x {height} pixels ({width * height:,}), more than the "
-                    f"limit of {max_pixels:,}: make it smaller or raise data.max_pixels."
+                    f"limit of {max_pixels:,}: make it smaller or raise the limit (--data.max_pixels)."
                 )
         except BaseException:
             self._container.close()

@@ -14,14 +14,19 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..data.images import open_image
 from ..errors import UserError
-from ..inference.detector import Detector, check_options
+from ..inference.detector import Detector, check_options, load
 from ..inference.selection import Selection
+from ..inference.tta import augmented_as_requested
 from .tiling import Tiling, finder_for
 
 MAX_BYTES = 64 * 2**20  # of a line: a picture of 48 MB in base64
@@ -91,6 +96,39 @@ def answer_lines(
             failed += 1
         answer(json.dumps({"id": name, **content}))
     return LinesReport(answered, failed)
+
+
+def answer_stdin(
+    model: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str | None = None,
+    max_pixels: int | None = None,
+    tta: bool | Sequence[float] = False,
+    **options: Any,
+) -> LinesReport:
+    """Answer every line of stdin on stdout, and print whatever a library prints on stderr.
+
+    If nobody reads the answers any more, this ends without an error.
+
+    Args:
+        model, device, dtype, max_pixels: as `load` takes them.
+        tta, options: as for `predict`.
+    """
+    answers, answered = sys.stdout, 0
+
+    def answer(line: str) -> None:
+        nonlocal answered
+        print(line, file=answers, flush=True)
+        answered += 1
+
+    try:
+        with redirect_stdout(sys.stderr):
+            detector = augmented_as_requested(load(model, device, dtype, max_pixels=max_pixels), tta)
+            return answer_lines(detector, sys.stdin.buffer, answer, **options)
+    except BrokenPipeError:  # what is still buffered has no reader, so Python must not flush it at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), answers.fileno())
+        return LinesReport(answered, 0)
 
 
 def _pass_over(requests: BinaryIO, line: bytes) -> None:

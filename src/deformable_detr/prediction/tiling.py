@@ -118,10 +118,10 @@ class TiledPictures(Finder):
                 useful = here.take(np.flatnonzero(extents > level.least))
                 border = max(2, BORDER * max(tile[2] - tile[0], tile[3] - tile[1]))
                 found.append(useful)
-                cut.append(_is_cut(useful.boxes_xyxy, tile, size, border))
+                cut.append(is_cut(useful.boxes_xyxy, tile, size, border))
         if len(levels) == 1:  # the model's own answer, which says each object once
             return found[0].with_image(picture)
-        return _merged(Detections.concatenate(found), np.concatenate(cut)).with_image(picture)
+        return merge_parts(Detections.concatenate(found), np.concatenate(cut)).with_image(picture)
 
     def _look(self, picture: np.ndarray, views: Sequence[tuple[int, int, int, int]]) -> list[Detections]:
         """The wanted detections in parts of the picture, in pixels of the whole."""
@@ -189,7 +189,7 @@ def finder_for(
     return TiledPictures(detector, selection, max_detections, batch_size, tiling)
 
 
-def _is_cut(
+def is_cut(
     boxes_xyxy: np.ndarray, tile: tuple[int, int, int, int], size: tuple[int, int], border: float
 ) -> np.ndarray:
     """(N,) whether a box ends at a side of its tile that is not one of the picture."""
@@ -207,7 +207,7 @@ def _is_cut(
     return cut
 
 
-def _merged(found: Detections, cut: np.ndarray) -> Detections:
+def merge_parts(found: Detections, cut: np.ndarray) -> Detections:
     """Each object once, best score first.
 
     Among whole boxes of a class the best of those that overlap stays. A box that a tile's border has cut goes

@@ -128,7 +128,8 @@ def _without_spikes(values: Sequence[float]) -> np.ndarray:
     finite = np.array([value for value in values if np.isfinite(value)])
     if len(finite) < 20:
         return finite
-    return finite[finite <= 1.5 * np.quantile(finite, 0.98)]
+    result: np.ndarray = finite[finite <= 1.5 * np.quantile(finite, 0.98)]
+    return result
 
 
 # ---------------------------------------------------------------- settings

@@ -36,6 +36,7 @@ def write_report(
     format: str = "auto",
     most_images: int = MAX_IMAGES,
     device: str = "auto",
+    max_pixels: int | None = None,
     progress: bool = True,
 ) -> Path:
     """Measure a model on a split and write the report, one HTML file that loads nothing.
@@ -48,6 +49,7 @@ def write_report(
         output: the file. None means `report.html` (`report_SPLIT.html` if the split is not val), in the run
             folder, or in the current folder if `model` is not a run folder.
         most_images: the maximum number of images to trace, to find the stage that lost an object.
+        max_pixels: the largest H·W of a picture, as for `load`.
 
     Returns:
         The path of the file.
@@ -64,7 +66,7 @@ def write_report(
     part = None if measured is None else read_split(data, measured, format=format)
     history = read_history(Path(model))
     target = _target(output, Path(model) if history is not None else Path(), split)
-    detector = load(model, device)
+    detector = load(model, device, max_pixels=max_pixels)
     train_name = training_name(splits)
     train_split = None if train_name is None else read_split(data, train_name, format=format)
     rows = [] if part is None else collect_detections(detector, part, progress=progress)

@@ -50,7 +50,7 @@ def serve(
     """
     settings = settings or ServeSettings()
     if settings.token is None:
-        settings = replace(settings, token=_read_token(token_file))
+        settings = replace(settings, token=read_token(token_file))
     if root_path and not root_path.startswith("/"):
         raise UserError(f"root_path must start with a slash, /{root_path}, not {root_path}.")
     with _bound(host, port) as bound:
@@ -58,7 +58,7 @@ def serve(
         if settings.name == ServeSettings.name and not isinstance(model, Detector):
             settings = replace(settings, name=Path(model).name or str(model))
         app = create_app(detector, settings, on_failure=lambda: process.fail())
-        process = _Process(app, root_path, access_log)
+        process = ServerProcess(app, root_path, access_log)
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{bound.getsockname()[1]}{root_path}"
         print(f"serving {settings.name} at {address} (docs: {address}/docs; Ctrl-C stops)", flush=True)
@@ -73,7 +73,7 @@ def serve(
         raise RuntimeError("the model could not be warmed up; its error stands above")
 
 
-class _Process(uvicorn.Server):
+class ServerProcess(uvicorn.Server):
     """uvicorn's server, which at the first signal closes its port: this one first answers what is accepted,
     and meanwhile refuses what is new (503), so that a load balancer sees it go."""
 
@@ -111,7 +111,7 @@ class _Process(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def _read_token(path: str | Path | None) -> str | None:
+def read_token(path: str | Path | None) -> str | None:
     """Out of a file or the environment: on a command line everyone on the machine could read it."""
     if path is None:
         return os.environ.get(TOKEN_VARIABLE) or None

@@ -21,7 +21,6 @@ PACKAGES = (
     "timm",
     "faster-coco-eval",
     "supervision",
-    "jsonargparse",
     "transformers",
     "onnxruntime",
     "openvino",
@@ -93,7 +92,8 @@ def _direct(value: torch.Tensor, locations: torch.Tensor, weights: torch.Tensor)
 
 def _locations(case: dict[str, Any]) -> torch.Tensor:
     sizes = torch.tensor([(width, height) for height, width in SHAPES], device=case["value"].device)
-    return case["reference"][:, :, None, :, None] + case["offsets"] / sizes[:, None]
+    result: torch.Tensor = case["reference"][:, :, None, :, None] + case["offsets"] / sizes[:, None]
+    return result
 
 
 def _weights(case: dict[str, Any]) -> torch.Tensor:

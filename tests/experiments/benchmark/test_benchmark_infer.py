@@ -6,9 +6,9 @@ The command itself exports a model and fills five processes: the slow group runs
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
-def small_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Work]:
+def small_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Work:
     """A model that transformers can express, in an allocator that stays as it is."""
     model = small_config("deformable_detr_r50", backbone=BackboneConfig("resnet18"), num_classes=91)
     config = replace(tiny_config(), model=model)
@@ -53,7 +53,7 @@ def small_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Wo
 
 
 def distance(name: str, work: Work) -> float:
-    return infer._distance(rival(name, work).outputs(), rival(PLAIN, work).outputs())
+    return infer.output_distance(rival(name, work).outputs(), rival(PLAIN, work).outputs())
 
 
 def test_rivals_compute_the_same_function_of_a_picture(small_recipe: Work) -> None:
@@ -71,7 +71,7 @@ def test_exported_rivals_compute_it_too(small_recipe: Work) -> None:
 
 
 def test_ours_is_timed_up_to_detections(small_recipe: Work) -> None:
-    (found,) = rival(OURS, small_recipe).run()  # type: ignore[misc]
+    (found,) = cast(list[Any], rival(OURS, small_recipe).run())
     assert isinstance(found, Detections)
     assert found.image_size == small_recipe.size
     assert np.isfinite(found.boxes_xyxy).all()
@@ -118,7 +118,7 @@ def test_what_is_refused(options: list[str], message: str, capsys: pytest.Captur
 
 
 def test_a_model_that_transformers_cannot_express_has_no_peers() -> None:
-    installed, missing = infer._peers(None, small_config("deformable_detr_r50_fpn"))
+    installed, missing = infer.peers_of(None, small_config("deformable_detr_r50_fpn"))
     assert installed == {}
     assert set(missing) == set(infer.PEERS)
 

@@ -59,7 +59,7 @@ def test_a_peer_that_cannot_be_loaded_is_named_too(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setitem(operators.OPERATORS, "transformers", broken)  # type: ignore[arg-type]
     missing: dict[str, str] = {}
-    assert op._loaded({"transformers": "5.0"}, missing) == {}
+    assert op.load_rivals({"transformers": "5.0"}, missing) == {}
     assert missing == {"transformers": "version 5.0 cannot be loaded: undefined symbol: _ZN3c10"}
 
 
@@ -98,10 +98,10 @@ def test_wrong_results_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
         run, tensors = right(inputs)
         return (lambda *given: 1.001 * run(*given)), tensors
 
-    assert op._errors(case, ["ours fused"])["ours fused"] < 1e-5
+    assert op.errors_of(case, ["ours fused"])["ours fused"] < 1e-5
     monkeypatch.setitem(operators.OPERATORS, "ours fused", wrong)
     with pytest.raises(RuntimeError, match=r"ours fused is off by 1.0e-03 in the encoder case"):
-        op._errors(case, ["ours fused"])
+        op.errors_of(case, ["ours fused"])
 
 
 def test_the_cases_are_a_coco_image() -> None:
@@ -153,7 +153,7 @@ def test_targets_are_ratios_of_medians() -> None:
     memory = [{"operator": "ours fused", "saved_bytes": 46_200_000}]
     targets = {
         target.name: target
-        for target in op._targets({("encoder", 2): encoder, ("decoder", 2): timings()}, memory, 2)
+        for target in op.targets_of({("encoder", 2): encoder, ("decoder", 2): timings()}, memory, 2)
     }
     over_grid_sample = targets["encoder forward, over grid_sample"]
     assert over_grid_sample.measured == 40.0  # 80 / 2: transformers' is the faster of the two

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,7 +76,7 @@ def test_as_initialised_dense_attention_is_spread_over_all_keys() -> None:
 
 
 @pytest.mark.parametrize("change", [lambda config: config, as_detr])
-def test_the_gradient_is_that_of_the_loss_with_respect_to_the_memory(change) -> None:  # type: ignore[no-untyped-def]
+def test_the_gradient_is_that_of_the_loss_with_respect_to_the_memory(change: Any) -> None:  # type: ignore[no-untyped-def]
     config = change(tiny_config(dropout=0.0))
     detector = tiny_detector(config)
     batch = ImageBatch.from_images([torch.randn(3, 96, 96)])

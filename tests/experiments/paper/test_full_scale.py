@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deformable_detr.cli.main import _build_train
-from deformable_detr.config import recipe
+from deformable_detr.cli.main import parser_of
+from deformable_detr.cli.settings import changes
+from deformable_detr.config import override, recipe
 from tests.support.paths import data_set
 
 SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
@@ -75,15 +76,16 @@ def test_what_they_start_is_the_published_setting(
     assert finished.returncode == 0, finished.stderr
     launch, _, rest = finished.stdout.partition("deformable_detr\ntrain\n")
     arguments = rest.splitlines()
-    parsed = _build_train(arguments).parse_args(arguments)
+    parsed = parser_of("train", arguments).read(arguments)
+    train = override(recipe(parsed.recipe), changes(vars(parsed))).train
     nodes = int(environment.get("SLURM_NNODES", 1)) if script == SLURM else 1
     per_node = launch.splitlines()[launch.splitlines().index("--nproc-per-node") + 1]
     assert int(per_node) * nodes == processes
-    assert parsed.train.batch_size * parsed.train.accumulate * processes == 32
-    assert parsed.train.accumulate == accumulate
+    assert train.batch_size * train.accumulate * processes == 32
+    assert train.accumulate == accumulate
     published = recipe(name).train
-    assert (parsed.train.epochs, tuple(parsed.train.lr_drop_epochs)) == (50, published.lr_drop_epochs)
-    assert (parsed.train.lr, parsed.train.precision) == (published.lr, "bf16")
+    assert (train.epochs, train.lr_drop_epochs) == (50, published.lr_drop_epochs)
+    assert (train.lr, train.precision) == (published.lr, "bf16")
     assert parsed.output == f"runs/paper/runs/full/{name}-50ep-seed42"
     assert not parsed.resume
 

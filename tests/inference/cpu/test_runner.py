@@ -111,7 +111,7 @@ def test_what_it_runs_is_the_optimised_model_and_the_plain_one_stays() -> None:
 
 def test_unknown_parts_stay_as_they_are() -> None:
     class Half(nn.Module):
-        def __init__(self, inner: nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
             super().__init__()
             self.inner = inner
 

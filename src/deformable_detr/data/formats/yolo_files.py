@@ -163,7 +163,11 @@ def resolve(files: Files, base: str, entry: str) -> str | None:
     beside train/, CVAT data/train.txt for the root's train.txt.
     """
     parts = [part for part in entry.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    tried = [entry, *("/".join(parts[cut:]) for cut in range(len(parts)))]
+    tried = [entry, "/".join(parts)] if parts else [entry]
+    for cut in range(1, len(parts)):
+        # Not down to a folder such as images, which could be that of any split.
+        if cut < len(parts) - 1 or "." in parts[-1] or _is_usual(parts[-1]):
+            tried.append("/".join(parts[cut:]))
     for text in tried:
         found = files.folder(base, text) or files.find(base, text)
         if found is not None:

@@ -1,0 +1,33 @@
+"""What the command line says when something is wrong: one sentence on stderr, with an exit code."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Iterable
+
+from ..words import printable
+
+PROGRAM = "deformable-detr"
+
+
+def fail(sentence: str, code: int) -> int:
+    """Print a sentence as one line on stderr and return the exit code.
+
+    Control characters in the names that it quotes are shown as escapes.
+    """
+    print(f"{PROGRAM}: {printable(' '.join(sentence.split()))}", file=sys.stderr)
+    return code
+
+
+def refuse(sentence: str) -> int:
+    """The input is wrong: exit code 2."""
+    return fail(sentence, 2)
+
+
+def suggestion(unknown: str, options: Iterable[str]) -> str:
+    """ "; did you mean --train.epochs?" for --epochs, or for what is spelled most like it; else nothing."""
+    known = list(options)
+    fields = [option for option in known if option.endswith(f".{unknown.removeprefix('--')}")]
+    near = fields or difflib.get_close_matches(unknown, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -1,0 +1,241 @@
+"""The parser of a command, and the options that several commands share.
+
+argparse parses; a value is read and checked as a field of a configuration is (config/checks.py), and whatever
+is wrong becomes a UserError that names the option as the person typed it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from argparse import SUPPRESS, ArgumentError, ArgumentTypeError, Namespace
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NoReturn
+
+from ..config import Layout
+from ..config.checks import fits, from_text, in_words, placeholder, quoted, written
+from ..errors import UserError
+from .messages import suggestion
+
+Reader = Callable[[str], Any]
+
+
+class Parser(argparse.ArgumentParser):
+    """The parser of one command.
+
+    Args:
+        program: what precedes the options, as in `deformable-detr train`.
+        typed: the command's arguments; a command may show defaults that depend on them.
+
+    Attributes:
+        texts: the help text of each option and argument, by the name that a person sees.
+    """
+
+    def __init__(self, program: str, typed: Sequence[str] = (), *, add_help: bool = True):
+        # No abbreviations: scripts that use them break when an option is added.
+        super().__init__(prog=program, add_help=False, allow_abbrev=False, exit_on_error=False)
+        self.typed = list(typed)
+        self.texts: dict[str, str] = {}
+        self._shapes: list[str] = []  # of what must be typed, for the usage line
+        self._titled: dict[str, Any] = {}
+        if add_help:
+            self.add_argument("-h", "--help", action="help", help="Show this text.")
+            self.flag("--debug", "Show the traceback of an error.", to="debug")  # main.py takes it out
+
+    def argument(
+        self, name: str, shown: str, help: str, *, many: bool = False, optional: bool = False
+    ) -> None:
+        """Something that is typed without an option's name.
+
+        Args:
+            name: the attribute of the parsed arguments.
+            shown: what `--help` and messages call it.
+            many: one or more of them, as a list.
+            optional: None if it is not typed.
+        """
+        nargs = "+" if many else "?" if optional else None
+        shape = f"{shown} [{shown} …]" if many else f"[{shown}]" if optional else shown
+        self._shapes.append(shape)
+        self.texts[shown] = help
+        self.add_argument(name, metavar=shown, nargs=nargs, help=_escaped(help))
+
+    def option(
+        self,
+        name: str,
+        kind: Any,
+        default: Any,
+        help: str,
+        *,
+        shown: str | None = None,
+        read: Reader | None = None,
+        many: bool = False,
+        required: bool = False,
+        to: str | None = None,
+        group: str | None = None,
+        default_shown: str | None = None,
+    ) -> None:
+        """An option with a value.
+
+        Args:
+            kind: what the value must be, as an annotation: `int`, `float | None`, `Literal["a", "b"]`.
+            help: a sentence; the default is added to it.
+            shown: what `--help` calls the value; by default `kind` says it.
+            read: makes the value from what was typed, instead of `kind`.
+            many: one or more values, as a list.
+            to: the attribute of the parsed arguments; by default the option's name.
+            group: the title under which `--help` lists the option.
+            default_shown: what `--help` shows as the default, if another than `default`.
+        """
+        if required:
+            self._shapes.append(f"{name} {shown or placeholder(kind)}")
+        if default_shown is None and default not in (None, "", SUPPRESS):
+            default_shown = " ".join(map(str, default)) if many else written(default)
+        if default_shown:
+            help = f"{help} Default: {default_shown}."
+        self.texts[name] = help
+        options: dict[str, Any] = {"dest": to} if to is not None else {}
+        self._group(group).add_argument(
+            name,
+            type=read or _reader(kind),
+            default=default,
+            required=required,
+            nargs="+" if many else None,
+            metavar=shown or placeholder(kind),
+            help=_escaped(help),
+            **options,
+        )
+
+    def flag(self, name: str, help: str, *, to: str | None = None, group: str | None = None) -> None:
+        """An option without a value: False, unless it is typed. With `to` it is absent unless it is typed."""
+        options: dict[str, Any] = {"dest": to, "default": SUPPRESS} if to is not None else {}
+        self.texts[name] = help
+        self._group(group).add_argument(name, action="store_true", help=_escaped(help), **options)
+
+    def read(self, arguments: Sequence[str]) -> Namespace:
+        """Parse what was typed.
+
+        Raises:
+            UserError: an option is unknown, or lacks its value; a value does not fit; something is missing.
+        """
+        chosen, unknown = self.read_known(arguments)
+        if unknown:
+            near = suggestion(unknown[0].partition("=")[0], self.texts) if unknown[0].startswith("--") else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
+        return chosen
+
+    def read_known(self, arguments: Sequence[str]) -> tuple[Namespace, list[str]]:
+        """Parse what this parser knows; returns it and the rest."""
+        if self.usage is None:
+            self.usage = " ".join([self.prog, *self._shapes, "[options]"])
+        try:
+            return self.parse_known_args(arguments)
+        except ArgumentError as error:
+            if error.argument_name is None:
+                self.error(error.message)
+            joint = " " if error.message.startswith("must ") else ": "
+            self.error(f"{error.argument_name}{joint}{error.message}")
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a UserError; argparse itself would print its usage and exit."""
+        raise UserError(f"{message} (`{self.prog} --help` lists the options).")
+
+    def _group(self, title: str | None) -> Any:
+        if title is None:
+            return self
+        if title not in self._titled:
+            self._titled[title] = self.add_argument_group(title)
+        return self._titled[title]
+
+
+def _escaped(help: str) -> str:
+    """Plain text for argparse, which formats help with %; backticks are for the documentation."""
+    return help.replace("%", "%%").replace("`", "")
+
+
+def _reader(kind: Any) -> Reader:
+    def read(text: str) -> Any:
+        value = from_text(text, kind)
+        if not fits(value, kind):
+            raise ArgumentTypeError(f"must be {in_words(kind)}, not {quoted(text)}")
+        return value
+
+    return read
+
+
+def listed(text: str) -> list[str]:
+    """Names separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+# ---------------------------------------------------------------------- shared by several commands
+
+
+def add_model(parser: Parser) -> None:
+    """MODEL and --device."""
+    parser.argument(
+        "model",
+        "MODEL",
+        "A run or checkpoint folder, an authors' .pth file, a transformers folder or hub id, or `demo`; to "
+        "evaluate, predict and serve also an exported .onnx, .xml or .pt2 file.",
+    )
+    add_device(parser)
+
+
+def add_device(parser: Parser, group: str | None = None) -> None:
+    parser.option(
+        "--device",
+        str,
+        "auto",
+        "Where to compute: auto (a GPU if there is one), cpu, cuda, cuda:1, …",
+        shown="DEVICE",
+        group=group,
+    )
+
+
+def add_data(parser: Parser) -> None:
+    parser.argument("data", "DATA", "A data set: a folder in COCO, Pascal VOC or YOLO layout.")
+
+
+def add_split(parser: Parser, help: str = "The part of DATA to use.") -> None:
+    parser.option("--split", str, "val", help, shown="NAME")
+
+
+def add_format(parser: Parser) -> None:
+    parser.option("--format", Layout, "auto", "The layout of DATA; auto recognises it by its files.")
+
+
+def add_output(parser: Parser, default: str | None, help: str, shown: str = "FILE") -> None:
+    parser.option("--output", str | None, default, help, shown=shown)
+
+
+def add_max_pixels(parser: Parser) -> None:
+    parser.option(
+        "--data.max_pixels",
+        int | None,
+        None,
+        "The largest picture to read, in pixels. Default: the limit that MODEL was trained with.",
+        to="max_pixels",
+    )
+
+
+def add_dtype(parser: Parser) -> None:
+    parser.option(
+        "--dtype", Literal["fp32", "bf16", "fp16"], "fp32", "The number format that the model computes in."
+    )
+
+
+def add_tta(parser: Parser) -> None:
+    parser.flag("--tta", "Test-time augmentation: merge the detections of flipped copies at three scales.")
+    parser.option(
+        "--tta-scales",
+        tuple[float, ...],
+        None,
+        "Test-time augmentation at these scales, as in [0.8,1,1.2].",
+        shown="[X,…]",
+    )
+
+
+def without_tta(arguments: Namespace) -> dict[str, Any]:
+    """All arguments as keywords, with --tta and --tta-scales as the one keyword `tta`."""
+    options = vars(arguments)
+    scales, chosen = options.pop("tta_scales"), options.pop("tta")
+    return {**options, "tta": list(scales) if scales else chosen}

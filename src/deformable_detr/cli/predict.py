@@ -1,0 +1,116 @@
+"""`deformable-detr predict MODEL SOURCE …`, and `predict MODEL -` for JSON lines."""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError, Namespace
+from typing import Any
+
+from ..errors import PredictionInterrupted, UserError
+from .messages import fail
+from .options import Parser, add_dtype, add_max_pixels, add_model, add_output, add_tta, listed, without_tta
+
+SUMMARY = "find objects in pictures and videos, draw and list them"
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.usage = (
+        f"{parser.prog} MODEL SOURCE [SOURCE …] [options]\n"
+        f"       {parser.prog} MODEL - [options]     JSON lines, stdin to stdout"
+    )
+    parser.description = (
+        "Find objects in pictures, videos and cameras. Writes annotated copies, predictions.json and "
+        "report.json."
+    )
+    add_model(parser)
+    parser.argument(
+        "sources", "SOURCE", "Images, videos, folders, globs, webcam:0, or - for JSON lines.", many=True
+    )
+    add_output(parser, None, "The folder to write to. Default: predictions.", shown="FOLDER")
+    parser.option("--threshold", float, 0.5, "The minimum score of a detection.")
+    parser.option(
+        "--class-thresholds",
+        str,
+        None,
+        "The minimum scores of classes that differ from --threshold.",
+        shown="CAR=0.3,…",
+        read=_class_thresholds,
+    )
+    parser.option(
+        "--classes",
+        str,
+        None,
+        "Find only these classes. Names may have commas.",
+        shown="CAR,BUS,…",
+        read=listed,
+    )
+    parser.flag("--tile", "Look at pictures in tiles, for small objects in large pictures.")
+    parser.option(
+        "--tile-size",
+        int | None,
+        None,
+        "The side of a tile in pixels; turns --tile on. Default: what the model sees.",
+    )
+    parser.option("--tile-overlap", float, 0.2, "How much neighbouring tiles overlap, as a share of a tile.")
+    add_tta(parser)
+    parser.flag("--no-track", "Do not number the objects of videos.")
+    parser.option("--every", int, 1, "In videos, look only at every n-th frame.")
+    parser.option(
+        "--max-detections", int, 100, "The maximum number of detections per picture, frame or tile."
+    )
+    parser.option("--batch-size", int, 4, "The number of pictures or frames that are computed together.")
+    add_dtype(parser)
+    add_max_pixels(parser)
+
+
+def run(arguments: Namespace) -> int:
+    from ..prediction import Tiling
+
+    options = without_tta(arguments)
+    tile, size, overlap = options.pop("tile"), options.pop("tile_size"), options.pop("tile_overlap")
+    options["tiling"] = Tiling(size, overlap) if tile or size is not None else None
+    if "-" not in arguments.sources:
+        return _predict_files(**options)
+    if len(arguments.sources) > 1 or arguments.output is not None:
+        raise UserError("the source - must be the only one, without --output: the answers go to stdout.")
+    return _predict_lines(**options)
+
+
+def _predict_files(no_track: bool, output: str | None, **options: Any) -> int:
+    from ..prediction import predict, print_report, terminal_progress
+
+    try:
+        with terminal_progress() as progress:
+            report = predict(**options, output=output or "predictions", track=not no_track, progress=progress)
+    except PredictionInterrupted as interruption:
+        report = interruption.report
+    print_report(report, options["threshold"])
+    if report.stopped and not all(source.startswith("webcam:") for source in options["sources"]):
+        return fail("stopped; what was done until then is written.", PredictionInterrupted.exit_code)
+    return 0  # Ctrl-C is how one ends a camera
+
+
+def _predict_lines(model: str, device: str, dtype: str, tta: Any, **options: Any) -> int:
+    from ..prediction import answer_stdin
+
+    for name in ("sources", "output", "no_track", "every", "batch_size"):  # of files
+        del options[name]
+    report = answer_stdin(model, device=device, dtype=dtype, tta=tta, **options)
+    return 2 if report.failed and not report.answered else 0
+
+
+def _class_thresholds(text: str) -> dict[str, float]:
+    thresholds = {}
+    begun = ""  # a name may have commas itself: bus, coach=0.3
+    for part in listed(text):
+        pair = f"{begun}, {part}" if begun else part
+        name, _, score = pair.rpartition("=")
+        if not name:
+            begun = pair
+            continue
+        try:
+            thresholds[name.strip()], begun = float(score), ""
+        except ValueError:
+            begun = pair
+    if begun:
+        raise ArgumentTypeError(f"must be NAME=SCORE,…, as in car=0.3,bus=0.6, not {begun}")
+    return thresholds

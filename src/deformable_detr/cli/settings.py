@@ -1,0 +1,81 @@
+"""A flag for every field of a run's configuration, made from what the field's declaration says.
+
+What was typed is checked when the configuration is made, so that a flag, a line of YAML and a keyword in
+Python fail with the same sentence.
+"""
+
+from __future__ import annotations
+
+from argparse import SUPPRESS
+from collections.abc import Collection
+from functools import partial
+from typing import Any
+
+from ..config import RECIPES, RunConfig, recipe, settings_of
+from ..config.checks import from_text, written
+from .options import Parser
+
+COMMON = "common options"
+
+
+def add_recipe(parser: Parser, usual: str) -> RunConfig:
+    """--recipe and --config. Returns the recipe that was typed: `--help` shows its values as defaults."""
+    alone = Parser(parser.prog, add_help=False)
+    for each in (alone, parser):
+        each.option(
+            "--recipe",
+            str | None,
+            None,
+            f"One of the recipes above. Default: {usual}.",
+            shown="NAME",
+            group=COMMON,
+        )
+    typed = alone.read_known(parser.typed)[0].recipe
+    parser.option(
+        "--config",
+        str | None,
+        None,
+        "A YAML file with fields of a configuration: recipe < file < flags.",
+        shown="FILE",
+        group=COMMON,
+    )
+    return recipe(typed or usual)
+
+
+def add_settings(parser: Parser, shown: RunConfig, common: Collection[str] = ()) -> None:
+    """A flag for each field, absent from the parsed arguments unless it is typed.
+
+    Args:
+        shown: whose values `--help` shows as defaults.
+        common: paths of the fields that `--help` lists under the common options.
+    """
+    for setting in settings_of(RunConfig):
+        if setting.group:  # the one field without a group is the recipe's name
+            parser.option(
+                f"--{setting.path}",
+                setting.hint,
+                SUPPRESS,
+                setting.help,
+                read=partial(from_text, hint=setting.hint),
+                group=COMMON if setting.path in common else GROUPS[setting.group],
+                default_shown=written(setting.of(shown)),
+            )
+
+
+# The titles in --help of the groups of fields.
+GROUPS = {
+    "model": "model",
+    "model.backbone": "model",
+    "data": "data",
+    "train": "train",
+    "train.loss": "loss",
+}
+
+
+def changes(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Those of the parsed arguments that are fields, by path, as `config.override` takes them."""
+    return {path: value for path, value in arguments.items() if "." in path}
+
+
+def recipe_names() -> str:
+    return ", ".join(RECIPES)

@@ -1,0 +1,46 @@
+"""`deformable-detr train DATA`."""
+
+from __future__ import annotations
+
+import os
+from argparse import SUPPRESS, Namespace
+
+from ..config import Layout
+from .options import Parser, add_data, add_device
+from .settings import COMMON, GROUPS, add_recipe, add_settings, recipe_names
+
+SUMMARY = "train a detector on DATA"
+# With --recipe, --config, --output, --init-from, --resume and --device: what most people need.
+COMMON_FIELDS = ("train.epochs", "train.batch_size", "train.lr", "data.image_size")
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.description = (
+        f"Train a detector on DATA. Recipes: {recipe_names()}. torchrun starts it in several processes."
+    )
+    add_data(parser)
+    shown = add_recipe(parser, "deformable_detr_r50")
+    parser.option("--output", str, "runs/train", "The run folder.", shown="FOLDER", group=COMMON)
+    parser.option(
+        "--init-from",
+        str | None,
+        None,
+        "A MODEL to start from; its classes may differ from those of the data.",
+        shown="MODEL",
+        group=COMMON,
+    )
+    parser.flag("--resume", "Continue the run in --output exactly where it stopped.", group=COMMON)
+    add_device(parser, COMMON)
+    add_settings(parser, shown, COMMON_FIELDS)
+    group = GROUPS["data"]
+    parser.option("--format", Layout, SUPPRESS, "Short for --data.format.", to="data.format", group=group)
+    parser.flag("--strict", "Short for --data.strict true.", to="data.strict", group=group)
+
+
+def run(arguments: Namespace) -> int:
+    from ..training import train
+
+    train(**vars(arguments))  # fields of the configuration are overrides there
+    if os.environ.get("RANK", "0") == "0":  # under torchrun every process arrives here
+        print(f"checkpoints and metrics are in {arguments.output}")
+    return 0
