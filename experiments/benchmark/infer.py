@@ -213,7 +213,8 @@ def _ours(work: Work, name: str) -> Rival:
         backend = TorchBackend(checkpoint.model, torch.device("cpu"), torch.float32)
     else:
         keep_large_buffers()
-        backend = RunnerBackend(checkpoint.model, torch.bfloat16 if name == BF16 else torch.float32)
+        dtype = torch.bfloat16 if name == BF16 else torch.float32
+        backend = RunnerBackend(checkpoint.model, torch.device("cpu"), dtype)
     detector = Detector(checkpoint, backend)
     picture = _picture(work)
 

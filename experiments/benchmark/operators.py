@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
 import torch
@@ -69,6 +69,10 @@ class Inputs:
     locations: Tensor  # (1, Q, M, L, K, 2)
     weights: Tensor  # (1, Q, M, L, K)
     grad_output: Tensor  # (1, Q, M·D)
+
+    def to(self, device: torch.device) -> Inputs:
+        tensors = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "case"}
+        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
 
 
 def make_inputs(case: Case) -> Inputs:
@@ -139,7 +143,7 @@ def _transformers(inputs: Inputs) -> Bound:
 
     module = theirs.MultiScaleDeformableAttention()
     levels = list(inputs.case.levels)
-    shapes, starts = _level_tensors(inputs.case)
+    shapes, starts = _level_tensors(inputs)
 
     def run(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
         output: Tensor = module(value, shapes, levels, starts, locations, weights, 64)
@@ -151,7 +155,7 @@ def _transformers(inputs: Inputs) -> Bound:
 def _torch_msda(inputs: Inputs) -> Bound:
     from torch_ms_deform_attn import ms_deform_attn as theirs
 
-    shapes, starts = _level_tensors(inputs.case)
+    shapes, starts = _level_tensors(inputs)
 
     def run(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
         output: Tensor = theirs(value, shapes, starts, locations, weights)
@@ -160,8 +164,8 @@ def _torch_msda(inputs: Inputs) -> Bound:
     return run, (inputs.value, inputs.locations, inputs.weights)
 
 
-def _level_tensors(case: Case) -> tuple[Tensor, Tensor]:
-    shapes = torch.tensor(case.levels)
+def _level_tensors(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    shapes = torch.tensor(inputs.case.levels, device=inputs.value.device)
     sizes = shapes.prod(1)
     return shapes, sizes.cumsum(0) - sizes
 

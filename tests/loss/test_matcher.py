@@ -35,8 +35,12 @@ def case(Q: int, counts: list[int], seed: int = 0) -> tuple[Predictions, list[Ta
 def test_best_of_all_permutations(seed: int) -> None:
     scheme = SigmoidFocal(3)
     predictions, targets = case(Q=5, counts=[3, 0, 1], seed=seed)
-    matches = HungarianMatcher(scheme, 2, 5, 2)(predictions, targets)
-    for image, (match, target) in enumerate(zip(matches, targets, strict=True)):
+    (match,) = HungarianMatcher(scheme, 2, 5, 2)([(predictions, targets)])
+    first = 0
+    for image, target in enumerate(targets):
+        of_image = slice(first, first + len(target))
+        queries, objects = match.queries[of_image] - 5 * image, match.objects[of_image] - first
+        first += len(target)
         cost = torch.zeros(5, len(target))
         for q in range(5):
             for n in range(len(target)):
@@ -50,14 +54,14 @@ def test_best_of_all_permutations(seed: int) -> None:
             sum(cost[q, n].item() for n, q in enumerate(chosen))
             for chosen in permutations(range(5), len(target))
         )
-        found = sum(cost[q, n].item() for q, n in zip(match.queries, match.objects, strict=True))
+        found = sum(cost[q, n].item() for q, n in zip(queries, objects, strict=True))
         assert found == pytest.approx(best, abs=1e-5)
-        assert sorted(match.objects.tolist()) == list(range(len(target)))
+        assert sorted(objects.tolist()) == list(range(len(target)))
 
 
 def test_more_objects_than_queries_leaves_some_out() -> None:
     predictions, targets = case(Q=2, counts=[4])
-    (match,) = HungarianMatcher(SigmoidFocal(3), 2, 5, 2)(predictions, targets)
+    (match,) = HungarianMatcher(SigmoidFocal(3), 2, 5, 2)([(predictions, targets)])
     assert sorted(match.queries.tolist()) == [0, 1]
     assert len(set(match.objects.tolist())) == 2
 
@@ -67,8 +71,22 @@ def test_what_is_not_finite_is_named() -> None:
     predictions, targets = case(Q=4, counts=[1, 2])
     predictions.boxes_cxcywh[1, 2, 0] = torch.nan
     with pytest.raises(NonFiniteError, match="image image-1: the predictions for it"):
-        matcher(predictions, targets)
+        matcher([(predictions, targets)])
     predictions, targets = case(Q=4, counts=[1, 2])
     targets[0].boxes_cxcywh[0, 1] = torch.inf
     with pytest.raises(NonFiniteError, match="image image-0: its target boxes"):
-        matcher(predictions, targets)
+        matcher([(predictions, targets)])
+
+
+def test_stages_are_matched_each_for_itself() -> None:
+    matcher = HungarianMatcher(SigmoidFocal(3), 2, 5, 2)
+    stages = [case(Q, [3, 0, 1], seed) for seed, Q in enumerate((5, 5, 40))]
+    for together, stage in zip(matcher(stages), stages, strict=True):
+        (alone,) = matcher([stage])
+        assert torch.equal(together.queries, alone.queries)
+        assert torch.equal(together.objects, alone.objects)
+
+
+def test_no_objects_at_all() -> None:
+    (match,) = HungarianMatcher(SigmoidFocal(3), 2, 5, 2)([case(Q=4, counts=[0, 0])])
+    assert match.queries.shape == match.objects.shape == (0,)

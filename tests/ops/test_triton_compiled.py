@@ -1,7 +1,7 @@
 """What the GPU kernels become: compiled ahead of time for GPUs that are not here, and looked at.
 
-The launchers of ops/triton_kernels.py run as they would on a GPU, up to the launch: a driver that only names
-a target stands in for CUDA's. So the kernels are compiled with the very constants, alignments and
+The launchers of ops/triton_operators.py run as they would on a GPU, up to the launch: a driver that only
+names a target stands in for CUDA's. So the kernels are compiled with the very constants, alignments and
 specialisations that a user's call leads to.
 """
 
@@ -24,7 +24,7 @@ triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.runtime import driver  # noqa: E402
 
-from deformable_detr.ops import triton_kernels  # noqa: E402
+from deformable_detr.ops import triton_kernels, triton_operators  # noqa: E402
 
 CAPABILITIES = {"A100": 80, "H100": 90, "B200": 100}
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -52,7 +52,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., A
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(driver, "_active", None)  # put back afterwards
     kernels: list[Any] = []
-    for kernel in (triton_kernels._forward_kernel, triton_kernels._backward_kernel):
+    for kernel in (triton_kernels.forward_kernel, triton_kernels.backward_kernel):
 
         def compile_only(*arguments: Any, run: Any = kernel.run, **options: Any) -> None:
             kernels.append(run(*arguments, **{**options, "warmup": True}))
@@ -69,16 +69,16 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., A
 
 def forward(case: Case) -> None:
     operator = (
-        triton_kernels.ms_deform_attn if case.reference is None else triton_kernels.fused_ms_deform_attn
+        triton_operators.ms_deform_attn if case.reference is None else triton_operators.fused_ms_deform_attn
     )
     operator(*raw_arguments(case))
 
 
 def backward(case: Case) -> None:
     operator = (
-        triton_kernels.ms_deform_attn_backward
+        triton_operators.ms_deform_attn_backward
         if case.reference is None
-        else triton_kernels.fused_ms_deform_attn_backward
+        else triton_operators.fused_ms_deform_attn_backward
     )
     B, Q, M = case.weights.shape[:3]
     operator(torch.empty(B, Q, M * case.value.shape[3], dtype=case.value.dtype), *raw_arguments(case))

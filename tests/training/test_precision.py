@@ -10,6 +10,7 @@ import torch
 
 from deformable_detr.errors import UserError
 from deformable_detr.training import train
+from deformable_detr.training.precision import resolve_precision
 from tests.support.tiny import (
     rows,
     tiny_config,
@@ -28,6 +29,21 @@ def test_bfloat16_after_float32(tiny_data: Path, tmp_path: Path) -> None:
     reference, rounded = (rows(tmp_path / name, "train")[0]["loss"] for name in ("fp32", "bf16"))
     assert rounded != reference
     assert rounded == pytest.approx(reference, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("device", "has_bfloat16", "dtype"),
+    [
+        ("cuda", True, torch.bfloat16),
+        ("cuda", False, torch.float32),
+        ("cpu", True, torch.float32),
+        ("mps", True, torch.float32),
+    ],
+)
+def test_auto(monkeypatch: pytest.MonkeyPatch, device: str, has_bfloat16: bool, dtype: torch.dtype) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16)
+    assert resolve_precision("auto", torch.device(device)) == dtype
+    assert resolve_precision("fp32", torch.device(device)) == torch.float32
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")

@@ -31,6 +31,7 @@ from tests.support.tiny import (
     rows,
     tiny_config,
 )
+from tests.support.transfers import counted_transfers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -177,6 +178,25 @@ def test_a_loss_that_is_not_finite_moves_nothing(run: Parts) -> None:
     with pytest.raises(NonFiniteError, match=r"update 7: the loss of images \d+, \d+ is inf"):
         update(run.model, infinite, descent(run), micro_batches, count=count, number=7)
     assert all(torch.equal(value, before[name]) for name, value in run.state.model.state_dict().items())
+
+
+@pytest.mark.parametrize("two_stage", [False, True])
+def test_a_gpu_would_be_waited_for_once_a_micro_batch_and_once_an_update(
+    tiny_data: Path, tmp_path: Path, two_stage: bool
+) -> None:
+    """Once for the matching of all stages; once for the numbers of the log and whether they are finite."""
+    config = repeatable_in_parts(batch_size=2, accumulate=2)
+    if two_stage:
+        model = replace(config.model, queries="proposals", refine_references=True)
+        config = replace(config, model=model)
+    run = build_parts(tiny_data, config, tmp_path / "run", device="cpu")
+    micro_batches, count = first_update(run)
+    with counted_transfers() as counts:
+        update(run.model, run.criterion, descent(run), micro_batches, count=count, clip_norm=0.1)
+    matrices = counts.pop("numpy")  # of what is on the host
+    assert matrices == 4 * (config.model.decoder_layers + two_stage)
+    # To the device: pixels and mask, labels and boxes of two images, and matches, of two micro-batches.
+    assert counts == {"cpu": 2, "tolist": 1, "to": 2 * (2 + 2 * 2 + 1)}
 
 
 def test_bfloat16_reaches_the_forward_pass_only(run: Parts) -> None:

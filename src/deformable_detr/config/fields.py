@@ -32,7 +32,7 @@ QuerySource = Literal["static", "reference_points", "proposals"]
 Classification = Literal["softmax", "sigmoid_focal"]
 Layout = Literal["auto", "coco", "voc", "yolo"]
 Augmentation = Literal["paper", "light", "none"]
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Schedule = Literal["step", "cosine"]
 LearningRateRule = Literal["none", "sqrt", "linear"]
 
@@ -370,7 +370,9 @@ class TrainConfig:
         below=1,
     )
     precision: Precision = setting(
-        "fp32", "Number format of the computation: `fp32`, or autocast to `bf16` or `fp16`."
+        "auto",
+        "Number format of the computation: `fp32`, or autocast to `bf16` or `fp16`; `auto` is bf16 on a GPU "
+        "that has it, else fp32.",
     )
     seed: int = setting(42, "Seed of everything that is random in training.", minimum=0)
     backbone_weights: str | None = setting(

@@ -4,12 +4,13 @@ PyTorch, ONNX Runtime or OpenVINO computes them."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Protocol
 
 import torch
 
 from ..models import DetectionModel
 from ..structures import ImageBatch, Predictions
-from .cpu import Runner
+from . import cpu, cuda
 
 
 class Backend(ABC):
@@ -40,24 +41,37 @@ class TorchBackend(Backend):
         return predictions
 
 
-class RunnerBackend(Backend):
-    """The model's replica for CPUs: built at the first call, and again after the model has changed."""
+class Runner(Protocol):
+    """A model rebuilt to be fast: cpu/ and cuda/ have one each."""
 
-    def __init__(self, model: DetectionModel, dtype: torch.dtype):
-        self.model = model.to("cpu")
-        self.dtype = dtype
+    def is_current(self, model: DetectionModel) -> bool: ...
+
+    def __call__(self, batch: ImageBatch) -> Predictions: ...
+
+
+class RunnerBackend(Backend):
+    """The model's replica for its device: built at the first call, and again after the model has changed."""
+
+    def __init__(self, model: DetectionModel, device: torch.device, dtype: torch.dtype):
+        self.model = model.to(device)
+        self.device, self.dtype = device, dtype
         self._runner: Runner | None = None
 
     def __call__(self, batch: ImageBatch) -> Predictions:
         runner = self._runner
         if runner is None or not runner.is_current(self.model):
             self._runner = None  # two at once would take twice the memory
-            self._runner = runner = Runner(self.model, self.dtype)
+            self._runner = runner = self._build()
         return runner(batch)
+
+    def _build(self) -> Runner:
+        if self.device.type == "cpu":
+            return cpu.Runner(self.model, self.dtype)
+        return cuda.Runner(self.model, self.device, self.dtype)
 
 
 def backend_for(model: DetectionModel, device: torch.device, dtype: torch.dtype) -> Backend:
     """The fastest way there is to run a model on a device."""
-    if device.type == "cpu":
-        return RunnerBackend(model, dtype)
+    if device.type in ("cpu", "cuda"):
+        return RunnerBackend(model, device, dtype)
     return TorchBackend(model, device, dtype)

@@ -17,7 +17,7 @@ from ..boxes import cxcywh_to_xyxy, generalized_iou
 from ..classification import NO_OBJECT, ClassificationScheme
 from ..config import LossConfig
 from ..structures import BatchCount, DetectorOutput, Predictions, Target
-from .matcher import HungarianMatcher, Match
+from .matcher import HungarianMatcher, Match, Stage
 
 
 @dataclass(frozen=True)
@@ -53,18 +53,19 @@ class SetCriterion:
         """
         last = output.predictions[-1]
         count = count or BatchCount.of(targets, last.logits.shape[1]).share_of(1)
-        stages = [("", last, targets)]
+        stages: dict[str, Stage] = {"": (last, targets)}  # by the suffix of their terms
         if self.config.auxiliary:
-            stages += [(f"_{i}", layer, targets) for i, layer in enumerate(output.predictions[:-1])]
+            stages |= {f"_{i}": (layer, targets) for i, layer in enumerate(output.predictions[:-1])}
         if output.proposals is not None:
             # The first stage only tells objects from background, and class 0 is its "object".
             objects = [replace(target, labels=torch.zeros_like(target.labels)) for target in targets]
-            stages.append(("_proposals", output.proposals, objects))
+            stages["_proposals"] = (output.proposals, objects)
 
         total = last.logits.new_zeros((), dtype=torch.float32)
         terms: dict[str, Tensor] = {}
-        for suffix, predictions, stage_targets in stages:
-            class_loss, box_loss, giou_loss = self._stage(predictions, stage_targets, count)
+        matches = self.matcher(list(stages.values()))
+        for (suffix, (predictions, stage_targets)), match in zip(stages.items(), matches, strict=True):
+            class_loss, box_loss, giou_loss = self._stage(predictions, stage_targets, match, count)
             total = (
                 total
                 + self.config.class_weight * class_loss
@@ -76,26 +77,18 @@ class SetCriterion:
         return Losses(total, terms)
 
     def _stage(
-        self, predictions: Predictions, targets: Sequence[Target], count: BatchCount
+        self, predictions: Predictions, targets: Sequence[Target], match: Match, count: BatchCount
     ) -> tuple[Tensor, Tensor, Tensor]:
-        matches = self.matcher(predictions, targets)
         # Mixed precision ends here: sums over thousands of terms need float32.
         logits, boxes = predictions.logits.float(), predictions.boxes_cxcywh.float()
-        assigned = _assigned_labels(logits, matches, targets)
+        labels = torch.cat([target.labels for target in targets])
+        assigned = torch.full((logits.shape[0] * logits.shape[1],), NO_OBJECT, device=logits.device)
+        assigned = assigned.scatter(0, match.queries, labels[match.objects]).view(logits.shape[:2])
         class_loss = self.classification.loss(logits, assigned, count)
-        found = torch.cat([image[match.queries] for image, match in zip(boxes, matches, strict=True)])
-        wanted = torch.cat(
-            [target.boxes_cxcywh[match.objects] for target, match in zip(targets, matches, strict=True)]
-        ).to(found)
+        # (The gradient of `boxes[…]` would make the host wait for a GPU, that of index_select does not.)
+        found = boxes.flatten(0, 1).index_select(0, match.queries)
+        wanted = torch.cat([target.boxes_cxcywh for target in targets])[match.objects].to(found)
         box_loss = F.l1_loss(found, wanted, reduction="sum") / count.objects
         overlap = generalized_iou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(wanted))
         giou_loss = (1 - overlap).sum() / count.objects
         return class_loss, box_loss, giou_loss
-
-
-def _assigned_labels(logits: Tensor, matches: Sequence[Match], targets: Sequence[Target]) -> Tensor:
-    """(B, Q): the class that each query shall say, or NO_OBJECT."""
-    assigned = torch.full(logits.shape[:2], NO_OBJECT, dtype=torch.int64, device=logits.device)
-    for row, match, target in zip(assigned, matches, targets, strict=True):
-        row[match.queries] = target.labels[match.objects]
-    return assigned

@@ -1,7 +1,7 @@
 """Hungarian matching: which query answers for which object (DETR, section 3.1;
 specification §5.1).
 
-Letters: Q queries, N objects of one image.
+Letters: B batch, Q queries, N objects of one image.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -18,10 +19,16 @@ from ..classification import ClassificationScheme
 from ..errors import NonFiniteError
 from ..structures import Predictions, Target
 
+Stage = tuple[Predictions, Sequence[Target]]  # one layer's predictions, with what they are to find
+
 
 @dataclass(frozen=True)
 class Match:
-    """Pairs (query, object) of one image: two (min(Q, N),) int64 tensors."""
+    """Pairs (query, object) of one stage, image after image; two int64 tensors with as many elements as
+    there are pairs: min(Q, N) for each image.
+
+    `queries`: rows of the batch's B·Q queries. `objects`: rows of the batch's objects, all images together.
+    """
 
     queries: Tensor
     objects: Tensor
@@ -37,20 +44,34 @@ class HungarianMatcher:
         self.class_cost, self.box_cost, self.giou_cost = class_cost, box_cost, giou_cost
 
     @torch.no_grad()
-    def __call__(self, predictions: Predictions, targets: Sequence[Target]) -> list[Match]:
-        """One `Match` per image.
+    def __call__(self, stages: Sequence[Stage]) -> list[Match]:
+        """One `Match` per stage.
+
+        A GPU is waited for once: the costs of all stages travel to the host together, and so do the indices
+        on their way back.
 
         Raises:
             NonFiniteError: naming the image whose predictions or target boxes are not finite.
         """
-        # Costs of the whole batch first, then one transfer: a device is not made to wait per image.
         costs = [
             self._cost(logits, boxes, target)
+            for predictions, targets in stages
             for logits, boxes, target in zip(
                 predictions.logits, predictions.boxes_cxcywh, targets, strict=True
             )
         ]
-        return [self._assign(cost, target) for cost, target in zip(costs, targets, strict=True)]
+        matrices = iter(_to_host(costs))
+        pairs: list[np.ndarray] = []  # (2, pairs) per stage
+        for predictions, targets in stages:
+            of_images = [np.empty((2, 0), dtype=np.int64)]
+            first_query = first_object = 0
+            for target in targets:
+                queries, objects = _assign(next(matrices), target)
+                of_images.append(np.stack([queries + first_query, objects + first_object]))
+                first_query += predictions.logits.shape[1]
+                first_object += len(target)
+            pairs.append(np.concatenate(of_images, axis=1))
+        return _on_device(pairs, costs[0].device) if costs else []
 
     def _cost(self, logits: Tensor, boxes: Tensor, target: Target) -> Tensor:
         boxes = boxes.float()
@@ -61,19 +82,31 @@ class HungarianMatcher:
         )
         return self.box_cost * box_cost + self.class_cost * class_cost + self.giou_cost * giou_cost
 
-    @staticmethod
-    def _assign(cost: Tensor, target: Target) -> Match:
-        matrix = cost.cpu()
-        if not torch.isfinite(matrix).all():
-            culprit = (
-                "its target boxes"
-                if not torch.isfinite(target.boxes_cxcywh).all()
-                else "the predictions for it"
-            )
-            raise NonFiniteError(f"image {target.image_id}: {culprit} are not finite numbers")
-        queries, objects = linear_sum_assignment(matrix.numpy())
-        device = cost.device
-        return Match(
-            torch.as_tensor(queries, dtype=torch.int64, device=device),
-            torch.as_tensor(objects, dtype=torch.int64, device=device),
+
+def _to_host(matrices: Sequence[Tensor]) -> list[np.ndarray]:
+    """The same matrices on the CPU, in one transfer."""
+    if not matrices:
+        return []
+    numbers = torch.cat([matrix.flatten() for matrix in matrices]).cpu()
+    parts = numbers.split([matrix.numel() for matrix in matrices])
+    return [part.view(matrix.shape).numpy() for part, matrix in zip(parts, matrices, strict=True)]
+
+
+def _on_device(pairs: Sequence[np.ndarray], device: torch.device) -> list[Match]:
+    """In one transfer; from page-locked memory, so that the host need not wait for a GPU."""
+    indices = torch.from_numpy(np.concatenate(pairs, axis=1))
+    if device.type == "cuda":
+        indices = indices.pin_memory()
+    indices = indices.to(device, non_blocking=True)
+    parts = indices.split([each.shape[1] for each in pairs], dim=1)
+    return [Match(queries, objects) for queries, objects in parts]
+
+
+def _assign(matrix: np.ndarray, target: Target) -> tuple[np.ndarray, np.ndarray]:
+    if not np.isfinite(matrix).all():
+        culprit = (
+            "its target boxes" if not torch.isfinite(target.boxes_cxcywh).all() else "the predictions for it"
         )
+        raise NonFiniteError(f"image {target.image_id}: {culprit} are not finite numbers")
+    queries, objects = linear_sum_assignment(matrix)
+    return queries, objects

@@ -3,8 +3,8 @@
 The library (csrc/, docs/operator.md) defines `ms_deform_attn` and `fused_ms_deform_attn` and their backward
 operators in `torch.ops.deformable_detr`, with kernels for the CPU. Where it is missing, they are defined
 here, without these kernels. In either case what LibTorch's stable ABI cannot express is registered here, and
-so are the kernels for GPUs (triton_kernels.py). On a device whose kernels are missing the public functions in
-`ms_deform_attn.py` use plain PyTorch, after one warning.
+so are the kernels for GPUs (triton_operators.py). On a device whose kernels are missing the public functions
+in `ms_deform_attn.py` use plain PyTorch, after one warning.
 
 Letters: B batch, S value tokens, M heads, D head dimension, Q queries, L levels, P points of a head.
 """
@@ -141,9 +141,9 @@ def register_triton_kernels(device: str) -> None:
 def _triton_kernel(name: str) -> Callable[..., Any]:
     def kernel(*arguments: Any) -> Any:
         # Imported when the first CUDA tensor arrives: it takes a second, and CPU-only installations lack it.
-        from . import triton_kernels
+        from . import triton_operators
 
-        return getattr(triton_kernels, name)(*arguments)
+        return getattr(triton_operators, name)(*arguments)
 
     return kernel
 

@@ -1,8 +1,6 @@
-"""Multi-scale deformable attention on a GPU, in Triton. Paper: section 4.1, equations 2 and 3.
+"""The kernels of multi-scale deformable attention on a GPU, in Triton. Paper: section 4.1, equations 2 and 3.
 
-The four functions at the end are the CUDA kernels of the operators in `torch.ops.deformable_detr`;
-`native.py` registers them and imports this file when the first CUDA tensor arrives. docs/operator.md, "On a
-GPU", tells the same story.
+triton_operators.py launches them. docs/operator.md, "On a GPU", explains them.
 
 A program takes one head of one image and a block of queries. A row of its tensors is a query, a column is a
 channel. It goes through the points one by one, and every row reads four pixels for each.
@@ -16,25 +14,16 @@ P = Σ K_l points of a head.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any
-
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-# ---- Kernels -------------------------------------------------------------------------------------
 # STARTS holds the number of each level's first point, and P. `sizes` holds (H, W) of each level as floats:
 # Triton compiles again for integers that are 1 or that 16 divides, which would be for every other picture;
 # floats it takes as they come. REFERENCE_SIZE 0: `points` are locations in [0, 1] and `weights` weigh them;
 # 2 or 4: points are offsets around reference points or boxes, and weights the logits of a softmax.
 #
-# Levels are unrolled, points of a level are not: the four loads of a point are enough to keep the
-# memory busy, and sixteen points in a row would compile for ten seconds and need all registers of a thread.
+# Levels are unrolled. Of the points of a level UNROLL stand in a row: more loads are on their way at once,
+# but sixteen points in a row would compile for ten seconds and need all registers of a thread.
 
 
 @triton.jit
@@ -104,7 +93,7 @@ def _sides(pixel, size):
 
 
 @triton.jit(do_not_specialize=["Q"])
-def _forward_kernel(
+def forward_kernel(
     output,  # (B, Q, M, D)
     value,  # (B, S, M, D), channels dense, its other strides given
     reference,  # (B, Q, L, REFERENCE_SIZE)
@@ -122,6 +111,7 @@ def _forward_kernel(
     BLOCK_Q: tl.constexpr,
     BLOCK_D: tl.constexpr,
     P_PADDED: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):
     REAL: tl.constexpr = points.dtype.element_ty
     L: tl.constexpr = len(STARTS) - 1
@@ -146,7 +136,7 @@ def _forward_kernel(
         base_x, scale_x, base_y, scale_y = _pixel_map(
             reference + level * REFERENCE_SIZE, exists, H, W, step_y, step_x, REFERENCE_SIZE
         )
-        for point in range(STARTS[level], STARTS[level + 1]):
+        for point in tl.range(STARTS[level], STARTS[level + 1], loop_unroll_factor=UNROLL):
             attention = tl.load(weights + point, mask=exists, other=0.0)
             if REFERENCE_SIZE > 0:
                 attention = tl.exp(attention - largest) / total
@@ -171,7 +161,7 @@ def _forward_kernel(
 
 
 @triton.jit(do_not_specialize=["S", "Q"])
-def _backward_kernel(
+def backward_kernel(
     grad_value,  # (B, S, M, D) of REAL, zeros before
     grad_reference,  # (B, Q, M, L, REFERENCE_SIZE): of each head alone
     grad_points,  # (B, Q, M, P, 2)
@@ -194,6 +184,7 @@ def _backward_kernel(
     BLOCK_Q: tl.constexpr,
     BLOCK_D: tl.constexpr,
     P_PADDED: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):
     """Walks as the forward kernel does. Of g = grad_output, a point needs ⟨g, pixel⟩ of its four pixels."""
     REAL: tl.constexpr = points.dtype.element_ty
@@ -228,7 +219,7 @@ def _backward_kernel(
         sum_y = tl.zeros([BLOCK_Q], REAL)
         sum_side_x = tl.zeros([BLOCK_Q], REAL)
         sum_side_y = tl.zeros([BLOCK_Q], REAL)
-        for point in range(STARTS[level], STARTS[level + 1]):
+        for point in tl.range(STARTS[level], STARTS[level + 1], loop_unroll_factor=UNROLL):
             attention = tl.load(weights + point, mask=exists, other=0.0)
             if REFERENCE_SIZE > 0:
                 attention = tl.exp(attention - largest) / total
@@ -292,246 +283,3 @@ def _backward_kernel(
             attention * (grad_attention - mean[:, None]),
             mask=exists[:, None] & (point < P),
         )
-
-
-# ---- From tensors to a launch --------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Call:
-    """Inputs of a launch, checked: no kernel reads outside of them. `reference` is None where not fused."""
-
-    value: Tensor  # channels dense
-    reference: Tensor | None  # dense, as are the next two
-    points: Tensor
-    weights: Tensor
-    spatial_shapes: Sequence[int]
-    points_per_level: Sequence[int]
-
-    @property
-    def is_empty(self) -> bool:
-        return self.value.numel() == 0 or self.weights.numel() == 0
-
-    @property
-    def reference_size(self) -> int:
-        return 0 if self.reference is None else self.reference.shape[3]
-
-    @property
-    def inputs(self) -> tuple[Any, ...]:
-        """Arguments that both kernels have in common."""
-        # Where there is no reference the kernels ask for none, but a pointer has to be passed.
-        reference = self.points if self.reference is None else self.reference
-        return self.value, reference, self.points, self.weights, tuple(map(float, self.spatial_shapes))
-
-    @property
-    def value_strides(self) -> tuple[int, int, int]:
-        return self.value.stride(0), self.value.stride(1), self.value.stride(2)
-
-    def launch(self, kernel: Any, channel_bytes: int, *arguments: Any) -> None:
-        """Run `kernel`, a program for each head of each image and block of queries.
-
-        A thread takes 16 bytes of a pixel at once, which are more channels of value than of its gradient:
-        `channel_bytes` says what to count in.
-        """
-        B, _, M, D = self.value.shape
-        _, Q, _, P = self.weights.shape
-        block_of_channels = triton.next_power_of_2(D)
-        block_of_queries = max(1, min(64, 512 // block_of_channels))
-        threads = block_of_queries * block_of_channels * channel_bytes // 16
-        with torch.cuda.device_of(self.value):
-            kernel[(B * M * triton.cdiv(Q, block_of_queries),)](
-                *arguments,
-                M=M,
-                D=D,
-                STARTS=tuple(accumulate(self.points_per_level, initial=0)),
-                REFERENCE_SIZE=self.reference_size,
-                BLOCK_Q=block_of_queries,
-                BLOCK_D=block_of_channels,
-                P_PADDED=triton.next_power_of_2(P),
-                num_warps=max(1, min(8, threads // 32)),
-            )
-
-
-def _checked(
-    value: Tensor,
-    spatial_shapes: Sequence[int],
-    reference: Tensor | None,
-    points: Tensor,
-    weights: Tensor,
-    points_per_level: Sequence[int],
-) -> _Call:
-    """Raises RuntimeError where inputs do not fit each other, in the words of the CPU operator."""
-    real = torch.float64 if value.dtype == torch.float64 else torch.float32
-    L = len(points_per_level)
-    _require(
-        value.dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16),
-        f"value must be float32, float64, bfloat16 or float16, not {value.dtype}",
-    )
-    _require(value.ndim == 4, f"value must be (B, S, M, D), not {tuple(value.shape)}")
-    _require(weights.ndim == 4, f"weights must be (B, Q, M, P), not {tuple(weights.shape)}")
-    _require(
-        len(spatial_shapes) == 2 * L,
-        f"spatial_shapes must hold H and W for {L} levels, not {len(spatial_shapes)} numbers",
-    )
-    B, S, M, D = value.shape
-    Q, P = weights.shape[1], weights.shape[3]
-    tokens = 0
-    for level, K in enumerate(points_per_level):
-        H, W = spatial_shapes[2 * level : 2 * level + 2]
-        _require(H >= 1 and W >= 1 and K >= 0, f"level {level} has size ({H}, {W}) and {K} points")
-        # Pixels are counted in float32: up to 2^22 it is exact with room.
-        _require(H < 2**22 and W < 2**22, f"level {level} is too large")
-        tokens += H * W
-    _require(tokens == S, f"spatial_shapes hold {tokens} tokens, but value has {S}")
-    total = sum(points_per_level)
-    _require(total == P, f"points_per_level hold {total} points, but weights have {P}")
-    expected = {"weights": (weights, (B, Q, M, P)), "points": (points, (B, Q, M, P, 2))}
-    if reference is not None:
-        _require(
-            reference.ndim == 4 and reference.shape[3] in (2, 4),
-            f"reference must be (B, Q, L, 2) or (B, Q, L, 4), not {tuple(reference.shape)}",
-        )
-        expected["reference"] = (reference, (B, Q, L, reference.shape[3]))
-    for name, (tensor, shape) in expected.items():
-        _require(
-            tuple(tensor.shape) == shape,
-            f"{name} has shape {tuple(tensor.shape)} where {shape} is expected",
-        )
-        _require(tensor.dtype == real, f"{name} must be {real}, not {tensor.dtype}")
-        _require(tensor.device == value.device, f"{name} is on {tensor.device}, but value on {value.device}")
-    if D > 1 and value.stride(3) != 1:
-        value = value.contiguous()
-    # Within an image kernels count in 32 bits.
-    _require(
-        S * max(value.stride(1), M * D) < 2**31,
-        "an image's value spans more than 2^31 elements; split it by heads",
-    )
-    return _Call(
-        value,
-        reference if reference is None else reference.contiguous(),
-        points.contiguous(),
-        weights.contiguous(),
-        spatial_shapes,
-        points_per_level,
-    )
-
-
-def _require(condition: bool, problem: str) -> None:
-    if not condition:
-        raise RuntimeError(f"deformable_detr: {problem}")
-
-
-def _run_forward(call: _Call) -> Tensor:
-    B, _, M, D = call.value.shape
-    Q = call.weights.shape[1]
-    if call.is_empty:
-        return call.value.new_zeros(B, Q, M * D)
-    output = call.value.new_empty(B, Q, M * D)
-    call.launch(_forward_kernel, output.element_size(), output, *call.inputs, Q, *call.value_strides)
-    return output
-
-
-@dataclass(frozen=True)
-class _Gradients:
-    value: Tensor
-    reference: Tensor
-    points: Tensor
-    weights: Tensor
-
-
-def _run_backward(call: _Call, grad_output: Tensor) -> _Gradients:
-    B, S, M, D = call.value.shape
-    Q = call.weights.shape[1]
-    L, real = len(call.points_per_level), call.points.dtype
-    _require(
-        tuple(grad_output.shape) == (B, Q, M * D),
-        f"grad_output has shape {tuple(grad_output.shape)} where {(B, Q, M * D)} is expected",
-    )
-    _require(
-        grad_output.dtype == call.value.dtype,
-        f"grad_output must be {call.value.dtype}, not {grad_output.dtype}",
-    )
-    _refuse_deterministic_mode()
-    # Many queries add to a pixel: in float32 whatever the type of value, to be exact, and because GPUs add
-    # 16-bit numbers atomically only by retrying.
-    grad_value = call.value.new_zeros(call.value.shape, dtype=real)
-    # A head's own share: summed afterwards, which needs no atomics.
-    grad_reference = call.points.new_empty(B, Q, M, L, call.reference_size)
-    grad_points, grad_weights = torch.empty_like(call.points), torch.empty_like(call.weights)
-    if call.is_empty:
-        for grad in (grad_reference, grad_points, grad_weights):
-            grad.zero_()
-    else:
-        grads = grad_value, grad_reference, grad_points, grad_weights
-        inputs = grad_output.contiguous(), *call.inputs, S, Q, *call.value_strides
-        call.launch(_backward_kernel, grad_value.element_size(), *grads, *inputs)
-    return _Gradients(grad_value.to(call.value.dtype), grad_reference.sum(2), grad_points, grad_weights)
-
-
-def _refuse_deterministic_mode() -> None:
-    """As PyTorch's own operators do: atomic additions come in any order, and round differently each time."""
-    if not torch.are_deterministic_algorithms_enabled():
-        return
-    problem = (
-        "the gradient of multi-scale deformable attention has no deterministic kernel for CUDA, but "
-        "torch.use_deterministic_algorithms(True) is set (with warn_only=True it runs)"
-    )
-    if not torch.is_deterministic_algorithms_warn_only_enabled():
-        raise RuntimeError(f"deformable_detr: {problem}")
-    warnings.warn(f"deformable_detr: {problem}", stacklevel=2)
-
-
-# ---- The operators -------------------------------------------------------------------------------
-# Arguments: the schemas in native.py. Errors: RuntimeError where shapes, types or devices disagree.
-
-
-def ms_deform_attn(
-    value: Tensor,
-    spatial_shapes: Sequence[int],
-    locations: Tensor,
-    weights: Tensor,
-    points_per_level: Sequence[int],
-) -> Tensor:
-    """(B, Q, M·D) of value's type."""
-    return _run_forward(_checked(value, spatial_shapes, None, locations, weights, points_per_level))
-
-
-def ms_deform_attn_backward(
-    grad_output: Tensor,
-    value: Tensor,
-    spatial_shapes: Sequence[int],
-    locations: Tensor,
-    weights: Tensor,
-    points_per_level: Sequence[int],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of value, locations and weights."""
-    call = _checked(value, spatial_shapes, None, locations, weights, points_per_level)
-    grads = _run_backward(call, grad_output)
-    return grads.value, grads.points, grads.weights
-
-
-def fused_ms_deform_attn(
-    value: Tensor,
-    spatial_shapes: Sequence[int],
-    reference: Tensor,
-    offsets: Tensor,
-    logits: Tensor,
-    points_per_level: Sequence[int],
-) -> Tensor:
-    """(B, Q, M·D) of value's type."""
-    return _run_forward(_checked(value, spatial_shapes, reference, offsets, logits, points_per_level))
-
-
-def fused_ms_deform_attn_backward(
-    grad_output: Tensor,
-    value: Tensor,
-    spatial_shapes: Sequence[int],
-    reference: Tensor,
-    offsets: Tensor,
-    logits: Tensor,
-    points_per_level: Sequence[int],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of value, reference, offsets and logits."""
-    call = _checked(value, spatial_shapes, reference, offsets, logits, points_per_level)
-    grads = _run_backward(call, grad_output)
-    return grads.value, grads.reference, grads.points, grads.weights

@@ -18,7 +18,8 @@ def opening_lines(run: Parts) -> list[str]:
     warnings = [f"warning: {lost}" for part in (split, val) if part and (lost := most_is_lost(part))]
     lines = [
         *warnings,
-        f"{run.config.recipe}: {trainable:,} trainable parameters on {run.processes.device}",
+        f"{run.config.recipe}: {trainable:,} trainable parameters on {run.processes.device}, "
+        f"computed in {str(run.dtype).removeprefix('torch.')}",
         f"{split.format} data: {len(split)} training images, {boxes} boxes, {len(split.classes)} classes; "
         f"{measured}",
         f"{run.last_step} updates of {settings.batch_size} x {settings.accumulate} x "

@@ -10,11 +10,14 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """What `train.precision` means on a device.
+    """What `train.precision` means on a device: `auto` is bfloat16 on a GPU that has it, else float32.
 
     Raises:
         UserError: the device cannot train in it.
     """
+    if precision == "auto":
+        has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_bfloat16 else torch.float32
     if precision == "fp16" and device.type == "cpu":
         raise UserError("train.precision: fp16 needs a GPU: use bf16 or fp32 on a CPU.")
     return DTYPES[precision]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -55,24 +55,29 @@ def update(
     device = next(model.parameters()).device
     scaler = gradient_scaler(device, torch.float32) if scaler is None else scaler
     model.train()
-    sums: dict[str, float] = {}
-    for index, micro_batch in enumerate(micro_batches):
-        images, targets = to_device(micro_batch, device)
+    parts: list[dict[str, Tensor]] = []  # the losses of each micro-batch, still on the device
+    for index, (images, targets) in enumerate(to_device(each, device) for each in micro_batches):
         with _without_exchange(model, index < len(micro_batches) - 1):
             with autocast(device, dtype):
                 output = model(images)
-            losses = _finite_losses(criterion, output, targets, count, number)
+            losses = _losses(criterion, output, targets, count, number)
             scaler.scale(losses.total).backward()
-        for name, value in _as_numbers(losses).items():
-            sums[name] = sums.get(name, 0.0) + value
+        parts.append({"loss": losses.total.detach(), **losses.terms})
+    norm = None
     if clip_norm > 0:
         scaler.unscale_(optimizer)
-        norm = float(nn.utils.clip_grad_norm_(model.parameters(), clip_norm))
-        if math.isfinite(norm):
-            sums["gradient_norm"] = norm
-        elif not scaler.is_enabled():
-            names = _names_of([target for _, targets in micro_batches for target in targets])
-            raise NonFiniteError(f"update {number}: the gradient of images {names} is {norm}; {_ADVICE}")
+        norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    *of_parts, gradient_norm = _as_numbers([*parts, {} if norm is None else {"gradient_norm": norm}])
+    for losses_of_part, (_, targets) in zip(of_parts, micro_batches, strict=True):
+        _require_finite(losses_of_part["loss"], targets, number)
+    sums = {name: sum(part[name] for part in of_parts) for name in parts[0]}
+    if all(map(math.isfinite, gradient_norm.values())):
+        sums |= gradient_norm
+    elif not scaler.is_enabled():
+        names = _names_of([target for _, targets in micro_batches for target in targets])
+        raise NonFiniteError(
+            f"update {number}: the gradient of images {names} is {gradient_norm['gradient_norm']}; {_ADVICE}"
+        )
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad()
@@ -102,24 +107,24 @@ def _without_exchange(model: nn.Module, is_active: bool) -> Iterator[None]:
         yield
 
 
-def _finite_losses(
+def _losses(
     criterion: Criterion, output: DetectorOutput, targets: Sequence[Target], count: BatchCount, number: int
 ) -> Losses:
     try:
-        losses = criterion(output, targets, count)
+        return criterion(output, targets, count)
     except NonFiniteError as error:
         raise NonFiniteError(f"update {number}: {error}; {_ADVICE}") from error
-    if not torch.isfinite(losses.total):
-        raise NonFiniteError(
-            f"update {number}: the loss of images {_names_of(targets)} is {losses.total.item()}; {_ADVICE}"
-        )
-    return losses
 
 
-def _as_numbers(losses: Losses) -> dict[str, float]:
-    terms: dict[str, Tensor] = {"loss": losses.total.detach(), **losses.terms}
-    values = torch.stack(list(terms.values())).tolist()  # waits for a GPU once, not once a term
-    return dict(zip(terms, values, strict=True))
+def _require_finite(loss: float, targets: Sequence[Target], number: int) -> None:
+    if not math.isfinite(loss):
+        raise NonFiniteError(f"update {number}: the loss of images {_names_of(targets)} is {loss}; {_ADVICE}")
+
+
+def _as_numbers(groups: Sequence[Mapping[str, Tensor]]) -> list[dict[str, float]]:
+    """The same groups of scalars as numbers. This waits for a GPU, once."""
+    values = iter(torch.stack([scalar for group in groups for scalar in group.values()]).tolist())
+    return [{name: next(values) for name in group} for group in groups]
 
 
 def _names_of(targets: Sequence[Target]) -> str:

@@ -241,7 +241,7 @@ def change_a_buffer(model: DetectionModel) -> None:
 )
 def test_a_changed_model_gets_a_new_runner(change: Callable[[DetectionModel], None]) -> None:
     model = small_model("deformable_detr_lite")
-    backend = RunnerBackend(model, torch.float32)
+    backend = RunnerBackend(model, torch.device("cpu"), torch.float32)
     batch = images((64, 64))
     before = backend(batch)
     runner = backend._runner

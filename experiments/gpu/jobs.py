@@ -1,0 +1,33 @@
+"""What runs beside the steps that prove, before those that measure: drawing pictures, and compiling."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from deformable_detr.data.drawn import generate
+
+TRAIN_PICTURES, VAL_PICTURES = 1600, 100
+PATIENCE_SECONDS = 120.0
+IMAGE_SIZE = (120, 160)
+
+
+def draw_small(work: Path, quick: bool) -> None:
+    """The data of steps (b) and (c)."""
+    train, val = (24, 6) if quick else (96, 24)
+    generate(work / "data", train=train, val=val, image_size=IMAGE_SIZE, seed=1)
+
+
+def draw_large(work: Path) -> None:
+    """The data of step (d)."""
+    generate(work / "large", train=TRAIN_PICTURES, val=VAL_PICTURES, image_size=IMAGE_SIZE, seed=2)
+
+
+def large_data(work: Path) -> Path:
+    """Where `draw_large` has drawn, or soon will have: a data set appears whole."""
+    started = time.perf_counter()
+    while not (work / "large").exists():
+        if time.perf_counter() - started > PATIENCE_SECONDS:
+            raise TimeoutError("the pictures for this step were not drawn in time")
+        time.sleep(0.5)
+    return work / "large"

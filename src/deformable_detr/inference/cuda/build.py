@@ -1,0 +1,59 @@
+"""From a plain model to its replica for GPUs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ...models import DetectionModel, copy_on_same_memory
+from ...models.queries import BestProposals, ProposalQueries
+from ...structures import DetectorOutput, FeatureBatch, FeatureMemory, ImageBatch
+from ..cpu.convolutions import fold_norms, in_channels_last, keep_sampling_in_float32
+
+
+class TypedModel(DetectionModel):
+    """The skeleton. Backbone, neck and encoder hold their weights in `dtype`; queries, decoder and heads, a
+    small part of the work, keep theirs in float32 and compute under autocast if `dtype` is a 16-bit type."""
+
+    def __init__(self, *, dtype: torch.dtype, **parts: Any):
+        super().__init__(**parts)
+        self.dtype = dtype
+
+    def forward(self, images: Any) -> DetectorOutput:
+        """As the skeleton's; it predicts the last layer's boxes from the same number format as autocast."""
+        batch = ImageBatch.of(images)
+        memory = self.encoder(self.embed(batch))
+        # Autocast may keep cast weights: a CUDA graph would read them after they are gone.
+        with torch.autocast(
+            batch.pixels.device.type, self.dtype, enabled=self.dtype != torch.float32, cache_enabled=False
+        ):
+            queries = self.queries(memory)
+            return DetectorOutput(self.decoder(queries, memory), queries.proposals)
+
+    def embed(self, batch: ImageBatch | FeatureBatch) -> FeatureMemory:
+        assert isinstance(batch, ImageBatch)
+        pixels = batch.pixels.to(self.dtype, memory_format=torch.channels_last)
+        return super().embed(ImageBatch(pixels, batch.mask))
+
+
+def optimise(model: DetectionModel, dtype: torch.dtype) -> TypedModel:
+    """A model in evaluation mode that predicts the same; two-stage models leave out the boxes of tokens that
+    are not chosen."""
+    model = copy_on_same_memory(model).eval()
+    fold_norms(model.backbone)
+    queries = model.queries
+    replica = TypedModel(
+        dtype=dtype,
+        backbone=in_channels_last(model.backbone),
+        neck=in_channels_last(model.neck),
+        position=model.position,
+        encoder=model.encoder,
+        queries=BestProposals(queries) if type(queries) is ProposalQueries else queries,
+        decoder=model.decoder,
+    )
+    if dtype != torch.float32:
+        keep_sampling_in_float32(replica.backbone)
+        for part in (replica.backbone, replica.neck, replica.encoder):
+            part.to(dtype)
+    return replica.eval()

@@ -1,0 +1,108 @@
+"""A function of tensors as CUDA graphs, one for each shape that comes again."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Inputs = tuple[Tensor, ...]
+Function = Callable[..., tuple[Tensor, ...]]
+Shapes = tuple[Any, ...]
+
+KEPT_GRAPHS = 8  # shapes with a graph; all graphs share one pool of memory, which is as large as the largest
+REMEMBERED_SHAPES = 256  # that came once
+
+
+class Replay(ABC):
+    """One call, recorded: `replay` repeats it on what `inputs` then hold, and fills `outputs` anew."""
+
+    inputs: Inputs
+    outputs: tuple[Tensor, ...]
+
+    @abstractmethod
+    def replay(self) -> None: ...
+
+
+class CudaReplay(Replay):
+    """A CUDA graph. Its tensors stay where they are: nothing is allocated when it is replayed."""
+
+    def __init__(self, function: Function, inputs: Inputs, pool: Any):
+        self.inputs = tuple(each.clone() for each in inputs)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # what a library sets up at its first call is not for a graph
+            function(*self.inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        # (Other threads may go on using the GPU meanwhile.)
+        with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            self.outputs = function(*self.inputs)
+
+    def replay(self) -> None:
+        self._graph.replay()
+
+
+class Graphs:
+    """Calls `function`; from the second time that inputs of the same shapes come, by replaying a graph.
+
+    A graph costs several calls, so it is made when a shape comes again. The graphs of the shapes that were
+    used last are kept. One call at a time: threads wait for each other.
+
+    `record` makes a graph: `record(function, inputs)`. `kept`: how many graphs at most.
+    """
+
+    def __init__(
+        self, function: Function, record: Callable[[Function, Inputs], Replay], kept: int = KEPT_GRAPHS
+    ):
+        self._function, self._record, self._kept = function, record, kept
+        self._replays: OrderedDict[Shapes, Replay] = OrderedDict()
+        self._seen: OrderedDict[Shapes, None] = OrderedDict()
+        self._can_record = True
+        self._lock = threading.Lock()
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """New tensors, the caller's own. Inputs may be on the CPU: a graph takes them from there."""
+        with self._lock:
+            shapes = tuple((tuple(each.shape), each.dtype) for each in inputs)
+            replay = self._replay_for(shapes, inputs)
+            if replay is None:
+                return self._function(*inputs)
+            for buffer, given in zip(replay.inputs, inputs, strict=True):
+                buffer.copy_(given, non_blocking=True)
+            replay.replay()
+            return tuple(each.clone() for each in replay.outputs)
+
+    def _replay_for(self, shapes: Shapes, inputs: Inputs) -> Replay | None:
+        """The shapes' graph, made if they come for the second time; None at their first."""
+        if shapes in self._replays:
+            self._replays.move_to_end(shapes)
+            return self._replays[shapes]
+        if not self._can_record:
+            return None
+        if shapes not in self._seen:
+            self._seen[shapes] = None
+            if len(self._seen) > REMEMBERED_SHAPES:
+                self._seen.popitem(last=False)
+            return None
+        while len(self._replays) >= self._kept:  # before there are more, for the sake of memory
+            self._replays.popitem(last=False)
+        try:
+            replay = self._record(self._function, inputs)
+        except RuntimeError as error:
+            self._can_record = False
+            warnings.warn(
+                "This model cannot be captured as a CUDA graph, so that detection on this GPU is slower: "
+                f"{str(error).splitlines()[0]}",
+                stacklevel=4,
+            )
+            return None
+        del self._seen[shapes]
+        self._replays[shapes] = replay
+        return replay

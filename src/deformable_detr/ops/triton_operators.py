@@ -1,0 +1,293 @@
+"""Multi-scale deformable attention on a GPU: from tensors to a launch of the kernels in triton_kernels.py.
+
+The four functions at the end are the CUDA kernels of the operators in `torch.ops.deformable_detr`;
+`native.py` registers them and imports this file when the first CUDA tensor arrives.
+
+Letters: B batch, S value tokens, M heads, D channels of a head, Q queries, L levels, K points of a level,
+P = Σ K_l points of a head.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from .triton_kernels import backward_kernel, forward_kernel
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How a launch is cut up: each program takes `queries` queries (a power of two) of one head, with `warps`
+    warps, and reads `unroll` points of a level in a row."""
+
+    queries: int
+    warps: int
+    unroll: int = 1
+
+
+_forced: Tile | None = None
+
+
+@contextmanager
+def forced_tile(tile: Tile) -> Iterator[None]:
+    """Launch with `tile` instead of the usual one: for measurements, which look for better ones."""
+    global _forced
+    before, _forced = _forced, tile
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def usual_tile(channels: int, channel_bytes: int) -> Tile:
+    """One warp, each of whose 32 threads takes 16 bytes of a pixel at once. On an H100 this was the best cut,
+    or nearly so, for every call of the model (docs/gpu.md).
+
+    `channels`: of a head, padded to a power of two. `channel_bytes`: of value, or in the backward pass of its
+    gradient, which is never narrower.
+    """
+    return Tile(queries=max(1, min(32, 32 * 16 // (channels * channel_bytes))), warps=1)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """Inputs of a launch, checked: no kernel reads outside of them. `reference` is None where not fused."""
+
+    value: Tensor  # channels dense
+    reference: Tensor | None  # dense, as are the next two
+    points: Tensor
+    weights: Tensor
+    spatial_shapes: Sequence[int]
+    points_per_level: Sequence[int]
+
+    @property
+    def is_empty(self) -> bool:
+        return self.value.numel() == 0 or self.weights.numel() == 0
+
+    @property
+    def reference_size(self) -> int:
+        return 0 if self.reference is None else self.reference.shape[3]
+
+    @property
+    def inputs(self) -> tuple[Any, ...]:
+        """Arguments that both kernels have in common."""
+        # Where there is no reference the kernels ask for none, but a pointer has to be passed.
+        reference = self.points if self.reference is None else self.reference
+        return self.value, reference, self.points, self.weights, tuple(map(float, self.spatial_shapes))
+
+    @property
+    def value_strides(self) -> tuple[int, int, int]:
+        return self.value.stride(0), self.value.stride(1), self.value.stride(2)
+
+    def launch(self, kernel: Any, channel_bytes: int, *arguments: Any) -> None:
+        """Run `kernel`, a program for each head of each image and block of queries."""
+        B, _, M, D = self.value.shape
+        _, Q, _, P = self.weights.shape
+        block_of_channels = triton.next_power_of_2(D)
+        tile = _forced or usual_tile(block_of_channels, channel_bytes)
+        with torch.cuda.device_of(self.value):
+            kernel[(B * M * triton.cdiv(Q, tile.queries),)](
+                *arguments,
+                M=M,
+                D=D,
+                STARTS=tuple(accumulate(self.points_per_level, initial=0)),
+                REFERENCE_SIZE=self.reference_size,
+                BLOCK_Q=tile.queries,
+                BLOCK_D=block_of_channels,
+                P_PADDED=triton.next_power_of_2(P),
+                UNROLL=tile.unroll,
+                num_warps=tile.warps,
+            )
+
+
+def _checked(
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    reference: Tensor | None,
+    points: Tensor,
+    weights: Tensor,
+    points_per_level: Sequence[int],
+) -> _Call:
+    """Raises RuntimeError where inputs do not fit each other, in the words of the CPU operator."""
+    real = torch.float64 if value.dtype == torch.float64 else torch.float32
+    L = len(points_per_level)
+    _require(
+        value.dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16),
+        f"value must be float32, float64, bfloat16 or float16, not {value.dtype}",
+    )
+    _require(value.ndim == 4, f"value must be (B, S, M, D), not {tuple(value.shape)}")
+    _require(weights.ndim == 4, f"weights must be (B, Q, M, P), not {tuple(weights.shape)}")
+    _require(
+        len(spatial_shapes) == 2 * L,
+        f"spatial_shapes must hold H and W for {L} levels, not {len(spatial_shapes)} numbers",
+    )
+    B, S, M, D = value.shape
+    Q, P = weights.shape[1], weights.shape[3]
+    tokens = 0
+    for level, K in enumerate(points_per_level):
+        H, W = spatial_shapes[2 * level : 2 * level + 2]
+        _require(H >= 1 and W >= 1 and K >= 0, f"level {level} has size ({H}, {W}) and {K} points")
+        # Pixels are counted in float32: up to 2^22 it is exact with room.
+        _require(H < 2**22 and W < 2**22, f"level {level} is too large")
+        tokens += H * W
+    _require(tokens == S, f"spatial_shapes hold {tokens} tokens, but value has {S}")
+    total = sum(points_per_level)
+    _require(total == P, f"points_per_level hold {total} points, but weights have {P}")
+    expected = {"weights": (weights, (B, Q, M, P)), "points": (points, (B, Q, M, P, 2))}
+    if reference is not None:
+        _require(
+            reference.ndim == 4 and reference.shape[3] in (2, 4),
+            f"reference must be (B, Q, L, 2) or (B, Q, L, 4), not {tuple(reference.shape)}",
+        )
+        expected["reference"] = (reference, (B, Q, L, reference.shape[3]))
+    for name, (tensor, shape) in expected.items():
+        _require(
+            tuple(tensor.shape) == shape,
+            f"{name} has shape {tuple(tensor.shape)} where {shape} is expected",
+        )
+        _require(tensor.dtype == real, f"{name} must be {real}, not {tensor.dtype}")
+        _require(tensor.device == value.device, f"{name} is on {tensor.device}, but value on {value.device}")
+    if D > 1 and value.stride(3) != 1:
+        value = value.contiguous()
+    # Within an image kernels count in 32 bits.
+    _require(
+        S * max(value.stride(1), M * D) < 2**31,
+        "an image's value spans more than 2^31 elements; split it by heads",
+    )
+    return _Call(
+        value,
+        reference if reference is None else reference.contiguous(),
+        points.contiguous(),
+        weights.contiguous(),
+        spatial_shapes,
+        points_per_level,
+    )
+
+
+def _require(condition: bool, problem: str) -> None:
+    if not condition:
+        raise RuntimeError(f"deformable_detr: {problem}")
+
+
+def _run_forward(call: _Call) -> Tensor:
+    B, _, M, D = call.value.shape
+    Q = call.weights.shape[1]
+    if call.is_empty:
+        return call.value.new_zeros(B, Q, M * D)
+    output = call.value.new_empty(B, Q, M * D)
+    call.launch(forward_kernel, output.element_size(), output, *call.inputs, Q, *call.value_strides)
+    return output
+
+
+@dataclass(frozen=True)
+class _Gradients:
+    value: Tensor
+    reference: Tensor
+    points: Tensor
+    weights: Tensor
+
+
+def _run_backward(call: _Call, grad_output: Tensor) -> _Gradients:
+    B, S, M, D = call.value.shape
+    Q = call.weights.shape[1]
+    L, real = len(call.points_per_level), call.points.dtype
+    _require(
+        tuple(grad_output.shape) == (B, Q, M * D),
+        f"grad_output has shape {tuple(grad_output.shape)} where {(B, Q, M * D)} is expected",
+    )
+    _require(
+        grad_output.dtype == call.value.dtype,
+        f"grad_output must be {call.value.dtype}, not {grad_output.dtype}",
+    )
+    _refuse_deterministic_mode()
+    # Many queries add to a pixel: in float32 whatever the type of value, to be exact, and because GPUs add
+    # 16-bit numbers atomically only by retrying.
+    grad_value = call.value.new_zeros(call.value.shape, dtype=real)
+    # A head's own share: summed afterwards, which needs no atomics.
+    grad_reference = call.points.new_empty(B, Q, M, L, call.reference_size)
+    grad_points, grad_weights = torch.empty_like(call.points), torch.empty_like(call.weights)
+    if call.is_empty:
+        for grad in (grad_reference, grad_points, grad_weights):
+            grad.zero_()
+    else:
+        grads = grad_value, grad_reference, grad_points, grad_weights
+        inputs = grad_output.contiguous(), *call.inputs, S, Q, *call.value_strides
+        call.launch(backward_kernel, grad_value.element_size(), *grads, *inputs)
+    return _Gradients(grad_value.to(call.value.dtype), grad_reference.sum(2), grad_points, grad_weights)
+
+
+def _refuse_deterministic_mode() -> None:
+    """As PyTorch's own operators do: atomic additions come in any order, and round differently each time."""
+    if not torch.are_deterministic_algorithms_enabled():
+        return
+    problem = (
+        "the gradient of multi-scale deformable attention has no deterministic kernel for CUDA, but "
+        "torch.use_deterministic_algorithms(True) is set (with warn_only=True it runs)"
+    )
+    if not torch.is_deterministic_algorithms_warn_only_enabled():
+        raise RuntimeError(f"deformable_detr: {problem}")
+    warnings.warn(f"deformable_detr: {problem}", stacklevel=2)
+
+
+# ---- The operators -------------------------------------------------------------------------------
+# Arguments: the schemas in native.py. Errors: RuntimeError where shapes, types or devices disagree.
+
+
+def ms_deform_attn(
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    locations: Tensor,
+    weights: Tensor,
+    points_per_level: Sequence[int],
+) -> Tensor:
+    """(B, Q, M·D) of value's type."""
+    return _run_forward(_checked(value, spatial_shapes, None, locations, weights, points_per_level))
+
+
+def ms_deform_attn_backward(
+    grad_output: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    locations: Tensor,
+    weights: Tensor,
+    points_per_level: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of value, locations and weights."""
+    call = _checked(value, spatial_shapes, None, locations, weights, points_per_level)
+    grads = _run_backward(call, grad_output)
+    return grads.value, grads.points, grads.weights
+
+
+def fused_ms_deform_attn(
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    reference: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
+    points_per_level: Sequence[int],
+) -> Tensor:
+    """(B, Q, M·D) of value's type."""
+    return _run_forward(_checked(value, spatial_shapes, reference, offsets, logits, points_per_level))
+
+
+def fused_ms_deform_attn_backward(
+    grad_output: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    reference: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
+    points_per_level: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of value, reference, offsets and logits."""
+    call = _checked(value, spatial_shapes, reference, offsets, logits, points_per_level)
+    grads = _run_backward(call, grad_output)
+    return grads.value, grads.reference, grads.points, grads.weights
