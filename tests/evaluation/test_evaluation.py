@@ -184,7 +184,7 @@ def test_classes_that_the_model_lacks_are_reported(tmp_path: Path) -> None:
         "BLUE": 1,
     }
     assert metrics["AP"] == pytest.approx(2 / 3)
-    assert "The model does not know purple: counted as never found." in printed(console)
+    assert "The model does not have purple, which count as never found." in printed(console)
 
 
 def test_the_result_is_written_whole(split: Split, tmp_path: Path) -> None:

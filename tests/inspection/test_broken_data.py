@@ -418,7 +418,7 @@ CASES: dict[str, Case] = {
         fatal=True,
     ),
     "no object at all": Case(
-        coco(lambda c: c["annotations"].clear()), "no-objects", "train", "has no object at all"
+        coco(lambda c: c["annotations"].clear()), "no-objects", "train", "has no objects"
     ),
     "no train split": Case(without(INSTANCES), "no-train-split", "val", "no split to train on"),
     "no val split": Case(

@@ -139,7 +139,7 @@ def test_image_files_are_looked_at(tmp_path: Path) -> None:
     assert (split.rotated, split.not_rotated) == (1, 1)
     text = " ".join(printed(report).split())
     assert "train: images turned upright by their EXIF data: 1" in text
-    assert "against their EXIF data, as they were annotated: 1" in text
+    assert "because they were annotated as stored: 1" in text
     assert "the file has 64 x 50 pixels, the annotation says 64 x 48" in text
 
     (unchecked,) = inspect(tmp_path, images="no").splits
