@@ -290,7 +290,7 @@ def test_classes_and_their_thresholds(detector: Detector) -> None:
     np.testing.assert_array_equal(birds.scores, everything.scores[np.array(everything.names) == "bird"])
     mixed = detector.predict([image], 1.0, class_thresholds={"dog": 0.0})[0]
     assert set(mixed.names) == {"dog"}
-    with pytest.raises(UserError, match="knows no class cats: did you mean cat"):
+    with pytest.raises(UserError, match="has no class cats: did you mean cat"):
         detector.predict(image, classes=["cats"])
 
 

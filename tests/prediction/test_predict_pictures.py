@@ -253,9 +253,7 @@ def test_class_filters_and_thresholds_reach_files(tmp_path: Path) -> None:
     assert scores(class_thresholds={"square": 0.8}) == [pytest.approx(0.9)]
     assert scores(threshold=1.0, class_thresholds={"square": 0.5}) == pytest.approx([0.9, 0.6])
     assert scores(classes=["other"]) == []
-    with pytest.raises(
-        UserError, match=r"knows no class sqare: did you mean square\? It knows square, other"
-    ):
+    with pytest.raises(UserError, match=r"has no class sqare: did you mean square\? It has square, other"):
         scores(classes=["sqare"])
 
 

@@ -56,21 +56,7 @@ def inspect(
         UserError: if there is no data set, a split or the recipe is unknown, or no split is usable.
     """
     config = recipe if isinstance(recipe, RunConfig) else recipe_of(recipe)
-    names = list_splits(data, format=format) if splits is None else tuple(splits)
-    if not names:
-        raise UserError(f"{data} has no splits to inspect: name the folder of a data set.")
-    parts: list[Split] = []
-    unusable: list[Problem] = []
-    errors: list[UserError] = []
-    for name in names:
-        try:
-            parts.append(read_split(data, name, format=format))
-        except UserError as error:
-            unusable.append(Problem("unusable-split", name, str(error)))
-            errors.append(error)
-    if not parts or (splits is not None and errors):
-        raise errors[0]
-
+    parts, unusable = _read_splits(data, format, splits)
     view = RecipeView.from_config(config)
     reports: list[SplitReport] = []
     prints: list[Fingerprint] = []
@@ -96,6 +82,27 @@ def inspect(
         ),
         examples=choose_examples(originals, view, duplicates or ()),
     )
+
+
+def _read_splits(
+    data: str | Path, format: str, names: Sequence[str] | None
+) -> tuple[list[Split], list[Problem]]:
+    """Return the splits, and a problem for each that cannot be read; named splits must all be readable."""
+    found = list_splits(data, format=format) if names is None else tuple(names)
+    if not found:
+        raise UserError(f"{data} has no splits to inspect: name the folder of a data set.")
+    parts: list[Split] = []
+    unusable: list[Problem] = []
+    errors: list[UserError] = []
+    for name in found:
+        try:
+            parts.append(read_split(data, name, format=format))
+        except UserError as error:
+            unusable.append(Problem("unusable-split", name, str(error)))
+            errors.append(error)
+    if not parts or (names is not None and errors):
+        raise errors[0]
+    return parts, unusable
 
 
 def _without_repeated_problems(report: SplitReport, others: Sequence[SplitReport]) -> SplitReport:
