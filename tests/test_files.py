@@ -278,9 +278,10 @@ def test_json(tmp_path: Path) -> None:
     path.write_text("[]")
     with pytest.raises(UserError, match=r"a\.json holds a JSON list"):
         read_json(path)
-    path.write_text("{")
-    with pytest.raises(UserError, match=r"a\.json cannot be read as JSON"):
-        read_json(path)
+    for broken in ("{", "[" * 100_000):
+        path.write_text(broken)
+        with pytest.raises(UserError, match=r"a\.json cannot be read as JSON"):
+            read_json(path)
 
 
 def test_missing_and_forbidden_files_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

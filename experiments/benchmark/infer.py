@@ -43,6 +43,7 @@ from deformable_detr.inference.detector import (
     cpu_has_bfloat16,
     new_checkpoint,
 )
+from deformable_detr.inference.exported.model import engine
 from deformable_detr.structures import ImageBatch
 from deformable_detr.system.allocator import keep_large_buffers
 from deformable_detr.system.memory import peak_bytes
@@ -238,8 +239,7 @@ def _transformers(work: Work, bf16: bool) -> Rival:
 
 
 def _onnxruntime(work: Work) -> Rival:
-    import onnxruntime
-
+    onnxruntime = engine("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = work.threads
     session = onnxruntime.InferenceSession(work.onnx, options, providers=["CPUExecutionProvider"])
@@ -253,8 +253,7 @@ def _onnxruntime(work: Work) -> Rival:
 
 
 def _openvino(work: Work, precision: str) -> Rival:
-    import openvino
-
+    openvino = engine("openvino")
     settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": work.threads}
     compiled = openvino.Core().compile_model(work.onnx, "CPU", settings)
     inputs = dict(zip(("pixels", "mask"), (each.numpy() for each in _pixels(work)), strict=True))

@@ -454,7 +454,7 @@ async def test_nothing_is_computed_for_those_who_have_gone() -> None:
         watched.batches.clear()
         first = asyncio.create_task(client.post(DETECT, files=form(PNG)))
         await until(lambda: server.engine.accepted == 1)
-        request = client.build_request("POST", "http://server/v1/detect", files=form(PNG))
+        request = client.build_request("POST", "http://localhost/v1/detect", files=form(PNG))
         body = b"".join([piece async for piece in request.stream])  # type: ignore[union-attr]
         messages: list[dict[str, Any]] = [{"type": "http.request", "body": body}]
         gone = asyncio.Event()
@@ -680,7 +680,7 @@ async def test_openapi_describes_what_is_there(client: httpx.AsyncClient) -> Non
 async def test_below_a_prefix(shared: Detector) -> None:
     async with running(shared) as (server, _):
         transport = httpx.ASGITransport(server, root_path="/detr")
-        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             # as uvicorn gives it: the path with the prefix
             assert (await client.get("/detr/")).status_code == 200
             assert (await client.get("/detr/static/app.js")).status_code == 200

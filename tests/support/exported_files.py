@@ -1,8 +1,7 @@
-"""Exported files in small: a graph whose answer one can compute in one's head, in all three formats."""
+"""Exported files in small: a graph whose answer one can compute in one's head, in both formats."""
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deformable_detr.checkpoint import Description
-from deformable_detr.exporter.formats import REMARKS, OnnxDraft, OpenVinoDraft
+from deformable_detr.exporter.formats import OnnxDraft, OpenVinoDraft
 from deformable_detr.inference.exported.metadata import Metadata
 from deformable_detr.structures import ClassTable
 from tests.support.tiny import tiny_config
@@ -56,28 +55,8 @@ def toy_description() -> Description:
 def write_toy(path: Path, certificate: dict[str, Any] | None = None, graph: str = GRAPH) -> Path:
     """A file of the format that its suffix says."""
     texts = Metadata(toy_description(), certificate).to_texts()
-    if path.suffix == ".pt2":
-        save_program(Toy(), path, texts)
-        return path
     import onnx.parser
 
     draft = OnnxDraft(onnx.parser.parse_model(graph))
     (draft if path.suffix == ".onnx" else OpenVinoDraft(draft)).save(path, texts)
     return path
-
-
-def save_program(module: nn.Module, path: Path, texts: dict[str, str]) -> None:
-    """As `TorchDraft` saves programs."""
-    free = torch.export.Dim.DYNAMIC
-    program = torch.export.export(
-        module,
-        (torch.zeros(2, 3, 33, 44), torch.zeros(2, 33, 44, dtype=torch.bool)),
-        dynamic_shapes=({0: free, 2: free, 3: free}, {0: free, 1: free, 2: free}),
-    )
-    for node in program.graph.nodes:
-        for remark in REMARKS:
-            node.meta.pop(remark, None)
-    program.example_inputs = None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.export.save(program, path, extra_files=texts)

@@ -72,7 +72,7 @@ def form(*contents: bytes) -> list[tuple[str, tuple[str, bytes, str]]]:
 
 def client_of(server: Server, **options: Any) -> httpx.AsyncClient:
     transport = httpx.ASGITransport(server, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://server", timeout=60, **options)
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60, **options)
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ SUPPORTED = (
 )
 DEMO = "demo"  # the bundled model; ./demo is a folder
 BUNDLED = Path(__file__).parents[1] / "bundled"
-EXPORTED = (".onnx", ".xml", ".pt2")  # exported/ reads them
+EXPORTED = (".onnx", ".xml", ".pt2")  # inference/exported/ reads all but the last
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
@@ -32,7 +32,7 @@ def load(source: str | Path) -> Checkpoint:
     path = Path(source).expanduser()
     if str(source) == DEMO:
         return native.load(BUNDLED)
-    if path.suffix in EXPORTED:
+    if path.suffix.lower() in EXPORTED and not path.is_dir():
         raise UserError(f"{path} is an exported model, which has no weights to load here: give {SUPPORTED}.")
     if path.is_dir():
         return _load_folder(path)

@@ -127,7 +127,7 @@ def _overview() -> str:
             "",
             "MODEL: a run or checkpoint folder, an authors' .pth file, a transformers folder",
             "or hub id, or demo, the bundled model; to evaluate, predict and serve also an",
-            "exported .onnx, .xml or .pt2.",
+            "exported .onnx or .xml.",
             "DATA: a folder in COCO, Pascal VOC or YOLO layout, which is recognised by its",
             "files.",
             "--debug (any command) shows the traceback of an error.",

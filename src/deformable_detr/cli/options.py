@@ -175,7 +175,7 @@ def add_model(parser: Parser) -> None:
         "model",
         "MODEL",
         "A run or checkpoint folder, an authors' .pth file, a transformers folder or hub id, or `demo`; to "
-        "evaluate, predict and serve also an exported .onnx, .xml or .pt2 file.",
+        "evaluate, predict and serve also an exported .onnx or .xml file.",
     )
     add_device(parser)
 

@@ -30,6 +30,15 @@ def add_arguments(parser: Parser) -> None:
         "DEFORMABLE_DETR_TOKEN, else no token.",
         shown="FILE",
     )
+    parser.option(
+        "--allowed-host",
+        str,
+        None,
+        "Names besides localhost and addresses that a request may call the server by; * allows any.",
+        shown="NAME",
+        many=True,
+        to="allowed_hosts",
+    )
     parser.option("--root-path", str, "", "The prefix that a reverse proxy removes.", shown="PATH")
     parser.option("--max-batch", int, 4, "The maximum number of pictures that are computed together.")
     parser.option("--batch-wait-ms", float, 5.0, "How long a picture waits for others to share its batch.")
@@ -48,6 +57,9 @@ def run(arguments: Namespace) -> int:
     limits = {name: options.pop(name) for name in LIMITS}
     body = options.pop("max_body_mb") * 1024**2
     in_flight = max(body, ServeSettings.max_bytes_in_flight)
-    settings = ServeSettings(**limits, max_body_bytes=body, max_bytes_in_flight=in_flight)
+    hosts = tuple(options.pop("allowed_hosts") or ())
+    settings = ServeSettings(
+        **limits, allowed_hosts=hosts, max_body_bytes=body, max_bytes_in_flight=in_flight
+    )
     serve(**options, settings=settings)
     return 0

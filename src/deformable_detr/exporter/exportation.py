@@ -1,7 +1,7 @@
 """Export: trace, write a draft, open it, compare it with the PyTorch model, and only then
 put it into place.
 
-Draft (formats.py) → file → exported.load → drift (certificate.py) → with its certificate, renamed
+Draft (formats.py) → file → opened → drift (certificate.py) → with its certificate, renamed
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from ..data.scenes import draw_scene
 from ..errors import ExportRefusedError, UserError
 from ..evaluation import evaluate
 from ..files import check_output_file, replacing, write_json
-from ..inference import exported
 from ..inference.backend import TorchBackend
 from ..inference.detector import Detector, load, read_picture
 from ..inference.exported import ExportedModel
@@ -114,7 +113,7 @@ def export(
 
     The file takes `pixels` (B, 3, H, W) float32, normalised, and `mask` (B, H, W) bool, True = padding, for
     any B, H and W; it gives `logits` (B, Q, classes) and `boxes_cxcywh` (B, Q, 4). All that a detector must
-    know besides is in its metadata: `load(output)` gives one.
+    know besides is in its metadata: `load(output)` gives one, except for a .pt2, which is for other programs.
 
     Args:
         model: a `Detector`, or anything that `load` takes, but an exported file.
@@ -150,7 +149,7 @@ def export(
     with replacing(target) as draft:
         description = Metadata(detector.checkpoint.description, None)
         made.save(draft, description.to_texts())
-        opened = exported.load(draft)
+        opened = made.open(draft)
         console.print(f"comparing with PyTorch on {len(pictures)} pictures …")
         drift, shapes = measure(detector, opened.backend, plain, pictures)
         ap = None if part is None else _average_precisions(detector, opened, part, console)
@@ -322,7 +321,7 @@ def _save_certified(
 ) -> None:
     """The same graph once more, now with its certificate; what is put into place has been opened and run."""
     made.save(draft, content.to_texts())
-    opened = exported.load(draft)
+    opened = made.open(draft)
     detector = Detector(opened, opened.backend)
     again: Drift = measure(detector, opened.backend, plain, [picture])[0]
     assert opened.metadata.certificate is not None

@@ -1,4 +1,4 @@
-"""The three formats: a model as something that can be saved with any metadata, for exported/ to open."""
+"""The three formats: a model as something that can be saved with any metadata and opened again."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
+from ..checkpoint import Description
 from ..errors import UserError
-from ..inference.exported.metadata import INPUTS, OUTPUTS
+from ..inference import exported
+from ..inference.exported import ExportedBackend, ExportedModel
+from ..inference.exported.metadata import CERTIFICATE, DESCRIPTION, INPUTS, OUTPUTS, Metadata
 from ..inference.exported.model import engine
 from ..models import DetectionModel
 from .graph import traced
@@ -41,6 +45,10 @@ class Draft(ABC):
 
     @abstractmethod
     def save(self, path: Path, texts: Mapping[str, str]) -> None: ...
+
+    def open(self, path: Path) -> ExportedModel:
+        """What `save` has written to `path`, to be compared with the PyTorch model."""
+        return exported.load(path)
 
 
 class OnnxDraft(Draft):
@@ -116,11 +124,41 @@ class TorchDraft(Draft):
             for remark in REMARKS:
                 node.meta.pop(remark, None)
         self.program.example_inputs = None
+        self._saved = b""
 
     def save(self, path: Path, texts: Mapping[str, str]) -> None:
+        buffer = io.BytesIO()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.export.save(self.program, path, extra_files=dict(texts))
+            torch.export.save(self.program, buffer, extra_files=dict(texts))
+        self._saved = buffer.getvalue()
+        path.write_bytes(self._saved)
+
+    def open(self, path: Path) -> ExportedModel:
+        """The bytes that `save` has written, from memory: a file could be another's by now, and
+        `torch.export.load` runs code that its file contains."""
+        texts = {DESCRIPTION: "", CERTIFICATE: ""}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.load(io.BytesIO(self._saved), extra_files=texts)
+        metadata = Metadata.from_texts({name: text for name, text in texts.items() if text}, path)
+        # The guards would refuse pictures whose coarsest level has one row.
+        return ExportedModel(
+            path, metadata, ProgramBackend(path, metadata.description, program.module(check_guards=False))
+        )
+
+
+class ProgramBackend(ExportedBackend):
+    """Runs the graph of a .pt2 by PyTorch."""
+
+    def __init__(self, path: Path, description: Description, module: nn.Module):
+        super().__init__(path, description)
+        self._module = module
+
+    def _run(self, pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.inference_mode():
+            logits, boxes = self._module(pixels, mask)
+        return logits, boxes
 
 
 def check_libraries(to: str) -> None:

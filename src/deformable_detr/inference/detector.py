@@ -269,7 +269,7 @@ def load(
     max_pixels: int | None = None,
 ) -> Detector:
     """A detector from a run folder, a checkpoint folder, an authors' .pth file, a transformers folder or hub
-    id, or an exported .onnx, .xml or .pt2 file.
+    id, or an exported .onnx or .xml file.
 
     Args:
         device: `auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`, … Exported files run on the CPU.

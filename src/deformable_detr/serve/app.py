@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Annotated
 
-from fastapi import FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
@@ -90,6 +90,7 @@ def _api(engine: Engine, on_failure: Callable[[], None] | None) -> FastAPI:
     )
     _add_handlers(api, engine)
     _add_files(api)
+    known_only = [Depends(_check_parameters)]
 
     most = settings.max_detections
 
@@ -98,6 +99,7 @@ def _api(engine: Engine, on_failure: Callable[[], None] | None) -> FastAPI:
         response_model=DetectAnswer,
         responses=errors(*OF_THE_GATE),
         openapi_extra={"requestBody": body_schema(settings.max_pictures)},
+        dependencies=known_only,
         tags=["model"],
         summary="Find objects in one or several pictures",
     )
@@ -121,6 +123,7 @@ def _api(engine: Engine, on_failure: Callable[[], None] | None) -> FastAPI:
         response_model=ExplainAnswer,
         responses=errors(*OF_THE_GATE, 501),
         openapi_extra={"requestBody": body_schema(1)},
+        dependencies=known_only,
         tags=["model"],
         summary="Where the model looked in one picture",
     )
@@ -145,6 +148,18 @@ async def _warm(engine: Engine, on_failure: Callable[[], None] | None) -> None:
             on_failure()
 
 
+async def _check_parameters(request: Request) -> None:
+    """A misspelt parameter must not pass as its default."""
+    known = [parameter.alias for parameter in request.scope["route"].dependant.query_params]
+    for name in request.query_params:
+        if name not in known:
+            takes = ", ".join(known) or "no parameters"
+            raise Refusal(
+                Kind.INVALID,
+                f"there is no parameter {name[:100]!r}: {request.scope['route'].path} takes {takes}.",
+            )
+
+
 def _check_classes(names: list[str], detector: Detector) -> None:
     known = {name for name in detector.classes.names if name is not None}
     for name in names:
@@ -158,7 +173,13 @@ def _check_classes(names: list[str], detector: Detector) -> None:
 def _add_status(api: FastAPI, engine: Engine) -> None:
     settings = engine.settings
 
-    @api.get("/v1/model", responses=errors(401, 403), tags=["model"], summary="Classes and limits")
+    @api.get(
+        "/v1/model",
+        responses=errors(401, 403, 422),
+        dependencies=[Depends(_check_parameters)],
+        tags=["model"],
+        summary="Classes and limits",
+    )
     async def model() -> ModelAnswer:
         detector = engine.detector
         return ModelAnswer(
@@ -241,10 +262,11 @@ def _add_handlers(api: FastAPI, engine: Engine) -> None:
         assert isinstance(error, Refusal)
         return answer(error)
 
-    async def of_http(_: Request, error: Exception) -> Response:
+    async def of_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         if error.status_code == 405:
-            refusal = Refusal(Kind.METHOD, "this path takes another method: /docs tells which.")
+            allowed = (error.headers or {}).get("Allow", "another method")
+            refusal = Refusal(Kind.METHOD, f"this path takes {allowed}, not {request.method[:20]}.")
             return answer(refusal, error.headers)
         assert error.status_code == 404, error
         return answer(Refusal(Kind.NOT_FOUND, "there is nothing here: /docs tells what there is."))

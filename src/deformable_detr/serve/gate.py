@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import logging
 import time
 from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -75,6 +77,7 @@ class Gate:
 
     async def _answer(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         path, headers = route_of(scope), Headers(scope=scope)
+        self._check_host(headers)
         if path.startswith("/v1/") or path == "/metrics":
             self._check_sender(headers)
         if not path.startswith("/v1/") or scope["method"] != "POST":
@@ -88,6 +91,21 @@ class Gate:
             await self._run(scope, receive, answer, bytes(body), deadline)
         finally:
             self._hold(-len(body))
+
+    def _check_host(self, headers: Headers) -> None:
+        """An address cannot be made to lead elsewhere, a name can. Browsers always send the header."""
+        try:
+            host = urlsplit(f"//{headers.get('host', '')}").hostname or "localhost"
+        except ValueError:  # brackets without an address
+            host = "?"
+        allowed = {name.lower() for name in self.settings.allowed_hosts}
+        if host == "localhost" or "*" in allowed or host in allowed or _is_address(host):
+            return
+        raise Refusal(
+            Kind.FORBIDDEN,
+            f"the server does not answer to the name {host[:100]!r}: use its address, or start it with "
+            "--allowed-host NAME.",
+        )
 
     def _check_sender(self, headers: Headers) -> None:
         if headers.get("sec-fetch-site") == "cross-site":
@@ -161,6 +179,14 @@ class Gate:
                 if not task.done():
                     task.cancel()
             await asyncio.gather(work, gone, return_exceptions=True)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 class _Answer:

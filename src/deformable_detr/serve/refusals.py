@@ -12,7 +12,7 @@ class Kind(StrEnum):
 
     MALFORMED = "malformed"  # 400: not JSON, not multipart
     UNAUTHORIZED = "unauthorized"  # 401
-    FORBIDDEN = "forbidden"  # 403: sent by another site's page
+    FORBIDDEN = "forbidden"  # 403: sent by another site's page, or to a foreign name
     NOT_FOUND = "not_found"  # 404
     METHOD = "method_not_allowed"  # 405
     SLOW_BODY = "slow_body"  # 408
@@ -55,7 +55,7 @@ STATUS = {
 MEANINGS = {
     400: "The body is not the JSON or multipart that it says it is.",
     401: "The token is missing or wrong.",
-    403: "Sent by another site's page.",
+    403: "Sent by another site's page, or to a name that is not allowed.",
     408: "The body did not arrive in time.",
     413: "Too many bytes, pictures, or pixels in a picture.",
     415: "The body is neither multipart/form-data nor application/json.",

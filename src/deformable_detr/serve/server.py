@@ -16,6 +16,7 @@ import uvicorn
 from ..errors import UserError
 from ..inference.detector import Detector, load
 from .app import Server, create_app
+from .connection import Connection
 from .settings import ServeSettings
 
 TOKEN_VARIABLE = "DEFORMABLE_DETR_TOKEN"
@@ -49,6 +50,7 @@ def serve(
         RuntimeError: the model is loaded but cannot compute.
     """
     settings = settings or ServeSettings()
+    settings = replace(settings, allowed_hosts=(*settings.allowed_hosts, host))
     if settings.token is None:
         settings = replace(settings, token=read_token(token_file))
     if root_path and not root_path.startswith("/"):
@@ -81,12 +83,13 @@ class ServerProcess(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=Connection,
                 root_path=root_path,
                 access_log=access_log,
                 log_level="info" if access_log else "warning",
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_S,
-                limit_concurrency=MAX_CONNECTIONS,
+                limit_concurrency=MAX_CONNECTIONS,  # requests beyond get 503, connections beyond are closed
                 timeout_graceful_shutdown=int(app.settings.timeout_s) + 5,
                 ws="none",
                 lifespan="on",

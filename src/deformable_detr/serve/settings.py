@@ -25,6 +25,9 @@ class ServeSettings:
         max_detections: the most that a request may ask for, per picture.
         timeout_s: for a body to arrive (408), and for a request to be answered (504).
         decode_threads: pictures decoded at once.
+        allowed_hosts: names that a request's Host header may have besides `localhost` and IP addresses;
+            `*` allows any. Others are refused, or a page of another site, whose name leads to this machine,
+            could use the server (DNS rebinding).
         token: what `Authorization: Bearer …` must say, None for no token.
     """
 
@@ -39,6 +42,7 @@ class ServeSettings:
     max_detections: int = 300
     timeout_s: float = 30.0
     decode_threads: int = 2
+    allowed_hosts: tuple[str, ...] = ()
     token: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:

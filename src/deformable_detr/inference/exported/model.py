@@ -5,6 +5,8 @@ Letters: B batch, H, W the padded pictures, Q queries.
 
 from __future__ import annotations
 
+import os
+import sys
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,7 +69,16 @@ class ExportedModel:
 
 def engine(name: str) -> Any:
     """A library of the extra [export]. Any: none of them has types."""
+    _switch_telemetry_off()
     return import_extra(name, "export", "an exported model")
+
+
+def _switch_telemetry_off() -> None:
+    """ONNX Runtime and OpenVINO report their use to Microsoft and Google Analytics, and keep an identifier in
+    the home folder. Both decide when they are imported, so this has to come first."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    # OpenVINO has no variable for it. Without this package, which brings nothing else, it sends nothing.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None forbids the import
 
 
 def check_size(path: Path) -> None:

@@ -28,28 +28,39 @@ def open_onnx(path: Path) -> ExportedModel:
     content = path.read_bytes()
     with reading(path):
         model = onnx.load_model_from_string(content)
-    # Our exports hold their weights. Somebody else's could name any file of this machine as their data.
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(model.graph)):
-        raise UserError(f"{path} wants weights from other files, which is not read: export the model again.")
+    _check_graph(model, onnx.TensorProto, path)
     metadata = Metadata.from_texts({entry.key: entry.value for entry in model.metadata_props}, path)
-    del model
-    return ExportedModel(path, metadata, OnnxBackend(path, metadata, content, onnxruntime))
+    # ONNX Runtime has a parser of its own: it gets what was checked here, not bytes that it may read
+    # otherwise.
+    model.DiscardUnknownFields()
+    checked = model.SerializeToString()
+    del model, content
+    return ExportedModel(path, metadata, OnnxBackend(path, metadata, checked, onnxruntime))
 
 
-def _tensors(graph: Any) -> Iterator[Any]:
-    """All tensors of a graph, its nodes' and its subgraphs'."""
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors)
-            for each in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                yield from (each.values, each.indices)
-            if attribute.HasField("g"):
-                yield from _tensors(attribute.g)
-            for subgraph in attribute.graphs:
-                yield from _tensors(subgraph)
+def _check_graph(model: Any, tensor_type: Any, path: Path) -> None:
+    """Our exports hold their weights and ONNX's own operators. Somebody else's could name any file of this
+    machine as their data, or operators that read files."""
+    for message in _messages(model):
+        kind = message.DESCRIPTOR.name
+        if kind == "TensorProto" and (message.external_data or message.data_location == tensor_type.EXTERNAL):
+            raise UserError(
+                f"{path} wants weights from other files, which is not read: export the model again."
+            )
+        if kind in ("NodeProto", "OperatorSetIdProto") and message.domain not in ("", "ai.onnx"):
+            raise UserError(
+                f"{path} has operators of {message.domain!r:.60}, not only ONNX's own: export the model "
+                "again with `deformable-detr export`."
+            )
+
+
+def _messages(message: Any) -> Iterator[Any]:
+    """A message of protobuf and all messages in it, in whatever field they are."""
+    yield message
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for each in (value,) if hasattr(value, "ListFields") else value:
+                yield from _messages(each)
 
 
 class OnnxBackend(ExportedBackend):

@@ -29,6 +29,10 @@ def open_openvino(path: Path) -> ExportedModel:
         raise UserError(f"{weights} is missing, which holds the weights of {path}: keep the two together.")
     for each in (path, weights):
         check_size(each)
+    with path.open("rb") as file:
+        # OpenVINO goes by the content and reads other formats, too, some of which name further files.
+        if not file.read(16).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+            raise UserError(f"{path} is not XML: export the model again.")
     core = openvino.Core()
     with reading(path):
         model = core.read_model(path, weights)

@@ -1,0 +1,47 @@
+"""A connection of uvicorn's, with limits on waiting for a request and on the number of connections."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import ClassVar
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+
+class Connection(H11Protocol):
+    """Closes itself if the headers of a request are not complete in time, if a request's body still arrives
+    that long after its answer, or if there are too many connections."""
+
+    headers_s: ClassVar[float] = 10.0
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if self.limit_concurrency is not None and len(self.connections) > self.limit_concurrency:
+            transport.abort()
+            return
+        self._wait(self._close)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._wait(self._close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._stop_waiting()
+
+    def _wait(self, then: Callable[[], None]) -> None:
+        self._stop_waiting()
+        self._timer = self.loop.call_later(self.headers_s, then)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _close(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            return  # a request is being answered, for which the gate has limits
+        self.transport.close()
+        self._wait(self.transport.abort)  # if nobody reads the rest of an answer
