@@ -65,7 +65,7 @@ def test_a_wrong_line_is_answered_and_the_next_one_read() -> None:
         ([1, 2], "not a JSON object but list"),
         ({}, "either path or image, not neither"),
         ({"path": "a", "image": "b"}, "either path or image, not path and image"),
-        ({"path": 3}, "path must be a text, not int"),
+        ({"path": 3}, "path must be a string, not int"),
         ({"path": "nowhere.png"}, "there is no image file nowhere.png"),
         ({"path": "."}, "is a folder"),
         ({"path": "a\0b"}, "cannot be opened"),

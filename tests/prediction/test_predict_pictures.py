@@ -104,7 +104,7 @@ def test_no_readable_picture_leaves_an_older_folder_as_it_was(detector: Detector
 def test_a_source_is_never_overwritten(detector: Detector, tmp_path: Path) -> None:
     photo = write(tmp_path / "a.jpg")
     before = photo.read_bytes()
-    with pytest.raises(UserError, match=r"holds a\.jpg, which the annotated one would replace"):
+    with pytest.raises(UserError, match=r"contains the source a\.jpg, which"):
         predict(detector, photo, tmp_path)
     assert photo.read_bytes() == before
     with pytest.raises(UserError, match=r"holds a\.jpg, which"):
