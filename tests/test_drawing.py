@@ -19,7 +19,7 @@ def label_places(
     boxes: list[list[float]], labels: list[str], size: tuple[int, int] = (320, 240), text_size: int = 13
 ) -> np.ndarray:
     font = drawing.label_font(text_size)
-    return drawing.label_places(np.array(boxes).round().astype(int), labels, font, size)
+    return drawing.label_positions(np.array(boxes).round().astype(int), labels, font, size)
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> int:
@@ -90,7 +90,7 @@ def test_the_best_stays_on_top_where_there_is_no_room() -> None:
     boxes = np.tile([[10.0, 10.0, 60.0, 40.0]], (count, 1))
     small = Image.new("RGB", (100, 60))
     drawn = draw_boxes(small, boxes, ["first", *["x" * 12] * (count - 1)], [0, *[1] * (count - 1)])
-    (place,) = label_places([[10, 10, 60, 40]], ["first"], (100, 60), drawing.LEAST_TEXT)
+    (place,) = label_places([[10, 10, 60, 40]], ["first"], (100, 60), drawing.MIN_TEXT_SIZE)
     alone = draw_boxes(small, boxes[:1], ["first"], [0])
     assert drawn.crop(tuple(place)).tobytes() == alone.crop(tuple(place)).tobytes()
 

@@ -150,7 +150,7 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
         (errno.ENOSPC, "no space left"),
         (errno.EDQUOT, "quota"),
         (errno.EROFS, "read-only"),
-        (errno.EACCES, "not allowed"),
+        (errno.EACCES, "permission"),
         (errno.EFBIG, "too large"),
     ],
 )
@@ -276,7 +276,7 @@ def test_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json(path, {"AP": float("nan")})
     path.write_text("[]")
-    with pytest.raises(UserError, match=r"a\.json holds a JSON list"):
+    with pytest.raises(UserError, match=r"a\.json contains a JSON list"):
         read_json(path)
     for broken in ("{", "[" * 100_000):
         path.write_text(broken)

@@ -153,7 +153,7 @@ def test_a_label_on_a_small_picture_is_large_enough_to_be_read() -> None:
 
 def test_counts_of_an_update() -> None:
     targets = [Target(torch.zeros(n, dtype=torch.int64), torch.zeros(n, 4)) for n in (0, 2, 9)]
-    count = BatchCount.of(targets, num_queries=5)
+    count = BatchCount.from_targets(targets, num_queries=5)
     assert (count.objects, count.matched, count.images) == (11, 7, 3)
     assert (count + count).objects == 22
     assert BatchCount(0, 0, 4).share_of(2) == BatchCount(0.5, 0, 2)
@@ -163,7 +163,7 @@ def test_all_forms_of_pictures_make_the_same_batch() -> None:
     pictures = torch.randn(2, 3, 5, 7)
     batch = ImageBatch.from_images(list(pictures))
     for form in (pictures, list(pictures), tuple(pictures), (batch.pixels, batch.mask), batch):
-        made = ImageBatch.of(form)
+        made = ImageBatch.from_input(form)
         assert torch.equal(made.pixels, batch.pixels)
         assert torch.equal(made.mask, batch.mask)
     for wrong, words in (
@@ -173,4 +173,4 @@ def test_all_forms_of_pictures_make_the_same_batch() -> None:
         ([], "at least one image"),
     ):
         with pytest.raises(ValueError, match=words):
-            ImageBatch.of(wrong)
+            ImageBatch.from_input(wrong)

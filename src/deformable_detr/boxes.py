@@ -1,7 +1,7 @@
-"""Boxes: conversions, overlap, and the logit that the box heads work in.
+"""Boxes: conversions, overlap, and the logits in which the box heads work.
 
-`_cxcywh`: centre and size, normalised by the image. `_xyxy`: two corners. Shapes (..., 4), and leading
-axes broadcast, so that one function serves pairs and all-against-all.
+`_cxcywh`: centre and size, normalised by the image. `_xyxy`: two corners. Shapes are (..., 4), and leading
+axes broadcast, so that one function compares boxes pairwise or all with all.
 """
 
 from __future__ import annotations
@@ -32,26 +32,29 @@ def _intersection_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
-    """Intersection over union of broadcast boxes; 0 where both boxes are empty."""
+    """Return the intersection over union of broadcast boxes; 0 if both boxes are empty."""
     intersection, union = _intersection_and_union(a_xyxy, b_xyxy)
     return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
 
 
 def generalized_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
-    """GIoU (Rezatofighi et al. 2019) of broadcast boxes, in [-1, 1].
+    """Return the GIoU (Rezatofighi et al. 2019) of broadcast boxes, in [-1, 1].
 
-    IoU minus the share of the smallest enclosing box that neither box covers.
+    It is the IoU minus the fraction of the smallest enclosing box that neither box covers.
     """
     intersection, union = _intersection_and_union(a_xyxy, b_xyxy)
     low = torch.minimum(a_xyxy[..., :2], b_xyxy[..., :2])
     high = torch.maximum(a_xyxy[..., 2:], b_xyxy[..., 2:])
-    # Boxes of no area at one point would give 0/0, and their NaN would reach every weight.
+    # Two boxes of no area at one point would give 0/0, and the NaN would reach every weight.
     tiny = torch.finfo(union.dtype).tiny
     enclosing = (high - low).prod(-1).clamp(min=tiny)
     return intersection / union.clamp(min=tiny) - (enclosing - union) / enclosing
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """Logit of x in [0, 1], with x and 1 - x kept above `eps` (specification §4.2). Exactly 0 at 0.5."""
+    """Return the logit of x in [0, 1], with x and 1 - x clamped to at least `eps` (specification §4.2).
+
+    The logit of 0.5 is exactly 0.
+    """
     x = x.clamp(0, 1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))

@@ -1,4 +1,4 @@
-"""What a class logit means. One object owns the matching cost, the loss, the score and the selection of
+"""The meaning of class logits. One object owns the matching cost, the loss, the score and the selection of
 detections, so that they cannot disagree.
 
 DETR: softmax with a no-object class (specification §4.5). Deformable DETR: one sigmoid per class with focal
@@ -24,8 +24,8 @@ NO_OBJECT = -1  # class index of a query to which no object was assigned
 
 
 @dataclass(frozen=True)
-class Selection:
-    """The k best (query, class) pairs of each image, best first: all (B, k)."""
+class TopPairs:
+    """The k best (query, class) pairs of each image, best first; all fields are (B, k)."""
 
     scores: Tensor
     labels: Tensor
@@ -33,7 +33,7 @@ class Selection:
 
 
 class ClassificationScheme(ABC):
-    """Meaning of the logits (..., num_logits) for `num_classes` classes."""
+    """The meaning of logits (..., num_logits) for `num_classes` classes."""
 
     num_classes: int
     num_logits: int
@@ -41,28 +41,31 @@ class ClassificationScheme(ABC):
 
     @abstractmethod
     def matching_cost(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cost (Q, N) of giving each query (Q, num_logits) each object (N,)."""
+        """Return the cost (Q, N) of assigning each object (N,) to each query (Q, num_logits)."""
 
     @abstractmethod
     def loss(self, logits: Tensor, assigned: Tensor, count: BatchCount) -> Tensor:
-        """Scalar loss of logits (B, Q, num_logits); `assigned` (B, Q) holds class indices or NO_OBJECT."""
+        """Return the scalar loss of logits (B, Q, num_logits).
+
+        `assigned` (B, Q) holds class indices or NO_OBJECT.
+        """
 
     @abstractmethod
     def scores(self, logits: Tensor) -> Tensor:
-        """Probabilities (..., num_classes)."""
+        """Return probabilities (..., num_classes)."""
 
     @abstractmethod
-    def select(self, logits: Tensor, k: int) -> Selection:
-        """The k best (query, class) pairs of each image (fewer where there are fewer)."""
+    def select(self, logits: Tensor, k: int) -> TopPairs:
+        """Return the k best (query, class) pairs of each image, or all if there are fewer."""
 
 
 class SigmoidFocal(ClassificationScheme):
-    """Each class is its own yes-or-no question. A query may be selected with several classes."""
+    """One independent yes-or-no decision per class. A query may be selected for several classes."""
 
     def __init__(self, num_classes: int, alpha: float = 0.25, gamma: float = 2.0):
         self.num_classes = self.num_logits = num_classes
         self.alpha, self.gamma = alpha, gamma
-        # All probabilities start at 0.01: thousands of background terms would drown the rest otherwise.
+        # All probabilities start at 0.01: thousands of background terms would drown out the rest otherwise.
         self.initial_class_bias = -math.log((1 - 0.01) / 0.01)
 
     def matching_cost(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -72,11 +75,11 @@ class SigmoidFocal(ClassificationScheme):
         return positive - negative
 
     def loss(self, logits: Tensor, assigned: Tensor, count: BatchCount) -> Tensor:
-        # The extra column takes the queries without object, and is cut off.
-        wanted = F.one_hot(assigned.where(assigned != NO_OBJECT, self.num_classes), self.num_classes + 1)
+        # The extra column holds the queries without an object, and is cut off.
+        target = F.one_hot(assigned.where(assigned != NO_OBJECT, self.num_classes), self.num_classes + 1)
         result: Tensor = (
             sigmoid_focal_loss(
-                logits, wanted[..., :-1].to(logits.dtype), self.alpha, self.gamma, reduction="sum"
+                logits, target[..., :-1].to(logits.dtype), self.alpha, self.gamma, reduction="sum"
             )
             / count.objects
         )
@@ -85,13 +88,13 @@ class SigmoidFocal(ClassificationScheme):
     def scores(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()
 
-    def select(self, logits: Tensor, k: int) -> Selection:
+    def select(self, logits: Tensor, k: int) -> TopPairs:
         scores, index = self.scores(logits).flatten(1).topk(min(k, logits.shape[1] * self.num_classes))
-        return Selection(scores, index % self.num_classes, index // self.num_classes)
+        return TopPairs(scores, index % self.num_classes, index // self.num_classes)
 
 
 class SoftmaxWithNoObject(ClassificationScheme):
-    """One class out of num_classes, or none: the last logit. A query gives at most one detection."""
+    """One of num_classes classes, or none (the last logit). A query yields at most one detection."""
 
     initial_class_bias = None
 
@@ -104,21 +107,21 @@ class SoftmaxWithNoObject(ClassificationScheme):
         return -logits.softmax(-1)[:, labels]
 
     def loss(self, logits: Tensor, assigned: Tensor, count: BatchCount) -> Tensor:
-        wanted = assigned.where(assigned != NO_OBJECT, self.num_classes)
+        target = assigned.where(assigned != NO_OBJECT, self.num_classes)
         weight = logits.new_ones(self.num_logits)
         weight[-1] = self.no_object_weight
-        total = F.cross_entropy(logits.transpose(1, 2), wanted, weight, reduction="sum")
-        # The weighted mean of specification §5.2, its denominator counted over the whole update.
+        total = F.cross_entropy(logits.transpose(1, 2), target, weight, reduction="sum")
+        # The weighted mean of specification §5.2, with a denominator counted over the whole update.
         unmatched = count.images * logits.shape[1] - count.matched
         return total / (count.matched + self.no_object_weight * unmatched)
 
     def scores(self, logits: Tensor) -> Tensor:
         return logits.softmax(-1)[..., :-1]
 
-    def select(self, logits: Tensor, k: int) -> Selection:
+    def select(self, logits: Tensor, k: int) -> TopPairs:
         best, labels = self.scores(logits).max(-1)  # (B, Q)
         scores, queries = best.topk(min(k, logits.shape[1]))
-        return Selection(scores, labels.gather(1, queries), queries)
+        return TopPairs(scores, labels.gather(1, queries), queries)
 
 
 SchemeBuilder = Callable[[ModelConfig, LossConfig], ClassificationScheme]
@@ -129,14 +132,14 @@ _SCHEMES: dict[str, SchemeBuilder] = {
 
 
 def register_classification(name: str, build: SchemeBuilder) -> None:
-    """Make `model.classification=name` choose a scheme from outside of the package, in this process.
+    """Make `model.classification=name` select a scheme from outside the package, in this process.
 
-    A checkpoint keeps only the name, so whoever loads it must register the scheme before.
+    A checkpoint stores only the name, so register the scheme before you load one.
     """
     add_choice("model.classification", name)
     _SCHEMES[name] = build
 
 
 def build_classification(model: ModelConfig, loss: LossConfig | None = None) -> ClassificationScheme:
-    """The scheme that `model.classification` names."""
+    """Build the scheme that `model.classification` names."""
     return _SCHEMES[model.classification](model, loss or LossConfig())

@@ -1,4 +1,4 @@
-"""Every exception that callers may want to catch, with the exit code that the command line ends with.
+"""Every exception that callers may want to catch, with the exit code of the command line.
 
 A message is one sentence: what is wrong, where, and how to fix it. The command line prints it without a
 traceback.
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class UserError(ValueError):
-    """The input is wrong, and whoever gave it can fix it. Python callers can catch it as a `ValueError`."""
+    """The user's input is wrong. The message states how to fix it. It can be caught as a `ValueError`."""
 
     exit_code: ClassVar[int] = 2
 
@@ -31,13 +31,13 @@ class ExportRefusedError(RuntimeError):
 
 
 class TrainingInterruptedError(Exception):
-    """Training was asked to stop (Ctrl-C, SIGTERM) and has saved its state; `--resume` continues from it."""
+    """Training was interrupted (Ctrl-C, SIGTERM) after saving its state; `--resume` continues from it."""
 
     exit_code: ClassVar[int] = 130
 
 
 class PredictionInterrupted(KeyboardInterrupt):
-    """Ctrl-C stopped a prediction. What was done until then is written whole; `report` says what."""
+    """Ctrl-C stopped a prediction. All finished results are complete on disk; `report` lists them."""
 
     exit_code: ClassVar[int] = 130
 

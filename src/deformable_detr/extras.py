@@ -1,4 +1,4 @@
-"""Libraries that only some commands use: the extras of pyproject.toml, imported where they are used."""
+"""Import the optional libraries (extras of pyproject.toml) that only some commands use."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from .errors import UserError
 
 
 def import_extra(module: str, extra: str, use: str) -> ModuleType:
-    """Import a library that an extra brings.
+    """Import a library that belongs to an extra.
 
     Args:
-        module: as `import` takes it, with dots for a submodule.
-        extra: its name in pyproject.toml.
-        use: what needs the library, the beginning of the sentence: "serve".
+        module: the module's name, with dots for a submodule.
+        extra: the extra's name in pyproject.toml.
+        use: the subject of the error message, for example "serve".
 
     Raises:
-        UserError: the library, or one that it needs itself, is not installed.
+        UserError: the library, or one of its own dependencies, is not installed.
     """
     try:
         return import_module(module)

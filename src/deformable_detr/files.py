@@ -1,4 +1,4 @@
-"""Files and folders: written whole or not at all, and errors of the operating system as sentences.
+"""Write files and folders whole or not at all, and report errors of the operating system as sentences.
 
 `replacing` gives every writer a draft next to its target and renames it into place when it is complete. The
 drafts of a folder are kept in its hidden sub-folder `DRAFTS`. Each has a lock there that ends with its
@@ -25,12 +25,13 @@ from .errors import UserError
 
 try:
     import fcntl
-except ImportError:  # Windows, where the drafts of a killed process stay
+except ImportError:  # Windows, where a killed process leaves its drafts behind
     fcntl = None  # type: ignore[assignment]
 
 DRAFTS = ".deformable_detr.partial"
 
-# What `torch.load` raises, besides UnpicklingError, for a file that is cut or changed: it depends on where.
+# Exceptions of `torch.load`, in addition to UnpicklingError, for a truncated or corrupted file. Which one is
+# raised depends on the position of the damage.
 DAMAGED_FILE_ERRORS = (
     OSError,
     RuntimeError,
@@ -48,22 +49,24 @@ _REASONS = {
     errno.EDQUOT: "there is no space left in your quota; free some or name another path",
     errno.EFBIG: "the file is too large for this file system or for the limit of the process (ulimit -f)",
     errno.EROFS: "the file system is read-only; name another path",
-    errno.EACCES: "you are not allowed to write there; change its permissions or name another path",
-    errno.EPERM: "you are not allowed to write there; change its permissions or name another path",
+    errno.EACCES: "permission is denied; change the permissions or name another path",
+    errno.EPERM: "permission is denied; change the permissions or name another path",
 }
-_PROBE = b"\0" * 2**20  # more than the rest of a disk's last block
+_PROBE = b"\0" * 2**20  # larger than the free part of a file's last block
 
 
 @contextmanager
 def replacing(path: str | Path, drafts_in: Path | None = None) -> Iterator[Path]:
-    """Yield a path for a draft, a file or a folder, that takes the place of `path` when the block ends.
+    """Yield a path for a draft, a file or a folder, that replaces `path` when the block ends.
 
-    If the block raises, the draft is removed and what was at `path` before is untouched. A reader sees the
-    old file or the new one, never a part. Missing parent folders are made. A symbolic link stays, and what it
-    points to is replaced. Permissions are those that the umask allows, whatever the writing library does. The
-    draft has the name of its target, in a folder that the block may use for further files.
+    If the block raises, the draft is removed and `path` is left as it was. A reader sees the old file or the
+    new one, never a part. Missing parent folders are created. A symbolic link is kept, and its target is
+    replaced. Permissions follow the umask, whatever the writing library does. The draft has the name of its
+    target and is in a folder that the block may use for further files.
 
-    `drafts_in`: the folder that holds the draft until then, on the same disk; by default that of the target.
+    Args:
+        path: the file or folder to write.
+        drafts_in: the folder that holds the draft, on the same disk; by default the target's folder.
 
     Raises:
         UserError: `path` is a device, a pipe or a socket; or it cannot be written, because the disk is full
@@ -87,8 +90,9 @@ def replacing(path: str | Path, drafts_in: Path | None = None) -> Iterator[Path]
 def writing(path: str | Path, draft: Path | None = None) -> Iterator[None]:
     """Turn the errors of a block that writes `path` into a `UserError` that names it.
 
-    `draft`: the file that the block writes in place of `path`; errors about any other file pass unchanged.
-    torch and other libraries do not say that the disk is full: it is if the draft cannot grow.
+    `draft`: the file that the block writes instead of `path`; errors about any other file pass unchanged.
+    torch and other libraries do not report that the disk is full, so this is assumed if the draft cannot
+    grow.
     """
     try:
         yield
@@ -117,7 +121,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        UserError: the file cannot be read, or holds something else.
+        UserError: the file cannot be read, or contains something else.
     """
     check_readable(path)
     try:
@@ -125,12 +129,12 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}).") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds a JSON {type(content).__name__}, but an object is expected.")
+        raise UserError(f"{path} contains a JSON {type(content).__name__}, but an object is expected.")
     return content
 
 
 def check_readable(path: Path) -> None:
-    """Raise a `UserError` that tells a missing file from one that may not be read.
+    """Raise a `UserError` that distinguishes a missing file from one without read permission.
 
     Libraries such as safetensors report both as missing.
     """
@@ -146,50 +150,52 @@ def check_readable(path: Path) -> None:
 def remove_abandoned(folder: Path) -> None:
     """Remove the drafts that killed writers left anywhere in `folder`, and no others.
 
-    `replacing` does so for the folder that it writes to.
+    `replacing` does this for the folder that it writes to.
     """
     for drafts in folder.rglob(DRAFTS):
         _remove_abandoned(drafts)
 
 
 def check_output_file(path: str | Path) -> Path:
-    """Refuse, before any work is done, an output that `replacing` could not write a file to."""
+    """Raise a `UserError`, before any work is done, if `replacing` could not write a file to this path."""
     target = _target(Path(path))
     if target.is_dir():
         raise UserError(f"--output {path} is a folder: name a file.")
     existing = next(folder for folder in target.parents if folder.exists())
     if not existing.is_dir():
-        raise UserError(f"--output {path} cannot be made, because {existing} is a file: name another path.")
+        raise UserError(
+            f"--output {path} cannot be created, because {existing} is a file: name another path."
+        )
     if not os.access(existing, os.W_OK):
-        raise UserError(f"--output {path}: {existing} is not yours to write in; name another path.")
+        raise UserError(f"--output {path}: you have no permission to write to {existing}; name another path.")
     return Path(path)
 
 
 def make_output_folder(folder: Path) -> None:
-    """Make a folder to write to, or say before any work is done why it cannot be one."""
+    """Create a folder to write to, or raise a `UserError` before any work is done."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder} is a file: name a folder.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"--output {folder} cannot be made ({error.strerror}): name another folder."
+            f"--output {folder} cannot be created ({error.strerror}): name another folder."
         ) from error
     if not os.access(folder, os.W_OK):
-        raise UserError(f"--output {folder} is not yours to write in: name another folder.")
+        raise UserError(f"--output {folder}: you have no permission to write to it; name another folder.")
 
 
 @contextmanager
 def output_folder(folder: Path) -> Iterator[None]:
-    """`make_output_folder` for a block; folders that it made are removed if an error leaves them empty."""
+    """Call `make_output_folder`; if the block raises, remove the created folders that are still empty."""
     with _existing(folder, make_output_folder):
         yield
 
 
 @contextmanager
 def _existing(folder: Path, make: Callable[[Path], None] | None = None) -> Iterator[None]:
-    """Make a folder and its parents; on an error, those that were made and are empty are removed."""
-    made = list(takewhile(lambda one: not one.exists(), (folder, *folder.parents)))
+    """Create a folder and its parents; if the block raises, remove those of them that are still empty."""
+    created = list(takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
     if make is None:
         folder.mkdir(parents=True, exist_ok=True)
     else:
@@ -198,29 +204,29 @@ def _existing(folder: Path, make: Callable[[Path], None] | None = None) -> Itera
         yield
     except BaseException:
         with suppress(OSError):  # not empty
-            for one in made:
-                one.rmdir()
+            for path in created:
+                path.rmdir()
         raise
 
 
 def _target(path: Path) -> Path:
-    """Where to write `path`: links are followed, also one whose target does not exist yet."""
+    """Follow links to the path that is written, even if it does not exist yet."""
     try:
         mode = path.stat().st_mode
     except OSError:
-        mode = None  # not there yet; other reasons come up when it is written
+        mode = None  # it does not exist yet; any other problem is reported when it is written
     if mode is not None and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise UserError(
             f"{path} is a device, a pipe or a socket, which a file would replace: name another path."
         )
     target = Path(os.path.realpath(path.expanduser()))
     if target.is_symlink():
-        raise UserError(f"{path} is a symbolic link that leads back to itself: name another path.")
+        raise UserError(f"{path} is a symbolic link to itself: name another path.")
     return target
 
 
 def _open_room(parent: Path) -> tuple[int, Path]:
-    """A locked folder for one draft: the lock's file descriptor and the folder."""
+    """Create a locked folder for one draft; return the lock's file descriptor and the folder."""
     drafts = parent / DRAFTS
     _remove_abandoned(drafts)
     while True:
@@ -228,26 +234,26 @@ def _open_room(parent: Path) -> tuple[int, Path]:
         drafts.mkdir(exist_ok=True)
         try:
             lock = os.open(drafts / f"{token}.lock", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-        except FileNotFoundError:  # another writer was the last and has just removed the folder
+        except FileNotFoundError:  # another writer has just finished and removed the folder
             continue
         if _acquire(lock) is not False and os.fstat(lock).st_nlink:
             room = drafts / token
             room.mkdir()
             return lock, room
-        os.close(lock)  # another writer took it for abandoned in the moment between the two calls
+        os.close(lock)  # between the two calls, another writer took it for abandoned
 
 
 def _close_room(lock: int, room: Path) -> None:
     shutil.rmtree(room, ignore_errors=True)
     os.close(lock)
     with suppress(OSError):
-        room.with_name(f"{room.name}.lock").unlink()  # after the room, so that each room has a lock
+        room.with_name(f"{room.name}.lock").unlink()  # after the room, so that every room has a lock
     with suppress(OSError):  # other writers have drafts there
         room.parent.rmdir()
 
 
 def _acquire(lock: int) -> bool | None:
-    """Whether this process has the lock now; None if the system or the file system has no locks."""
+    """Return whether this process now has the lock; None if the system or file system has no locks."""
     if fcntl is None:
         return None
     try:
@@ -260,11 +266,11 @@ def _acquire(lock: int) -> bool | None:
 
 
 def _remove_abandoned(drafts: Path) -> None:
-    """Remove the drafts whose processes have ended; nothing if there is no such folder."""
+    """Remove the drafts in the folder `drafts`, if it exists, whose processes have ended."""
     for path in drafts.glob("*.lock"):
         try:
             lock = os.open(path, os.O_RDWR)
-        except OSError:  # its writer has finished, or is another user
+        except OSError:  # its writer has finished, or belongs to another user
             continue
         if not _acquire(lock):
             os.close(lock)
@@ -277,14 +283,16 @@ def _remove_abandoned(drafts: Path) -> None:
 
 
 def _follow_umask(draft: Path, file_mode: int) -> None:
-    """`file_mode`: of a new file. Some libraries make files that only their owner may read."""
+    """Give all files of a draft the mode of a new file: some libraries create files that only the owner can
+    read."""
     for path in (draft, *draft.rglob("*")) if draft.is_dir() else (draft,):
         if path.is_file() and stat.S_IMODE(path.stat().st_mode) != file_mode:
             path.chmod(file_mode)
 
 
 def _put_into_place(draft: Path, target: Path, aside: Path) -> None:
-    """A folder cannot be renamed onto one that has content, so that one goes to the folder `aside` first."""
+    """Rename the draft to its target. A folder with content cannot be replaced, so it is moved to `aside`
+    first."""
     if not (draft.is_dir() and target.is_dir()):
         os.replace(draft, target)
         return
@@ -299,24 +307,25 @@ def _put_into_place(draft: Path, target: Path, aside: Path) -> None:
 
 
 def _code_of(error: Exception, draft: Path | None) -> int | None:
-    """The operating system's number for why a file cannot be written; None if the error is another one."""
+    """Return the error number if a file cannot be written, or None for any other error."""
     if isinstance(error, OSError):
         if draft is None:
             return error.errno
-        if error.filename is None:  # of a write; opening a file names it
+        if error.filename is None:  # an error of a write; one of opening a file has a name
             return error.errno if error.errno in _REASONS else None
         return error.errno if Path(os.fsdecode(error.filename)).is_relative_to(draft.parent) else None
-    rust = re.search(r"\(os error (\d+)\)", str(error))  # as its standard library ends such messages
+    rust = re.search(r"\(os error (\d+)\)", str(error))  # the end of such messages in Rust's standard library
     if rust:
         return int(rust[1])
     return None if draft is None or not draft.is_file() else _code_of_growing(draft)
 
 
 def _code_of_growing(draft: Path) -> int | None:
+    """Return the error number of an attempt to extend the draft, or None if it succeeds."""
     try:
         with draft.open("ab", buffering=0) as file:
             if file.write(_PROBE) < len(_PROBE):
-                file.write(_PROBE)  # the first was cut short; this one says why
+                file.write(_PROBE)  # the first write was cut short; the second raises the reason
     except OSError as error:
         return error.errno
     return None

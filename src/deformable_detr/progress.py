@@ -1,4 +1,4 @@
-"""How far a long piece of work is, for a person who watches: one bar, removed when the work is done."""
+"""A progress bar for long tasks."""
 
 from __future__ import annotations
 
@@ -27,11 +27,14 @@ def progress_bar(
     width: int | None = 40,
     transient: bool = True,
 ) -> Progress:
-    """A bar that is shown only in a terminal.
+    """Create a progress bar that is shown only in a terminal.
 
     Args:
-        columns_after: more to the right of the remaining time. description: the text before the bar.
-        width: of the bar in characters; None takes the rest of the line.
+        console: where the bar is shown.
+        show: False hides the bar.
+        columns_after: further columns to the right of the remaining time.
+        description: the text before the bar, as a template of rich.
+        width: the bar's width in characters; None uses the rest of the line.
         transient: remove the bar at the end.
     """
     return Progress(
@@ -47,6 +50,6 @@ def progress_bar(
 
 
 def track(items: Iterable[Item], total: int, description: str, console: Console) -> Iterator[Item]:
-    """The same items, with a bar that counts them."""
+    """Yield the items while a bar counts them."""
     with progress_bar(console) as bar:
         yield from bar.track(items, total, description=description)

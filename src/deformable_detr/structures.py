@@ -1,4 +1,4 @@
-"""What travels between the layers of the package, as plain dataclasses.
+"""The data that travels between the rooms of the package, as plain dataclasses.
 
 Letters: B batch, Q queries, S memory tokens, C channels, L levels, N objects of one image.
 Points are (x, y) in [0, 1]; sizes are (H, W). A padding mask is True where there is padding.
@@ -38,12 +38,15 @@ class ImageBatch:
     mask: Tensor
 
     @classmethod
-    def of(cls, images: ImageBatch | Tensor | Sequence[Tensor]) -> ImageBatch:
-        """All forms in which a model takes pictures: a batch; its two tensors, (pixels, mask); pictures of
-        one size, (B, 3, H, W), or of several, each (3, H, W), which are padded here.
+    def from_input(cls, images: ImageBatch | Tensor | Sequence[Tensor]) -> ImageBatch:
+        """Convert any form in which a model accepts pictures.
+
+        Args:
+            images: a batch; its two tensors, (pixels, mask); pictures of one size, (B, 3, H, W); or pictures
+                of several sizes, each (3, H, W), which are padded here.
 
         Raises:
-            ValueError: other shapes or types.
+            ValueError: the images have other shapes or types.
         """
         if isinstance(images, ImageBatch):
             return images
@@ -62,7 +65,7 @@ class ImageBatch:
         """Pad normalised (3, H, W) float images to a common size (specification §1.6: no size divisor).
 
         Raises:
-            ValueError: no image, or one of another shape or type.
+            ValueError: there is no image, or one has another shape or type.
         """
         if not images:
             raise ValueError("ImageBatch.from_images needs at least one image")
@@ -86,7 +89,8 @@ class ImageBatch:
         return ImageBatch(self.pixels.to(device, non_blocking=True), self.mask.to(device, non_blocking=True))
 
     def pin_memory(self) -> ImageBatch:
-        """In page-locked memory, from which a GPU copies while it computes (called by PyTorch's loader)."""
+        """Copy to page-locked memory, from which a GPU copies while it computes (called by PyTorch's
+        loader)."""
         return ImageBatch(self.pixels.pin_memory(), self.mask.pin_memory())
 
     def __len__(self) -> int:
@@ -97,7 +101,7 @@ class ImageBatch:
 class FeatureBatch:
     """An `ImageBatch` whose pixels have been through the backbone.
 
-    `maps`: (B, C, H, W) per feature map, finest first. `mask`: of the pixels, (B, H, W), True = padding.
+    `maps`: (B, C, H, W) per feature map, finest first. `mask`: the pixels' padding mask, (B, H, W).
     """
 
     maps: tuple[Tensor, ...]
@@ -134,7 +138,7 @@ class FeatureMemory:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one decoder layer (or the first stage) says: one row per query.
+    """The output of one decoder layer (or of the first stage), one row per query.
 
     `logits`: (B, Q, number of logits). `boxes_cxcywh`: (B, Q, 4) in [0, 1].
     """
@@ -161,8 +165,11 @@ class Queries:
 
 @dataclass(frozen=True)
 class DetectorOutput:
-    """`predictions`: one entry per decoder layer; the last one is the answer, the others get auxiliary
-    losses. `proposals`: the first stage's predictions for all S tokens, None in a one-stage model."""
+    """The output of a model.
+
+    `predictions`: one entry per decoder layer; the last one is the result, the others have auxiliary losses.
+    `proposals`: the first stage's predictions for all S tokens; None in a one-stage model.
+    """
 
     predictions: tuple[Predictions, ...]
     proposals: Predictions | None = None
@@ -170,10 +177,10 @@ class DetectorOutput:
 
 @dataclass(frozen=True)
 class Target:
-    """The objects to be found in one image, as the losses see them.
+    """The objects of one image, in the form that the losses use.
 
     `labels`: (N,) int64 class indices 0..num_classes-1. `boxes_cxcywh`: (N, 4), normalised by the
-    (unpadded) image that the model sees. `image_id` names the image in error messages.
+    unpadded image that the model sees. `image_id`: the image's name in error messages.
     """
 
     labels: Tensor
@@ -196,11 +203,11 @@ class Target:
 
 @dataclass(frozen=True)
 class ClassTable:
-    """Which class each index stands for: `names[i]` and the data set's own id `category_ids[i]`.
+    """The class of each index: its name `names[i]` and the data set's own id `category_ids[i]`.
 
-    The only place where a data set's ids (sparse, 0-based, 1-based) meet the model's 0..num_classes-1.
-    `names[i] is None` marks a logit that no class of the data set uses (COCO's unused ids in the
-    published checkpoints with 91 logits): such a class is never predicted.
+    This is the only place where a data set's ids (sparse, 0-based, 1-based) meet the model's
+    0..num_classes-1. `names[i] is None` marks a logit that no class of the data set uses (COCO's unused ids
+    in the published checkpoints with 91 logits). Such a class is never predicted.
     """
 
     names: tuple[str | None, ...]
@@ -214,7 +221,7 @@ class ClassTable:
 
     @classmethod
     def from_names(cls, names: Sequence[str]) -> ClassTable:
-        """Ids 0, 1, 2, … for data that has none of its own."""
+        """Create a table with ids 0, 1, 2, … for data without ids."""
         return cls(tuple(names), tuple(range(len(names))))
 
     def __len__(self) -> int:
@@ -225,20 +232,20 @@ class ClassTable:
 
 
 def loose_name(name: str) -> str:
-    """A class name as it is compared with another data set's: in any case, without spaces around it."""
+    """Normalise a class name for comparison with another data set's: case and outer spaces are ignored."""
     return name.strip().casefold()
 
 
 @dataclass(frozen=True)
 class Detections:
-    """What was found in one image, best score first. N may be 0.
+    """The detections of one image, best score first. N may be 0.
 
     `boxes_xyxy`: (N, 4) float32 pixels of the original image. `scores`: (N,) float32.
     `labels`: (N,) int64 class indices; `category_ids`: (N,) int64, the data set's own ids;
     `names`: class names. `image_size`: (H, W) of the original image.
-    `image`: the picture itself where it is at hand (H, W, 3) uint8 RGB, used by `draw()`.
-    `track_ids`: (N,) int64 in a tracked video, the same number for the same object in every frame, -1 for
-    what is not followed yet; None elsewhere.
+    `image`: the picture itself if available, (H, W, 3) uint8 RGB, used by `draw()`.
+    `track_ids`: (N,) int64 in a tracked video: the same number for the same object in every frame, -1 for an
+    object that is not tracked yet. Otherwise None.
     """
 
     boxes_xyxy: np.ndarray
@@ -254,11 +261,11 @@ class Detections:
         return len(self.scores)
 
     def above(self, threshold: float) -> Detections:
-        """Only the detections with a score of at least `threshold`."""
+        """Return only the detections with a score of at least `threshold`."""
         return self.take(np.flatnonzero(self.scores >= threshold))
 
     def take(self, indices: np.ndarray) -> Detections:
-        """The detections at these indices, in their order."""
+        """Return the detections at these indices, in the order of the indices."""
         return replace(
             self,
             boxes_xyxy=self.boxes_xyxy[indices],
@@ -271,9 +278,10 @@ class Detections:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Detections]) -> Detections:
-        """All detections of several parts of one picture, in their order; the rest is the first part's.
+        """Join the detections of several parts of one picture, in the order of the parts.
 
-        If some parts have track ids and others none, detections of the others get -1.
+        Size and image are those of the first part. If only some parts have track ids, detections of the
+        others get -1.
         """
         tracked = any(part.track_ids is not None for part in parts)
         track_ids = [
@@ -291,11 +299,11 @@ class Detections:
         )
 
     def with_image(self, image: np.ndarray) -> Detections:
-        """The same, carrying the picture (H, W, 3) uint8 RGB for `draw()`."""
+        """Return the same detections with a picture, (H, W, 3) uint8 RGB, for `draw()`."""
         return replace(self, image=image)
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
-        """COCO results rows: image_id, category_id, bbox as [x, y, width, height] in pixels, score."""
+        """Return COCO results rows: image_id, category_id, bbox as [x, y, width, height] in pixels, score."""
         rows = []
         for box, score, category_id in zip(self.boxes_xyxy, self.scores, self.category_ids, strict=True):
             x0, y0, x1, y1 = (float(value) for value in box)
@@ -310,7 +318,8 @@ class Detections:
         return rows
 
     def to_supervision(self) -> supervision.Detections:
-        """As `supervision.Detections`, class names in `data["class_name"]`, tracks in `tracker_id`."""
+        """Convert to `supervision.Detections`, with class names in `data["class_name"]`, tracks in
+        `tracker_id`."""
         result: supervision.Detections = import_supervision("to_supervision").Detections(
             xyxy=self.boxes_xyxy.astype(np.float32).reshape(-1, 4),
             confidence=self.scores.astype(np.float32),
@@ -321,11 +330,16 @@ class Detections:
         return result
 
     def draw(self, image: Any = None) -> Image:
-        """The picture with labelled boxes. `image` (path, PIL image or (H, W, 3) RGB uint8 array) is
-        needed only where these detections do not carry their picture.
+        """Draw the labelled boxes on a picture.
 
-        Line and text grow with the picture; labels keep clear of each other where there is room. Colours
-        stand for classes, in a tracked video for objects.
+        The line width and the text grow with the picture, and labels avoid each other if there is room. The
+        colour shows the class or, in a tracked video, the object.
+
+        Args:
+            image: a path, a PIL image or an (H, W, 3) RGB uint8 array; by default `self.image`.
+
+        Raises:
+            ValueError: there is neither an argument nor `self.image`.
         """
         from PIL import Image as PILImage
 
@@ -333,7 +347,7 @@ class Detections:
 
         if image is None:
             if self.image is None:
-                raise ValueError("these detections carry no picture: pass one, draw(image)")
+                raise ValueError("these detections have no picture: pass one, draw(image)")
             image = self.image
         if isinstance(image, np.ndarray):
             picture = PILImage.fromarray(image)
@@ -344,14 +358,15 @@ class Detections:
         tracks = [None] * len(self) if self.track_ids is None else self.track_ids.tolist()
         labels, colours = [], []
         for name, score, label, track in zip(self.names, self.scores, self.labels, tracks, strict=True):
-            followed = track is not None and track >= 0
-            labels.append(f"{name} #{track} {score:.2f}" if followed else f"{name} {score:.2f}")
-            colours.append(track if followed else int(label))
+            tracked = track is not None and track >= 0
+            labels.append(f"{name} #{track} {score:.2f}" if tracked else f"{name} {score:.2f}")
+            colours.append(track if tracked else int(label))
         return draw_boxes(picture, self.boxes_xyxy, labels, colours)
 
 
 def import_supervision(use: str) -> ModuleType:
-    """The library that `use` needs, without its advice to install OpenCV, which nothing here needs."""
+    """Import supervision for `use`, without its advice to install OpenCV, which this package does not
+    need."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
         return import_extra("supervision", "supervision", use)
@@ -359,10 +374,11 @@ def import_supervision(use: str) -> ModuleType:
 
 @dataclass(frozen=True)
 class BatchCount:
-    """What the losses of one update are divided by: counted over all its micro-batches and processes.
+    """The divisors of an update's losses, counted over all its micro-batches and processes.
 
-    `objects`: target boxes. `matched`: queries that get one (an image cannot use more than Q).
-    `images`. All as shares of one process, because gradients are averaged over processes.
+    `objects`: the number of target boxes. `matched`: the number of queries that are assigned one (at most Q
+    per image). `images`: the number of images. Each is the share of one process, because gradients are
+    averaged over processes.
     """
 
     objects: float
@@ -370,7 +386,8 @@ class BatchCount:
     images: float
 
     @classmethod
-    def of(cls, targets: Sequence[Target], num_queries: int) -> BatchCount:
+    def from_targets(cls, targets: Sequence[Target], num_queries: int) -> BatchCount:
+        """Count the targets of a batch for a model with `num_queries` queries."""
         counts = [len(target) for target in targets]
         return cls(float(sum(counts)), float(sum(min(n, num_queries) for n in counts)), float(len(counts)))
 
@@ -380,8 +397,11 @@ class BatchCount:
         )
 
     def share_of(self, num_processes: int) -> BatchCount:
-        """A total over all processes, as the share of one. At least one object, so that an update of
-        empty images divides by something, and by the same however many processes share it."""
+        """Divide a total over all processes into the share of one process.
+
+        At least one object is counted, so that an update of empty images does not divide by zero, and the
+        divisor does not depend on the number of processes.
+        """
         return BatchCount(
             max(self.objects, 1.0) / num_processes, self.matched / num_processes, self.images / num_processes
         )

@@ -1,4 +1,4 @@
-"""Numbers, counts and names as pages and terminals show them."""
+"""Format numbers, counts and names for pages and terminals."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from typing import Any
 
 NOT_AVAILABLE = "n/a"
 
-# Control characters, surrogates, separators of lines and paragraphs; marks that reorder the text after them.
+# Categories of control characters, surrogates and separators of lines and paragraphs; then the marks that
+# reorder the text after them.
 _HIDDEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def percent(value: float) -> str:
-    """A share as a number from 0 to 100, or n/a if it does not exist (COCO's -1, or nan)."""
+    """Format a fraction as a number from 0 to 100, or n/a if it does not exist (COCO's -1, or nan)."""
     return f"{100 * value:.1f}" if exists(value) else NOT_AVAILABLE
 
 
 def metric(value: float) -> str:
-    """A metric in [0, 1] with three decimals, or n/a if it does not exist (COCO's -1, or nan)."""
+    """Format a metric in [0, 1] with three decimals, or n/a if it does not exist (COCO's -1, or nan)."""
     return f"{value:.3f}" if exists(value) else NOT_AVAILABLE
 
 
 def exists(value: float) -> bool:
-    """COCO writes -1 for a metric of objects that the data do not have."""
+    """Return whether a metric exists: COCO writes -1 if the data has no objects for it."""
     return math.isfinite(value) and value >= 0
 
 
 def count(number: int, noun: str) -> str:
-    """'1 class', '1,200 classes', '2 queries': nouns with a regular plural."""
+    """Format a count of a noun with a regular plural: '1 class', '1,200 classes', '2 queries'."""
     if number == 1:
         return f"1 {noun}"
     if noun.endswith("s"):
@@ -39,13 +40,14 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun[:-1]}ies" if noun.endswith("y") else f"{number:,} {noun}s"
 
 
-def listed(names: Sequence[str], most: int) -> str:
-    """The first `most` names, and how many more there are: 'cat, dog, … and 3 more'."""
-    shown = ", ".join(names[:most]) or "none"
-    return shown if len(names) <= most else f"{shown}, … and {len(names) - most:,} more"
+def listed(names: Sequence[str], limit: int) -> str:
+    """List the first `limit` names and count the others: 'cat, dog, … and 3 more'."""
+    shown = ", ".join(names[:limit]) or "none"
+    return shown if len(names) <= limit else f"{shown}, … and {len(names) - limit:,} more"
 
 
 def duration(seconds: float) -> str:
+    """Format a duration in seconds, minutes or hours."""
     if seconds < 90:
         return f"{seconds:.0f} seconds"
     if seconds < 5400:
@@ -54,17 +56,17 @@ def duration(seconds: float) -> str:
 
 
 def when(time: str) -> str:
-    """A time in ISO 8601 and UTC, to the minute."""
+    """Format an ISO 8601 time in UTC to the minute."""
     return f"{time[:16].replace('T', ' ')} UTC"
 
 
 def command_line(*words: str) -> str:
-    """A command that can be pasted into a shell, whatever the names in it are."""
+    """Return a deformable-detr command that can be pasted into a shell, with all words quoted as needed."""
     return shlex.join(["deformable-detr", *words])
 
 
 def setting(value: Any) -> str:
-    """The value of a setting, as YAML writes it."""
+    """Format the value of a setting as YAML does."""
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, bool):
@@ -75,11 +77,11 @@ def setting(value: Any) -> str:
 
 
 def printable(text: str) -> str:
-    r"""The text with whatever a terminal could obey shown as an escape: ESC as \x1b. Newlines stay.
+    r"""Escape all characters that could control a terminal, such as ESC as \x1b, except newlines.
 
-    Names in data sets and models are other people's: control characters could clear the screen, and marks
+    Names in data sets and models come from other people: control characters could clear the screen, and marks
     that reorder the text after them could make one name look like another. Bytes of a file name that are not
-    UTF-8 are shown as they are: \xe4.
+    UTF-8 are shown by their value: \xe4.
     """
     if text.isprintable():
         return text

@@ -325,7 +325,7 @@ class TestRefusals:
                 with_tensor("transformer.decoder.class_embed.2.bias", 5),
                 r"class_embed\.2\.bias and transformer\.decoder\.class_embed\.2\.bias differ",
             ),
-            (with_option("nheads", 256), "which 256 heads x 4 levels do not divide"),
+            (with_option("nheads", 256), "not a multiple of 256 heads x 4 levels"),
         ],
     )
     def test_two_stage(

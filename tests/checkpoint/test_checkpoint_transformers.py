@@ -152,7 +152,7 @@ class TestFiles:
 
     def test_a_model_without_heads(self, detr: nn.Module, tmp_path: Path) -> None:
         detr.model.save_pretrained(tmp_path)
-        with pytest.raises(UserError, match="this is a DetrModel: supported is DetrForObjectDetection"):
+        with pytest.raises(UserError, match="this is a DetrModel: only DetrForObjectDetection"):
             load(tmp_path)
 
 
@@ -204,7 +204,7 @@ class TestPreprocessing:
     [
         (
             {"model_type": "conditional_detr"},
-            "of type conditional_detr: supported are detr",
+            "of type conditional_detr: only detr",
         ),
         ({"activation_function": "gelu"}, "activation_function=gelu: only relu"),
         ({"position_embedding_type": "learned"}, "position_embedding_type=learned: only sine"),

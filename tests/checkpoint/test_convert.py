@@ -173,7 +173,7 @@ def expect_refusal(
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "model.pth").write_text("precious")
-    with pytest.raises(UserError, match=r"model\.pth exists already"):
+    with pytest.raises(UserError, match=r"model\.pth already exists"):
         convert("anything", tmp_path / "model.pth", "authors")
     assert (tmp_path / "model.pth").read_text() == "precious"
 

@@ -310,7 +310,7 @@ def test_convert_writes_all_three(tmp_path: Path, capsys: pytest.CaptureFixture[
         back = dd.load(out, device="cpu")
         with torch.no_grad():
             assert torch.equal(back.model(image).predictions[-1].logits, wanted.logits), target
-        assert "exists already" in refused(capsys, "convert", str(source), str(out), "--to", target)
+        assert "already exists" in refused(capsys, "convert", str(source), str(out), "--to", target)
 
 
 def test_inspect_reports_and_is_strict_if_asked(

@@ -229,7 +229,7 @@ def test_a_model_by_name_and_a_folder(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"device": "cpu"}, "device=cpu cannot move a detector"),
         ({"metric": "voc", "iou_threshold": 2.0}, "iou_threshold must be in"),
         ({"output": "."}, "--output . is a folder: name a file"),
-        ({"output": "/dev/null/metrics.json"}, "--output /dev/null/metrics.json cannot be made"),
+        ({"output": "/dev/null/metrics.json"}, "--output /dev/null/metrics.json cannot be created"),
     ],
 )
 def test_wrong_options(split: Split, options: dict[str, Any], message: str) -> None:

@@ -62,7 +62,7 @@ def check(backend: Backend, model: DetectionModel) -> None:
 @pytest.mark.parametrize(("recipe", "operator"), FAMILIES)
 def test_onnx_runtime_and_openvino(recipe: str, operator: str, tmp_path: Path) -> None:
     model, texts = made(recipe)
-    draft = OnnxDraft.of(model, operator)
+    draft = OnnxDraft.from_model(model, operator)
     kinds = {node.op_type for node in draft.proto.graph.node}
     assert ("GridSample" in kinds) == (operator == "grid_sample" and recipe != "detr_r50")
     OpenVinoDraft(draft).save(tmp_path / "model.xml", texts)

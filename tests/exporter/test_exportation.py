@@ -49,7 +49,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def onnx_draft(detector: Detector) -> OnnxDraft:
-    return OnnxDraft.of(detector.model, "grid_sample")
+    return OnnxDraft.from_model(detector.model, "grid_sample")
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def traced_once(onnx_draft: OnnxDraft, monkeypatch: pytest.MonkeyPatch) -> None:
         proto.CopyFrom(onnx_draft.proto)
         return OnnxDraft(proto)
 
-    monkeypatch.setattr(OnnxDraft, "of", copy)
+    monkeypatch.setattr(OnnxDraft, "from_model", copy)
 
 
 def certificate_in(target: Path) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def test_int8_from_calibration_pictures(
 
 def broken(monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine adds to every score, as a wrong one would."""
-    original = OnnxDraft.of
+    original = OnnxDraft.from_model
 
     def worse(*arguments: Any) -> OnnxDraft:
         draft = original(*arguments)
@@ -231,7 +231,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
                 tensor.raw_data = moved.tobytes()
         return draft
 
-    monkeypatch.setattr(OnnxDraft, "of", worse)
+    monkeypatch.setattr(OnnxDraft, "from_model", worse)
 
 
 def test_what_drifts_is_refused_and_nothing_is_left(
@@ -265,7 +265,7 @@ def test_what_drifts_is_refused_and_nothing_is_left(
     [
         ({"to": "tflite"}, "--to must be one of onnx, openvino, torch"),
         ({"output": "a.pt2"}, r"--to onnx writes a \.onnx file: name one, not a\.pt2"),
-        ({"operator": "native"}, "--operator native is not for onnx: choose grid_sample or gather"),
+        ({"operator": "native"}, "--operator native is not available for onnx: choose grid_sample or gather"),
         ({"precision": "int4"}, "precision must be fp32 or int8, not int4"),
         ({"precision": "int8"}, "--precision int8 and --calibration IMAGES go together"),
         ({"calibration": "x"}, "--precision int8 and --calibration IMAGES go together"),
@@ -285,7 +285,7 @@ def test_wrong_options(
     def refuse(*_: Any) -> None:
         raise AssertionError("traced before the options were checked")
 
-    monkeypatch.setattr(OnnxDraft, "of", refuse)
+    monkeypatch.setattr(OnnxDraft, "from_model", refuse)
     with pytest.raises(UserError, match=words):
         dd.export(detector, **{"output": "a.onnx", "to": "onnx", **options})
 

@@ -121,7 +121,7 @@ def test_losses_of_micro_batches_add_up(scheme: str) -> None:
     """An update may be cut into parts, which share what is divided by."""
     prediction, targets = random_predictions(5, SCHEMES[scheme].num_logits, 5), random_targets()
     criterion = SetCriterion(SCHEMES[scheme], SETTINGS)
-    count = BatchCount.of(targets, num_queries=5)
+    count = BatchCount.from_targets(targets, num_queries=5)
     parts = [
         criterion(
             DetectorOutput((Predictions(prediction.logits[i : i + 1], prediction.boxes_cxcywh[i : i + 1]),)),

@@ -144,7 +144,7 @@ def test_sampling_locations_are_where_it_reads() -> None:
 def test_bfloat16_is_refused_in_words_and_autocast_works() -> None:
     torch.manual_seed(0)
     layer, pixels = learned(DeformConv2d(3, 4, 3, padding=1)), torch.randn(1, 3, 6, 7)
-    with pytest.raises(UserError, match="no bfloat16 on cpu: keep the model in float32 and run it under"):
+    with pytest.raises(UserError, match=r"bfloat16 on cpu.*float32.*torch\.autocast"):
         DeformConv2d(3, 4, 3).bfloat16()(pixels.bfloat16())
     exact = layer(pixels)
     for input in (pixels, pixels.bfloat16()):
@@ -174,7 +174,7 @@ def test_what_cannot_work_is_refused() -> None:
     with pytest.raises(ValueError, match=r"offset_groups \(3\) must divide in_channels \(4\)"):
         DeformConv2d(4, 4, 3, offset_groups=3)
     for options in ({"padding": "same"}, {"padding": 1, "padding_mode": "reflect"}):
-        with pytest.raises(ValueError, match="pads with a number of zeros only"):
+        with pytest.raises(ValueError, match="fixed number of zeros"):
             DeformConv2d.from_conv(nn.Conv2d(4, 4, 3, **options))
 
 

@@ -122,11 +122,11 @@ def test_outputs_that_cannot_be_written(
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file: name a folder"):
         predict(detector, photo, tmp_path / "file")
-    with pytest.raises(UserError, match="cannot be made"):
+    with pytest.raises(UserError, match="cannot be created"):
         predict(detector, photo, tmp_path / "file" / "out")
     # Tests may run as root, whom no permission stops.
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(UserError, match="not yours to write in"):
+    with pytest.raises(UserError, match="no permission to write"):
         predict(detector, photo, tmp_path / "out")
 
 

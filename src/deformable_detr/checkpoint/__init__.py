@@ -1,5 +1,5 @@
-"""Checkpoints: the package's own, and those of the authors and of Hugging Face transformers, into which and
-from which models are converted without changing a bit of their weights.
+"""Checkpoints: the package's own, and those of the authors and of Hugging Face transformers. Models are
+converted between them without changing a bit of their weights.
 """
 
 from .coco_classes import class_table_for

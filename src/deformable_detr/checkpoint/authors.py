@@ -1,9 +1,9 @@
 """The authors' checkpoints: `.pth` files of fundamentalvision/Deformable-DETR and facebookresearch/detr
 (specification §8), read and written.
 
-Their state dict says nearly everything about the model. What it cannot say (dilation, the number of heads,
-the number of queries of a two-stage model) is in `args`, where the file has them; the published DETR files
-have none.
+The state dict determines nearly everything about the model. The rest (dilation, the number of heads, the
+number of queries of a two-stage model) is in `args`, which not all files have: the published DETR files do
+not.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ from .families import (
 )
 from .naming import Naming
 
-TARGET = "the authors"
-_MAGIC = (b"PK", b"\x80\x02")  # a zip archive; PyTorch before 1.6, a pickle of protocol 2
+PROJECT = "the authors"
+_MAGIC = (b"PK", b"\x80\x02")  # a zip archive; before PyTorch 1.6, a pickle of protocol 2
 _ENCODER_LAYER = "transformer.encoder.layers.#"
 _DECODER_LAYER = "transformer.decoder.layers.#"
 
@@ -63,7 +63,7 @@ _DETR = {
     "decoder.norm": "transformer.decoder.norm",
 }
 
-# Cross-attention is numbered before self-attention here, though computed after it (specification §3.3).
+# Here, cross-attention has a lower number than self-attention, but is computed after it (specification §3.3).
 _DEFORMABLE_DETR = {
     "neck.levels": "input_proj",
     "position.level_embedding": "transformer.level_embed",
@@ -114,13 +114,13 @@ NAMINGS: dict[Family, Naming] = {
 
 
 def load(path: Path) -> Checkpoint:
-    """Read an authors' file of any variant; sizes come from its tensors.
+    """Read an authors' file of any variant and infer the sizes from its tensors.
 
-    Without `args`, 8 heads and (two-stage) 300 queries are taken for granted, and dilation is taken from the
-    file's name: the published names say `dc5`. Without class names, 91 classes are COCO's.
+    Without `args`, the model is assumed to have 8 heads and, with two stages, 300 queries, and to be dilated
+    if the file's name contains `dc5`, as the published names do. Without class names, 91 classes are COCO's.
 
     Raises:
-        UserError: where the file is none of theirs, is damaged, or holds pickled objects.
+        UserError: the file is not one of theirs, is damaged, or contains pickled objects.
     """
     content = read_pickle(path)
     state = content.get("model", content)
@@ -145,21 +145,21 @@ def load(path: Path) -> Checkpoint:
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
-    """A dictionary from a PyTorch file, without running code that the file may carry."""
+    """Read a dictionary from a PyTorch file without running code that the file may contain."""
     check_readable(path)
     with path.open("rb") as file:
         start = file.read(2)
     if start not in _MAGIC:
         raise UserError(
-            f"{path} is no PyTorch file: it must be a .pth checkpoint of Deformable DETR or DETR."
+            f"{path} is not a PyTorch file: it must be a .pth checkpoint of Deformable DETR or DETR."
         )
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} is damaged, or holds pickled objects besides tensors and options, which may run a "
-            "stranger's code when they are read: save its state dict alone, torch.save({'model': …})."
+            f"{path} is damaged, or contains pickled objects other than tensors and options, which may run "
+            "code when they are read: save only its state dict, torch.save({'model': …})."
         ) from error
     except DAMAGED_FILE_ERRORS as error:
         raise UserError(f"{path} cannot be read as a PyTorch file ({error!r:.200}).") from error
@@ -176,7 +176,7 @@ def _infer_config(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> tu
     if "query_embed.weight" in state and "class_embed.weight" in state:
         return "detr", _infer_detr(state, options)
     raise UserError(
-        "this is no checkpoint of Deformable DETR or DETR: it has neither transformer.level_embed nor "
+        "this is not a checkpoint of Deformable DETR or DETR: it has neither transformer.level_embed nor "
         "class_embed.weight and query_embed.weight."
     )
 
@@ -243,10 +243,10 @@ def _class_table(config: ModelConfig, options: Mapping[str, Any]) -> ClassTable:
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a file that the authors' code loads.
+    """Write a file that the authors' code can load.
 
     Raises:
-        UserError: naming the field of the model that the authors' code does not have.
+        UserError: the authors' code has no such model; names the field.
     """
     content = content_of(checkpoint)
     with replacing(path) as draft:
@@ -254,7 +254,8 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def content_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What the authors' file of this model holds; class names travel in `args`, which their code ignores."""
+    """Return the content of the authors' file of this model, with class names in `args`, which their code
+    ignores."""
     family = check_expressible(checkpoint.config)
     state = checkpoint.model.state_dict()
     return {
@@ -265,16 +266,16 @@ def content_of(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def check_expressible(config: ModelConfig) -> Family:
     """Raise a `UserError` unless the authors' code can build this model."""
-    family = family_of(config, TARGET)
+    family = family_of(config, PROJECT)
     if family == "deformable_detr" and config.backbone.name in ("resnet18", "resnet34"):
-        raise inexpressible(TARGET, "backbone.name", config.backbone.name, "it must be resnet50 or larger")
+        raise inexpressible(PROJECT, "backbone.name", config.backbone.name, "it must be resnet50 or larger")
     if config.queries == "proposals" and config.hidden_dim != 256:
-        raise inexpressible(TARGET, "hidden_dim", config.hidden_dim, "its two-stage models have 256")
+        raise inexpressible(PROJECT, "hidden_dim", config.hidden_dim, "its two-stage models have 256")
     return family
 
 
 def _arguments(checkpoint: Checkpoint) -> argparse.Namespace:
-    """The authors' options (specification §8.4) that describe this model."""
+    """Return the authors' options (specification §8.4) that describe this model."""
     config = checkpoint.config
     common = {
         "backbone": config.backbone.name,

@@ -1,12 +1,12 @@
-"""COCO's 80 class names at their ids 0 to 90: the class table of the published checkpoints, whose 91 logits
-are COCO's raw category ids (specification §1.1).
+"""COCO's 80 class names by id, from 0 to 90. They are the class table of the published checkpoints, whose 91
+logits are COCO's raw category ids (specification §1.1).
 """
 
 from __future__ import annotations
 
 from ..structures import ClassTable
 
-# By id; None marks the eleven ids that COCO's annotations never use.
+# Indexed by id; None marks the eleven ids that COCO's annotations never use.
 COCO_NAMES_BY_ID: tuple[str | None, ...] = (
     *(None, "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
     *("traffic light", "fire hydrant", None, "stop sign", "parking meter", "bench", "bird", "cat", "dog"),
@@ -22,7 +22,7 @@ COCO_NAMES_BY_ID: tuple[str | None, ...] = (
 
 
 def class_table_for(num_classes: int) -> ClassTable:
-    """The classes of a model that comes without names: COCO's where there are 91, else "class 0", …"""
+    """Return the classes of a model without names: COCO's if there are 91, otherwise "class 0", …"""
     if num_classes == len(COCO_NAMES_BY_ID):
         return ClassTable(COCO_NAMES_BY_ID, tuple(range(num_classes)))
     return ClassTable.from_names([f"class {index}" for index in range(num_classes)])

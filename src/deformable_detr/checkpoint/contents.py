@@ -1,4 +1,4 @@
-"""What a checkpoint holds, whatever its layout on disk."""
+"""The contents of a checkpoint, independent of its format on disk."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .description import Description
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model and all that is needed to use it.
+    """A model and everything that is needed to use it.
 
-    `config`: what `model` was built from. `classes`: one entry per class of the model.
-    `data`: preprocessing. `recipe`: the name of the recipe that the model comes from; for foreign
-    checkpoints, of the one that it is closest to. Always a name in `recipes.RECIPES`.
+    `config`: the configuration of `model`. `classes`: one entry per class of the model. `data`: the
+    preprocessing. `recipe`: the name of the model's recipe or, for checkpoints of other projects, of the
+    closest one. It is always a name in `config.RECIPES`.
     """
 
     model: DetectionModel
@@ -34,25 +34,25 @@ class Checkpoint:
 
     @property
     def description(self) -> Description:
-        """All but the model."""
+        """Everything except the model."""
         return Description(self.config, self.classes, self.data, self.recipe)
 
 
 def empty_model(config: ModelConfig) -> DetectionModel:
-    """The model of `config`, in evaluation mode, with undefined weights that wait for a `load_state`."""
+    """Build the model of `config` in evaluation mode, with undefined weights, for `load_state`."""
     if config.backbone.name not in TORCHVISION_RESNETS:
-        return build_model(config).eval()  # timm's models may keep tensors outside of their state
-    # Random numbers for 40 million weights that are overwritten next would take most of a second.
+        return build_model(config).eval()  # timm's models may have tensors outside their state
+    # Drawing 40 million random weights, which are then overwritten, would take most of a second.
     with torch.device("meta"):
         model = build_model(config)
     return model.to_empty(device="cpu").eval()
 
 
 def load_state(model: DetectionModel, state: Mapping[str, Tensor]) -> None:
-    """Fill `model` with `state`, which must hold all its tensors and no others.
+    """Fill `model` with `state`, which must contain all its tensors and no others.
 
     Raises:
-        UserError: naming some of the tensors that do not fit.
+        UserError: tensors do not fit; names some of them.
     """
     own = model.state_dict()
     check_fit(
@@ -77,13 +77,13 @@ def check_fit(missing: list[str], unexpected: list[str], unfit: list[str]) -> No
     if complaints:
         raise UserError(
             f"the tensors are not those of a model of these sizes: {', '.join(complaints)}; the file is "
-            "damaged, or of a variant that is not supported."
+            "damaged, or of an unsupported variant."
         )
 
 
 @contextmanager
 def blaming(source: object) -> Iterator[None]:
-    """Say of every `UserError` within that it is about `source`."""
+    """Prefix the message of every `UserError` of the block with `source`."""
     try:
         yield
     except UserError as error:
@@ -96,7 +96,8 @@ def _some(names: Iterable[str], limit: int = 3) -> str:
 
 
 def closest_recipe(config: ModelConfig) -> str:
-    """The recipe whose model differs from `config` in the fewest fields, not counting classes and queries."""
+    """Return the recipe whose model differs from `config` in the fewest fields, except classes and
+    queries."""
 
     def distance(name: str) -> int:
         theirs = dataclasses.replace(

@@ -1,6 +1,7 @@
-"""Which tensor of ours is which of another project's, read in both directions.
+"""Correspondences between our tensors and those of another project, which are applied in both directions.
 
-More than a renaming: some projects store a tensor under several names, some split one of ours, some join two.
+They are more than a renaming: some projects store a tensor under several names, split one of ours, or join
+two.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from .contents import check_fit
 class Correspondence:
     """The tensors `ours`, joined along `dim`, are the tensors `theirs`, joined along `dim`.
 
-    Each of `theirs` is a tuple of names under which the other project stores that tensor, equal parts of
-    the whole.
+    Each entry of `theirs` is the tuple of names under which the other project stores one tensor. The entries
+    are equal parts of the whole.
     """
 
     ours: tuple[str, ...]
@@ -29,7 +30,7 @@ class Correspondence:
 
 
 def to_theirs(state: Mapping[str, Tensor], correspondences: Iterable[Correspondence]) -> dict[str, Tensor]:
-    """Our tensors under their names; several names of one tensor share its memory."""
+    """Return our tensors under their names; several names of one tensor share its memory."""
     result: dict[str, Tensor] = {}
     for item in correspondences:
         whole = _join([state[name].contiguous() for name in item.ours], item.dim)
@@ -43,14 +44,16 @@ def to_ours(
     correspondences: Iterable[Correspondence],
     shapes: Mapping[str, torch.Size],
 ) -> dict[str, Tensor]:
-    """Their tensors under our names. Of several names of one tensor, one is enough.
+    """Return their tensors under our names. If a tensor has several names, one of them is enough.
 
     Args:
-        shapes: of our tensors, by name.
+        state: their tensors by name.
+        correspondences: those of all our tensors.
+        shapes: our tensors' shapes by name.
 
     Raises:
-        UserError: naming some tensors that are missing, unknown, of another shape, or different under names
-            that should mean the same.
+        UserError: tensors are missing, unknown, of another shape, or different under names of one tensor;
+            names some of them.
     """
     result: dict[str, Tensor] = {}
     missing: list[str] = []

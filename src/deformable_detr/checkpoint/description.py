@@ -1,5 +1,5 @@
-"""What one must know of a model to use it, without its weights: in a checkpoint's `config.json`, and in the
-metadata of an exported file."""
+"""The description of a model, which is everything except its weights. It is stored in a checkpoint's
+`config.json` and in the metadata of an exported file."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ _FIELDS = {"format", "format_version", "recipe", "model", "classes", "preprocess
 
 @dataclass(frozen=True)
 class Description:
-    """`config`: of the model. `classes`: one entry per class of it. `data`: preprocessing. `recipe`: the name
-    of the recipe that it comes from, or is closest to; always a name in `recipes.RECIPES`."""
+    """Everything that is needed to use a model except its weights; see `Checkpoint` for the fields."""
 
     config: ModelConfig
     classes: ClassTable
@@ -30,7 +29,7 @@ class Description:
     recipe: str
 
     def to_dict(self, format: str) -> dict[str, Any]:
-        """As JSON holds it, with the versions that wrote it."""
+        """Convert to JSON values, with the versions that write them."""
         return {
             "format": format,
             "format_version": FORMAT_VERSION,
@@ -43,15 +42,19 @@ class Description:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], where: str | Path) -> Description:
-        """The inverse, of a file that nobody vouches for.
+        """Convert back from the content of an untrusted file.
+
+        Args:
+            content: the result of `to_dict`.
+            where: the file's name in error messages.
 
         Raises:
-            UserError: `where` was written by a newer version, or is not what `to_dict` makes.
+            UserError: the content was written by a newer version, or is not a result of `to_dict`.
         """
         version = content.get("format_version")
         if version != FORMAT_VERSION:
             raise UserError(
-                f"{where} has format version {version}, this version of deformable_detr reads "
+                f"{where} has format version {version}, but this version of deformable_detr reads "
                 f"{FORMAT_VERSION}: install the version that wrote it, or a newer one."
             )
         if set(content) != _FIELDS:
@@ -65,9 +68,9 @@ class Description:
             table = content["classes"]
             classes = ClassTable(tuple(table["names"]), tuple(table["category_ids"]))
             if not all(name is None or isinstance(name, str) for name in classes.names):
-                raise TypeError("a class name that is not a text")
+                raise TypeError("a class name is not a string")
             if not all(type(number) is int for number in classes.category_ids):
-                raise TypeError("a category id that is not a whole number")
+                raise TypeError("a category id is not an integer")
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
         except (TypeError, AttributeError, KeyError, ValueError) as error:

@@ -1,5 +1,5 @@
-"""The two architectures that other projects know, as fields of `ModelConfig` (specification §4.5), and what
-their files leave to be found out.
+"""The two architectures of other projects as fields of `ModelConfig` (specification §4.5), and functions that
+infer the remaining fields from their files.
 """
 
 from __future__ import annotations
@@ -39,73 +39,80 @@ FAMILIES: dict[Family, dict[str, Any]] = {
 }
 
 
-def family_of(config: ModelConfig, target: str) -> Family:
-    """Which of the two architectures `config` is.
+def family_of(config: ModelConfig, project: str) -> Family:
+    """Return the architecture of `config`.
 
     Raises:
-        UserError: naming the field that a `target` checkpoint cannot express.
+        UserError: a checkpoint of `project` cannot express the model; names the field.
     """
     family: Family = "detr" if config.attention == "dense" else "deformable_detr"
     name = {"detr": "DETR", "deformable_detr": "Deformable DETR"}[family]
     for field, value in FAMILIES[family].items():
         if getattr(config, field) != value:
-            raise inexpressible(target, field, getattr(config, field), f"its {name} has {value}")
+            raise inexpressible(project, field, getattr(config, field), f"its {name} has {value}")
     if config.backbone.name not in TORCHVISION_RESNETS:
-        raise inexpressible(target, "backbone.name", config.backbone.name, "it must be a ResNet")
+        raise inexpressible(project, "backbone.name", config.backbone.name, "it must be a ResNet")
     if stages := config.backbone.deformable_stages:
-        raise inexpressible(target, "backbone.deformable_stages", list(stages), "its ResNets have none")
+        raise inexpressible(project, "backbone.deformable_stages", list(stages), "its ResNets have none")
     if config.num_levels == 2:
-        raise inexpressible(target, "num_levels", 2, f"its {name} has 1 level, or 3 and more")
+        raise inexpressible(project, "num_levels", 2, f"its {name} has 1 level, or 3 and more")
     if family == "deformable_detr" and config.hidden_dim % 32:
-        raise inexpressible(target, "hidden_dim", config.hidden_dim, "it must be divisible by 32")
+        raise inexpressible(project, "hidden_dim", config.hidden_dim, "it must be divisible by 32")
     if config.queries == "proposals" and config.mask_invalid_proposals:
-        raise inexpressible(target, "mask_invalid_proposals", True, "its first stage does not mask proposals")
+        raise inexpressible(project, "mask_invalid_proposals", True, "its first stage masks no proposals")
     return family
 
 
-def inexpressible(target: str, field: str, value: object, reason: str) -> UserError:
+def inexpressible(project: str, field: str, value: object, reason: str) -> UserError:
+    """Create the error for a model that a checkpoint of `project` cannot express."""
     return UserError(
-        f"model.{field}={value} cannot be written as a checkpoint of {target} ({reason}): such a model can "
+        f"model.{field}={value} cannot be written as a checkpoint of {project} ({reason}): such a model can "
         "only be kept in the native format."
     )
 
 
 def without_batch_counts(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Frozen batch norm counts no batches, but files written with a trainable one hold the counters."""
+    """Remove batch counters, which only models with trainable batch norm have."""
     return {name: tensor for name, tensor in state.items() if not name.endswith(".num_batches_tracked")}
 
 
 def count(names: Iterable[str], prefix: str) -> int:
-    """How many modules there are in the list `prefix`: one more than the largest index."""
+    """Return the number of modules in the list `prefix`, which is one more than the largest index."""
     indices = [re.match(rf"{re.escape(prefix)}\.(\d+)\.", name) for name in names]
     return max((int(match[1]) + 1 for match in indices if match), default=0)
 
 
 def matrix_shape(state: Mapping[str, Tensor], name: str) -> tuple[int, int]:
-    """(rows, columns) of a tensor from which sizes of the model are inferred, or a `UserError`."""
+    """Return (rows, columns) of a tensor from which sizes are inferred.
+
+    Raises:
+        UserError: there is no such matrix.
+    """
     if name not in state or state[name].ndim != 2:
-        raise UserError(
-            f"there is no matrix {name}: the file is damaged, or of a variant that is not supported."
-        )
+        raise UserError(f"there is no matrix {name}: the file is damaged, or of an unsupported variant.")
     rows, columns = state[name].shape
     return rows, columns
 
 
 def points_of(attention_weights: int, num_heads: object, num_levels: int) -> int:
-    """K, from the number of attention weights of a query, M·L·K, or a `UserError`."""
+    """Return K for a number of attention weights per query, M·L·K.
+
+    Raises:
+        UserError: the number is not a multiple of M·L.
+    """
     if not isinstance(num_heads, int) or num_heads < 1 or attention_weights % (num_heads * num_levels):
         raise UserError(
-            f"a query has {attention_weights} attention weights, which {num_heads} heads x {num_levels} "
-            "levels do not divide: the number of heads that the file states, or the usual 8, is wrong."
+            f"a query has {attention_weights} attention weights, not a multiple of {num_heads} heads "
+            f"x {num_levels} levels: the number of heads that the file states, or the default of 8, is wrong."
         )
     return attention_weights // (num_heads * num_levels)
 
 
 def resnet_of(shapes: Mapping[str, torch.Size]) -> str:
-    """The ResNet that has these tensors (torchvision's names).
+    """Return the name of the ResNet that has these tensors, under torchvision's names.
 
     Raises:
-        UserError: where there is none.
+        UserError: there is none.
     """
     for name in TORCHVISION_RESNETS:
         if _resnet_shapes(name) == shapes:

@@ -1,5 +1,5 @@
-"""How another project names the tensors of DETR or Deformable DETR: each project and architecture is one
-`Naming`, data that reads as a table.
+"""The names of DETR's and Deformable DETR's tensors in other projects: a `Naming`, which reads as a
+table, for each project and architecture.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from .correspondence import Correspondence
 class Naming:
     """The names of one architecture in one project.
 
-    `modules`: our module paths to theirs, `#` for a number; the longest that fits is taken.
-    `backbone`: what stands before torchvision's names. `queries`: the learned queries' tensor, in Deformable
-    DETR positions and content in one. `class_head`, `box_head`: modules of the output layers;
-    `numbered_heads`: one per layer, even where all are the same. `decoder`: prefix under which heads that
-    the decoder needs itself are stored a second time. `splits_attention`: query, key and value projections
-    are three tensors.
+    `modules`: our module paths and theirs, with `#` for a number; the longest match applies. `backbone`: the
+    prefix of torchvision's names. `queries`: the tensor of the learned queries, which in Deformable DETR
+    joins positions and content. `class_head`, `box_head`: the modules of the output layers. `numbered_heads`:
+    there is one head per layer, even if all are the same. `decoder`: the prefix under which heads that the
+    decoder itself uses are stored a second time. `splits_attention`: query, key and value projections are
+    three tensors.
     """
 
     modules: Mapping[str, str]
@@ -33,10 +33,10 @@ class Naming:
     splits_attention: bool
 
     def correspondences(self, config: ModelConfig, names: Iterable[str]) -> Iterator[Correspondence]:
-        """Where the tensors `names` of our model of `config` are kept."""
+        """Yield the correspondences of the tensors `names` of our model of `config`."""
         for name in names:
             if name == "queries.content":
-                continue  # comes with the positions
+                continue  # joined with the positions
             if name == "queries.positions":
                 content = ("queries.content",) if config.queries == "reference_points" else ()
                 yield Correspondence((name, *content), ((self.queries,),), dim=1)
@@ -51,6 +51,7 @@ class Naming:
                 yield Correspondence((name,), ((self.rename(name),),))
 
     def rename(self, name: str) -> str:
+        """Return their name of our tensor `name`, by `modules`."""
         parts = name.split(".")
         generic = ["#" if part.isdigit() else part for part in parts]
         for length in range(len(parts), 0, -1):
@@ -62,7 +63,8 @@ class Naming:
         raise KeyError(name)
 
     def _head_names(self, config: ModelConfig, name: str) -> tuple[str, ...]:
-        """All names of a tensor of a prediction head; the proposals' head comes after the decoder's."""
+        """Return all names of a tensor of a prediction head; the proposals' head comes after the
+        decoder's."""
         if name.startswith("queries.head."):
             index, rest = config.decoder_layers, name.removeprefix("queries.head.")
         else:
@@ -71,7 +73,7 @@ class Naming:
         part, leaf = rest.split(".", 1)
         if part == "box_head":
             number, leaf = leaf.split(".")
-            leaf = f"layers.{int(number) // 2}.{leaf}"  # theirs do not count the ReLUs
+            leaf = f"layers.{int(number) // 2}.{leaf}"  # their numbers do not include the ReLUs
         kind = self.box_head if part == "box_head" else self.class_head
         if not self.numbered_heads:
             return (f"{kind}.{leaf}",)
@@ -84,8 +86,8 @@ class Naming:
 
 
 def torchvision_key(name: str) -> str:
-    """Our name of a ResNet's tensor to torchvision's: `backbone.stages.1.0.conv1.weight` →
-    `layer2.0.conv1.weight`. The inverse of `models.backbone.resnet_key`."""
+    """Translate our name of a ResNet's tensor to torchvision's, the inverse of `models.backbone.resnet_key`:
+    `backbone.stages.1.0.conv1.weight` → `layer2.0.conv1.weight`."""
     _, part, index, rest = name.split(".", 3)
     if part == "stages":
         return f"layer{int(index) + 1}.{rest}"

@@ -20,12 +20,12 @@ CONFIG_FILE = "config.json"
 
 
 def save(folder: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint folder, whole or not at all: on failure, what was there before is there again.
+    """Write a checkpoint folder whole or not at all; on failure, the previous content is restored.
 
-    An existing checkpoint is replaced; a run's checkpoint, whose configuration stays, in one atomic step.
+    An existing checkpoint is replaced, in one atomic step if only its weights change, as during a run.
 
     Raises:
-        UserError: `folder` is something else than a checkpoint or an empty folder, or cannot be written.
+        UserError: `folder` is neither a checkpoint nor empty, or it cannot be written.
     """
     folder = Path(folder).expanduser().resolve()
     assert len(checkpoint.classes) == checkpoint.config.num_classes
@@ -46,7 +46,7 @@ def load(folder: Path) -> Checkpoint:
     """Read a checkpoint folder.
 
     Raises:
-        UserError: where it is incomplete, damaged, or written by a newer version of the package.
+        UserError: it is incomplete, damaged, or written by a newer version of the package.
     """
     description = read_json(folder / CONFIG_FILE)
     where = folder / CONFIG_FILE
@@ -59,12 +59,13 @@ def load(folder: Path) -> Checkpoint:
 
 
 def is_native(folder: Path) -> bool:
+    """Return whether a folder is a checkpoint of this package."""
     path = folder / CONFIG_FILE
     return path.is_file() and read_json(path).get("format") == FORMAT
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a file, or a `UserError`."""
+    """Read all tensors of a file, or raise a `UserError`."""
     check_readable(path)
     try:
         return load_file(path)
@@ -76,10 +77,10 @@ def _refuse_to_destroy(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise UserError(f"{folder} is a file, a checkpoint is a folder: choose another name.")
+        raise UserError(f"{folder} is a file, but a checkpoint is a folder: choose another name.")
     others = sorted({path.name for path in folder.iterdir()} - {WEIGHTS_FILE, CONFIG_FILE})
     if others or (any(folder.iterdir()) and not is_native(folder)):
         raise UserError(
-            f"{folder} holds something else than a checkpoint of this package "
-            f"({', '.join(others[:3]) or CONFIG_FILE}) that saving would destroy: choose another folder."
+            f"{folder} holds other files than a checkpoint of this package "
+            f"({', '.join(others[:3]) or CONFIG_FILE}), which saving would destroy: choose another folder."
         )

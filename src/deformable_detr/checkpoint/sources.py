@@ -1,4 +1,4 @@
-"""MODEL: which kind of checkpoint a path or name means."""
+"""Load the model that a user names by a path, a hub id or `demo` (MODEL in the commands)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .contents import Checkpoint
 SUPPORTED = (
     "a run folder, a checkpoint folder, an authors' .pth file, a transformers folder or hub id, or `demo`"
 )
-DEMO = "demo"  # the bundled model; ./demo is a folder
+DEMO = "demo"  # the bundled model, whereas ./demo is a folder
 BUNDLED = Path(__file__).parents[1] / "bundled"
 EXPORTED = (".onnx", ".xml", ".pt2")  # inference/exported/ reads all but the last
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
@@ -27,7 +27,7 @@ def load(source: str | Path) -> Checkpoint:
             a transformers folder or hub id, or `demo` for the bundled model.
 
     Raises:
-        UserError: where there is no such model, or it cannot be read.
+        UserError: there is no such model, or it cannot be read.
     """
     path = Path(source).expanduser()
     if str(source) == DEMO:
@@ -46,7 +46,7 @@ def load(source: str | Path) -> Checkpoint:
 
 
 def demo_pictures() -> list[Path]:
-    """The pictures that come with the bundled model, which it has not seen."""
+    """Return the pictures that accompany the bundled model, which was not trained on them."""
     return sorted((BUNDLED / "pictures").iterdir())
 
 
@@ -55,7 +55,9 @@ def _load_folder(folder: Path) -> Checkpoint:
         for name in (BEST, LAST):
             if native.is_native(folder / CHECKPOINTS / name):
                 return native.load(folder / CHECKPOINTS / name)
-        raise UserError(f"the run folder {folder} holds no checkpoint yet: train on with --resume.")
+        raise UserError(
+            f"the run folder {folder} holds no checkpoint yet: continue the training with --resume."
+        )
     if native.is_native(folder):
         return native.load(folder)
     if (folder / native.CONFIG_FILE).is_file():
@@ -64,16 +66,16 @@ def _load_folder(folder: Path) -> Checkpoint:
 
 
 def _download(hub_id: str) -> Path:
-    """A local copy of a model on the Hugging Face hub, from the cache where it is there."""
+    """Download a model from the Hugging Face hub, or use the cached copy."""
     from huggingface_hub import snapshot_download
 
     try:
         folder = Path(snapshot_download(hub_id, allow_patterns=["*.json", "model*.safetensors*"]))
         if not any(folder.glob("model*.safetensors")):
             folder = Path(snapshot_download(hub_id, allow_patterns=["*.json", "pytorch_model*"]))
-    except (OSError, ValueError) as error:  # what the hub's errors are made of
+    except (OSError, ValueError) as error:  # the base classes of the hub's errors
         raise UserError(
-            f"there is no folder {hub_id} here, and the Hugging Face hub gives no model of that name "
-            f"({str(error).splitlines()[0]}): give {SUPPORTED}."
+            f"there is no folder {hub_id}, and no model of that name can be downloaded from the Hugging "
+            f"Face hub ({str(error).splitlines()[0]}): give {SUPPORTED}."
         ) from error
     return folder

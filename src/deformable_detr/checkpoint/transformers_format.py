@@ -1,5 +1,6 @@
-"""Hugging Face transformers' checkpoints of `deformable_detr` and `detr`: folders with `config.json` and
-weights, read and written without that library. Names of tensors: transformers_names.py.
+"""Hugging Face transformers' checkpoints of `deformable_detr` and `detr`, which are folders with
+`config.json` and weights, read and written without that library. transformers_names.py has the tensors'
+names.
 """
 
 from __future__ import annotations
@@ -44,23 +45,24 @@ from .families import (
 from .native import CONFIG_FILE, WEIGHTS_FILE, read_safetensors
 from .transformers_names import BACKBONE, NAMINGS, hub_name
 
-TARGET = "transformers"
+PROJECT = "transformers"
 ARCHITECTURES: dict[Family, str] = {
     "detr": "DetrForObjectDetection",
     "deformable_detr": "DeformableDetrForObjectDetection",
 }
 PREPROCESSOR_FILE = "preprocessor_config.json"
-UNUSED = "N/A"  # the name that transformers' COCO models give to ids without a class
+UNUSED = "N/A"  # the name of ids without a class in transformers' COCO models
 
 
 def load(folder: Path, name: str | None = None) -> Checkpoint:
-    """Read a folder that transformers' `save_pretrained` wrote, or a copy of one of the hub's.
+    """Read a folder that transformers' `save_pretrained` wrote, or a copy of a folder on the hub.
 
     Args:
-        name: what to call it in error messages, where `folder` is a download.
+        folder: the folder.
+        name: its name in error messages if it is a download.
 
     Raises:
-        UserError: another kind of model, options that this package does not have, damaged files.
+        UserError: the model is of another kind, has options that this package does not have, or is damaged.
     """
     values = read_json(folder / CONFIG_FILE)
     with blaming(name or folder):
@@ -88,16 +90,16 @@ def _family(values: Mapping[str, Any]) -> Family:
     for family, architecture in ARCHITECTURES.items():
         if values.get("model_type") == family:
             if architecture not in (values.get("architectures") or [architecture]):
-                raise UserError(f"this is a {values['architectures'][0]}: supported is {architecture}.")
+                raise UserError(f"this is a {values['architectures'][0]}: only {architecture} is supported.")
             return family
     raise UserError(
-        f"this is a transformers model of type {values.get('model_type')}: supported are "
-        f"{' and '.join(ARCHITECTURES)}."
+        f"this is a transformers model of type {values.get('model_type')}: only "
+        f"{' and '.join(ARCHITECTURES)} are supported."
     )
 
 
 def _model_config(family: Family, values: Mapping[str, Any], state: Mapping[str, Tensor]) -> ModelConfig:
-    """Sizes come from the tensors, the rest from transformers' options and their defaults."""
+    """Infer sizes from the tensors, and the rest from transformers' options and their defaults."""
     for option, supported in (("activation_function", "relu"), ("position_embedding_type", "sine")):
         if values.get(option, supported) != supported:
             raise UserError(f"it has {option}={values[option]}: only {supported} is supported.")
@@ -127,7 +129,7 @@ def _model_config(family: Family, values: Mapping[str, Any], state: Mapping[str,
     weights = matrix_shape(state, "model.decoder.layers.0.encoder_attn.attention_weights.weight")[0]
     two_stage = values.get("two_stage", False)
     class_head = "class_embed.0.weight"
-    if class_head not in state:  # of equal tensors, safetensors files keep only one
+    if class_head not in state:  # safetensors files store only one of several equal tensors
         class_head = f"model.decoder.{class_head}"
     return ModelConfig(
         **FAMILIES["deformable_detr"],
@@ -146,7 +148,7 @@ def _model_config(family: Family, values: Mapping[str, Any], state: Mapping[str,
 
 
 def _backbone_config(values: Mapping[str, Any], state: Mapping[str, Tensor]) -> BackboneConfig:
-    """The ResNet, which transformers builds from timm or from its own code."""
+    """Infer the ResNet, which transformers builds from timm or from its own code."""
     shapes = {
         name.removeprefix(BACKBONE): tensor.shape
         for name, tensor in state.items()
@@ -156,7 +158,8 @@ def _backbone_config(values: Mapping[str, Any], state: Mapping[str, Tensor]) -> 
     default_type = "timm_backbone" if values.get("use_timm_backbone", True) else "resnet"
     model_type = options.get("model_type", default_type)
     if model_type == "timm_backbone":
-        # timm has ResNets that differ from torchvision's in nothing but computation, so the name must tell.
+        # Some of timm's ResNets differ from torchvision's only in computation, so only the name identifies
+        # them.
         name = (options.get("backbone") or values.get("backbone") or "resnet50").split(".")[0]
         dilation = options.get("output_stride") == 16 if options else values.get("dilation", False)
         supported = name in TORCHVISION_RESNETS and options.get("output_stride") in (None, 16, 32)
@@ -174,7 +177,8 @@ def _backbone_config(values: Mapping[str, Any], state: Mapping[str, Tensor]) -> 
 
 
 def _fill_in_tied_class_heads(state: dict[str, Tensor], num_layers: int) -> None:
-    """Transformers 5 ties the class heads of a one-stage model with refinement, and stores one of them."""
+    """Copy the stored class head to all layers: transformers 5 ties those of a one-stage model with
+    refinement."""
     for leaf in ("weight", "bias"):
         first = f"class_embed.0.{leaf}"
         if first in state:
@@ -192,7 +196,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
             return {
                 key: value
                 for shard in shards
-                # The bare name, so that an index cannot point outside of its folder.
+                # The bare name, so that an index cannot point outside its folder.
                 for key, value in read(folder / Path(shard).name).items()
             }
     raise UserError(f"{folder} holds no weights: expected {WEIGHTS_FILE} or pytorch_model.bin.")
@@ -200,7 +204,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 
 def _class_table(values: Mapping[str, Any], num_classes: int) -> ClassTable:
     labels = values.get("id2label")
-    if labels is None:  # transformers leaves two nameless labels out
+    if labels is None:  # transformers omits two nameless labels
         return class_table_for(num_classes)
     names = {int(index): None if label == UNUSED else str(label) for index, label in labels.items()}
     if sorted(names) != list(range(num_classes)):
@@ -210,7 +214,7 @@ def _class_table(values: Mapping[str, Any], num_classes: int) -> ClassTable:
 
 
 def _data_config(path: Path) -> DataConfig:
-    """Sizes and normalisation of `preprocessor_config.json`, else the published ones."""
+    """Read sizes and normalisation from `preprocessor_config.json`; without it, use those of the paper."""
     if not path.is_file():
         return DataConfig()
     values = read_json(path)
@@ -220,7 +224,8 @@ def _data_config(path: Path) -> DataConfig:
         size = {"shortest_edge": size, "longest_edge": values.get("max_size", default.max_size)}
     if not size.keys() <= {"shortest_edge", "longest_edge"} or values.get("do_resize") is False:
         raise UserError(
-            f"{path} resizes pictures to {size}: supported is shortest_edge with longest_edge; edit the file."
+            f"{path} resizes pictures to {size}: only shortest_edge with "
+            "longest_edge is supported; edit the file."
         )
     image_size = size.get("shortest_edge", default.image_size)
     return DataConfig(
@@ -232,10 +237,10 @@ def _data_config(path: Path) -> DataConfig:
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a folder for transformers' `from_pretrained`; it must not exist yet.
+    """Write a new folder for transformers' `from_pretrained`.
 
     Raises:
-        UserError: naming the field of the model that transformers does not have.
+        UserError: transformers has no such model; names the field.
     """
     family = check_expressible(checkpoint.config)
     state = checkpoint.model.state_dict()
@@ -252,11 +257,11 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
 
 def check_expressible(config: ModelConfig) -> Family:
     """Raise a `UserError` unless transformers can build this model."""
-    return family_of(config, TARGET)
+    return family_of(config, PROJECT)
 
 
 def _without_shared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of several names of one tensor the first, as safetensors files must; transformers ties the others."""
+    """Keep the first of several names of a tensor, as safetensors requires; transformers ties the others."""
     first: dict[int, str] = {}
     for name, tensor in tensors.items():
         first.setdefault(id(tensor), name)
@@ -264,7 +269,7 @@ def _without_shared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _config_values(family: Family, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Options as the files on the hub have them, which every version of transformers reads."""
+    """Return the options in the form of the files on the hub, which every version of transformers reads."""
     config, classes = checkpoint.config, checkpoint.classes
     names = [UNUSED if name is None else name for name in classes.names]
     values: dict[str, Any] = {

@@ -1,8 +1,8 @@
-"""How Hugging Face transformers names the tensors of `detr` and `deformable_detr`.
+"""The names of the tensors of `detr` and `deformable_detr` in Hugging Face transformers.
 
-Names have two generations, that of the files on the hub (which transformers 5 still writes) and that of
-transformers 5 in memory; and backbones have two kinds of names, timm's and transformers' own ResNet. All are
-brought to the hub's with timm's first.
+There are two generations of names, that of the files on the hub (which transformers 5 still writes) and that
+of transformers 5 in memory, and two kinds of backbone names, those of timm and of transformers' own ResNet.
+All are first translated to the hub's names with timm's backbone names.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ NAMINGS: dict[Family, Naming] = {
     ),
 }
 
-# (pattern, replacement): from names of transformers 5 in memory, and of its own ResNet, to the hub's.
+# (pattern, replacement): names of transformers 5 in memory, and of its own ResNet, to the hub's names.
 _TO_HUB_NAMES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -94,7 +94,7 @@ _RESNET_LAYER = re.compile(
 
 
 def hub_name(name: str) -> str:
-    """Any name that transformers gives or gave to a tensor, as the files on the hub have it."""
+    """Translate any name that a version of transformers uses for a tensor to its name in the hub's files."""
     for pattern, replacement in _TO_HUB_NAMES:
         name = pattern.sub(replacement, name)
 

@@ -1,9 +1,9 @@
-"""Export with a certificate: a model for ONNX Runtime, OpenVINO or torch.export, measured against PyTorch
-before it is written into place (docs/export.md). What reads these files is exported/.
+"""Export a model for ONNX Runtime, OpenVINO or torch.export with a certificate: the file is compared with the
+PyTorch model before it is put into place (docs/export.md). inference/exported/ reads these files.
 
-    exportation.py      the whole way, `export`
-    graph.py            the model as it is traced
-    sampling.py         deformable attention by standard operators
+    exportation.py      `export`, from the model to the files
+    graph.py            the model in the form that is traced
+    sampling.py         deformable attention with standard operators
     formats.py          .onnx, .xml, .pt2
     quantisation.py     int8
     certificate.py      drift and its bounds

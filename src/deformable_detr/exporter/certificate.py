@@ -1,6 +1,6 @@
-"""How far an exported file is from the PyTorch model, on pictures, and whether that is near enough.
+"""Measure the drift of an exported file from the PyTorch model on pictures, and compare it with bounds.
 
-Letters: B batch, H, W what the model sees, Q queries.
+Letters: B batch, H, W the size that the model sees, Q queries.
 """
 
 from __future__ import annotations
@@ -21,14 +21,18 @@ from ..inference.backend import Backend
 from ..inference.detector import Detector
 from ..structures import ImageBatch, Predictions
 
-CONFIDENT = 0.3  # int8: boxes count where PyTorch's score is at least this, or among the best of the picture
+# For int8, only those boxes count whose score in PyTorch is at least CONFIDENT or among the BEST highest.
+CONFIDENT = 0.3
 BEST = 5
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """The largest drifts that are accepted. `box`: of a coordinate, as a fraction of the picture's side.
-    `score`: of a class's score. `ap`: of average precision, what the exported file has less."""
+    """The maximum accepted drifts.
+
+    `box`: of a coordinate, as a fraction of the picture's side. `score`: of a class score. `ap`: the loss of
+    average precision.
+    """
 
     box: float
     score: float
@@ -41,8 +45,11 @@ INT8 = Bounds(box=0.05, score=0.15, ap=0.02)
 
 @dataclass(frozen=True)
 class CheckedPicture:
-    """`name` and `sha256` of its file (of its pixels if it was drawn), (H, W) as it is and as the model sees
-    it."""
+    """A picture to compare on.
+
+    `name` and `sha256` are those of its file (`sha256` of its pixels if it was drawn). `size`: its (H, W).
+    `model_size`: (H, W) as the model sees it. `pixels`: the normalised picture, (3, H, W).
+    """
 
     name: str
     sha256: str
@@ -56,9 +63,9 @@ class CheckedPicture:
 
 @dataclass(frozen=True)
 class Drift:
-    """Largest differences over all queries and pictures; `worst`: in which batch each of them was.
+    """The maximum differences over all queries and pictures.
 
-    `confident_box`: only over queries that PyTorch is confident of.
+    `confident_box`: only over queries with a confident score in PyTorch. `worst`: the batch of each maximum.
     """
 
     logit: float
@@ -71,11 +78,14 @@ class Drift:
 def measure(
     detector: Detector, exported: Backend, plain: Backend, pictures: Sequence[CheckedPicture]
 ) -> tuple[Drift, list[tuple[int, int, int]]]:
-    """Each picture alone, then the first with a part of the last, so that there is padding. Returns the drift
-    and (B, H, W) of what was compared."""
+    """Measure the drift on each picture alone, then on the first with a part of the last, which adds padding.
+
+    Returns:
+        The drift, and (B, H, W) of each batch.
+    """
     first, last = pictures[0], pictures[-1]
     _, H, W = last.pixels.shape
-    batches = [(each.name, [each.pixels]) for each in pictures]
+    batches = [(picture.name, [picture.pixels]) for picture in pictures]
     batches.append(
         (
             f"{first.name} and a part of {last.name}",
@@ -88,49 +98,52 @@ def measure(
     for name, pixels in batches:
         images = ImageBatch.from_images(pixels)
         shapes.append((len(images), *images.pixels.shape[2:]))
-        wanted, found = plain(images), exported(images)
+        expected, actual = plain(images), exported(images)
         if detector.config.queries == "proposals":
-            found = _in_the_order_of(wanted, found, detector.classification)
-        for output, value in _differences(wanted, found, detector.classification).items():
-            if not value <= largest[output]:  # NaN is the largest of all
+            actual = _in_the_order_of(expected, actual, detector.classification)
+        for output, value in _differences(expected, actual, detector.classification).items():
+            if not value <= largest[output]:  # NaN counts as the maximum
                 largest[output] = value
                 worst[output] = name
     return Drift(**largest, worst=worst), shapes
 
 
 def _differences(
-    wanted: Predictions, found: Predictions, classification: ClassificationScheme
+    expected: Predictions, actual: Predictions, classification: ClassificationScheme
 ) -> dict[str, float]:
-    if found.logits.shape != wanted.logits.shape:
+    if actual.logits.shape != expected.logits.shape:
         return dict.fromkeys(("logit", "score", "box", "confident_box"), float("nan"))
-    scores = classification.scores(wanted.logits)  # (B, Q, classes)
+    scores = classification.scores(expected.logits)  # (B, Q, classes)
     best = scores.amax(-1)  # (B, Q)
     rank = best.argsort(dim=1, descending=True).argsort(dim=1)
     confident = (best >= CONFIDENT) | (rank < BEST)
-    boxes = (found.boxes_cxcywh - wanted.boxes_cxcywh).abs().amax(-1)
+    boxes = (actual.boxes_cxcywh - expected.boxes_cxcywh).abs().amax(-1)
     return {
-        "logit": float((found.logits - wanted.logits).abs().max()),
-        "score": float((classification.scores(found.logits) - scores).abs().max()),
+        "logit": float((actual.logits - expected.logits).abs().max()),
+        "score": float((classification.scores(actual.logits) - scores).abs().max()),
         "box": float(boxes.max()),
         "confident_box": float(boxes[confident].max()),
     }
 
 
 def _in_the_order_of(
-    wanted: Predictions, found: Predictions, classification: ClassificationScheme
+    expected: Predictions, actual: Predictions, classification: ClassificationScheme
 ) -> Predictions:
-    """Queries that are proposals come in the order of their objectness, and next to equal ones may swap: each
-    is compared with the nearest, one to one."""
-    if found.logits.shape != wanted.logits.shape:
-        return found
+    """Reorder `actual` so that each query is compared with the nearest of `expected`, one to one.
+
+    Queries from proposals are in the order of their objectness, and nearly equal ones may be swapped.
+    """
+    if actual.logits.shape != expected.logits.shape:
+        return actual
     orders = []
-    for one, other in zip(_as_points(wanted, classification), _as_points(found, classification), strict=True):
+    points = _as_points(expected, classification), _as_points(actual, classification)
+    for one, other in zip(*points, strict=True):
         distance = torch.nan_to_num(torch.cdist(one, other), nan=1e9).numpy()
         orders.append(torch.from_numpy(linear_sum_assignment(distance)[1]))
     order = torch.stack(orders)[..., None]
     return Predictions(
-        found.logits.gather(1, order.expand_as(found.logits)),
-        found.boxes_cxcywh.gather(1, order.expand_as(found.boxes_cxcywh)),
+        actual.logits.gather(1, order.expand_as(actual.logits)),
+        actual.boxes_cxcywh.gather(1, order.expand_as(actual.boxes_cxcywh)),
     )
 
 
@@ -139,20 +152,20 @@ def _as_points(predictions: Predictions, classification: ClassificationScheme) -
 
 
 def complaints(drift: Drift, ap: tuple[float, float] | None, bounds: Bounds, precision: str) -> list[str]:
-    """What is over its bound, as parts of a sentence; a drift that is not a number is over any bound."""
+    """Return the drifts that exceed their bounds as parts of a sentence. A drift of NaN exceeds any bound."""
     box, where = (drift.box, "box") if precision == "fp32" else (drift.confident_box, "confident_box")
-    found = []
+    problems = []
     if not box <= bounds.box:
-        found.append(
+        problems.append(
             f"boxes drifted by {box:.2g} of the picture's side ({drift.worst[where]}), {bounds.box:g} allowed"
         )
     if not drift.score <= bounds.score:
-        found.append(
+        problems.append(
             f"scores drifted by {drift.score:.2g} ({drift.worst['score']}), {bounds.score:g} allowed"
         )
     if ap is not None and not ap[0] - ap[1] <= bounds.ap:
-        found.append(f"AP fell from {ap[0]:.4f} to {ap[1]:.4f}, by more than {bounds.ap:g}")
-    return found
+        problems.append(f"AP fell from {ap[0]:.4f} to {ap[1]:.4f}, by more than {bounds.ap:g}")
+    return problems
 
 
 def sha256_of(path: Path) -> str:
@@ -165,7 +178,7 @@ def sha256_of_pixels(picture: np.ndarray) -> str:
 
 
 def measured(drift: Drift, ap: tuple[float, float] | None) -> dict[str, Any]:
-    """As the certificate says it."""
+    """Return the drift in the form of the certificate."""
     content: dict[str, Any] = asdict(drift)
     if ap is not None:
         content["ap"] = {"pytorch": ap[0], "exported": ap[1]}

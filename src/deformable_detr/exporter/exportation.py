@@ -1,7 +1,6 @@
-"""Export: trace, write a draft, open it, compare it with the PyTorch model, and only then
-put it into place.
+"""Export a model: trace it, write a draft, open it, compare it with the PyTorch model, and put it into place.
 
-Draft (formats.py) → file → opened → drift (certificate.py) → with its certificate, renamed
+Draft (formats.py) → file → opened → drift (certificate.py) → file with certificate, renamed
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import datetime
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ from ..inference.backend import TorchBackend
 from ..inference.detector import Detector, load, read_picture
 from ..inference.exported import ExportedModel
 from ..inference.exported.metadata import Metadata
-from ..models import DetectionModel, copy_on_same_memory
+from ..models import copy_on_same_memory
 from ..prediction.sources import find_pictures
 from ..system.machine import package_version, versions_of
 from .certificate import (
@@ -59,24 +59,23 @@ Format = Literal["onnx", "openvino", "torch"]
 Operator = Literal["native", "grid_sample", "gather"]
 Precision = Literal["fp32", "int8"]
 
-DRAWN_SIZES = (
-    (480, 640),
-    (640, 480),
-    (427, 640),
-    (500, 333),
-)  # of pictures drawn here: both ways up, odd sides
+# (H, W) of the pictures drawn here: landscape and portrait, with odd sides.
+DRAWN_SIZES = ((480, 640), (640, 480), (427, 640), (500, 333))
 
 
 @dataclass(frozen=True)
 class Export:
-    """What was written. `files`: the export, an .xml's .bin. `certificate`: content of `certificate_file`."""
+    """The result of an export.
+
+    `files`: the exported file and, for an .xml, its .bin. `certificate`: the content of `certificate_file`.
+    """
 
     files: tuple[Path, ...]
     certificate_file: Path
     certificate: dict[str, Any]
 
     def summary(self) -> str:
-        """For a person, in a few lines."""
+        """Summarise the export in a few lines for a user."""
         drift, bounds = self.certificate["drift"], self.certificate["bounds"]
         box = drift["box" if self.certificate["precision"] == "fp32" else "confident_box"]
         lines = [
@@ -109,105 +108,138 @@ def export(
     max_ap_drift: float | None = None,
     console: Console | None = None,
 ) -> Export:
-    """Write `model` for another engine, with a certificate of how far it is from the PyTorch model.
+    """Write `model` for another engine, with a certificate of its difference from the PyTorch model.
 
     The file takes `pixels` (B, 3, H, W) float32, normalised, and `mask` (B, H, W) bool, True = padding, for
-    any B, H and W; it gives `logits` (B, Q, classes) and `boxes_cxcywh` (B, Q, 4). All that a detector must
-    know besides is in its metadata: `load(output)` gives one, except for a .pt2, which is for other programs.
+    any B, H and W. It returns `logits` (B, Q, classes) and `boxes_cxcywh` (B, Q, 4). Its metadata contains
+    everything else that a detector needs, so `load(output)` returns a detector. A .pt2 is
+    only for other programs.
 
     Args:
-        model: a `Detector`, or anything that `load` takes, but an exported file.
-        output: a .onnx file; an .xml (OpenVINO, with a .bin beside); a .pt2 (torch.export).
-        operator: how deformable attention samples. `grid_sample`: one standard operator. `gather`: arithmetic
-            alone, for engines whose GridSample is missing or wrong. `native` (torch only, and its default):
-            this package's operator, which must be installed where the file runs.
+        model: a `Detector`, or anything that `load` accepts except an exported file.
+        output: a .onnx file, an .xml (OpenVINO, with a .bin next to it), or a .pt2 (torch.export).
+        to: the engine.
+        operator: how deformable attention samples. `grid_sample`: with a standard operator. `gather`: with
+            arithmetic alone, for engines whose GridSample is missing or wrong. `native` (torch only, and its
+            default): with this package's operator, which must be installed where the file runs.
         precision: `fp32`, or `int8` (the convolutions of backbone and neck), which needs `calibration`.
-        images: what is compared: pictures, folders or globs; otherwise pictures of `data`, or drawn ones.
-        data: a data set; then average precision on its `split` is compared as well.
-        num_images: how many pictures are compared, at most.
+        images: pictures, folders or globs to compare on; by default pictures of `data`, or drawn ones.
+        data: a data set; if given, average precision on its `split` is compared as well. `format`: its
+        layout.
+        calibration: pictures, folders or globs from which int8 takes the ranges of its numbers.
+        num_images: the maximum number of pictures that are compared.
         max_box_drift, max_score_drift, max_ap_drift: bounds; see `certificate.Bounds` for their units.
-        console: where progress is told; nowhere by default.
+        console: where progress is shown; by default nowhere.
 
     Raises:
         UserError: an option is wrong, or a library of the extra [export] is missing.
-        ExportRefusedError: the written file was over a bound. Nothing is left of it.
+        ExportRefusedError: the file exceeded a bound and was not written.
     """
     target = Path(output).expanduser()
     operator = _checked(target, to, operator, precision, calibration, num_images)
     bounds = _bounds(precision, max_box_drift, max_score_drift, max_ap_drift)
     check_libraries(to)
-    console = console or Console(quiet=True)
     detector = load(model, device="cpu") if isinstance(model, str | Path) else model
-    copied = copy_on_same_memory(detector.model).to("cpu").eval()  # the detector's own may be on a GPU
-    plain = TorchBackend(copied, torch.device("cpu"), torch.float32)
     part = data if data is None or isinstance(data, Split) else read_split(data, split, format=format)
     pictures = _pictures(detector, images, part, num_images)
+    console = console or Console(quiet=True)
+    task = _Task(detector, to, operator, precision, bounds, pictures, part, console)
+    return task.write(task.trace(None if calibration is None else find_pictures(calibration)), target)
 
-    console.print(f"tracing {detector.recipe} ({operator}, {precision}) …")
-    examples = None if calibration is None else find_pictures(calibration)
-    made = _draft(copied, detector, to, operator, examples, console)
-    with replacing(target) as draft:
-        description = Metadata(detector.checkpoint.description, None)
-        made.save(draft, description.to_texts())
-        opened = made.open(draft)
-        console.print(f"comparing with PyTorch on {len(pictures)} pictures …")
-        drift, shapes = measure(detector, opened.backend, plain, pictures)
-        ap = None if part is None else _average_precisions(detector, opened, part, console)
-        problems = complaints(drift, ap, bounds, precision)
+
+@dataclass(frozen=True)
+class _Task:
+    """An export whose options are checked.
+
+    `pictures`: the pictures to compare on. `part`: a part of a data set to compare average precision on.
+    """
+
+    detector: Detector
+    to: Format
+    operator: Operator
+    precision: Precision
+    bounds: Bounds
+    pictures: list[CheckedPicture]
+    part: Split | None
+    console: Console
+
+    @cached_property
+    def plain(self) -> TorchBackend:
+        """The PyTorch model on the CPU. It is a copy, because the detector's model may be on a GPU."""
+        copied = copy_on_same_memory(self.detector.model).to("cpu").eval()
+        return TorchBackend(copied, torch.device("cpu"), torch.float32)
+
+    def trace(self, calibration: list[Path] | None) -> Draft:
+        """Convert the model. `calibration`: pictures for int8, or None."""
+        self.console.print(f"tracing {self.detector.recipe} ({self.operator}, {self.precision}) …")
+        if self.to == "torch":
+            return TorchDraft(self.plain.model, self.operator)
+        onnx_draft = OnnxDraft.from_model(self.plain.model, self.operator)
+        if calibration is not None:
+            onnx_draft = quantised(onnx_draft, self.detector, calibration, self.console)
+        return onnx_draft if self.to == "onnx" else OpenVinoDraft(onnx_draft)
+
+    def write(self, graph: Draft, target: Path) -> Export:
+        """Write the graph with its certificate if it is near enough to the PyTorch model."""
+        metadata = Metadata(self.detector.checkpoint.description, None)
+        with replacing(target) as draft:
+            graph.save(draft, metadata.to_texts())
+            certificate = self.compare(graph.open(draft), target)
+            self.save_certified(graph, draft, replace(metadata, certificate=certificate))
+            files = [draft] if self.to != "openvino" else [draft, draft.with_suffix(".bin")]
+            certificate["files"] = [
+                {"name": file.name, "bytes": file.stat().st_size, "sha256": sha256_of(file)}
+                for file in reversed(files)
+            ]
+            for other in files[1:]:
+                with replacing(target.with_name(other.name)) as second:
+                    os.replace(other, second)
+        certificate_file = target.with_name(f"{target.name}.certificate.json")
+        write_json(certificate_file, certificate)
+        return Export(tuple(target.with_name(file.name) for file in files), certificate_file, certificate)
+
+    def compare(self, opened: ExportedModel, target: Path) -> dict[str, Any]:
+        """Compare an exported file with the PyTorch model and return the content of its certificate.
+
+        Raises:
+            ExportRefusedError: a bound is exceeded, so `target` must not be written.
+        """
+        self.console.print(f"comparing with PyTorch on {len(self.pictures)} pictures …")
+        drift, shapes = measure(self.detector, opened.backend, self.plain, self.pictures)
+        part = self.part
+        ap = None if part is None else _average_precisions(self.detector, opened, part, self.console)
+        problems = complaints(drift, ap, self.bounds, self.precision)
         if problems:
             raise ExportRefusedError(
                 f"{target} was not written: against the PyTorch model {'; '.join(problems)}. "
-                + _advice(to, operator, precision)
+                + _advice(self.operator, self.precision)
             )
-        certificate: dict[str, Any] = {
+        return {
             "format": "deformable_detr_certificate",
             "format_version": 1,
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "recipe": detector.recipe,
-            "to": to,
-            "operator": operator,
-            "precision": precision,
-            "bounds": asdict(bounds),
+            "recipe": self.detector.recipe,
+            "to": self.to,
+            "operator": self.operator,
+            "precision": self.precision,
+            "bounds": asdict(self.bounds),
             "drift": measured(drift, ap),
-            "images": [picture.to_dict() for picture in pictures],
+            "images": [picture.to_dict() for picture in self.pictures],
             "batches": shapes,
             "data": None
             if part is None
             else {"source": Path(part.source).name, "split": part.name, "images": len(part)},
-            "versions": _versions(to),
+            "versions": _versions(self.to),
         }
-        del opened
-        _save_certified(
-            made, draft, replace(description, certificate=certificate), pictures[0], plain, bounds
-        )
-        files = [draft] if to != "openvino" else [draft, draft.with_suffix(".bin")]
-        certificate["files"] = [
-            {"name": file.name, "bytes": file.stat().st_size, "sha256": sha256_of(file)}
-            for file in reversed(files)
-        ]
-        for other in files[1:]:
-            with replacing(target.with_name(other.name)) as second:
-                os.replace(other, second)
-    certificate_file = target.with_name(f"{target.name}.certificate.json")
-    write_json(certificate_file, certificate)
-    return Export(tuple(target.with_name(file.name) for file in files), certificate_file, certificate)
 
-
-def _draft(
-    model: DetectionModel,
-    detector: Detector,
-    to: Format,
-    operator: Operator,
-    calibration: list[Path] | None,
-    console: Console,
-) -> Draft:
-    """`calibration`: pictures for int8, or None."""
-    if to == "torch":
-        return TorchDraft(model, operator)
-    onnx_draft = OnnxDraft.of(model, operator)
-    if calibration is not None:
-        onnx_draft = quantised(onnx_draft, detector, calibration, console)
-    return onnx_draft if to == "onnx" else OpenVinoDraft(onnx_draft)
+    def save_certified(self, graph: Draft, draft: Path, metadata: Metadata) -> None:
+        """Save the graph again, now with its certificate, and run the file that is put into place."""
+        graph.save(draft, metadata.to_texts())
+        opened = graph.open(draft)
+        detector = Detector(opened, opened.backend)
+        drift: Drift = measure(detector, opened.backend, self.plain, self.pictures[:1])[0]
+        assert opened.metadata.certificate is not None
+        assert not complaints(drift, None, self.bounds, opened.metadata.certificate["precision"])
 
 
 def _checked(
@@ -226,15 +258,17 @@ def _checked(
     if operator is None:
         operator = "native" if to == "torch" else "grid_sample"
     if operator not in OPERATORS[to]:
-        raise UserError(f"--operator {operator} is not for {to}: choose {' or '.join(OPERATORS[to])}.")
+        raise UserError(
+            f"--operator {operator} is not available for {to}: choose {' or '.join(OPERATORS[to])}."
+        )
     if precision not in ("fp32", "int8"):
         raise UserError(f"precision must be fp32 or int8, not {precision}.")
     if precision == "int8" and to == "torch":
         raise UserError("int8 is for --to onnx and openvino: choose one of them.")
     if (precision == "int8") != (calibration is not None):
         raise UserError(
-            "--precision int8 and --calibration IMAGES go together: some 20 pictures of the kind that the "
-            "model will see tell which numbers int8 must hold."
+            "--precision int8 and --calibration IMAGES go together: give some 20 pictures like those that "
+            "the model will see, from which int8 takes the ranges of its numbers."
         )
     if num_images < 1:
         raise UserError(f"num_images must be at least 1, not {num_images}.")
@@ -250,7 +284,7 @@ def _bounds(precision: str, box: float | None, score: float | None, ap: float | 
     return replace(bounds, **{name: value for name, value in given.items() if value is not None})
 
 
-def _advice(to: str, operator: str, precision: str) -> str:
+def _advice(operator: str, precision: str) -> str:
     if precision == "int8":
         return "Give more and better calibration pictures, stay with fp32, or allow more (--max-…-drift)."
     if operator == "grid_sample":
@@ -301,31 +335,14 @@ def _checked_picture(
 def _average_precisions(
     detector: Detector, opened: ExportedModel, part: Split, console: Console
 ) -> tuple[float, float]:
-    """Of the PyTorch model and of the exported file."""
+    """Return the average precision of the PyTorch model and of the exported file."""
     console.print(f"average precision of both on {len(part)} images of {part.name} …")
-    found = Detector(opened, opened.backend)
+    exported_detector = Detector(opened, opened.backend)
     quiet = Console(quiet=True)
     return (
         float(evaluate(detector, part, console=quiet, progress=False)["AP"]),
-        float(evaluate(found, part, console=quiet, progress=False)["AP"]),
+        float(evaluate(exported_detector, part, console=quiet, progress=False)["AP"]),
     )
-
-
-def _save_certified(
-    made: Draft,
-    draft: Path,
-    content: Metadata,
-    picture: CheckedPicture,
-    plain: TorchBackend,
-    bounds: Bounds,
-) -> None:
-    """The same graph once more, now with its certificate; what is put into place has been opened and run."""
-    made.save(draft, content.to_texts())
-    opened = made.open(draft)
-    detector = Detector(opened, opened.backend)
-    again: Drift = measure(detector, opened.backend, plain, [picture])[0]
-    assert opened.metadata.certificate is not None
-    assert not complaints(again, None, bounds, opened.metadata.certificate["precision"])
 
 
 def _versions(to: str) -> dict[str, str]:

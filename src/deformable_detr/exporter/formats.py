@@ -1,4 +1,4 @@
-"""The three formats: a model as something that can be saved with any metadata and opened again."""
+"""The three formats: each is a traced model that can be saved with metadata and opened again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..inference.exported.model import engine
 from ..models import DetectionModel
 from .graph import traced
 
-OPSET = 18  # GridSample since 16; its mode has another name from 20 on, which not every engine knows
+OPSET = 18  # GridSample exists since 16; since 20, its mode has a new name, which not every engine knows
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 OPERATORS = {
     "onnx": ("grid_sample", "gather"),
@@ -41,24 +41,31 @@ REMARKS = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "fro
 
 
 class Draft(ABC):
-    """A graph that is not yet a file."""
+    """A graph that has not been written to a file yet."""
 
     @abstractmethod
-    def save(self, path: Path, texts: Mapping[str, str]) -> None: ...
+    def save(self, path: Path, texts: Mapping[str, str]) -> None:
+        """Write the graph with `texts` as its metadata."""
 
     def open(self, path: Path) -> ExportedModel:
-        """What `save` has written to `path`, to be compared with the PyTorch model."""
+        """Open what `save` wrote to `path`, to compare it with the PyTorch model."""
         return exported.load(path)
 
 
 class OnnxDraft(Draft):
-    """Standard operators with all weights inside; nothing in it tells of the machine it was made on."""
+    """An ONNX graph of standard operators with all weights and without traces of the machine it was built
+    on."""
 
     def __init__(self, proto: Any):
         self.proto = proto
 
     @classmethod
-    def of(cls, model: DetectionModel, operator: str) -> OnnxDraft:
+    def from_model(cls, model: DetectionModel, operator: str) -> OnnxDraft:
+        """Trace a model and convert it to ONNX.
+
+        Raises:
+            UserError: the model needs operators that ONNX does not have.
+        """
         with torch.no_grad(), quietly():
             program = torch.onnx.export(
                 traced(model, operator),
@@ -87,20 +94,20 @@ class OnnxDraft(Draft):
 
 
 def _tidy(proto: Any) -> None:
-    """Names for the free axes; away with torch's remarks (stack traces, paths) and with inferred shapes."""
-    for each in proto.graph.input:
-        for dimension, name in zip(each.type.tensor_type.shape.dim, _AXES[each.name], strict=True):
+    """Name the dynamic axes; remove torch's remarks (stack traces, paths) and inferred shapes."""
+    for tensor in proto.graph.input:
+        for dimension, name in zip(tensor.type.tensor_type.shape.dim, _AXES[tensor.name], strict=True):
             if name is not None:
                 dimension.dim_param = name
-    for each in proto.graph.output:
-        each.type.tensor_type.shape.dim[0].dim_param = "batch"
+    for tensor in proto.graph.output:
+        tensor.type.tensor_type.shape.dim[0].dim_param = "batch"
     del proto.graph.value_info[:], proto.metadata_props[:], proto.graph.metadata_props[:]
-    for each in (*proto.graph.node, *proto.graph.initializer, *proto.graph.input, *proto.graph.output):
-        del each.metadata_props[:]
+    for part in (*proto.graph.node, *proto.graph.initializer, *proto.graph.input, *proto.graph.output):
+        del part.metadata_props[:]
 
 
 class OpenVinoDraft(Draft):
-    """What OpenVINO makes of an ONNX graph; weights stay in float32."""
+    """OpenVINO's conversion of an ONNX graph; weights stay in float32."""
 
     def __init__(self, onnx_draft: OnnxDraft):
         openvino = engine("openvino")
@@ -116,7 +123,7 @@ class OpenVinoDraft(Draft):
 
 
 class TorchDraft(Draft):
-    """A program without example inputs and without torch's remarks on where each node comes from."""
+    """A program of torch.export without example inputs and without torch's remarks on each node's origin."""
 
     def __init__(self, model: DetectionModel, operator: str):
         self.program = traced(model, operator)
@@ -135,21 +142,21 @@ class TorchDraft(Draft):
         path.write_bytes(self._saved)
 
     def open(self, path: Path) -> ExportedModel:
-        """The bytes that `save` has written, from memory: a file could be another's by now, and
+        """Open the bytes that `save` wrote from memory: the file could have been replaced since, and
         `torch.export.load` runs code that its file contains."""
         texts = {DESCRIPTION: "", CERTIFICATE: ""}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.load(io.BytesIO(self._saved), extra_files=texts)
         metadata = Metadata.from_texts({name: text for name, text in texts.items() if text}, path)
-        # The guards would refuse pictures whose coarsest level has one row.
+        # The guards would reject pictures whose coarsest level has one row.
         return ExportedModel(
             path, metadata, ProgramBackend(path, metadata.description, program.module(check_guards=False))
         )
 
 
 class ProgramBackend(ExportedBackend):
-    """Runs the graph of a .pt2 by PyTorch."""
+    """Runs the graph of a .pt2 in PyTorch."""
 
     def __init__(self, path: Path, description: Description, module: nn.Module):
         super().__init__(path, description)
@@ -162,14 +169,14 @@ class ProgramBackend(ExportedBackend):
 
 
 def check_libraries(to: str) -> None:
-    """Raise a `UserError` where the extra [export] is not installed."""
+    """Raise a `UserError` if a library of the extra [export] is not installed."""
     for name in LIBRARIES[to]:
         engine(name)
 
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """onnxscript and torch tell of every folded constant, on standard output and by logging."""
+    """Silence onnxscript and torch, which report every folded constant on standard output and by logging."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,11 +1,11 @@
-"""The model as it is exported: the plain model's copy, its parts exchanged where torch.export or a foreign
-engine cannot follow them.
+"""The model in the form that is exported: a copy in which parts that torch.export or another engine does not
+support are replaced.
 
-The skeleton stays `DetectionModel.forward`, and the function stays the same. What is exchanged:
+`DetectionModel.forward` is kept, and the copy computes the same function. The replacements are:
 
-    backbone        frozen norms folded into the convolutions; timm's "same" padding without branches
-    attention       sampled by standard operators (sampling.py), unless the package's own is to stay
-    proposals       heads computed where they count
+    backbone        frozen norms are folded into the convolutions; timm's "same" padding has no branches
+    attention       sampling uses standard operators (sampling.py), unless the package's own was requested
+    proposals       heads are computed only for the proposals that are used
 """
 
 from __future__ import annotations
@@ -24,20 +24,25 @@ from ..structures import ImageBatch
 from .sampling import GatherAttention, GridSampleAttention
 
 OPERATORS = {"grid_sample": GridSampleAttention, "gather": GatherAttention}
-# B, H, W of the traced batch. Odd ones: a size that equals another one by chance would be fixed.
+# B, H, W of the traced batch. They are unusual, because a size that equals another one by chance would be
+# fixed.
 EXAMPLE = (3, 230, 298)
 
 
 class Graph(nn.Module):
-    """pixels (B, 3, H, W) float32, mask (B, H, W) bool, True = padding → logits (B, Q, classes) and
-    boxes_cxcywh (B, Q, 4) of the last decoder layer."""
+    """The exported function.
+
+    It maps pixels (B, 3, H, W) float32 and mask (B, H, W) bool, True = padding, to logits (B, Q, classes) and
+    boxes_cxcywh (B, Q, 4) of the last decoder layer.
+    """
 
     def __init__(self, model: DetectionModel, operator: str):
         super().__init__()
         self.model = copy_on_same_memory(model).eval()
         fold_norms(self.model.backbone)
         for name, part in list(self.model.named_modules()):
-            if type(part).__name__ == "Conv2dSame":  # timm's, known by its name: timm need not be imported
+            # timm's convolution is recognised by its name, so that timm need not be imported.
+            if type(part).__name__ == "Conv2dSame":
                 self.model.set_submodule(name, SamePaddedConvolution(part))
             elif type(part) is DeformableAttention and operator in OPERATORS:
                 self.model.set_submodule(name, OPERATORS[operator](part))
@@ -50,9 +55,12 @@ class Graph(nn.Module):
 
 
 class SamePaddedConvolution(nn.Module):
-    """TensorFlow's "same": as many zeros as make ceil(size / stride) outputs, the odd one at the end. timm
-    asks whether that number is positive, which would fix the parity of the picture's sides; for kernels that
-    are not smaller than their stride it always is."""
+    """A convolution with TensorFlow's "same" padding.
+
+    As many zeros are added as ceil(size / stride) outputs need, an odd one at the end. timm tests whether
+    their number is positive, which would fix the parity of the picture's sides. For kernels that are not
+    smaller than their stride, it always is.
+    """
 
     def __init__(self, convolution: nn.Conv2d):
         super().__init__()
@@ -64,22 +72,24 @@ class SamePaddedConvolution(nn.Module):
         assert all(span >= step for span, step in zip(self.spans, convolution.stride, strict=True))
 
     def forward(self, x: Tensor) -> Tensor:
-        of = self.convolution
+        conv = self.convolution
         padding: list[int] = []
-        for size, span, stride in zip(x.shape[2:], self.spans, of.stride, strict=True):
+        for size, span, stride in zip(x.shape[2:], self.spans, conv.stride, strict=True):
             total = ((size + stride - 1) // stride - 1) * stride + span - size
             padding = [total // 2, total - total // 2, *padding]  # the last axis comes first
-        output: Tensor = F.conv2d(F.pad(x, padding), of.weight, of.bias, of.stride, 0, of.dilation, of.groups)
+        output: Tensor = F.conv2d(
+            F.pad(x, padding), conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups
+        )
         return output
 
 
 def traced(model: DetectionModel, operator: str) -> torch.export.ExportedProgram:
-    """The program of pixels and mask, for any batch, height and width."""
+    """Trace the model as a program of pixels and mask for any batch size, height and width."""
     B, H, W = EXAMPLE
     pixels, mask = torch.zeros(B, 3, H, W), torch.zeros(B, H, W, dtype=torch.bool)
-    free = torch.export.Dim.DYNAMIC  # an error where any of them would be fixed, unlike Dim.AUTO
+    free = torch.export.Dim.DYNAMIC  # unlike Dim.AUTO, raises an error if one would be fixed
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # one operator for a whole layer, which no engine knows
+    torch.backends.mha.set_fastpath_enabled(False)  # a single operator for a whole layer, which no engine has
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")

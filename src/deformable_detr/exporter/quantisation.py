@@ -1,5 +1,5 @@
-"""int8 by ONNX Runtime's static quantisation: calibrated on pictures, weights per channel, as QuantizeLinear
-and DequantizeLinear pairs (QDQ), which OpenVINO understands as well."""
+"""Quantise to int8 with ONNX Runtime's static quantisation: calibrated on pictures, with weights per channel,
+and as pairs of QuantizeLinear and DequantizeLinear (QDQ), which OpenVINO supports as well."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ..inference.exported.metadata import INPUTS
 from ..inference.exported.model import engine
 from .formats import OnnxDraft, quietly
 
-MAX_CALIBRATION = 32  # pictures; more change next to nothing
-QUANTISED = ["Conv"]  # where the arithmetic is, and where it does little harm
+MAX_CALIBRATION = 32  # pictures; more make hardly any difference
+QUANTISED = ["Conv"]  # most of the arithmetic, at little loss of accuracy
 
 
 def quantised(draft: OnnxDraft, detector: Detector, files: Sequence[Path], console: Console) -> OnnxDraft:
-    """The same graph in int8.
+    """Convert a graph to int8.
 
     Raises:
         UserError: a calibration picture cannot be read.

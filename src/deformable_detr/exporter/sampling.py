@@ -1,8 +1,9 @@
-"""Deformable attention's sampling out of operators that every engine has: two ways to write the same sum.
+"""Deformable attention's sampling with operators that every engine has, in two forms of the same sum.
 
-`grid_sample` is one GridSample a level. `gather` has none: four corners of each point are fetched as rows and
-weighed by bilinear arithmetic, for engines whose GridSample is missing, slow or wrong. Both are written for
-torch.export: sizes of levels may be symbols, so they only ever meet tensors in arithmetic.
+`grid_sample` uses one GridSample per level. `gather` uses none: the four corners of each point are fetched as
+rows and weighted by bilinear arithmetic, for engines whose GridSample is missing, slow or wrong. Both are
+written for torch.export, where the sizes of levels may be symbols, so they are only combined with tensors
+arithmetically.
 
 Letters: B batch, S memory tokens, M heads, D head dimension, Q queries, L levels, K points per level.
 """
@@ -21,7 +22,7 @@ from ..structures import FeatureMemory, SpatialShapes
 
 
 class StandardAttention(MemoryAttention, ABC):
-    """`DeformableAttention` without the package's operator."""
+    """`DeformableAttention` with standard operators instead of the package's own."""
 
     def __init__(self, attention: DeformableAttention):
         super().__init__()
@@ -55,23 +56,29 @@ class StandardAttention(MemoryAttention, ABC):
         return output
 
     def _locations(self, reference: Tensor, offsets: Tensor, shape: tuple[int, int]) -> Tensor:
-        """(B, Q, M, K, 2) on one level from references (B, Q, 2|4) and offsets (B, Q, M, K, 2): offsets are
-        counted in pixels around points, in half box sides divided by K around boxes."""
+        """Return locations (B, Q, M, K, 2) on one level.
+
+        The units of `offsets` (B, Q, M, K, 2) are pixels around reference points (B, Q, 2), and half box
+        sides divided by K around reference boxes (B, Q, 4).
+        """
         reference = reference[:, :, None, None]
         if reference.shape[-1] == 4:
             displacement = offsets / self.num_points * reference[..., 2:] * 0.5
         else:
             height, width = shape
             displacement = torch.stack([offsets[..., 0] / width, offsets[..., 1] / height], dim=-1)
-        # All that touches a pixel lies in [-0.5, 1.5]: bounded, no location leaves the integers' range.
+        # Every location that touches a pixel is in [-0.5, 1.5]. The bounds keep locations in the range of
+        # integers.
         return (reference[..., :2] + displacement).clamp(-1.0, 2.0)
 
     @abstractmethod
     def sample(
         self, value: Tensor, shapes: SpatialShapes, locations: list[Tensor], weights: list[Tensor]
     ) -> Tensor:
-        """value (B, S, M, D); of each level, locations (B, Q, M, K, 2) and weights (B, Q, M, K). Returns
-        (B, Q, M·D)."""
+        """Sum weighted samples of value (B, S, M, D) to (B, Q, M·D).
+
+        Each level has locations (B, Q, M, K, 2) and weights (B, Q, M, K).
+        """
 
 
 class GridSampleAttention(StandardAttention):
@@ -82,16 +89,16 @@ class GridSampleAttention(StandardAttention):
         sampled = [
             F.grid_sample(
                 level.unflatten(-1, shape),
-                (2 * of_level - 1).transpose(1, 2).flatten(0, 1),  # (B·M, Q, K, 2)
+                (2 * location - 1).transpose(1, 2).flatten(0, 1),  # (B·M, Q, K, 2)
                 mode="bilinear",
                 padding_mode="zeros",
                 align_corners=False,
             )  # (B·M, D, Q, K)
-            for level, shape, of_level in zip(levels, shapes, locations, strict=True)
+            for level, shape, location in zip(levels, shapes, locations, strict=True)
         ]
-        weighed = torch.cat(sampled, -1) * torch.cat(weights, -1).transpose(1, 2).flatten(0, 1)[:, None]
-        of_heads = weighed.sum(-1).unflatten(0, (-1, self.num_heads))  # (B, M, D, Q)
-        result: Tensor = of_heads.permute(0, 3, 1, 2).flatten(2)
+        weighted = torch.cat(sampled, -1) * torch.cat(weights, -1).transpose(1, 2).flatten(0, 1)[:, None]
+        heads = weighted.sum(-1).unflatten(0, (-1, self.num_heads))  # (B, M, D, Q)
+        result: Tensor = heads.permute(0, 3, 1, 2).flatten(2)
         return result
 
 
@@ -101,13 +108,13 @@ class GatherAttention(StandardAttention):
     ) -> Tensor:
         B, S, M, D = value.shape
         rows = value.reshape(B * S * M, D)
-        of_image = torch.arange(B, device=value.device)[:, None, None, None] * S
+        image = torch.arange(B, device=value.device)[:, None, None, None] * S
         head = torch.arange(M, device=value.device)[:, None]
         start, total = 0, torch.zeros((), dtype=value.dtype)
         for (height, width), location, weight in zip(shapes, locations, weights, strict=True):
             for column, across in _neighbours(location[..., 0], width):
                 for row, down in _neighbours(location[..., 1], height):
-                    index = (of_image + start + row * width + column) * M + head  # (B, Q, M, K)
+                    index = (image + start + row * width + column) * M + head  # (B, Q, M, K)
                     corner = rows.index_select(0, index.flatten()).view(*index.shape, D)
                     total = total + (corner * (weight * across * down)[..., None]).sum(-2)
             start = start + height * width
@@ -115,7 +122,7 @@ class GatherAttention(StandardAttention):
 
 
 def _neighbours(location: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """On one axis, the pixels before and behind each location: index, and weight (zero outside)."""
+    """Yield the pixels before and after each location on an axis, as indices and weights (zero outside)."""
     position = location * size - 0.5
     first = position.floor()
     for pixel, weight in ((first, first + 1 - position), (first + 1, position - first)):

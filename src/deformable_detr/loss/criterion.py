@@ -1,4 +1,4 @@
-"""The set loss: every layer's predictions are matched to the objects and pulled towards them
+"""The set loss: the predictions of every layer are matched to the objects and pulled towards them
 (DETR, section 3.1; specification §5.2).
 
 Letters: B batch, Q queries, N matched pairs of the batch.
@@ -22,16 +22,19 @@ from .matcher import HungarianMatcher, Match, Stage
 
 @dataclass(frozen=True)
 class Losses:
-    """`total`: the weighted sum to differentiate. `terms`: each unweighted term by name, detached:
-    `class`, `box`, `giou` of the last layer, with suffix `_0`, `_1`, … of the earlier ones and
-    `_proposals` of the first stage."""
+    """The losses of a batch.
+
+    `total`: the weighted sum to differentiate. `terms`: the unweighted terms by name, detached: `class`,
+    `box` and `giou` for the last layer, with a suffix `_0`, `_1`, … for the earlier ones and `_proposals` for
+    the first stage.
+    """
 
     total: Tensor
     terms: dict[str, Tensor]
 
 
 class SetCriterion:
-    """Sees a `DetectorOutput`, never a model."""
+    """The set loss of a `DetectorOutput`; it does not depend on the model."""
 
     def __init__(self, classification: ClassificationScheme, config: LossConfig):
         self.classification = classification
@@ -41,23 +44,23 @@ class SetCriterion:
     def __call__(
         self, output: DetectorOutput, targets: Sequence[Target], count: BatchCount | None = None
     ) -> Losses:
-        """Losses of one (micro-)batch.
+        """Compute the losses of one (micro-)batch.
 
         Args:
             output: predictions of all layers.
             targets: one per image; an image may have no objects.
-            count: what the whole update holds; None where this batch is the whole update.
+            count: counts over the whole update; None if this batch is the whole update.
 
         Raises:
-            NonFiniteError: names the image.
+            NonFiniteError: predictions or target boxes are not finite; names the image.
         """
         last = output.predictions[-1]
-        count = count or BatchCount.of(targets, last.logits.shape[1]).share_of(1)
+        count = count or BatchCount.from_targets(targets, last.logits.shape[1]).share_of(1)
         stages: dict[str, Stage] = {"": (last, targets)}  # by the suffix of their terms
         if self.config.auxiliary:
             stages |= {f"_{i}": (layer, targets) for i, layer in enumerate(output.predictions[:-1])}
         if output.proposals is not None:
-            # The first stage only tells objects from background, and class 0 is its "object".
+            # The first stage only separates objects from background, and class 0 is its "object".
             objects = [replace(target, labels=torch.zeros_like(target.labels)) for target in targets]
             stages["_proposals"] = (output.proposals, objects)
 
@@ -85,10 +88,10 @@ class SetCriterion:
         assigned = torch.full((logits.shape[0] * logits.shape[1],), NO_OBJECT, device=logits.device)
         assigned = assigned.scatter(0, match.queries, labels[match.objects]).view(logits.shape[:2])
         class_loss = self.classification.loss(logits, assigned, count)
-        # (The gradient of `boxes[…]` would make the host wait for a GPU, that of index_select does not.)
-        found = boxes.flatten(0, 1).index_select(0, match.queries)
-        wanted = torch.cat([target.boxes_cxcywh for target in targets])[match.objects].to(found)
-        box_loss = F.l1_loss(found, wanted, reduction="sum") / count.objects
-        overlap = generalized_iou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(wanted))
+        # The gradient of `boxes[…]` would make the host wait for a GPU; that of index_select does not.
+        predicted = boxes.flatten(0, 1).index_select(0, match.queries)
+        target_boxes = torch.cat([target.boxes_cxcywh for target in targets])[match.objects].to(predicted)
+        box_loss = F.l1_loss(predicted, target_boxes, reduction="sum") / count.objects
+        overlap = generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(target_boxes))
         giou_loss = (1 - overlap).sum() / count.objects
         return class_loss, box_loss, giou_loss

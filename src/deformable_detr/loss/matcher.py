@@ -1,4 +1,4 @@
-"""Hungarian matching: which query answers for which object (DETR, section 3.1;
+"""Hungarian matching: the assignment of queries to objects (DETR, section 3.1;
 specification §5.1).
 
 Letters: B batch, Q queries, N objects of one image.
@@ -19,15 +19,15 @@ from ..classification import ClassificationScheme
 from ..errors import NonFiniteError
 from ..structures import Predictions, Target
 
-Stage = tuple[Predictions, Sequence[Target]]  # one layer's predictions, with what they are to find
+Stage = tuple[Predictions, Sequence[Target]]  # one layer's predictions and their targets
 
 
 @dataclass(frozen=True)
 class Match:
-    """Pairs (query, object) of one stage, image after image; two int64 tensors with as many elements as
-    there are pairs: min(Q, N) for each image.
+    """The matched pairs (query, object) of one stage, image after image, as two int64 tensors.
 
-    `queries`: rows of the batch's B·Q queries. `objects`: rows of the batch's objects, all images together.
+    There are min(Q, N) pairs per image. `queries`: indices into the batch's B·Q queries. `objects`: indices
+    into the batch's objects, all images together.
     """
 
     queries: Tensor
@@ -35,7 +35,7 @@ class Match:
 
 
 class HungarianMatcher:
-    """The one-to-one assignment of least total cost, image by image."""
+    """Finds the one-to-one assignment of minimum total cost, image by image."""
 
     def __init__(
         self, classification: ClassificationScheme, class_cost: float, box_cost: float, giou_cost: float
@@ -45,13 +45,13 @@ class HungarianMatcher:
 
     @torch.no_grad()
     def __call__(self, stages: Sequence[Stage]) -> list[Match]:
-        """One `Match` per stage.
+        """Return one `Match` per stage.
 
-        A GPU is waited for once: the costs of all stages travel to the host together, and so do the indices
-        on their way back.
+        The host waits for a GPU only once: the costs of all stages are transferred together, and so are the
+        resulting indices.
 
         Raises:
-            NonFiniteError: naming the image whose predictions or target boxes are not finite.
+            NonFiniteError: predictions or target boxes are not finite; names the image.
         """
         costs = [
             self._cost(logits, boxes, target)
@@ -63,14 +63,14 @@ class HungarianMatcher:
         matrices = iter(_to_host(costs))
         pairs: list[np.ndarray] = []  # (2, pairs) per stage
         for predictions, targets in stages:
-            of_images = [np.empty((2, 0), dtype=np.int64)]
+            images = [np.empty((2, 0), dtype=np.int64)]
             first_query = first_object = 0
             for target in targets:
                 queries, objects = _assign(next(matrices), target)
-                of_images.append(np.stack([queries + first_query, objects + first_object]))
+                images.append(np.stack([queries + first_query, objects + first_object]))
                 first_query += predictions.logits.shape[1]
                 first_object += len(target)
-            pairs.append(np.concatenate(of_images, axis=1))
+            pairs.append(np.concatenate(images, axis=1))
         return _on_device(pairs, costs[0].device) if costs else []
 
     def _cost(self, logits: Tensor, boxes: Tensor, target: Target) -> Tensor:
@@ -84,7 +84,7 @@ class HungarianMatcher:
 
 
 def _to_host(matrices: Sequence[Tensor]) -> list[np.ndarray]:
-    """The same matrices on the CPU, in one transfer."""
+    """Copy the matrices to the CPU in one transfer."""
     if not matrices:
         return []
     numbers = torch.cat([matrix.flatten() for matrix in matrices]).cpu()
@@ -93,12 +93,13 @@ def _to_host(matrices: Sequence[Tensor]) -> list[np.ndarray]:
 
 
 def _on_device(pairs: Sequence[np.ndarray], device: torch.device) -> list[Match]:
-    """In one transfer; from page-locked memory, so that the host need not wait for a GPU."""
+    """Copy the pairs to the device in one transfer, from page-locked memory so that the host need not
+    wait."""
     indices = torch.from_numpy(np.concatenate(pairs, axis=1))
     if device.type == "cuda":
         indices = indices.pin_memory()
     indices = indices.to(device, non_blocking=True)
-    parts = indices.split([each.shape[1] for each in pairs], dim=1)
+    parts = indices.split([stage.shape[1] for stage in pairs], dim=1)
     return [Match(queries, objects) for queries, objects in parts]
 
 

@@ -1,4 +1,4 @@
-"""The models of the paper, as parts. `build.py` is the only place that chooses among them."""
+"""The parts of the paper's models. Only `build.py` chooses among them."""
 
 from .backbone import register_backbone
 from .build import build_model, register_queries

@@ -1,5 +1,5 @@
-"""Less memory for more time: what encoder and decoder layers need for their gradients is computed again in
-the backward pass instead of being kept (Chen et al. 2016)."""
+"""Trade time for memory: the activations of encoder and decoder layers are computed again in the backward
+pass instead of being stored (Chen et al. 2016)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .model import DetectionModel
 
 
 def checkpoint_activations(model: DetectionModel) -> None:
-    """From now on, keep only the inputs of each encoder and decoder layer of `model` until its backward pass.
+    """Store only the inputs of each encoder and decoder layer of `model` until its backward pass.
 
-    Gradients are the same bit for bit, dropout included; a layer's forward pass is paid twice. Names of
-    weights do not change. Nothing happens where no gradient is wanted.
+    Gradients stay the same bit for bit, dropout included, but each layer's forward pass runs twice. The names
+    of the weights do not change. Without gradients there is no effect.
     """
     for layer in (*model.encoder.layers, *model.decoder.layers):
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)

@@ -20,15 +20,27 @@ from ..structures import FeatureMemory, SpatialShapes
 
 
 class MemoryAttention(nn.Module, ABC):
+    """Attention from queries to the memory."""
+
     @abstractmethod
     def forward(
         self, queries: Tensor, query_positions: Tensor, references: Tensor, memory: FeatureMemory
     ) -> Tensor:
-        """queries, query_positions: (B, Q, C); references: (B, Q, 2|4) in [0, 1] of the unpadded image."""
+        """Attend to the memory.
+
+        Args:
+            queries: (B, Q, C).
+            query_positions: (B, Q, C).
+            references: (B, Q, 2) points or (B, Q, 4) boxes, in [0, 1] of the unpadded image.
+
+        Returns:
+            (B, Q, C).
+        """
 
 
 class DenseAttention(MemoryAttention):
-    """Every query looks at every unpadded token; keys carry positions, values do not. Ignores references."""
+    """Every query attends to every unpadded token. Keys include positions, values do not; references are
+    ignored."""
 
     def __init__(self, dim: int, num_heads: int, dropout: float):
         super().__init__()
@@ -50,9 +62,9 @@ class DenseAttention(MemoryAttention):
 
 
 class DeformableAttention(MemoryAttention):
-    """Every query looks at K learned points per head and level around its reference.
+    """Every query attends to K learned points per head and level around its reference.
 
-    The points (offsets) and their weights are linear in the query; only the values are read from the memory.
+    The offsets of the points and their weights are linear in the query; only values are read from the memory.
     """
 
     def __init__(self, dim: int, num_heads: int, num_levels: int, num_points: int):
@@ -66,7 +78,7 @@ class DeformableAttention(MemoryAttention):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Head m starts looking in direction 2πm/M, its k-th point k steps away; all weights are equal."""
+        """Point head m in direction 2πm/M, with its k-th point k steps away and all weights equal."""
         angles = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
         directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
         directions = directions / directions.abs().amax(-1, keepdim=True)  # onto the unit square
@@ -104,11 +116,11 @@ class DeformableAttention(MemoryAttention):
 
 
 class OwnLevelAttention(MemoryAttention):
-    """Deformable attention in which each query looks only at the feature level that it belongs to:
+    """Deformable attention in which each query attends only to the feature level that it belongs to:
     "multi-scale inputs without multi-scale attention" (paper, Table 2). All levels share the projections.
 
-    `queries_per_level(Q, spatial_shapes)` says how many of the Q queries belong to each level; they stand in
-    the order of the levels.
+    `queries_per_level(Q, spatial_shapes)` returns how many of the Q queries belong to each level. Queries are
+    in the order of the levels.
     """
 
     def __init__(
@@ -126,30 +138,32 @@ class OwnLevelAttention(MemoryAttention):
         self, queries: Tensor, query_positions: Tensor, references: Tensor, memory: FeatureMemory
     ) -> Tensor:
         counts = self.queries_per_level(queries.shape[1], memory.spatial_shapes)
-        of_levels = zip(
+        levels = zip(
             queries.split(counts, dim=1),
             query_positions.split(counts, dim=1),
             references.split(counts, dim=1),
             _levels_of(memory),
             strict=True,
         )
-        return torch.cat([self.attention(*of_level) for of_level in of_levels], dim=1)
+        return torch.cat([self.attention(*level) for level in levels], dim=1)
 
 
 def tokens_per_level(num_queries: int, spatial_shapes: SpatialShapes) -> list[int]:
-    """In the encoder the queries are the memory's tokens, and each is on a level."""
+    """Return the number of tokens on each level: in the encoder, the queries are the memory's tokens."""
     return [height * width for height, width in spatial_shapes]
 
 
 def equal_shares(num_queries: int, spatial_shapes: SpatialShapes) -> list[int]:
-    """An object query is on no level. The paper does not say what it looks at; here each level has its share
-    of the queries, the first ones the finest."""
-    share, rest = divmod(num_queries, len(spatial_shapes))
-    return [share + (level < rest) for level in range(len(spatial_shapes))]
+    """Divide the object queries equally among the levels, the first queries to the finest level.
+
+    An object query belongs to no level, and the paper does not specify which one it attends to.
+    """
+    share, remainder = divmod(num_queries, len(spatial_shapes))
+    return [share + (level < remainder) for level in range(len(spatial_shapes))]
 
 
 def _levels_of(memory: FeatureMemory) -> list[FeatureMemory]:
-    """Each level as a memory of its own."""
+    """Split a memory into one memory per level."""
     sizes = [height * width for height, width in memory.spatial_shapes]
     parts = zip(
         memory.tokens.split(sizes, dim=1),

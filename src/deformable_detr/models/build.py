@@ -1,4 +1,4 @@
-"""From a `ModelConfig` to a model: the only place that chooses parts, the whole zoo on one screen."""
+"""Build a model from a `ModelConfig`. This is the only place that chooses parts; it fits on one screen."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .queries import ProposalQueries, ReferencePointQueries, StaticQueries
 
 
 def build_model(config: ModelConfig) -> DetectionModel:
-    """An untrained model, initialised as the authors do (specification §3.4), in training mode."""
+    """Build an untrained model in training mode, initialised as the authors do (specification §3.4)."""
     backbone = build_backbone(config.backbone, num_maps=_num_maps(config))
     num_heads = _num_heads(config)
     heads = [PredictionHead(config.hidden_dim, _num_logits(config)) for _ in range(num_heads)]
@@ -41,7 +41,7 @@ def build_model(config: ModelConfig) -> DetectionModel:
         encoder=Encoder(
             [
                 EncoderLayer(
-                    _attention(config, of_tokens=True), config.hidden_dim, config.ffn_dim, config.dropout
+                    _attention(config, in_encoder=True), config.hidden_dim, config.ffn_dim, config.dropout
                 )
                 for _ in range(config.encoder_layers)
             ]
@@ -50,7 +50,7 @@ def build_model(config: ModelConfig) -> DetectionModel:
         decoder=Decoder(
             [
                 DecoderLayer(
-                    _attention(config, of_tokens=False),
+                    _attention(config, in_encoder=False),
                     config.hidden_dim,
                     config.num_heads,
                     config.ffn_dim,
@@ -67,7 +67,7 @@ def build_model(config: ModelConfig) -> DetectionModel:
 
 @cache
 def level_strides(config: ModelConfig) -> tuple[int, ...]:
-    """Pixels of the image per cell of each feature level, finest first. No weights are made."""
+    """Return the image pixels per cell of each feature level, finest first, without allocating weights."""
     with torch.device("meta"):
         strides = build_backbone(config.backbone, num_maps=_num_maps(config)).strides
     further = config.num_levels - len(strides)  # each by a convolution of stride 2 (neck.py)
@@ -83,7 +83,7 @@ def _num_logits(config: ModelConfig) -> int:
 
 
 def _num_heads(config: ModelConfig) -> int:
-    """One head shared by all layers; refinement needs one each; proposals one more."""
+    """Return 1 if all layers share a head; with refinement, one per layer and one more for proposals."""
     if not config.refine_references:
         return 1
     return config.decoder_layers + (config.queries == "proposals")
@@ -115,12 +115,13 @@ def _position(config: ModelConfig) -> nn.Module:
     return LevelPosition(sine, config.num_levels, config.hidden_dim)
 
 
-def _attention(config: ModelConfig, of_tokens: bool) -> MemoryAttention:
-    """`of_tokens`: the queries are the memory's own tokens (encoder), not object queries (decoder)."""
+def _attention(config: ModelConfig, in_encoder: bool) -> MemoryAttention:
+    """Build the attention of a layer. Queries are memory tokens in the encoder, object queries in the
+    decoder."""
     if config.attention == "dense":
         return DenseAttention(config.hidden_dim, config.num_heads, config.dropout)
     if config.attention == "deformable_own_level":
-        queries_per_level = tokens_per_level if of_tokens else equal_shares
+        queries_per_level = tokens_per_level if in_encoder else equal_shares
         return OwnLevelAttention(config.hidden_dim, config.num_heads, config.num_points, queries_per_level)
     return DeformableAttention(config.hidden_dim, config.num_heads, config.num_levels, config.num_points)
 
@@ -136,11 +137,12 @@ _QUERIES: dict[str, QueriesBuilder] = {
 
 
 def register_queries(name: str, build: QueriesBuilder) -> None:
-    """Make `model.queries=name` choose object queries from outside of the package, in this process.
+    """Make `model.queries=name` select object queries from outside the package, in this process.
 
-    A checkpoint keeps only the name, so whoever loads it must register the queries before.
+    A checkpoint stores only the name, so register the queries before you load one.
 
     Args:
+        name: the value of `model.queries`.
         build: takes the configuration and the prediction heads, and returns a module that maps a
             `FeatureMemory` to `Queries`.
     """

@@ -1,4 +1,5 @@
-"""The decoder: object queries look at each other and at the memory, layer by layer, and every layer predicts
+"""The decoder: object queries attend to each other and to the memory, layer by layer, and every layer
+predicts
 (paper, sections 4.1 and 4.2; specification §3.3, §4.3). Letters: B batch, Q queries, C channels.
 """
 
@@ -16,7 +17,7 @@ from .heads import PredictionHead, logits_of_references
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, attention to the memory, feed-forward; each with residual and norm."""
+    """Self-attention, attention to the memory and a feed-forward network, each with residual and norm."""
 
     def __init__(
         self, cross_attention: MemoryAttention, dim: int, num_heads: int, ffn_dim: int, dropout: float
@@ -44,10 +45,11 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Layers with their prediction heads: one head for all layers, or one each.
+    """Layers with their prediction heads: one head for all layers, or one per layer.
 
-    `norm` is applied to what a layer says, not to what it passes on (DETR; `nn.Identity` elsewhere).
-    `refine_references`: each layer starts from the boxes that the layer before it predicted.
+    `norm` is applied to what a layer's head reads, not to what the next layer reads (DETR; otherwise it is
+    `nn.Identity`).
+    `refine_references`: each layer starts from the boxes that the previous layer predicted.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""Dropout that a CPU can afford.
+"""Dropout that is fast on CPUs.
 
-On processors that are not Intel's, PyTorch draws its masks value by value: 17 ns each, as long as the product
-with the 256 x 1024 matrix of a feed-forward layer takes for it. Here a 64-bit draw serves four values.
-Letters: p the probability of a zero.
+On processors other than Intel's, PyTorch draws a mask value by value: 17 ns each, as long as the product with
+the 256 x 1024 matrix of a feed-forward layer takes per value. Here one 64-bit draw serves four values.
+Letters: p is the probability of a zero.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_STEPS = 2**16  # 16 random bits for each value: probabilities are multiples of 1/65536
+_STEPS = 2**16  # 16 random bits per value: probabilities are multiples of 1/65536
 _VALUES_PER_DRAW = 4
 
 
 class Dropout(nn.Module):
-    """torch.nn.Dropout's rule: in training a value is zero with probability p, else divided by 1 - p.
+    """torch.nn.Dropout's rule: in training, a value is set to zero with probability p, or divided by 1 - p.
 
-    On a CPU p is taken to the nearest 1/65536, and the divisor with it, so that the mean stays what it is.
-    Draws from PyTorch's global generator.
+    On a CPU, p is rounded to the nearest 1/65536, and the divisor with it, so that the mean is preserved.
+    Random numbers come from PyTorch's global generator.
     """
 
     def __init__(self, p: float):
@@ -34,17 +34,18 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.p)
-        kept, scale = _draw(x, self.p)
-        return x * kept.mul_(scale)
+        mask, scale = _draw(x, self.p)
+        return x * mask.mul_(scale)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
 
 
 def relu_dropout_(x: Tensor, p: float) -> Tensor:
-    """`dropout(relu(x))` in the memory of `x`, which nobody may need afterwards. p = 0: relu alone.
+    """Return `dropout(relu(x))` in the memory of `x`, whose old values must no longer be needed.
 
-    A zero of the result tells the backward pass of both; it keeps nothing else, a third of the memory.
+    The backward pass reads from the result's zeros where either was applied. It stores nothing else, which is
+    a third of the usual memory. If p is 0, only relu is applied.
     """
     if p == 0:
         return F.relu(x, inplace=True)
@@ -57,8 +58,8 @@ def relu_dropout_(x: Tensor, p: float) -> Tensor:
 class _ReluDropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
-        kept, ctx.scale = _draw(x, p)
-        x.relu_().mul_(kept).mul_(ctx.scale)
+        mask, ctx.scale = _draw(x, p)
+        x.relu_().mul_(mask).mul_(ctx.scale)
         ctx.mark_dirty(x)
         ctx.save_for_backward(x)
         return x
@@ -71,11 +72,12 @@ class _ReluDropout(torch.autograd.Function):
 
 
 def _draw(x: Tensor, p: float) -> tuple[Tensor, float]:
-    """Ones and zeros like `x`, and the scale that keeps the mean."""
+    """Return a mask of ones and zeros with the shape and dtype of `x`, and the factor that preserves the
+    mean."""
     num_dropped = min(round(p * _STEPS), _STEPS - 1)
     draws = torch.empty(-(-x.numel() // _VALUES_PER_DRAW), dtype=torch.int64)
     lowest = torch.iinfo(torch.int64).min
     bits = draws.random_(lowest, None).view(torch.int16)[: x.numel()].view(x.shape)
-    kept = torch.empty(x.shape, dtype=x.dtype)
-    torch.ge(bits, num_dropped - _STEPS // 2, out=kept)
-    return kept, _STEPS / (_STEPS - num_dropped)
+    mask = torch.empty(x.shape, dtype=x.dtype)
+    torch.ge(bits, num_dropped - _STEPS // 2, out=mask)
+    return mask, _STEPS / (_STEPS - num_dropped)

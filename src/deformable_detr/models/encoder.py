@@ -1,4 +1,4 @@
-"""The encoder: every memory token looks at the memory (paper, section 4.1; specification §3.2).
+"""The encoder: every memory token attends to the memory (paper, section 4.1; specification §3.2).
 
 Letters: B batch, S memory tokens, C channels.
 """
@@ -31,7 +31,7 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Layers of equal shape; a token's reference is its own pixel centre, the same in all of them."""
+    """Layers of equal shape; in all of them, a token's reference is its own pixel centre."""
 
     def __init__(self, layers: Sequence[EncoderLayer]):
         super().__init__()
@@ -45,9 +45,9 @@ class Encoder(nn.Module):
 
 
 def token_centres(memory: FeatureMemory) -> Tensor:
-    """(B, S, 2): the pixel centre (x, y) of each token, relative to the unpadded image.
+    """Return the pixel centre (x, y) of each token, (B, S, 2), relative to the unpadded image.
 
-    Tokens in the padding lie beyond 1.
+    Tokens in the padding have a coordinate above 1.
     """
     device = memory.valid_ratios.device
     centres = []

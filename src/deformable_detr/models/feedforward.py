@@ -8,7 +8,7 @@ from .dropout import Dropout, relu_dropout_
 
 
 class FeedForward(nn.Module):
-    """norm(x + linear2(relu(linear1(x)))), dropout after both linears. x: (B, Q, C)."""
+    """norm(x + linear2(relu(linear1(x)))), with dropout after both linear layers. x: (B, Q, C)."""
 
     def __init__(self, dim: int, ffn_dim: int, dropout: float):
         super().__init__()

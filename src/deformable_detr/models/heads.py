@@ -14,7 +14,7 @@ from ..structures import Predictions
 
 
 class PredictionHead(nn.Module):
-    """hidden (B, Q, C) and reference logits (B, Q, 4) to `Predictions`."""
+    """Map hidden states (B, Q, C) and reference logits (B, Q, 4) to `Predictions`."""
 
     def __init__(self, dim: int, num_logits: int):
         super().__init__()
@@ -24,7 +24,8 @@ class PredictionHead(nn.Module):
         )
 
     def start_at_reference(self, size_bias: float) -> None:
-        """Deformable DETR's start: every box is its reference; width and height get `size_bias` as logit."""
+        """Initialise as Deformable DETR: each box equals its reference, `size_bias` is the logit of its
+        size."""
         last = self.box_head[-1]
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)
@@ -35,13 +36,14 @@ class PredictionHead(nn.Module):
         return Predictions(self.class_head(hidden), self.boxes(hidden, reference_logits))
 
     def boxes(self, hidden: Tensor, reference_logits: Tensor) -> Tensor:
-        """The boxes alone, (B, Q, 4) cxcywh."""
-        # float32: in 16 bit, a box side near 1 would step by several pixels.
+        """Return the boxes without the logits, (B, Q, 4) cxcywh."""
+        # float32: in 16 bits, a box side near 1 would step by several pixels.
         boxes: Tensor = (self.box_head(hidden).float() + reference_logits).sigmoid()
         return boxes
 
 
 def logits_of_references(references: Tensor) -> Tensor:
-    """(B, Q, 2|4) in [0, 1] to (B, Q, 4) logits. A point leaves width and height to the head alone."""
+    """Convert references (B, Q, 2|4) in [0, 1] to logits (B, Q, 4), which are 0 for the missing size of a
+    point."""
     logits = inverse_sigmoid(references)
     return F.pad(logits, (0, 4 - logits.shape[-1]))

@@ -1,7 +1,7 @@
-"""The one skeleton of all models: pixels → maps → levels → memory → queries → predictions.
+"""The skeleton that all models share: pixels → maps → levels → memory → queries → predictions.
 
-It is handed its parts (`build.py` chooses them), and `forward` returns the same type in training and in
-evaluation. Letters: B batch, S memory tokens, C channels, L levels.
+It receives its parts from `build.py`, and `forward` returns the same type in training and in evaluation.
+Letters: B batch, S memory tokens, C channels, L levels.
 """
 
 from __future__ import annotations
@@ -47,27 +47,28 @@ class DetectionModel(nn.Module):
         """Detect objects.
 
         Args:
-            images: what `ImageBatch.of` takes: a padded batch, its (pixels, mask), or normalised (3, H, W)
-                float tensors, which are padded here; or a `FeatureBatch`, where the backbone's work is done.
+            images: any input of `ImageBatch.from_input`: a padded batch, its (pixels, mask), or normalised
+                (3, H, W) float tensors, which are padded here; or a `FeatureBatch`, which skips the backbone.
 
         Returns:
             `DetectorOutput`: `.predictions[-1].logits` (B, Q, num_logits) and `.boxes_cxcywh` (B, Q, 4).
         """
-        batch = images if isinstance(images, FeatureBatch) else ImageBatch.of(images)
+        batch = images if isinstance(images, FeatureBatch) else ImageBatch.from_input(images)
         memory = self.encoder(self.embed(batch))
         queries = self.queries(memory)
         return DetectorOutput(self.decoder(queries, memory), queries.proposals)
 
     def embed(self, batch: ImageBatch | FeatureBatch) -> FeatureMemory:
-        """Pixels, or their features, to the encoder's input: levels flattened, with positions and masks."""
+        """Turn pixels or feature maps into the encoder's input: flattened levels with positions and masks."""
         maps = batch.maps if isinstance(batch, FeatureBatch) else self.backbone(batch.pixels)
         levels: list[Tensor] = self.neck(maps)
         shapes = tuple((level.shape[-2], level.shape[-1]) for level in levels)
         return self.locate(_flatten(levels), shapes, batch.mask)
 
     def locate(self, tokens: Tensor, spatial_shapes: SpatialShapes, image_mask: Tensor) -> FeatureMemory:
-        """Tokens (B, S, C) with all that depends on sizes and padding only: where each of them is."""
-        # Every level's mask from the image's own (specification §1.6), never from another level's.
+        """Add positions, masks and valid ratios, which depend only on sizes and padding, to tokens (B, S,
+        C)."""
+        # Each level's mask is resized from the image's (specification §1.6), never from another level's.
         masks = [resize_nearest(image_mask, shape) for shape in spatial_shapes]
         return FeatureMemory(
             tokens=tokens,
@@ -79,12 +80,12 @@ class DetectionModel(nn.Module):
 
 
 def _flatten(levels: Sequence[Tensor]) -> Tensor:
-    """(B, C, H, W) per level to (B, S, C)."""
+    """Flatten and concatenate levels (B, C, H, W) to tokens (B, S, C)."""
     return torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
 
 
 def valid_ratio(mask: Tensor) -> Tensor:
-    """(B, H, W) padding mask to (B, 2): unpadded fraction of the width and of the height."""
+    """Return the unpadded fraction of width and height, (B, 2), of a padding mask (B, H, W)."""
     height, width = mask.shape[-2:]
     valid_height = (~mask[:, :, 0]).sum(1)
     valid_width = (~mask[:, 0, :]).sum(1)
@@ -92,7 +93,10 @@ def valid_ratio(mask: Tensor) -> Tensor:
 
 
 def copy_on_same_memory(model: DetectionModel) -> DetectionModel:
-    """New modules on the old tensors' memory: what is exchanged later replaces a module's own parameter."""
+    """Copy the modules but share the memory of their tensors, without gradients.
+
+    Replacing a module or parameter of the copy leaves `model` unchanged.
+    """
     shared: dict[int, object] = {}
     for parameter in model.parameters():
         shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)

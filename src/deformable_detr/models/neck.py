@@ -1,4 +1,4 @@
-"""Necks: the backbone's maps to feature levels of equal width (paper, appendix A.2 and Table 2;
+"""Necks turn the backbone's maps into feature levels of equal width (paper, appendix A.2 and Table 2;
 specification §2.2).
 
 Letters: B batch, C = hidden_dim, H, W the size of a level.
@@ -17,7 +17,7 @@ from .nearest import resize_nearest
 
 
 class Projection(nn.Module):
-    """DETR's: one 1x1 convolution on the last map, without norm."""
+    """DETR's neck: a 1x1 convolution of the last map, without norm."""
 
     def __init__(self, in_channels: Sequence[int], dim: int):
         super().__init__()
@@ -28,16 +28,20 @@ class Projection(nn.Module):
 
 
 class GroupNorm(nn.GroupNorm):
-    """PyTorch's, but a group of a single value is allowed: it becomes the bias. The coarsest level of a small
-    picture is one pixel, and at width 32 a group is one channel."""
+    """PyTorch's group norm, except that a group may be a single value, which becomes the bias.
+
+    The coarsest level of a small picture is one pixel, and at width 32 a group is one channel.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
 
 class ChannelMapper(nn.Module):
-    """Deformable DETR's: 1x1 convolution and group norm for each map; further levels by 3x3 convolutions of
-    stride 2, the first of them from the last raw map."""
+    """Deformable DETR's neck: a 1x1 convolution with group norm for each map.
+
+    Further levels are computed by 3x3 convolutions of stride 2, the first of them from the last backbone map.
+    """
 
     def __init__(self, in_channels: Sequence[int], dim: int, num_levels: int):
         super().__init__()
@@ -66,8 +70,11 @@ class ChannelMapper(nn.Module):
 
 
 class FPN(nn.Module):
-    """A feature pyramid (Lin et al. 2017) on top of `ChannelMapper`: each level gets what the coarser ones
-    know, the coarsest first, by nearest upsampling; then a 3x3 convolution with group norm each."""
+    """A feature pyramid (Lin et al. 2017) on top of `ChannelMapper`.
+
+    Starting from the coarsest, each level is upsampled (nearest) and added to the next finer one. Then each
+    level has a 3x3 convolution with group norm.
+    """
 
     def __init__(self, in_channels: Sequence[int], dim: int, num_levels: int):
         super().__init__()
@@ -87,8 +94,10 @@ class FPN(nn.Module):
 
 
 class BiFPN(nn.Module):
-    """EfficientDet's pyramid (Tan et al. 2020) on top of `ChannelMapper`: three layers, as in
-    EfficientDet-D0 (the paper names no number), each from coarse to fine and back."""
+    """EfficientDet's pyramid (Tan et al. 2020) on top of `ChannelMapper`.
+
+    It has three layers, as in EfficientDet-D0 (the paper gives no number), each from coarse to fine and back.
+    """
 
     def __init__(self, in_channels: Sequence[int], dim: int, num_levels: int, num_layers: int = 3):
         super().__init__()
@@ -103,8 +112,11 @@ class BiFPN(nn.Module):
 
 
 class BiFPNLayer(nn.Module):
-    """One way down and one way up. A level's way up sees its input, its way down and the finer level; the
-    coarsest has no way down, and the finest's way down is its output."""
+    """One pass from coarse to fine (down) and one back (up).
+
+    On the way up, a level fuses its input, its result of the way down and the next finer level. The coarsest
+    level has no result of the way down; the finest level's result of the way down is its output.
+    """
 
     def __init__(self, dim: int, num_levels: int):
         super().__init__()
@@ -127,8 +139,10 @@ class BiFPNLayer(nn.Module):
 
 
 class Fusion(nn.Module):
-    """A weighted mean of maps of one shape, by learned weights that stay positive, then a depthwise separable
-    3x3 convolution with group norm."""
+    """A weighted mean of maps of equal shape, then a depthwise separable 3x3 convolution with group norm.
+
+    The learned weights are kept non-negative.
+    """
 
     def __init__(self, dim: int, num_inputs: int):
         super().__init__()
@@ -142,7 +156,7 @@ class Fusion(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         weights = self.weights.relu()
-        weights = weights / (weights.sum() + 1e-4)  # "fast normalised fusion": no softmax, but no zero either
+        weights = weights / (weights.sum() + 1e-4)  # "fast normalised fusion", never divided by 0
         mean = sum(weight * level for weight, level in zip(weights, maps, strict=True))
         fused: Tensor = self.convolution(mean)
         return fused

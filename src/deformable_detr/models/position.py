@@ -1,4 +1,4 @@
-"""Where a token is: sine encodings of x and y, and for several levels, which level it is on
+"""Position encodings of tokens: sines of x and y and, with several levels, a learned vector per level
 (paper, section 4.1, "scale-level embedding"; specification §2.3).
 
 Letters: B batch, C channels, H, W the sizes of one level.
@@ -16,17 +16,18 @@ TEMPERATURE = 10000.0
 
 
 def sine_encoding(coordinates: Tensor, num_features: int) -> Tensor:
-    """Coordinates (...) in [0, 2π] to (..., num_features): sines and cosines in turn, frequency falling."""
+    """Encode coordinates (...) in [0, 2π] as (..., num_features): alternating sines and cosines of falling
+    frequency."""
     exponent = torch.arange(num_features, device=coordinates.device) // 2 * (2 / num_features)
     angles = coordinates[..., None] / TEMPERATURE**exponent
     return torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], dim=-1).flatten(-2)
 
 
 class SinePosition(nn.Module):
-    """Masks of the levels to encodings: first half of the channels from y, second half from x.
+    """Encode the positions in the levels' masks: y in the first half of the channels, x in the second.
 
-    Coordinates count unpadded pixels only, so an image is encoded the same however it is padded.
-    `half_pixel` moves them to the pixels' centres: Deformable DETR does, DETR does not.
+    Coordinates count unpadded pixels only, so an image's encoding does not depend on its padding.
+    `half_pixel` shifts them to the pixels' centres, which Deformable DETR does and DETR does not.
     """
 
     def __init__(self, dim: int, half_pixel: bool):
@@ -35,7 +36,7 @@ class SinePosition(nn.Module):
         self.shift = 0.5 if half_pixel else 0.0
 
     def forward(self, masks: Sequence[Tensor]) -> list[Tensor]:
-        """masks: (B, H, W) per level, True = padding. Returns (B, C, H, W) per level."""
+        """Encode masks (B, H, W), True = padding, as (B, C, H, W), one per level."""
         return [self._encode(mask) for mask in masks]
 
     def _encode(self, mask: Tensor) -> Tensor:
@@ -48,7 +49,7 @@ class SinePosition(nn.Module):
 
 
 class LevelPosition(nn.Module):
-    """A position encoding plus one learned vector per level, N(0, 1) at the start."""
+    """A position encoding plus one learned vector per level, initialised from N(0, 1)."""
 
     def __init__(self, position: SinePosition, num_levels: int, dim: int):
         super().__init__()

@@ -1,7 +1,7 @@
-"""Where object queries come from: learned (DETR), learned with reference points (Deformable DETR), or the
-first stage's proposals (paper, section 4.2; specification §4.1, §4.4).
+"""Sources of object queries: learned (DETR), learned with reference points (Deformable DETR), or the first
+stage's proposals (paper, section 4.2; specification §4.1, §4.4).
 
-Each: forward(memory) -> Queries. Letters: B batch, Q queries, S memory tokens, C channels.
+Each is a module with forward(memory) -> Queries. Letters: B batch, Q queries, S memory tokens, C channels.
 """
 
 from __future__ import annotations
@@ -17,24 +17,23 @@ from ..structures import FeatureMemory, Predictions, Queries
 from .heads import PredictionHead
 from .position import sine_encoding
 
-PROPOSAL_SIZE = (
-    0.05  # side of the proposals on the finest level, as a fraction of the image; doubles per level
-)
+# Side of the proposals on the finest level, as a fraction of the image; it doubles from level to level.
+PROPOSAL_SIZE = 0.05
 
 
 class FixedQueries(nn.Module, ABC):
-    """Queries that are weights and nothing else: the same for every image."""
+    """Queries that consist of weights alone and are the same for every image."""
 
     @abstractmethod
     def fixed(self) -> Queries:
-        """The queries of one image, (1, Q, C)."""
+        """Return the queries of one image, (1, Q, C)."""
 
     def forward(self, memory: FeatureMemory) -> Queries:
         return for_each_image(self.fixed(), memory)
 
 
 class StaticQueries(FixedQueries):
-    """DETR: learned positions, zero content, and no place to start from."""
+    """DETR's queries: learned positions, zero content and no reference."""
 
     def __init__(self, num_queries: int, dim: int):
         super().__init__()
@@ -47,7 +46,8 @@ class StaticQueries(FixedQueries):
 
 
 class ReferencePointQueries(FixedQueries):
-    """Deformable DETR: learned content and positions; a reference point is linear in the position."""
+    """Deformable DETR's queries: learned content and positions; reference points are linear in the
+    positions."""
 
     def __init__(self, num_queries: int, dim: int):
         super().__init__()
@@ -63,10 +63,10 @@ class ReferencePointQueries(FixedQueries):
 
 
 class ProposalQueries(nn.Module):
-    """Two stages: every memory token proposes a box; the best Q become the queries.
+    """Queries of two-stage models: every memory token proposes a box, and the best Q become the queries.
 
-    `mask_invalid`: keep tokens in the padding, and tokens whose base box leaves the image, out of the
-    top Q. The authors' code lets them in (specification §11, 10), and its checkpoints are used to it.
+    `mask_invalid`: exclude tokens in the padding, and tokens whose base box leaves the image, from the top Q.
+    The authors' code includes them (specification §11, 10), and its checkpoints depend on that.
     Class 0 is the first stage's "object". An image with fewer tokens than `num_queries` has as many
     queries as tokens.
     """
@@ -99,8 +99,8 @@ class ProposalQueries(nn.Module):
     def starting_at(
         self, references: Tensor, tokens: Tensor, proposals: Predictions | None = None
     ) -> Queries:
-        """Queries that are encodings of the boxes (B, Q, 4) they start from. `tokens`: (B, Q), which ones
-        proposed them."""
+        """Encode the boxes (B, Q, 4) that queries start from. `tokens`: (B, Q), the tokens that proposed
+        them."""
         dim = self.memory_norm.normalized_shape[0]
         encoded = sine_encoding(references * (2 * math.pi), dim // 2).flatten(2)  # (B, Q, 2C)
         positions, content = self.box_norm(self.box_projection(encoded)).chunk(2, dim=-1)
@@ -108,8 +108,8 @@ class ProposalQueries(nn.Module):
 
 
 class BestProposals(nn.Module):
-    """`ProposalQueries` for inference: of all S tokens only the objectness is needed (one logit of the class
-    head), boxes only of the Q that are chosen. In training all of them have losses."""
+    """`ProposalQueries` for inference: objectness (one logit of the class head) for all S tokens, boxes only
+    for the Q chosen ones. In training, all of them have losses."""
 
     def __init__(self, queries: ProposalQueries):
         super().__init__()
@@ -125,15 +125,15 @@ class BestProposals(nn.Module):
             objectness = objectness.masked_fill(invalid, -torch.inf)
         best = objectness.topk(min(plain.num_queries, objectness.shape[1]), dim=1).indices
 
-        def of_best(rows: Tensor) -> Tensor:
+        def best_of(rows: Tensor) -> Tensor:
             return rows.gather(1, best[..., None].expand(-1, -1, rows.shape[-1]))
 
         base_logits = torch.log(base / (1 - base)).masked_fill(invalid[..., None], torch.inf)
-        references = plain.head.boxes(of_best(encoded), of_best(base_logits))
+        references = plain.head.boxes(best_of(encoded), best_of(base_logits))
         return plain.starting_at(references, best)
 
     def encode(self, tokens: Tensor, invalid: Tensor) -> Tensor:
-        """The input of the first stage's head, (B, S, C)."""
+        """Return the input of the first stage's head, (B, S, C)."""
         encoded: Tensor = self.plain.memory_norm(
             self.plain.memory_projection(tokens.masked_fill(invalid[..., None], 0.0))
         )
@@ -141,8 +141,8 @@ class BestProposals(nn.Module):
 
 
 def for_each_image(queries: Queries, memory: FeatureMemory) -> Queries:
-    """Queries of one image, (1, Q, C), for all images of the memory."""
-    B = memory.tokens.shape[0]  # len() would fix it under torch.export
+    """Expand the queries of one image, (1, Q, C), to all images of the memory."""
+    B = memory.tokens.shape[0]  # len() would be a constant under torch.export
     return Queries(
         queries.content.expand(B, -1, -1),
         queries.positions.expand(B, -1, -1),
@@ -151,10 +151,10 @@ def for_each_image(queries: Queries, memory: FeatureMemory) -> Queries:
 
 
 def base_boxes(memory: FeatureMemory) -> tuple[Tensor, Tensor]:
-    """The boxes that proposals are relative to, (B, S, 4) cxcywh, and which are invalid, (B, S).
+    """Return the boxes that proposals are relative to, (B, S, 4) cxcywh, and a mask of invalid ones, (B, S).
 
-    A token's base box sits on its pixel centre; its side doubles from level to level. It is invalid in
-    the padding, or where it has a coordinate outside (0.01, 0.99).
+    A token's base box is centred on its pixel; its side doubles from level to level. It is invalid in the
+    padding, or if one of its coordinates is outside (0.01, 0.99).
     """
     boxes, device = [], memory.tokens.device
     start = 0

@@ -1,4 +1,4 @@
-"""The operators: multi-scale deformable attention, deformable convolution."""
+"""The operators: multi-scale deformable attention and deformable convolution."""
 
 from .deform_conv import DeformConv2d
 from .ms_deform_attn import fused_ms_deform_attn, ms_deform_attn

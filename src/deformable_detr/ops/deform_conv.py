@@ -1,9 +1,9 @@
-"""Deformable convolution (Dai et al. 2017; modulated: Zhu et al. 2019): in a backbone of the paper's Table 3.
+"""Deformable convolution (Dai et al. 2017; modulated: Zhu et al. 2019), as used in the paper's Table 3.
 
-An ordinary kernel reads its input on a fixed grid. Here each tap of the kernel is displaced by an offset that
-a small convolution predicts at every place, and in the modulated form (v2) its value is weighed as well.
-Section 4.1 of the paper names the relation: deformable attention with one head per tap, one point, and the
-kernel as output projection is deformable convolution (tests/ops/test_deform_conv.py has it as an equation).
+An ordinary kernel reads its input on a fixed grid. Here, each tap of the kernel is displaced by an offset
+that a small convolution predicts at every position, and in the modulated form (v2) its value is weighted as
+well. Section 4.1 of the paper states the relation: deformable attention with one head per tap, one point, and
+the kernel as output projection is deformable convolution (tests/ops/test_deform_conv.py tests this equation).
 
 Letters: B batch, C channels, H, W input map, H', W' output map, G offset groups, T = kh·kw taps of a kernel.
 """
@@ -19,15 +19,15 @@ from ..errors import UserError
 class DeformConv2d(nn.Conv2d):
     """A convolution that learns where to read: forward maps (B, C, H, W) to (B, C', H', W').
 
-    `weight` and `bias` are those of a plain convolution, in name, shape and initial value; `sampling_offsets`
-    and, if modulated, `modulation` are convolutions of the same geometry beside it. Both start at zero, and
-    the modulation is 2·sigmoid: so the layer starts as the plain convolution and can take over its trained
-    kernel. (The second paper has sigmoid, which starts every tap at one half. As the 2 can go into the
-    kernel, the two can express the same functions.) torchvision's operator does the arithmetic.
+    `weight` and `bias` have the names, shapes and initial values of a plain convolution. `sampling_offsets`
+    and, if modulated, `modulation` are further convolutions of the same geometry. Both start at zero, and the
+    modulation is 2·sigmoid, so the layer starts as the plain convolution and can use its trained kernel. (The
+    second paper uses sigmoid, which starts every tap at one half. As the factor 2 can be part of the kernel,
+    both can express the same functions.) torchvision's operator does the arithmetic.
 
     Attributes:
-        sampling_offsets: to (B, G·T·2, H', W'): per group and tap (dy, dx), pixels of the input map.
-        modulation: to (B, G·T, H', W'), before 2·sigmoid; None if not modulated.
+        sampling_offsets: computes (B, G·T·2, H', W'): (dy, dx) per group and tap, in pixels of the input map.
+        modulation: computes (B, G·T, H', W'), before 2·sigmoid; None if not modulated.
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class DeformConv2d(nn.Conv2d):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
-        """Arguments as for `nn.Conv2d`, and:
+        """Create the layer with the arguments of `nn.Conv2d` and two further ones.
 
         Args:
-            offset_groups: G; each of the G parts of the input channels has offsets of its own.
-            modulated: v2 (offsets and modulation), else v1 (offsets only).
+            offset_groups: G; each of the G groups of input channels has separate offsets.
+            modulated: v2 (offsets and modulation); otherwise v1 (offsets only).
 
         Raises:
-            ValueError: where `groups` or `offset_groups` do not divide the channels.
+            ValueError: `groups` or `offset_groups` do not divide the channels.
         """
         super().__init__(
             in_channels,
@@ -72,7 +72,7 @@ class DeformConv2d(nn.Conv2d):
         self.offset_groups = offset_groups
         taps = self.kernel_size[0] * self.kernel_size[1]
 
-        def beside_the_kernel(channels: int) -> nn.Conv2d:
+        def same_geometry(channels: int) -> nn.Conv2d:
             convolution = nn.Conv2d(
                 in_channels, channels, kernel_size, stride, padding, dilation, device=device, dtype=dtype
             )
@@ -80,18 +80,20 @@ class DeformConv2d(nn.Conv2d):
             nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
             return convolution
 
-        self.sampling_offsets = beside_the_kernel(2 * offset_groups * taps)
-        self.modulation = beside_the_kernel(offset_groups * taps) if modulated else None
+        self.sampling_offsets = same_geometry(2 * offset_groups * taps)
+        self.modulation = same_geometry(offset_groups * taps) if modulated else None
 
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, *, offset_groups: int = 1, modulated: bool = True) -> DeformConv2d:
-        """`conv` made deformable: it holds the same parameters, and gives the same output until it learns.
+        """Make `conv` deformable, with the same parameters and, until it is trained, the same output.
 
         Raises:
-            ValueError: where `conv` pads with anything but a number of zeros, which torchvision cannot.
+            ValueError: `conv` does not pad with a fixed number of zeros, which torchvision requires.
         """
         if isinstance(conv.padding, str) or conv.padding_mode != "zeros":
-            raise ValueError(f"deformable convolution pads with a number of zeros only, unlike {conv}")
+            raise ValueError(
+                f"deformable convolution can only pad with a fixed number of zeros, unlike {conv}"
+            )
         deformable = cls(
             conv.in_channels,
             conv.out_channels,
@@ -110,12 +112,12 @@ class DeformConv2d(nn.Conv2d):
         return deformable
 
     def forward(self, input: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H', W').
+        """Map (B, C, H, W) to (B, C', H', W').
 
-        Under autocast the two small convolutions run in the narrow type, the sampling itself in float32.
+        Under autocast, the two small convolutions run in the narrow dtype, and the sampling runs in float32.
 
         Raises:
-            UserError: outside autocast, for a number type that torchvision's operator lacks (bfloat16).
+            UserError: torchvision's operator does not support the dtype (bfloat16) outside autocast.
         """
         offsets = self.sampling_offsets(input)
         modulation = None if self.modulation is None else 2 * self.modulation(input).sigmoid()
@@ -124,15 +126,15 @@ class DeformConv2d(nn.Conv2d):
         if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
             return self._convolve(input, offsets, modulation)
         real = torch.float64 if input.dtype == torch.float64 else torch.float32
-        with torch.autocast(device, enabled=False):  # torchvision has autocast for some devices, not for CPUs
+        with torch.autocast(device, enabled=False):  # torchvision has autocast on some devices, not on CPUs
             output = self._convolve(
                 input.to(real), offsets.to(real), None if modulation is None else modulation.to(real)
             )
-        # As of any convolution under autocast, which leaves float64 alone.
+        # Like any convolution under autocast, which does not change float64.
         return output if real == torch.float64 else output.to(torch.get_autocast_dtype(device))
 
     def _convolve(self, input: Tensor, offsets: Tensor, modulation: Tensor | None) -> Tensor:
-        from torchvision.ops import deform_conv2d  # takes a second to import, and `ops` is on everyone's way
+        from torchvision.ops import deform_conv2d  # takes a second to import, and everything imports `ops`
 
         try:
             output: Tensor = deform_conv2d(
@@ -149,21 +151,23 @@ class DeformConv2d(nn.Conv2d):
             if "not implemented for" not in str(error):
                 raise
             raise UserError(
-                f"DeformConv2d: torchvision's deform_conv2d has no {str(input.dtype).removeprefix('torch.')} "
-                f"on {input.device.type}: keep the model in float32 and run it under torch.autocast, which "
-                "computes this layer in float32."
+                "DeformConv2d: torchvision's deform_conv2d does not support "
+                f"{str(input.dtype).removeprefix('torch.')} on {input.device.type}: keep the model in "
+                "float32 and run it under torch.autocast, which computes this layer in float32."
             ) from error
         return output
 
     @torch.no_grad()
     def sampling_locations(self, input: Tensor) -> Tensor:
-        """Where each output reads: (B, H', W', G, T, 2), (x, y) in pixels of `input`; (0, 0) is the
-        centre of the first pixel."""
+        """Return where each output reads, (B, H', W', G, T, 2), as (x, y) in pixels of `input`.
+
+        (0, 0) is the centre of the first pixel.
+        """
         offsets = self.sampling_offsets(input)
         offsets = offsets.unflatten(1, (self.offset_groups, -1, 2)).permute(0, 4, 5, 1, 2, 3).flip(-1)
 
         def along(axis: int, size: int) -> tuple[Tensor, Tensor]:
-            """Where the kernel's first tap lies for each output, and the further taps from there."""
+            """Return the position of the kernel's first tap for each output, and all taps relative to it."""
             start = torch.arange(size, device=input.device) * self.stride[axis] - int(self.padding[axis])
             return start, torch.arange(self.kernel_size[axis], device=input.device) * self.dilation[axis]
 

@@ -1,8 +1,8 @@
-"""What the operator costs, for `torch.utils.flop_counter.FlopCounterMode` (paper, appendix A.1).
+"""The operator's cost for `torch.utils.flop_counter.FlopCounterMode` (paper, appendix A.1).
 
 A sample costs five multiply-adds per channel: four for the bilinear interpolation and one for the attention
-weight. torch counts two operations for a multiply-add. Softmax and locations, 10 operations per point where
-a sample of 32 channels has 320, are left out, as torch leaves out everything elementwise.
+weight. torch counts a multiply-add as two operations. Softmax and locations, 10 operations per point against
+320 for a sample of 32 channels, are not counted, just as torch counts no elementwise operations.
 
 Letters: B batch, Q queries, M heads, D head dimension, P points of a head.
 """
@@ -20,12 +20,12 @@ MULTIPLY_ADDS_PER_SAMPLE = 5
 
 
 def sampling_flops(output_shape: Sequence[int], points: int) -> int:
-    """Of outputs that are weighted sums of `points` bilinear samples each."""
+    """Return the operations for outputs that are each a weighted sum of `points` bilinear samples."""
     return 2 * MULTIPLY_ADDS_PER_SAMPLE * math.prod(output_shape) * points
 
 
 def register_flop_formulas() -> None:
-    """For the operators in `torch.ops.deformable_detr`, which must exist."""
+    """Register the formulas of the operators in `torch.ops.deformable_detr`, which must exist."""
     operators = torch.ops.deformable_detr
     register_flop_formula([operators.ms_deform_attn, operators.fused_ms_deform_attn])(_forward)
     register_flop_formula([operators.ms_deform_attn_backward, operators.fused_ms_deform_attn_backward])(
@@ -38,14 +38,16 @@ def _forward(*inputs: Any, out_shape: Sequence[int], **_: Any) -> int:
 
 
 def _backward(grad_output_shape: Sequence[int], *inputs: Any, **_: Any) -> int:
-    """Twice the forward pass, as for a matrix product: gradients of the values and of where they were."""
+    """Count twice the forward pass, as for a matrix product: gradients of values and of locations."""
     return 2 * sampling_flops(grad_output_shape, points=sum(inputs[-1]))
 
 
 def grid_sample_flops(*_: Any, out_shape: Sequence[int], **__: Any) -> int:
-    """Formula for `aten.grid_sampler_2d` where the operator runs in plain PyTorch (reference.py): the same
-    count, with the attention weight that follows. For a counter of this package's models, not to be
-    registered for everybody."""
+    """Count `aten.grid_sampler_2d`, for the operator in plain PyTorch (reference.py).
+
+    The count is the same, including the attention weight that follows. It is meant for a counter of this
+    package's models and must not be registered globally.
+    """
     return sampling_flops(out_shape, points=1)
 
 

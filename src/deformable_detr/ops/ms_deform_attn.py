@@ -1,8 +1,8 @@
 """Multi-scale deformable attention: the public functions. Paper: section 4.1, equation 3.
 
 Letters: B batch, S value tokens, M heads, D head dimension, Q queries, L levels, K points per level,
-P = Σ K_l. With equally many points per level, locations and weights have separate axes (L, K); with
-`points_per_level` (ragged), one axis P, level after level.
+P = Σ K_l. With the same number of points on each level, locations and weights have separate axes (L, K); with
+`points_per_level` (ragged), they have one axis P, level after level.
 """
 
 from __future__ import annotations
@@ -24,20 +24,22 @@ def ms_deform_attn(
     *,
     points_per_level: Sequence[int] | None = None,
 ) -> Tensor:
-    """Sample `value` bilinearly at `sampling_locations` and add up with `attention_weights`.
+    """Sample `value` bilinearly at `sampling_locations` and sum with `attention_weights`.
 
     Args:
         value: (B, S, M, D), levels flattened row by row, finest first; S = Σ H·W.
         spatial_shapes: ((H, W), ...), Python ints, one pair per level.
-        sampling_locations: (B, Q, M, L, K, 2), (x, y) in [0, 1] of each (padded) level; outside is zero.
-        attention_weights: (B, Q, M, L, K). Usually sums to one over (L, K), but need not.
-        points_per_level: (K_0, …): ragged; then locations are (B, Q, M, P, 2) and weights (B, Q, M, P).
+        sampling_locations: (B, Q, M, L, K, 2), (x, y) in [0, 1] of each (padded) level; samples outside are
+        zero.
+        attention_weights: (B, Q, M, L, K). They usually sum to one over (L, K), but need not.
+        points_per_level: (K_0, …), if levels differ: locations are then (B, Q, M, P, 2), weights (B, Q, M,
+        P).
 
     Returns:
         (B, Q, M·D), head after head.
 
     Raises:
-        ValueError: where shapes disagree; says which.
+        ValueError: shapes disagree; names them.
     """
     shapes = _checked_shapes(value, spatial_shapes)
     points = _checked_points(len(shapes), sampling_locations, attention_weights, points_per_level)
@@ -65,22 +67,22 @@ def fused_ms_deform_attn(
     *,
     points_per_level: Sequence[int] | None = None,
 ) -> Tensor:
-    """The same with softmax and `reference + offset` inside the operator.
+    """Compute `ms_deform_attn` with softmax and `reference + offset` inside the operator.
 
     Args:
         value: as in `ms_deform_attn`.
         spatial_shapes: as in `ms_deform_attn`.
         reference: (B, Q, L, 2) points, or (B, Q, L, 4) boxes as cxcywh, in [0, 1] of each (padded) level.
-        sampling_offsets: (B, Q, M, L, K, 2), (x, y). Around a point in pixels of the level; around a box
-            in half box sides divided by K.
+        sampling_offsets: (B, Q, M, L, K, 2), (x, y), in pixels of the level around a point, and in half box
+            sides divided by K around a box.
         attention_logits: (B, Q, M, L·K); softmax runs over all points of a head.
-        points_per_level: as in `ms_deform_attn`: then offsets are (B, Q, M, P, 2).
+        points_per_level: as in `ms_deform_attn`; offsets are then (B, Q, M, P, 2).
 
     Returns:
         (B, Q, M·D).
 
     Raises:
-        ValueError: where shapes disagree; says which.
+        ValueError: shapes disagree; names them.
     """
     shapes = _checked_shapes(value, spatial_shapes)
     B, Q, M = attention_logits.shape[:3]
@@ -116,7 +118,7 @@ def fused_ms_deform_attn(
 
 
 def _real_dtype(value: Tensor) -> torch.dtype:
-    """What coordinates and weights are computed in: a location in bfloat16 may be half a pixel off."""
+    """Return the dtype of coordinates and weights: a location in bfloat16 may be half a pixel off."""
     return torch.float64 if value.dtype == torch.float64 else torch.float32
 
 
@@ -129,7 +131,8 @@ def _checked_shapes(value: Tensor, spatial_shapes: Sequence[tuple[int, int]]) ->
         raise ValueError(f"value must be (B, S, M, D), not {tuple(value.shape)}")
     if not value.is_floating_point():
         raise ValueError(f"value must be of a floating-point type, not {value.dtype}")
-    # No int(): under torch.export with dynamic shapes these are symbols, and int() would fix them.
+    # No int(): under torch.export with dynamic shapes, these are symbols, and int() would make them
+    # constants.
     shapes = tuple((height, width) for height, width in spatial_shapes)
     tokens = sum(height * width for height, width in shapes)
     if tokens != value.shape[1]:
@@ -157,6 +160,6 @@ def _checked_points(
     return points
 
 
-def _require_same(what: str, got: Sequence[int], expected: Sequence[int]) -> None:
-    if tuple(got) != tuple(expected):
-        raise ValueError(f"{what} has shape {tuple(got)} where {tuple(expected)} is expected")
+def _require_same(name: str, actual: Sequence[int], expected: Sequence[int]) -> None:
+    if tuple(actual) != tuple(expected):
+        raise ValueError(f"{name} has shape {tuple(actual)}, but {tuple(expected)} is expected")

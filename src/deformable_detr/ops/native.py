@@ -1,10 +1,10 @@
-"""The native operators as citizens of PyTorch: loading, schemas, kernels for GPUs, shapes, autograd, vmap.
+"""Integrate the native operators into PyTorch: loading, schemas, kernels for GPUs, shapes, autograd, vmap.
 
 The library (csrc/, docs/operator.md) defines `ms_deform_attn` and `fused_ms_deform_attn` and their backward
-operators in `torch.ops.deformable_detr`, with kernels for the CPU. Where it is missing, they are defined
-here, without these kernels. In either case what LibTorch's stable ABI cannot express is registered here, and
-so are the kernels for GPUs (triton_operators.py). On a device whose kernels are missing the public functions
-in `ms_deform_attn.py` use plain PyTorch, after one warning.
+operators in `torch.ops.deformable_detr`, with kernels for the CPU. If it is missing, they are defined here
+without these kernels. In either case, this module registers what LibTorch's stable ABI cannot express, and
+the kernels for GPUs (triton_operators.py). On a device whose kernels are missing, the public functions in
+`ms_deform_attn.py` use plain PyTorch, after one warning.
 
 Letters: B batch, S value tokens, M heads, D head dimension, Q queries, L levels, P points of a head.
 """
@@ -28,19 +28,19 @@ _PACKAGE = "deformable_detr.ops"
 
 
 class NativeOperatorMissing(RuntimeWarning):
-    """This installation lacks the operator for the CPU, or for GPUs: a much slower one takes its place."""
+    """This installation lacks the operator for the CPU or for GPUs, and uses a much slower one."""
 
 
 def native_available() -> bool:
-    """Whether the native CPU operator is loaded."""
+    """Return whether the native CPU operator is loaded."""
     return _MISSING is None
 
 
 def kernels() -> dict[str, str]:
-    """What computes multi-scale deformable attention here, by device type, in words for people.
+    """Describe the kernels that compute multi-scale deformable attention, by device type.
 
-    `cpu` is "native (INSTRUCTION SET)" or "reference (WHY)", `cuda` (GPUs of NVIDIA, and of AMD under ROCm)
-    "Triton" or "reference (WHY)"; `other` is every other device.
+    `cpu` is "native (INSTRUCTION SET)" or "reference (REASON)"; `cuda` (GPUs of NVIDIA, and of AMD under
+    ROCm) is "Triton" or "reference (REASON)"; `other` is every other device.
     """
     cpu = f"native ({cpu_kernels()[0]})" if _MISSING is None else f"reference ({_MISSING})"
     cuda = "Triton" if _TRITON_MISSING is None else f"reference ({_TRITON_MISSING})"
@@ -48,25 +48,26 @@ def kernels() -> dict[str, str]:
 
 
 def cpu_kernels() -> tuple[str, ...]:
-    """The instruction set in use, then all that were compiled and that this CPU can run, the best first."""
+    """Return the instruction set in use, then all compiled ones that this CPU can run, best first."""
     return tuple(torch.ops.deformable_detr.cpu_kernels().split())
 
 
 def uses_native(value: Tensor) -> bool:
-    """Whether the native operator takes this call. Warns, once a device, where it should but is missing."""
+    """Return whether the native operator handles `value`. If it is missing, warn once per device."""
     device = value.device.type
-    if device == "meta":  # shapes alone: the operator's own rule is 20 times quicker than grid_sample's
+    if device == "meta":  # only shapes: the operator's own rule is 20 times faster than grid_sample's
         return True
     if device == "cpu" and _MISSING is not None:
         _warn_once(
-            "its operator in plain PyTorch, some 10 to 40 times slower than it could: "
-            f"{_MISSING}. Install a wheel of deformable-detr, or a C++ compiler and then the package again."
+            "its operator in plain PyTorch, which is 10 to 40 times slower than the native one: "
+            f"{_MISSING}. Install a wheel of deformable-detr, or install a C++ compiler and then the package "
+            "again."
         )
         return False
     if device == "cuda" and _TRITON_MISSING is not None:
         _warn_once(
-            "its operator on the GPU in plain PyTorch, slower than it could and with ten times the memory: "
-            f"{_TRITON_MISSING}. `pip install triton` mends it."
+            "its operator on the GPU in plain PyTorch, which is slower and needs ten times the memory: "
+            f"{_TRITON_MISSING}. Run `pip install triton`."
         )
         return False
     return device in ("cpu", "cuda")
@@ -78,9 +79,9 @@ def _warn_once(problem: str) -> None:
 
 
 def _load() -> str | None:
-    """Load the library. Returns None, or why there is none."""
-    # Found as Python would find an extension module, though it is none (it has no Python inside): so that it
-    # is also found in an editable installation, where it lies far from this file.
+    """Load the library. Return None, or the reason why it is missing."""
+    # The search is Python's for extension modules, although the library is not one (it does not use Python),
+    # so that it is also found in an editable installation, which stores it far from this file.
     spec = find_spec(f"{_PACKAGE}._native")
     if spec is None or spec.origin is None:
         return _build_problem()
@@ -92,20 +93,20 @@ def _load() -> str | None:
 
 
 def _build_problem() -> str:
-    """What the build wrote down about itself (CMakeLists.txt)."""
+    """Return the problem that the build recorded (CMakeLists.txt)."""
     package = find_spec(_PACKAGE)
     folders = package.submodule_search_locations if package is not None else None
     for folder in folders or ():
         record = Path(folder) / "_native_build.json"
         if record.is_file():
             problem = json.loads(record.read_text())["problem"]
-            return problem or f"{record} says it was built, but it is gone"
-    return "it was never built: these are bare sources (`make setup` builds it)"
+            return problem or f"it was built, according to {record}, but it is missing"
+    return "it was never built: this is a source tree (`make setup` builds it)"
 
 
 # ---- Schemas -------------------------------------------------------------------------------------
-# Word for word those of csrc/register.cpp. SymInt: with plain int, torch.export would bake the sizes of the
-# example picture into the program.
+# They are identical to those of csrc/register.cpp. SymInt is needed because with int, torch.export would make
+# the sizes of the example picture constants of the program.
 
 SCHEMAS = {
     "ms_deform_attn": "(Tensor value, SymInt[] spatial_shapes, Tensor locations, Tensor weights, "
@@ -126,14 +127,14 @@ def _define() -> None:
 
 
 # ---- GPUs ----------------------------------------------------------------------------------------
-# Plain kernels of the operators above, not `torch.library.triton_op`: that would define operators of its own,
-# and the CPU and the GPU would no longer share schema, shapes, autograd and vmap. What it offers is that
-# torch.compile sees the Triton kernels inside and fuses around them, but there is nothing to fuse with: they
-# begin with a gather and end with a scatter.
+# These are plain kernels of the operators above, not `torch.library.triton_op`, which would define separate
+# operators, so that the CPU and the GPU would no longer share schema, shapes, autograd and vmap. Its
+# advantage is that torch.compile sees the Triton kernels and fuses around them, but there is nothing to fuse
+# with: they begin with a gather and end with a scatter.
 
 
 def register_triton_kernels(device: str) -> None:
-    """Make Triton's the kernels of the operators on "cuda" (in tests: "cpu", by Triton's interpreter)."""
+    """Register Triton's kernels of the operators on "cuda" (in tests "cpu", with Triton's interpreter)."""
     for name in SCHEMAS:
         torch.library.impl(f"deformable_detr::{name}", device)(_triton_kernel(name))
 
@@ -201,12 +202,12 @@ def _dense_like(tensor: Tensor) -> Tensor:
 
 
 # ---- Autograd ------------------------------------------------------------------------------------
-# Only the inputs are saved; the backward kernels compute everything in between again. For one encoder call
-# on a COCO image that is 46 MB, where grid_sample keeps 600 MB.
+# Only the inputs are saved; the backward kernels compute all intermediate results again. For one encoder call
+# on a COCO image, that is 46 MB, whereas grid_sample saves 600 MB.
 
 
 def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*(each for each in inputs if isinstance(each, Tensor)))
+    ctx.save_for_backward(*(item for item in inputs if isinstance(item, Tensor)))
     ctx.spatial_shapes, ctx.points_per_level = inputs[1], inputs[-1]
 
 
@@ -247,13 +248,13 @@ def _vmap_over_batch(operator: Callable[..., Any]) -> Callable[..., Any]:
 
         outputs = operator(
             *(
-                fold(each, dim) if isinstance(each, Tensor) else each
-                for each, dim in zip(inputs, in_dims, strict=True)
+                fold(item, dim) if isinstance(item, Tensor) else item
+                for item, dim in zip(inputs, in_dims, strict=True)
             )
         )
         if isinstance(outputs, Tensor):
             return outputs.unflatten(0, (size, -1)), 0
-        return tuple(each.unflatten(0, (size, -1)) for each in outputs), (0,) * len(outputs)
+        return tuple(output.unflatten(0, (size, -1)) for output in outputs), (0,) * len(outputs)
 
     return batched
 

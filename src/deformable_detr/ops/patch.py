@@ -1,11 +1,11 @@
-"""`patch`: our operator inside other people's models. Paper: section 4.1, equation 3.
+"""Replace multi-scale deformable attention (paper, section 4.1, equation 3) in models of other projects.
 
-Models that use multi-scale deformable attention hold the operator in one of three places: in a submodule
-without weights (transformers' Deformable DETR, RT-DETR, Grounding DINO), in an attribute (D-FINE, RT-DETR's
-authors), or in a function of the file, which `forward` calls by name (Mask2Former, RT-DETRv2, RF-DETR, mmcv).
-All of them name its arguments alike, and by those names it is recognised and called: no package is imported
-here, and look-alikes need no entry of their own. Only attributes of module instances are set: other models in
-the process, `state_dict` keys and the foreign source stay as they are.
+Such models have the operator in one of three places: in a submodule without weights (transformers' Deformable
+DETR, RT-DETR, Grounding DINO), in an attribute (D-FINE, RT-DETR's authors), or in a function of the module's
+file, which `forward` calls by name (Mask2Former, RT-DETRv2, RF-DETR, mmcv). All of them use the same names
+for its arguments, by which it is recognised and called, so that no package is imported here and copies need
+no separate entry. Only attributes of module instances are set: other models in the process, `state_dict` keys
+and the other project's source stay as they are.
 
 Letters: B batch, S value tokens, M heads, D head dimension, Q queries, L levels, K points per level.
 """
@@ -25,33 +25,34 @@ from torch import Tensor, nn
 
 from .ms_deform_attn import ms_deform_attn
 
-# What the world calls the arguments of this operator.
+# The names of this operator's arguments in other projects.
 _SHAPES = ("value_spatial_shapes_list", "value_spatial_shapes_hw", "value_spatial_shapes", "spatial_shapes")
 _REQUIRED = {"value", "sampling_locations", "attention_weights"}
 _OPTIONAL = {"num_points_list", "method"}
-_NEEDLESS = {"level_start_index", "value_level_start_index", "im2col_step", "value_shape"}
-_KNOWN = {*_SHAPES, *_REQUIRED, *_OPTIONAL, *_NEEDLESS}
+_IGNORED = {"level_start_index", "value_level_start_index", "im2col_step", "value_shape"}
+_KNOWN = {*_SHAPES, *_REQUIRED, *_OPTIONAL, *_IGNORED}
 
-_METHOD_ATTRIBUTES = ("method", "decoder_method")  # where RT-DETRv2 and D-FINE keep the kind of sampling
+_METHOD_ATTRIBUTES = ("method", "decoder_method")  # the kind of sampling in RT-DETRv2 and D-FINE
 
 
 def patch(model: nn.Module) -> PatchHandle:
     """Replace multi-scale deformable attention everywhere inside `model` by `ops.ms_deform_attn`.
 
-    Recognised are modules, functions and autograd functions with "deform" in their name that take `value`,
-    spatial shapes, `sampling_locations` and `attention_weights` and nothing unknown: all of transformers'
-    models with this operator, RF-DETR, D-FINE, RT-DETR, mmcv, the authors' code, and copies of them. Results
-    and gradients of finite inputs stay the same up to rounding; the output has the type of `value`.
+    It recognises modules, functions and autograd functions with "deform" in their name that take `value`,
+    spatial shapes, `sampling_locations` and `attention_weights` and no unknown arguments: all of
+    transformers' models with this operator, RF-DETR, D-FINE, RT-DETR, mmcv, the authors' code, and copies of
+    them. Results and gradients of finite inputs stay the same up to rounding; the output has the dtype of
+    `value`.
 
-    A deep copy of a patched model is patched too, for good. So is one that was pickled whole, and loading it
-    needs this package. A model under `torch.compile` is patched before its first call.
+    A deep copy of a patched model is patched permanently. So is a model that was pickled whole, and loading
+    it requires this package. Patch a model under `torch.compile` before its first call.
 
     Returns:
-        A handle with `count`, `undo()`, and use as a context manager.
+        A handle with `count` and `undo()`, which is also a context manager.
 
     Raises:
-        ValueError: where there is nothing to replace, where something is patched already (undo that first),
-            or where the operator cannot be replaced: RT-DETRv2's "discrete" method takes the nearest pixel.
+        ValueError: there is nothing to replace, something is already patched (undo that first), or the
+            operator cannot be replaced: RT-DETRv2's "discrete" method uses the nearest pixel.
     """
     swaps = [swap for name, module in model.named_modules() for swap in _swaps_in(name, module)]
     if not swaps:
@@ -66,9 +67,9 @@ def patch(model: nn.Module) -> PatchHandle:
 
 
 class PatchHandle:
-    """What `patch` did to a model, and the way back.
+    """The replacements that `patch` made in a model, which can be undone.
 
-    As a context manager it undoes the patch at the end of the block.
+    As a context manager, it undoes them at the end of the block.
     """
 
     def __init__(self, swaps: Sequence[_Swap]) -> None:
@@ -77,14 +78,14 @@ class PatchHandle:
 
     @property
     def count(self) -> int:
-        """How many operators were replaced."""
+        """The number of replaced operators."""
         return len(self._swaps)
 
     def undo(self) -> None:
-        """Put the model's own operators back. A second call does nothing.
+        """Restore the model's own operators. A second call does nothing.
 
         Raises:
-            RuntimeError: where something else was put over the patch since; nothing is changed then.
+            RuntimeError: a patched attribute was replaced since; nothing is changed then.
         """
         if self._undone:
             return
@@ -94,10 +95,10 @@ class PatchHandle:
                     f"{swap.name}.{swap.attribute} was replaced after ops.patch: undo that first"
                 )
         for swap in self._swaps:
-            if swap.before is _NOTHING:
+            if swap.original is _MISSING:
                 delattr(swap.module, swap.attribute)
             else:
-                setattr(swap.module, swap.attribute, swap.before)
+                setattr(swap.module, swap.attribute, swap.original)
         self._undone = True
 
     def __enter__(self) -> PatchHandle:
@@ -112,14 +113,14 @@ class PatchHandle:
         self.undo()
 
 
-# ---- Calling ours as theirs was called -----------------------------------------------------------
+# ---- Our operator with their arguments -----------------------------------------------------------
 
 
 class _Operator:
     """Our operator, called with the arguments of one of theirs.
 
-    `parameters`: the names of those, in order; `defaults`: by name. A class and not a closure, so that a
-    patched model can be pickled.
+    `parameters`: the names of their parameters, in order. `defaults`: default values by name. It is a class
+    and not a closure, so that a patched model can be pickled.
     """
 
     def __init__(self, parameters: tuple[str, ...], defaults: dict[str, Any]) -> None:
@@ -146,12 +147,12 @@ class _Operator:
 
 def _equal_points(num_points: int, num_levels: int) -> tuple[int, ...]:
     if num_points % num_levels:
-        raise ValueError(f"{num_points} points cannot be shared out equally among {num_levels} levels")
+        raise ValueError(f"{num_points} points cannot be divided equally among {num_levels} levels")
     return (num_points // num_levels,) * num_levels
 
 
 def _tokens_first(value: Tensor | Sequence[Tensor], tokens: int, heads: int) -> Tensor:
-    """(B, S, M, D) from that, from RF-DETR's (B, M, D, S), or from D-FINE's own (B, M, D, S_l) per level."""
+    """Return (B, S, M, D) from that, RF-DETR's (B, M, D, S), or D-FINE's (B, M, D, S_l) per level."""
     if not isinstance(value, Tensor):
         return torch.cat(list(value), dim=-1).permute(0, 3, 1, 2)
     first = tuple(value.shape[1:3]) == (tokens, heads)
@@ -159,15 +160,15 @@ def _tokens_first(value: Tensor | Sequence[Tensor], tokens: int, heads: int) -> 
     if first == last:
         raise ValueError(
             f"value of shape {tuple(value.shape)} should be (B, S, M, D) or (B, M, D, S) with S = {tokens} "
-            f"tokens and M = {heads} heads, and {'both readings fit' if first else 'neither fits'}"
+            f"tokens and M = {heads} heads, and {'it matches both' if first else 'it matches neither'}"
         )
     return value if first else value.permute(0, 3, 1, 2)
 
 
 class _ReboundForward:
-    """The forward of a module's own class, in which names of its file mean our operator.
+    """The forward of a module's class, in which the operator's names refer to ours.
 
-    A class and not a bound method, so that copies and pickles of the module get one of their own.
+    It is a class and not a bound method, so that copies and pickles of the module have a separate one.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -183,10 +184,10 @@ class _ReboundForward:
 
 @functools.cache
 def _rebound(forward: FunctionType) -> FunctionType:
-    """The same code with other globals: neither its file nor other instances notice.
+    """Return the same code with other globals, which affects neither its file nor other instances.
 
-    Python looks a function's global names up in one dictionary, its `__globals__`. The code is copied because
-    torch.compile keeps its results on the code object, and they are of no use with the other dictionary.
+    Python looks up a function's global names in one dictionary, its `__globals__`. The code is copied because
+    torch.compile stores its results on the code object, and they are invalid with another dictionary.
     """
     function = FunctionType(
         forward.__code__.replace(),
@@ -199,33 +200,37 @@ def _rebound(forward: FunctionType) -> FunctionType:
     return function
 
 
-# ---- Recognising theirs --------------------------------------------------------------------------
+# ---- Recognition of their operators --------------------------------------------------------------
 
-_NOTHING = object()
+_MISSING = object()
 
 
 @dataclass(frozen=True, eq=False)
 class _Swap:
-    """One attribute of one module; `name` is the module's in the model, `before` what the instance had."""
+    """The replacement of an attribute of a module.
+
+    `name`: the module's name in the model. `original`: the instance's own attribute, if it had one.
+    """
 
     name: str
     module: nn.Module
     attribute: str
     replacement: object
-    before: object
+    original: object
 
 
 def _swaps_in(name: str, module: nn.Module) -> Iterator[_Swap]:
+    """Find the operators of one module. Raises ValueError if they cannot be replaced."""
     name = name or type(module).__name__
     own = vars(module)
     if any(_is_ours(value) for value in own.values()):
-        raise ValueError(f"{name} is patched already: undo that first")
+        raise ValueError(f"{name} is already patched: undo that first")
 
     def swap(attribute: str, replacement: object) -> _Swap:
-        return _Swap(name, module, attribute, replacement, own.get(attribute, _NOTHING))
+        return _Swap(name, module, attribute, replacement, own.get(attribute, _MISSING))
 
     forward = inspect.getattr_static(type(module), "forward", None)
-    if not isinstance(forward, FunctionType):  # that of a ScriptModule, say
+    if not isinstance(forward, FunctionType):  # that of a ScriptModule, for example
         return
     operator = _operator_for(type(module).__name__, forward, skip=1)
     if operator is not None:
@@ -239,20 +244,20 @@ def _swaps_in(name: str, module: nn.Module) -> Iterator[_Swap]:
     if _operators_called_by(forward):
         _require_bilinear(name, module, None)
         if "forward" in own:
-            raise ValueError(f"{name} has had its forward replaced (by hooks, say): patch it before that")
+            raise ValueError(f"{name} has a replaced forward (by hooks, for example): patch it before that")
         yield swap("forward", _ReboundForward(module))
 
 
 @functools.cache
 def _operators_called_by(forward: FunctionType) -> dict[str, Any]:
-    """The names of its file by which a function calls the operator, and what they should mean."""
-    names = {each.argval for each in dis.get_instructions(forward) if each.opname == "LOAD_GLOBAL"}
-    found = {name: _replacement_for(forward.__globals__.get(name)) for name in sorted(names)}
-    return {name: replacement for name, replacement in found.items() if replacement is not None}
+    """Return the global names by which a function calls the operator, with their replacements."""
+    names = {code.argval for code in dis.get_instructions(forward) if code.opname == "LOAD_GLOBAL"}
+    replacements = {name: _replacement_for(forward.__globals__.get(name)) for name in sorted(names)}
+    return {name: replacement for name, replacement in replacements.items() if replacement is not None}
 
 
 def _replacement_for(value: object) -> Callable[..., Tensor] | SimpleNamespace | None:
-    """Ours for a function, a partial function or an autograd function that is this operator; else None."""
+    """Return our operator in place of a function, partial function or autograd function, or None."""
     if isinstance(value, functools.partial):
         function = _replacement_for(value.func)
         return functools.partial(function, *value.args, **value.keywords) if callable(function) else None
@@ -265,16 +270,16 @@ def _replacement_for(value: object) -> Callable[..., Tensor] | SimpleNamespace |
 
 
 def _operator_for(name: str, function: Callable[..., Any], skip: int) -> _Operator | None:
-    """`skip` leading parameters (self, ctx) are not the caller's."""
+    """Return our operator for a function with this signature, without its `skip` leading parameters (self,
+    ctx)."""
     if "deform" not in name.lower():
         return None
     parameters = list(inspect.signature(function).parameters.values())[skip:]
-    names = tuple(each.name for each in parameters)
+    names = tuple(parameter.name for parameter in parameters)
     if not _REQUIRED <= set(names) <= _KNOWN or set(_SHAPES).isdisjoint(names):
         return None
-    return _Operator(
-        names, {each.name: each.default for each in parameters if each.default is not each.empty}
-    )
+    defaults = {item.name: item.default for item in parameters if item.default is not item.empty}
+    return _Operator(names, defaults)
 
 
 def _is_ours(value: object) -> bool:
@@ -284,9 +289,9 @@ def _is_ours(value: object) -> bool:
 
 
 def _require_bilinear(name: str, module: nn.Module, value: object) -> None:
-    """Refuse now what `_Operator` would refuse at its first call."""
+    """Raise the error now that `_Operator` would raise at its first call."""
     keywords = value.keywords if isinstance(value, functools.partial) else {}
-    for method in (keywords.get("method"), *(getattr(module, each, None) for each in _METHOD_ATTRIBUTES)):
+    for method in (keywords.get("method"), *(getattr(module, key, None) for key in _METHOD_ATTRIBUTES)):
         if method == "discrete":
             raise ValueError(_other_method(name, method))
 

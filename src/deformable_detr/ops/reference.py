@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention in plain PyTorch: what the operator means, on any device.
+"""Multi-scale deformable attention in plain PyTorch, which defines the operator and runs on any device.
 
 Paper: section 4.1, equations 2 and 3. Letters: B batch, S value tokens, M heads, D head dimension,
 Q queries, L levels, K points per level, P = Σ K_l points of one head and query over all levels.
@@ -20,17 +20,26 @@ def ms_deform_attn_reference(
     attention_weights: Tensor,
     points_per_level: Sequence[int],
 ) -> Tensor:
-    """Weighted sum of bilinear samples, level by level, through `grid_sample`.
+    """Compute the weighted sum of bilinear samples, level by level, with `grid_sample`.
 
-    value: (B, S, M, D); sampling_locations: (B, Q, M, P, 2), (x, y) in [0, 1] of the padded level;
-    attention_weights: (B, Q, M, P). Returns (B, Q, M·D). Samples outside of a level count as zero;
-    a location that is not finite is outside. Computed in the type of the locations: a location in
-    bfloat16 may be half a pixel off, so 16-bit values come with float32 locations.
+    Samples outside a level are zero, and a location that is not finite is outside. The dtype of the locations
+    is used for the computation: a location in bfloat16 may be half a pixel off, so 16-bit values need float32
+    locations.
+
+    Args:
+        value: (B, S, M, D).
+        spatial_shapes: ((H, W), ...), one pair per level.
+        sampling_locations: (B, Q, M, P, 2), (x, y) in [0, 1] of the padded level.
+        attention_weights: (B, Q, M, P).
+        points_per_level: (K_0, ...).
+
+    Returns:
+        (B, Q, M·D).
     """
     B, _, M, D = value.shape
     Q, P = sampling_locations.shape[1], sampling_locations.shape[3]
-    # Every point that can touch a pixel lies in [-0.5, 1.5]; [-1, 2] is outside for certain. Bounded here,
-    # no NaN, infinity or 1e30 reaches the float-to-integer conversion inside grid_sample.
+    # Every point that can touch a pixel is in [-0.5, 1.5]; the bounds -1 and 2 are certainly outside. With
+    # them, no NaN, infinity or 1e30 reaches the float-to-integer conversion inside grid_sample.
     locations = torch.nan_to_num(sampling_locations, nan=-1.0, posinf=2.0, neginf=-1.0).clamp(-1.0, 2.0)
     grids = (2 * locations - 1).transpose(1, 2).reshape(B * M, Q, P, 2)
     tokens_per_level = [height * width for height, width in spatial_shapes]
@@ -63,10 +72,10 @@ def sampling_locations_of(
     sampling_offsets: Tensor,
     points_per_level: Sequence[int],
 ) -> Tensor:
-    """Where each point samples: (B, Q, M, P, 2) from reference (B, Q, L, 2|4) and offsets (B, Q, M, P, 2).
+    """Add offsets (B, Q, M, P, 2) to references (B, Q, L, 2|4); return sampling locations (B, Q, M, P, 2).
 
-    Around a reference point an offset is counted in pixels of the level; around a reference box, in
-    half box sides divided by K (specification §3.1), so that the initial offsets stay inside the box.
+    The unit of an offset is a pixel of the level for a reference point, and half a box side divided by K for
+    a reference box (specification §3.1), so that the initial offsets stay inside the box.
     """
     levels = torch.tensor(
         [level for level, points in enumerate(points_per_level) for _ in range(points)],
@@ -88,7 +97,8 @@ def fused_ms_deform_attn_reference(
     attention_logits: Tensor,
     points_per_level: Sequence[int],
 ) -> Tensor:
-    """The same from raw offsets (B, Q, M, P, 2) and logits (B, Q, M, P): softmax and locations inside."""
+    """Compute the same from offsets (B, Q, M, P, 2) and logits (B, Q, M, P), with softmax and locations
+    inside."""
     locations = sampling_locations_of(spatial_shapes, reference, sampling_offsets, points_per_level)
     return ms_deform_attn_reference(
         value, spatial_shapes, locations, attention_logits.softmax(-1), points_per_level

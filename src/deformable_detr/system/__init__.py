@@ -1,1 +1,1 @@
-"""The machine: its versions, memory and allocator, and a self-test of the operator."""
+"""The machine: versions, memory, allocator, threads, and a self-test of the operator."""

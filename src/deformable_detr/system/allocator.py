@@ -1,9 +1,9 @@
-"""Keep large buffers instead of giving them back at every free.
+"""Keep large buffers instead of returning them to the kernel whenever they are freed.
 
-glibc returns a large block to the kernel as soon as it is freed, and the next one of that size costs a
-page fault per 4 KiB again: in eager PyTorch on a CPU that is up to half of the time. A process that this
-package owns (its commands) asks glibc to keep them; a host process that imports the package is left alone
-and can set MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ in its environment.
+glibc returns a large block to the kernel as soon as it is freed, and the next block of that size costs a
+page fault per 4 KiB again. In eager PyTorch on a CPU, that is up to half of the time. The package's own
+commands ask glibc to keep such blocks. A process that imports the package is left unchanged; it can set
+MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ in its environment.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ KEEP_BYTES = 2**30
 
 
 def keep_large_buffers() -> bool:
-    """Ask the C library; False where it is not glibc, and nothing was changed."""
+    """Ask glibc to keep large blocks. Return False, without any change, for another C library."""
     if not sys.platform.startswith("linux"):
         return False
     libc = ctypes.CDLL(None)

@@ -1,4 +1,4 @@
-"""Doctor: versions, devices, which kernels are in use, and a self-test of the operator."""
+"""The doctor reports versions, devices and the kernels in use, and tests the operator."""
 
 from __future__ import annotations
 
@@ -29,8 +29,11 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """`facts`: what is there. `tests`: name of a self-test → error found (0 is exact). `healthy`: all tests
-    are within their bounds."""
+    """The result of `diagnose`.
+
+    `facts`: versions, devices and kernels by name. `tests`: the maximum error of each self-test by name (0 is
+    exact). `healthy`: whether all errors are within their bounds.
+    """
 
     facts: dict[str, str]
     tests: dict[str, float]
@@ -38,7 +41,7 @@ class Diagnosis:
 
 
 def diagnose() -> Diagnosis:
-    """Look at this machine and check the operator against a direct computation on each device."""
+    """Inspect this machine and check the operator against a direct computation on each device."""
     facts = {
         "python": platform.python_version(),
         "system": system(),
@@ -75,7 +78,7 @@ def _case(device: str) -> dict[str, Any]:
 
 
 def _direct(value: torch.Tensor, locations: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Equation 3 of the paper: a tent function of every pixel's distance, no sampling code at all."""
+    """Compute equation 3 of the paper as a tent function of every pixel's distance, without sampling code."""
     outputs, start = torch.zeros(()), 0
     for level, (height, width) in enumerate(SHAPES):
         pixels = value[:, start : start + height * width].unflatten(1, (height, width))
@@ -103,11 +106,11 @@ def _weights(case: dict[str, Any]) -> torch.Tensor:
 
 def _operator_error(device: str) -> float:
     case = _case(device)
-    found = ms_deform_attn(case["value"], SHAPES, _locations(case), _weights(case))
-    return float((found - _direct(case["value"], _locations(case), _weights(case))).abs().max())
+    output = ms_deform_attn(case["value"], SHAPES, _locations(case), _weights(case))
+    return float((output - _direct(case["value"], _locations(case), _weights(case))).abs().max())
 
 
 def _fused_error(device: str) -> float:
     case = _case(device)
-    found = fused_ms_deform_attn(case["value"], SHAPES, case["reference"], case["offsets"], case["logits"])
-    return float((found - _direct(case["value"], _locations(case), _weights(case))).abs().max())
+    output = fused_ms_deform_attn(case["value"], SHAPES, case["reference"], case["offsets"], case["logits"])
+    return float((output - _direct(case["value"], _locations(case), _weights(case))).abs().max())

@@ -1,5 +1,5 @@
-"""What a program runs on: machine and versions. A run folder keeps one line of it for each start
-(run_folder/log.py), because nobody remembers a month later."""
+"""Describe the machine and the versions that a program runs on. A run folder stores one such line per start
+(run_folder/log.py), because nobody remembers them a month later."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ PACKAGES = ("deformable-detr", "torchvision", "timm", "faster-coco-eval")
 
 
 def environment(device: str | torch.device, processes: int = 1) -> dict[str, Any]:
-    """Ready for JSON: `time` (UTC), `device` in words, `processes`, `system`, `python`, `versions`."""
+    """Return `time` (UTC), `device` in words, `processes`, `system`, `python` and `versions`, ready for
+    JSON."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": _in_words(torch.device(device)),
         "processes": processes,
         "system": system(),
         "python": platform.python_version(),
-        # torch says of itself for which CUDA it was built.
+        # torch's own version includes the CUDA that it was built for.
         "versions": {"torch": torch.__version__, **versions_of(PACKAGES)},
     }
 

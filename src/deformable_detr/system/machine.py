@@ -1,4 +1,4 @@
-"""The machine in words: processor, system, and versions of packages."""
+"""Describe the machine: processor, system and versions of packages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PACKAGE = "deformable-detr"
 
 
 def version_of(package: str) -> str | None:
-    """The version of an installed distribution; None if it is not installed."""
+    """Return the version of an installed distribution, or None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -20,29 +20,29 @@ def version_of(package: str) -> str | None:
 
 
 def versions_of(packages: Iterable[str]) -> dict[str, str]:
-    """The versions of those that are installed."""
+    """Return the versions of those packages that are installed."""
     return {name: version for name in packages if (version := version_of(name)) is not None}
 
 
 def package_version() -> str:
-    """This package's version; `unknown` if it runs from a source tree that is not installed."""
+    """Return this package's version, or `unknown` if it runs from a source tree without installation."""
     return version_of(PACKAGE) or "unknown"
 
 
 def system() -> str:
-    """Operating system and architecture."""
+    """Return the operating system and the architecture."""
     return f"{platform.system()} {platform.machine()}"
 
 
 def num_cores() -> int:
-    """Processor cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def cpu_model() -> str:
-    """The processor's name; with family and model, because hypervisors shorten the name to "AMD EPYC"."""
+    """Return the processor's name, family and model: hypervisors shorten the name to "AMD EPYC"."""
     path = Path("/proc/cpuinfo")
     if not path.exists():
         return platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""How much memory this process and its children use, in bytes."""
+"""Measure the memory of this process and its children, in bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STATUS = Path("/proc/self/status")  # on Linux only
 
 
 def peak_bytes() -> int:
-    """The most memory of this process that was resident so far, or since `reset_peak`."""
+    """Return the maximum resident memory of this process so far, or since `reset_peak`."""
     if STATUS.exists():
         return status_bytes("VmHWM")
     import resource
@@ -20,7 +20,7 @@ def peak_bytes() -> int:
 
 
 def reset_peak() -> int:
-    """Forget the peak so far and return what is resident now. On other systems than Linux the peak stays."""
+    """Reset the peak and return the resident memory. On systems other than Linux, the peak is not reset."""
     if not STATUS.exists():
         return peak_bytes()
     Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
@@ -28,7 +28,7 @@ def reset_peak() -> int:
 
 
 def status_bytes(name: str) -> int:
-    """A line of /proc/self/status, such as VmRSS, which proc(5) explains."""
+    """Return the value of a line of /proc/self/status, such as VmRSS; see proc(5)."""
     line = re.search(rf"^{name}:\s+(\d+) kB", STATUS.read_text(), re.MULTILINE)
     if line is None:
         raise RuntimeError(f"{STATUS} has no {name}: memory cannot be measured on this system.")
@@ -36,12 +36,12 @@ def status_bytes(name: str) -> int:
 
 
 def bytes_of_children() -> int:
-    """What this process's children have for themselves now; 0 if the system does not list them."""
+    """Return the current private memory of this process's children; 0 if the system does not list them."""
     return sum(map(private_bytes, children()))
 
 
 def children() -> tuple[int, ...]:
-    """The ids of this process's children; none if the system does not list them."""
+    """Return the ids of this process's children; none if the system does not list them."""
     try:
         text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
     except OSError:
@@ -50,7 +50,7 @@ def children() -> tuple[int, ...]:
 
 
 def private_bytes(process: int) -> int:
-    """What a process shares with no other; 0 once it has ended."""
+    """Return the memory that a process shares with no other, or 0 once it has ended."""
     try:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     except OSError:

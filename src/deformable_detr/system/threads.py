@@ -1,4 +1,4 @@
-"""Work ahead of and behind the model, so that it waits for no file."""
+"""Read ahead of the model and write behind it in threads, so that the model never waits for a file."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ WRITE_BEHIND = 8  # pictures that may wait to be drawn
 Item = TypeVar("Item")
 
 
-def ahead(calls: Iterable[Callable[[], Item]], pool: Executor, most: int) -> Iterator[Item]:
-    """What the calls return, in their order. The threads of `pool` make up to `most` calls in advance."""
+def ahead(calls: Iterable[Callable[[], Item]], pool: Executor, limit: int) -> Iterator[Item]:
+    """Yield the results of the calls in order. The threads of `pool` make up to `limit` calls in advance."""
     waiting: deque[Future[Item]] = deque()
     for call in calls:
         waiting.append(pool.submit(call))
-        if len(waiting) > most:
+        if len(waiting) > limit:
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
 
 
 def read_ahead(items: Iterator[Item], thread: Executor) -> Iterator[Item]:
-    """The same items, made by the one thread of `thread`, some in advance."""
+    """Yield the items, which the one thread of `thread` produces in advance."""
     calls: Iterator[Callable[[], Item | None]] = repeat(partial(next, items, None))
     for item in ahead(calls, thread, READ_AHEAD):
         if item is None:
@@ -36,7 +36,7 @@ def read_ahead(items: Iterator[Item], thread: Executor) -> Iterator[Item]:
 
 
 class Behind:
-    """Calls made by one other thread, in their order. What one of them raises comes out here, later."""
+    """Make calls in order in another thread. An exception in one of them is raised here later."""
 
     def __enter__(self) -> Behind:
         self._thread = ThreadPoolExecutor(1)
@@ -49,7 +49,7 @@ class Behind:
             self._waiting.popleft().result()
 
     def finish(self) -> None:
-        """Wait until all is done."""
+        """Wait until all calls have returned."""
         while self._waiting:
             self._waiting.popleft().result()
 
@@ -59,7 +59,7 @@ class Behind:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # After a failure the rest is useless; after Ctrl-C it is wanted.
+        # After a failure the remaining calls are useless; after Ctrl-C their results are wanted.
         self._thread.shutdown(cancel_futures=kind is not None and issubclass(kind, Exception))
         if kind is None:
             self.finish()

@@ -49,7 +49,7 @@ class Transfer:
 
 
 def _sentence(names: tuple[str, ...], what: str) -> str:
-    return f"{len(names)} {what}: {listed(names, most=8)}"
+    return f"{len(names)} {what}: {listed(names, limit=8)}"
 
 
 @torch.no_grad()

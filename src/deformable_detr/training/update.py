@@ -86,7 +86,7 @@ def update(
 
 def count_update(micro_batches: Sequence[MicroBatch], num_queries: int, processes: Processes) -> BatchCount:
     """What the whole update holds, over micro-batches and processes, as the share of this process."""
-    own = BatchCount.of([target for _, targets in micro_batches for target in targets], num_queries)
+    own = BatchCount.from_targets([target for _, targets in micro_batches for target in targets], num_queries)
     objects, matched, images = processes.sum([own.objects, own.matched, own.images])
     return BatchCount(objects, matched, images).share_of(processes.world_size)
 
