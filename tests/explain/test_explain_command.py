@@ -96,7 +96,7 @@ def test_missed_objects_of_a_split_and_of_one_image(
         ("MODEL PICTURE --gradient --at 1,2", "--gradient and --at do not go together"),
         ("MODEL --missed DATA --gradient", "--missed and --gradient do not go together"),
         ("MODEL PICTURE --at 1", "--at must be X,Y in pixels, such as 120,80, not 1"),
-        ("MODEL PICTURE --at 1,999 --output OUT/a.png", "the place 1,999 is outside of the picture"),
+        ("MODEL PICTURE --at 1,999 --output OUT/a.png", "the point 1,999 is outside the picture"),
         ("MODEL PICTURE --layer 3 --output OUT/a.png", "--layer must be from 1 to 2"),
         ("MODEL PICTURE --layer 1 --output OUT/a.html", "--layer applies to pictures only"),
         ("MODEL PICTURE --most 0 --output OUT/a.png", "--most must be at least 1, not 0"),

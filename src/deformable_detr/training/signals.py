@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM let training finish its update and save its state."""
+"""Signal handling: on Ctrl-C and SIGTERM, training finishes its update and saves its state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import FrameType
 
 @dataclass
 class StopRequest:
-    """`requested` becomes true with the first signal."""
+    """A request to stop; `requested` becomes True with the first signal."""
 
     requested: bool = False
 
