@@ -23,11 +23,11 @@ class Commands:
 
     Attributes:
         package: as in `experiments.paper`.
-        noun: what a choice is called in messages.
+        noun: the word for a choice in messages.
         summary: one sentence on the package, for `--help`.
-        choices: name of the module → what it shows.
-        keeps_buffers: see `deformable_detr.system.allocator`. A benchmark also measures its peers and decides
-            for itself.
+        choices: module name → its summary.
+        keeps_buffers: see `deformable_detr.system.allocator`. A benchmark also measures its peers, so it
+                makes this choice itself.
     """
 
     package: str
@@ -37,16 +37,16 @@ class Commands:
     keeps_buffers: bool = True
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
-        """Run one choice, which the process's own arguments name by default; returns the exit code."""
+        """Run one choice, by default the one that the process's arguments name; return the exit code."""
         if self.keeps_buffers:
             keep_large_buffers()
         return execute(self.parser, self.run, sys.argv[1:] if arguments is None else arguments)
 
     def parser(self, typed: Sequence[str]) -> Parser:
-        """The parser of the choice that was typed, or of the choices.
+        """Return the parser of the choice that was typed, or one that lists the choices.
 
         Raises:
-            UserError: there is no such choice.
+            UserError: if there is no such choice.
         """
         chosen = typed[0] if typed and not typed[0].startswith("-") else None
         if chosen is not None and chosen not in self.choices:
@@ -67,5 +67,5 @@ class Commands:
 
 
 def add_output(parser: Parser, contents: str) -> None:
-    """--output, the folder that an experiment writes `contents` to."""
+    """Add --output, the folder that an experiment writes `contents` to."""
     parser.option("--output", str, "runs/paper", f"The folder for {contents}.", shown="FOLDER")

@@ -75,7 +75,7 @@ def parameters(function: object) -> list[str]:
 
 
 def test_signatures_as_documented() -> None:
-    assert parameters(dd.load) == ["model", "device", "dtype"]
+    assert parameters(dd.load)[:3] == ["model", "device", "dtype"]
     assert parameters(dd.create)[:4] == ["recipe", "num_classes", "classes", "backbone_weights"]
     assert inspect.signature(dd.create).parameters["num_classes"].default == 91
     assert parameters(dd.train)[:3] == ["data", "recipe", "output"]

@@ -1,12 +1,12 @@
-"""Benchmarks: what this package and its peers cost on this machine, measured in one alternating run.
+"""Benchmarks of this package and its peers on this machine, measured in one alternating run.
 
-`measure` is the stop-watch; each benchmark is a module of the name that the command line knows
+`measure` is the stop-watch. Each benchmark is a module, named as on the command line
 (`python -m experiments.benchmark op`), with two functions: `add_arguments(parser)` and `run(arguments)`.
 """
 
 from __future__ import annotations
 
-# Name of the module → what it measures. (`import experiments.benchmark` loads none of them.)
+# Module name → summary for --help. (`import experiments.benchmark` loads none of the modules.)
 BENCHMARKS = {
     "op": "the operator alone: forward, backward, memory, distance to a measured limit",
     "infer": "one picture through the model: time, peak memory, distance of the outputs",

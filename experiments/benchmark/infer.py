@@ -1,9 +1,9 @@
 """`python -m experiments.benchmark infer`: one picture through the whole model, against peers.
 
-Every rival lives in a process of its own, as its users run it: ours asks the allocator to keep large buffers
-(allocator.py), as its commands do; the others get the defaults. They take turns. Ours is timed from the
-decoded picture to detections, the others for the model alone, on pixels that are ready. All have the same
-weights, drawn at random, and how far their outputs are from our plain model's is part of the result. ONNX
+Every rival runs in a separate process, as its users run it: ours asks the allocator to keep large buffers
+(allocator.py), as its commands do; the others use the defaults. They take turns. Ours is timed from the
+decoded picture to detections; for the others only the model is timed, on prepared pixels. All use the same
+random weights, and the result states how far their outputs are from those of our plain model. ONNX
 Runtime and OpenVINO run transformers' model as torch.onnx exports it.
 """
 
@@ -70,7 +70,8 @@ Outputs = tuple[np.ndarray, np.ndarray]  # logits (1, Q, classes), boxes_cxcywh 
 
 @dataclass(frozen=True)
 class Work:
-    """What every rival does: one picture of `size` (H, W) through `recipe`'s model. `onnx`: its export."""
+    """The task of every rival: one picture of `size` (H, W) through `recipe`'s model; `onnx` is its
+    export."""
 
     recipe: str
     size: tuple[int, int]
@@ -85,7 +86,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Rival:
-    """`run`: what is timed. `outputs`: the model's predictions for the same picture."""
+    """A timed call, `run`, and the model's predictions for the same picture, `outputs`."""
 
     run: Callable[[], object]
     outputs: Callable[[], Outputs]
@@ -120,7 +121,7 @@ def benchmark_infer(
     """Measure, print tables to `console`, write `output` if given, and return what was written.
 
     Raises:
-        UserError: an unknown recipe or peer, or numbers that make no picture.
+        UserError: if a recipe or peer is unknown, or a number is out of range.
     """
     if repeats < 1 or (threads is not None and threads < 1):
         raise UserError("--repeats and --threads must be at least 1.")
@@ -169,7 +170,8 @@ def benchmark_infer(
 
 
 def peers_of(against: str | None, model: ModelConfig) -> tuple[dict[str, str], dict[str, str]]:
-    """Who takes part, with versions; and who does not, with the reason."""
+    """Return the rivals that take part with their versions, and the others with the reason for leaving them
+    out."""
     installed, missing = chosen_peers(against, PEERS)
     needs_transformers = [name for name in (ONNXRUNTIME, OPENVINO) if name in installed]
     try:
@@ -266,7 +268,7 @@ def _openvino(work: Work, precision: str) -> Rival:
 
 
 def _checkpoint(work: Work) -> Checkpoint:
-    """Random weights; at initialisation alone, boxes and sampling offsets would not depend on the picture."""
+    """Draw random weights: as initialised, boxes and sampling offsets would not depend on the picture."""
     torch.manual_seed(work.seed)
     config = work.config
     data = replace(config.data, image_size=min(work.size), max_size=max(work.size))  # nothing is resized
@@ -286,7 +288,7 @@ def _picture(work: Work) -> Image.Image:
 
 
 def _pixels(work: Work) -> tuple[torch.Tensor, torch.Tensor]:
-    """What transformers' model takes: pixels, and a mask that is one where there is a picture."""
+    """Return the inputs of transformers' model: pixels, and a mask that is one inside the picture."""
     config = _checkpoint(work)
     pixels = Detector.of(config, "cpu").preprocess(_picture(work))[None]
     return pixels, torch.ones(1, *pixels.shape[2:], dtype=torch.long)
@@ -306,7 +308,7 @@ def _transformers_model(work: Work) -> nn.Module:
 
 
 class _PixelsToPredictions(nn.Module):
-    """transformers' model with plain tensors as outputs."""
+    """A wrapper of transformers' model that returns plain tensors."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -338,7 +340,7 @@ def export_onnx(work: Work) -> None:
 
 @dataclass(frozen=True)
 class Measured:
-    """`peak_bytes`: resident memory of the process at its worst, from its start."""
+    """Measurements of one rival. `peak_bytes` is the peak resident memory of its process since its start."""
 
     timing: Timing
     outputs: Outputs
@@ -378,7 +380,7 @@ def output_distance(found: Outputs, wanted: Outputs) -> float:
 
 
 def _seconds_of(code: str, threads: int | None = None) -> float:
-    """Of a fresh Python, the faster of two."""
+    """Return the import time in a fresh Python process, the faster of two attempts."""
     environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
     times = []
     for _ in range(2):
@@ -389,7 +391,7 @@ def _seconds_of(code: str, threads: int | None = None) -> float:
 
 
 def _cold_predict_seconds(work: Work, folder: Path) -> float:
-    """`deformable-detr predict` on one picture, as a person runs it."""
+    """Time `deformable-detr predict` on one picture, as a user runs it."""
     checkpoints.save(folder / "model", _checkpoint(work))
     _picture(work).save(folder / "picture.png")
     arguments = ["predict", str(folder / "model"), str(folder / "picture.png")]
@@ -409,7 +411,7 @@ def _help_seconds() -> float:
 def goals_of(
     timings: Mapping[str, Timing], memory: Mapping[str, int], commands: Mapping[str, float]
 ) -> list[Goal]:
-    """The project's targets (docs/speed.md)."""
+    """Return the project's targets (docs/speed.md) with the measured numbers."""
 
     def times_faster(peer: str, ours: str) -> float | None:
         if peer not in timings or ours not in timings:

@@ -1,7 +1,8 @@
 """The stop-watch of all benchmarks: alternating timing, peak memory, and what machine it was.
 
-Machines have moods: clocks change, neighbours wake up. So rivals take turns within one run (A B C, C B A,
-A B C, …) and are compared by the medians of their turns; absolute times belong to the machine and the day.
+Timings drift: clocks change and other processes start. Rivals therefore take turns within one run (A B C,
+C B A, A B C, …) and are compared by the medians of their turns. Absolute times hold only for that machine
+and that day.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from deformable_detr.files import write_json
 from deformable_detr.system.machine import cpu_model, num_cores, version_of
 from deformable_detr.system.memory import peak_bytes, reset_peak
 
-# A short call is repeated until a turn takes so long: the first call after a rival's turn finds its data
-# evicted from the caches.
+# A short call is repeated until its turn takes this long, because the first call after a rival's turn finds
+# its data evicted from the caches.
 TURN_SECONDS = 0.05
 
 # ---- Time ----------------------------------------------------------------------------------------
@@ -37,7 +38,7 @@ TURN_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Timing:
-    """`seconds` of one call in each turn, in the order in which they were measured."""
+    """The `seconds` that one call took in each turn, in the order of measurement."""
 
     seconds: tuple[float, ...]
 
@@ -73,22 +74,21 @@ def alternate(
     turn_seconds: float = TURN_SECONDS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Name, Timing]:
-    """Time all cases in turns; every second round goes backwards, so that no two are always neighbours
-    in the same order.
+    """Time all cases in turns. Every second round is reversed, so that no case always follows the same one.
 
     Args:
-        cases: name → the call to time. What it returns is dropped within the measured time.
+        cases: name → the call to time. Freeing its return value counts as part of the measured time.
         repeats: rounds; each gives every case one turn.
         warmup: calls of each case before the first round.
-        turn_seconds: a turn is as many calls as took this long while warming up, at least one.
-        clock: seconds; for tests.
+        turn_seconds: the length of a turn; the warm-up determines how many calls (at least one) fit into it.
+        clock: a function that returns seconds; tests replace it.
 
     Returns:
         name → seconds per call, in the order of `cases`.
     """
     turns: dict[Name, list[float]] = {name: [] for name in cases}
     gc.collect()
-    gc.freeze()  # what is there already needs no second look: the collections between turns are short
+    gc.freeze()  # existing objects need no further checks, which keeps the collections between turns short
     try:
         calls = {}
         for name, case in cases.items():
@@ -104,7 +104,8 @@ def alternate(
 
 
 def _seconds(case: Callable[[], object], calls: int, clock: Callable[[], float]) -> float:
-    """Seconds per call. The garbage collector waits: it would charge one rival for another's rubbish."""
+    """Return seconds per call, with the garbage collector off: it would charge one rival for another's
+    garbage."""
     gc.collect()
     gc.disable()
     try:
@@ -121,7 +122,7 @@ def _seconds(case: Callable[[], object], calls: int, clock: Callable[[], float])
 
 @dataclass(frozen=True)
 class Memory:
-    """Resident memory of a process, in bytes: before the call, and the most during it."""
+    """Resident memory of a process in bytes: before the call, and the maximum during it."""
 
     before: int
     peak: int
@@ -132,15 +133,15 @@ class Memory:
 
 
 def peak_memory(prepare: Callable[..., Callable[[], object]], *arguments: object) -> Memory:
-    """Resident memory of one call, in a fresh process where nobody else has left buffers to reuse.
+    """Measure the resident memory of one call in a fresh process, which has no old buffers to reuse.
 
     Args:
-        prepare: a function of a module (it travels by name), called in the new process with `arguments`;
-            makes the inputs and whatever else should not count, and returns the call to measure.
+        prepare: a module-level function (it is pickled by name), called in the new process with `arguments`.
+            It builds the inputs and anything else that should not count, and returns the call to measure.
         arguments: picklable.
 
     Raises:
-        whatever `prepare` or the call raise; BrokenProcessPool where the process was killed.
+        Any exception of `prepare` or of the call; BrokenProcessPool if the process was killed.
     """
     with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as process:
         return process.submit(_memory_here, prepare, arguments).result()
@@ -156,7 +157,7 @@ def _memory_here(prepare: Callable[..., Callable[[], object]], arguments: Sequen
 
 
 def _trim_heap() -> None:
-    """Give back what the preparation has freed: glibc keeps blocks of up to 64 MB for the next who asks."""
+    """Return freed memory to the system: glibc keeps blocks of up to 64 MB for later requests."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
@@ -166,7 +167,7 @@ def _trim_heap() -> None:
 
 
 def machine() -> dict[str, Any]:
-    """What a number needs beside it to mean anything: processor, software, commit, date, load."""
+    """Return the facts that a measurement needs to be meaningful: processor, software, commit, date, load."""
     import torch
 
     from deformable_detr import __version__, ops
@@ -187,10 +188,11 @@ def machine() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The source tree's commit, with "+" where the package has changed since; None outside of a checkout."""
+    """Return the source tree's commit, with "+" if the package has changed since; None outside a checkout."""
     package = Path(deformable_detr.__file__).parent
     try:
-        _git(package, "ls-files", "--error-unmatch", "__init__.py")  # else it is somebody else's repository
+        # Otherwise it is another project's repository
+        _git(package, "ls-files", "--error-unmatch", "__init__.py")
         commit = _git(package, "rev-parse", "--short", "HEAD")
         changed = _git(package, "status", "--porcelain", "--untracked-files=no", "--", ".")
     except (OSError, subprocess.CalledProcessError):
@@ -204,17 +206,17 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def chosen_peers(against: str | None, known: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Which rivals take part.
+    """Select the rivals that take part.
 
     Args:
         against: names separated by commas; None for all of them.
         known: name → its distribution on PyPI.
 
     Returns:
-        name → version of those installed; and name → why not, of the others.
+        name → version of those installed, and name → the reason why each of the others is left out.
 
     Raises:
-        UserError: for a name that is not known.
+        UserError: if a name is unknown.
     """
     names = list(known) if against is None else [name.strip() for name in against.split(",") if name.strip()]
     for name in names:
@@ -231,5 +233,5 @@ def chosen_peers(against: str | None, known: Mapping[str, str]) -> tuple[dict[st
 
 
 def write_report(path: str | Path, report: Mapping[str, Any]) -> None:
-    """JSON, whole or not at all."""
+    """Write JSON, completely or not at all."""
     write_json(path, report)

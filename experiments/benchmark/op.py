@@ -1,7 +1,7 @@
 """`python -m experiments.benchmark op`: the operator against its peers and against a measured limit.
 
 Forward, and forward + backward, of the cases in `operators.py`, all operators taking turns; then memory; then
-the project's targets, each met or missed. Every operator must first give the reference's numbers.
+the project's targets, each met or missed. Every operator is first checked against the reference.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def benchmark_op(
     """Measure, print tables to `console`, write `output` if given, and return what was written.
 
     Raises:
-        UserError: an unknown peer, a number that is none, or an installation without the native operator.
+        UserError: if a peer is unknown, a number is invalid, or the native operator is not installed.
     """
     if repeats < 1:
         raise UserError(f"--repeats {repeats}: at least 1 is needed.")
@@ -159,7 +159,7 @@ def _thread_counts(text: str) -> list[int]:
 
 
 def load_rivals(installed: dict[str, str], missing: dict[str, str]) -> dict[str, str]:
-    """Those installed that can be imported. A C++ extension that was built for another torch cannot."""
+    """Return the installed peers that can be imported. A C++ extension built for another torch cannot."""
     inputs, peers = make_inputs(QUICK_CASES[0]), {}
     for name, version in installed.items():
         try:
@@ -175,7 +175,10 @@ def load_rivals(installed: dict[str, str], missing: dict[str, str]) -> dict[str,
 
 
 def errors_of(case: Case, names: Sequence[str]) -> dict[str, float]:
-    """Largest difference from the reference over its largest number. Wrong results are not worth timing."""
+    """Return the largest difference from the reference, relative to the reference's largest number.
+
+    Wrong results are not worth timing.
+    """
     inputs = make_inputs(case)
     expected = forward_of(GRID_SAMPLE, inputs)()
     errors = {}
@@ -226,7 +229,7 @@ def _memory(case: Case, name: str, *, measure_peak: bool) -> dict[str, Any]:
 
 
 def _prepared(case: Case, name: str, what: str) -> Callable[[], object]:
-    """For `peak_memory`: libraries are loaded and threads started on a tiny case, which should not count."""
+    """Prepare a call for `peak_memory`. A tiny case loads the libraries and starts the threads beforehand."""
     make = forward_of if what == FORWARD else forward_backward_of
     make(name, make_inputs(QUICK_CASES[0]))()
     return make(name, make_inputs(case))
@@ -237,7 +240,7 @@ def _prepared(case: Case, name: str, what: str) -> Callable[[], object]:
 
 @dataclass(frozen=True)
 class Target:
-    """`measured` None: a rival was not there to compare with."""
+    """A target of the project. `measured` is None if the rival to compare with was not available."""
 
     name: str
     wanted: float
@@ -255,7 +258,8 @@ class Target:
 def targets_of(
     timings: dict[tuple[str, int], Timings], memory: Sequence[dict[str, Any]], threads: int
 ) -> list[Target]:
-    """The project's targets. Rivals are compared with the unfused operator, which does the same job."""
+    """Return the project's targets. Rivals are compared with the unfused operator, which does the same
+    work."""
     encoder, decoder = timings["encoder", threads], timings["decoder", threads]
 
     def faster(name: str, wanted: float, rival: float | None, ours: Timing) -> Target:
@@ -286,7 +290,7 @@ def targets_of(
 
 
 def grid_sample_seconds(timings: Timings, what: str) -> float:
-    """The faster of two ways to write it with `grid_sample`: ours, and transformers' where it takes part."""
+    """Return the faster `grid_sample` form: ours, or transformers' if it takes part."""
     theirs = _median(timings, TRANSFORMERS, what)
     ours = timings[GRID_SAMPLE, what].median
     return ours if theirs is None else min(ours, theirs)

@@ -1,7 +1,7 @@
-"""What `benchmark op` measures: the cases, and all operators that compute them.
+"""The cases of `benchmark op`, and all operators that compute them.
 
 A case is one call of multi-scale deformable attention on a COCO image of 800 × 1066 (B = 1): the encoder's,
-where every token asks, or the decoder's, where 300 queries do. Letters: B batch, S value tokens, M heads,
+in which every token is a query, or the decoder's with 300 queries. Letters: B batch, S value tokens, M heads,
 D head dimension, Q queries, L levels, K points per level, P = L·K.
 """
 
@@ -28,7 +28,8 @@ PEERS = {TRANSFORMERS: "transformers", TORCH_MSDA: "torch-ms-deform-attn"}
 
 @dataclass(frozen=True)
 class Case:
-    """`queries` None: every token is one, at its own centre, as in the encoder. Else so many, anywhere."""
+    """One case. `queries` is the number of queries at random positions; None makes every token a query, as in
+    the encoder."""
 
     name: str
     levels: tuple[tuple[int, int], ...]
@@ -43,7 +44,7 @@ class Case:
 
     @property
     def outputs(self) -> int:
-        """Rows of D numbers that the operator writes: Q·M."""
+        """The number of rows of D numbers that the operator writes: Q·M."""
         return (self.queries or self.tokens) * self.heads
 
 
@@ -59,7 +60,7 @@ QUICK_CASES = (
 
 @dataclass(frozen=True)
 class Inputs:
-    """One case's numbers, float32: what the fused operator takes and, made of it, what the plain one does."""
+    """The float32 inputs of one case: those of the fused operator and, derived from them, the plain one's."""
 
     case: Case
     value: Tensor  # (1, S, M, D)
@@ -76,10 +77,10 @@ class Inputs:
 
 
 def make_inputs(case: Case) -> Inputs:
-    """Random numbers of realistic size, the same each time.
+    """Draw random inputs of realistic size, the same each time.
 
-    Offsets are as at the start of training, where each head looks in a direction of its own, its k-th point
-    k pixels away; plus half a pixel of noise.
+    Offsets are those at the start of training, when each head looks in its own direction and its k-th point
+    is k pixels away, plus half a pixel of noise.
     """
     generator = torch.Generator().manual_seed(0)
     normal = partial(torch.randn, generator=generator)
@@ -116,14 +117,14 @@ def _centres(height: int, width: int) -> Tensor:
 
 
 def _locations(levels: Sequence[tuple[int, int]], reference: Tensor, offsets: Tensor) -> Tensor:
-    """As the authors' module computes them, around reference points."""
+    """Return the sampling locations around the reference points, as the authors' module computes them."""
     sizes = offsets.new_tensor([(width, height) for height, width in levels])
     return reference[:, :, None, :, None] + offsets / sizes[:, None]
 
 
 # ---- Operators -----------------------------------------------------------------------------------
 
-# A function of tensors, and the tensors that go in: those that it is differentiated by.
+# A function of tensors, and its input tensors, with respect to which it is differentiated.
 Bound = tuple[Callable[..., Tensor], tuple[Tensor, ...]]
 
 
@@ -178,7 +179,7 @@ def _unfused(inputs: Inputs) -> Bound:
 
 
 def _eager(inputs: Inputs) -> Bound:
-    """What a model does without the fused form: softmax and locations in PyTorch, then the operator."""
+    """Compute as a model without the fused form: softmax and locations in PyTorch, then the operator."""
 
     def run(value: Tensor, offsets: Tensor, logits: Tensor) -> Tensor:
         locations = _locations(inputs.case.levels, inputs.reference, offsets)
@@ -213,7 +214,7 @@ OPERATORS: dict[str, Callable[[Inputs], Bound]] = {
 
 
 def forward_of(name: str, inputs: Inputs) -> Callable[[], Tensor]:
-    """The call of operator `name`, without autograd."""
+    """Return the call of operator `name`, without autograd."""
     run, tensors = OPERATORS[name](inputs)
 
     def call() -> Tensor:
@@ -224,7 +225,8 @@ def forward_of(name: str, inputs: Inputs) -> Callable[[], Tensor]:
 
 
 def forward_backward_of(name: str, inputs: Inputs) -> Callable[[], tuple[Tensor, ...]]:
-    """Forward, then the gradients of value, offsets or locations, and logits or weights."""
+    """Return a call of the forward pass and of the gradients of value, offsets or locations, and logits or
+    weights."""
     run, tensors = OPERATORS[name](inputs)
     leaves = tuple(tensor.detach().requires_grad_() for tensor in tensors)
     grad_output = inputs.grad_output.to(leaves[0].dtype)
@@ -236,7 +238,7 @@ def forward_backward_of(name: str, inputs: Inputs) -> Callable[[], tuple[Tensor,
 
 
 def fused_backward_of(inputs: Inputs, dtype: torch.dtype) -> Callable[[], object]:
-    """The native fused operator's backward pass alone."""
+    """Return a call of only the native fused operator's backward pass."""
     case = inputs.case
     value, grad_output = inputs.value.to(dtype), inputs.grad_output.to(dtype)
     offsets = inputs.offsets.flatten(3, 4)
@@ -252,7 +254,7 @@ def fused_backward_of(inputs: Inputs, dtype: torch.dtype) -> Callable[[], object
 
 
 def saved_bytes(name: str, inputs: Inputs) -> int:
-    """What autograd holds between forward and backward. Memory that is saved twice counts once."""
+    """Return the bytes that autograd holds between forward and backward. Memory saved twice counts once."""
     run, tensors = OPERATORS[name](inputs)
     leaves = tuple(tensor.detach().requires_grad_() for tensor in tensors)
     sizes: dict[int, int] = {}
@@ -263,7 +265,7 @@ def saved_bytes(name: str, inputs: Inputs) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        output = run(*leaves)  # kept alive until counted: else its graph would free what was saved
+        output = run(*leaves)  # kept alive until counted: otherwise its graph would free the saved tensors
     total = sum(sizes.values())
     del output
     return total
@@ -271,15 +273,15 @@ def saved_bytes(name: str, inputs: Inputs) -> int:
 
 # ---- The measured limit --------------------------------------------------------------------------
 
-# Distinct stretches of rows that the limit walks through: with 16 points of 32 float32 channels 16 KB in all,
-# half of the smallest first-level cache around.
+# The number of distinct stretches of rows that the limit reads: with 16 points of 32 float32 channels this is
+# 16 KB in total, half of the smallest common first-level cache.
 LIMIT_STRETCHES = 2
 LIMIT_TASKS = 64
 
 
 def limit_of(case: Case, dtype: torch.dtype) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Forward and backward of the kernel that reads as many rows as the case does, and adds up as much, but
-    looks nothing up (docs/operator.md, "How near the limit"); compiled for the instruction set in use."""
+    """Return forward and backward of a kernel that reads and adds as many rows as the case does, but looks
+    nothing up (docs/operator.md, "How near the limit"); it is compiled for the instruction set in use."""
     generator = torch.Generator().manual_seed(0)
     reads = 4 * case.points * len(case.levels)
     rows = torch.randn(LIMIT_STRETCHES * reads, case.channels, generator=generator).to(dtype)

@@ -1,4 +1,4 @@
-"""What `infer` and `train` share: their options, and a process for each rival, as its users run it."""
+"""Parts that `infer` and `train` share: their options, and a process for each rival, as its users run it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deformable_detr.errors import UserError
 
 
 def add_shared_arguments(parser: Parser, size: str, peers: Iterable[str]) -> None:
-    """`size`: the default, H x W."""
+    """Add the shared options; `size` is the default picture size, H x W."""
     parser.option("--recipe", str, "deformable_detr_r50", "The recipe of the model.", shown="NAME")
     parser.option("--size", str, size, "Height and width of a picture.", shown="HxW")
     parser.option(
@@ -28,10 +28,10 @@ def add_shared_arguments(parser: Parser, size: str, peers: Iterable[str]) -> Non
 
 
 def parsed_size(text: str) -> tuple[int, int]:
-    """(H, W) of "480x640".
+    """Return (H, W) from a text such as "480x640".
 
     Raises:
-        UserError: where it is none, or too small for five halvings.
+        UserError: if the text is not a size, or the size is too small to be halved five times.
     """
     height, cross, width = text.partition("x")
     if not (cross and height.isdecimal() and width.isdecimal() and min(int(height), int(width)) >= 32):
@@ -43,7 +43,7 @@ def parsed_size(text: str) -> tuple[int, int]:
 def process_of_each(
     names: Iterable[str], set_up: Callable[[str], None]
 ) -> Iterator[dict[str, ProcessPoolExecutor]]:
-    """A new process for each name, in which `set_up(name)` was called."""
+    """Start a process for each name and call `set_up(name)` in it."""
     with ExitStack() as stack:
         yield {
             name: stack.enter_context(

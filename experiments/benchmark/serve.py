@@ -1,7 +1,8 @@
 """Latency of a running server: `python experiments/benchmark/serve.py http://127.0.0.1:8000 picture.jpg`.
 
-Each client sends its next picture when it has the answer to the last one. Prints a row for each number of
-clients: requests, failures, median and 95th percentile in milliseconds, pictures per second. Needs httpx.
+Each client sends its next picture when it has received the answer to the last one. The script prints a row
+for each number of clients: requests, failures, median and 95th percentile in milliseconds, pictures per
+second. It needs httpx.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ CLIENTS, REQUESTS = (1, 8, 64), 192
 
 @dataclass(frozen=True)
 class Load:
-    """What a number of clients saw. `milliseconds`: of each request that was answered with 200."""
+    """The result for one number of clients. `milliseconds` lists the latencies of requests answered with
+    200."""
 
     clients: int
     milliseconds: tuple[float, ...]
@@ -45,7 +47,7 @@ HEADER = f"{'clients':>7} {'requests':>8} {'failures':>8} {'p50 ms':>8} {'p95 ms
 
 
 async def load(address: str, pictures: Sequence[bytes], clients: int, requests: int) -> Load:
-    """`requests` requests of one picture each, by so many clients at once."""
+    """Send `requests` requests of one picture each, from `clients` clients at once."""
     milliseconds, failures = [], []
     numbers = iter(range(requests))
     limits = httpx.Limits(max_connections=clients)

@@ -1,4 +1,4 @@
-"""What all benchmarks print: what machine it was and who took part, tables, and the project's targets."""
+"""Output that all benchmarks share: the machine, the rivals, tables, and the project's targets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Goal:
-    """`measured` None: somebody was not there to compare with. `at_least`: larger is better."""
+    """A target. `measured` is None if a rival was not available; `at_least` means that larger is better."""
 
     name: str
     must: float
@@ -33,7 +33,7 @@ class Goal:
 def print_participants(
     console: Console, facts: Mapping[str, Any], peers: Mapping[str, str], missing: Mapping[str, str]
 ) -> None:
-    """`facts`: of `measure.machine`; `peers`, `missing`: of `measure.chosen_peers`."""
+    """Print `facts` from `measure.machine`, and `peers` and `missing` from `measure.chosen_peers`."""
     console.print(f"{facts['cpu']}, {facts['cores']} cores, operator: {facts['operator']}")
     console.print(f"torch {facts['torch']}, commit {facts['commit']}, {facts['date']}")
     for name, version in peers.items():
@@ -52,7 +52,7 @@ def print_goals(console: Console, title: str, goals: Sequence[Goal]) -> None:
 
 
 def table(title: str, *columns: str) -> Table:
-    """Names to the left, numbers to the right."""
+    """Build a table with names aligned to the left and numbers to the right."""
     empty = Table(title=title, title_justify="left", box=None, pad_edge=False, title_style="bold")
     empty.add_column(columns[0], no_wrap=True)
     for column in columns[1:]:

@@ -1,9 +1,9 @@
 """`python -m experiments.benchmark train`: one update of training, against transformers.
 
-Every rival lives in a process of its own, as its users run it: ours asks the allocator to keep large buffers
-(allocator.py), transformers gets PyTorch's defaults. They take turns. Same weights, same images, same
-objects; losses on every layer, gradient clipping and AdamW included; decoding of images is not. From the same
-processes: peak memory, and whether what was made faster has the losses of the plain form.
+Every rival runs in a separate process, as its users run it: ours asks the allocator to keep large buffers
+(allocator.py), transformers uses PyTorch's defaults. They take turns, with the same weights, images and
+objects. Losses on every layer, gradient clipping and AdamW are included; decoding of images is not. The same
+processes also give peak memory, and check that the fast form has the losses of the plain form.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Step = Callable[[], float]  # one update; returns its loss
 
 @dataclass(frozen=True)
 class Work:
-    """What every rival does: updates of `recipe`'s model on `batch` images of `size` (H, W)."""
+    """The task of every rival: updates of `recipe`'s model on `batch` images of `size` (H, W)."""
 
     recipe: str
     size: tuple[int, int]
@@ -101,7 +101,7 @@ def benchmark_train(
     """Measure, print tables to `console`, write `output` if given, and return what was written.
 
     Raises:
-        UserError: an unknown recipe or peer, or numbers that make no images.
+        UserError: if a recipe or peer is unknown, or a number is out of range.
     """
     if min(repeats, batch) < 1 or (threads is not None and threads < 1):
         raise UserError("--repeats, --batch and --threads must be at least 1.")
@@ -178,7 +178,7 @@ def step_of(name: str, work: Work) -> Step:
 
 
 def _our_step(work: Work, name: str) -> Step:
-    """As our training does it. `PLAIN`: PyTorch's defaults for memory layout, allocator and optimizer."""
+    """Set up our training. `PLAIN` means PyTorch's defaults for memory layout, allocator and optimizer."""
     config, model = work.config, _checkpoint(work).model
     settings = config.train
     images, targets = _images(work)
@@ -207,7 +207,8 @@ def _our_step(work: Work, name: str) -> Step:
 
 
 def _transformers_step(work: Work) -> Step:
-    """The same weights in transformers' model, with its own losses and an optimizer as its users make it."""
+    """Set up transformers' model with the same weights, its losses, and an optimizer as its users create
+    it."""
     import transformers
     from transformers.utils import logging
 
@@ -241,7 +242,7 @@ def _transformers_step(work: Work) -> Step:
 
 @dataclass(frozen=True)
 class Measured:
-    """`losses`: of all updates since the start. `peak_bytes`: resident memory of the process at its worst."""
+    """Measurements of one rival: the `losses` of all updates, and the process's peak resident memory."""
 
     timing: Timing
     losses: list[float]
@@ -273,7 +274,7 @@ def _update_here() -> float:
 
 
 def curve_difference(curves: Mapping[str, list[float]]) -> float:
-    """The largest relative difference between the losses of the plain and of the fast form."""
+    """Return the largest relative difference between the losses of the plain and of the fast form."""
     pairs = zip(curves[OURS], curves[PLAIN], strict=True)
     return max(abs(ours - plain) / abs(plain) for ours, plain in pairs)
 
@@ -282,7 +283,7 @@ def curve_difference(curves: Mapping[str, list[float]]) -> float:
 
 
 def targets_of(timings: Mapping[str, Timing], memory: Mapping[str, int]) -> list[Goal]:
-    """The project's targets, all of them ratios to transformers in fp32."""
+    """Return the project's targets, all of which are ratios to transformers in fp32."""
 
     def times_faster(name: str) -> float | None:
         if TRANSFORMERS not in timings or name not in timings:

@@ -1,10 +1,10 @@
-"""The paper as commands: each experiment is a module of the name that the command line knows
+"""The paper as commands: each experiment is a module, named as on the command line
 (`python -m experiments.paper table1`), with two functions: `add_arguments(parser)` and `run(arguments)`.
 """
 
 from __future__ import annotations
 
-# Name of the module → what it shows. (`import experiments.paper` loads none of them.)
+# Module name → summary for --help. (`import experiments.paper` loads none of the modules.)
 EXPERIMENTS = {
     "table1": "DETR against Deformable DETR: AP, size, cost, speed",
     "table2": "ablations of multi-scale inputs, attention, K, FPN",

@@ -1,17 +1,18 @@
-"""How attention finds its keys, over the epochs (paper, section 3): small models are trained here, and
-looked at before the first update and after each epoch.
+"""How attention finds its keys over the epochs (paper, section 3): small models are trained, and examined
+before the first update and after each epoch.
 
     python -m experiments.paper attention [DATA] --epochs 6 --output runs/paper [--rows detr_r50_dc5 …]
 
 The paper's argument: dense attention starts with weights near 1/N for N keys, so that the features of all
 keys get nearly the same gradient, and must learn to concentrate; deformable attention has few keys from the
-start. Measured on pictures of the val split, in evaluation mode:
+start. These are measured on pictures of the val split, in evaluation mode:
 
-*Attention*, for each layer: the entropy of a query's weights, how many keys it amounts to (its exponential)
-and the largest weight. *Gradient* of the set loss with respect to the decoder's keys, the memory's tokens:
-its norm per token, and its focus: the mean over tokens inside the boxes of objects, in that over the others.
+*Attention*, for each layer: the entropy of a query's weights, the number of keys that this amounts to (its
+exponential), and the largest weight. *Gradient* of the set loss with respect to the decoder's keys, which are
+the memory's tokens: its norm per token, and its focus, which is the mean over tokens inside the boxes of
+objects, divided by the mean over the other tokens.
 
-Letters: N keys, R rows (queries, or tokens of the encoder), M heads, P places.
+Letters: N keys, R rows (queries, or tokens of the encoder), M heads, P positions.
 """
 
 from __future__ import annotations
@@ -59,14 +60,15 @@ if TYPE_CHECKING:
 DEFAULT_ROWS = ("detr_r50_dc5", "deformable_detr_r50")
 DRAWN_DATA = {"train": 160, "val": 32, "image_size": (320, 427), "seed": 0}
 PICTURES = 16
-SIDE = 4  # places of the encoder per side of a picture
+SIDE = 4  # examined positions of the encoder per side of a picture
 Stage = Literal["encoder", "decoder"]
 
 
 @dataclass(frozen=True)
 class Attention:
-    """Of one layer (from 1), the mean over pictures, rows and heads. `keys`: N, that a head of a query
-    weighs; `tokens`: that there are. `entropy`: as a fraction of ln N; `effective_keys`: its exponential."""
+    """Statistics of one layer (counted from 1), as means over pictures, rows and heads. `keys` is the number
+    N that a head of a query weighs, of `tokens` in total. `entropy` is a fraction of ln N, and
+    `effective_keys` its exponential."""
 
     stage: Stage
     layer: int
@@ -79,8 +81,9 @@ class Attention:
 
 @dataclass(frozen=True)
 class Gradient:
-    """Of the set loss of a picture with respect to the decoder's memory, the mean over pictures. `per_key`:
-    norm per token; `focus`: tokens inside of objects' boxes against those outside, 1 where they get alike."""
+    """The gradient of a picture's set loss with respect to the decoder's memory, as means over pictures.
+    `per_key` is the norm per token. `focus` is the ratio of tokens inside the objects' boxes to those
+    outside; 1 means that both get the same."""
 
     per_key: float
     focus: float
@@ -88,7 +91,8 @@ class Gradient:
 
 @dataclass(frozen=True)
 class Moment:
-    """A model after `epoch` epochs (0: as initialised). `AP`: a fraction, None before training."""
+    """Measurements of a model after `epoch` epochs (0: as initialised). `AP` is a fraction, None before
+    training."""
 
     row: str
     epoch: int
@@ -114,7 +118,8 @@ def run(arguments: Namespace) -> None:
     output, console = Path(arguments.output), Console()
     if arguments.epochs < 1 or arguments.pictures < 1:
         raise UserError("--epochs and --pictures must be at least 1.")
-    known = [name for name, row in ROWS.items() if isinstance(row, RecipeRow)]  # that have attention
+    # Rows whose models have attention
+    known = [name for name, row in ROWS.items() if isinstance(row, RecipeRow)]
     unknown = [name for name in arguments.rows if name not in known]
     if unknown:
         raise UserError(f"--rows: there is no row {unknown[0]}: choose among {', '.join(known)}.")
@@ -164,10 +169,10 @@ def follow(
     console: Console,
 ) -> list[Moment]:
     """Train a row epoch by epoch and measure it in between. The run folder keeps the model of each epoch and
-    what was measured on it, so a stopped run goes on, and other pictures need no other training.
+    its measurements, so that a stopped run can continue and other pictures need no further training.
 
     Raises:
-        UserError: the folder holds a run on other data, or one that is past an epoch whose model is gone.
+        UserError: if the folder holds a run on other data, or one that is past an epoch whose model is gone.
     """
     row = ROWS[name]
     config = row.config("small", epochs, seed)
@@ -185,7 +190,8 @@ def follow(
                 raise UserError(
                     f"{folder} is past epoch {epoch}, whose model is not in {model}: remove the folder."
                 )
-            # Stopped at the epoch's end as by a signal, so that the schedule is that of all epochs.
+            # The run is stopped at the epoch's end, as by a signal, so that its schedule is that of all
+            # epochs.
             row.train(data, override(config, {"train.max_steps": epoch * steps}), folder, device)
             load(folder / CHECKPOINTS / LAST, device).save(model)
         if not file.is_file():
@@ -212,7 +218,7 @@ def _updates_done(folder: Path) -> int:
 
 
 def _ap(folder: Path, epochs: int) -> float | None:
-    """Of the evaluation after so many epochs; None before the first."""
+    """Return AP of the evaluation after `epoch` epochs; None before the first."""
     rows = read_metrics(folder / METRICS_FILE)
     return next(
         (row["AP"] for row in rows if row["kind"] == "evaluation" and row["epoch"] == epochs - 1), None
@@ -223,7 +229,7 @@ def _ap(folder: Path, epochs: int) -> float | None:
 
 
 def measure(detector: Detector, config: RunConfig, data: Path, pictures: int) -> dict[str, Any]:
-    """`attention` and `gradient` of a `Moment`, as JSON has them."""
+    """Return `attention` and `gradient` of a `Moment` in the form that JSON holds."""
     split = read_split(data, "val", format=config.data.format)
     samples = Samples(split, replace(config.data, augmentation="none"), seed=0)
     criterion = SetCriterion(build_classification(detector.config, config.train.loss), config.train.loss)
@@ -243,7 +249,7 @@ def measure(detector: Detector, config: RunConfig, data: Path, pictures: int) ->
 
 
 def attention_of(detector: Detector, batch: ImageBatch) -> list[Attention]:
-    """Of each layer of encoder and decoder, in one picture."""
+    """Return the weights of each layer of encoder and decoder for one picture."""
     ticks = (torch.arange(SIDE) + 0.5) / SIDE
     places = torch.cartesian_prod(ticks, ticks)
     recording = record(detector.model, batch, places)
@@ -260,7 +266,7 @@ def attention_of(detector: Detector, batch: ImageBatch) -> list[Attention]:
 
 
 def weights_of(layer: LayerRecord) -> Tensor:
-    """(B·R·M, N): each sums to one."""
+    """Return weights of shape (B·R·M, N), each row of which sums to one."""
     weights = layer.weights if isinstance(layer, DenseLayer) else layer.weights.flatten(-2)
     return weights.flatten(0, -2)
 
@@ -280,7 +286,7 @@ def _attention(stage: Stage, number: int, weights: Tensor, tokens: int) -> Atten
 
 
 def _mean_attention(layers: Sequence[Attention]) -> Attention:
-    """Of one layer, over pictures."""
+    """Average one layer's statistics over pictures."""
     return replace(
         layers[0],
         keys=round(fmean(each.keys for each in layers)),
@@ -292,7 +298,7 @@ def _mean_attention(layers: Sequence[Attention]) -> Attention:
 
 
 def gradient_of(detector: Detector, criterion: SetCriterion, batch: ImageBatch, target: Target) -> Gradient:
-    """Of the loss of one picture with respect to the memory that the decoder reads."""
+    """Return the gradient of one picture's loss with respect to the memory that the decoder reads."""
     model = detector.model.eval()
     with torch.no_grad():
         memory: FeatureMemory = model.encoder(model.embed(batch))
@@ -310,7 +316,7 @@ def gradient_of(detector: Detector, criterion: SetCriterion, batch: ImageBatch, 
 
 
 def tokens_inside(memory: FeatureMemory, boxes_cxcywh: Tensor) -> Tensor:
-    """(S,) bool, of one picture: whether a token's centre lies in any of the boxes (n, 4)."""
+    """Return (S,) bool for one picture: True for tokens whose centre is inside any of the boxes (n, 4)."""
     centres = token_centres(memory)[0]  # (S, 2), fractions of the picture
     distance = (centres[:, None] - boxes_cxcywh[None, :, :2]).abs()
     inside: Tensor = (distance <= boxes_cxcywh[None, :, 2:] / 2).all(-1).any(-1)
@@ -321,7 +327,7 @@ def tokens_inside(memory: FeatureMemory, boxes_cxcywh: Tensor) -> Tensor:
 
 
 def draw(moments: Mapping[str, Sequence[Moment]]) -> Figure:
-    """Against the epoch: entropy and effective keys (encoder solid, decoder dashed), gradient's focus, AP."""
+    """Plot entropy, effective keys (encoder solid, decoder dashed), the gradient's focus and AP by epoch."""
     figure = new_figure(columns=4)
     entropy, keys, focus, precision = figure.axes
     for colour, (name, found) in zip(COLOURS, moments.items(), strict=False):

@@ -1,12 +1,12 @@
 """The two reasons that the paper gives for DETR's slowness (sections 1, 3 and 4.1), measured.
 
-*Cost.* One attention layer of an encoder on a square feature map: multiply-adds, memory that training keeps
-and time, against the number of tokens. Dense attention is quadratic, deformable attention linear. Dense
-attention is measured twice: as defined, with its matrix of weights, and in PyTorch's fused kernel, which
-keeps no matrix: it mends the memory, not the number of operations.
+*Cost.* One attention layer of an encoder runs on square feature maps: multiply-adds, memory that training
+keeps, and time are measured against the number of tokens. Dense attention is quadratic, deformable attention
+linear. Dense attention is measured twice: as defined, with its matrix of weights, and in PyTorch's fused
+kernel, which keeps no matrix and so reduces the memory but not the number of operations.
 
-*Start.* At initialisation dense attention weighs all N keys nearly alike, 1/N, so a key's gradient shrinks as
-maps grow. Deformable attention has few keys per query whatever the map's size, and so no such start.
+*Start.* At initialisation dense attention weighs all N keys nearly equally, 1/N, so a key's gradient shrinks
+as maps grow. Deformable attention has few keys per query at any map size, so its gradients do not shrink.
 
     python -m experiments.paper complexity --output runs/paper
 
@@ -44,7 +44,7 @@ from .pictures import COLOURS, new_figure, save_figure
 
 C, M, K = 256, 8, 4
 SIDES = (16, 24, 32, 48, 64)
-QUERIES = 16  # whose gradients are looked at
+QUERIES = 16  # queries whose gradients are measured
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,9 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one layer on a map of `tokens` tokens, one picture. `seconds`: forward and backward, the best of
-    several. `kept_bytes`: what the forward pass keeps for the backward pass."""
+    """The cost of one layer on one picture's map of `tokens` tokens. `seconds` is the fastest of several
+    forward and backward passes; `kept_bytes` is the memory that the forward pass keeps for the backward
+    pass."""
 
     attention: str
     tokens: int
@@ -79,9 +80,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class Start:
-    """Of one layer as it is initialised. `entropy`: of a query's weights, as a fraction of ln(keys), 1 where
-    all are alike. `largest_weight`: the mean over queries and heads. `gradient_per_key`: norm of the gradient
-    of one channel of a query's output with respect to a token, mean over the tokens that it depends on."""
+    """Statistics of one layer as initialised. `entropy` is that of a query's weights as a fraction of
+    ln(keys), 1 if all are equal. `largest_weight` is the mean over queries and heads. `gradient_per_key` is
+    the norm of the gradient of one channel of a query's output with respect to a token, averaged over the
+    tokens on which it depends."""
 
     attention: str
     tokens: int
@@ -124,7 +126,7 @@ def run(arguments: Namespace) -> None:
 
 
 def measure_costs(sides: Sequence[int], repeat: int) -> list[Cost]:
-    """Of each kind of attention on each map."""
+    """Measure the cost of each kind of attention on each map."""
     return [_measure_cost(name, side, repeat) for name in KINDS for side in sides]
 
 
@@ -149,7 +151,7 @@ def _measure_cost(name: str, side: int, repeat: int) -> Cost:
 
 
 def multiply_adds(name: str, side: int) -> int:
-    """Of the forward pass, on a square map."""
+    """Count the multiply-adds of the forward pass on a square map."""
     with torch.device("meta"):
         attention, memory = KINDS[name].build().requires_grad_(False), random_memory(side)
         references = token_centres(memory)
@@ -157,7 +159,7 @@ def multiply_adds(name: str, side: int) -> int:
 
 
 def _kept_bytes(forward: Callable[[], Tensor]) -> int:
-    """Of all tensors that autograd keeps; each storage once."""
+    """Return the bytes of all tensors that autograd keeps, counting each storage once."""
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -166,13 +168,13 @@ def _kept_bytes(forward: Callable[[], Tensor]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = forward()  # alive until all are counted: no address is used twice
+        output = forward()  # kept alive until all are counted, so that no address is used twice
     del output
     return sum(kept.values())
 
 
 def exponents(costs: Sequence[Cost]) -> dict[str, dict[str, float]]:
-    """The slope between the two largest maps, doubly logarithmic: 1 is linear, 2 quadratic."""
+    """Return the log-log slope between the two largest maps: 1 is linear, 2 quadratic."""
     slopes: dict[str, dict[str, float]] = {}
     for name in dict.fromkeys(cost.attention for cost in costs):
         before, last = sorted((c for c in costs if c.attention == name), key=lambda c: c.tokens)[-2:]
@@ -185,7 +187,8 @@ def exponents(costs: Sequence[Cost]) -> dict[str, dict[str, float]]:
 
 
 def random_memory(side: int) -> FeatureMemory:
-    """One picture's tokens on a square map: as after a layer norm, with sine positions, no padding."""
+    """Return one picture's tokens on a square map: normalised as by a layer norm, with sine positions,
+    unpadded."""
     torch.manual_seed(0)
     mask = torch.zeros(1, side, side, dtype=torch.bool)
     (positions,) = SinePosition(C, half_pixel=True)([mask])
@@ -202,7 +205,7 @@ def random_memory(side: int) -> FeatureMemory:
 
 
 def measure_starts(sides: Sequence[int]) -> list[Start]:
-    """Dense and deformable attention as initialised, on each map."""
+    """Measure dense and deformable attention as initialised, on each map."""
     return [_measure_start(name, side) for name in ("dense", "deformable") for side in sides]
 
 
@@ -224,7 +227,7 @@ def _measure_start(name: str, side: int) -> Start:
 
 @torch.no_grad()
 def _weights(attention: MemoryAttention, memory: FeatureMemory) -> Tensor:
-    """(rows, keys): softmax weights of some queries' heads."""
+    """Return softmax weights (rows, keys) of the heads of some queries."""
     chosen = _chosen_queries(memory)
     query = (memory.tokens + memory.positions)[:, chosen]
     if isinstance(attention, DeformableAttention):
@@ -238,8 +241,8 @@ def _weights(attention: MemoryAttention, memory: FeatureMemory) -> Tensor:
 
 
 def _gradient_per_key(attention: MemoryAttention, memory: FeatureMemory) -> float:
-    """What reaches a token from one channel of one query's output, through values and keys (the query itself
-    is held fixed)."""
+    """Return the gradient at each token of one channel of a query's output, through values and keys. The
+    query itself is held fixed."""
     references = token_centres(memory)
     fixed = memory.tokens.detach()
     norms = []
@@ -253,7 +256,7 @@ def _gradient_per_key(attention: MemoryAttention, memory: FeatureMemory) -> floa
 
 
 def _chosen_queries(memory: FeatureMemory) -> Tensor:
-    """Evenly spread over the map."""
+    """Return indices of queries that are spread evenly over the map."""
     tokens = memory.tokens.shape[1]
     return torch.linspace(0, tokens - 1, min(QUERIES, tokens)).long()
 

@@ -1,8 +1,9 @@
-"""The paper's point of comparison, Faster R-CNN with an FPN (Table 1), around torchvision's.
+"""The paper's baseline, Faster R-CNN with an FPN (Table 1), built on torchvision's implementation.
 
-torchvision's model, this package's data, augmentation, backbone, logging and evaluation. Its own loop, in one
-process: SGD with momentum as is usual for it, and losses that the model computes itself. A run folder has
-`config.yaml`, `metrics.jsonl` and `training_state.pt` as other runs have, and no checkpoint folder.
+torchvision's model is combined with this package's data, augmentation, backbone, logging and evaluation. It
+has a separate training loop in one process, with its usual optimizer, SGD with momentum, and with losses that
+the model computes itself. Like other runs its folder has `config.yaml`, `metrics.jsonl` and
+`training_state.pt`, but no checkpoint folder.
 """
 
 from __future__ import annotations
@@ -48,27 +49,27 @@ from .rows import Row, Scale, count_parameters
 NUM_STAGES = 4  # C2 to C5
 DETECTIONS = 100
 PROPOSALS = 1000  # per picture, in evaluation: torchvision's default
-NO_LOGIT = -30.0  # of a class that a box was not found as
+NO_LOGIT = -30.0  # the score of the classes that a box was not detected as
 
 
 class FasterRcnn(nn.Module):
-    """Faster R-CNN that speaks this package's language: `ImageBatch` in, `DetectorOutput` out.
+    """Faster R-CNN with this package's interface: it takes an `ImageBatch` and returns a `DetectorOutput`.
 
-    Its hundred detections are given as predictions, a query each, whose logits are those of the scores.
+    Its hundred detections become predictions of one query each, whose logits are those of the scores.
     """
 
     def __init__(self, config: RunConfig, num_classes: int):
         super().__init__()
         self.num_classes = num_classes
         data, dim = config.data, config.model.hidden_dim
-        # Anchors of 32 to 512 pixels are for pictures of 800.
+        # Anchors of 32 to 512 pixels are meant for pictures of 800 pixels.
         sides = [max(4, round(side * data.image_size / 800)) for side in (32, 64, 128, 256, 512)]
         self.network = FasterRCNN(
             _Pyramid(build_backbone(config.model.backbone, NUM_STAGES), dim),
             num_classes=num_classes + 1,  # 0 is the background
             min_size=data.image_size,
             max_size=data.max_size,
-            image_mean=[0.0] * 3,  # pictures come normalised, and in their size
+            image_mean=[0.0] * 3,  # pictures are already normalised and resized
             image_std=[1.0] * 3,
             rpn_anchor_generator=AnchorGenerator(tuple((side,) for side in sides), ((0.5, 1.0, 2.0),) * 5),
             box_detections_per_img=DETECTIONS,
@@ -86,7 +87,7 @@ class FasterRcnn(nn.Module):
         return DetectorOutput((Predictions(logits, boxes),))
 
     def losses(self, batch: ImageBatch, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """In training mode: proposals' and boxes' losses, by torchvision's names."""
+        """Return the losses of proposals and boxes by torchvision's names, in training mode."""
         given = []
         for target, (height, width) in zip(targets, _sizes(batch), strict=True):
             boxes = cxcywh_to_xyxy(target.boxes_cxcywh)
@@ -98,7 +99,7 @@ class FasterRcnn(nn.Module):
 
 
 class _Pyramid(nn.Module):
-    """C2 to C5 as an FPN, by torchvision's names."""
+    """An FPN on C2 to C5, with torchvision's names of levels."""
 
     def __init__(self, backbone: Backbone, dim: int):
         super().__init__()
@@ -113,7 +114,7 @@ class _Pyramid(nn.Module):
 
 
 def _sizes(batch: ImageBatch) -> list[Size]:
-    """(H, W) of each picture, without its padding."""
+    """Return (H, W) of each picture without its padding."""
     heights, widths = (~batch.mask[:, :, 0]).sum(1).tolist(), (~batch.mask[:, 0, :]).sum(1).tolist()
     return list(zip(heights, widths, strict=True))
 
@@ -126,7 +127,7 @@ def _unpadded(batch: ImageBatch) -> list[Tensor]:
 
 
 class FasterRcnnRow(Row):
-    """Table 1's first row."""
+    """The first row of Table 1."""
 
     def base(self) -> RunConfig:
         return RunConfig(
@@ -143,7 +144,7 @@ class FasterRcnnRow(Row):
 
     def config(self, scale: Scale, epochs: int | None, seed: int) -> RunConfig:
         config = super().config(scale, epochs, seed)
-        rate = self.base().train  # SGD's: not to be converted from AdamW's
+        rate = self.base().train  # a rate for SGD, which is not converted from AdamW's
         train = replace(
             config.train, lr=rate.lr, lr_rule=rate.lr_rule, lr_batch_size=rate.lr_batch_size, ema_decay=0.0
         )
@@ -156,8 +157,8 @@ class FasterRcnnRow(Row):
         return count_parameters(FasterRcnn(config, config.model.num_classes))
 
     def multiply_adds(self, config: RunConfig, sizes: Sequence[Size]) -> float:
-        """Of pyramid, proposal head and the box head on 1000 proposals: all that does not depend on what is
-        in the picture. RoIAlign is not counted, as torchvision does not count it either."""
+        """Count pyramid, proposal head, and box head on 1000 proposals: everything that is independent of the
+        picture's content. RoIAlign is not counted, as torchvision does not count it either."""
         with torch.device("meta"):
             model = FasterRcnn(config, config.model.num_classes).eval().requires_grad_(False)
         return mean_over(sizes, lambda size: _multiply_adds(model.network, size))
@@ -180,7 +181,7 @@ def _multiply_adds(network: FasterRCNN, size: Size) -> int:
 
 
 def _detector(model: FasterRcnn, config: RunConfig, classes: ClassTable, device: torch.device) -> Detector:
-    # To a detector it is a model like any other: pictures in, predictions out.
+    # A detector can use it like any other model: it takes pictures and returns predictions.
     same_interface = cast(DetectionModel, model)
     checkpoint = Checkpoint(
         model=same_interface,
@@ -193,7 +194,8 @@ def _detector(model: FasterRcnn, config: RunConfig, classes: ClassTable, device:
 
 
 def train_faster_rcnn(data: Path, config: RunConfig, folder: Path, device: str) -> Detector:
-    """Train into `folder`, evaluating after each epoch; a stopped run goes on after its last epoch."""
+    """Train into `folder`, evaluating after each epoch; a stopped run continues after its last complete
+    epoch."""
     settings = config.train
     split, val = read_split(data, "train"), read_split(data, "val")
     config = replace(config, model=replace(config.model, num_classes=len(split.classes)))
@@ -284,10 +286,10 @@ def _save_state(folder: Path, model: FasterRcnn, optimizer: torch.optim.Optimize
 
 
 def _load_state(folder: Path, model: FasterRcnn, optimizer: torch.optim.Optimizer) -> int:
-    """Epochs done before.
+    """Load the state of a stopped run and return the number of finished epochs.
 
     Raises:
-        UserError: a state that is damaged, or another model's.
+        UserError: if the state is damaged or belongs to another model.
     """
     path = folder / STATE_FILE
     if not path.is_file():

@@ -1,9 +1,9 @@
-"""Figure 3: AP against epoch, from the `metrics.jsonl` of any runs.
+"""Figure 3: AP by epoch, from the `metrics.jsonl` of any runs.
 
     python -m experiments.paper figure3 runs/a runs/b [--labels "Deformable DETR" DETR] --output runs/paper
 
-Runs of one label are seeds of one experiment: their mean is drawn, and a band from the lowest to the
-highest.
+Runs with the same label are seeds of one experiment: the figure shows their mean, and a band from the lowest
+to the highest.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def run(arguments: Namespace) -> None:
 def read_curves(
     runs: Sequence[str | Path], labels: Sequence[str] = (), metric: str = "AP"
 ) -> dict[str, list[Curve]]:
-    """The curves of each label, in the order in which labels appear.
+    """Return the curves of each label, in the order in which labels appear.
 
     Raises:
-        UserError: unknown metric, labels that are too few or too many, runs that cannot be read, that were
-            never evaluated or had no object to measure on, runs of one label without a common epoch.
+        UserError: if the metric is unknown, if there are too few or too many labels, if a run cannot be read,
+            was never evaluated or had no object to measure on, or if runs of one label have no common epoch.
     """
     if metric not in AP_NAMES:
         raise UserError(f"--metric must be one of {', '.join(AP_NAMES)}, not {metric}.")
@@ -89,14 +89,15 @@ def _curve(path: Path, metric: str) -> Curve:
         raise UserError(
             f"{path} has an evaluation without epoch and {metric} ({error}): leave it out."
         ) from error
-    measured = {epoch: value for epoch, value in curve.items() if value >= 0}  # -1: no such objects
+    # -1 means that there are no such objects
+    measured = {epoch: value for epoch, value in curve.items() if value >= 0}
     if not measured:
         raise UserError(f"{path}: there is no object to measure {metric} on; choose another --metric.")
     return measured
 
 
 def _label(path: Path) -> str:
-    """The recipe and the length of the schedule; the name of the folder where these are not known."""
+    """Return the recipe and the length of the schedule, or the folder's name if these are unknown."""
     config_file = path.parent / RUN_CONFIG_FILE
     if not config_file.is_file():
         return path.parent.name or path.stem
@@ -105,7 +106,7 @@ def _label(path: Path) -> str:
 
 
 def draw(curves: Mapping[str, Sequence[Curve]], metric: str = "AP", published: bool = False) -> Figure:
-    """One line per label."""
+    """Draw one line per label."""
     figure = new_figure()
     axes = figure.axes[0]
     for index, (label, group) in enumerate(curves.items()):

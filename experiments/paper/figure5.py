@@ -3,7 +3,7 @@
     python -m experiments.paper figure5 MODEL IMAGE… --output runs/paper [--threshold 0.4] [--most 3]
 
 The paper says of its figure that x and width depend on the left and right border of the object, y and height
-on the top and bottom border, and the score on the pixels inside. `figure5.json` has what is needed to check
+on the top and bottom border, and the score on the pixels inside. `figure5.json` holds the numbers to check
 that: the mean gradient norm in bands along these borders and inside, for each of the five.
 """
 
@@ -27,7 +27,7 @@ CAPTION = (
     "brightest where it is largest, each panel on its own scale."
 )
 REGIONS = ("left_right", "top_bottom", "inside", "outside")
-BAND = 0.15  # of the box's side, to each side of a border
+BAND = 0.15  # half width of a band, as a fraction of the box's side
 
 
 def add_arguments(parser: Parser) -> None:
@@ -60,9 +60,9 @@ def run(arguments: Namespace) -> None:
 
 
 def regions_of(result: Gradients, row: int) -> dict[str, dict[str, float]]:
-    """For each term of one detection: the mean gradient norm along the left and right border, along the top
-    and bottom border, inside of the object and outside of it, in that of the whole picture (1: as
-    everywhere)."""
+    """Return, for each term of one detection, the mean gradient norm along the left and right border, along
+    the top and bottom border, inside the object and outside it, each divided by the mean of the whole
+    picture."""
     height, width = result.detections.image_size
     h, w = result.norms.shape[-2:]
     x0, y0, x1, y1 = result.detections.boxes_xyxy[row].tolist()

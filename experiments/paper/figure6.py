@@ -2,9 +2,9 @@
 
     python -m experiments.paper figure6 MODEL IMAGE… --output runs/paper [--threshold 0.4] [--most 2]
 
-The paper says of its figure that the encoder's points from a place on an object lie on that object, and that
-the decoder's lie on the whole of it. `figure6.json` tells how much of the attention weight lies inside of a
-detection's box, layer by layer, beside the share of the picture that the box is: what chance would give.
+The paper says of its figure that the encoder's points for a position on an object are on that object, and
+that the decoder's points cover the whole object. `figure6.json` states how much of the attention weight is
+inside a detection's box, layer by layer, and the box's share of the picture, which chance would give.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ CAPTION = (
 
 @dataclass(frozen=True)
 class Looks:
-    """How much of one detection's attention weight lies inside of its box, by layer. `area`: the box's share
-    of the picture. `encoder`: from the tokens at its centre, the mean over levels."""
+    """The fraction of one detection's attention weight that is inside its box, by layer. `area` is the box's
+    share of the picture. `encoder` is measured from the tokens at the box's centre, as the mean over
+    levels."""
 
     name: str
     score: float
@@ -74,10 +75,10 @@ def run(arguments: Namespace) -> None:
 
 
 def explain_centres(detector: Detector, image: Picture, threshold: float, most: int) -> Explanation:
-    """The best detections, and where the encoder looks from their centres.
+    """Explain the best detections, and where the encoder looks from their centres.
 
     Raises:
-        UserError: nothing is detected, or as `Detector.explain`.
+        UserError: if nothing is detected, or for the reasons that `Detector.explain` documents.
     """
     found = detector.explain(image, threshold, max_detections=most).detections
     if not len(found):
@@ -89,7 +90,7 @@ def explain_centres(detector: Detector, image: Picture, threshold: float, most: 
 
 
 def looks_of(explanation: Explanation) -> list[Looks]:
-    """Of each detection, in their order; `explanation` as `explain_centres` gives it."""
+    """Return the shares of each detection, in order; `explanation` comes from `explain_centres`."""
     detections, encoder = explanation.detections, explanation.encoder
     assert encoder is not None
     boxes = detections.boxes_xyxy

@@ -1,9 +1,9 @@
 """Multiply-adds of a model, as the paper's FLOPs columns count them (Table 1; specification §9.2).
 
-The papers' "FLOPs" are multiply-adds, half of what `torch.utils.flop_counter.FlopCounterMode` counts. What
-is counted: convolutions, matrix products (those inside dense attention too), and samples of deformable
-attention and convolution; nothing elementwise. The model runs for real, but on PyTorch's meta device:
-operators with shapes and without numbers.
+The papers' "FLOPs" are multiply-adds, half of what `torch.utils.flop_counter.FlopCounterMode` counts. The
+count includes convolutions, matrix products (also those inside dense attention), and samples of deformable
+attention and convolution, but nothing elementwise. The model really runs, but on PyTorch's meta device, on
+which tensors have shapes and no numbers.
 
 The published numbers are means over pictures of COCO val2017, resized as in evaluation.
 """
@@ -30,14 +30,14 @@ from deformable_detr.structures import ImageBatch
 
 Size = tuple[int, int]
 
-# A data set's sizes are represented by this many quantiles: a second of counting each.
+# A data set's sizes are represented by this many quantiles; counting takes a second for each.
 NUM_SIZES = 8
 
 
 def typical_sizes(split: Split, data: DataConfig, number: int = NUM_SIZES) -> tuple[Size, ...]:
-    """The sizes (H, W) that stand for a split's, as the model sees them: quantiles of the area.
+    """Return the sizes (H, W) that represent a split, as the model sees them: quantiles of the area.
 
-    Landscape all of them, as a turned picture costs the same.
+    All are landscape, because a rotated picture costs the same.
     """
     sizes = [resized_size(image.size, data.image_size, data.max_size) for image in split.images]
     ordered = sorted(((min(size), max(size)) for size in sizes), key=math.prod)
@@ -46,25 +46,25 @@ def typical_sizes(split: Split, data: DataConfig, number: int = NUM_SIZES) -> tu
 
 
 def mean_multiply_adds(config: ModelConfig, sizes: Sequence[Size]) -> float:
-    """Of one picture, over pictures of these sizes (H, W)."""
+    """Return the mean multiply-adds of one picture over these sizes (H, W)."""
     model = model_without_numbers(config)
     return mean_over(sizes, lambda size: multiply_adds_of_model(model, size))
 
 
 def mean_over(sizes: Sequence[Size], count: Callable[[Size], int]) -> float:
-    """The mean of `count`, asked once for each different size."""
+    """Return the mean of `count`, which is called once for each different size."""
     return sum(count(size) * times for size, times in Counter(sizes).items()) / len(sizes)
 
 
 @cache
 def model_without_numbers(config: ModelConfig) -> DetectionModel:
-    """On the meta device, for counting."""
+    """Build the model on the meta device, for counting."""
     with torch.device("meta"):
         return build_model(config).eval().requires_grad_(False)
 
 
 def multiply_adds_of_model(model: nn.Module, size: Size) -> int:
-    """Of one picture of `size` (H, W), on the device of the model's parameters."""
+    """Count one picture of `size` (H, W), on the device of the model's parameters."""
     device = next(model.parameters()).device
     batch = ImageBatch(
         torch.empty(1, 3, *size, device=device), torch.zeros(1, *size, dtype=torch.bool, device=device)
@@ -73,7 +73,7 @@ def multiply_adds_of_model(model: nn.Module, size: Size) -> int:
 
 
 def count_multiply_adds(computation: Callable[[], Any]) -> int:
-    """Of what `computation` does, without gradients."""
+    """Count the multiply-adds of `computation`, without gradients."""
     formulas = {**REFERENCE_FORMULAS, torch.ops.torchvision.deform_conv2d: _deform_conv_flops}
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         computation()
@@ -88,7 +88,7 @@ def _deform_conv_flops(
     out_shape: Sequence[int],
     **__: Any,
 ) -> int:
-    """A plain convolution's, and five multiply-adds for each sample that it reads (one is the modulation)."""
+    """Count a plain convolution, plus five multiply-adds for each sample (one of them is the modulation)."""
     places = out_shape[0] * math.prod(out_shape[2:])
     taps = math.prod(weight_shape[2:])
     return 2 * places * taps * (weight_shape[0] * weight_shape[1] + 5 * input_shape[1])

@@ -1,4 +1,4 @@
-"""What figures 5 and 6 have in common: a model, some pictures, a figure and JSON for each."""
+"""Parts that figures 5 and 6 share: a model, some pictures, and a figure and JSON for each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .pictures import save_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PHOTO_DPI = 160  # photographs, not lines
+PHOTO_DPI = 160  # resolution for photographs
 
 
 def add_picture_arguments(parser: Parser, most: int) -> None:
@@ -30,10 +30,10 @@ def add_picture_arguments(parser: Parser, most: int) -> None:
 
 
 def pictures_of(arguments: Namespace) -> list[Path]:
-    """The pictures that the command names; the output folder is there afterwards.
+    """Return the pictures that the command names, and create the output folder.
 
     Raises:
-        UserError: there are none; an option is out of range; the output is no folder.
+        UserError: if there is no picture, an option is out of range, or the output is not a folder.
     """
     if arguments.most < 1:
         raise UserError(f"--most must be at least 1, not {arguments.most}.")
@@ -50,8 +50,8 @@ def write_figures(
     entries: Sequence[Mapping[str, Any]],
     mean: Mapping[str, Any],
 ) -> None:
-    """NAME.json, and NAME.png and .svg, or NAME-1.png … where there are several pictures. `mean`: over all
-    detections of all pictures."""
+    """Write NAME.json, and NAME.png and .svg, or NAME-1.png … if there are several pictures. `mean` is the
+    mean over all detections of all pictures."""
     output = Path(arguments.output)
     written = [output / f"{name}.json"]
     for number, figure in enumerate(figures, start=1):

@@ -1,4 +1,4 @@
-"""How the paper's figures look: one style, written as PNG and SVG."""
+"""The style of the paper's figures, which are written as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from deformable_detr.files import replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Told apart in print, in grey and by colour-blind readers (Okabe and Ito, 2008).
+# Distinguishable in print, in grey and for colour-blind readers (Okabe and Ito, 2008).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def new_figure(columns: int = 1) -> Figure:
-    """`columns` panels beside each other, each as wide as a column of a paper; without a screen."""
+    """Create `columns` panels side by side, each as wide as a column of a paper; no screen is needed."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.5 * columns, 2.8), layout="constrained")
@@ -27,7 +27,7 @@ def new_figure(columns: int = 1) -> Figure:
 
 
 def save_figure(figure: Figure, beside: Path, dpi: int = 300) -> tuple[Path, Path]:
-    """BESIDE.png and BESIDE.svg, the same bytes each time."""
+    """Write the figure next to `beside` as .png and .svg, with the same bytes each time."""
     import matplotlib
 
     png, svg = beside.with_suffix(".png"), beside.with_suffix(".svg")

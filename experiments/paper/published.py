@@ -1,8 +1,9 @@
-"""What the paper and its repository report (specification §10). COCO; AP in percent.
+"""Results that the paper and its repository report (specification §10) on COCO; AP is in percent.
 
-The paper's tables, and the one of the authors' repository, val2017, trained after the release's fix of the
-offsets. Where both have a number, the tables here show the paper's AP beside the repository's speed at batch
-1 and 4, which the paper does not tell apart. Rows of one level are in the repository alone.
+These are the paper's tables, and the table of the authors' repository on val2017, whose models were trained
+after the release's fix of the offsets. If both have a number, the tables here show the paper's AP and the
+repository's speed at batch 1 and 4, which the paper does not distinguish. Only the repository has rows of one
+level.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Published:
-    """One row. AP in percent, `parameters` in millions, `gflops` in billions of multiply-adds, `gpu_hours` on
-    V100, `fps_batch1` and `fps_batch4` in pictures a second on a V100. None: not reported."""
+    """One row: AP in percent, `parameters` in millions, `gflops` in billions of multiply-adds, `gpu_hours` on
+    V100, `fps_batch1` and `fps_batch4` in pictures per second on a V100. None means not reported."""
 
     AP: float
     AP50: float | None = None

@@ -2,12 +2,12 @@
 
     python -m experiments.paper queue experiments/paper/queue.yaml --output runs/paper --results FOLDER
 
-A finished run leaves RESULTS/DATA-ROW-EPOCHSep-seedSEED.json: its curve, its time, what it ran on, its
-command. What is finished is not run again, and a stopped run goes on where it was. The run folders lie where
+A finished run leaves RESULTS/DATA-ROW-EPOCHSep-seedSEED.json with its curve, time, machine and command.
+Finished runs are not repeated, and a stopped run continues where it stopped. The run folders are where
 `paper table1 --scale small --output OUTPUT/DATA --rebuild` looks for them.
 
-A run in work is locked (OUTPUT/locks), so any number of queues may work on one list: `--jobs N` starts N of
-them with a share of the threads each. Small models use two cores better as two runs than as one.
+A run in progress is locked (OUTPUT/locks), so any number of queues may work on one list: `--jobs N` starts N
+queues, each with a share of the threads. For small models two runs use two cores better than one does.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ from .rows import AP_NAMES, Row, read_run, require_data, run_folder
 
 ROWS: dict[str, Row] = {row.name: row for row in (*table2.ROWS, *table1.ROWS)}
 _FIELDS = {"row", "data", "epochs", "seeds", "evaluate_every", "minutes"}
-_DRAWN_FIELDS = {"train", "val", "image_size", "seed", "small_objects"}  # of synthetic.generate
+_DRAWN_FIELDS = {"train", "val", "image_size", "seed", "small_objects"}  # options of data.drawn.generate
 
 
 @dataclass(frozen=True)
 class QueuedRun:
-    """One run of the file. `data`: the name of a data set there."""
+    """One run of the file; `data` is the name of a data set in that file."""
 
     row: Row
     data: str
@@ -70,7 +70,7 @@ class QueuedRun:
         return run_folder(output / self.data, "small", self.row.run_name, self.epochs, self.seed)
 
     def lock(self, output: Path) -> FileLock:
-        """Of the folder: rows that train the same share it."""
+        """The run folder's name; rows that train the same model share the folder."""
         return _lock(output, f"{self.data}-{self.folder(output).name}")
 
 
@@ -130,7 +130,7 @@ def run(arguments: Namespace) -> None:
                     write_text(result, content + "\n")
         except Timeout:
             _say(console, "in work", each)
-        except NonFiniteError as error:  # of one run; the others shall not wait for it
+        except NonFiniteError as error:  # only this run failed; the others continue
             console.print(f"failed    {each.name}: {error}", markup=False, highlight=False, soft_wrap=True)
             failed.append(each.name)
     if failed:
@@ -138,7 +138,7 @@ def run(arguments: Namespace) -> None:
 
 
 def _run_jobs(arguments: Namespace, console: Console) -> None:
-    """The same queue in several processes, which share the list by its locks."""
+    """Run the same queue in several processes, which share the list through its locks."""
     threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
     command = [sys.executable, "-m", "experiments.paper", "queue", arguments.queue]
     for option in ("output", "results", "device"):
@@ -146,7 +146,7 @@ def _run_jobs(arguments: Namespace, console: Console) -> None:
     logs = Path(arguments.output) / "jobs"
     logs.mkdir(parents=True, exist_ok=True)
     children: list[subprocess.Popen[bytes]] = []
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same effect as Ctrl-C
     try:
         for job in range(1, arguments.jobs + 1):
             log = logs / f"{job}.log"
@@ -162,7 +162,7 @@ def _run_jobs(arguments: Namespace, console: Console) -> None:
             console.print(f"job {job}, threads: {threads}, log: {log}", highlight=False, soft_wrap=True)
         codes = [child.wait() for child in children]
     finally:
-        for child in children:  # stopped, they save the state of their runs
+        for child in children:  # the stopped processes save the state of their runs
             child.terminate()
         for child in children:
             child.wait()
@@ -172,7 +172,8 @@ def _run_jobs(arguments: Namespace, console: Console) -> None:
 
 
 def _lock(output: Path, name: str, timeout: float = 0) -> FileLock:
-    """Gone with its process, however that ends; the empty file stays."""
+    """Lock a run. The lock is released when the process ends, even on a crash; the empty lock file
+    remains."""
     folder = output / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / f"{name}.lock", timeout=timeout)
@@ -181,7 +182,7 @@ def _lock(output: Path, name: str, timeout: float = 0) -> FileLock:
 def _state(each: QueuedRun, result: Path, output: Path) -> str:
     if result.is_file():
         return "finished"
-    if not each.folder(output).exists():  # nobody has begun, so there is no lock to try
+    if not each.folder(output).exists():  # the run has not started, so there is no lock to try
         return "to do"
     try:
         with each.lock(output):
@@ -195,10 +196,10 @@ def _say(console: Console, state: str, each: QueuedRun) -> None:
 
 
 def read_queue(path: Path) -> tuple[dict[str, Any], list[QueuedRun]]:
-    """The data sets by name, and the runs in the order of the file.
+    """Return the data sets by name, and the runs in the order of the file.
 
     Raises:
-        UserError: naming what is wrong in the file.
+        UserError: if the file is invalid; the message states what is wrong.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -258,10 +259,10 @@ def _queued(entry: Any, data: Mapping[str, Any], path: Path) -> Iterator[QueuedR
 
 
 def _data_folder(description: str | Mapping[str, Any], output: Path, name: str) -> Path:
-    """A folder as it is, or a drawn data set (data/drawn.py), drawn once.
+    """Return the folder of a data set; a drawn data set (data/drawn.py) is drawn once.
 
     Raises:
-        UserError: it was drawn by another description.
+        UserError: if the existing data set was drawn from another description.
     """
     if isinstance(description, str):
         return Path(description)
@@ -279,7 +280,7 @@ def _data_folder(description: str | Mapping[str, Any], output: Path, name: str) 
 
 
 def result_of(queued: QueuedRun, folder: Path, command: str) -> dict[str, Any]:
-    """Of a finished run. `command`: by which it can be repeated."""
+    """Return the JSON of a finished run; `command` repeats the run."""
     run = read_run(folder)
     assert run is not None
     evaluations = [row for row in read_metrics(folder / METRICS_FILE) if row["kind"] == "evaluation"]

@@ -1,8 +1,8 @@
-"""Rows of the paper's tables: what is trained for them, and what is known of them.
+"""Rows of the paper's tables: how they are trained, and how their results are read.
 
 A row is trained into run folders, OUTPUT/runs/SCALE/RECIPE-EPOCHSep-seedSEED: ordinary runs, which resume
-like any other. Tables are rebuilt from these folders and nothing else, so that rows may be trained on
-different machines and their folders brought together. Rows that train the same share their folders.
+like any other. Tables are rebuilt from these folders alone, so that rows may be trained on different machines
+and their folders combined. Rows that train the same model share their folders.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 @dataclass(frozen=True)
 class Row(ABC):
-    """One line of a table. `label`: as the paper prints it; `epochs`: of the published schedule; `suffix`:
-    where a recipe has more rows than one."""
+    """One row of a table. `label` is the paper's name of the row; `epochs` is the length of the published
+    schedule; `suffix` distinguishes rows of the same recipe."""
 
     label: str
     recipe: str
@@ -45,35 +45,35 @@ class Row(ABC):
 
     @property
     def name(self) -> str:
-        """Of the row in commands and results."""
+        """The row's name in commands and results."""
         return self.recipe + self.suffix
 
     @property
     def run_name(self) -> str:
-        """With which the names of its run folders begin."""
+        """The prefix of its run folders' names."""
         return self.recipe
 
     @abstractmethod
     def base(self) -> RunConfig:
-        """The published setting."""
+        """The published configuration."""
 
     @abstractmethod
     def train(self, data: Path, config: RunConfig, folder: Path, device: str) -> None:
-        """Train into `folder`, going on where a run was stopped."""
+        """Train into `folder`, or continue a run that was stopped there."""
 
     @abstractmethod
     def parameters(self, config: RunConfig) -> int: ...
 
     @abstractmethod
     def multiply_adds(self, config: RunConfig, sizes: Sequence[Size]) -> float:
-        """Of one picture, the mean over `sizes`."""
+        """Return the multiply-adds of one picture, as the mean over `sizes`."""
 
     @abstractmethod
     def untrained(self, config: RunConfig, classes: ClassTable, device: str) -> Detector: ...
 
     def config(self, scale: Scale, epochs: int | None, seed: int) -> RunConfig:
-        """With the schedule shortened to `epochs`: the rate drops after four fifths of them, as in the
-        papers, rounded down to whole epochs, but never before the first."""
+        """Return `config` with the schedule shortened to `epochs`: the rate drops after four fifths of them,
+        as in the papers, rounded down to whole epochs, but never before the end of the first."""
         config = self.base()
         epochs = self.epochs if epochs is None else epochs
         drops = (max(1, epochs * 4 // 5),) if epochs else ()
@@ -89,7 +89,7 @@ class RecipeRow(Row):
 
     def train(self, data: Path, config: RunConfig, folder: Path, device: str) -> None:
         resume = (folder / STATE_FILE).exists()
-        # A queue of runs is read as a table, not report by report.
+        # The runs of a queue are read as a table, so they need no reports.
         train(data, config, folder, resume=resume, device=device, report=False)
 
     def parameters(self, config: RunConfig) -> int:
@@ -112,9 +112,12 @@ def run_folder(output: Path, scale: Scale, name: str, epochs: int, seed: int) ->
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run folder says. `metrics`: the last evaluation, fractions. `hours`: of training, of all of its
-    processes (GPUs) together, evaluations left out. `epochs`: what it was meant to train; `epochs_done`: up
-    to the last evaluation. `data`: `training.settings.describe_data`, None of runs by older versions."""
+    """The result that a run folder holds.
+
+    `metrics` are fractions from the last evaluation. `hours` is the training time of all processes (GPUs)
+    together, without evaluations. `epochs` is the configured number of epochs, and `epochs_done` the number
+    at the last evaluation. `data` comes from `training.settings.describe_data`; it is None for runs of older
+    versions."""
 
     folder: Path
     seed: int
@@ -130,10 +133,10 @@ class RunResult:
 
 
 def read_run(folder: Path) -> RunResult | None:
-    """None where nothing was trained yet.
+    """Return the result of a run folder, or None if nothing has been trained yet.
 
     Raises:
-        UserError: naming a file that cannot be read.
+        UserError: if a file cannot be read; the message names it.
     """
     if not (folder / METRICS_FILE).is_file():
         return None
@@ -159,14 +162,15 @@ def read_run(folder: Path) -> RunResult | None:
 
 
 def _processes(starts: Sequence[Mapping[str, Any]], step: int) -> int:
-    """That made update `step`: a run may go on with another number of them."""
+    """Return how many processes made update `step`; a resumed run may use a different number."""
     return next((start["processes"] for start in reversed(starts) if start["step"] < step), 1)
 
 
 def require_data(run: RunResult, val: Split) -> None:
-    """
+    """Refuse a run on other data.
+
     Raises:
-        UserError: the run was trained and evaluated on other data.
+        UserError: if the run was trained and evaluated on other data.
     """
     if run.data is None:
         return
@@ -180,7 +184,7 @@ def require_data(run: RunResult, val: Split) -> None:
 
 
 def find_runs(output: Path, scale: Scale, name: str, epochs: int) -> list[RunResult]:
-    """The runs of a row, by seed."""
+    """Return the runs of a row by seed."""
     folders = (output / "runs" / scale).glob(f"{name}-{epochs}ep-seed*")
     found = [result for folder in folders if (result := read_run(folder)) is not None]
     return sorted(found, key=lambda result: result.seed)

@@ -1,12 +1,13 @@
-"""The paper's comparisons for CPU cores: every recipe in small, all in the same way (docs/paper.md).
+"""The paper's comparisons at a scale for CPUs: every recipe is reduced in the same way (docs/paper.md).
 
-The reduction knows nothing of what is compared: backbone, widths, layers, queries, pictures and schedule
-are the same for DETR and Deformable DETR. What tells the recipes apart stays: levels, points, attention,
-neck, queries' source, classification, refinement, DC5; and DETR's learning rate, half of Deformable DETR's
-as in the papers, with their tenth for the backbone and for sampling offsets.
+The reduction does not depend on the recipe: backbone, widths, layers, queries, pictures and schedule are the
+same for DETR and Deformable DETR. The differences between recipes stay: levels, points, attention, neck,
+query source, classification, refinement, DC5; and DETR's learning rate, which is half of Deformable DETR's as
+in the papers, with a tenth of it for the backbone and for sampling offsets.
 
-Pictures are seen at a fifth of the papers' 800 pixels: an update of 4 takes half a second on one thread. All
-numbers are stated here, whatever other recipes become: results are only comparable among themselves.
+Pictures have a fifth of the papers' 800 pixels: an update with 4 of them takes half a second on one thread.
+All numbers are stated here and do not follow changes of other recipes, because results are only comparable
+among themselves.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ DATA = DataConfig(
     max_size=266,
     train_sizes=(140, 150, 160, 170, 180),
     augmentation="light",
-    mean=(0.5, 0.5, 0.5),  # the backbone's own
+    mean=(0.5, 0.5, 0.5),  # the normalisation of the backbone
     std=(0.5, 0.5, 0.5),
     num_workers=0,  # starting a worker takes longer than it saves in an epoch as short as these
 )
@@ -30,7 +31,7 @@ BATCH_SIZE, LR = 4, 3.5e-4
 
 
 def small(config: RunConfig) -> RunConfig:
-    """`config` with a small backbone, small widths and small pictures."""
+    """Return `config` with a small backbone, small widths and small pictures."""
     published = config.train
     rate = published.lr / deformable_detr_r50().train.lr
     return replace(

@@ -1,11 +1,12 @@
-"""What the small-scale runs say of the paper's claims, from the JSON files of finished runs alone.
+"""A comparison of the small-scale runs with the paper's claims, from the JSON files of finished runs alone.
 
     python -m experiments.paper summary experiments/results/paper --output runs/paper [--into docs/paper.md]
 
-For each data set: the table of its runs (mean and spread over seeds) beside the paper's, how many times the
-epochs DETR needs for what Deformable DETR has, and what each ingredient adds, here and in the paper. Writes
-`summary.json`, `summary.md` and a figure 3 of each data set. `--into` puts the tables between the two
-markers of a Markdown file, and the figures into `images/` beside it. What was not run is said to be missing.
+For each data set there is a table of its runs (mean and spread over seeds) next to the paper's numbers, the
+factor by which DETR needs more epochs to reach Deformable DETR's AP, and the gain of each ingredient, here
+and in the paper. The command writes `summary.json`, `summary.md` and a figure 3 of each data set. `--into`
+puts the tables between the two markers of a Markdown file, and the figures into `images/` next to it. Runs
+that are missing are listed as missing.
 
 AP is a fraction in JSON and in percent elsewhere.
 """
@@ -49,15 +50,15 @@ PUBLISHED_RIVALS = {
 }
 BEGIN, END = "<!-- paper summary: begin -->", "<!-- paper summary: end -->"
 
-CHANCE = 0.05  # of calling a difference one that is none
+CHANCE = 0.05  # the probability of reporting a difference that does not exist
 
 Verdict = Literal["one seed", "as published", "undecided", "not as published", "not run"]
 
 
 @dataclass(frozen=True)
 class Ingredient:
-    """A difference between two rows that the paper tells, or the repository; `published` in percent of AP.
-    `published_with`: the source's own number of the first row, where that is not the paper's."""
+    """A difference between two rows that the paper or the repository reports; `published` is in percent of
+    AP. `published_with` is the source's number of the first row, if it differs from the paper's."""
 
     label: str
     with_it: str
@@ -92,7 +93,7 @@ INGREDIENTS = (
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run. `curve`: epoch (from 1) → metrics."""
+    """A finished run; `curve` maps an epoch (from 1) to its metrics."""
 
     data: str
     row: str
@@ -105,7 +106,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Runs that differ in their seed alone."""
+    """Runs that differ only in their seeds."""
 
     data: str
     row: str
@@ -117,7 +118,7 @@ class Experiment:
         return ROWS[self.row].label
 
     def values(self, metric: str) -> list[float]:
-        """By seed; a metric without objects to measure it on has none."""
+        """Return the values by seed; a metric without objects to measure it on has none."""
         return [run.metrics[metric] for run in self.runs if run.metrics[metric] >= 0]
 
     @property
@@ -125,16 +126,17 @@ class Experiment:
         return fmean(run.hours for run in self.runs)
 
     def curve(self, metric: str) -> dict[int, float]:
-        """The mean over seeds, at the epochs that all of them were evaluated at."""
+        """Return the mean over seeds, at the epochs at which all of them were evaluated."""
         epochs = sorted(set.intersection(*(set(run.curve) for run in self.runs)))
         return {epoch: fmean(run.curve[epoch][metric] for run in self.runs) for epoch in epochs}
 
 
 @dataclass(frozen=True)
 class Convergence:
-    """What it takes a DETR to have Deformable DETR's AP, `target`, reached after `target_epochs`. `epochs`:
-    the first evaluation at which its mean curve is there (None: in none of its `most_epochs`); `times`: that
-    in `target_epochs`; `times_seconds`: the same in training time."""
+    """The training that a DETR needs to reach Deformable DETR's AP, `target`, which that has after
+    `target_epochs`. `epochs` is the first evaluation at which its mean curve reaches the target (None: not
+    within its `most_epochs`); `times` is the ratio to `target_epochs`, and `times_seconds` the ratio of
+    training times."""
 
     data: str
     row: str
@@ -148,8 +150,8 @@ class Convergence:
 
 @dataclass(frozen=True)
 class Effect:
-    """What an ingredient adds to AP, measured where both of its rows were run for the same epochs. `mean`,
-    `spread`: over the seeds that both have (None: not run; fewer than two)."""
+    """The gain in AP from an ingredient, if both of its rows were run for the same epochs. `mean` and
+    `spread` are over the seeds that both have (None: not run, or fewer than two)."""
 
     data: str
     ingredient: str
@@ -227,10 +229,10 @@ def _split_at_markers(path: Path) -> tuple[str, str]:
 
 
 def read_results(folder: Path) -> list[Result]:
-    """By file name.
+    """Read the results in the order of their file names.
 
     Raises:
-        UserError: no such folder; naming a file that is not a result.
+        UserError: if the folder does not exist, or a file (which the message names) is not a result.
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}: name the one that `paper queue --results` wrote.")
@@ -267,7 +269,7 @@ def _whole(content: Mapping[str, Any], name: str) -> int:
 
 
 def group(results: Iterable[Result]) -> list[Experiment]:
-    """By data set, then in the order of table 1 and table 2, then by epochs."""
+    """Group results by data set, then in the order of tables 1 and 2, then by epochs."""
     groups: dict[tuple[str, str, int], list[Result]] = defaultdict(list)
     for result in results:
         groups[result.data, result.row, result.epochs].append(result)
@@ -277,7 +279,7 @@ def group(results: Iterable[Result]) -> list[Experiment]:
 
 
 def missing(experiments: Sequence[Experiment], queued: Sequence[QueuedRun]) -> list[str]:
-    """The names of queued runs that have no result."""
+    """Return the names of queued runs that have no result."""
     done = {(run.data, run.row, run.epochs, run.seed) for each in experiments for run in each.runs}
     return [each.name for each in queued if (each.data, each.row.name, each.epochs, each.seed) not in done]
 
@@ -286,10 +288,10 @@ def missing(experiments: Sequence[Experiment], queued: Sequence[QueuedRun]) -> l
 
 
 def convergence(experiments: Sequence[Experiment], data: str) -> list[Convergence]:
-    """Of each DETR on a data set, against Deformable DETR's shortest schedule; none where that was not run.
+    """Compare each DETR on a data set with Deformable DETR's shortest schedule, if that was run.
 
-    Every evaluation counts, not only the last one: what DETR has in the middle of a schedule is lower than
-    what a schedule of that length would end with, by the drop of the learning rate.
+    Every evaluation counts, not only the last one. In the middle of a schedule DETR's AP is lower than at the
+    end of a schedule of that length, because the learning rate has not dropped yet.
     """
     own = [each for each in experiments if each.data == data]
     targets = [each for each in own if each.row == DEFORMABLE and each.values("AP")]
@@ -324,7 +326,7 @@ def convergence(experiments: Sequence[Experiment], data: str) -> list[Convergenc
 
 
 def effects(experiments: Sequence[Experiment], data: str) -> list[Effect]:
-    """Of each ingredient, at the shortest schedule that both of its rows were run for."""
+    """Return the gain of each ingredient at the shortest schedule for which both of its rows were run."""
     own = {(each.row, each.epochs): each for each in experiments if each.data == data}
     return [_effect(ingredient, own, data) for ingredient in INGREDIENTS]
 
@@ -359,8 +361,7 @@ def _recipe_row(name: str) -> str:
 
 
 def _verdict(differences: Sequence[float], published: float) -> Verdict:
-    """A difference has a sign where chance would give that sign so clearly in less than 5 % of all cases:
-    Student's one-sided t test of the seeds' differences."""
+    """Return True if Student's one-sided t test of the seeds' differences gives less than 5 %."""
     if not differences:
         return "not run"
     if len(differences) == 1:
@@ -403,7 +404,7 @@ def _spread(values: Sequence[float]) -> float | None:
 
 
 def markdown(experiments: Sequence[Experiment], absent: Sequence[str] = ()) -> str:
-    """All tables, AP in percent: mean ± standard deviation over seeds."""
+    """Write all tables with AP in percent, as mean ± standard deviation over seeds."""
     parts = []
     for name in dict.fromkeys(each.data for each in experiments):
         own = [each for each in experiments if each.data == name]
@@ -420,7 +421,8 @@ def markdown(experiments: Sequence[Experiment], absent: Sequence[str] = ()) -> s
 
 
 def _runs_table(experiments: Sequence[Experiment]) -> str:
-    """Each cell is what was measured here / what the paper has for this row, on COCO in its own epochs."""
+    """Return a table whose cells show the value measured here / the paper's value on COCO after its own
+    epochs."""
     lines = [
         f"| here / paper | epochs | seeds | {' | '.join(COLUMNS)} | minutes |",
         "|" + "---|" * (len(COLUMNS) + 4),
@@ -467,7 +469,7 @@ def _convergence_table(found: Sequence[Convergence]) -> str:
 
 
 def _sizes_table(experiments: Sequence[Experiment]) -> str:
-    """Which objects Deformable DETR finds that a DETR does not: differences by size."""
+    """Return the differences by object size between Deformable DETR and each DETR."""
     own = [each for each in experiments if each.row == DEFORMABLE]
     rivals = [each for each in experiments if each.row in DENSE]
     if not own or not rivals:
@@ -503,8 +505,8 @@ def _effects_table(found: Sequence[Effect]) -> str:
 
 
 def draw(experiments: Sequence[Experiment]) -> Figure:
-    """AP, of all objects, of the small ones and of the large ones, against the epoch (logarithmic): the mean
-    over seeds, and a band from the lowest to the highest. Sizes that no object has are left out."""
+    """Plot AP of all, small and large objects by epoch (logarithmic): the mean over seeds, and a band from
+    the lowest to the highest. Sizes without objects are left out."""
     drawn = [each for each in experiments if each.row in DRAWN]
     metrics = [name for name in PANELS if name == "AP" or any(each.values(name) for each in drawn)]
     figure = new_figure(columns=len(metrics))
@@ -530,7 +532,7 @@ def draw(experiments: Sequence[Experiment]) -> Figure:
 
 
 def _draw_curve(axes: Axes, each: Experiment, metric: str, longer: bool) -> None:
-    """`longer`: than another schedule of its row, so dashed."""
+    """Draw one curve; `longer` schedules than the row's shortest one are dashed."""
     colour = COLOURS[DRAWN.index(each.row)]
     curve = {epoch: 100 * value for epoch, value in each.curve(metric).items() if value >= 0}
     epochs, label = list(curve), f"{each.label}, {each.epochs} epochs"

@@ -1,8 +1,8 @@
-"""A table of the paper, made by training its rows: NAME.json and NAME.md, measured beside published.
+"""A table of the paper, produced by training its rows: NAME.json and NAME.md, with the published numbers.
 
-What costs little is always there (parameters, multiply-adds). AP comes from the run folders of the rows
-(rows.py); frames per second are measured where they are asked for. JSON has AP as fractions, as
-`metrics.json` has; the Markdown table in percent, as papers do.
+Parameters and multiply-adds, which cost little, are always included. AP comes from the run folders of the
+rows (rows.py); frames per second are measured on request. JSON states AP as fractions, as `metrics.json`
+does; the Markdown table states it in percent, as papers do.
 """
 
 from __future__ import annotations
@@ -41,13 +41,15 @@ from .rows import (
 )
 
 SPEED_BATCHES = (1, 4)
-WARM_UP = {"cpu": 1, "cuda": 5}  # passes; the authors' numbers, and as many as a CPU allows
+# Passes: the authors' numbers on a GPU, and as many as are practical on a CPU
+WARM_UP = {"cpu": 1, "cuda": 5}
 TIMED = {"cpu": 3, "cuda": 300}
 
 
 @dataclass(frozen=True)
 class Column:
-    """`key`: in the JSON row and in `Published`. `scale`: from JSON's unit to the paper's."""
+    """One column: `key` is its name in the JSON row and in `Published`; `scale` converts JSON's unit to the
+    paper's."""
 
     heading: str
     key: str
@@ -61,13 +63,13 @@ TIME_COLUMNS = (
     Column("training (h of all GPUs)", "training_hours", 1, 1),
     *(Column(f"fps, batch {batch}", f"fps_batch{batch}", 1, 1) for batch in SPEED_BATCHES),
 )
-# Under which name `Published` has what a JSON row calls otherwise.
+# JSON keys whose fields in `Published` have another name.
 PUBLISHED_KEYS = {"training_hours": "gpu_hours"}
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a table was asked for; see `add_table_arguments`."""
+    """The options of a table; see `add_table_arguments`."""
 
     data: Path
     output: Path
@@ -124,10 +126,10 @@ def options_of(arguments: Namespace) -> Options:
 def make_table(
     name: str, title: str, rows: Sequence[Row], columns: Sequence[Column], options: Options
 ) -> list[dict[str, Any]]:
-    """Train what is missing, and write OUTPUT/NAME.json and OUTPUT/NAME.md after each row.
+    """Train the missing runs, and write OUTPUT/NAME.json and OUTPUT/NAME.md after each row.
 
     Raises:
-        UserError: unknown rows, data that cannot be read.
+        UserError: if a row is unknown, or the data cannot be read.
     """
     chosen = _chosen(rows, options.rows)
     split = read_split(options.data, "val")
@@ -174,7 +176,7 @@ def _train(row: Row, split: Split, options: Options, console: Console) -> None:
 
 
 def _entry(row: Row, split: Split, options: Options) -> dict[str, Any]:
-    """A row's JSON, in which what is measured may be missing (None)."""
+    """Return a row's JSON; numbers that were not measured are None."""
     config = row.config(options.scale, options.epochs, options.seeds[0])
     return {
         "row": row.name,
@@ -226,8 +228,8 @@ def _read_speed(path: Path) -> dict[str, Any]:
 
 
 def _measure_speed(row: Row, split: Split, options: Options) -> None:
-    """As the authors' benchmark: the first picture, repeated to a batch; reading and resizing are left out.
-    The weights are untrained, which changes nothing but Faster R-CNN's NMS."""
+    """Measure as the authors' benchmark does: the first picture is repeated to form a batch; reading and
+    resizing are not timed. The weights are untrained, which affects only Faster R-CNN's NMS."""
     detector = row.untrained(
         row.config(options.scale, options.epochs, options.seeds[0]), split.classes, options.device
     )
@@ -242,7 +244,7 @@ def _measure_speed(row: Row, split: Split, options: Options) -> None:
 
 
 def _seconds(computation: Callable[[], Any], device: str) -> float:
-    """The mean; detections come back to the CPU, so a GPU is waited for."""
+    """Return the mean time. Detections are copied to the CPU, so the GPU's work is included."""
     for _ in range(WARM_UP[device]):
         computation()
     start = time.perf_counter()
@@ -274,7 +276,7 @@ def _write(
 
 
 def _command(name: str, options: Options) -> str:
-    """By which the table is made again."""
+    """Return the command that produces the table again."""
     words = ["python", "-m", "experiments.paper", name, str(options.data), "--output", str(options.output)]
     words += ["--scale", options.scale]
     if options.rows:
@@ -290,7 +292,7 @@ def _command(name: str, options: Options) -> str:
 
 
 def markdown(entries: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> str:
-    """The table with `measured / published` in each cell; `-` for what there is not."""
+    """Return the table with `measured / published` in each cell; `-` stands for a missing number."""
     lines = [
         "| | epochs | " + " | ".join(column.heading for column in columns) + " |",
         "|---|---|" + "---|" * len(columns),

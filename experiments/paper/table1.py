@@ -1,4 +1,4 @@
-"""Table 1: Deformable DETR against DETR and Faster R-CNN on COCO val2017, and the repository's rows of one
+"""Table 1: Deformable DETR against DETR and Faster R-CNN on COCO val2017, and the repository's rows with one
 feature level.
 
     python -m experiments.paper table1 DATA --output runs/paper [--scale small] [--rows …] [--epochs 12]

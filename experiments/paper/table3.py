@@ -3,8 +3,8 @@
     python -m experiments.paper table3 DATA --output runs/paper --epochs 0     sizes and costs, no training
     torchrun --nproc-per-node 8 -m deformable_detr train DATA --recipe deformable_detr_x101_dcn_two_stage …
 
-The last row is the one before it, looked at six times (tta.py): its multiply-adds are those of all views. The
-command for a model that is trained already:
+The last row evaluates the model of the row before it with six views (tta.py): its multiply-adds are those of
+all views. The command for a trained model is
 
     deformable-detr evaluate MODEL DATA --tta
 """
@@ -41,8 +41,8 @@ from .table import (
 
 
 class AugmentedRow(RecipeRow):
-    """A recipe with test-time augmentation. Its run folder holds the evaluation alone; the run that is
-    evaluated is that of the plain row, which is trained where there is none."""
+    """A recipe with test-time augmentation. Its run folder holds only the evaluation. The evaluated run is
+    that of the plain row, which is trained if it does not exist."""
 
     @property
     def run_name(self) -> str:

@@ -1,5 +1,5 @@
-"""Trials beside the queue, for docs/paper.md: why does the small scale disagree with the paper, and is DETR's
-slowness the reduction's fault?
+"""Trials in addition to the queue, for docs/paper.md: why does the small scale disagree with the paper, and
+does the reduction cause DETR's slowness?
 
     python experiments/paper/trials.py near_points deformable_detr_r50_own_level --seed 1
     python experiments/paper/trials.py identity_bifpn deformable_detr_r50_bifpn --seed 1
@@ -10,10 +10,10 @@ slowness the reduction's fault?
 near_points: a head's K sampling points start 1/K to 1 cell from the reference, not 1 to K cells.
 identity_bifpn: the convolutions of a BiFPN start as the identity; its activations and norms stay.
 group_norm: DETR's features are normalised after their projection, as Deformable DETR's are.
-double_rate, half_rate: of learning; double of DETR's is Deformable DETR's.
+double_rate, half_rate: the learning rate is doubled or halved; twice DETR's rate is Deformable DETR's.
 
 Everything else is as in a run of queue.yaml on its drawn pictures, which `paper queue` has drawn into OUTPUT.
-A stopped trial goes on. Writes one JSON a run, like those of the queue.
+A stopped trial can be continued. Each run writes one JSON file like those of the queue.
 """
 
 from __future__ import annotations

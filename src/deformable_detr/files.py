@@ -283,7 +283,7 @@ def _remove_abandoned(drafts: Path) -> None:
 
 
 def _follow_umask(draft: Path, file_mode: int) -> None:
-    """Give all files of a draft the mode of a new file: some libraries create files that only the owner can
+    """Give a draft's files the mode of a new file: some libraries create files that only the owner can
     read."""
     for path in (draft, *draft.rglob("*")) if draft.is_dir() else (draft,):
         if path.is_file() and stat.S_IMODE(path.stat().st_mode) != file_mode:
@@ -291,8 +291,7 @@ def _follow_umask(draft: Path, file_mode: int) -> None:
 
 
 def _put_into_place(draft: Path, target: Path, aside: Path) -> None:
-    """Rename the draft to its target. A folder with content cannot be replaced, so it is moved to `aside`
-    first."""
+    """Rename the draft to its target. A folder that cannot be replaced is moved to `aside` first."""
     if not (draft.is_dir() and target.is_dir()):
         os.replace(draft, target)
         return

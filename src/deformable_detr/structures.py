@@ -89,8 +89,8 @@ class ImageBatch:
         return ImageBatch(self.pixels.to(device, non_blocking=True), self.mask.to(device, non_blocking=True))
 
     def pin_memory(self) -> ImageBatch:
-        """Copy to page-locked memory, from which a GPU copies while it computes (called by PyTorch's
-        loader)."""
+        """Copy to page-locked memory, from which a GPU copies while it computes; PyTorch's loader calls
+        this."""
         return ImageBatch(self.pixels.pin_memory(), self.mask.pin_memory())
 
     def __len__(self) -> int:
@@ -318,8 +318,7 @@ class Detections:
         return rows
 
     def to_supervision(self) -> supervision.Detections:
-        """Convert to `supervision.Detections`, with class names in `data["class_name"]`, tracks in
-        `tracker_id`."""
+        """Convert to supervision, with class names in `data["class_name"]` and track ids in `tracker_id`."""
         result: supervision.Detections = import_supervision("to_supervision").Detections(
             xyxy=self.boxes_xyxy.astype(np.float32).reshape(-1, 4),
             confidence=self.scores.astype(np.float32),
@@ -365,8 +364,7 @@ class Detections:
 
 
 def import_supervision(use: str) -> ModuleType:
-    """Import supervision for `use`, without its advice to install OpenCV, which this package does not
-    need."""
+    """Import supervision for `use`, without its advice to install OpenCV, which is not needed here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
         return import_extra("supervision", "supervision", use)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import pickle
+import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from deformable_detr.config import DataConfig
+from deformable_detr.data import loading
 from deformable_detr.data.formats import read_split
 from deformable_detr.data.loading import (
     MicroBatch,
@@ -262,6 +269,45 @@ def test_a_broken_picture_is_one_sentence_also_from_a_worker(tmp_path: Path, num
     assert str(caught.value).startswith(str(tmp_path / "2.png"))
     assert "Traceback" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def one_worker() -> DataConfig:
+    return DataConfig(**{**vars(CONFIG), "num_workers": 1})
+
+
+def test_full_shared_memory_is_one_sentence(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's own thread would lose the batch, and training would wait for it for ever."""
+
+    def full(self: Tensor) -> Tensor:
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    monkeypatch.setattr(Tensor, "share_memory_", full)
+    with pytest.raises(UserError, match=r"No space left.*--data\.num_workers 0.*--shm-size"):
+        load(split, one_worker())
+
+
+@pytest.mark.parametrize(
+    ("fate", "timeout", "words"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), 60, "(Killed|exited)"),
+        (lambda: time.sleep(100), 1, "timed out"),
+    ],
+)
+def test_dead_and_stuck_workers_are_noticed(
+    split: Split,
+    monkeypatch: pytest.MonkeyPatch,
+    fate: Callable[[], None],
+    timeout: float,
+    words: str,
+) -> None:
+    monkeypatch.setattr(loading, "WORKER_TIMEOUT_S", timeout)
+    monkeypatch.setattr(Samples, "__getitem__", lambda *_: fate())
+    with (
+        pytest.raises(UserError, match=rf"was lost \(.*{words}.*--data\.num_workers 0.*--shm-size"),
+        loading.lost_workers_as_user_errors(),
+    ):
+        load(split, one_worker())
+    assert not multiprocessing.active_children()
 
 
 def test_a_split_without_images_is_refused() -> None:

@@ -316,7 +316,8 @@ def parts(*given: tuple[bytes, bytes, bytes]) -> bytes:
         ("application/json", b'{"images": ["data:image/png,hello"]}', 422, "invalid"),
         ("application/json", b'{"images": ["/etc/passwd"]}', 422, "invalid"),
         ("application/json", b'{"images": ["aGVsbG8="]}', 422, "not_an_image"),
-        ("application/json", b"[" * 100_000, 400, "malformed"),
+        ("application/json", b"[" * 3_000, 400, "malformed"),
+        ("application/json", b"[" * 100_000, 413, "too_many_pictures"),
     ],
 )
 async def test_bodies_that_are_wrong(

@@ -166,6 +166,20 @@ def test_resume_needs_a_checkpoint(tiny_data: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "nothing").exists()
 
 
+def test_resume_refuses_a_state_with_one_other_byte(tiny_data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(tiny_data, tiny_config(max_steps=1), run)
+    file = run / "training_state.pt"
+    content = bytearray(file.read_bytes())
+    weight = max((each for each in state(run)["model"].values() if each.ndim == 2), key=torch.Tensor.numel)
+    place = content.index(weight.numpy().tobytes())
+    content[place + 1] ^= 1
+    file.write_bytes(content)
+    state(run)  # PyTorch does not notice
+    with pytest.raises(UserError, match=r"training_state.pt is not as it was written"):
+        train(tiny_data, None, run, resume=True)
+
+
 def test_resume_refuses_a_damaged_state(tiny_data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(tiny_data, tiny_config(max_steps=1), run)

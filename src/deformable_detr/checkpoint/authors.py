@@ -254,8 +254,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def content_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the content of the authors' file of this model, with class names in `args`, which their code
-    ignores."""
+    """Return the content of the authors' file. Class names are in `args`, where their code ignores them."""
     family = check_expressible(checkpoint.config)
     state = checkpoint.model.state_dict()
     return {

@@ -96,8 +96,7 @@ def _some(names: Iterable[str], limit: int = 3) -> str:
 
 
 def closest_recipe(config: ModelConfig) -> str:
-    """Return the recipe whose model differs from `config` in the fewest fields, except classes and
-    queries."""
+    """Return the recipe that differs from `config` in the fewest fields, not counting classes and queries."""
 
     def distance(name: str) -> int:
         theirs = dataclasses.replace(

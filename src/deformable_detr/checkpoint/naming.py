@@ -63,8 +63,7 @@ class Naming:
         raise KeyError(name)
 
     def _head_names(self, config: ModelConfig, name: str) -> tuple[str, ...]:
-        """Return all names of a tensor of a prediction head; the proposals' head comes after the
-        decoder's."""
+        """Return all names of a prediction head's tensor; the proposals' head comes after the decoder's."""
         if name.startswith("queries.head."):
             index, rest = config.decoder_layers, name.removeprefix("queries.head.")
         else:

@@ -177,8 +177,7 @@ def _backbone_config(values: Mapping[str, Any], state: Mapping[str, Tensor]) -> 
 
 
 def _fill_in_tied_class_heads(state: dict[str, Tensor], num_layers: int) -> None:
-    """Copy the stored class head to all layers: transformers 5 ties those of a one-stage model with
-    refinement."""
+    """Copy the class head to all layers: transformers 5 ties them in one-stage models with refinement."""
     for leaf in ("weight", "bias"):
         first = f"class_embed.0.{leaf}"
         if first in state:

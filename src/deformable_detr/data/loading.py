@@ -10,9 +10,11 @@ batch_size · accumulate · world_size images, cut into micro-batches of batch_s
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import numpy as np
 import torch
 from PIL.Image import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ..config import DataConfig
 from ..errors import UserError
@@ -30,6 +32,7 @@ from .records import ImageRecord, Split
 from .seeds import seed_sequence
 from .transforms import training_transform
 
+WORKER_TIMEOUT_S = 300  # for a batch; the slowest disks and largest pictures take a tenth
 Sample = tuple[Tensor, Target]
 MicroBatch = tuple[ImageBatch, tuple[Target, ...]]
 SampleKey = tuple[int, int]  # (epoch, index into Split.images)
@@ -171,39 +174,91 @@ def training_loader(
         rank=rank,
         world_size=world_size,
     )
+    # more processes than cores only cost memory, and PyTorch warns of them
+    num_workers = min(config.num_workers, _num_cores(), len(micro_batches))
     return _TrainingLoader(
         _MicroBatches(Samples(split, config, seed)),
         sampler=micro_batches,
         batch_size=None,  # an element of the sampler is a micro-batch already
         collate_fn=_unchanged,
-        # more processes than cores only cost memory, and PyTorch warns of them
-        num_workers=min(config.num_workers, _num_cores(), len(micro_batches)),
+        num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(0),
         worker_init_fn=_leave_signals_to_the_main_process,
+        timeout=WORKER_TIMEOUT_S if num_workers else 0,
     )
 
 
 class _MicroBatches(Dataset[Any]):
     """Reads a micro-batch by its sample keys. A UserError is *returned*: PyTorch would raise one that
-    comes out of a worker anew, with a traceback for its sentence. `_TrainingLoader` raises it."""
+    comes out of a worker anew, with a traceback for its sentence. `_TrainingLoader` raises it.
+
+    Workers put the batch into shared memory here, because PyTorch, which does it in a thread, loses the batch
+    if there is no room, and training would wait for it for ever.
+    """
 
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
 
     def __getitem__(self, keys: Sequence[SampleKey]) -> MicroBatch | UserError:
         try:
-            return collate([self.samples[key] for key in keys])
+            batch = collate([self.samples[key] for key in keys])
         except UserError as error:
             return error
+        return batch if get_worker_info() is None else _shared(batch)
+
+
+def _shared(batch: MicroBatch) -> MicroBatch | UserError:
+    """The batch with its tensors in shared memory, or a UserError if that is full."""
+    images, targets = batch
+    try:
+        for tensor in (images.pixels, images.mask, *(each for one in targets for each in vars(one).values())):
+            if isinstance(tensor, Tensor) and tensor.numel():
+                tensor.share_memory_()
+    except (RuntimeError, OSError) as error:
+        size, reason = images.pixels.nbytes / 1e6, str(error).rpartition(": ")[2]
+        return UserError(
+            f"there is no room for a batch of {size:.0f} MB in shared memory (/dev/shm: {reason}): "
+            "read the pictures in the main process with --data.num_workers 0, or enlarge it, in Docker with "
+            "--shm-size 2g."
+        )
+    return batch
+
+
+@contextmanager
+def lost_workers_as_user_errors() -> Iterator[None]:
+    """Turn PyTorch's errors about workers that died or are stuck, which come at any time, into sentences."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).partition(". ")[0].rstrip(".")
+        if not reason.startswith("DataLoader "):
+            raise
+        raise UserError(
+            f"a process that reads pictures was lost ({reason}): memory or /dev/shm may be full, or the disk "
+            "may not answer; read the pictures in the main process with --data.num_workers 0, or in Docker "
+            "enlarge shared memory with --shm-size 2g."
+        ) from error
 
 
 class _TrainingLoader(DataLoader[MicroBatch]):
     def __iter__(self) -> Iterator[MicroBatch]:  # type: ignore[override]
-        for batch in super().__iter__():
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+        others = set(multiprocessing.active_children())
+        batches = super().__iter__()
+        workers = set(multiprocessing.active_children()) - others
+        try:
+            while (batch := next(batches, None)) is not None:
+                if isinstance(batch, UserError):
+                    raise batch
+                yield batch
+        finally:
+            # PyTorch does so when `batches` is deleted, which an error's traceback may keep.
+            shut_down = getattr(batches, "_shutdown_workers", None)
+            if shut_down is not None:
+                shut_down()  # asks them to end, and waits for some seconds
+            for worker in workers:
+                worker.kill()  # one that is stuck does not hear that, and would keep this process from ending
+                worker.join(5)
 
 
 def _unchanged(batch: Any) -> Any:

@@ -1,5 +1,5 @@
 """Export a model for ONNX Runtime, OpenVINO or torch.export with a certificate: the file is compared with the
-PyTorch model before it is put into place (docs/export.md). inference/exported/ reads these files.
+PyTorch model before it is put into place (docs/export.md). inference/exported/ reads .onnx and .xml.
 
     exportation.py      `export`, from the model to the files
     graph.py            the model in the form that is traced

@@ -112,8 +112,8 @@ def export(
 
     The file takes `pixels` (B, 3, H, W) float32, normalised, and `mask` (B, H, W) bool, True = padding, for
     any B, H and W. It returns `logits` (B, Q, classes) and `boxes_cxcywh` (B, Q, 4). Its metadata contains
-    everything else that a detector needs, so `load(output)` returns a detector. A .pt2 is
-    only for other programs.
+    everything else that a detector needs, so `load(output)` returns one, except for a .pt2, which is for
+    other programs.
 
     Args:
         model: a `Detector`, or anything that `load` accepts except an exported file.
@@ -124,8 +124,9 @@ def export(
             default): with this package's operator, which must be installed where the file runs.
         precision: `fp32`, or `int8` (the convolutions of backbone and neck), which needs `calibration`.
         images: pictures, folders or globs to compare on; by default pictures of `data`, or drawn ones.
-        data: a data set; if given, average precision on its `split` is compared as well. `format`: its
-        layout.
+        data: a data set; if given, average precision on its `split` is compared as well.
+        split: the part of `data` to use.
+        format: the layout of `data`.
         calibration: pictures, folders or globs from which int8 takes the ranges of its numbers.
         num_images: the maximum number of pictures that are compared.
         max_box_drift, max_score_drift, max_ap_drift: bounds; see `certificate.Bounds` for their units.

@@ -53,8 +53,7 @@ class Draft(ABC):
 
 
 class OnnxDraft(Draft):
-    """An ONNX graph of standard operators with all weights and without traces of the machine it was built
-    on."""
+    """An ONNX graph of standard operators, with all weights, that reveals nothing about this machine."""
 
     def __init__(self, proto: Any):
         self.proto = proto
@@ -142,7 +141,7 @@ class TorchDraft(Draft):
         path.write_bytes(self._saved)
 
     def open(self, path: Path) -> ExportedModel:
-        """Open the bytes that `save` wrote from memory: the file could have been replaced since, and
+        """Open the bytes of `save` from memory: the file could have been replaced since, and
         `torch.export.load` runs code that its file contains."""
         texts = {DESCRIPTION: "", CERTIFICATE: ""}
         with warnings.catch_warnings():

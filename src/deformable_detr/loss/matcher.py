@@ -93,8 +93,7 @@ def _to_host(matrices: Sequence[Tensor]) -> list[np.ndarray]:
 
 
 def _on_device(pairs: Sequence[np.ndarray], device: torch.device) -> list[Match]:
-    """Copy the pairs to the device in one transfer, from page-locked memory so that the host need not
-    wait."""
+    """Copy the pairs to the device at once, from page-locked memory so that the host need not wait."""
     indices = torch.from_numpy(np.concatenate(pairs, axis=1))
     if device.type == "cuda":
         indices = indices.pin_memory()

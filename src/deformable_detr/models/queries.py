@@ -46,8 +46,7 @@ class StaticQueries(FixedQueries):
 
 
 class ReferencePointQueries(FixedQueries):
-    """Deformable DETR's queries: learned content and positions; reference points are linear in the
-    positions."""
+    """Deformable DETR's queries: learned content and positions, with reference points linear in these."""
 
     def __init__(self, num_queries: int, dim: int):
         super().__init__()
@@ -99,7 +98,7 @@ class ProposalQueries(nn.Module):
     def starting_at(
         self, references: Tensor, tokens: Tensor, proposals: Predictions | None = None
     ) -> Queries:
-        """Encode the boxes (B, Q, 4) that queries start from. `tokens`: (B, Q), the tokens that proposed
+        """Encode the boxes (B, Q, 4) that queries start from. `tokens` (B, Q) are the ones that proposed
         them."""
         dim = self.memory_norm.normalized_shape[0]
         encoded = sine_encoding(references * (2 * math.pi), dim // 2).flatten(2)  # (B, Q, 2C)
@@ -109,7 +108,7 @@ class ProposalQueries(nn.Module):
 
 class BestProposals(nn.Module):
     """`ProposalQueries` for inference: objectness (one logit of the class head) for all S tokens, boxes only
-    for the Q chosen ones. In training, all of them have losses."""
+    for the chosen Q. In training, the boxes of all tokens have losses."""
 
     def __init__(self, queries: ProposalQueries):
         super().__init__()

@@ -29,11 +29,11 @@ def ms_deform_attn(
     Args:
         value: (B, S, M, D), levels flattened row by row, finest first; S = Σ H·W.
         spatial_shapes: ((H, W), ...), Python ints, one pair per level.
-        sampling_locations: (B, Q, M, L, K, 2), (x, y) in [0, 1] of each (padded) level; samples outside are
-        zero.
+        sampling_locations: (B, Q, M, L, K, 2), (x, y) in [0, 1] of each (padded) level. Samples outside
+            are zero.
         attention_weights: (B, Q, M, L, K). They usually sum to one over (L, K), but need not.
-        points_per_level: (K_0, …), if levels differ: locations are then (B, Q, M, P, 2), weights (B, Q, M,
-        P).
+        points_per_level: (K_0, …), if levels differ. Locations are then (B, Q, M, P, 2), and weights
+            (B, Q, M, P).
 
     Returns:
         (B, Q, M·D), head after head.

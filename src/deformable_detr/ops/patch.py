@@ -152,7 +152,8 @@ def _equal_points(num_points: int, num_levels: int) -> tuple[int, ...]:
 
 
 def _tokens_first(value: Tensor | Sequence[Tensor], tokens: int, heads: int) -> Tensor:
-    """Return (B, S, M, D) from that, RF-DETR's (B, M, D, S), or D-FINE's (B, M, D, S_l) per level."""
+    """Return (B, S, M, D) for the same layout, RF-DETR's (B, M, D, S), or D-FINE's (B, M, D, S_l) per
+    level."""
     if not isinstance(value, Tensor):
         return torch.cat(list(value), dim=-1).permute(0, 3, 1, 2)
     first = tuple(value.shape[1:3]) == (tokens, heads)
@@ -270,8 +271,7 @@ def _replacement_for(value: object) -> Callable[..., Tensor] | SimpleNamespace |
 
 
 def _operator_for(name: str, function: Callable[..., Any], skip: int) -> _Operator | None:
-    """Return our operator for a function with this signature, without its `skip` leading parameters (self,
-    ctx)."""
+    """Return our operator if this function is theirs. The `skip` first parameters (self, ctx) are omitted."""
     if "deform" not in name.lower():
         return None
     parameters = list(inspect.signature(function).parameters.values())[skip:]

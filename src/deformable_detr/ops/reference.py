@@ -97,8 +97,7 @@ def fused_ms_deform_attn_reference(
     attention_logits: Tensor,
     points_per_level: Sequence[int],
 ) -> Tensor:
-    """Compute the same from offsets (B, Q, M, P, 2) and logits (B, Q, M, P), with softmax and locations
-    inside."""
+    """Compute the same from offsets (B, Q, M, P, 2) and logits (B, Q, M, P), before softmax."""
     locations = sampling_locations_of(spatial_shapes, reference, sampling_offsets, points_per_level)
     return ms_deform_attn_reference(
         value, spatial_shapes, locations, attention_logits.softmax(-1), points_per_level

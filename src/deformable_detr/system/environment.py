@@ -16,8 +16,8 @@ PACKAGES = ("deformable-detr", "torchvision", "timm", "faster-coco-eval")
 
 
 def environment(device: str | torch.device, processes: int = 1) -> dict[str, Any]:
-    """Return `time` (UTC), `device` in words, `processes`, `system`, `python` and `versions`, ready for
-    JSON."""
+    """Return `time` (UTC), `device` in words, `processes`, `system`, `python` and `versions` as JSON
+    values."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": _in_words(torch.device(device)),

@@ -7,6 +7,7 @@ TensorBoard's event files, `environment.jsonl` (a line for each start) and `repo
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import yaml
 
 from .. import checkpoint as checkpoints
 from ..config import RunConfig, override, read_config, to_dict
+from ..data.loading import lost_workers_as_user_errors
 from ..data.seeds import seed_sequence
 from ..errors import TrainingInterruptedError
 from ..evaluation import collect_detections, evaluate
@@ -24,6 +26,7 @@ from ..inference.detector import Detector
 from ..report import report_text
 from ..run_folder.log import TrainingLog, note_start
 from ..run_folder.names import BEST, LAST, REPORT_PAGE, RUN_CONFIG_FILE
+from .lock import locked
 from .messages import opening_lines
 from .optimisation import (
     batch_size_factor,
@@ -32,8 +35,9 @@ from .optimisation import (
     update_moving_average,
 )
 from .parts import Parts, build_parts
+from .processes import join_processes
 from .settings import describe_data, resolve_config
-from .signals import StopRequest, catch_stop_signals
+from .signals import StopNow, StopRequest, catch_stop_signals
 from .update import MicroBatch, count_update, update
 
 
@@ -69,10 +73,13 @@ def train(
         NonFiniteError: if the loss is not finite; the message names the update and its images.
         TrainingInterruptedError: if a signal stopped the run; its state is saved.
     """
-    settings = _resolve(recipe, output, config, init_from, resume)
-    run = build_parts(
-        data, override(settings, overrides), Path(output), init_from=init_from, resume=resume, device=device
-    )
+    settings = override(_resolve(recipe, output, config, init_from, resume), overrides)
+    output = Path(output)
+    with locked(output) if join_processes(device).is_first else nullcontext():
+        return _train(build_parts(data, settings, output, init_from=init_from, resume=resume, device=device))
+
+
+def _train(run: Parts) -> Detector:
     for line in opening_lines(run):
         run.console.print(line, highlight=False, soft_wrap=True)
     _open_folder(run)
@@ -86,9 +93,15 @@ def train(
             last_step=run.last_step,
         ) as log,
         catch_stop_signals() as stop,
+        lost_workers_as_user_errors(),
         nullcontext() if run.cache is None else closing(run.cache),
     ):
-        _train_epochs(run, log, stop)
+        try:
+            _train_epochs(run, log, stop)
+        except StopNow:
+            if run.processes.world_size == 1:  # else in an evaluation, before which the state was saved
+                run.save_state()
+            raise _interrupted(run) from None
     if run.last_step == 0:
         run.save_checkpoint(LAST)
         run.save_state()
@@ -106,7 +119,8 @@ def _train_epochs(run: Parts, log: TrainingLog, stop: StopRequest) -> None:
         epoch_start = epoch * run.updates_per_epoch
         epoch_end = min(epoch_start + run.updates_per_epoch, run.last_step)
         clock = time.perf_counter()
-        for micro_batches in run.updates(epoch, state.step - epoch_start, epoch_end - epoch_start):
+        updates = run.updates(epoch, state.step - epoch_start, epoch_end - epoch_start)
+        while micro_batches := _next(updates, run, stop):
             losses = take_update(run, micro_batches)
             seconds, clock = time.perf_counter() - clock, time.perf_counter()
             log.update(
@@ -120,10 +134,7 @@ def _train_epochs(run: Parts, log: TrainingLog, stop: StopRequest) -> None:
             )
             if run.processes.any(stop.requested):
                 run.save_state()
-                raise TrainingInterruptedError(
-                    f"stopped after update {state.step} of {run.last_step}; "
-                    f"add --resume to continue in {run.output}"
-                )
+                raise _interrupted(run)
             if settings.checkpoint_every and state.step % settings.checkpoint_every == 0:
                 run.save_state()
 
@@ -132,7 +143,7 @@ def _train_epochs(run: Parts, log: TrainingLog, stop: StopRequest) -> None:
         if run.val_split is not None and (is_end or (epoch + 1) % settings.evaluate_every == 0):
             # Before the evaluation, because torchrun kills processes that do not stop within 30 seconds.
             run.save_state()
-            with log.paused():
+            with log.paused(), stop.at_once():
                 metrics = evaluate(run.detector(), run.val_split, progress=False)
         log.epoch(epoch, state.step, metrics)
         run.save_checkpoint(LAST)
@@ -143,6 +154,19 @@ def _train_epochs(run: Parts, log: TrainingLog, stop: StopRequest) -> None:
         run.save_state()
         if run.cache is not None and run.cache.num_recalled == 0:
             run.console.print(run.cache.describe(), highlight=False, soft_wrap=True)
+
+
+def _next(updates: Iterator[list[MicroBatch]], run: Parts, stop: StopRequest) -> list[MicroBatch] | None:
+    """The next update's micro-batches. A signal need not wait for them, unless other processes would then
+    wait for this one."""
+    with stop.at_once() if run.processes.world_size == 1 else nullcontext():
+        return next(updates, None)
+
+
+def _interrupted(run: Parts) -> TrainingInterruptedError:
+    return TrainingInterruptedError(
+        f"stopped after update {run.state.step} of {run.last_step}; add --resume to continue in {run.output}"
+    )
 
 
 def take_update(run: Parts, micro_batches: list[MicroBatch]) -> dict[str, float]:

@@ -1,4 +1,7 @@
-"""Signal handling: on Ctrl-C and SIGTERM, training finishes its update and saves its state."""
+"""Signal handling: on Ctrl-C and SIGTERM, training finishes its update and saves its state.
+
+If it is only waiting, it stops at once.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,27 @@ from dataclasses import dataclass
 from types import FrameType
 
 
+class StopNow(BaseException):
+    """Raised by a signal if nothing has to be finished; a `BaseException`, so that no library catches it."""
+
+
 @dataclass
 class StopRequest:
     """A request to stop; `requested` becomes True with the first signal."""
 
     requested: bool = False
+    stops_at_once: bool = False
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Raise `StopNow` if a signal arrives inside the block, or has arrived before."""
+        self.stops_at_once = True
+        try:
+            if self.requested:
+                raise StopNow
+            yield
+        finally:
+            self.stops_at_once = False
 
 
 @contextmanager
@@ -25,6 +44,9 @@ def catch_stop_signals() -> Iterator[StopRequest]:
         if stop.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.requested = True
+        if stop.stops_at_once:
+            stop.stops_at_once = False  # once
+            raise StopNow
 
     try:
         previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}

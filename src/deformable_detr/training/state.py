@@ -7,6 +7,7 @@ to continue a stopped run exactly.
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..data.records import Split
 from ..errors import UserError
@@ -23,7 +25,7 @@ from ..run_folder.names import STATE_FILE
 from ..words import exists
 from .optimisation import cpu_copy
 
-FORMAT = 2  # format 1, which had no number, used other seeds for dropout
+FORMAT = 3  # format 1, which had no number, used other seeds for dropout; format 2 had no digest
 
 
 @dataclass
@@ -78,7 +80,7 @@ def require_state(output: Path) -> None:
 
 def save_state(output: Path, state: TrainingState, identity: Identity) -> None:
     """Write `training_state.pt`, whole or not at all."""
-    content = {
+    content: dict[str, Any] = {
         "format": FORMAT,
         "step": state.step,
         "closed_step": state.closed_step,
@@ -90,6 +92,7 @@ def save_state(output: Path, state: TrainingState, identity: Identity) -> None:
         "optimizer": state.optimizer.state_dict(),
         "scaler": state.scaler.state_dict(),
     }
+    content["digest"] = _digest(content)
     with replacing(output / STATE_FILE) as draft:
         torch.save(content, draft)
 
@@ -100,16 +103,20 @@ def load_state(output: Path, state: TrainingState, identity: Identity) -> None:
     Learning rates and weight decay stay those of the current settings, which may have changed.
 
     Raises:
-        UserError: if the file is damaged, from another version, or from a run with other data, another number
-            of images per update or another model.
+        UserError: if the file is damaged or was changed, is from another version, or is from a run with other
+            data, another number of images per update or another model.
     """
     path = output / STATE_FILE
     content = _read(path)
     if content.get("format") != FORMAT:
         raise UserError(
-            f"--resume: {path} was written by another version of this package, whose random numbers were "
-            f"different, so that its run cannot be continued exactly: start a new run with "
-            f"--init-from {output}."
+            f"--resume: {path} was written by another version of this package, so that its run cannot be "
+            f"continued exactly: start a new run with --init-from {output}."
+        )
+    if content.pop("digest", None) != _digest(content):
+        raise UserError(
+            f"--resume: {path} is not as it was written (its digest differs), so that its run cannot be "
+            f"continued exactly: restore the file from a copy, or start a new run with --init-from {output}."
         )
     _require_same(content, identity, output)
     groups = state.optimizer.param_groups
@@ -131,6 +138,30 @@ def load_state(output: Path, state: TrainingState, identity: Identity) -> None:
         state.scaler.load_state_dict(content["scaler"])
     state.step, state.closed_step = content["step"], content["closed_step"]
     state.best_ap = content["best_ap"]
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 of all values: PyTorch's reader does not notice a changed byte in a tensor."""
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, Tensor):
+            digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        elif isinstance(value, Mapping):
+            digest.update(f"{len(value)} entries".encode())
+            for key, each in value.items():
+                digest.update(repr(key).encode())
+                add(each)
+        elif isinstance(value, list | tuple):
+            digest.update(f"{len(value)} values".encode())
+            for each in value:
+                add(each)
+        else:
+            digest.update(repr(value).encode())
+
+    add(content)
+    return digest.hexdigest()
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class TypedModel(DetectionModel):
 
     def forward(self, images: Any) -> DetectorOutput:
         """As the skeleton's; it predicts the last layer's boxes from the same number format as autocast."""
-        batch = ImageBatch.of(images)
+        batch = ImageBatch.from_input(images)
         memory = self.encoder(self.embed(batch))
         # Autocast may keep cast weights: a CUDA graph would read them after they are gone.
         with torch.autocast(

@@ -1,0 +1,62 @@
+"""One training at a time in a run folder: two would replace each other's files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import UserError
+from ..files import output_folder, writing
+from ..run_folder.names import LOCK_FILE
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing warns of a second training
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Keep other processes from training in `output`, which is made, until the block or this process ends.
+
+    The lock belongs to the process and not to its children, so a killed run can be resumed at once, although
+    its loader processes still end. Windows, and file systems without locks, have none.
+
+    Raises:
+        UserError: another process is training there, or `output` cannot be written to.
+    """
+    with output_folder(output):
+        if fcntl is None:
+            yield
+            return
+        path = output / LOCK_FILE
+        with writing(path):
+            lock = _acquire(path)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # before it is released, so that nobody takes it in between
+            os.close(lock)
+
+
+def _acquire(path: Path) -> int:
+    while True:
+        lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:  # POSIX allows either
+            owner = os.read(lock, 20).decode("ascii", "replace").strip() or "unknown"
+            os.close(lock)
+            raise UserError(
+                f"another training is writing to {path.parent} (process {owner}): wait until it ends, stop "
+                "it, or choose another --output."
+            ) from error
+        except OSError:  # a file system without locks
+            return lock
+        if os.fstat(lock).st_nlink:
+            os.ftruncate(lock, 0)
+            os.write(lock, f"{os.getpid()}\n".encode())
+            return lock
+        os.close(lock)  # the last training has just ended and removed it
