@@ -193,7 +193,7 @@ def test_numbers_may_be_numpy() -> None:
     assert coco_average_precision(truth([{"bbox": [0, 0, 10, 10]}]), rows)["AP"] == pytest.approx(1)
 
 
-def test_classes_of_the_same_name_are_told_apart() -> None:
+def test_classes_of_the_same_name_are_distinguished() -> None:
     ground_truth = truth(
         [{"bbox": [0, 0, 9, 9]}, {"bbox": [0, 0, 9, 9], "category_id": 20}], 1, ("cat", "cat")
     )

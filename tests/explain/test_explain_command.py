@@ -108,7 +108,7 @@ def test_missed_objects_of_a_split_and_of_one_image(
         ("MODEL --missed DATA --threshold 2 --output OUT", "threshold must be between 0 and 1"),
     ],
 )
-def test_wrong_input_is_told_in_one_sentence(
+def test_wrong_input_is_reported_in_one_sentence(
     model: str,
     picture: str,
     tiny_data: Path,

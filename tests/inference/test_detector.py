@@ -123,7 +123,7 @@ def test_imagenet_weights_of_the_lite_backbone_come_without_a_network(
     assert not torch.equal(mine["body.conv_stem.weight"], theirs["body.conv_stem.weight"])
 
 
-def test_imagenet_weights_that_cannot_be_downloaded_are_told_in_one_sentence(
+def test_imagenet_weights_that_cannot_be_downloaded_are_reported_in_one_sentence(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -347,7 +347,7 @@ def test_pictures_of_any_mode(detector: Detector, make: Callable[[], Image.Image
     assert detector.predict(make(), 0.0).image_size == (45, 70)
 
 
-def test_a_16_bit_picture_is_seen_as_its_8_bit_twin(detector: Detector) -> None:
+def test_a_16_bit_picture_equals_its_8_bit_version(detector: Detector) -> None:
     grey = picture(45, 70)[..., 0]
     deep = Image.fromarray(grey.astype(np.uint16) * 257)
     assert_same(detector.predict(deep, 0.0), detector.predict(np.stack([grey] * 3, -1), 0.0))

@@ -153,7 +153,7 @@ def test_the_encoder_at_chosen_places() -> None:
         subject.explain(image, at=[(200, 5)])
 
 
-def test_a_model_without_encoder_says_so() -> None:
+def test_a_model_without_encoder_is_refused() -> None:
     with pytest.raises(UserError, match="no encoder layers"):
         detector(encoder_layers=0).explain(picture(), at=[(1, 1)])
 

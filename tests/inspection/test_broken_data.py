@@ -651,7 +651,7 @@ def encoded(encoding: str) -> Callable[[Path], None]:
     [exif, mode("CMYK"), mode("I;16"), mode("P"), animation, encoded("utf-8-sig"), encoded("utf-16")],
     ids=["EXIF", "CMYK", "16 bit", "palette", "animation", "byte order mark", "UTF-16"],
 )
-def test_what_is_odd_but_works_is_no_problem(change: Callable[[Path], None], tmp_path: Path) -> None:
+def test_odd_but_usable_data_is_no_problem(change: Callable[[Path], None], tmp_path: Path) -> None:
     image_file(change)(tmp_path)
     report = inspect(tmp_path)
     assert report.problem_count == 0

@@ -238,7 +238,7 @@ def test_a_camera_gives_rgb_frames_as_they_come(monkeypatch: pytest.MonkeyPatch)
         open_source(Camera(7), LIMIT)
 
 
-def test_opencv_adds_nothing_to_what_is_said_of_a_missing_camera(capfd: pytest.CaptureFixture[str]) -> None:
+def test_opencv_prints_nothing_about_a_missing_camera(capfd: pytest.CaptureFixture[str]) -> None:
     import cv2
 
     level = cv2.utils.logging.getLogLevel()
@@ -248,19 +248,19 @@ def test_opencv_adds_nothing_to_what_is_said_of_a_missing_camera(capfd: pytest.C
     assert cv2.utils.logging.getLogLevel() == level, "its other messages may be wanted"
 
 
-def test_a_camera_without_opencv_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_camera_without_opencv_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(UserError, match=r"webcam:0 needs cv2.*\[video\]"):
         open_source(Camera(0), LIMIT)
 
 
-def test_a_video_without_pyav_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_video_without_pyav_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(UserError, match=r"a\.mp4 needs av.*\[video\]"):
         open_source(Path("a.mp4"), LIMIT)
 
 
-def test_an_av_without_h264_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_av_without_h264_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: Any, **__: Any) -> None:
         raise av.codec.codec.UnknownCodecError("libx264")
 

@@ -136,7 +136,7 @@ def test_options_are_checked_before_any_work(detector: Detector, tmp_path: Path)
     assert not (tmp_path / "out").exists()
 
 
-def test_batches_are_full_where_shapes_allow_and_bounded_where_not(
+def test_batches_are_full_if_shapes_allow_and_bounded_otherwise(
     detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two shapes in turn, and one picture of every other shape."""

@@ -40,7 +40,7 @@ def test_tiles_cover_the_picture_and_overlap_enough(
         assert wider.minimum == closer.reach, "no size is left out"
 
 
-def test_a_tile_is_what_the_model_sees_unless_said() -> None:
+def test_a_tile_has_the_models_size_by_default() -> None:
     assert Tiling().levels((300, 300), 200) == Tiling(200).levels((300, 300), 999)
     numbers = [len(level.tiles) for level in Tiling(overlap=0.2).levels((3000, 4000), 320)]
     assert numbers == [16 * 12, 8 * 6, 4 * 3, 2 * 2, 1]

@@ -52,7 +52,7 @@ def test_how_training_went(tmp_path: Path, aps: list[float], title: str) -> None
     assert (limit is not None) == title.startswith("Still")
 
 
-def test_a_run_that_goes_on(tmp_path: Path) -> None:
+def test_a_run_that_continues(tmp_path: Path) -> None:
     config = tiny_config(epochs=5)
     found = read_history(make_run(tmp_path / "run", config, [0.1, 0.3, 0.2]))
     assert found is not None

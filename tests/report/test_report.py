@@ -411,7 +411,7 @@ def test_other_models(tiny_data: Path, kind: str) -> None:
     assert any(tag == "img" for tag, _ in reader.elements)
 
 
-def test_more_objects_than_queries_is_said(tiny_data: Path) -> None:
+def test_more_objects_than_queries_is_reported(tiny_data: Path) -> None:
     part = read_split(tiny_data, "val")
     names = tuple(str(name) for name in part.classes.names)
     assert "More objects than queries" in text_of(subject(names, num_queries=2), tiny_data)

@@ -92,7 +92,7 @@ def test_evaluate_and_predict_without_a_model(
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_what_needs_weights_says_so(toys: Path, suffix: str, tmp_path: Path) -> None:
+def test_operations_that_need_weights_are_refused(toys: Path, suffix: str, tmp_path: Path) -> None:
     detector = dd.load(toys / f"toy{suffix}")
     picture = np.zeros((32, 32, 3), dtype=np.uint8)
     for call in (
