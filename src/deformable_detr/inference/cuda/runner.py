@@ -48,7 +48,8 @@ class Runner:
 
 def can_be_captured(model: nn.Module) -> bool:
     """Whether a CUDA graph of `model` replays all of it. torchvision launches the kernels of deformable
-    convolution outside the current stream, so a graph lacks them and replays old features (seen on an H100)."""
+    convolution outside the current stream, so a graph lacks them and replays old features (seen on an H100).
+    """
     return not any(isinstance(module, DeformConv2d) for module in model.modules())
 
 
