@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # gpu_check.sh [--device cuda|cpu] [--quick] [--sweep] [--steps abcdefg] [--seconds N] [--seed N] OUT
 #
-# Everything that only a GPU can tell, in one command of at most N seconds (345): see experiments/gpu/ and docs/gpu.md.
+# Everything that only a GPU can tell, in one command of at most N seconds (360): see experiments/gpu/ and docs/gpu.md.
 # --sweep: also look for better cuts of the kernels, and let ncu look at them; give it a hundred seconds more.
 # It needs no network: what the machine lacks comes from .wheels/ (scripts/gpu_wheels.sh). OUT gets results.json,
 # summary.txt, log.txt, profile.txt and ncu.txt, written as it goes. Exit code 1: a step that proves something failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-device=cuda quick= sweep= steps=abcdefg seconds=345 seed=$RANDOM out=
+device=cuda quick= sweep= steps=abcdefg seconds=360 seed=$RANDOM out=
 while [ $# -gt 0 ]; do
   case $1 in
     --device) device=$2; shift ;;
@@ -64,7 +64,7 @@ if ! "$python" -c "$needed" 2>> "$log"; then
 fi
 export PYTHONPATH=$work/rival${PYTHONPATH:+:$PYTHONPATH}
 gpu() { "$python" -m experiments.gpu "$@" "${common[@]}"; }
-run machine 60 "$python" -m experiments.gpu machine "${common[@]}"
+run machine 200 "$python" -m experiments.gpu machine "${common[@]}"
 
 # step LETTER SECONDS [THREADS]: one step in its time box; it knows of the box, and leaves out what no longer fits.
 step() {
@@ -85,9 +85,9 @@ else
   # First what proves, side by side, and beside it what the other steps need: pictures, and compiled code.
   sdist=$(ls .wheels/torch_ms_deform_attn-*.tar.gz 2>/dev/null | head -1)
   proving=() helping=()
-  step c 132 1 & proving+=($!)
-  step a 126 1 & proving+=($!)
-  step b 120 3 & proving+=($!)
+  step c 125 1 & proving+=($!)
+  step a 118 1 & proving+=($!)
+  step b 114 3 & proving+=($!)
   case $steps in *d*) run draw 110 "$python" -m experiments.gpu draw "${common[@]}" & helping+=($!) ;; esac
   case $steps in *f*) run variant 120 "$python" -m experiments.gpu compile-variant "${common[@]}" & helping+=($!) ;; esac
   case $steps in *e*)
@@ -105,9 +105,9 @@ else
   esac
   wait "${proving[@]}" "${helping[@]}"
   # Then what measures, alone, and last the small model, which takes what is left.
-  measure g 62 90
-  measure f 48 55
-  measure e $([ -n "$sweep" ] && echo 60 || echo 25) 40
+  measure g 50 90
+  measure f 38 55
+  measure e $([ -n "$sweep" ] && echo 60 || echo 18) 40
   measure d 85 0
   if [ -n "$sweep" ] && ncu=$(command -v ncu); then
     case $steps in *e*)

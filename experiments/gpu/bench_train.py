@@ -28,8 +28,6 @@ TRIALS = (
     ("transformers", "bf16", 8, False),
     ("ours", "fp32", 8, False),
     ("transformers", "fp32", 8, False),
-    ("ours", "bf16", 16, False),
-    ("ours", "bf16", 8, True),
 )
 QUICK_TRIALS = (("ours", "fp32", 2, False),)
 PAPER_EPOCHS, COCO_IMAGES = 50, 118_287

