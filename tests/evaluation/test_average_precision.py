@@ -210,11 +210,11 @@ def test_classes_of_the_same_name_are_distinguished() -> None:
     [
         (
             found([0, 0, 1, 1], 0.5, image_id=7),
-            "detection 1 is for image_id 7, which is none of the 1 images",
+            "detection 1 has image_id 7, which is not one of the 1 images",
         ),
         (
             found([0, 0, 1, 1], 0.5, category_id=1),
-            "detection 1 has category_id 1, which is none of the 1 cat",
+            "detection 1 has category_id 1, which is not one of the 1 cat",
         ),
         (found([0, float("nan"), 1, 1], 0.5), r"detection 1 \(image_id 0\) has bbox \[0, nan, 1, 1\]"),
         (found([0, 0, 1, 1], float("inf")), "score inf: four finite numbers"),

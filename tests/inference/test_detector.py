@@ -101,7 +101,7 @@ def test_create_knows_cocos_classes_or_those_it_is_given() -> None:
         ({"classes": ["car", 3]}, "each a text"),
         ({"classes": ["car", " "]}, "each a text"),
         ({"classes": ["car", "bus", "car"]}, "car is there twice"),
-        ({"device": "abacus"}, "there is no device abacus"),
+        ({"device": "abacus"}, "this machine has no device abacus"),
         ({"dtype": "int3"}, "dtype must be one of fp32, bf16, fp16, not int3"),
         ({"backbone_weights": "nowhere.pth"}, "there is no file nowhere.pth"),
     ],
@@ -290,7 +290,7 @@ def test_classes_and_their_thresholds(detector: Detector) -> None:
     np.testing.assert_array_equal(birds.scores, everything.scores[np.array(everything.names) == "bird"])
     mixed = detector.predict([image], 1.0, class_thresholds={"dog": 0.0})[0]
     assert set(mixed.names) == {"dog"}
-    with pytest.raises(UserError, match="knows no class cats: did you mean cat"):
+    with pytest.raises(UserError, match="has no class cats: did you mean cat"):
         detector.predict(image, classes=["cats"])
 
 

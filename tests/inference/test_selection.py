@@ -54,8 +54,8 @@ def test_loosened_thresholds_leave_unwanted_classes_out() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"classes": ["cars"]}, "knows no class cars: did you mean car? It knows car, bus, person."),
-        ({"class_thresholds": {"zebra": 0.5}}, "knows no class zebra: it knows car, bus, person."),
+        ({"classes": ["cars"]}, "has no class cars: did you mean car? It has car, bus, person."),
+        ({"class_thresholds": {"zebra": 0.5}}, "has no class zebra: it has car, bus, person."),
         ({"classes": []}, "names no class"),
         ({"classes": "car"}, "classes=[\"car\"], not 'car'"),
         ({"class_thresholds": {"car": 1.5}}, "the threshold of car must be between 0 and 1, not 1.5"),

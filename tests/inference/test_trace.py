@@ -149,7 +149,7 @@ def test_the_encoder_at_chosen_places() -> None:
     ]
     assert encoder.attention.weights.shape == (6, 1, 4, 3, 2)
     assert subject.explain(image, 0.9).encoder is None
-    with pytest.raises(UserError, match=r"200,5 is outside of the picture, which is 192x128"):
+    with pytest.raises(UserError, match=r"200,5 is outside the picture, which has 192x128"):
         subject.explain(image, at=[(200, 5)])
 
 

@@ -159,7 +159,7 @@ def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
         sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
         sound.sample_rate = 8000
         container.mux(stream.encode(sound))
-    with pytest.raises(UserError, match="holds no pictures, only sound"):
+    with pytest.raises(UserError, match="contains no pictures, only sound"):
         open_source(tmp_path / "sound.mkv", LIMIT)
     cut = write_video(tmp_path / "cut.mp4", [moving_squares(i) for i in range(5)])
     cut.write_bytes(cut.read_bytes()[:300])
@@ -234,7 +234,7 @@ def test_a_camera_gives_rgb_frames_as_they_come(monkeypatch: pytest.MonkeyPatch)
     assert [frame.index for frame in frames] == [0, 1, 2]
     assert frames[0].time == 0
     assert frames[0].picture[0, 0].tolist() == [0, 0, 200]
-    with pytest.raises(UserError, match="webcam:7 cannot be opened: check that a camera is there"):
+    with pytest.raises(UserError, match="webcam:7 cannot be opened: check its number"):
         open_source(Camera(7), LIMIT)
 
 

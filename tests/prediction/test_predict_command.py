@@ -86,7 +86,7 @@ def test_tiles_and_classes_by_options(
         ("--class-thresholds =0.5", "not =0.5"),
         ("--class-thresholds square=x", "not square=x"),
         ("--class-thresholds square=2", "the threshold of square must be between 0 and 1, not 2.0"),
-        ("--classes squares", "the model knows no class squares: did you mean square?"),
+        ("--classes squares", "the model has no class squares: did you mean square?"),
         ("--tile-size 3", "a tile must have a side of at least 16 pixels, not 3"),
         ("--tile --tile-overlap 1", "the overlap of tiles must be a share between 0 and 0.75"),
         ("--every 0", "every must be at least 1, not 0"),

@@ -26,7 +26,7 @@ def test_tiles_cover_the_picture_and_overlap_enough(
 ) -> None:
     levels = Tiling(side, overlap).levels((height, width), 100)
     assert levels[-1].tiles == ((0, 0, width, height),)
-    assert levels[0].least == 0
+    assert levels[0].minimum == 0
     for number, level in enumerate(levels):
         tiles = np.array(level.tiles)
         assert len({(x1 - x0, y1 - y0) for x0, y0, x1, y1 in tiles}) == 1, "all of one size"
@@ -37,7 +37,7 @@ def test_tiles_cover_the_picture_and_overlap_enough(
             assert ends[0] - starts[0] == min(side * 2**number, length)
             assert (ends[:-1] - starts[1:] >= level.reach).all()
     for closer, wider in pairwise(levels):
-        assert wider.least == closer.reach, "no size is left out"
+        assert wider.minimum == closer.reach, "no size is left out"
 
 
 def test_a_tile_has_the_models_size_by_default() -> None:

@@ -141,7 +141,7 @@ def test_nothing_readable_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_video_is_never_overwritten(video: Path) -> None:
-    with pytest.raises(UserError, match=r"holds walk\.mp4, which the annotated one would replace"):
+    with pytest.raises(UserError, match=r"contains the source walk\.mp4, which"):
         predict(SquareFinder(), video, video.parent)
 
 
