@@ -141,7 +141,7 @@ def load_state(output: Path, state: TrainingState, identity: Identity) -> None:
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of all values, because PyTorch's reader does not detect changed bytes in a tensor."""
+    """Return the SHA-256 of all values, as PyTorch's reader does not detect changed bytes in a tensor."""
     digest = hashlib.sha256()
 
     def add(value: Any) -> None:
