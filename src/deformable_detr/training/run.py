@@ -157,8 +157,10 @@ def _train_epochs(run: Parts, log: TrainingLog, stop: StopRequest) -> None:
 
 
 def _next(updates: Iterator[list[MicroBatch]], run: Parts, stop: StopRequest) -> list[MicroBatch] | None:
-    """The next update's micro-batches. A signal need not wait for them, unless other processes would then
-    wait for this one."""
+    """Return the next update's micro-batches, or None.
+
+    A signal interrupts the wait for them, unless other processes would then wait for this one.
+    """
     with stop.at_once() if run.processes.world_size == 1 else nullcontext():
         return next(updates, None)
 

@@ -141,7 +141,7 @@ def load_state(output: Path, state: TrainingState, identity: Identity) -> None:
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    """SHA-256 of all values: PyTorch's reader does not notice a changed byte in a tensor."""
+    """Return the SHA-256 of all values, as PyTorch's reader does not detect changed bytes in a tensor."""
     digest = hashlib.sha256()
 
     def add(value: Any) -> None:
