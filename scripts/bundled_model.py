@@ -1,10 +1,10 @@
-"""Make the bundled model `demo`: the demo's recipe at length, kept in half precision.
+"""Train the bundled model `demo` with a longer schedule of the demo's recipe, and store it in half precision.
 
     python scripts/bundled_model.py runs/bundled
 
-draws 2,000 + 200 pictures, trains (half an hour on one core; a stopped run goes on), evaluates what float16
-leaves of it, and writes src/deformable_detr/bundled/: weights, four pictures that it has not seen, and
-metrics.json.
+draws 2,000 + 200 pictures, trains (half an hour on one core; a stopped run can be continued), evaluates the
+model after rounding to float16, and writes src/deformable_detr/bundled/: weights, four pictures that were not
+used for training, and metrics.json.
 """
 
 from __future__ import annotations

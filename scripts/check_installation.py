@@ -1,5 +1,6 @@
-"""Check an installation, which may have no extras and no compiled operator: it must give its version, print
-its help, compute the operator, and find shapes in a bundled picture. Run it with the Python that has it."""
+"""Check an installation, which may have no extras and no compiled operator: it must print its version and its
+help, compute the operator, and find shapes in a bundled picture. Run it with the Python of that
+installation."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ def main() -> None:
     command = [sys.executable, "-m", "deformable_detr"]
     for arguments in (["--version"], ["--help"], ["train", "--help"], ["doctor"]):
         subprocess.run([*command, *arguments], check=True, stdout=subprocess.DEVNULL)
-    # Two points of one query on a map of ones: the sum of the weights.
+    # For two points of one query on a map of ones the result is the sum of the weights.
     found = dd.ops.ms_deform_attn(
         torch.ones(1, 12, 1, 4),
         ((3, 4),),

@@ -1,4 +1,4 @@
-"""Whether a tag, pyproject.toml, CITATION.cff and CHANGELOG.md name the same version:
+"""Check that a tag, pyproject.toml, CITATION.cff and CHANGELOG.md name the same version:
 `python scripts/check_version.py v0.1.0`."""
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def problems(tag: str, root: Path = ROOT) -> list[str]:
-    """A sentence for each file that names another version than pyproject.toml, or has no date for it."""
+    """Return a sentence for each file that names another version than pyproject.toml, or has no date for
+    it."""
     version: str = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     found = []
     if tag != f"v{version}":

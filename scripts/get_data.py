@@ -2,7 +2,7 @@
 
     scripts/get_data.sh bccd tiny_coco
 
-A set is complete or not there: it is made next to its place, its digest is compared, and then it is renamed.
+A set is complete or absent: it is created next to its target, its digest is compared, and then it is renamed.
 """
 
 from __future__ import annotations
@@ -39,12 +39,13 @@ AERIAL_VAL = (
 
 
 class DataError(Exception):
-    """The data cannot be fetched; the text is a sentence for the user."""
+    """Raised if data cannot be fetched; the text is a sentence for the user."""
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """`make` fills a new folder from the unpacked repository. `digest`: of the folder, by `digest_of`."""
+    """A data set. `make` fills a new folder from the unpacked repository; `digest` is the folder's
+    `digest_of`."""
 
     repository: str
     commit: str
@@ -60,7 +61,7 @@ def make_bccd_voc(source: Path, target: Path) -> None:
 
 
 def make_bccd_coco(source: Path, target: Path) -> None:
-    """Pascal's XML as COCO. Boxes without an area are dropped and listed in `repairs.json`."""
+    """Convert Pascal's XML to COCO. Boxes without an area are dropped and listed in `repairs.json`."""
     voc = source / "BCCD"
     names = ("RBC", "WBC", "Platelets")
     repairs = {}
@@ -105,7 +106,8 @@ def make_tiny_coco(source: Path, target: Path) -> None:
 
 
 def make_aerial_cars(source: Path, target: Path) -> None:
-    """Some of the pictures, in YOLO's layout as they are, and in COCO's with boxes clipped to the picture."""
+    """Write some of the pictures in YOLO's layout, unchanged, and in COCO's with boxes clipped to the
+    picture."""
     from PIL import Image
 
     for split, names in (("train", AERIAL_TRAIN), ("val", AERIAL_VAL)):
@@ -182,7 +184,7 @@ def fetch(names: Iterable[str], target: Path, archives: str = ARCHIVES) -> list[
     """Fetch data sets into folders of `target`, and return the names of those that were not there before.
 
     Raises:
-        DataError: an archive cannot be read, or its content is not what was pinned.
+        DataError: if an archive cannot be read, or its content differs from the pinned content.
     """
     made = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -207,7 +209,7 @@ def fetch(names: Iterable[str], target: Path, archives: str = ARCHIVES) -> list[
 
 
 def digest_of(folder: Path) -> str:
-    """SHA-256 over the names and the contents of a folder's files."""
+    """Return the SHA-256 of the names and contents of a folder's files."""
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
         if path.is_file():
@@ -217,7 +219,7 @@ def digest_of(folder: Path) -> str:
 
 
 def _unpacked(one: DataSet, archives: str, folder: Path) -> Path:
-    """The repository's files, downloaded once for all sets that are made from them."""
+    """Download the repository's files, once for all sets that use them."""
     place = folder / one.commit
     if not place.exists():
         url = f"{archives}/{one.repository}/tar.gz/{one.commit}"
@@ -241,7 +243,7 @@ def _coco(
     objects: Sequence[tuple[int, int, Sequence[float]]],
     names: dict[int, str],
 ) -> dict[str, Any]:
-    """COCO's document. `objects`: image id, category id, (x0, y0, x1, y1) in pixels."""
+    """Build COCO's document from `objects`: image id, category id, (x0, y0, x1, y1) in pixels."""
     annotations = []
     for number, (image_id, category_id, (x0, y0, x1, y1)) in enumerate(objects, start=1):
         box = [_rounded(value) for value in (x0, y0, x1 - x0, y1 - y0)]
@@ -259,7 +261,7 @@ def _coco(
     for number, image in enumerate(images, start=1):
         listed.append({"id": number, **image, "license": 1})
         if "source" in image:
-            listed[-1]["source"] = listed[-1].pop("source")  # behind the licence
+            listed[-1]["source"] = listed[-1].pop("source")  # categories after the licence
     return {
         "info": {
             "description": info["description"],
@@ -277,7 +279,7 @@ def _coco(
 
 
 def _rounded(value: float) -> float:
-    """To a thousandth of a pixel; whole numbers as integers."""
+    """Round to a thousandth of a pixel; whole numbers become integers."""
     short = round(value, 3)
     return int(short) if short == int(short) else short
 

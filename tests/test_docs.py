@@ -480,7 +480,7 @@ def test_each_page_is_in_the_navigation() -> None:
     assert sorted(listed) == sorted(str(page.relative_to(ROOT / "docs")) for page in PAGES[1:])
 
 
-def test_each_command_and_public_name_is_told() -> None:
+def test_each_command_and_public_name_is_documented() -> None:
     index, api = text_of(ROOT / "docs" / "index.md"), text_of(ROOT / "docs" / "api.md")
     assert not [name for name in COMMANDS if not re.search(rf"^\| \[?`{name}`", index, re.MULTILINE)]
     assert not [

@@ -85,7 +85,7 @@ def test_a_label_at_the_border_stays_inside(box: list[float]) -> None:
     assert (place[2:] <= (320, 240)).all()
 
 
-def test_the_best_stays_on_top_where_there_is_no_room() -> None:
+def test_the_best_stays_on_top_if_there_is_no_room() -> None:
     count = 60
     boxes = np.tile([[10.0, 10.0, 60.0, 40.0]], (count, 1))
     small = Image.new("RGB", (100, 60))

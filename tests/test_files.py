@@ -284,7 +284,9 @@ def test_json(tmp_path: Path) -> None:
             read_json(path)
 
 
-def test_missing_and_forbidden_files_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_and_forbidden_files_are_distinguished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UserError, match="No such file"):
         check_readable(tmp_path / "a")
 

@@ -32,7 +32,7 @@ def test_the_kernel_learns_to_reach_farther_on_large_objects(seed: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_reaching_farther_is_what_tells_the_size(seed: int) -> None:
+def test_reaching_farther_determines_the_size(seed: int) -> None:
     """After 300 updates as in the figure: 1.8 to 1.9 times as far, a third of the error."""
     scenes = unseen_scenes()
     deformable, plain = train(seed, steps=300), train(seed, steps=300, deformable=False)

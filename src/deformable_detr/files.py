@@ -221,7 +221,7 @@ def _target(path: Path) -> Path:
         )
     target = Path(os.path.realpath(path.expanduser()))
     if target.is_symlink():
-        raise UserError(f"{path} is a symbolic link to itself: name another path.")
+        raise UserError(f"{path} is in a loop of symbolic links: name another path.")
     return target
 
 

@@ -1,7 +1,7 @@
 """The data that travels between the rooms of the package, as plain dataclasses.
 
 Letters: B batch, Q queries, S memory tokens, C channels, L levels, N objects of one image.
-Points are (x, y) in [0, 1]; sizes are (H, W). A padding mask is True where there is padding.
+Points are (x, y) in [0, 1]; sizes are (H, W). A padding mask is True in the padding.
 Boxes end in `_cxcywh` (normalised by the unpadded image) or `_xyxy` (pixels).
 """
 

@@ -304,7 +304,7 @@ class TestRefusals:
     def test_code_in_the_file_is_not_run(self, tmp_path: Path) -> None:
         trap = tmp_path / "sprung"
         torch.save({"model": {}, "args": argparse.Namespace(hook=Malicious(trap))}, tmp_path / "model.pth")
-        with pytest.raises(UserError, match=r"stranger's code .*save its state dict alone"):
+        with pytest.raises(UserError, match=r"run code .*state dict"):
             load(tmp_path / "model.pth")
         assert not trap.exists()
 
@@ -313,7 +313,7 @@ class TestRefusals:
         [
             ([1, 2], "holds a list, not a checkpoint"),
             ({"model": {"epoch": 3}}, "no state dict under the key model"),
-            ({"layer1.weight": torch.ones(1)}, "no checkpoint of Deformable DETR or DETR"),
+            ({"layer1.weight": torch.ones(1)}, "not a checkpoint of Deformable DETR or DETR"),
         ],
     )
     def test_something_else(self, content: Any, sentence: str, tmp_path: Path) -> None:

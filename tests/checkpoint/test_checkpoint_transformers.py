@@ -194,7 +194,9 @@ class TestPreprocessing:
         assert data == DataConfig()
 
     @pytest.mark.parametrize("values", [{"size": {"height": 640, "width": 640}}, {"do_resize": False}])
-    def test_what_we_cannot_do(self, values: dict[str, Any], edited: Callable[..., Path]) -> None:
+    def test_unsupported_preprocessing_is_refused(
+        self, values: dict[str, Any], edited: Callable[..., Path]
+    ) -> None:
         with pytest.raises(UserError, match=r"preprocessor_config\.json resizes pictures"):
             self.with_preprocessor(edited(), **values)
 

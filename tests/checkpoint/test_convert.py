@@ -178,7 +178,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "model.pth").read_text() == "precious"
 
 
-def test_wrong_wishes(tmp_path: Path) -> None:
+def test_wrong_formats_and_sources_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no format onnx: choose one of native, authors, transformers"):
         convert("anything", tmp_path / "out", "onnx")
     with pytest.raises(UserError, match=r"files NAME\.pth"):

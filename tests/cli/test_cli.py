@@ -262,7 +262,7 @@ def test_evaluate_refuses(
 ) -> None:
     assert "is a folder" in refused(capsys, "evaluate", str(model), str(tiny_data), "--output", str(tmp_path))
     assert "nonsense" in refused(capsys, "evaluate", str(model), str(tiny_data), "--split", "nonsense")
-    assert "there is no device abacus" in refused(
+    assert "this machine has no device abacus" in refused(
         capsys, "evaluate", str(model), str(tiny_data), "--device", "abacus"
     )
 
@@ -415,7 +415,7 @@ def test_train_by_recipe_config_file_and_flags(
     assert trained.recipe == "deformable_detr_lite"
     assert (run / "metrics.jsonl").is_file()
 
-    assert "already holds a run" in refused(capsys, *arguments)
+    assert "already contains a run" in refused(capsys, *arguments)
     assert main([*arguments[:2], "--output", str(run), "--resume", "--train.max_steps", "3"]) == 0
     assert "resuming after update 2" in capsys.readouterr().out
 

@@ -46,7 +46,7 @@ def test_the_whole_way(
     assert "is not empty" in capsys.readouterr().err
 
 
-def test_a_stopped_demo_says_how_to_go_on(
+def test_a_stopped_demo_explains_how_to_continue(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     for name, value in {"TRAIN_IMAGES": 4, "VAL_IMAGES": 2, "IMAGE_SIZE": (64, 80)}.items():

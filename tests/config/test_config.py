@@ -258,7 +258,7 @@ def test_yaml_writes_some_numbers_as_text() -> None:
         ({"name": "resnet18", "epochs": "ten"}, "train.epochs must be a whole number, not 'ten'"),
     ],
 )
-def test_wrong_overrides_are_told_in_one_sentence(changes: dict[str, Any], words: str) -> None:
+def test_wrong_overrides_are_refused_in_one_sentence(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         override(RunConfig(), changes)
 

@@ -31,7 +31,7 @@ def differences(name: str, base: str) -> dict[str, tuple[Any, Any]]:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_knows_its_name_and_says_what_it_is(name: str) -> None:
+def test_a_recipe_has_its_name_and_a_description(name: str) -> None:
     assert recipe(name).recipe == name
     assert RECIPES[name].__doc__
 

@@ -218,7 +218,7 @@ def test_paper_uses_all_eleven_sizes_and_the_limit() -> None:
     assert shorts == set(DataConfig().train_sizes)
 
 
-def test_a_picture_smaller_than_the_least_crop_is_kept_whole() -> None:
+def test_a_picture_smaller_than_the_minimum_crop_is_kept_whole() -> None:
     config = replace(SMALL, augmentation="paper", crop_sizes=(32,), crop_min=384, crop_max=600)
     transform = training_transform(config)
     for seed in range(10):

@@ -193,7 +193,7 @@ def test_numbers_may_be_numpy() -> None:
     assert coco_average_precision(truth([{"bbox": [0, 0, 10, 10]}]), rows)["AP"] == pytest.approx(1)
 
 
-def test_classes_of_the_same_name_are_told_apart() -> None:
+def test_classes_of_the_same_name_are_distinguished() -> None:
     ground_truth = truth(
         [{"bbox": [0, 0, 9, 9]}, {"bbox": [0, 0, 9, 9], "category_id": 20}], 1, ("cat", "cat")
     )
@@ -210,11 +210,11 @@ def test_classes_of_the_same_name_are_told_apart() -> None:
     [
         (
             found([0, 0, 1, 1], 0.5, image_id=7),
-            "detection 1 is for image_id 7, which is none of the 1 images",
+            "detection 1 has image_id 7, which is not one of the 1 images",
         ),
         (
             found([0, 0, 1, 1], 0.5, category_id=1),
-            "detection 1 has category_id 1, which is none of the 1 cat",
+            "detection 1 has category_id 1, which is not one of the 1 cat",
         ),
         (found([0, float("nan"), 1, 1], 0.5), r"detection 1 \(image_id 0\) has bbox \[0, nan, 1, 1\]"),
         (found([0, 0, 1, 1], float("inf")), "score inf: four finite numbers"),

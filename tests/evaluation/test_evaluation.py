@@ -184,7 +184,7 @@ def test_classes_that_the_model_lacks_are_reported(tmp_path: Path) -> None:
         "BLUE": 1,
     }
     assert metrics["AP"] == pytest.approx(2 / 3)
-    assert "The model does not know purple: counted as never found." in printed(console)
+    assert "The model does not have purple, which count as never found." in printed(console)
 
 
 def test_the_result_is_written_whole(split: Split, tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_a_model_by_name_and_a_folder(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"batch_size": 0}, "at least 1, not 0 and 100"),
         ({"max_detections": 0}, "at least 1, not 2 and 0"),
         ({"threshold": 1.5}, r"threshold must be in \[0, 1\], not 1.5"),
-        ({"device": "cpu"}, "device=cpu comes too late"),
+        ({"device": "cpu"}, "device=cpu cannot move a detector"),
         ({"metric": "voc", "iou_threshold": 2.0}, "iou_threshold must be in"),
         ({"output": "."}, "--output . is a folder: name a file"),
         ({"output": "/dev/null/metrics.json"}, "--output /dev/null/metrics.json cannot be created"),
@@ -401,7 +401,7 @@ def test_no_class_in_common() -> None:
     model = ClassTable.from_names([f"kind {index}" for index in range(30)])
     with pytest.raises(
         UserError,
-        match=r"the model knows kind 0, kind 1, kind 2, kind 3, kind 4, … and 25 more, the data have cat;",
+        match=r"the model has kind 0, kind 1, kind 2, kind 3, kind 4, … and 25 more, the data have cat;",
     ):
         match_classes(model, ClassTable.from_names(["cat"]), Path("data"))
 

@@ -69,7 +69,7 @@ def scenes(draw: st.DrawFn) -> tuple[Split, list[dict[str, Any]]]:
 
 
 def average_precisions(split: Split, rows: list[dict[str, Any]], threshold: float) -> np.ndarray:
-    found, objects = ScoredBoxes.of(rows, split), Objects.of(split)
+    found, objects = ScoredBoxes.from_rows(rows, split), Objects.from_split(split)
     return class_curves(found, objects, match(found, objects, threshold), len(split.classes)).mean(axis=1)
 
 
@@ -172,7 +172,7 @@ def test_the_confusion_matrix_is_that_of_nested_loops(
     scene: tuple[Split, list[dict[str, Any]]], threshold: float
 ) -> None:
     split, rows = scene
-    found, objects = ScoredBoxes.of(rows, split), Objects.of(split)
+    found, objects = ScoredBoxes.from_rows(rows, split), Objects.from_split(split)
     matches = match(found, objects, LOOSE)
     table = confusion(found, objects, matches, threshold, 3)
     wanted = nested_loop_confusion(split, found, threshold, matches.right, matches.excused, matches.objects)
@@ -192,7 +192,7 @@ def test_the_diagonal_is_what_the_threshold_curve_counts() -> None:
         row((0.0, 0.0, 20.0, 18.0), 0.7, 0, 0),  # found twice
         row((60.0, 40.0, 10.0, 10.0), 0.4, 0, 1),
     ]
-    found, truths = ScoredBoxes.of(rows, split), Objects.of(split)
+    found, truths = ScoredBoxes.from_rows(rows, split), Objects.from_split(split)
     matches = match(found, truths, LOOSE)
     table = confusion(found, truths, matches, 0.5, 3)
     assert table.tolist() == [[1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0], [1, 0, 0, 0]]
@@ -206,7 +206,7 @@ def test_an_object_of_its_own_class_goes_first() -> None:
     split = Split("val", "coco", Path("made"), CLASSES, (record(0, objects),))
     # It overlaps the other class's object more, but is right about its own.
     rows = [row((0.0, 0.0, 20.0, 20.0), 0.9, 0, 0)]
-    found, truths = ScoredBoxes.of(rows, split), Objects.of(split)
+    found, truths = ScoredBoxes.from_rows(rows, split), Objects.from_split(split)
     table = confusion(found, truths, match(found, truths, LOOSE), 0.5, 3)
     assert table[0, 0] == 1
     assert table[1, 3] == 1

@@ -96,9 +96,9 @@ def test_missed_objects_of_a_split_and_of_one_image(
         ("MODEL PICTURE --gradient --at 1,2", "--gradient and --at do not go together"),
         ("MODEL --missed DATA --gradient", "--missed and --gradient do not go together"),
         ("MODEL PICTURE --at 1", "--at must be X,Y in pixels, such as 120,80, not 1"),
-        ("MODEL PICTURE --at 1,999 --output OUT/a.png", "the place 1,999 is outside of the picture"),
+        ("MODEL PICTURE --at 1,999 --output OUT/a.png", "the point 1,999 is outside the picture"),
         ("MODEL PICTURE --layer 3 --output OUT/a.png", "--layer must be from 1 to 2"),
-        ("MODEL PICTURE --layer 1 --output OUT/a.html", "--layer is for pictures"),
+        ("MODEL PICTURE --layer 1 --output OUT/a.html", "--layer applies to pictures only"),
         ("MODEL PICTURE --most 0 --output OUT/a.png", "--most must be at least 1, not 0"),
         ("MODEL PICTURE --threshold 2 --output OUT/a.png", "threshold must be between 0 and 1"),
         ("MODEL nowhere.jpg --output OUT/a.png", "nowhere.jpg"),
@@ -108,7 +108,7 @@ def test_missed_objects_of_a_split_and_of_one_image(
         ("MODEL --missed DATA --threshold 2 --output OUT", "threshold must be between 0 and 1"),
     ],
 )
-def test_wrong_input_is_told_in_one_sentence(
+def test_wrong_input_is_reported_in_one_sentence(
     model: str,
     picture: str,
     tiny_data: Path,

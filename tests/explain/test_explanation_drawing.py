@@ -94,8 +94,8 @@ def test_zoom_keeps_the_shape_and_stays_inside(box: list[float], view: tuple[flo
     [
         ((80, 100), "query 64"),
         ((400, 80), "query 64"),
-        ((80, 100), "attention 100%, IoU 0.085, score 0.003, on top triangle"),
-        ((100, 75), "attention 100%, IoU 0.085, score 0.003, on top triangle"),
+        ((80, 100), "attention 100%, IoU 0.085, score 0.003, best class triangle"),
+        ((100, 75), "attention 100%, IoU 0.085, score 0.003, best class triangle"),
     ],
 )
 def test_the_two_sides_of_a_title_do_not_overlap(size: tuple[int, int], right: str) -> None:
@@ -108,7 +108,7 @@ def test_the_two_sides_of_a_title_do_not_overlap(size: tuple[int, int], right: s
 
 
 def test_panels_may_be_asked_to_be_wide() -> None:
-    figure, panels = grid(2, (400, 300), columns=2, least_width=2.5)
+    figure, panels = grid(2, (400, 300), columns=2, min_width=2.5)
     width, height = panels[0].get_position().size * figure.get_size_inches()
     assert width == pytest.approx(2.5)
     assert width / height == pytest.approx(0.75)

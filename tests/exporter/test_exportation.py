@@ -234,7 +234,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OnnxDraft, "from_model", worse)
 
 
-def test_what_drifts_is_refused_and_nothing_is_left(
+def test_drifting_results_are_refused_and_nothing_is_left(
     detector: Detector,
     traced_once: None,
     tmp_path: Path,
@@ -327,7 +327,7 @@ def test_the_command_hands_its_options_on(
     assert "must be one of onnx, openvino, torch, not tflite" in capsys.readouterr().err
 
 
-def test_a_missing_library_is_told_before_anything_is_done(
+def test_a_missing_library_is_reported_before_anything_is_done(
     detector: Detector,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,

@@ -101,7 +101,7 @@ def test_create_knows_cocos_classes_or_those_it_is_given() -> None:
         ({"classes": ["car", 3]}, "each a text"),
         ({"classes": ["car", " "]}, "each a text"),
         ({"classes": ["car", "bus", "car"]}, "car is there twice"),
-        ({"device": "abacus"}, "there is no device abacus"),
+        ({"device": "abacus"}, "this machine has no device abacus"),
         ({"dtype": "int3"}, "dtype must be one of fp32, bf16, fp16, not int3"),
         ({"backbone_weights": "nowhere.pth"}, "there is no file nowhere.pth"),
     ],
@@ -123,7 +123,7 @@ def test_imagenet_weights_of_the_lite_backbone_come_without_a_network(
     assert not torch.equal(mine["body.conv_stem.weight"], theirs["body.conv_stem.weight"])
 
 
-def test_imagenet_weights_that_cannot_be_downloaded_are_told_in_one_sentence(
+def test_imagenet_weights_that_cannot_be_downloaded_are_reported_in_one_sentence(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -290,7 +290,7 @@ def test_classes_and_their_thresholds(detector: Detector) -> None:
     np.testing.assert_array_equal(birds.scores, everything.scores[np.array(everything.names) == "bird"])
     mixed = detector.predict([image], 1.0, class_thresholds={"dog": 0.0})[0]
     assert set(mixed.names) == {"dog"}
-    with pytest.raises(UserError, match="knows no class cats: did you mean cat"):
+    with pytest.raises(UserError, match="has no class cats: did you mean cat"):
         detector.predict(image, classes=["cats"])
 
 
@@ -347,7 +347,7 @@ def test_pictures_of_any_mode(detector: Detector, make: Callable[[], Image.Image
     assert detector.predict(make(), 0.0).image_size == (45, 70)
 
 
-def test_a_16_bit_picture_is_seen_as_its_8_bit_twin(detector: Detector) -> None:
+def test_a_16_bit_picture_equals_its_8_bit_version(detector: Detector) -> None:
     grey = picture(45, 70)[..., 0]
     deep = Image.fromarray(grey.astype(np.uint16) * 257)
     assert_same(detector.predict(deep, 0.0), detector.predict(np.stack([grey] * 3, -1), 0.0))

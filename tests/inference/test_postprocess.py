@@ -50,7 +50,7 @@ def test_a_query_may_be_found_as_several_classes_with_sigmoids_but_as_one_with_s
 
 
 @pytest.mark.parametrize("wanted", [1, 6, 7, 10_000])
-def test_at_most_as_many_as_asked_and_as_there_are(wanted: int) -> None:
+def test_at_most_as_many_as_requested_and_available(wanted: int) -> None:
     logits = torch.randn(1, 3, 2, generator=torch.Generator().manual_seed(0))
     (found,) = postprocess(logits, torch.rand(1, 3, 4), SigmoidFocal(2), CLASSES, [(8, 8)], wanted)
     assert len(found) == min(wanted, 6)

@@ -67,8 +67,8 @@ def test_loosened_thresholds_leave_unwanted_classes_out() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"classes": ["cars"]}, "knows no class cars: did you mean car? It knows car, bus, person."),
-        ({"class_thresholds": {"zebra": 0.5}}, "knows no class zebra: it knows car, bus, person."),
+        ({"classes": ["cars"]}, "has no class cars: did you mean car? It has car, bus, person."),
+        ({"class_thresholds": {"zebra": 0.5}}, "has no class zebra: it has car, bus, person."),
         ({"classes": []}, "names no class"),
         ({"classes": "car"}, "classes=[\"car\"], not 'car'"),
         ({"class_thresholds": {"car": 1.5}}, "the threshold of car must be between 0 and 1, not 1.5"),
@@ -77,13 +77,13 @@ def test_loosened_thresholds_leave_unwanted_classes_out() -> None:
         ({"threshold": -1}, "threshold must be between 0 and 1, not -1"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(options: dict[str, Any], words: str) -> None:
+def test_ambiguous_or_impossible_input_is_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError) as refusal:
         Selection.of(TABLE, **{"threshold": 0.5, **options})
     assert words in str(refusal.value)
 
 
-def test_a_long_list_of_classes_is_cut() -> None:
+def test_a_long_list_of_classes_is_shortened() -> None:
     table = ClassTable.from_names([f"class {number}" for number in range(90)])
     with pytest.raises(UserError, match=r"class 19 and 70 more\.$"):
         Selection.of(table, 0.5, classes=["x"])

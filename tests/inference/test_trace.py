@@ -149,11 +149,11 @@ def test_the_encoder_at_chosen_places() -> None:
     ]
     assert encoder.attention.weights.shape == (6, 1, 4, 3, 2)
     assert subject.explain(image, 0.9).encoder is None
-    with pytest.raises(UserError, match=r"200,5 is outside of the picture, which is 192x128"):
+    with pytest.raises(UserError, match=r"200,5 is outside the picture, which has 192x128"):
         subject.explain(image, at=[(200, 5)])
 
 
-def test_a_model_without_encoder_says_so() -> None:
+def test_a_model_without_encoder_is_refused() -> None:
     with pytest.raises(UserError, match="no encoder layers"):
         detector(encoder_layers=0).explain(picture(), at=[(1, 1)])
 

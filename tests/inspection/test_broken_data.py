@@ -318,13 +318,13 @@ CASES: dict[str, Case] = {
         categories((1, "cat"), (2, "dog"), (3, "cat")),
         "duplicate-category-name",
         "'cat'",
-        "stands for the ids 1, 3",
+        "The ids 1, 3 share the name",
     ),
     "names differ by case and blanks": Case(
         categories((1, "Fire Truck"), (2, "fire-truck ")),
         "class-names-alike",
         "'Fire Truck', 'fire-truck '",
-        "differ only by case",
+        "differ only in case",
     ),
     "background class": Case(
         categories((1, "__background__"), (2, "dog")),
@@ -364,7 +364,7 @@ CASES: dict[str, Case] = {
         coco(lambda c: c["annotations"].append({**c["annotations"][0], "id": 9})),
         "doubled-box",
         "train_a.jpg, annotation 9",
-        "is there twice",
+        "is annotated twice",
     ),
     "negative area": Case(annotation(area=-5), "bad-area", "annotation 2", "-5 is no area"),
     # COCO: files
@@ -418,7 +418,7 @@ CASES: dict[str, Case] = {
         fatal=True,
     ),
     "no object at all": Case(
-        coco(lambda c: c["annotations"].clear()), "no-objects", "train", "has no object at all"
+        coco(lambda c: c["annotations"].clear()), "no-objects", "train", "has no objects"
     ),
     "no train split": Case(without(INSTANCES), "no-train-split", "val", "no split to train on"),
     "no val split": Case(
@@ -651,7 +651,7 @@ def encoded(encoding: str) -> Callable[[Path], None]:
     [exif, mode("CMYK"), mode("I;16"), mode("P"), animation, encoded("utf-8-sig"), encoded("utf-16")],
     ids=["EXIF", "CMYK", "16 bit", "palette", "animation", "byte order mark", "UTF-16"],
 )
-def test_what_is_odd_but_works_is_no_problem(change: Callable[[Path], None], tmp_path: Path) -> None:
+def test_odd_but_usable_data_is_no_problem(change: Callable[[Path], None], tmp_path: Path) -> None:
     image_file(change)(tmp_path)
     report = inspect(tmp_path)
     assert report.problem_count == 0

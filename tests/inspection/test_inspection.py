@@ -83,7 +83,7 @@ def test_aerial_cars_in_both_layouts() -> None:
     assert [row.boxes for row in coco.splits[0].classes][-1] == 0
     assert coco.splits[0].classes_without_box == ("cyclist",)
     assert [problem.kind for problem in yolo.splits[0].problems] == ["box-over-border"] * 3
-    assert "also there: yolo" in " ".join(printed(coco).split())
+    assert "also present: yolo" in " ".join(printed(coco).split())
     assert "1 class has no box in any split: cyclist" in printed(coco)
 
 
@@ -139,12 +139,12 @@ def test_image_files_are_looked_at(tmp_path: Path) -> None:
     assert (split.rotated, split.not_rotated) == (1, 1)
     text = " ".join(printed(report).split())
     assert "train: images turned upright by their EXIF data: 1" in text
-    assert "against their EXIF data, as they were annotated: 1" in text
+    assert "because they were annotated as stored: 1" in text
     assert "the file has 64 x 50 pixels, the annotation says 64 x 48" in text
 
     (unchecked,) = inspect(tmp_path, images="no").splits
     assert (unchecked.problems, unchecked.rotated, unchecked.images_checked) == ((), 0, "no")
-    assert "images not opened" in printed(inspect(tmp_path, images="no"))
+    assert "images were not opened" in printed(inspect(tmp_path, images="no"))
 
 
 def test_problems_are_counted_with_the_first_examples(tmp_path: Path) -> None:

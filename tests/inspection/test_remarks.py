@@ -84,7 +84,7 @@ def test_more_objects_than_queries(tmp_path: Path) -> None:
 def test_wide_images(tmp_path: Path) -> None:
     write(tmp_path, {"a.jpg": [("cat", BIG)]}, {"b.jpg": []}, size=(430, 1764))
     said = remarks(tmp_path)["wide-images"]
-    assert "a.jpg of 1764 x 430 comes down to 133 pixels" in said
+    assert "a.jpg of 1764 x 430 is reduced to 133 pixels" in said
     max_size = int(re.search(r"--data\.max_size (\d+)", said)[1])  # type: ignore[index]
     assert "wide-images" not in remarks(
         tmp_path, recipe=override(recipe("deformable_detr_lite"), {"max_size": max_size})

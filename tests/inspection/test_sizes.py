@@ -58,13 +58,13 @@ def test_sizes_after_resizing(tmp_path: Path) -> None:
 
 
 def test_quantiles_and_bins() -> None:
-    sizes = ObjectSizes.of(np.array([4.0, 8.0, 16.0, 17.0, 1000.0]), finest_stride=8)
+    sizes = ObjectSizes.from_pixels(np.array([4.0, 8.0, 16.0, 17.0, 1000.0]), finest_stride=8)
     assert sizes.bins == (1, 1, 2, 0, 0, 1)
     assert len(sizes.bins) == len(BIN_EDGES) + 1
     assert (sizes.quantiles[0], sizes.quantiles[3], sizes.quantiles[-1]) == (4.0, 16.0, 1000.0)
     assert sizes.below_cell == 0.2
     assert sizes.to_dict([8, 16])["cells"][1]["half"] == 1.0
-    assert ObjectSizes.of(np.zeros(0), 8).below_cell == 0.0
+    assert ObjectSizes.from_pixels(np.zeros(0), 8).below_cell == 0.0
 
 
 def test_the_recipe_decides(tmp_path: Path) -> None:
@@ -75,10 +75,10 @@ def test_the_recipe_decides(tmp_path: Path) -> None:
     assert full.splits[0].sizes.quantiles[0] == pytest.approx(12 * 800 / 48, rel=0.01)
     config = recipe("deformable_detr_lite")
     small = replace(config, model=replace(config.model, num_queries=7))
-    assert RecipeView.of(small).num_queries == 7
+    assert RecipeView.from_config(small).num_queries == 7
     assert inspect(tmp_path, small).to_dict()["view"]["num_queries"] == 7
 
 
 def test_the_spread_of_no_objects_is_no_number() -> None:
-    assert spread(ObjectSizes.of(np.array([4.0, 12.0]), 8), 8, 1)[-1] == "1.5"
-    assert set(spread(ObjectSizes.of(np.zeros(0), 8), 8, 1)) == {"n/a"}
+    assert spread(ObjectSizes.from_pixels(np.array([4.0, 12.0]), 8), 8, 1)[-1] == "1.5"
+    assert set(spread(ObjectSizes.from_pixels(np.zeros(0), 8), 8, 1)) == {"n/a"}

@@ -249,7 +249,7 @@ WILD = [
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("kind", KINDS)
-def test_wild_points_are_outside(kernels: str, kind: str, dtype: torch.dtype) -> None:
+def test_huge_and_non_finite_points_are_outside(kernels: str, kind: str, dtype: torch.dtype) -> None:
     case = make_case(kind, Q=len(WILD), dtype=dtype)
     case.points[..., 0] = torch.tensor(WILD, dtype=dtype).view(1, -1, 1, 1)
     case.points[:, :, 1] = case.points[:, :, 1].flip(-1)
@@ -534,7 +534,7 @@ COMPILER = shutil.which("g++") or shutil.which("clang++")
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler here")
-def test_where_there_is_a_compiler_the_operator_is_built() -> None:
+def test_the_operator_is_built_if_there_is_a_compiler() -> None:
     assert ops.kernels()["cpu"].startswith("native ("), ops.kernels()["cpu"]
 
 
@@ -621,7 +621,7 @@ def report_of(python: str) -> tuple[str, str]:
 @pytest.mark.skipif(
     not can_build() or COMPILER is None, reason="needs a compiler, Ninja and scikit-build-core"
 )
-def test_a_wheel_installs_where_there_is_no_compiler(tmp_path: Path) -> None:
+def test_a_wheel_installs_without_a_compiler(tmp_path: Path) -> None:
     sources = copy_sources(tmp_path)
     builder = make_environment(tmp_path / "builder")
     run_python(
@@ -650,7 +650,7 @@ def test_a_wheel_installs_where_there_is_no_compiler(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not can_build(), reason="needs Ninja and scikit-build-core")
-def test_sources_install_where_there_is_no_compiler(tmp_path: Path) -> None:
+def test_sources_install_without_a_compiler(tmp_path: Path) -> None:
     sources = copy_sources(tmp_path)
     user = make_environment(tmp_path / "user")
     install = ("-m", "pip", "install", "--no-build-isolation", "--no-deps", "--no-index", str(sources))

@@ -98,7 +98,7 @@ def test_sixteen_bits_lose_little(interpreted: Callable[..., Any], kind: str, dt
 
 
 @pytest.mark.parametrize("kind", ["unfused", "points"])
-def test_wild_points_are_outside(interpreted: Callable[..., Any], kind: str) -> None:
+def test_huge_and_non_finite_points_are_outside(interpreted: Callable[..., Any], kind: str) -> None:
     case = make_case(kind, B=1, M=1, Q=len(WILD), dtype=torch.float32)
     case.points[..., 0] = torch.tensor(WILD).view(1, -1, 1, 1)
     case.points[:, :, :, 1] = case.points[:, :, :, 1].flip(-1)

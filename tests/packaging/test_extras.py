@@ -140,7 +140,7 @@ def test_what_works_without_extras(
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,
 )
-def test_what_needs_an_extra_says_so(
+def test_features_that_need_an_extra_name_it(
     request: pytest.FixtureRequest,
     command: Path,
     tmp_path: Path,

@@ -14,7 +14,7 @@ from deformable_detr.pages.charts import (
     BOTTOM,
     HEIGHT,
     LEFT,
-    MOST_POINTS,
+    MAX_POINTS,
     RIGHT,
     TOP,
     WIDTH,
@@ -80,7 +80,7 @@ def test_long_lines_are_thinned_and_keep_their_end() -> None:
     y = np.linspace(0, 1, 5000)
     chart = line_chart([Line("a", y, y, 0)], unit_axis("x"), unit_axis("y"), title="t")
     found = points(chart, "line c0")
-    assert len(found) == MOST_POINTS
+    assert len(found) == MAX_POINTS
     assert found[-1][0] == WIDTH - RIGHT
 
 

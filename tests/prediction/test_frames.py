@@ -159,7 +159,7 @@ def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
         sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
         sound.sample_rate = 8000
         container.mux(stream.encode(sound))
-    with pytest.raises(UserError, match="holds no pictures, only sound"):
+    with pytest.raises(UserError, match="contains no pictures, only sound"):
         open_source(tmp_path / "sound.mkv", LIMIT)
     cut = write_video(tmp_path / "cut.mp4", [moving_squares(i) for i in range(5)])
     cut.write_bytes(cut.read_bytes()[:300])
@@ -234,11 +234,11 @@ def test_a_camera_gives_rgb_frames_as_they_come(monkeypatch: pytest.MonkeyPatch)
     assert [frame.index for frame in frames] == [0, 1, 2]
     assert frames[0].time == 0
     assert frames[0].picture[0, 0].tolist() == [0, 0, 200]
-    with pytest.raises(UserError, match="webcam:7 cannot be opened: check that a camera is there"):
+    with pytest.raises(UserError, match="webcam:7 cannot be opened: check its number"):
         open_source(Camera(7), LIMIT)
 
 
-def test_opencv_adds_nothing_to_what_is_said_of_a_missing_camera(capfd: pytest.CaptureFixture[str]) -> None:
+def test_opencv_prints_nothing_about_a_missing_camera(capfd: pytest.CaptureFixture[str]) -> None:
     import cv2
 
     level = cv2.utils.logging.getLogLevel()
@@ -248,19 +248,19 @@ def test_opencv_adds_nothing_to_what_is_said_of_a_missing_camera(capfd: pytest.C
     assert cv2.utils.logging.getLogLevel() == level, "its other messages may be wanted"
 
 
-def test_a_camera_without_opencv_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_camera_without_opencv_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(UserError, match=r"webcam:0 needs cv2.*\[video\]"):
         open_source(Camera(0), LIMIT)
 
 
-def test_a_video_without_pyav_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_video_without_pyav_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(UserError, match=r"a\.mp4 needs av.*\[video\]"):
         open_source(Path("a.mp4"), LIMIT)
 
 
-def test_an_av_without_h264_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_av_without_h264_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: Any, **__: Any) -> None:
         raise av.codec.codec.UnknownCodecError("libx264")
 

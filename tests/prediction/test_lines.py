@@ -58,14 +58,14 @@ def test_paths_and_pictures_are_answered_alike(tmp_path: Path) -> None:
 def test_a_wrong_line_is_answered_and_the_next_one_read() -> None:
     good = {"image": encoded(squares((60, 60), [(10, 10, 40, 40)]))}
     wrong: list[tuple[Any, str]] = [
-        (b"not json", "the line is no JSON"),
-        (b"\xff\xfe", "the line is no JSON"),
-        (b"[" * 100_000, "the line is no JSON"),
-        (b'{"path": "a", "id": NaN}', "NaN is no number"),
-        ([1, 2], "no JSON object but list"),
-        ({}, "one of path and image, not none"),
-        ({"path": "a", "image": "b"}, "one of path and image, not path and image"),
-        ({"path": 3}, "path must be a text, not int"),
+        (b"not json", "the line is not JSON"),
+        (b"\xff\xfe", "the line is not JSON"),
+        (b"[" * 100_000, "the line is not JSON"),
+        (b'{"path": "a", "id": NaN}', "NaN is not a JSON number"),
+        ([1, 2], "not a JSON object but list"),
+        ({}, "either path or image, not neither"),
+        ({"path": "a", "image": "b"}, "either path or image, not path and image"),
+        ({"path": 3}, "path must be a string, not int"),
         ({"path": "nowhere.png"}, "there is no image file nowhere.png"),
         ({"path": "."}, "is a folder"),
         ({"path": "a\0b"}, "cannot be opened"),
@@ -101,7 +101,7 @@ def test_a_line_that_is_too_long_is_not_kept() -> None:
     good = json.dumps({"image": encoded(squares((60, 60), []))}).encode()
     said: list[str] = []
     requests = Counting(b'{"image": "' + b"A" * 5_000_000 + b'"}\n' + good)
-    answer_lines(SquareFinder(), requests, said.append, most_bytes=10_000)
+    answer_lines(SquareFinder(), requests, said.append, max_bytes=10_000)
     first, second = map(json.loads, said)
     assert "more than 10,000 bytes" in first["error"]
     assert second["detections"] == []
@@ -128,7 +128,7 @@ def test_options_hold_for_every_line() -> None:
     assert answers(request)[0]["detections"] == []
     assert len(answers(request, tiling=Tiling())[0]["detections"]) == 1
     assert answers(request, tiling=Tiling(), classes=["other"])[0]["detections"] == []
-    with pytest.raises(UserError, match="knows no class"):
+    with pytest.raises(UserError, match="has no class"):
         answers(request, classes=["nothing"])
 
 

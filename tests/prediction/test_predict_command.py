@@ -86,13 +86,13 @@ def test_tiles_and_classes_by_options(
         ("--class-thresholds =0.5", "not =0.5"),
         ("--class-thresholds square=x", "not square=x"),
         ("--class-thresholds square=2", "the threshold of square must be between 0 and 1, not 2.0"),
-        ("--classes squares", "the model knows no class squares: did you mean square?"),
+        ("--classes squares", "the model has no class squares: did you mean square?"),
         ("--tile-size 3", "a tile must have a side of at least 16 pixels, not 3"),
         ("--tile --tile-overlap 1", "the overlap of tiles must be a share between 0 and 0.75"),
         ("--every 0", "every must be at least 1, not 0"),
     ],
 )
-def test_wrong_options_are_told(
+def test_wrong_options_are_reported(
     finder: SquareFinder, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str, words: str
 ) -> None:
     write(tmp_path / "a.png")
@@ -111,7 +111,7 @@ def test_stdin_is_the_only_source(
         assert "the source - must be the only one, without --output" in capsys.readouterr().err
 
 
-def test_ctrl_c_says_what_was_done(
+def test_ctrl_c_reports_what_was_done(
     finder: SquareFinder, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_video(tmp_path / "a.mp4", [moving_squares(index) for index in range(6)])

@@ -33,7 +33,7 @@ def test_sources_may_be_files_folders_and_patterns(tmp_path: Path) -> None:
     assert images([odd]) == [odd]
 
 
-def test_videos_and_cameras_are_told_from_pictures(tmp_path: Path) -> None:
+def test_videos_and_cameras_are_distinguished_from_pictures(tmp_path: Path) -> None:
     write(tmp_path / "a.jpg")
     for name in ("b.MP4", "c.webm", "notes.txt"):
         (tmp_path / name).write_text("")
@@ -83,7 +83,7 @@ def test_pictures_in_the_output_folder_are_no_results_where_a_pattern_starts_the
         find_sources(tmp_path / pattern, tmp_path)
 
 
-def test_what_is_passed_over_is_said(tmp_path: Path) -> None:
+def test_skipped_files_are_reported(tmp_path: Path) -> None:
     a = write(tmp_path / "a.jpg")
     jfif = write(tmp_path / "b.png").rename(tmp_path / "b.jfif")
     (tmp_path / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")

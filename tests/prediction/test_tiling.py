@@ -26,7 +26,7 @@ def test_tiles_cover_the_picture_and_overlap_enough(
 ) -> None:
     levels = Tiling(side, overlap).levels((height, width), 100)
     assert levels[-1].tiles == ((0, 0, width, height),)
-    assert levels[0].least == 0
+    assert levels[0].minimum == 0
     for number, level in enumerate(levels):
         tiles = np.array(level.tiles)
         assert len({(x1 - x0, y1 - y0) for x0, y0, x1, y1 in tiles}) == 1, "all of one size"
@@ -37,10 +37,10 @@ def test_tiles_cover_the_picture_and_overlap_enough(
             assert ends[0] - starts[0] == min(side * 2**number, length)
             assert (ends[:-1] - starts[1:] >= level.reach).all()
     for closer, wider in pairwise(levels):
-        assert wider.least == closer.reach, "no size is left out"
+        assert wider.minimum == closer.reach, "no size is left out"
 
 
-def test_a_tile_is_what_the_model_sees_unless_said() -> None:
+def test_a_tile_has_the_models_size_by_default() -> None:
     assert Tiling().levels((300, 300), 200) == Tiling(200).levels((300, 300), 999)
     numbers = [len(level.tiles) for level in Tiling(overlap=0.2).levels((3000, 4000), 320)]
     assert numbers == [16 * 12, 8 * 6, 4 * 3, 2 * 2, 1]

@@ -141,7 +141,7 @@ def test_nothing_readable_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_video_is_never_overwritten(video: Path) -> None:
-    with pytest.raises(UserError, match=r"holds walk\.mp4, which the annotated one would replace"):
+    with pytest.raises(UserError, match=r"contains the source walk\.mp4, which"):
         predict(SquareFinder(), video, video.parent)
 
 
@@ -218,7 +218,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path, track: bool) -> No
     assert len(json.loads((tmp_path / "rows.json").read_text())) == 2 * 240
 
 
-def test_progress_is_told(video: Path, tmp_path: Path) -> None:
+def test_progress_is_reported(video: Path, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int | None]] = []
     write(tmp_path / "a.png")
     predict(
@@ -311,7 +311,7 @@ def test_a_camera_ends_with_ctrl_c_and_is_written(tmp_path: Path) -> None:
     assert {path.name for path in out.iterdir()} == {"webcam_0.mp4", "predictions.json", "report.json"}
 
 
-def test_tracking_without_the_library_says_what_to_install(
+def test_tracking_without_the_library_names_what_to_install(
     video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "trackers", None)

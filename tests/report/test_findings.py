@@ -39,10 +39,10 @@ def history(tmp_path: Path, aps: list[float]) -> History:
     [
         ([0.1, 0.2, 0.3, 0.4], "Still improving at the end: AP 40.0 in epoch 4, the last one"),
         ([0.1, 0.4, 0.4, 0.401], "Levelled off at the end: AP 40.1 in epoch 4, the last one"),
-        ([0.1, 0.4, 0.39, 0.38], "Best AP 40.0 in epoch 2; 2 epochs more brought nothing"),
+        ([0.1, 0.4, 0.39, 0.38], "Best AP 40.0 in epoch 2; 2 more epochs brought no gain"),
         ([0.1, 0.4, 0.3], "Best AP 40.0 in epoch 2, then it got worse (30.0 at the end)"),
         ([0.2], "AP 20.0 after epoch 1, the only one evaluated"),
-        ([], "Not evaluated while it trained"),
+        ([], "Not evaluated during training"),
     ],
 )
 def test_how_training_went(tmp_path: Path, aps: list[float], title: str) -> None:
@@ -52,12 +52,12 @@ def test_how_training_went(tmp_path: Path, aps: list[float], title: str) -> None
     assert (limit is not None) == title.startswith("Still")
 
 
-def test_a_run_that_goes_on(tmp_path: Path) -> None:
+def test_a_run_that_continues(tmp_path: Path) -> None:
     config = tiny_config(epochs=5)
     found = read_history(make_run(tmp_path / "run", config, [0.1, 0.3, 0.2]))
     assert found is not None
     assert found.unfinished
-    assert training_title(found) == "Not finished: AP 30.0 in epoch 2, the best one so far"
+    assert training_title(found) == "Not finished: AP 30.0 in epoch 2, the best so far"
     limit = training_limit(found)
     assert limit is not None
     assert limit.text == "3 of 5 epochs: continue with --resume."

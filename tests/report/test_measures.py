@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deformable_detr.report.measures import (
-    LEAST_SCORE,
+    MIN_SCORE,
     THRESHOLDS,
     calibration,
     precision_at_recalls,
@@ -69,7 +69,7 @@ def test_thresholds_are_counts(detections: list[tuple[float, bool]], missed: int
 
 def test_calibrated_scores_have_no_error() -> None:
     random = np.random.default_rng(0)
-    scores = random.uniform(LEAST_SCORE, 1, 200_000)
+    scores = random.uniform(MIN_SCORE, 1, 200_000)
     right = random.random(200_000) < scores
     found = calibration(scores, right, ~right)
     assert found is not None
@@ -83,7 +83,7 @@ def test_calibration_by_hand() -> None:
     right = np.array([True, True, False, True, False])
     found = calibration(scores, right, ~right)
     assert found is not None
-    assert found.counts.tolist() == [0, 1, 0, 0, 0, 0, 0, 0, 2, 1]  # 0.01 is below LEAST_SCORE
+    assert found.counts.tolist() == [0, 1, 0, 0, 0, 0, 0, 0, 2, 1]  # 0.01 is below MIN_SCORE
     assert found.accuracy[8] == pytest.approx(0.5)
     assert found.confidence[8] == pytest.approx(0.835)
     assert found.error == pytest.approx((0.05 + 2 * 0.335 + 0.85) / 4)

@@ -21,7 +21,7 @@ from deformable_detr.evaluation.average_precision import coco_average_precision
 from deformable_detr.inference.detector import Detector, load, new_checkpoint
 from deformable_detr.report import report_text, write_report
 from deformable_detr.report.accuracy import Mistake, measure, mistakes
-from deformable_detr.report.accuracy_sections import MOST_IN_MATRIX, fold
+from deformable_detr.report.accuracy_sections import MAX_IN_MATRIX, fold
 from deformable_detr.report.pictures import spread, varied
 from deformable_detr.run_folder.names import REPORT_PAGE
 from deformable_detr.run_folder.reading import changes_from_recipe, read_history
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 EVIL = '</script><img src=x onerror="alert(1)">&amp;{{title}}'
 EVIL_FILE = '"><img src=x onerror="alert(2)">'
-MOST_BYTES = 5_000_000
+MAX_BYTES = 5_000_000
 
 
 class Reader(NestedElements):
@@ -72,7 +72,7 @@ class Reader(NestedElements):
 
 def checked(text: str) -> Reader:
     """Well-formed, small, and without anything from outside."""
-    assert len(text.encode()) < MOST_BYTES
+    assert len(text.encode()) < MAX_BYTES
     reader = Reader(text)
     policy = next(a for _, a in reader.elements if a.get("http-equiv") == "Content-Security-Policy")
     assert str(policy["content"]).startswith("default-src 'none'; img-src data:")
@@ -163,7 +163,7 @@ def test_the_command_makes_it_again_for_any_split(
     text = alone.read_text(encoding="utf-8")
     checked(text)
     assert "Model report" in text
-    assert "In 1 of 6 images, evenly chosen" in text
+    assert "in 1 of 6 images, evenly chosen" in text
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_ninety_one_classes(tiny_data: Path, tmp_path: Path) -> None:
     reader = checked(text_of(subject(names), data))
     assert len(names) == 91
     matrix = [row for row in reader.rows if row and row[0] == "background"]
-    assert len(matrix[0]) == 1 + MOST_IN_MATRIX + 1 + 1
+    assert len(matrix[0]) == 1 + MAX_IN_MATRIX + 1 + 1
     assert all(any(row and row[0] == name for row in reader.rows) for name in names)
 
 
@@ -317,7 +317,7 @@ def test_no_detection_is_right(tiny_data: Path) -> None:
     for detections in ([], _far_off(part)):
         text = report_text(detector, detections, part, None, model="m", data="d")
         checked(text)
-        assert "It does not find any object yet" in text
+        assert "does not find any object yet" in text
         assert "threshold to use" not in text
 
 
@@ -338,7 +338,9 @@ def test_everything_is_right(tiny_data: Path) -> None:
     ]
     text = report_text(detector, detections, part, None, model="m", data="d")
     checked(text)
-    assert "It finds 100 of 100 objects, and 100 of 100 detections are right, at the threshold 0.90" in text
+    assert (
+        "the threshold 0.90, the model finds 100 of 100 objects, and 100 of 100 detections are right" in text
+    )
     assert "None of the" in text
 
 
@@ -377,7 +379,7 @@ def test_the_numbers_of_some_detections(tiny_data: Path) -> None:
     best = accuracy.thresholds.best
     assert best is not None
     (row,) = [row for row in reader.rows if row and row[0].endswith("best F1")]
-    found = accuracy.found.scores >= accuracy.threshold
+    found = accuracy.detections.scores >= accuracy.threshold
     assert row[4] == str(int(found.sum()))
     hits = int((found & accuracy.loose.right).sum())
     assert row[1:3] == [percent(hits / found.sum()), percent(hits / accuracy.num_objects)]
@@ -409,7 +411,7 @@ def test_other_models(tiny_data: Path, kind: str) -> None:
     assert any(tag == "img" for tag, _ in reader.elements)
 
 
-def test_more_objects_than_queries_is_said(tiny_data: Path) -> None:
+def test_more_objects_than_queries_is_reported(tiny_data: Path) -> None:
     part = read_split(tiny_data, "val")
     names = tuple(str(name) for name in part.classes.names)
     assert "More objects than queries" in text_of(subject(names, num_queries=2), tiny_data)
@@ -457,7 +459,7 @@ def test_folding_loses_no_count() -> None:
     counts[3] = counts[:, 3] = 0  # no class uses this number
     folded, shown, others = fold(counts, names)
     assert folded.sum() == counts.sum()
-    assert len(shown) == MOST_IN_MATRIX + 1
+    assert len(shown) == MAX_IN_MATRIX + 1
     assert (shown[-1], others) == ("other classes", 9)
     assert folded[-1].sum() == counts[-1].sum()
     small, shown, others = fold(counts[:6, :6], names[:5])

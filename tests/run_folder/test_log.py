@@ -116,7 +116,9 @@ def test_without_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert [row["kind"] for row in read(tmp_path)] == ["train", "evaluation"]
     assert [path.name for path in tmp_path.iterdir()] == [METRICS_FILE]
     lines = log.console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    assert [line for line in lines if "no events are written" in line and "deformable-detr[train]" in line]
+    assert [
+        line for line in lines if "only metrics.jsonl is written" in line and "deformable-detr[train]" in line
+    ]
 
 
 def test_a_metric_that_does_not_exist(tmp_path: Path) -> None:

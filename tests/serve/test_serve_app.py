@@ -149,7 +149,7 @@ async def test_pictures_of_equal_shape_share_batches_and_the_result_does_not_dep
     assert f"deformable_detr_batch_pictures_sum {len(pictures)}.0" in metrics
 
 
-async def test_who_comes_alone_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_single_request_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     timeouts: list[float | None] = []
     wait_for = asyncio.wait_for
 
@@ -581,7 +581,7 @@ async def test_a_model_that_cannot_be_warmed_up(
     assert "no memory" in caplog.text
 
 
-async def test_a_bug_is_answered_and_the_server_goes_on(
+async def test_a_bug_is_answered_and_the_server_continues(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     detector = tiny_detector()

@@ -43,7 +43,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return captured.err
 
 
-def test_wrong_options_are_told_in_a_sentence(
+def test_wrong_options_are_reported_in_a_sentence(
     capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path
 ) -> None:
     with socket.socket() as taken:
@@ -79,7 +79,7 @@ def test_the_token_comes_from_a_file_or_the_environment(
     assert "secret-token" not in repr(ServeSettings(token="secret-token"))
 
 
-def test_a_missing_extra_is_told_in_a_sentence() -> None:
+def test_a_missing_extra_is_reported_in_a_sentence() -> None:
     script = (
         "import sys; sys.modules['uvicorn'] = None\n"
         "from deformable_detr.cli import main\n"

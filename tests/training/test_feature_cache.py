@@ -16,13 +16,13 @@ from deformable_detr.data.formats import read_split
 from deformable_detr.data.loading import Samples, collate
 from deformable_detr.errors import UserError
 from deformable_detr.models.backbone import Backbone, build_backbone
-from deformable_detr.training.feature_cache import Bounds, FeatureCache
+from deformable_detr.training.feature_cache import CacheLimits, FeatureCache
 from deformable_detr.training.run import train
 from tests.support.interrupted import CrashError, before_update, crash
 from tests.support.tiny import assert_same_run, rows, tiny_config, weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-ROOM = Bounds(memory=10**9, files=10**9)
+ROOM = CacheLimits(memory=10**9, files=10**9)
 
 
 def frozen_config(**changes: Any) -> RunConfig:
@@ -61,13 +61,15 @@ def _narrow(path: Path, target: Path) -> Path:
     return target
 
 
-def cache_of(samples: Samples, backbone: Backbone, folder: Path, bounds: Bounds = ROOM) -> FeatureCache:
+def cache_of(samples: Samples, backbone: Backbone, folder: Path, bounds: CacheLimits = ROOM) -> FeatureCache:
     return FeatureCache(samples, backbone, torch.device("cpu"), folder, bounds, nullcontext)
 
 
-@pytest.mark.parametrize("bounds", [ROOM, Bounds(0, 10**9), Bounds(0, 0), Bounds(60_000, 60_000)])
+@pytest.mark.parametrize(
+    "bounds", [ROOM, CacheLimits(0, 10**9), CacheLimits(0, 0), CacheLimits(60_000, 60_000)]
+)
 def test_maps_are_those_of_the_padded_batch(
-    samples: Samples, backbone: Backbone, tmp_path: Path, bounds: Bounds
+    samples: Samples, backbone: Backbone, tmp_path: Path, bounds: CacheLimits
 ) -> None:
     cache = cache_of(samples, backbone, tmp_path / "features", bounds)
     for epoch, indices in enumerate(([0, 1, 2], [1, 2, 0], [0, 3], [3, 0], [2, 1, 0], [0, 1, 2])):
@@ -91,7 +93,7 @@ def test_maps_are_those_of_the_padded_batch(
         assert (cache.num_computed, cache.num_recalled) == (3 + 2, 3 + 2 + 3 + 3)
     if bounds.files and not bounds.memory:
         assert len(list((tmp_path / "features").iterdir())) == len(cache.files) == 5
-    if bounds == Bounds(0, 0):
+    if bounds == CacheLimits(0, 0):
         assert cache.num_recalled == 0
         assert "5 did not fit" not in cache.describe()  # said as often as it happened
         assert "did not fit and are computed each time: raise --train.cache_memory_gb" in cache.describe()

@@ -103,7 +103,7 @@ def test_the_forecast_in_words(data: Path) -> None:
     text = printed(made)
     assert "busy:" not in text
     crowded = printed(replace(made, load=14.0, update_seconds=4.5))
-    assert "the processor worked 0.90 s for an update, so alone it may be up to 10 times as fast" in crowded
+    assert "took 0.90 s of processor time, so when idle it may be up to 10 times as fast" in crowded
     assert "An epoch takes 34 s on the CPU (2 threads): 51 updates of 0.50 s (±0.05; 4 images each)" in text
     assert "and 9.0 s of evaluation. All 50 epochs of deformable_detr_lite: 29 min." in text
     assert "1.5 GB of memory" in text

@@ -47,9 +47,9 @@ def test_auto(monkeypatch: pytest.MonkeyPatch, device: str, has_bfloat16: bool, 
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
-def test_what_a_cpu_cannot_do(tiny_data: Path, tmp_path: Path) -> None:
+def test_formats_and_devices_that_need_a_gpu_are_refused(tiny_data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="fp16 needs a GPU: use bf16 or fp32"):
         train(tiny_data, tiny_config(precision="fp16"), tmp_path / "run")
-    with pytest.raises(UserError, match="there is no device cuda"):
+    with pytest.raises(UserError, match="this machine has no device cuda"):
         train(tiny_data, tiny_config(), tmp_path / "run", device="cuda")
     assert not (tmp_path / "run").exists()

@@ -159,7 +159,7 @@ def test_images_without_objects(tiny_data: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_is_not_overwritten(whole_run: Path, tiny_data: Path) -> None:
-    with pytest.raises(UserError, match="already holds a run: add --resume"):
+    with pytest.raises(UserError, match="already contains a run: add --resume"):
         train(tiny_data, tiny_config(), whole_run)
 
 

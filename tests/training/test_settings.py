@@ -91,8 +91,8 @@ def test_command_line_refusals(
     whole_run: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for arguments, sentence in (
-        (["--resume", "--output", str(tmp_path / "nothing")], "holds no training state"),
-        (["--recipe", "deformable_detr_lite", "--output", str(whole_run)], "already holds a run"),
+        (["--resume", "--output", str(tmp_path / "nothing")], "contains no training state"),
+        (["--recipe", "deformable_detr_lite", "--output", str(whole_run)], "already contains a run"),
         (["--resume", "--output", str(whole_run), "--train.batch_size", "3"], "images per update"),
         (["--recipe", "deformable_detr_r5"], "there is no recipe deformable_detr_r5"),
     ):

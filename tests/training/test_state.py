@@ -161,7 +161,7 @@ def test_resume_refuses_other_data(whole_run: Path, tiny_data: Path, tmp_path: P
 
 def test_resume_needs_a_checkpoint(tiny_data: Path, tmp_path: Path) -> None:
     for recipe in (None, "deformable_detr_lite", tiny_config()):
-        with pytest.raises(UserError, match="holds no training state"):
+        with pytest.raises(UserError, match="contains no training state"):
             train(tiny_data, recipe, tmp_path / "nothing", resume=True)
     assert not (tmp_path / "nothing").exists()
 

@@ -60,7 +60,7 @@ def test_rows_follow_the_names_of_classes() -> None:
     assert all(torch.equal(value, given[name]) for name, value in source.model.state_dict().items())
 
 
-def test_what_is_said() -> None:
+def test_the_report_of_a_transfer() -> None:
     source = model_for(["a", "b"])
     target = model_for(["b", *(f"new {i}" for i in range(10))], tiny_config(num_queries=14, decoder_layers=3))
     first, second, third, fourth = transfer(source, target).sentences()
@@ -71,7 +71,7 @@ def test_what_is_said() -> None:
     assert "tensors start fresh: decoder.layers.2." in fourth
 
 
-def test_what_finds_no_place_is_said() -> None:
+def test_weights_without_a_counterpart_are_reported() -> None:
     result = transfer(model_for(["a"]), model_for(["a"], tiny_config(decoder_layers=1)))
     assert result.fresh_tensors == ()
     assert any(name.startswith("decoder.layers.1.") for name in result.unused_tensors)

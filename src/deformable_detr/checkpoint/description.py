@@ -58,9 +58,9 @@ class Description:
                 f"{FORMAT_VERSION}: install the version that wrote it, or a newer one."
             )
         if set(content) != _FIELDS:
-            odd = sorted(set(content) ^ _FIELDS)
+            mismatched = sorted(set(content) ^ _FIELDS)
             raise UserError(
-                f"{where} has unknown or missing fields ({', '.join(odd)}): it was changed by hand."
+                f"{where} has unknown or missing fields ({', '.join(mismatched)}): it was changed by hand."
             )
         try:
             config = from_dict(ModelConfig, content["model"], "model.")

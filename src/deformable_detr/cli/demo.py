@@ -18,7 +18,7 @@ from .options import Parser
 if TYPE_CHECKING:
     from ..prediction import PredictionReport
 
-SUMMARY = "the whole way offline, in a few minutes"
+SUMMARY = "draw data, train, evaluate and predict offline, in a few minutes"
 IMAGE_SIZE = (120, 160)
 TRAIN_IMAGES, VAL_IMAGES, SHOWN_IMAGES = 400, 60, 12
 
@@ -40,7 +40,7 @@ def run(arguments: Namespace) -> int:
 
 
 def demo_config() -> RunConfig:
-    """The lite recipe on small pictures, for minutes instead of an hour."""
+    """Return the lite recipe for small pictures, which trains in minutes instead of an hour."""
     base = deformable_detr_lite()
     return replace(
         base,
@@ -56,14 +56,14 @@ def demo_config() -> RunConfig:
 
 
 def demo(output: str | Path = "demo_output", *, seed: int = 0, epochs: int | None = None) -> None:
-    """Run the whole way and say what was written.
+    """Draw a data set, train, evaluate and predict, and print what was written.
 
     Writes `data/` (COCO layout), `run/` (checkpoints, metrics.jsonl, report.html), `metrics.json` and
     `predictions/` (annotated pictures, predictions.json) into `output`.
 
     Raises:
-        UserError: `output` holds something already.
-        TrainingInterruptedError: stopped by a signal.
+        UserError: if `output` is not empty.
+        TrainingInterruptedError: if training was stopped by a signal.
     """
     from rich.console import Console
 

@@ -43,7 +43,7 @@ def add_arguments(parser: Parser) -> None:
         None,
         "Also draw where the encoder looks from this pixel.",
         shown="X,Y",
-        read=_place,
+        read=_position,
     )
     parser.flag("--gradient", "Draw what x, y, width, height and score of a detection depend on.")
     parser.option(
@@ -108,7 +108,7 @@ def _refuse_with(option: str, arguments: Namespace, *others: str) -> None:
             raise UserError(f"{option} and --{other} do not go together: leave one out.")
 
 
-def _place(text: str) -> tuple[float, float]:
+def _position(text: str) -> tuple[float, float]:
     try:
         x, y = map(float, text.split(","))
     except ValueError:

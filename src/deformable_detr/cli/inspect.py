@@ -59,7 +59,7 @@ def run(arguments: Namespace) -> int:
         arguments.data, config, format=config.data.format, images=arguments.images, console=console
     )
     print_report(report, console)
-    if output is not None:  # before the forecast, which may fail although the rest did not
+    if output is not None:  # printed before the forecast, which may fail although the inspection succeeded
         write_inspection(report, output)
     if arguments.forecast:
         from ..training.forecast import forecast

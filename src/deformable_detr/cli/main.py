@@ -3,7 +3,7 @@
 Exit codes: 0 done; 2 the input is wrong (one sentence on stderr); 1 anything else; 130 stopped by Ctrl-C.
 `--debug` puts the traceback before the sentence.
 A command is a file of this folder with SUMMARY, `add_arguments(parser)` and `run(arguments)`, which returns
-the exit code. What is heavy is imported in `run`: `--help` answers at once.
+the exit code. Heavy libraries are imported in `run`, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ COMMANDS = (
     "doctor",
 )
 
-# What the operating system says if a file is to be written and cannot be. (Whatever reads a user's file looks
-# for it first.)
+# Errors of the operating system when a file cannot be written. (Code that reads a user's file checks that it
+# exists first.)
 _NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")  # in torch's messages
 _WRONG_PATH = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError, FileNotFoundError)
 
 
 class Command(Protocol):
-    """What a command's file holds."""
+    """The interface of a command's file."""
 
     SUMMARY: str
 
@@ -51,7 +51,7 @@ class Command(Protocol):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command and return the exit code."""
     typed = list(sys.argv[1:] if arguments is None else arguments)
     if not typed or typed[0] in ("-h", "--help", "help"):
         print(_overview(), file=sys.stdout if typed else sys.stderr)
@@ -69,12 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def command(name: str) -> Command:
-    """The file of a command."""
+    """Import and return the file of a command."""
     return cast(Command, import_module(f"{__package__}.{name}"))
 
 
 def parser_of(name: str, typed: Sequence[str] = ()) -> Parser:
-    """The parser of a command, whose help shows the defaults of the recipe that was typed."""
+    """Return a command's parser, whose help shows the defaults of the recipe that was typed."""
     parser = Parser(f"{PROGRAM} {name}", typed)
     command(name).add_arguments(parser)
     return parser
@@ -83,9 +83,9 @@ def parser_of(name: str, typed: Sequence[str] = ()) -> Parser:
 def execute(
     make_parser: Callable[[Sequence[str]], Parser], run: Callable[[Namespace], int], typed: Sequence[str]
 ) -> int:
-    """Parse what was typed and run it; returns the exit code. Exceptions of errors.py carry their own."""
+    """Parse the arguments, run the command and return the exit code. Exceptions of errors.py carry theirs."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # names need not be UTF-8, nor need the terminal
+        if isinstance(stream, TextIOWrapper):  # neither file names nor the terminal need to be UTF-8
             stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in typed
     words = [word for word in typed if word != "--debug"]
@@ -112,7 +112,7 @@ def execute(
 
 
 def _detail(error: Exception) -> str:
-    """The words of an error in brackets; MemoryError often has none."""
+    """Return an error's text in brackets; MemoryError often has none."""
     words = " ".join(str(error).split())
     return f" ({words:.200})" if words else ""
 

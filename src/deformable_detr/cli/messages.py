@@ -1,4 +1,4 @@
-"""What the command line says when something is wrong: one sentence on stderr, with an exit code."""
+"""Error messages of the command line: one sentence on stderr, with an exit code."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def fail(sentence: str, code: int) -> int:
 
 
 def refuse(sentence: str) -> int:
-    """The input is wrong: exit code 2."""
+    """Report wrong input and return exit code 2."""
     return fail(sentence, 2)
 
 
 def suggestion(unknown: str, options: Iterable[str]) -> str:
-    """ "; did you mean --train.epochs?" for --epochs, or for what is spelled most like it; else nothing."""
+    """Return "; did you mean --train.epochs?" for --epochs or a similar spelling, otherwise an empty text."""
     known = list(options)
     fields = [option for option in known if option.endswith(f".{unknown.removeprefix('--')}")]
     near = fields or difflib.get_close_matches(unknown, known, n=1)

@@ -1,7 +1,7 @@
 """The parser of a command, and the options that several commands share.
 
-argparse parses; a value is read and checked as a field of a configuration is (config/checks.py), and whatever
-is wrong becomes a UserError that names the option as the person typed it.
+argparse parses. Values are read and checked like fields of a configuration (config/checks.py), and every
+error becomes a UserError that names the option as the user typed it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Parser(argparse.ArgumentParser):
     """The parser of one command.
 
     Args:
-        program: what precedes the options, as in `deformable-detr train`.
-        typed: the command's arguments; a command may show defaults that depend on them.
+        program: the words before the options, as in `deformable-detr train`.
+        typed: the command's arguments; the defaults that `--help` shows may depend on them.
 
     Attributes:
-        texts: the help text of each option and argument, by the name that a person sees.
+        texts: the help text of each option and argument, by the name that the user sees.
     """
 
     def __init__(self, program: str, typed: Sequence[str] = (), *, add_help: bool = True):
@@ -35,22 +35,23 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=program, add_help=False, allow_abbrev=False, exit_on_error=False)
         self.typed = list(typed)
         self.texts: dict[str, str] = {}
-        self._shapes: list[str] = []  # of what must be typed, for the usage line
+        self._shapes: list[str] = []  # required arguments, for the usage line
         self._titled: dict[str, Any] = {}
         if add_help:
             self.add_argument("-h", "--help", action="help", help="Show this text.")
-            self.flag("--debug", "Show the traceback of an error.", to="debug")  # main.py takes it out
+            # Main.py removes it before parsing
+            self.flag("--debug", "Show the traceback of an error.", to="debug")
 
     def argument(
         self, name: str, shown: str, help: str, *, many: bool = False, optional: bool = False
     ) -> None:
-        """Something that is typed without an option's name.
+        """Add a positional argument.
 
         Args:
             name: the attribute of the parsed arguments.
-            shown: what `--help` and messages call it.
-            many: one or more of them, as a list.
-            optional: None if it is not typed.
+            shown: its name in `--help` and in messages.
+            many: accept one or more values, as a list.
+            optional: the argument may be left out and is then None.
         """
         nargs = "+" if many else "?" if optional else None
         shape = f"{shown} [{shown} …]" if many else f"[{shown}]" if optional else shown
@@ -73,17 +74,17 @@ class Parser(argparse.ArgumentParser):
         group: str | None = None,
         default_shown: str | None = None,
     ) -> None:
-        """An option with a value.
+        """Add an option with a value.
 
         Args:
-            kind: what the value must be, as an annotation: `int`, `float | None`, `Literal["a", "b"]`.
+            kind: the type of the value, as an annotation: `int`, `float | None`, `Literal["a", "b"]`.
             help: a sentence; the default is added to it.
-            shown: what `--help` calls the value; by default `kind` says it.
-            read: makes the value from what was typed, instead of `kind`.
-            many: one or more values, as a list.
+            shown: the name of the value in `--help`; by default it follows from `kind`.
+            read: converts the typed text to the value, instead of `kind`.
+            many: accept one or more values, as a list.
             to: the attribute of the parsed arguments; by default the option's name.
             group: the title under which `--help` lists the option.
-            default_shown: what `--help` shows as the default, if another than `default`.
+            default_shown: the default that `--help` shows, if it differs from `default`.
         """
         if required:
             self._shapes.append(f"{name} {shown or placeholder(kind)}")
@@ -105,16 +106,18 @@ class Parser(argparse.ArgumentParser):
         )
 
     def flag(self, name: str, help: str, *, to: str | None = None, group: str | None = None) -> None:
-        """An option without a value: False, unless it is typed. With `to` it is absent unless it is typed."""
+        """Add an option without a value: False unless it is typed. With `to` it is absent unless it is
+        typed."""
         options: dict[str, Any] = {"dest": to, "default": SUPPRESS} if to is not None else {}
         self.texts[name] = help
         self._group(group).add_argument(name, action="store_true", help=_escaped(help), **options)
 
     def read(self, arguments: Sequence[str]) -> Namespace:
-        """Parse what was typed.
+        """Parse the typed arguments.
 
         Raises:
-            UserError: an option is unknown, or lacks its value; a value does not fit; something is missing.
+            UserError: if an option is unknown or lacks its value, a value is invalid, or an argument is
+            missing.
         """
         chosen, unknown = self.read_known(arguments)
         if unknown:
@@ -123,7 +126,7 @@ class Parser(argparse.ArgumentParser):
         return chosen
 
     def read_known(self, arguments: Sequence[str]) -> tuple[Namespace, list[str]]:
-        """Parse what this parser knows; returns it and the rest."""
+        """Parse the arguments that this parser knows; return them and the remaining ones."""
         if self.usage is None:
             self.usage = " ".join([self.prog, *self._shapes, "[options]"])
         try:
@@ -135,7 +138,7 @@ class Parser(argparse.ArgumentParser):
             self.error(f"{error.argument_name}{joint}{error.message}")
 
     def error(self, message: str) -> NoReturn:
-        """Raise a UserError; argparse itself would print its usage and exit."""
+        """Raise a UserError instead of printing the usage and exiting, as argparse does."""
         raise UserError(f"{message} (`{self.prog} --help` lists the options).")
 
     def _group(self, title: str | None) -> Any:
@@ -147,7 +150,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _escaped(help: str) -> str:
-    """Plain text for argparse, which formats help with %; backticks are for the documentation."""
+    """Return help text for argparse, which formats it with %; backticks are only for the documentation."""
     return help.replace("%", "%%").replace("`", "")
 
 
@@ -162,7 +165,7 @@ def _reader(kind: Any) -> Reader:
 
 
 def listed(text: str) -> list[str]:
-    """Names separated by commas."""
+    """Split a text of names that are separated by commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
@@ -170,7 +173,7 @@ def listed(text: str) -> list[str]:
 
 
 def add_model(parser: Parser) -> None:
-    """MODEL and --device."""
+    """Add MODEL and --device."""
     parser.argument(
         "model",
         "MODEL",
@@ -235,7 +238,7 @@ def add_tta(parser: Parser) -> None:
 
 
 def without_tta(arguments: Namespace) -> dict[str, Any]:
-    """All arguments as keywords, with --tta and --tta-scales as the one keyword `tta`."""
+    """Return all arguments as keywords, with --tta and --tta-scales combined into the keyword `tta`."""
     options = vars(arguments)
     scales, chosen = options.pop("tta_scales"), options.pop("tta")
     return {**options, "tta": list(scales) if scales else chosen}

@@ -86,13 +86,13 @@ def _predict_files(no_track: bool, output: str | None, **options: Any) -> int:
     print_report(report, options["threshold"])
     if report.stopped and not all(source.startswith("webcam:") for source in options["sources"]):
         return fail("stopped; what was done until then is written.", PredictionInterrupted.exit_code)
-    return 0  # Ctrl-C is how one ends a camera
+    return 0  # Ctrl-C is the usual way to stop a camera
 
 
 def _predict_lines(model: str, device: str, dtype: str, tta: Any, **options: Any) -> int:
     from ..prediction import answer_stdin
 
-    for name in ("sources", "output", "no_track", "every", "batch_size"):  # of files
+    for name in ("sources", "output", "no_track", "every", "batch_size"):  # options for files only
         del options[name]
     report = answer_stdin(model, device=device, dtype=dtype, tta=tta, **options)
     return 2 if report.failed and not report.answered else 0
@@ -100,7 +100,7 @@ def _predict_lines(model: str, device: str, dtype: str, tta: Any, **options: Any
 
 def _class_thresholds(text: str) -> dict[str, float]:
     thresholds = {}
-    begun = ""  # a name may have commas itself: bus, coach=0.3
+    begun = ""  # a name may contain commas: bus, coach=0.3
     for part in listed(text):
         pair = f"{begun}, {part}" if begun else part
         name, _, score = pair.rpartition("=")

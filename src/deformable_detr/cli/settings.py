@@ -1,7 +1,7 @@
-"""A flag for every field of a run's configuration, made from what the field's declaration says.
+"""A flag for every field of a run's configuration, generated from the field's declaration.
 
-What was typed is checked when the configuration is made, so that a flag, a line of YAML and a keyword in
-Python fail with the same sentence.
+Values are checked when the configuration is created, so that a flag, a line of YAML and a keyword in Python
+fail with the same sentence.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ COMMON = "common options"
 
 
 def add_recipe(parser: Parser, usual: str) -> RunConfig:
-    """--recipe and --config. Returns the recipe that was typed: `--help` shows its values as defaults."""
-    alone = Parser(parser.prog, add_help=False)
-    for each in (alone, parser):
-        each.option(
+    """Add --recipe and --config; return the typed recipe, whose values `--help` shows as defaults."""
+    recipe_only = Parser(parser.prog, add_help=False)
+    for target in (recipe_only, parser):
+        target.option(
             "--recipe",
             str | None,
             None,
@@ -30,7 +30,7 @@ def add_recipe(parser: Parser, usual: str) -> RunConfig:
             shown="NAME",
             group=COMMON,
         )
-    typed = alone.read_known(parser.typed)[0].recipe
+    typed = recipe_only.read_known(parser.typed)[0].recipe
     parser.option(
         "--config",
         str | None,
@@ -43,14 +43,14 @@ def add_recipe(parser: Parser, usual: str) -> RunConfig:
 
 
 def add_settings(parser: Parser, shown: RunConfig, common: Collection[str] = ()) -> None:
-    """A flag for each field, absent from the parsed arguments unless it is typed.
+    """Add a flag for each field; it is absent from the parsed arguments unless it is typed.
 
     Args:
-        shown: whose values `--help` shows as defaults.
+        shown: the configuration whose values `--help` shows as defaults.
         common: paths of the fields that `--help` lists under the common options.
     """
     for setting in settings_of(RunConfig):
-        if setting.group:  # the one field without a group is the recipe's name
+        if setting.group:  # the only field without a group is the recipe's name
             parser.option(
                 f"--{setting.path}",
                 setting.hint,
@@ -62,7 +62,7 @@ def add_settings(parser: Parser, shown: RunConfig, common: Collection[str] = ())
             )
 
 
-# The titles in --help of the groups of fields.
+# The titles of the groups of fields in --help.
 GROUPS = {
     "model": "model",
     "model.backbone": "model",
@@ -73,7 +73,7 @@ GROUPS = {
 
 
 def changes(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Those of the parsed arguments that are fields, by path, as `config.override` takes them."""
+    """Return the parsed arguments that are fields, by path, in the form that `config.override` takes."""
     return {path: value for path, value in arguments.items() if "." in path}
 
 

@@ -10,7 +10,8 @@ from .options import Parser, add_data, add_device
 from .settings import COMMON, GROUPS, add_recipe, add_settings, recipe_names
 
 SUMMARY = "train a detector on DATA"
-# With --recipe, --config, --output, --init-from, --resume and --device: what most people need.
+# Together with --recipe, --config, --output, --init-from, --resume and --device, the fields that most users
+# need.
 COMMON_FIELDS = ("train.epochs", "train.batch_size", "train.lr", "data.image_size")
 
 
@@ -40,7 +41,7 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: Namespace) -> int:
     from ..training import train
 
-    train(**vars(arguments))  # fields of the configuration are overrides there
-    if os.environ.get("RANK", "0") == "0":  # under torchrun every process arrives here
+    train(**vars(arguments))  # `train` takes fields of the configuration as overrides
+    if os.environ.get("RANK", "0") == "0":  # under torchrun every process reaches this line
         print(f"checkpoints and metrics are in {arguments.output}")
     return 0

@@ -1,9 +1,9 @@
 """The configuration of a run: its fields and their ranges, YAML files and overrides, and the recipes.
 
 settings.py    how a field is declared: default, range, help text
-fields.py      the fields, and what they require of each other
+fields.py      the fields, and the conditions between them
 checks.py      types and ranges, and how messages name them
-choices.py     names of parts from outside of the package
+choices.py     names of parts from outside the package
 files.py       dictionaries, YAML, overrides
 recipes.py     one function per row of the paper's tables
 """

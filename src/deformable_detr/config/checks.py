@@ -1,4 +1,4 @@
-"""What a field may hold, in words: the one place that YAML files, Python overrides and flags are checked by.
+"""Checks of a field's value, used alike for YAML files, Python overrides and flags.
 
 A hint is a field's annotation: `int`, `float | None`, `Literal["a", "b"]`, `tuple[int, ...]`.
 """
@@ -23,13 +23,13 @@ def require(condition: bool, sentence: str) -> None:
 
 
 def check(config: Any, where: str) -> None:
-    """Check the type and the range of each field, as its annotation and its declaration state them.
+    """Check each field against its annotation (type) and its declaration (range).
 
-    Dataclasses do not look at types, and YAML brings anything.
+    Dataclasses do not check types, and YAML may contain any type.
 
     Args:
         config: a dataclass whose fields were declared by `setting`.
-        where: what precedes the names of its fields, as in `model.backbone.`.
+        where: the prefix of its fields' names, as in `model.backbone.`.
     """
     kinds = hints(type(config))
     for name, hint in kinds.items():
@@ -50,7 +50,7 @@ def check(config: Any, where: str) -> None:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of the kind that a hint names. Numbers must be finite; true is no number."""
+    """Return True if a value has the type of the hint. Numbers must be finite; a bool is not a number."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return isinstance(value, str) and value in arguments
@@ -70,7 +70,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def in_words(hint: Any) -> str:
-    """A kind of value as messages name it: "a whole number or null", "one of step, cosine"."""
+    """Describe a type for messages: "a whole number or null", "one of step, cosine"."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return f"one of {', '.join(arguments)}"
@@ -84,7 +84,7 @@ def in_words(hint: Any) -> str:
 
 
 def placeholder(hint: Any) -> str:
-    """A kind of value in one word, as `--help` shows it after a flag."""
+    """Describe a type in one word, which `--help` shows after a flag."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return "{" + ",".join(arguments) + "}"
@@ -96,7 +96,7 @@ def placeholder(hint: Any) -> str:
 
 
 def written(value: Any) -> str:
-    """A value as one types it in YAML or after a flag."""
+    """Format a value as it is typed in YAML or after a flag."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
@@ -107,16 +107,17 @@ def written(value: Any) -> str:
 
 
 def quoted(value: Any) -> str:
-    """The same for messages: 'true' differs from true, and 3.0, which is no whole number, from 3."""
+    """Format a value for messages, which distinguish 'true' from true, and 3.0, not a whole number, from
+    3."""
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(quoted, value)) + "]"
     return repr(value) if isinstance(value, str | float) else written(value)
 
 
 def from_text(text: str, hint: Any) -> Any:
-    """The value that a person typed after a flag, read as YAML unless the field holds a text.
+    """Read the value that a user typed after a flag, as YAML unless the field holds a text.
 
-    What does not fit is returned as it was read, so that `fits` refuses it and the message shows it.
+    An invalid value is returned as it was read, so that `fits` refuses it and the message shows it.
     """
     kinds = _kinds(hint)
     if text == "null" and types.NoneType in kinds:
@@ -135,7 +136,8 @@ def from_text(text: str, hint: Any) -> Any:
 
 
 def as_hinted(value: Any, hint: Any) -> Any:
-    """What YAML and JSON write differently from Python: tuples as lists, and in YAML 1.1 1e-4 is a text."""
+    """Convert values that YAML and JSON write differently: lists to tuples, and 1e-4, a text in YAML 1.1, to
+    a number."""
     if isinstance(value, list):
         kind = (get_args(hint) or (None,))[0]
         return tuple(as_hinted(item, kind) for item in value)
@@ -148,5 +150,5 @@ def as_hinted(value: Any, hint: Any) -> Any:
 
 
 def _kinds(hint: Any) -> tuple[Any, ...]:
-    """The alternatives of a union, or the one kind."""
+    """Return the alternatives of a union, or the single type."""
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)

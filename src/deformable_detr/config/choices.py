@@ -1,5 +1,6 @@
-"""Names of parts that are made outside of the package: a field of the configuration may hold them besides the
-choices of its annotation. Whoever builds such a part adds its name (docs/code_tour.md shows three)."""
+"""Names of parts that are defined outside the package. A field of the configuration may hold them in addition
+to the choices of its annotation. The code that builds such a part adds its name (docs/code_tour.md shows
+three)."""
 
 from __future__ import annotations
 
@@ -12,5 +13,5 @@ def add_choice(path: str, name: str) -> None:
 
 
 def is_added_choice(path: str, value: object) -> bool:
-    """Whether `add_choice` has been called with this name for this field."""
+    """Return True if `add_choice` was called with this name for this field."""
     return isinstance(value, str) and value in _added.get(path, ())

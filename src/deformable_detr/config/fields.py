@@ -1,9 +1,9 @@
-"""Everything that can be chosen, as frozen dataclasses with the paper's defaults.
+"""All settings, as frozen dataclasses with the paper's defaults.
 
-A field is declared once, by `setting`: its default, its range and its help text, which `--help` and
-docs/configuration.md show. What cannot work is refused here, when the config is made, with a sentence that
-names the field; never deep inside `forward`. Recipes (recipes.py) are instances of `RunConfig`; a run folder
-keeps its own as `config.yaml`; a checkpoint keeps `ModelConfig` in `config.json`.
+A field is declared once, by `setting`, with its default, its range and its help text, which `--help` and
+docs/configuration.md show. Invalid settings are refused here, when the config is created, with a sentence
+that names the field, and never deep inside `forward`. Recipes (recipes.py) are instances of `RunConfig`; a
+run folder keeps its configuration as `config.yaml`; a checkpoint keeps `ModelConfig` in `config.json`.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class BackboneConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A model, as a choice of parts; without a recipe Deformable DETR, R50."""
+    """The parts of a model; the defaults are Deformable DETR with ResNet-50."""
 
     num_classes: int = setting(
         91,
@@ -215,7 +215,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """From files to the pixels that the model sees."""
+    """How files become the pixels that the model sees."""
 
     format: Layout = setting(
         "auto",
@@ -321,7 +321,7 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a model learns (paper, section 5)."""
+    """The settings of training (paper, section 5)."""
 
     epochs: int = setting(50, "Train for this many passes over the training images.", minimum=0)
     max_steps: int | None = setting(
@@ -411,7 +411,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A recipe with its changes: everything that a training run needs besides the data."""
+    """A recipe with its changes: everything that a training run needs except the data."""
 
     recipe: str = setting("deformable_detr_r50", "The name of the recipe that the run started from.")
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -1,4 +1,4 @@
-"""Configurations to and from dictionaries and YAML files; overrides by flags and by Python callers."""
+"""Conversion of configurations to and from dictionaries and YAML files, and overrides of their fields."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ConfigT = TypeVar("ConfigT")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Plain dictionaries and lists, ready for JSON or YAML."""
+    """Convert a configuration to plain dictionaries and lists, ready for JSON or YAML."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -33,7 +33,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type[ConfigT], values: Mapping[str, Any], where: str = "") -> ConfigT:
-    """The inverse of `to_dict`. Unknown fields are refused by name; missing ones take their defaults."""
+    """Invert `to_dict`. Unknown fields are refused by name; missing fields get their defaults."""
     known = hints(cls)
     arguments: dict[str, Any] = {}
     for name, value in values.items():
@@ -49,13 +49,13 @@ def from_dict(cls: type[ConfigT], values: Mapping[str, Any], where: str = "") ->
 
 
 def override(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
-    """A copy of `config` with fields changed: `{"train.epochs": 12, "num_queries": 100}`.
+    """Return a copy of `config` with some fields changed: `{"train.epochs": 12, "num_queries": 100}`.
 
     A name without a dot is looked up in model, data and train (and their parts), where each name is unique.
-    All changes are made before the result is checked, so that their order does not matter.
+    The result is checked after all changes, so that their order does not matter.
 
     Raises:
-        UserError: naming the field that is unknown, or whose value does not fit.
+        UserError: if a field is unknown or its value is invalid; the message names the field.
 
     """
     values = to_dict(config)
@@ -94,7 +94,7 @@ def _full_path(name: str) -> str:
 
 
 def _paths(cls: type, prefix: str) -> list[str]:
-    """Every field and group of fields."""
+    """Return the paths of all fields and groups of fields."""
     paths = []
     for name, hint in hints(cls).items():
         paths.append(f"{prefix}{name}")
@@ -104,19 +104,19 @@ def _paths(cls: type, prefix: str) -> list[str]:
 
 
 def read_config(path: Path, base: RunConfig) -> RunConfig:
-    """`base` with the fields that a YAML file states.
+    """Return `base` with the fields that a YAML file sets.
 
     Raises:
-        UserError: naming the file, and the field.
+        UserError: if the file cannot be read or a field is wrong; the message names file and field.
     """
     return with_file(base, path, read_yaml(path))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The fields that a YAML file states.
+    """Return the fields that a YAML file sets.
 
     Raises:
-        UserError: naming the file.
+        UserError: if the file cannot be read; the message names it.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -124,7 +124,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(
             f"there is no file {path}: name a YAML file with fields of a configuration."
         ) from error
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no text, or no such date
+    # ValueError: not a text file, or a date that does not exist
+    except (OSError, ValueError, yaml.YAMLError) as error:
         why = " ".join(str(error).split())
         raise UserError(f"{path} cannot be read as a YAML configuration: {why}.") from error
     if not isinstance(content, dict):
@@ -133,7 +134,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def with_file(base: RunConfig, path: Path, content: dict[str, Any]) -> RunConfig:
-    """`base` with fields that were read from `path`, which a UserError names."""
+    """Return `base` with fields that were read from `path`; a UserError names the path."""
     try:
         return override(base, content)
     except UserError as error:

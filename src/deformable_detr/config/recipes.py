@@ -23,7 +23,7 @@ from .fields import (
 
 
 def detr_r50() -> RunConfig:
-    """DETR, ResNet-50: 42.0 AP after 500 epochs (41 M parameters, 86 GFLOPs). Schedule of the 500 epochs."""
+    """DETR, ResNet-50, with the schedule of 500 epochs: 42.0 AP (41 M parameters, 86 GFLOPs)."""
     return RunConfig(
         recipe="detr_r50",
         model=ModelConfig(
@@ -55,7 +55,7 @@ def detr_r50_dc5() -> RunConfig:
 
 
 def detr_r50_dc5_plus() -> RunConfig:
-    """DETR-DC5+: focal loss (weight 2) and 300 queries, to be fair to DETR. 36.2 AP after 50 epochs."""
+    """DETR-DC5+: focal loss (weight 2) and 300 queries, for a fair comparison: 36.2 AP after 50 epochs."""
     base = detr_r50_dc5()
     return replace(
         base,
@@ -77,13 +77,13 @@ def deformable_detr_r50() -> RunConfig:
 
 
 def deformable_detr_r50_single_scale() -> RunConfig:
-    """On C5 alone: 39.4 AP after 50 epochs (34 M parameters, 78 GFLOPs)."""
+    """Deformable DETR on C5 alone: 39.4 AP after 50 epochs (34 M parameters, 78 GFLOPs)."""
     base = deformable_detr_r50()
     return replace(base, recipe="deformable_detr_r50_single_scale", model=replace(base.model, num_levels=1))
 
 
 def deformable_detr_r50_single_scale_dc5() -> RunConfig:
-    """On C5 at stride 16: 41.5 AP after 50 epochs (34 M parameters, 128 GFLOPs)."""
+    """Deformable DETR on C5 at stride 16: 41.5 AP after 50 epochs (34 M parameters, 128 GFLOPs)."""
     base = deformable_detr_r50_single_scale()
     return replace(
         base,
@@ -93,7 +93,7 @@ def deformable_detr_r50_single_scale_dc5() -> RunConfig:
 
 
 def deformable_detr_r50_refine() -> RunConfig:
-    """With iterative bounding box refinement: 46.2 AP (45.4 in the paper) after 50 epochs."""
+    """Deformable DETR with iterative bounding box refinement: 46.2 AP (45.4 in the paper) after 50 epochs."""
     base = deformable_detr_r50()
     return replace(
         base, recipe="deformable_detr_r50_refine", model=replace(base.model, refine_references=True)
@@ -101,7 +101,7 @@ def deformable_detr_r50_refine() -> RunConfig:
 
 
 def deformable_detr_r50_two_stage() -> RunConfig:
-    """With refinement and two stages: 46.9 AP (46.2 in the paper) after 50 epochs."""
+    """Deformable DETR with refinement and two stages: 46.9 AP (46.2 in the paper) after 50 epochs."""
     base = deformable_detr_r50_refine()
     return replace(
         base, recipe="deformable_detr_r50_two_stage", model=replace(base.model, queries="proposals")
@@ -131,7 +131,8 @@ def deformable_detr_r50_own_level() -> RunConfig:
 
 
 def deformable_detr_r50_own_level_k1() -> RunConfig:
-    """Table 2: the same with one point per head, close to deformable convolution: 41.4 AP after 50 epochs."""
+    """Table 2: own-level attention with one point per head, close to deformable convolution: 41.4 AP after
+    50 epochs."""
     base = deformable_detr_r50_own_level()
     return replace(base, recipe="deformable_detr_r50_own_level_k1", model=replace(base.model, num_points=1))
 
@@ -153,7 +154,8 @@ def deformable_detr_r101_two_stage() -> RunConfig:
 
 
 def deformable_detr_x101_two_stage() -> RunConfig:
-    """Table 3: two stages on ResNeXt-101, 49.0 AP on test-dev. The paper does not say which: here 64x4d."""
+    """Table 3: two stages on ResNeXt-101, 49.0 AP on test-dev. The paper does not specify its width; this is
+    64x4d."""
     base = deformable_detr_r101_two_stage()
     return replace(
         base,
@@ -173,10 +175,10 @@ def deformable_detr_x101_dcn_two_stage() -> RunConfig:
 
 
 def deformable_detr_lite() -> RunConfig:
-    """A small detector to be trained on a CPU: EfficientNet-Lite0, 128 channels, 3 + 3 layers, two stages.
+    """A small detector for training on a CPU: EfficientNet-Lite0, 128 channels, 3 + 3 layers, two stages.
 
     Sizes, schedule and augmentation were chosen by measuring on two cores: see docs/training.md. Options:
-    `--data.vertical_flip true` for pictures without up and down, `--data.image_size` for small objects,
+    `--data.vertical_flip true` for pictures that have no up and down, `--data.image_size` for small objects,
     `--model.queries reference_points --model.nms_iou null` for one stage.
     """
     base = deformable_detr_r50()
@@ -253,10 +255,10 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
 
 
 def recipe(name: str) -> RunConfig:
-    """The recipe of that name.
+    """Return the recipe with this name.
 
     Raises:
-        UserError: listing the names there are.
+        UserError: if there is no such recipe; the message lists the names.
     """
     if name not in RECIPES:
         raise UserError(f"there is no recipe {name}: choose one of {', '.join(RECIPES)}.")

@@ -1,6 +1,6 @@
-"""How a field of the configuration is declared: its default, its range and its help text, all in one place.
+"""Declaration of a field of the configuration: its default, its range and its help text, in one place.
 
-`--help`, docs/configuration.md and every check read them from there.
+`--help`, docs/configuration.md and all checks read them from the declaration.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any, get_type_hints
 
-_KEY = "setting"  # in a field's metadata
+_KEY = "setting"  # the key in a field's metadata
 
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a field may hold; None leaves a side open."""
+    """The range of numbers that a field may hold; None leaves a side open."""
 
     minimum: float | None = None
     above: float | None = None
@@ -39,7 +39,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Declaration:
-    """What a field says of itself. `filled`: its list must not be empty."""
+    """The help text and range of a field; `filled` means that its list must not be empty."""
 
     help: str
     range: Range
@@ -64,7 +64,7 @@ class Setting:
         return self.path.rpartition(".")[2]
 
     def of(self, config: Any) -> Any:
-        """The value that a whole configuration holds at this path."""
+        """Return the value at this path of a whole configuration."""
         return reduce(getattr, self.path.split("."), config)
 
 
@@ -78,30 +78,30 @@ def setting(
     below: float | None = None,
     filled: bool = False,
 ) -> Any:
-    """A field of a frozen dataclass.
+    """Declare a field of a frozen dataclass.
 
     Args:
         default: its value without a recipe.
-        help: what it is, in one sentence or two; words that a person may type are in `backticks`.
+        help: its description in one or two sentences; words that a user may type are in `backticks`.
         minimum, above, maximum, below: bounds of a number, or of every number of a list.
-        filled: whether a list must hold something.
+        filled: True if a list must not be empty.
     """
     declaration = Declaration(help, Range(minimum, above, maximum, below), filled)
     return dataclasses.field(default=default, metadata={_KEY: declaration})
 
 
 def declarations(cls: type) -> dict[str, Declaration]:
-    """What each field declared by `setting` says of itself. Groups of fields are not among them."""
+    """Return the declaration of each field declared by `setting`, without groups of fields."""
     return {item.name: item.metadata[_KEY] for item in dataclasses.fields(cls) if _KEY in item.metadata}
 
 
 def hints(cls: type) -> dict[str, Any]:
-    """The annotations of a dataclass's fields, evaluated."""
+    """Return the evaluated annotations of a dataclass's fields."""
     return get_type_hints(cls)
 
 
 def settings_of(cls: type, prefix: str = "") -> list[Setting]:
-    """Every field of a dataclass and of its groups, in the order in which they are declared."""
+    """Return every field of a dataclass and of its groups, in the order of declaration."""
     declared, found = declarations(cls), []
     for name, hint in hints(cls).items():
         if dataclasses.is_dataclass(hint):

@@ -1,14 +1,14 @@
-"""Average precision, COCO's and Pascal VOC's, of detections against a ground truth.
+"""COCO's and Pascal VOC's average precision of detections against a ground truth.
 
-Both take the same two things. The ground truth is a COCO dictionary: `images`, `categories` and
-`annotations`, the last with `bbox` [x, y, width, height] in pixels, `area`, `iscrowd` and, for Pascal's
-metric, `difficult`; `evaluation.ground_truth_of` makes one of any data set that was read. The detections
+Both metrics take the same two arguments. The ground truth is a COCO dictionary with `images`, `categories`
+and `annotations`; an annotation has `bbox` [x, y, width, height] in pixels, `area`, `iscrowd` and, for
+Pascal's metric, `difficult`. `evaluation.ground_truth_of` creates it from any data set. The detections
 are COCO results rows: `image_id`, `category_id`, `bbox`, `score` (`Detections.to_coco`).
 
 COCO's numbers come from faster-coco-eval; pycocotools is the tests' oracle. Pascal's are computed here.
--1 means that there is nothing to find: no truth of that size, class or at all.
+-1 means that there is nothing to find: no true box of that size or class, or none at all.
 
-Letters: D detections, N true boxes, of one image and class.
+Letters: D detections and N true boxes of one image and class.
 """
 
 from __future__ import annotations
@@ -34,21 +34,25 @@ CLASS_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 
 @dataclass(frozen=True)
 class CocoNumbers:
-    """`summary`: COCO's twelve numbers by `COCO_METRICS`. `classes`: by category id, CLASS_METRICS of each
-    class that has something to find. In [0, 1], or -1 where there is no truth (of that size)."""
+    """COCO's numbers in [0, 1], or -1 if there is no true box (of that size).
+
+    Attributes:
+        summary: the twelve numbers of `COCO_METRICS`.
+        classes: by category id, the CLASS_METRICS of each class that has something to find.
+    """
 
     summary: dict[str, float]
     classes: dict[int, dict[str, float]]
 
 
 def coco_average_precision(ground_truth: Mapping[str, Any], detections: Sequence[Row]) -> dict[str, Any]:
-    """COCO's twelve numbers for boxes, and AP and AP50 of each class that has something to find.
+    """Compute COCO's twelve numbers for boxes, and AP and AP50 of each class that has something to find.
 
-    Args, Raises: as `coco_numbers`.
+    Arguments and errors are those of `coco_numbers`.
 
     Returns:
-        AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl in [0, 1], or -1 without truth, and
-        `per_class`: {name: {"AP", "AP50"}}.
+        AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl in [0, 1], or -1 if there is no true
+        box, and `per_class`: {name: {"AP", "AP50"}}.
     """
     numbers = coco_numbers(ground_truth, detections)
     names = _class_names(ground_truth["categories"])
@@ -60,16 +64,16 @@ def coco_average_precision(ground_truth: Mapping[str, Any], detections: Sequence
 
 
 def coco_numbers(ground_truth: Mapping[str, Any], detections: Sequence[Row]) -> CocoNumbers:
-    """COCO's numbers for boxes, of all classes together and of each.
+    """Compute COCO's numbers for boxes, over all classes together and for each class.
 
     Args:
-        ground_truth: a COCO dictionary (see the head of this file); it stays as it was. Annotations
-            without `area` get width times height, without `iscrowd` 0.
-        detections: COCO results rows; of each image and class the 100 with the highest scores count.
+        ground_truth: a COCO dictionary (see the head of this file), which is not changed. A missing `area`
+            is replaced by width times height, a missing `iscrowd` by 0.
+        detections: COCO results rows; the 100 with the highest scores of each image and class count.
 
     Raises:
-        UserError: a detection names an image or category that the ground truth lacks, or has no finite box
-            and score.
+        UserError: if a detection names an image or category that the ground truth lacks, or has no finite
+            box and score.
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
@@ -82,7 +86,7 @@ def coco_numbers(ground_truth: Mapping[str, Any], detections: Sequence[Row]) -> 
         rows = [{**annotation, "id": number} for number, annotation in enumerate(annotations, start=1)]
         return COCO({"images": images, "categories": categories, "annotations": rows})
 
-    truth = indexed(
+    target = indexed(
         {
             "image_id": annotation["image_id"],
             "category_id": annotation["category_id"],
@@ -92,7 +96,7 @@ def coco_numbers(ground_truth: Mapping[str, Any], detections: Sequence[Row]) -> 
         }
         for annotation in ground_truth["annotations"]
     )
-    found = indexed(
+    predicted = indexed(
         {
             "image_id": row["image_id"],
             "category_id": row["category_id"],
@@ -103,17 +107,17 @@ def coco_numbers(ground_truth: Mapping[str, Any], detections: Sequence[Row]) -> 
         }
         for row in detections
     )
-    evaluation = COCOeval_faster(truth, found, iouType="bbox", print_function=lambda *_: None)
+    evaluation = COCOeval_faster(target, predicted, iouType="bbox", print_function=lambda *_: None)
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
 
     summary = {name: float(value) for name, value in zip(COCO_METRICS, evaluation.stats, strict=True)}
-    return CocoNumbers(summary, _of_classes(evaluation))
+    return CocoNumbers(summary, _class_metrics(evaluation))
 
 
-def _of_classes(evaluation: Any) -> dict[int, dict[str, float]]:
-    """By category id, of the classes that have objects."""
+def _class_metrics(evaluation: Any) -> dict[int, dict[str, float]]:
+    """Return the CLASS_METRICS of the classes that have objects, by category id."""
     precision = evaluation.eval["precision"]  # (IoU thresholds, recalls, classes, area ranges, limits)
     recall = evaluation.eval["recall"]  # (IoU thresholds, classes, area ranges, limits)
     classes = {}
@@ -137,12 +141,12 @@ def voc_average_precision(
     interpolation: Interpolation = "every_point",
     plus_one: bool = False,
 ) -> dict[str, Any]:
-    """Pascal VOC's average precision of each class, and their mean.
+    """Compute Pascal VOC's average precision of each class, and their mean.
 
     By falling score (the earlier row first among equals), a detection claims the true box that it
-    overlaps most, if by `iou_threshold` at least. The first to claim a box is right, the next is a
-    duplicate and wrong, like one that claims none. Boxes that are difficult (or crowds) need not be found,
-    and what claims them counts neither way.
+    overlaps most, if their IoU is at least `iou_threshold`. The first detection to claim a box is right;
+    later ones are duplicates and wrong, like those that claim no box. Boxes that are difficult (or crowds)
+    need not be found, and detections that claim them count neither way.
 
     Args:
         ground_truth: a COCO dictionary whose annotations may have `difficult` (see the head of this file).
@@ -153,32 +157,33 @@ def voc_average_precision(
         plus_one: widths and heights count the last pixel too, x1 - x0 + 1, as in Pascal's own code.
 
     Returns:
-        `mAP`, -1 where there is no truth, and `per_class`: {name: {"AP"}} of classes with something to find.
+        `mAP`, -1 if there is no true box, and `per_class`: {name: {"AP"}} of the classes with something to
+        find.
 
     Raises:
-        UserError: as `coco_average_precision`; an option outside its range.
+        UserError: as `coco_average_precision`, or if an option is outside its range.
     """
     check_voc_options(iou_threshold, interpolation)
     check_detections(ground_truth, detections)
-    truths_of, found_of = defaultdict(list), defaultdict(list)
+    truths_of, predicted_of = defaultdict(list), defaultdict(list)
     for annotation in ground_truth["annotations"]:
         truths_of[annotation["category_id"]].append(annotation)
     for row in detections:
-        found_of[row["category_id"]].append(row)
+        predicted_of[row["category_id"]].append(row)
 
     per_class = {}
     for category_id, name in _class_names(ground_truth["categories"]).items():
         truths = truths_of[category_id]
-        num_wanted = sum(not _exempt(truth) for truth in truths)
-        if num_wanted:
-            hits = _voc_hits(truths, found_of[category_id], iou_threshold, plus_one)
-            per_class[name] = {"AP": _area_under_curve(hits, num_wanted, interpolation)}
+        num_targets = sum(not _exempt(truth) for truth in truths)
+        if num_targets:
+            hits = _voc_hits(truths, predicted_of[category_id], iou_threshold, plus_one)
+            per_class[name] = {"AP": _area_under_curve(hits, num_targets, interpolation)}
     mean = float(np.mean([numbers["AP"] for numbers in per_class.values()])) if per_class else -1.0
     return {"mAP": mean, "per_class": per_class}
 
 
 def check_voc_options(iou_threshold: float, interpolation: str) -> None:
-    """Raise UserError where `voc_average_precision` would, for callers with long work to do before."""
+    """Raise the UserError of `voc_average_precision` early, before a caller starts on long work."""
     if not 0 < iou_threshold <= 1:
         raise UserError(f"iou_threshold must be in (0, 1], not {iou_threshold}.")
     if interpolation not in ("every_point", "11_point"):
@@ -186,7 +191,7 @@ def check_voc_options(iou_threshold: float, interpolation: str) -> None:
 
 
 def check_detections(ground_truth: Mapping[str, Any], detections: Sequence[Row]) -> None:
-    """Raise UserError at the first row that cannot be scored against `ground_truth`."""
+    """Raise a UserError at the first row that cannot be scored against `ground_truth`."""
     image_ids = {image["id"] for image in ground_truth["images"]}
     category_ids = {category["id"] for category in ground_truth["categories"]}
     for index, row in enumerate(detections):
@@ -198,13 +203,13 @@ def check_detections(ground_truth: Mapping[str, Any], detections: Sequence[Row])
             )
         if row["image_id"] not in image_ids:
             raise UserError(
-                f"detection {index} is for image_id {row['image_id']!r}, which is none of the "
-                f"{len(image_ids)} images of the ground truth: score it against the split it was made on."
+                f"detection {index} has image_id {row['image_id']!r}, which is not one of the "
+                f"{len(image_ids)} images of the ground truth: score it against the split it comes from."
             )
         if row["category_id"] not in category_ids:
             raise UserError(
-                f"detection {index} has category_id {row['category_id']!r}, which is none of the "
-                f"{len(category_ids)} categories of the ground truth: write the data set's own ids."
+                f"detection {index} has category_id {row['category_id']!r}, which is not one of the "
+                f"{len(category_ids)} categories of the ground truth: use the data set's own ids."
             )
         box = row["bbox"]
         if len(box) != 4 or not all(_is_finite(value) for value in (*box, row["score"])):
@@ -224,7 +229,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def _class_names(categories: Sequence[Row]) -> dict[int, str]:
-    """Names by id, in the data set's order; names that several ids share are told apart by the id."""
+    """Return the names by id, in the data set's order; the id is added to names that several ids share."""
     count = Counter(category["name"] for category in categories)
     return {
         category["id"]: category["name"]
@@ -239,11 +244,11 @@ def _exempt(truth: Row) -> bool:
 
 
 def _voc_hits(
-    truths: Sequence[Row], found: Sequence[Row], iou_threshold: float, plus_one: bool
+    truths: Sequence[Row], predicted: Sequence[Row], iou_threshold: float, plus_one: bool
 ) -> np.ndarray:
-    """Pascal's matching in one class: right or wrong, (number of detections that count,) by falling score."""
-    order = np.argsort([-row["score"] for row in found], kind="stable")
-    ranked = [found[index] for index in order]
+    """Match one class by Pascal's rules; return right or wrong per counting detection, by falling score."""
+    order = np.argsort([-row["score"] for row in predicted], kind="stable")
+    ranked = [predicted[index] for index in order]
     truths_in, ranked_in = defaultdict(list), defaultdict(list)
     for index, truth in enumerate(truths):
         truths_in[truth["image_id"]].append(index)
@@ -270,8 +275,8 @@ def _boxes_xyxy(rows: Sequence[Row]) -> np.ndarray:
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
-def _area_under_curve(hits: np.ndarray, num_wanted: int, interpolation: Interpolation) -> float:
-    """AP of one class from its detections by falling score.
+def _area_under_curve(hits: np.ndarray, num_targets: int, interpolation: Interpolation) -> float:
+    """Compute the AP of one class from its detections by falling score.
 
     The precision at a recall is the best one at that recall or a higher one.
     """
@@ -279,9 +284,9 @@ def _area_under_curve(hits: np.ndarray, num_wanted: int, interpolation: Interpol
     precision = num_right / np.arange(1, len(hits) + 1)
     best_precision = np.maximum.accumulate(precision[::-1])[::-1]
     if interpolation == "every_point":
-        # Recall grows by 1 / num_wanted at each hit and nowhere else.
-        return float(best_precision[hits].sum() / num_wanted)
-    # In floating point, as everybody's code has it: 9 right of 15 miss the level 6 * 0.1 > 9 / 15. Published
-    # numbers contain this rounding.
-    starts = np.searchsorted(num_right / num_wanted, np.linspace(0, 1, 11))
+        # Recall grows by 1 / num_targets at each hit and nowhere else.
+        return float(best_precision[hits].sum() / num_targets)
+    # In floating point, as in all other implementations: 9 right of 15 miss the level 6 * 0.1 > 9 / 15.
+    # Published numbers contain this rounding.
+    starts = np.searchsorted(num_right / num_targets, np.linspace(0, 1, 11))
     return float(best_precision[starts[starts < len(hits)]].sum() / 11)

@@ -1,9 +1,9 @@
-"""Which detection found which object, for one IoU threshold at a time.
+"""The matching of detections with objects, at one IoU threshold at a time.
 
-COCO's rules are those of faster-coco-eval and pycocotools (the tests compare): in an image and class, by
-falling score, a detection takes the free object that it overlaps most; a crowd region excuses any number of
-detections and need not be found. Pascal VOC's rule differs: a detection claims the object that it overlaps
-most even if that object is taken, and is then wrong.
+COCO's rules are those of faster-coco-eval and pycocotools (the tests compare with them). Within an image and
+a class, by falling score, a detection takes the free object that it overlaps most; a crowd region excuses any
+number of detections and need not be found. Pascal VOC's rule differs: a detection claims the object that it
+overlaps most even if that object is taken, and is then wrong.
 
 Letters: D detections, N objects, of a split or of one image; C classes of the data.
 """
@@ -24,8 +24,14 @@ ROUNDING = 1e-10  # COCO's: a threshold of 1 can be reached
 
 @dataclass(frozen=True)
 class Objects:
-    """The N objects of a split. `images`: index into `split.images`; `numbers`: which of its objects;
-    `labels`: class index of the data; `areas`: in pixels, of the mask where there is one."""
+    """The N objects of a split.
+
+    Attributes:
+        images: indices into `split.images`.
+        numbers: indices into the objects of that image.
+        labels: class indices of the data.
+        areas: in pixels; the mask's area if there is a mask.
+    """
 
     images: np.ndarray
     numbers: np.ndarray
@@ -38,7 +44,7 @@ class Objects:
         return len(self.labels)
 
     @classmethod
-    def of(cls, split: Split) -> Objects:
+    def from_split(cls, split: Split) -> Objects:
         counts = [len(image) for image in split.images]
         return cls(
             images=np.repeat(np.arange(len(counts)), counts),
@@ -54,7 +60,9 @@ class Objects:
 class ScoredBoxes:
     """The D detections in a split, best score first (the earlier image first among equals).
 
-    `images`: index into `split.images`; `labels`: class index of the data.
+    Attributes:
+        images: indices into `split.images`.
+        labels: class indices of the data.
     """
 
     images: np.ndarray
@@ -66,8 +74,8 @@ class ScoredBoxes:
         return len(self.scores)
 
     @classmethod
-    def of(cls, rows: Sequence[Mapping[str, Any]], split: Split) -> ScoredBoxes:
-        """From COCO results rows with the split's own ids, as `evaluation.collect_detections` gives them."""
+    def from_rows(cls, rows: Sequence[Mapping[str, Any]], split: Split) -> ScoredBoxes:
+        """Convert COCO results rows with the split's own ids, as `evaluation.collect_detections` returns."""
         image_of = {image.image_id: index for index, image in enumerate(split.images)}
         label_of = {category_id: label for label, category_id in enumerate(split.classes.category_ids)}
         boxes = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
@@ -84,8 +92,12 @@ class ScoredBoxes:
 
 @dataclass(frozen=True)
 class Matches:
-    """`objects`: (D,) the object that each detection found, -1 for none. `excused`: (D,) bool, it lies on a
-    crowd region and counts neither as right nor as wrong."""
+    """The match of each of D detections.
+
+    Attributes:
+        objects: (D,) the object that each detection found, or -1.
+        excused: (D,) bool, True for a detection on a crowd region, which is neither right nor wrong.
+    """
 
     objects: np.ndarray
     excused: np.ndarray
@@ -100,13 +112,13 @@ class Matches:
         return result
 
 
-def match(found: ScoredBoxes, objects: Objects, iou_threshold: float) -> Matches:
-    """COCO's matching of all detections of a split, class by class."""
-    matched = np.full(len(found), -1)
-    excused = np.zeros(len(found), dtype=bool)
-    for _, rows, columns in in_same_image(found, objects, same_class=True):
+def match(detections: ScoredBoxes, objects: Objects, iou_threshold: float) -> Matches:
+    """Match all detections of a split by COCO's rules, class by class."""
+    matched = np.full(len(detections), -1)
+    excused = np.zeros(len(detections), dtype=bool)
+    for _, rows, columns in in_same_image(detections, objects, same_class=True):
         crowd = objects.crowd[columns]
-        overlap = overlaps(found.boxes_xyxy[rows], objects.boxes_xyxy[columns], crowd)
+        overlap = overlaps(detections.boxes_xyxy[rows], objects.boxes_xyxy[columns], crowd)
         taken = assign(np.where(crowd, -1.0, overlap), iou_threshold)
         matched[rows[taken >= 0]] = columns[taken[taken >= 0]]
         excused[rows] = (taken < 0) & (crowd & (overlap >= _reachable(iou_threshold))).any(axis=1)
@@ -114,15 +126,21 @@ def match(found: ScoredBoxes, objects: Objects, iou_threshold: float) -> Matches
 
 
 def assign(overlap: np.ndarray, iou_threshold: float) -> np.ndarray:
-    """(D,) the object that each detection takes, -1 for none: the free one that it overlaps most, by
-    `iou_threshold` at least. Each object is taken once. Of equal overlaps COCO takes the last.
+    """Assign objects to detections by COCO's rule, each object once.
 
-    overlap: (D, N) by falling score; -1 for pairs that may not match.
+    A detection takes the free object that it overlaps most, if by at least `iou_threshold`. Of equal
+    overlaps COCO takes the last.
+
+    Args:
+        overlap: (D, N) by falling score, -1 for pairs that may not match.
+
+    Returns:
+        (D,) the object that each detection takes, or -1.
     """
     taken = np.full(len(overlap), -1)
     free = np.ones(overlap.shape[1], dtype=bool)
-    for row, each in enumerate(overlap):
-        rest = np.where(free, each, -1.0)[::-1]
+    for row, ious in enumerate(overlap):
+        rest = np.where(free, ious, -1.0)[::-1]
         if rest.max(initial=-1.0) >= _reachable(iou_threshold):
             taken[row] = len(rest) - 1 - rest.argmax()
             free[taken[row]] = False
@@ -130,10 +148,13 @@ def assign(overlap: np.ndarray, iou_threshold: float) -> np.ndarray:
 
 
 def claim(overlap: np.ndarray, iou_threshold: float) -> np.ndarray:
-    """(D,) the object that each detection claims by Pascal's rule, -1 for none: the one that it overlaps
-    most, by `iou_threshold` at least, taken or not. Of equal overlaps Pascal takes the first.
+    """Return the object that each detection claims by Pascal's rule, (D,), or -1.
 
-    overlap: (D, N), N at least 1.
+    A detection claims the object that it overlaps most, if by at least `iou_threshold`, taken or not. Of
+    equal overlaps Pascal takes the first.
+
+    Args:
+        overlap: (D, N) with N at least 1.
     """
     return np.where(overlap.max(axis=1) >= iou_threshold, overlap.argmax(axis=1), -1)
 
@@ -143,9 +164,9 @@ def _reachable(iou_threshold: float) -> float:
 
 
 def in_same_image(
-    found: ScoredBoxes, objects: Objects, *, same_class: bool
+    detections: ScoredBoxes, objects: Objects, *, same_class: bool
 ) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """(image, its detections by falling score, its objects), for each image (and class) that has both."""
+    """Return (image, its detections by falling score, its objects) for each image (and class) with both."""
 
     def groups(images: np.ndarray, labels: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
         keys = labels if same_class else np.zeros_like(labels)
@@ -156,19 +177,26 @@ def in_same_image(
         starts = np.flatnonzero((np.diff(pairs, axis=0) != 0).any(1)) + 1
         return {(int(images[part[0]]), int(keys[part[0]])): part for part in np.split(order, starts)}
 
-    detections, truths = groups(found.images, found.labels), groups(objects.images, objects.labels)
-    return [(key[0], rows, truths[key]) for key, rows in detections.items() if key in truths]
+    predicted = groups(detections.images, detections.labels)
+    targets = groups(objects.images, objects.labels)
+    return [(key[0], rows, targets[key]) for key, rows in predicted.items() if key in targets]
 
 
 def overlaps(
-    found_xyxy: np.ndarray, objects_xyxy: np.ndarray, crowd: np.ndarray | None = None, extra: float = 0.0
+    detections_xyxy: np.ndarray,
+    objects_xyxy: np.ndarray,
+    crowd: np.ndarray | None = None,
+    extra: float = 0.0,
 ) -> np.ndarray:
-    """(D, N) IoU; with a crowd region, the share of the detection inside it.
+    """Compute the IoU of detections and objects, (D, N).
 
-    crowd: (N,) bool, None for no crowds. extra: added to widths and heights; Pascal's own code counts the
-    last pixel too and adds 1. Boxes without area do not overlap.
+    For a crowd region, it is the share of the detection inside it. Boxes without area do not overlap.
+
+    Args:
+        crowd: (N,) bool; None means no crowds.
+        extra: is added to widths and heights. Pascal's own code counts the last pixel too and adds 1.
     """
-    a, b = found_xyxy[:, None], objects_xyxy[None]
+    a, b = detections_xyxy[:, None], objects_xyxy[None]
     sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
     intersection = np.maximum(sides + extra, 0.0).prod(-1)
     area_a, area_b = ((box[..., 2:] - box[..., :2] + extra).prod(-1) for box in (a, b))
@@ -179,34 +207,34 @@ def overlaps(
     return result
 
 
-# ---------------------------------------------------------------- who was taken for whom
+# ---------------------------------------------------------------- confusion
 
 
 def confusion(
-    found: ScoredBoxes, objects: Objects, matches: Matches, threshold: float, num_classes: int
+    detections: ScoredBoxes, objects: Objects, matches: Matches, threshold: float, num_classes: int
 ) -> np.ndarray:
-    """(C + 1, C + 1) counts: rows are the objects' classes, columns what the detections say.
+    """Count confusions, (C + 1, C + 1): rows are the objects' classes, columns those of the detections.
 
-    Detections of at least `threshold` that found an object of their own class (`matches`) stay with it. The
-    others, by falling score, take the object that is left over which they overlap most, by LOOSE at least:
-    a confusion. The last column holds objects that nothing took (missed), the last row detections that took
-    nothing (background). Crowds, and what they excuse, are left out.
+    Detections of at least `threshold` that found an object of their own class (`matches`) keep it. Each of
+    the others, by falling score, takes the remaining object that it overlaps most, if by at least LOOSE: a
+    confusion. The last column counts the objects that no detection took (missed), the last row the detections
+    that took no object (background). Crowds, and the detections that they excuse, are left out.
     """
     table = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
-    above = found.scores >= threshold
+    above = detections.scores >= threshold
     taken = np.zeros(len(objects), dtype=bool)
     right = np.flatnonzero(above & matches.right)
     taken[matches.objects[right]] = True
-    np.add.at(table, (found.labels[right], found.labels[right]), 1)
-    confused = np.full(len(found), -1)
+    np.add.at(table, (detections.labels[right], detections.labels[right]), 1)
+    confused = np.full(len(detections), -1)
     wrong = above & matches.wrong
-    for _, rows, columns in in_same_image(found, objects, same_class=False):
+    for _, rows, columns in in_same_image(detections, objects, same_class=False):
         rows, columns = rows[wrong[rows]], columns[~objects.crowd[columns] & ~taken[columns]]
-        others = assign(overlaps(found.boxes_xyxy[rows], objects.boxes_xyxy[columns]), LOOSE)
+        others = assign(overlaps(detections.boxes_xyxy[rows], objects.boxes_xyxy[columns]), LOOSE)
         confused[rows[others >= 0]] = columns[others[others >= 0]]
-    lost = np.flatnonzero(confused >= 0)
-    taken[confused[lost]] = True
-    np.add.at(table, (objects.labels[confused[lost]], found.labels[lost]), 1)
-    np.add.at(table, (num_classes, found.labels[wrong & (confused < 0)]), 1)
+    mistaken = np.flatnonzero(confused >= 0)
+    taken[confused[mistaken]] = True
+    np.add.at(table, (objects.labels[confused[mistaken]], detections.labels[mistaken]), 1)
+    np.add.at(table, (num_classes, detections.labels[wrong & (confused < 0)]), 1)
     np.add.at(table, (objects.labels[~taken & ~objects.crowd], num_classes), 1)
     return table

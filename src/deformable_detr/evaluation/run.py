@@ -1,14 +1,14 @@
-"""A model's average precision on a data set: `deformable-detr evaluate`, and after each epoch of training.
+"""A model's average precision on a data set: `deformable-detr evaluate`, and the evaluation after each epoch.
 
 pictures → detections (`collect_detections`) → numbers (average_precision.py) → metrics.json
 
-How images share a batch matters a little, as padding changes what convolutions and attention see at the
-border. With `exact` batching only pictures that are resized to the same size are put together, nothing is
-padded and a detection doesn't depend on its neighbours. With `padded`, consecutive pictures are padded
-together, as in the authors' evaluation (specification §7.2). The metrics say which it was.
+The composition of a batch matters a little, as padding changes what convolutions and attention see at the
+border. With `exact` batching, only pictures that are resized to the same size share a batch; nothing is
+padded, and a detection doesn't depend on the other pictures. With `padded` batching, consecutive pictures are
+padded together, as in the authors' evaluation (docs/specification.md §7.2). The metrics record the batching.
 
-Several processes (torchrun, or a process group that exists) share the batches; how many there are changes
-neither the batches nor the result.
+Several processes (torchrun, or an existing process group) share the batches; their number changes neither the
+batches nor the result.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ Batching = Literal["exact", "padded"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Two threads decode and resize while the model works on what they have read; two batches wait at most.
+# Two threads decode and resize while the model works on earlier batches; at most two batches wait.
 NUM_READERS = 2
-MOST_NAMES = 5  # of classes that a message lists
+MAX_NAMES = 5  # the most class names that a message lists
 
 
 def evaluate(
@@ -89,39 +89,39 @@ def evaluate(
 
     Args:
         model: a `Detector`, or anything that `deformable_detr.load` takes.
-        data: a data set's folder, or a `Split`; then `split`, `format` and `strict` say nothing.
+        data: a data set's folder, or a `Split`; with a `Split`, `split`, `format` and `strict` are ignored.
         strict: refuse a folder with problems instead of counting them.
         metric: `coco`, or `voc` with the options `iou_threshold`, `interpolation` and `plus_one` of
             `voc_average_precision`.
         batching: `exact` or `padded`, see the head of this file.
-        batch_size: images per batch and process, at most.
-        threshold: detections with a lower score are left out. Average precision wants them all, 0.
+        batch_size: the maximum number of images per batch and process.
+        threshold: detections with a lower score are left out. Average precision needs all of them, 0.
         max_detections: per image, over all classes of the model.
-        output: where to write the result as JSON. Written whole or not at all, by the first process.
-        device: where `model` is loaded; "auto" gives each process of a node a GPU of its own. A
-            `Detector` stays where it is.
+        output: the JSON file for the result, written whole or not at all, by the first process.
+        device: where `model` is loaded; "auto" gives each process of a node its own GPU. A `Detector` stays
+            where it is.
         max_pixels: the largest H·W of a picture, as for `load`.
-        tta: test-time augmentation (tta.py): flips and its usual scales, or flips and these scales. Batching
-            is `exact` then.
-        console: where notes go; standard error by default.
-        progress: show a bar there, if it is a terminal.
+        tta: test-time augmentation (tta.py): True for flips and its usual scales, or the scales to use with
+            flips. Batching is then `exact`.
+        console: where notes are printed; standard error by default.
+        progress: show a progress bar there, if it is a terminal.
 
     Returns:
-        What metrics.json holds: the numbers of `coco_average_precision` (or `voc_average_precision`) with
-        `per_class`, and `metric`, its options, `split`, `images`, `batching`, `batch_size`, `threshold`,
-        `max_detections`, `classes_not_in_model` and `seconds`. The same in every process.
+        The content of metrics.json, the same in every process: the numbers of `coco_average_precision` (or
+        `voc_average_precision`) with `per_class`, and `metric`, its options, `split`, `images`, `batching`,
+        `batch_size`, `threshold`, `max_detections`, `classes_not_in_model` and `seconds`.
 
     Raises:
-        UserError: an option, the model or the data are wrong, or have no class in common.
+        UserError: if an option, the model or the data are wrong, or model and data have no class in common.
     """
     if metric not in ("coco", "voc"):
         raise UserError(f"metric must be coco or voc, not {metric}.")
     check_voc_options(iou_threshold, interpolation)
     _check_options(batching, batch_size, threshold, max_detections)
     if not isinstance(model, str | Path) and device != "auto":
-        raise UserError(f"device={device} comes too late for a detector that is loaded: pass it to load().")
+        raise UserError(f"device={device} cannot move a detector that is already loaded: pass it to load().")
     if not isinstance(model, str | Path) and max_pixels is not None:
-        raise UserError("max_pixels comes too late for a detector that is loaded: pass it to load().")
+        raise UserError("max_pixels cannot change a detector that is already loaded: pass it to load().")
     with _process_group():
         rank, num_processes = _rank_and_count()
         console = _console(console, rank)
@@ -136,7 +136,7 @@ def evaluate(
             raise UserError(f"{part.source}: the split {part.name} has no images to evaluate on.")
         unknown = _classes_not_in_model(detector.classes, part.classes, part.source)
         if unknown:
-            note = f"The model does not know {listed(unknown, MOST_NAMES)}: counted as never found."
+            note = f"The model does not have {listed(unknown, MAX_NAMES)}, which count as never found."
             console.print(Text(printable(note), "yellow"))
 
         start = time.perf_counter()
@@ -179,7 +179,7 @@ def _read(data: str | Path, split: str, format: str, strict: bool, console: Cons
     part = read_split(data, split, format=format, strict=strict)
     problems = [problem for problem in part.problems if problem.kind not in NOTES]
     if problems:
-        note = f"Problems in {part.source}: {len(problems)} (`deformable-detr inspect` lists them)."
+        note = f"{part.source} has problems: {len(problems)} (`deformable-detr inspect` lists them)."
         console.print(Text(printable(note), "yellow"))
     if lost := most_is_lost(part):
         console.print(Text(printable(f"Warning: {lost}"), "bold red"))
@@ -197,14 +197,16 @@ def collect_detections(
     console: Console | None = None,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
-    """COCO results rows (image_id, category_id, bbox, score) for a split, with the split's own ids.
+    """Detect in every image of a split and return COCO results rows with the split's own ids.
 
-    In the order of the split's images, best score first. Where a process group exists, every process
-    works on its share and returns the rows of all.
+    If a process group exists, every process works on its share and returns the rows of all.
+
+    Returns:
+        Rows of image_id, category_id, bbox and score, in the order of the split's images, best score first.
 
     Raises:
-        UserError: an image cannot be read or has another size than annotated; the model and the data
-            have no class in common; the model's output is not finite.
+        UserError: if an image cannot be read or has another size than annotated, the model and the data
+            have no class in common, or the model's output is not finite.
     """
     _check_options(batching, batch_size, threshold, max_detections)
     rank, num_processes = _rank_and_count()
@@ -247,7 +249,7 @@ def collect_detections(
 def _check_finite(detections: Detections, image: ImageRecord) -> None:
     if not (np.isfinite(detections.scores).all() and np.isfinite(detections.boxes_xyxy).all()):
         raise UserError(
-            f"the model's output for {image.path} is not finite: its weights are broken, take a checkpoint "
+            f"the model's output for {image.path} is not finite, so its weights are broken: use a checkpoint "
             "from before the training diverged."
         )
 
@@ -255,16 +257,16 @@ def _check_finite(detections: Detections, image: ImageRecord) -> None:
 def _rows(
     detections: Detections, image: ImageRecord, category_ids: Mapping[int, int]
 ) -> list[dict[str, Any]]:
-    """COCO results rows with the data set's ids, of the classes that it has."""
+    """Return COCO results rows with the data set's ids, for the classes that it has."""
     rows = zip(detections.to_coco(image.image_id), detections.labels.tolist(), strict=True)
     return [{**row, "category_id": category_ids[label]} for row, label in rows if label in category_ids]
 
 
 def ground_truth_of(split: Split) -> dict[str, Any]:
-    """The COCO dictionary of a data set that was read, whatever its layout was.
+    """Return a split of any layout as a COCO dictionary with the data set's own ids.
 
-    Ids are the data set's own. Difficult objects (Pascal VOC) are marked as such, which COCO's metric
-    does not look at: there they count like any other.
+    Difficult objects (Pascal VOC) are marked as such. COCO's metric ignores the mark and counts them like
+    any other.
     """
     return {
         "images": [
@@ -298,13 +300,19 @@ def ground_truth_of(split: Split) -> dict[str, Any]:
 
 
 def match_classes(model: ClassTable, data: ClassTable, source: Path) -> dict[int, int]:
-    """Which category id of the data each class index of the model stands for, by name.
+    """Match the model's classes with the data's by name.
 
-    The same spelling goes first; then case and outer spaces don't matter. A class is used once. Indices
-    of classes that the data (read from `source`) lack are not in the result.
+    Names with the same spelling are matched first, then those that differ in case or outer spaces only. A
+    class is used once.
+
+    Args:
+        source: where the data were read from, for the message.
+
+    Returns:
+        The category id of the data for each class index of the model; classes that the data lack are missing.
 
     Raises:
-        UserError: no class in common.
+        UserError: if there is no class in common.
     """
     matched: dict[int, int] = {}
     for key in (str, loose_name):
@@ -317,14 +325,14 @@ def match_classes(model: ClassTable, data: ClassTable, source: Path) -> dict[int
                 matched[index] = free[key(name)].popleft()
     if not matched:
         raise UserError(
-            f"the model and {source} have no class in common: the model knows {_named(model)}, the "
+            f"the model and {source} have no class in common: the model has {_named(model)}, the "
             f"data have {_named(data)}; evaluate on data with the model's class names."
         )
     return matched
 
 
 def print_metrics(metrics: Mapping[str, Any], console: Console) -> None:
-    """A result of `evaluate` as tables in percent, at most 80 columns wide; n/a without truth."""
+    """Print a result of `evaluate` as tables in percent, at most 80 columns wide; n/a without true boxes."""
     if "mAP" in metrics:
         columns: tuple[str, ...] = ("AP",)
         console.print(Text(f"mAP {percent(metrics['mAP'])} (Pascal VOC, in percent)", "bold"))
@@ -354,7 +362,7 @@ def print_metrics(metrics: Mapping[str, Any], console: Console) -> None:
 
 
 def _class_table(per_class: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> Table:
-    """One line per class; two classes side by side where there are many."""
+    """Build a table with one class per line, or two side by side if there are many."""
     side_by_side = 2 if len(per_class) > 12 else 1
     table = Table(title=f"{len(per_class)} classes", title_justify="left")
     for _ in range(side_by_side):
@@ -392,11 +400,11 @@ def _classes_not_in_model(model: ClassTable, data: ClassTable, source: Path) -> 
 
 
 def _named(classes: ClassTable) -> str:
-    return listed([name for name in classes.names if name is not None], MOST_NAMES)
+    return listed([name for name in classes.names if name is not None], MAX_NAMES)
 
 
 def _console(console: Console | None, rank: int) -> Console:
-    """The first process speaks for all."""
+    """Return a console that prints only in the first process."""
     if rank > 0:
         return Console(quiet=True)
     return console or Console(stderr=True)
@@ -404,7 +412,7 @@ def _console(console: Console | None, rank: int) -> Console:
 
 @contextmanager
 def _process_group() -> Iterator[None]:
-    """Under torchrun, where nobody has made a process group yet: one for the time of the evaluation."""
+    """Create a process group for the evaluation if torchrun started this process and there is none yet."""
     started_as_one_of_many = "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
     if not started_as_one_of_many or torch.distributed.is_initialized():
         yield
@@ -423,7 +431,7 @@ def _rank_and_count() -> tuple[int, int]:
 
 
 def _gathered(value: Item) -> list[Item]:
-    """Everybody's value, by rank."""
+    """Return the values of all processes, by rank."""
     _, num_processes = _rank_and_count()
     if num_processes == 1:
         return [value]

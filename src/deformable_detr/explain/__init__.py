@@ -1,5 +1,5 @@
-"""What an `Explanation` is good for: figures (paper, figures 5 and 6), a page to explore, and a verdict on
-every object that was missed."""
+"""Explanations in files: figures (paper, figures 5 and 6), an interactive page, and a verdict on every missed
+object."""
 
 from .commands import (
     print_missed,

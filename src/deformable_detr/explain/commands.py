@@ -1,7 +1,7 @@
-"""`deformable-detr explain`: explanations written to files.
+"""`deformable-detr explain`: write explanations to files.
 
-A picture and its explanation (.png, or .html to explore), the gradients of its detections, or a folder with
-the verdicts on the missed objects of a data set.
+The output is the explanation of one picture (.png, or .html to explore), the gradients of its detections, or
+a folder with verdicts on the missed objects of a data set.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from .page import page
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Place = tuple[float, float]
+Point = tuple[float, float]
 PICTURES, PAGES = (".png", ".pdf", ".svg"), (".html", ".htm")
 MISSED_FILE = "missed.json"
 PAGE_DETECTIONS = 50
@@ -65,34 +65,34 @@ def write_explanation(
     threshold: float = 0.5,
     layer: int | None = None,
     most: int = 5,
-    at: Sequence[Place] = (),
+    at: Sequence[Point] = (),
     device: str = "auto",
     max_pixels: int | None = None,
 ) -> int:
-    """Explain one picture in a file: .png (also .pdf, .svg), or .html, a page to explore.
+    """Explain one picture in a file: .png (also .pdf, .svg), or .html, an interactive page.
 
     Args:
         model: a `Detector`, or anything that `load` takes.
-        layer: the decoder layer to draw, from 1; None is the last.
-        most: panels for at most so many detections.
+        layer: the decoder layer to draw, counted from 1; None means the last.
+        most: the maximum number of detections that get a panel.
         max_pixels: the largest H·W of a picture, as for `load`.
-        at: places (x, y) in pixels, from which the encoder's attention is drawn too. The page has its own.
+        at: points (x, y) in pixels at which the encoder's attention is drawn too. The page chooses its own.
 
     Returns:
-        How many detections there are.
+        The number of detections.
 
     Raises:
-        UserError: the picture cannot be read, an option is out of range, the output cannot be written.
+        UserError: if the picture cannot be read, an option is out of range, or the output cannot be written.
     """
     target = _checked_file(output, PICTURES + PAGES)
     detector = model if isinstance(model, Detector) else load(model, device, max_pixels=max_pixels)
     if target.suffix.lower() in PAGES:
         if layer is not None:
-            raise UserError("--layer is for pictures: the page lets you choose.")
+            raise UserError("--layer applies to pictures only; leave it out: the page has a slider for it.")
         name = Path(image).name if isinstance(image, str | Path) else "picture"
-        text, found = page(detector, image, threshold, title=name, max_detections=PAGE_DETECTIONS)
+        text, num_detections = page(detector, image, threshold, title=name, max_detections=PAGE_DETECTIONS)
         write_text(target, text)
-        return found
+        return num_detections
     if most < 1:
         raise UserError(f"--most must be at least 1, not {most}.")
     num_layers = detector.config.decoder_layers
@@ -113,9 +113,13 @@ def write_gradient(
     device: str = "auto",
     max_pixels: int | None = None,
 ) -> int:
-    """Draw what x, y, width, height and score of the best `most` detections look at (paper, figure 5).
+    """Draw the gradients of x, y, width, height and score of the best `most` detections (paper, figure 5).
 
-    Returns, Raises: as `write_explanation`; also if nothing was detected.
+    Returns:
+        The number of detections that are drawn.
+
+    Raises:
+        UserError: as `write_explanation`, or if nothing is detected.
     """
     target = _checked_file(output, PICTURES)
     detector = model if isinstance(model, Detector) else load(model, device, max_pixels=max_pixels)
@@ -140,15 +144,16 @@ def write_missed(
     max_pixels: int | None = None,
     console: Console | None = None,
 ) -> MissedReport:
-    """Say for every object of a split that was not found which stage of the model lost it.
+    """Find the stage of the model that lost each missed object of a split.
 
     Writes `missed.json` and pictures of the first `most` objects of each kind into the folder `output`.
 
     Args:
-        image: only this image of the split (its file name or path).
+        image: judge only this image of the split (its file name or path).
 
     Raises:
-        UserError: the data or the model cannot be read, have no class in common; no such image.
+        UserError: if the data or the model cannot be read or have no class in common, or if the split does
+            not list the image.
     """
     import_extra("matplotlib", "figures", "explain")
     if not 0 <= threshold <= 1:
@@ -177,7 +182,7 @@ def write_missed(
 
 
 def print_missed(report: MissedReport, console: Console) -> None:
-    """A report as a table: a line for each stage, then one for each class."""
+    """Print a report as two tables: a line for each stage, and a line for each class."""
     objects, missed = sum(report.stages.values()), len(report.rows)
     table = Table(
         title=f"{missed} of {objects} objects missed at threshold {report.threshold}", title_justify="left"
@@ -195,22 +200,23 @@ def print_missed(report: MissedReport, console: Console) -> None:
         classes.add_row(Text(printable(name)), *(str(counts[stage]) for stage in Stage))
     console.print(classes)
     if report.unknown:
-        console.print(f"{report.unknown} objects of classes that the model does not know are not counted.")
+        console.print(f"{report.unknown} objects of classes that the model does not have are not counted.")
 
 
 def _draw_missed(detector: Detector, split: Split, judged: Judged, number: int, verdict: Verdict) -> Figure:
-    """The object, dashed, and what the query did that came furthest."""
+    """Draw the object (dashed) and the query that came furthest."""
     record = judged.record
     box = record.boxes_xyxy[number]
     opened = open_image(record.path, annotated_size=record.size, max_pixels=detector.data.max_pixels)
     picture = np.asarray(opened.picture)
-    figure, (whole, near) = grid(2, record.size, columns=2, least_width=MISSED_INCHES)
+    figure, (whole, near) = grid(2, record.size, columns=2, min_width=MISSED_INCHES)
     for panel in (whole, near):
         show_picture(panel, picture)
         if panel is near:
             draw_query(panel, judged.queries, verdict.query)
-            reach = judged.queries.boxes_xyxy[verdict.query, -1]
-            zoom(panel, np.concatenate([np.minimum(box, reach)[:2], np.maximum(box, reach)[2:]]), record.size)
+            predicted = judged.queries.boxes_xyxy[verdict.query, -1]
+            both = np.concatenate([np.minimum(box, predicted)[:2], np.maximum(box, predicted)[2:]])
+            zoom(panel, both, record.size)
         draw_box(panel, box, OBJECT_COLOUR, 1.0, linestyle=(0, (4, 2)))
     name = split.classes.name(int(record.labels[number]))
     title(whole, f"{name}: {verdict.stage.value}", "")
@@ -218,22 +224,22 @@ def _draw_missed(detector: Detector, split: Split, judged: Judged, number: int, 
         near,
         f"query {verdict.query}",
         f"attention {verdict.attention:.0%}, IoU {verdict.iou:.3f}, score {verdict.score:.3f}, "
-        f"on top {detector.classes.name(verdict.label)}",
+        f"best class {detector.classes.name(verdict.label)}",
     )
     return figure
 
 
 def _image_of(split: Split, image: str | Path) -> ImageRecord:
-    wanted = Path(image)
+    path = Path(image)
     ways: tuple[Callable[[ImageRecord], bool], ...] = (
-        lambda record: record.path.resolve() == wanted.resolve(),
+        lambda record: record.path.resolve() == path.resolve(),
         lambda record: record.file_name == str(image),
-        lambda record: record.path.name == wanted.name,
+        lambda record: record.path.name == path.name,
     )
     for same in ways:
-        found = [record for record in split.images if same(record)]
-        if found:
-            return found[0]
+        records = [record for record in split.images if same(record)]
+        if records:
+            return records[0]
     raise UserError(f"{split.source}: the split {split.name} has no image {image}: name one that it lists.")
 
 

@@ -1,8 +1,10 @@
-"""An `Explanation` as a figure, in the manner of the paper's figure 6: each detection in its own panel,
-its sampling points over all heads and levels coloured by attention weight, the reference they were sampled
-around, and the boxes after each decoder layer fading in.
+"""An `Explanation` as a figure in the style of the paper's figure 6.
 
-Letters: N detections, T layers, M heads, L levels, K points, P places.
+Each detection has its own panel with its sampling points over all heads and levels, coloured by attention
+weight, the reference that they were sampled around, and the boxes after each decoder layer, later layers
+drawn more strongly.
+
+Letters: N detections, T layers, M heads, L levels, K points, P encoder points.
 """
 
 from __future__ import annotations
@@ -24,57 +26,58 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PANEL_INCHES, LEAST_INCHES = 2.6, 0.9  # a panel's long side; the minimum of its short side
+PANEL_INCHES, MIN_INCHES = 2.6, 0.9  # a panel's long side; the minimum of its short side
 GAP_INCHES, TITLE_INCHES, LEGEND_INCHES = 0.08, 0.19, 0.42
-TITLE_SHARE = 0.95  # of a panel's width that the two sides of its title may fill
+TITLE_SHARE = 0.95  # the share of a panel's width that the two sides of its title may fill
 DPI = 200
-CONTEXT, MOST_ZOOM = 2.0, 8.0
-WEIGHTY = 0.25  # of a row's largest weight: points that a panel must show
+CONTEXT, MAX_ZOOM = 2.0, 8.0
+WEIGHTY = 0.25  # a panel must show the points with more than this share of the row's largest weight
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 WEIGHT_COLOURS = "turbo"  # from blue to red, as in the paper
 BOX_COLOUR, PROPOSAL_COLOUR, OBJECT_COLOUR = "#35e055", "#ffd21f", "#ff3b30"
 
 
 def draw(explanation: Explanation, *, layer: int = -1, most: int = 5) -> Figure:
-    """The picture with all detections numbered, then the best `most` of them and every place asked of the
-    encoder in their own panels: detections zoomed in, so that their points can be told apart.
+    """Draw the picture with its detections, then panels for the best `most` of them and every encoder point.
+
+    The panels of detections are zoomed in so that their points can be distinguished.
 
     Args:
-        layer: whose attention to draw, 0 to T - 1; -1 is the last.
+        layer: the layer whose attention to draw, 0 to T - 1; -1 is the last.
     """
     image = explanation.detections.image
     assert image is not None
     shown = min(most, len(explanation))
     encoder = explanation.encoder
     num_levels = 0 if encoder is None else encoder.tokens.shape[1]
-    num_places = 0 if encoder is None else len(encoder.places) * num_levels
+    num_encoder_panels = 0 if encoder is None else len(encoder.places) * num_levels
     attentions = [explanation.queries.attention.take(np.arange(shown))] if shown else []
     attentions += [encoder.attention] if encoder is not None else []
-    most_weight = max((largest(attention, layer) for attention in attentions), default=1.0)
+    max_weight = max((largest(attention, layer) for attention in attentions), default=1.0)
     figure, panels = grid(
-        1 + shown + num_places, image.shape[:2], legend_for=most_weight if attentions else None
+        1 + shown + num_encoder_panels, image.shape[:2], legend_for=max_weight if attentions else None
     )
 
     _overview(panels[0], explanation, shown)
     for row, panel in enumerate(panels[1 : 1 + shown]):
         show_picture(panel, image)
-        draw_query(panel, explanation.queries, row, layer=layer, most_weight=most_weight)
-        zoom(panel, _reach(explanation.queries, row, layer, image.shape[:2]), image.shape[:2])
+        draw_query(panel, explanation.queries, row, layer=layer, max_weight=max_weight)
+        zoom(panel, _surrounding(explanation.queries, row, layer, image.shape[:2]), image.shape[:2])
         name, score = explanation.detections.names[row], explanation.detections.scores[row]
         title(panel, f"{row + 1}  {name} {score:.2f}", f"query {explanation.queries.indices[row]}")
     if encoder is not None:
         for number, panel in enumerate(panels[1 + shown :]):
             place, level = divmod(number, num_levels)
             show_picture(panel, image)
-            draw_attention(panel, encoder.attention, number, layer, most_weight)
+            draw_attention(panel, encoder.attention, number, layer, max_weight)
             _cross(panel, encoder.centres[place, level])
             x, y = encoder.places[place]
             title(panel, f"encoder at {x:g},{y:g}", f"from level {level + 1} of {num_levels}")
     return figure
 
 
-def _reach(queries: QueryTraces, row: int, layer: int, size: tuple[int, int]) -> np.ndarray:
-    """The box around the final box and all points inside the picture that carry weight."""
+def _surrounding(queries: QueryTraces, row: int, layer: int, size: tuple[int, int]) -> np.ndarray:
+    """Return the box around the final box and all points inside the picture that carry weight."""
     corners = queries.boxes_xyxy[row, -1].reshape(2, 2)
     if isinstance(queries.attention, SamplingPoints):
         locations, weights = queries.attention.locations[row, layer], queries.attention.weights[row, layer]
@@ -107,19 +110,22 @@ def grid(
     size: tuple[int, int],
     columns: int | None = None,
     legend_for: float | None = None,
-    least_width: float = LEAST_INCHES,
+    min_width: float = MIN_INCHES,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of `num_panels` equal panels for pictures of `size` (H, W), row by row, each with room for a
-    title. `legend_for`: the largest weight of a colour bar below them. `least_width`: of a panel, in inches,
-    for its title; its height grows along."""
+    """Create a figure of equal panels for pictures of `size` (H, W), row by row, each with room for a title.
+
+    Args:
+        legend_for: the largest weight of the colour bar below the panels; None for no colour bar.
+        min_width: the minimum width of a panel in inches, for its title; the height grows in proportion.
+    """
     # Not pyplot, which keeps figures alive and asks for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     scale = PANEL_INCHES / max(size)
-    height, width = (max(LEAST_INCHES, side * scale) for side in size)
-    if width < least_width:
-        height, width = height * least_width / width, least_width
+    height, width = (max(MIN_INCHES, side * scale) for side in size)
+    if width < min_width:
+        height, width = height * min_width / width, min_width
     if columns is None:
         columns = min(num_panels, max(1, round(math.sqrt(num_panels * height / width * 1.5))))
     rows = math.ceil(num_panels / columns)
@@ -144,9 +150,9 @@ def grid(
 
 
 def show_picture(panel: Axes, image: np.ndarray) -> None:
-    """The picture, its pixel (0, 0) covering [0, 1] × [0, 1]; whatever is outside is cut off."""
+    """Draw the picture so that its pixel (0, 0) covers [0, 1] × [0, 1]; anything outside is cut off."""
     height, width = image.shape[:2]
-    # Greyed a little: colour is what the weights speak in.
+    # The picture is greyed a little, because colour shows the weights.
     grey = image @ LUMA
     muted = (0.45 * image + 0.55 * grey[..., None]).astype(np.uint8)
     panel.imshow(muted, extent=(0, width, height, 0), aspect="auto", interpolation="bilinear")
@@ -155,35 +161,37 @@ def show_picture(panel: Axes, image: np.ndarray) -> None:
 
 
 def zoom(panel: Axes, box_xyxy: np.ndarray, size: tuple[int, int]) -> None:
-    """Show the part of a picture of `size` (H, W), of the picture's own shape, in which a box fills at most
-    1 / CONTEXT of a side."""
+    """Show the part of a picture, with the picture's aspect ratio, around a box.
+
+    The box fills at most 1 / CONTEXT of a side. size: (H, W) of the picture.
+    """
     extent, low, high = np.array(size[::-1]), box_xyxy[:2], box_xyxy[2:]
     share = min(1.0, float((CONTEXT * (high - low) / extent).max()))
-    view = extent * max(share, 1 / MOST_ZOOM)
+    view = extent * max(share, 1 / MAX_ZOOM)
     start = np.clip((low + high) / 2 - view / 2, 0, extent - view)
     panel.set_xlim(start[0], start[0] + view[0])
     panel.set_ylim(start[1] + view[1], start[1])
 
 
 def title(panel: Axes, left: str, right: str) -> None:
-    """A line above a panel, in letters as small as it takes for both sides to fit."""
-    # No mathematics in class names: a $ is a $.
+    """Write a line above a panel, in letters small enough for both sides to fit."""
+    # Class names contain no mathematics: a $ stays a $.
     common: dict[str, Any] = {"pad": 2.5, "parse_math": False}
     texts = {
         panel.set_title(left, loc="left", fontsize=7, **common): 7.0,
         panel.set_title(right, loc="right", fontsize=5.5, color="0.45", **common): 5.5,
     }
-    wanted = sum(text.get_window_extent().width for text in texts)
-    room = TITLE_SHARE * panel.get_window_extent().width
+    needed = sum(text.get_window_extent().width for text in texts)
+    available = TITLE_SHARE * panel.get_window_extent().width
     for text, size in texts.items():
-        text.set_fontsize(size * min(1.0, room / max(1.0, wanted)))
+        text.set_fontsize(size * min(1.0, available / max(1.0, needed)))
 
 
 def draw_query(
-    panel: Axes, queries: QueryTraces, row: int, *, layer: int = -1, most_weight: float | None = None
+    panel: Axes, queries: QueryTraces, row: int, *, layer: int = -1, max_weight: float | None = None
 ) -> None:
-    """Attention, proposal, reference and boxes of one query."""
-    draw_attention(panel, queries.attention, row, layer, most_weight)
+    """Draw the attention, proposal, reference and boxes of one query."""
+    draw_attention(panel, queries.attention, row, layer, max_weight)
     if queries.proposals is not None:
         draw_box(panel, queries.proposals.boxes_xyxy[row], PROPOSAL_COLOUR, 0.7, linestyle=(0, (3, 2)))
     boxes = queries.boxes_xyxy[row]
@@ -198,10 +206,10 @@ def draw_query(
 
 
 def draw_attention(
-    panel: Axes, attention: Attention, row: int, layer: int, most_weight: float | None = None
+    panel: Axes, attention: Attention, row: int, layer: int, max_weight: float | None = None
 ) -> None:
-    """Sampling points of all heads and levels, the heaviest on top; or a map over the picture."""
-    most_weight = most_weight or largest(attention, layer)
+    """Draw the sampling points of all heads and levels, the heaviest on top, or a map over the picture."""
+    max_weight = max_weight or largest(attention, layer)
     if isinstance(attention, AttentionMaps):
         height, width = attention.image_size
         weights = attention.upsampled(row, layer)
@@ -211,8 +219,8 @@ def draw_attention(
             aspect="auto",
             cmap=WEIGHT_COLOURS,
             vmin=0,
-            vmax=most_weight,
-            alpha=0.75 * np.sqrt(np.clip(weights / most_weight, 0, 1)),
+            vmax=max_weight,
+            alpha=0.75 * np.sqrt(np.clip(weights / max_weight, 0, 1)),
         )
         return
     locations = attention.locations[row, layer].reshape(-1, 2)
@@ -222,10 +230,10 @@ def draw_attention(
         locations[order, 0],
         locations[order, 1],
         c=weights[order],
-        s=1.5 + 11 * np.sqrt(np.clip(weights[order] / most_weight, 0, 1)),
+        s=1.5 + 11 * np.sqrt(np.clip(weights[order] / max_weight, 0, 1)),
         cmap=WEIGHT_COLOURS,
         vmin=0,
-        vmax=most_weight,
+        vmax=max_weight,
         linewidths=0.2,
         edgecolors=(0, 0, 0, 0.55),
         zorder=3,
@@ -246,7 +254,10 @@ def _cross(panel: Axes, point: np.ndarray) -> None:
 
 
 def largest(attention: Attention, layer: int) -> float:
-    """The weight that gets the last colour: outliers beyond the 99.5th percentile do not darken the rest."""
+    """Return the weight that gets the last colour.
+
+    Weights beyond the 99.5th percentile share that colour, so that outliers do not darken the rest.
+    """
     if isinstance(attention, SamplingPoints):
         weights = attention.weights[:, layer]
     else:
@@ -255,14 +266,14 @@ def largest(attention: Attention, layer: int) -> float:
     return float(max(np.quantile(weights, 0.995), np.finfo(np.float32).tiny))
 
 
-def _legend(figure: Figure, most_weight: float, inches: tuple[float, float]) -> None:
+def _legend(figure: Figure, max_weight: float, inches: tuple[float, float]) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
     width, height = inches
     length = min(3.0, 0.6 * width)
     bar = figure.colorbar(
-        ScalarMappable(Normalize(0, most_weight), WEIGHT_COLOURS),
+        ScalarMappable(Normalize(0, max_weight), WEIGHT_COLOURS),
         cax=figure.add_axes(((width - length) / 2 / width, 0.27 / height, length / width, 0.06 / height)),
         orientation="horizontal",
     )

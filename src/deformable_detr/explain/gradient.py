@@ -1,9 +1,10 @@
-"""What each number of a prediction looks at: its gradient with respect to the picture (paper, figure 5).
+"""The gradients of a detection's numbers with respect to the picture (paper, figure 5).
 
-For the centre x and y, the width, the height and the class score of a detection: the norm, over the three
-colours, of the derivative with respect to each pixel that the model sees.
+The numbers are the centre x and y, the width, the height and the class score of a detection. For each of
+them, the derivative with respect to every pixel that the model sees is reduced to its norm over the three
+colours.
 
-Letters: N detections, h, w the picture as the model sees it.
+Letters: N detections; h, w height and width of the picture as the model sees it.
 """
 
 from __future__ import annotations
@@ -24,13 +25,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TERMS = ("x", "y", "width", "height", "score")
-BRIGHTEST = 0.998  # the quantile of a panel's pixels that gets the last colour
+BRIGHTEST = 0.998  # pixels from this quantile of a panel on get the last colour
 
 
 @dataclass(frozen=True)
 class Gradients:
-    """`norms`: (N, 5, h, w) in the order of TERMS; x, y, width and height as fractions of the picture, the
-    score as a probability; per unit of the normalised pixel values. `detections`: the N of them."""
+    """The gradient norms of N detections.
+
+    Attributes:
+        norms: (N, 5, h, w) in the order of TERMS, per unit of the normalised pixel values; x, y, width and
+            height are fractions of the picture, the score is a probability.
+        detections: the N detections.
+    """
 
     norms: np.ndarray
     detections: Detections
@@ -39,10 +45,10 @@ class Gradients:
 def gradients(
     detector: Detector, image: Picture, threshold: float = 0.5, *, max_detections: int = 4
 ) -> Gradients:
-    """Gradient norms of the best detections in a picture: five backward passes for each.
+    """Compute the gradient norms of the best detections in a picture, with five backward passes for each.
 
-    A model with two stages passes no gradient through the proposals' boxes, nor one with refinement from
-    layer to layer (paper, appendix A.4): what is shown is the last layer's own correction.
+    A two-stage model passes no gradient through the proposals' boxes, and a model with refinement passes none
+    from layer to layer (paper, appendix A.4), so the gradients are those of the last layer's own correction.
 
     Raises:
         UserError: as `Detector.explain`.
@@ -59,19 +65,19 @@ def gradients(
 
 
 def _norms(detector: Detector, pixels: Tensor, explanation: Explanation, row: int) -> np.ndarray:
-    """(5, h, w) for one detection."""
+    """Return the gradient norms of one detection, (5, h, w)."""
     query, label = int(explanation.queries.indices[row]), int(explanation.detections.labels[row])
     pixels = pixels.to(next(detector.model.parameters()).device).requires_grad_()
     terms = terms_of(detector, pixels, query, label)
-    found = []
+    norms = []
     for number, term in enumerate(terms):
         (gradient,) = torch.autograd.grad(term, pixels, retain_graph=number + 1 < len(terms))
-        found.append(gradient.norm(dim=0).cpu().numpy())
-    return np.stack(found)
+        norms.append(gradient.norm(dim=0).cpu().numpy())
+    return np.stack(norms)
 
 
 def terms_of(detector: Detector, pixels: Tensor, query: int, label: int) -> Tensor:
-    """(5,): x, y, width, height and score of one query in preprocessed pixels (3, h, w), differentiable."""
+    """Return x, y, width, height and score of one query, (5,), differentiable in the pixels (3, h, w)."""
     model = detector.model
     was_training = model.training
     model.eval()
@@ -86,7 +92,7 @@ def terms_of(detector: Detector, pixels: Tensor, query: int, label: int) -> Tens
 
 
 def draw_gradients(result: Gradients) -> Figure:
-    """A row for each detection, a panel for each of the five terms, each panel on its own scale."""
+    """Draw a row for each detection and a panel for each of the five terms, each on its own scale."""
     detections = result.detections
     assert detections.image is not None
     height, width = detections.image_size

@@ -1,8 +1,10 @@
-"""Why an object was missed: the first stage of the model that lost it.
+"""The reason why an object was missed: the first stage of the model that lost it.
 
-The stages are asked in the order of an object's way through the model, and the first that fails is the
-answer: did any query look at the object, did one place its box there, did that one say its class, strongly
-enough, and was it still free? Letters: N objects, Q queries, T decoder layers.
+The stages are checked in the order of an object's way through the model, and the first that fails is the
+answer. Did any query look at the object? Did one of them place its box there? Did that query predict the
+object's class, with a high enough score, and was it still free?
+
+Letters: N objects, Q queries, T decoder layers.
 """
 
 from __future__ import annotations
@@ -26,12 +28,12 @@ from ..evaluation.matching import assign
 from ..inference.detector import Detector
 from ..inference.trace import QueryTraces, Trace, trace_picture
 
-ATTENDED = 0.25  # of a query's weight in one decoder layer, inside the object's box
-PLACED = 0.5  # IoU
+ATTENDED = 0.25  # minimum share of a query's weight in one decoder layer inside the object's box
+PLACED = 0.5  # minimum IoU
 
 
 class Stage(Enum):
-    """Where an object was lost, or that it was found."""
+    """The stage of the model at which an object was lost, or FOUND."""
 
     FOUND = "found"
     NEVER_ATTENDED = "never attended"
@@ -42,20 +44,21 @@ class Stage(Enum):
 
 
 MEANINGS = {
-    Stage.NEVER_ATTENDED: f"no query with {ATTENDED:.0%} of its weight inside the box",
-    Stage.BADLY_PLACED: f"attended, but no box with an IoU of {PLACED}",
-    Stage.WRONG_CLASS: f"IoU of {PLACED}, but another class on top",
-    Stage.UNDER_THRESHOLD: "right class on top, its score too low",
+    Stage.NEVER_ATTENDED: f"no query has {ATTENDED:.0%} of its weight inside the box",
+    Stage.BADLY_PLACED: f"attended, but no box has an IoU of {PLACED}",
+    Stage.WRONG_CLASS: f"a box has an IoU of {PLACED}, but another class scores higher",
+    Stage.UNDER_THRESHOLD: "the right class scores highest, but below the threshold",
     Stage.LOST: "its query was taken by another object, or suppressed by one",
 }
 
 
 @dataclass(frozen=True)
 class Claims:
-    """What the queries of one picture say above the threshold, best first: arrays of equal length.
+    """The detections of one picture above the threshold, best first, as arrays of equal length.
 
-    `suppressed`: (query, class) pairs that non-maximum suppression took out, each with the claim that it
-    overlaps most. Empty if the model has none (`model.nms_iou`).
+    Attributes:
+        suppressed: the (query, class) pairs that non-maximum suppression removed, each with the claim that it
+            overlaps most; empty if the model uses no suppression (`model.nms_iou`).
     """
 
     queries: np.ndarray
@@ -66,11 +69,15 @@ class Claims:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one object.
+    """The fate of one object.
 
-    `attention`: the largest share of a query's weight that lay inside its box, in any layer. `iou`: of the
-    best placed box. `query`: the one that came furthest on the object's way, `label` the class on top of it,
-    `score` what it gave the object's class. `taken_by`: number of the object that has the query, where lost.
+    Attributes:
+        attention: the largest share of a query's weight inside the object's box, in any layer.
+        iou: the IoU of the best placed box.
+        query: the query that came furthest through the stages.
+        label: the class to which this query gives its highest score.
+        score: its score for the object's class.
+        taken_by: the number of the object that has the query, if the stage is LOST.
     """
 
     stage: Stage
@@ -85,37 +92,41 @@ class Verdict:
 def claims(
     classification: ClassificationScheme, trace: Trace, threshold: float, nms_iou: float | None = None
 ) -> Claims:
-    """All (query, class) pairs that are detections at this threshold, however many."""
+    """Return all (query, class) pairs that are detections at this threshold, without a limit."""
     logits = trace.predictions.logits.float()
     selection = classification.select(logits, logits.shape[1] * classification.num_classes)
     queries, labels = selection.queries[0].cpu().numpy(), selection.labels[0].cpu().numpy()
     scores = trace.queries.scores[queries, labels]  # 0 for unused classes
-    keep = scores >= threshold
-    queries, labels, scores = queries[keep], labels[keep], scores[keep]
+    above = scores >= threshold
+    queries, labels, scores = queries[above], labels[above], scores[above]
     if nms_iou is None:
         return Claims(queries, labels, scores)
     boxes = torch.from_numpy(trace.queries.boxes_xyxy[queries, -1]).double()
-    kept = batched_nms(boxes, torch.from_numpy(scores).double(), torch.from_numpy(labels), nms_iou).numpy()
-    overlap = iou(boxes[:, None], boxes[None, kept]).numpy()
-    overlap[labels[:, None] != labels[None, kept]] = -1.0
-    out = np.setdiff1d(np.arange(len(queries)), kept)
-    suppressed = {(int(queries[i]), int(labels[i])): int(overlap[i].argmax()) for i in out}
-    return Claims(queries[kept], labels[kept], scores[kept], suppressed)
+    retained = batched_nms(
+        boxes, torch.from_numpy(scores).double(), torch.from_numpy(labels), nms_iou
+    ).numpy()
+    overlap = iou(boxes[:, None], boxes[None, retained]).numpy()
+    overlap[labels[:, None] != labels[None, retained]] = -1.0
+    removed = np.setdiff1d(np.arange(len(queries)), retained)
+    suppressed = {(int(queries[i]), int(labels[i])): int(overlap[i].argmax()) for i in removed}
+    return Claims(queries[retained], labels[retained], scores[retained], suppressed)
 
 
 def verdicts(
     queries: QueryTraces, claimed: Claims, boxes_xyxy: np.ndarray, labels: np.ndarray
 ) -> list[Verdict]:
-    """What became of each of the N objects of a picture.
+    """Judge each of the N objects of a picture.
 
     Args:
-        queries: all Q of them. claimed: what they say above the threshold.
-        boxes_xyxy: (N, 4) pixels. labels: (N,) class indices of the model.
+        queries: all Q queries.
+        claimed: their detections above the threshold.
+        boxes_xyxy: (N, 4) in pixels.
+        labels: (N,) class indices of the model.
     """
     if not len(labels):
         return []
-    objects, found = torch.from_numpy(boxes_xyxy), torch.from_numpy(queries.boxes_xyxy[:, -1])
-    overlap = iou(objects[:, None].double(), found[None].double()).numpy()  # (N, Q)
+    objects, predicted = torch.from_numpy(boxes_xyxy), torch.from_numpy(queries.boxes_xyxy[:, -1])
+    overlap = iou(objects[:, None].double(), predicted[None].double()).numpy()  # (N, Q)
     fits = np.where(claimed.labels[:, None] == labels, overlap.T[claimed.queries], -1.0)
     taken = {claim: int(number) for claim, number in enumerate(assign(fits, PLACED)) if number >= 0}
     return [
@@ -133,8 +144,8 @@ def _verdict(
     overlap: np.ndarray,
     taken: dict[int, int],
 ) -> Verdict:
-    attention = queries.attention.share_inside(box).max(-1)  # (Q,), of the layer that looked most
-    on_top = queries.scores.argmax(-1)
+    attention = queries.attention.share_inside(box).max(-1)  # (Q,), the maximum over the layers
+    best_class = queries.scores.argmax(-1)
 
     def verdict(stage: Stage, query: int, taken_by: int | None = None) -> Verdict:
         return Verdict(
@@ -142,7 +153,7 @@ def _verdict(
             float(attention.max()),
             float(overlap.max()),
             query,
-            int(on_top[query]),
+            int(best_class[query]),
             float(queries.scores[query, label]),
             taken_by,
         )
@@ -155,7 +166,7 @@ def _verdict(
     if overlap.max() < PLACED:
         return verdict(Stage.BADLY_PLACED, int(overlap.argmax()))
     placed = np.flatnonzero(overlap >= PLACED)
-    right = placed[on_top[placed] == label]
+    right = placed[best_class[placed] == label]
     if not len(right):
         return verdict(Stage.WRONG_CLASS, int(overlap.argmax()))
     strongest = int(right[queries.scores[right, label].argmax()])
@@ -164,14 +175,18 @@ def _verdict(
         return verdict(Stage.LOST, strongest, taken.get(claimed.suppressed[strongest, label]))
     if not len(its_claim):
         return verdict(Stage.UNDER_THRESHOLD, strongest)
-    # The claim chose while this object was free, so another one must have pleased it more.
+    # The claim chose while this object was free, so it must overlap another one more.
     return verdict(Stage.LOST, strongest, taken[int(its_claim[0])])
 
 
 @dataclass(frozen=True)
 class Judged:
-    """The objects of one image with their verdicts. `labels`: class indices of the model; `numbers`: which
-    objects of the record they are."""
+    """The objects of one image with their verdicts.
+
+    Attributes:
+        numbers: indices of the objects in the record.
+        labels: their class indices in the model.
+    """
 
     record: ImageRecord
     numbers: np.ndarray
@@ -182,8 +197,14 @@ class Judged:
 
 @dataclass(frozen=True)
 class MissedReport:
-    """`rows`: one per missed object, JSON-ready. `stages`: how many objects ended at each stage.
-    `per_class`: the same by class name. `unknown`: objects of classes that the model does not know."""
+    """The verdicts on many images.
+
+    Attributes:
+        stages: the number of objects that ended at each stage.
+        per_class: the same by class name.
+        unknown: the number of objects of classes that the model does not have.
+        rows: one per missed object, ready for JSON.
+    """
 
     threshold: float
     images: int
@@ -213,7 +234,8 @@ def missed_objects(
     """Judge the objects of a split's images, one image after the other. Crowd regions are left out.
 
     Raises:
-        UserError: an image cannot be read or has another size than annotated; no class in common.
+        UserError: if an image cannot be read or has another size than annotated, or if the model and the data
+            have no class in common.
     """
     to_model = {
         split.classes.category_ids.index(category_id): label
@@ -232,8 +254,8 @@ def missed_objects(
         numbers = np.flatnonzero(known & ~record.crowd)
         labels = np.array([to_model[label] for label in record.labels[numbers]], dtype=np.int64)
         claimed = claims(detector.classification, trace, threshold, detector.config.nms_iou)
-        found = verdicts(trace.queries, claimed, record.boxes_xyxy[numbers], labels)
-        yield Judged(record, numbers, labels, tuple(found), trace.queries)
+        judged = verdicts(trace.queries, claimed, record.boxes_xyxy[numbers], labels)
+        yield Judged(record, numbers, labels, tuple(judged), trace.queries)
 
 
 class Tally:

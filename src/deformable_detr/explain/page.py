@@ -1,7 +1,9 @@
-"""An explanation as one HTML file to explore: hover a box and its points light up; sliders for layer, head,
-level and weight; click a place to see where the encoder looks from there. Works offline; usable by keyboard.
+"""An explanation as one interactive HTML file, which works offline and can be used by keyboard.
 
-Numbers travel as 16-bit integers in base64: a point takes six bytes instead of some thirty as JSON.
+Hovering over a box highlights its points; sliders choose the layer, head, level and weight; a click shows
+where the encoder looks from that point.
+
+Numbers are stored as 16-bit integers in base64: a point takes six bytes instead of about thirty as JSON.
 Letters: T layers, M heads, L levels, K points.
 """
 
@@ -18,17 +20,18 @@ from ..inference.trace import Attention, EncoderTraces, Explanation, SamplingPoi
 from ..pages import data_url, render
 from .drawing import WEIGHT_COLOURS
 
-SHOWN_SIDE = 1600  # of the picture in the page; coordinates stay those of the original
+SHOWN_SIDE = 1600  # pixels of the picture in the page; coordinates stay those of the original
 NUM_COLOURS = 64
 BUDGET = 600_000  # points of all layers in a part of the page: about 5 MB
-LEAST_PLACES, MOST_PLACES = 12, 300
+MIN_POINTS, MAX_POINTS = 12, 300  # encoder points
 
 
 def page(
     detector: Detector, image: Picture, threshold: float = 0.5, *, title: str, max_detections: int = 50
 ) -> tuple[str, int]:
-    """The page, and how many detections it shows. Of models that look at very many points (dense attention),
-    fewer detections fit in.
+    """Return the page and the number of detections that it shows.
+
+    Fewer detections fit in if the model looks at very many points (dense attention).
 
     Raises:
         UserError: as `Detector.explain`.
@@ -37,15 +40,17 @@ def page(
     first = detector.explain(picture, threshold, max_detections=max_detections)
     points = first.queries.attention.weights[:1].size or 1
     shown = max(1, min(max_detections, BUDGET // points))
-    places = (
-        _places((picture.height, picture.width), BUDGET // points) if detector.config.encoder_layers else ()
+    encoder_points = (
+        _grid_points((picture.height, picture.width), BUDGET // points)
+        if detector.config.encoder_layers
+        else ()
     )
-    explanation = detector.explain(picture, threshold, max_detections=shown, at=places)
+    explanation = detector.explain(picture, threshold, max_detections=shown, at=encoder_points)
     return explanation_page(explanation, threshold, title), len(explanation)
 
 
 def explanation_page(explanation: Explanation, threshold: float, title: str) -> str:
-    """The page of an explanation, which carries its picture."""
+    """Return the page of an explanation that contains its picture."""
     image = explanation.detections.image
     assert image is not None
     return render(
@@ -57,7 +62,7 @@ def explanation_page(explanation: Explanation, threshold: float, title: str) -> 
 
 
 def page_data(explanation: Explanation, threshold: float) -> dict[str, Any]:
-    """The numbers that the page's script (explain.js) reads."""
+    """Return the numbers that the page's script (explain.js) reads."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
@@ -67,7 +72,7 @@ def page_data(explanation: Explanation, threshold: float) -> dict[str, Any]:
     shape = attention.weights.shape
     tokens, encoder_part = _encoder(encoder) if encoder is not None else ([], None)
     parts = [part for part in (attention if len(explanation) else None, encoder_part) if part is not None]
-    most = max((float(part.weights.max()) for part in parts), default=1.0)
+    max_weight = max((float(part.weights.max()) for part in parts), default=1.0)
     centres = [_centre(layer) for layer in queries.references]
     return {
         "image_size": list(detections.image_size),
@@ -76,10 +81,10 @@ def page_data(explanation: Explanation, threshold: float) -> dict[str, Any]:
         "levels": 1 if dense else shape[3],
         "points": shape[3] * shape[4] if dense else shape[4],
         "grid": list(shape[3:5]) if dense else None,
-        "most": most,
+        "most": max_weight,
         "colours": [to_hex(colormaps[WEIGHT_COLOURS](value)) for value in np.linspace(0, 1, NUM_COLOURS)],
-        "decoder": _packed(attention, detections.image_size, most),
-        "encoder": None if encoder_part is None else _packed(encoder_part, detections.image_size, most),
+        "decoder": _packed(attention, detections.image_size, max_weight),
+        "encoder": None if encoder_part is None else _packed(encoder_part, detections.image_size, max_weight),
         "tokens": tokens,
         "detections": [
             {
@@ -97,10 +102,10 @@ def page_data(explanation: Explanation, threshold: float) -> dict[str, Any]:
     }
 
 
-def _places(size: tuple[int, int], most: int) -> list[tuple[float, float]]:
-    """At most about `most` places, spread evenly over a picture."""
+def _grid_points(size: tuple[int, int], maximum: int) -> list[tuple[float, float]]:
+    """Choose about `maximum` points, spread evenly over a picture."""
     height, width = size
-    number = min(MOST_PLACES, max(LEAST_PLACES, most))
+    number = min(MAX_POINTS, max(MIN_POINTS, maximum))
     columns = max(1, round((number * width / height) ** 0.5))
     rows = max(1, number // columns)
     return [
@@ -111,7 +116,7 @@ def _places(size: tuple[int, int], most: int) -> list[tuple[float, float]]:
 
 
 def _encoder(encoder: EncoderTraces) -> tuple[list[list[float]], Attention]:
-    """Tokens as [level, x, y], each once though several places may share it, and their attention."""
+    """Return the tokens as [level, x, y] and their attention; points that share a token give it once."""
     numbers, rows = np.unique(encoder.tokens, return_index=True)
     levels = np.broadcast_to(np.arange(encoder.tokens.shape[1]), encoder.tokens.shape).ravel()[rows]
     centres = encoder.centres.reshape(-1, 2)[rows]
@@ -121,8 +126,12 @@ def _encoder(encoder: EncoderTraces) -> tuple[list[list[float]], Attention]:
     ], encoder.attention.take(rows)
 
 
-def _packed(attention: Attention, size: tuple[int, int], most: float) -> dict[str, Any]:
-    """`locations` from half a picture before its edge to half a one behind; `weights` from 0 to `most`."""
+def _packed(attention: Attention, size: tuple[int, int], max_weight: float) -> dict[str, Any]:
+    """Pack attention as fractions.
+
+    `locations` range from half a picture before its edge to half a picture behind it, `weights` from 0 to
+    `max_weight`.
+    """
     height, width = size
     locations = ""
     if isinstance(attention, SamplingPoints):
@@ -130,7 +139,7 @@ def _packed(attention: Attention, size: tuple[int, int], most: float) -> dict[st
     return {
         "layers": attention.weights.shape[1],
         "locations": locations,
-        "weights": _base64(attention.weights / most),
+        "weights": _base64(attention.weights / max_weight),
     }
 
 
@@ -140,7 +149,7 @@ def _base64(fractions: np.ndarray) -> str:
 
 
 def _centre(references: np.ndarray) -> np.ndarray:
-    """Points (R, 2), or boxes (R, 4) to their centres."""
+    """Return points (R, 2) unchanged, and the centres of boxes (R, 4)."""
     return references if references.shape[-1] == 2 else (references[:, :2] + references[:, 2:]) / 2
 
 

@@ -76,7 +76,7 @@ class SamePaddedConvolution(nn.Module):
         padding: list[int] = []
         for size, span, stride in zip(x.shape[2:], self.spans, conv.stride, strict=True):
             total = ((size + stride - 1) // stride - 1) * stride + span - size
-            padding = [total // 2, total - total // 2, *padding]  # the last axis comes first
+            padding = [total // 2, total - total // 2, *padding]  # F.pad takes the last axis first
         output: Tensor = F.conv2d(
             F.pad(x, padding), conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups
         )

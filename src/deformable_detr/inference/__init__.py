@@ -1,1 +1,1 @@
-"""The detector that users hold, and what it is made of: postprocessing, traces, engines."""
+"""Inference: the detector, its postprocessing, its backends, and traces of its attention."""

@@ -1,4 +1,4 @@
-"""What a user holds: pictures in, detections out.
+"""The detector: it turns pictures into detections.
 
 `Detector` = preprocessing + backend + postprocessing. A backend maps padded pixels to the last layer's
 predictions: on a CPU an optimised replica of the model (cpu/), elsewhere the model itself, or an exported
@@ -40,7 +40,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Augmentation(Protocol):
-    """Another way to look at pictures than once and whole; see tta.py."""
+    """Another way of looking at pictures than once and as a whole, see tta.py."""
 
     def preprocess(self, picture: Image.Image) -> Tensor: ...
 
@@ -50,11 +50,13 @@ class Augmentation(Protocol):
 
 
 class Detector:
-    """Finds objects in pictures. Made by `load`, `create` or `train`.
+    """Finds objects in pictures; created by `load`, `create` or `train`.
 
     Attributes:
         classes: class names and the data set's own ids.
-        data: preprocessing. config: the model's. recipe: the name of the recipe it comes from.
+        data: the configuration of the preprocessing.
+        config: the configuration of the model.
+        recipe: the name of the model's recipe.
     """
 
     def __init__(
@@ -66,14 +68,14 @@ class Detector:
         self._source = source
         self._augmentation = augmentation
         self.backend = backend
-        known = source.description
-        self.classes = known.classes
-        self.config = known.config
-        self.data = known.data
-        self.recipe = known.recipe
-        self.classification = build_classification(known.config)
-        self._transform = evaluation_transform(known.data)
-        # PIL RGB → (3, h, w), as `detect` takes it: normalised, if there is no augmentation
+        description = source.description
+        self.classes = description.classes
+        self.config = description.config
+        self.data = description.data
+        self.recipe = description.recipe
+        self.classification = build_classification(description.config)
+        self._transform = evaluation_transform(description.data)
+        # PIL RGB → (3, h, w) for `detect`, normalised if there is no augmentation
         self.preprocess = self._transform if augmentation is None else augmentation.preprocess
 
     @classmethod
@@ -87,15 +89,15 @@ class Detector:
         return cls(checkpoint, backend_for(checkpoint.model, chosen, choose_dtype(dtype, chosen)))
 
     def augmented(self, augmentation: Augmentation) -> Detector:
-        """The same model, looking at pictures through `augmentation`."""
+        """Return a detector with the same model that looks at pictures through `augmentation`."""
         return Detector(self._source, self.backend, augmentation)
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The model with what belongs to it.
+        """The model with its classes, configuration and preprocessing.
 
         Raises:
-            UserError: this detector comes from an exported file.
+            UserError: if this detector comes from an exported file.
         """
         if isinstance(self._source, ExportedModel):
             raise UserError(
@@ -109,7 +111,7 @@ class Detector:
         """The plain, trainable PyTorch model: `detector.model(images) -> DetectorOutput`.
 
         Raises:
-            UserError: this detector comes from an exported file.
+            UserError: if this detector comes from an exported file.
         """
         return self.checkpoint.model
 
@@ -119,7 +121,7 @@ class Detector:
         return Path(folder)
 
     def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(H, W) of a picture to (H, W) as the model sees it."""
+        """Return the (H, W) in which the model sees a picture of `size` (H, W)."""
         return resized_size(size, self.data.image_size, self.data.max_size)
 
     def detect(
@@ -129,10 +131,10 @@ class Detector:
         *,
         max_detections: int = 100,
     ) -> list[Detections]:
-        """Detections in preprocessed pictures (3, h, w), padded into one batch.
+        """Detect objects in preprocessed pictures (3, h, w), padded into one batch.
 
-        Padding leaks into the features of this family of models (group norm, convolutions): where results
-        must not depend on the batch, give pictures of equal shape, as `predict` does.
+        Padding affects the features of this family of models (group norm, convolutions): if results must not
+        depend on the batch, pass pictures of equal shape, as `predict` does.
         """
         if self._augmentation is not None:
             return self._augmentation.detect(pixels, original_sizes, max_detections)
@@ -185,18 +187,18 @@ class Detector:
             images: a path, PIL image, (H, W, 3) RGB uint8 array, or (3, H, W) tensor (uint8, or float in
                 [0, 1]); or a list of such.
             threshold: detections below this score are left out.
-            classes: names of the classes that are wanted, None for all.
-            class_thresholds: by class name, where it differs from `threshold`.
-            max_detections: at most this many per picture, before classes are left out.
-            batch_size: pictures of equal resized shape that are computed together; the result does not
-                depend on it.
+            classes: names of the classes to find; None means all.
+            class_thresholds: by class name, if it differs from `threshold`.
+            max_detections: the maximum number per picture, before classes are left out.
+            batch_size: the number of pictures of equal resized shape that are computed together; the result
+                does not depend on it.
 
         Returns:
             `Detections` for one picture, a list of them for a list; boxes in pixels of the original.
 
         Raises:
-            UserError: naming the picture that cannot be read, the option that is out of range, or the class
-                that the model does not know.
+            UserError: if a picture cannot be read, an option is out of range, or the model does not have a
+                class; the message names it.
         """
         check_options(threshold, max_detections, batch_size)
         selection = Selection.of(self.classes, threshold, classes, class_thresholds)
@@ -212,18 +214,16 @@ class Detector:
         max_detections: int = 100,
         at: Sequence[tuple[float, float]] = (),
     ) -> Explanation:
-        """Where the model looked for each detection in one picture, as arrays in pixels of the original.
+        """Return where the model looked for each detection in a picture, as arrays in pixels of the original.
 
-        Computed by the plain PyTorch model in float32, without augmentation, whatever `predict` uses.
+        The plain PyTorch model computes it in float32 without augmentation, whatever `predict` uses.
 
         Args:
-            image: as for `predict`.
-            threshold: as for `predict`.
-            max_detections: as for `predict`.
-            at: places (x, y) in pixels from which the encoder's looks are wanted as well.
+            image, threshold, max_detections: as for `predict`.
+            at: points (x, y) in pixels for which the encoder's attention is returned as well.
 
         Raises:
-            UserError: as `predict`; or a place is outside of the picture.
+            UserError: as `predict`, or if a point is outside the picture.
         """
         check_options(threshold, max_detections, 1)
         picture = read_picture(image, self.data.max_pixels)
@@ -268,7 +268,9 @@ def load(
     *,
     max_pixels: int | None = None,
 ) -> Detector:
-    """A detector from a run folder, a checkpoint folder, an authors' .pth file, a transformers folder or hub
+    """Load a detector.
+
+    MODEL is a run folder, a checkpoint folder, an authors' .pth file, a transformers folder or hub
     id, or an exported .onnx or .xml file.
 
     Args:
@@ -302,16 +304,17 @@ def create(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
 ) -> Detector:
-    """An untrained detector.
+    """Create an untrained detector.
 
     Args:
         recipe: a name in `recipes.RECIPES`.
-        num_classes: number of classes without names; 91 is COCO with its unused ids. Ignored where
-            `classes` gives their names.
+        num_classes: the number of classes without names; 91 is COCO with its unused ids. It is ignored if
+            `classes` is given.
+        classes: the names of the classes.
         backbone_weights: None (random), `imagenet`, or a .safetensors/.pth file.
 
     Raises:
-        UserError: unknown recipe, class names that do not tell classes apart, weights that cannot be had.
+        UserError: if the recipe is unknown, class names are not distinct, or the weights cannot be loaded.
     """
     run = recipe_of(recipe)
     if classes is not None:
@@ -329,7 +332,7 @@ def new_checkpoint(
     recipe: str,
     backbone_weights: str | None,
 ) -> Checkpoint:
-    """An untrained model for these classes, in evaluation mode."""
+    """Create an untrained model for these classes, in evaluation mode."""
     config = replace(model_config, num_classes=len(classes))
     model = build_model(config).eval()
     if backbone_weights is not None:
@@ -348,7 +351,7 @@ def _check_names(classes: Sequence[str]) -> None:
 
 
 def check_options(threshold: float, max_detections: int, batch_size: int) -> None:
-    """Raise a `UserError` where an option of `predict` is out of its range."""
+    """Raise a `UserError` if an option of `predict` is out of range."""
     if not 0 <= threshold <= 1:
         raise UserError(f"threshold must be between 0 and 1, not {threshold}.")
     for name, value in (("max_detections", max_detections), ("batch_size", batch_size)):
@@ -357,7 +360,7 @@ def check_options(threshold: float, max_detections: int, batch_size: int) -> Non
 
 
 def equal_shape_batches(shapes: Sequence[tuple[int, int]], batch_size: int) -> list[list[int]]:
-    """Indices in batches of at most `batch_size`, each of one shape, in the order of first appearance."""
+    """Group indices into batches of equal shape and at most `batch_size`, in order of first appearance."""
     groups: dict[tuple[int, int], list[int]] = {}
     for index, shape in enumerate(shapes):
         groups.setdefault(shape, []).append(index)
@@ -369,8 +372,10 @@ def equal_shape_batches(shapes: Sequence[tuple[int, int]], batch_size: int) -> l
 
 
 def read_picture(image: Picture, max_pixels: int) -> Image.Image:
-    """Any accepted picture as PIL RGB, turned upright by its EXIF orientation. `demo`: the first of the
-    bundled model's."""
+    """Return any accepted picture as PIL RGB, turned upright according to its EXIF orientation.
+
+    `demo` is the first picture that comes with the bundled model.
+    """
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] != 3:
             raise UserError(f"a picture as a tensor must have shape (3, H, W), not {tuple(image.shape)}.")
@@ -392,26 +397,26 @@ def read_picture(image: Picture, max_pixels: int) -> Image.Image:
 
 
 def choose_device(device: str | torch.device) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU; anything else must exist."""
+    """Return the device: `auto` is CUDA if there is a GPU, else the CPU; any other device must exist."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"there is no device {device} here: use auto or cpu.") from error
+        raise UserError(f"this machine has no device {device}: use auto or cpu.") from error
     return chosen
 
 
 def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """None is float32. A 16-bit type must be one that the device computes in, or it would only be slower."""
+    """Return the type; None is float32. A 16-bit type must be one that the device supports natively."""
     if dtype is None:
         return torch.float32
     chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if chosen is None or chosen not in DTYPES.values():
         raise UserError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype}.")
     if device.type == "cpu" and chosen == torch.float16:
-        raise UserError("dtype fp16 is for GPUs: use fp32 on a CPU, or bf16 where it has that.")
+        raise UserError("dtype fp16 is for GPUs: use fp32 on a CPU, or bf16 if the CPU supports it.")
     if device.type == "cpu" and chosen == torch.bfloat16 and not cpu_has_bfloat16():
         raise UserError(
             "dtype bf16 would be slower than fp32 here: this CPU has no bfloat16 instructions (AVX512-BF16, "
@@ -421,7 +426,7 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 matrices itself."""
+    """Return True if the CPU has instructions for bfloat16 matrices."""
     if not hasattr(torch.cpu, "get_capabilities"):  # torch 2.10
         supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
         return supported

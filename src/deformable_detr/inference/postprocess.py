@@ -1,8 +1,8 @@
-"""From the last layer's predictions to detections in pixels of the original image (specification §7.1).
+"""From the last layer's predictions to detections in pixels of the original (docs/specification.md §7.1).
 
-Boxes are not clipped: `evaluate` measures them as they are, and `predict` clips them in its `Selection`.
-There is no non-maximum suppression either if the model follows the paper: the set loss teaches it to say each
-object once, given time. `nms_iou` is for models that had less of it (docs/training.md).
+Boxes are not clipped: `evaluate` measures them as they are, and `predict` clips them in its `Selection`. There
+is no non-maximum suppression either if the model follows the paper: with enough training, the set loss teaches
+it to predict each object once. `nms_iou` is for models that were trained for a shorter time (docs/training.md).
 """
 
 from __future__ import annotations
@@ -28,17 +28,19 @@ def postprocess(
     max_detections: int = 100,
     nms_iou: float | None = None,
 ) -> list[Detections]:
-    """The best `max_detections` of each image, best first.
+    """Return the best `max_detections` of each image, best first.
 
     Args:
-        logits: (B, Q, num_logits). boxes_cxcywh: (B, Q, 4), normalised by the unpadded image.
-        original_sizes: (H, W) of each picture as it was before resizing, in pixels.
-        nms_iou: leave out what overlaps a better detection of its class by more than this; None: nothing.
+        logits: (B, Q, num_logits).
+        boxes_cxcywh: (B, Q, 4), normalised by the unpadded image.
+        original_sizes: (H, W) of each picture before resizing, in pixels.
+        nms_iou: leave out detections that overlap a better one of their class by more than this IoU; None
+            leaves out none.
     """
-    found = detections_of_queries(
+    results = detections_of_queries(
         logits, boxes_cxcywh, classification, classes, original_sizes, max_detections, nms_iou
     )
-    return [detections for detections, _ in found]
+    return [detections for detections, _ in results]
 
 
 def detections_of_queries(
@@ -50,8 +52,8 @@ def detections_of_queries(
     max_detections: int = 100,
     nms_iou: float | None = None,
 ) -> list[tuple[Detections, np.ndarray]]:
-    """`postprocess`, and for each image the query (N,) that each of its detections comes from."""
-    # What is suppressed makes room for others: as many as there are queries may stand in line.
+    """Return the result of `postprocess`, with the query of each detection, (N,), for each image."""
+    # Suppressed detections make room for others, of which there may be as many as queries.
     candidates = max_detections if nms_iou is None else max(max_detections, logits.shape[1])
     selection = classification.select(logits.float(), candidates)
     all_boxes = cxcywh_to_xyxy(boxes_cxcywh.float())
@@ -68,17 +70,17 @@ def detections_of_queries(
         strict=True,
     ):
         pixels = boxes * torch.tensor([width, height, width, height])
-        keep = torch.arange(len(scores)) if nms_iou is None else batched_nms(pixels, scores, labels, nms_iou)
-        keep = keep[:max_detections]
-        keep = keep[used[labels[keep]]]
-        kept_labels = labels[keep].numpy().astype(np.int64)
+        rows = torch.arange(len(scores)) if nms_iou is None else batched_nms(pixels, scores, labels, nms_iou)
+        rows = rows[:max_detections]
+        rows = rows[used[labels[rows]]]
+        class_indices = labels[rows].numpy().astype(np.int64)
         detections = Detections(
-            boxes_xyxy=pixels[keep].numpy().astype(np.float32),
-            scores=scores[keep].numpy().astype(np.float32),
-            labels=kept_labels,
-            category_ids=ids[kept_labels],
-            names=tuple(classes.name(label) for label in kept_labels),
+            boxes_xyxy=pixels[rows].numpy().astype(np.float32),
+            scores=scores[rows].numpy().astype(np.float32),
+            labels=class_indices,
+            category_ids=ids[class_indices],
+            names=tuple(classes.name(label) for label in class_indices),
             image_size=(height, width),
         )
-        results.append((detections, queries[keep].numpy()))
+        results.append((detections, queries[rows].numpy()))
     return results

@@ -1,7 +1,7 @@
-"""What attention did in one forward pass, recorded from outside: hooks come and go, the model knows nothing.
+"""The attention of one forward pass, recorded from outside with temporary hooks; the model does not change.
 
-Letters: B batch, R rows (object queries, or chosen tokens of the encoder), M heads, L levels, K points,
-S memory tokens, P places. Points are (x, y).
+Letters: B batch, R rows (object queries, or chosen tokens of the encoder), M heads, L levels, K sampling
+points, S memory tokens, P places (points of the image). Points are (x, y).
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from ..structures import DetectorOutput, FeatureMemory, ImageBatch, Queries
 
 @dataclass(frozen=True)
 class SampledLayer:
-    """One deformable attention, as its operator got it.
+    """The inputs of the operator of one deformable attention.
 
-    `references`: (B, R, 2|4) in [0, 1] of the unpadded image. `locations`: (B, R, M, L, K, 2) in [0, 1] of
-    each padded level. `weights`: (B, R, M, L, K), summing to one over (L, K).
+    Attributes:
+        references: (B, R, 2|4) in [0, 1] of the unpadded image.
+        locations: (B, R, M, L, K, 2) in [0, 1] of each padded level.
+        weights: (B, R, M, L, K), with a sum of one over (L, K).
     """
 
     references: Tensor
@@ -34,13 +36,13 @@ class SampledLayer:
     weights: Tensor
 
     def of_image(self, valid_ratios: Tensor) -> Tensor:
-        """The locations as fractions of the unpadded image. valid_ratios: (B, L, 2)."""
+        """Return the locations as fractions of the unpadded image. valid_ratios: (B, L, 2)."""
         return self.locations / valid_ratios[:, None, None, :, None, :]
 
 
 @dataclass(frozen=True)
 class DenseLayer:
-    """One dense attention. `weights`: (B, R, M, S), summing to one over S."""
+    """One dense attention; `weights` is (B, R, M, S), with a sum of one over S."""
 
     weights: Tensor
 
@@ -50,11 +52,13 @@ LayerRecord = SampledLayer | DenseLayer
 
 @dataclass(frozen=True)
 class Recording:
-    """One forward pass.
+    """The record of one forward pass.
 
-    `memory`: what the decoder reads. `queries`: what it starts from. `decoder`: one record per layer, a row
-    for each query. `encoder`: one per layer, the L rows of a place one after the other; empty where no place
-    was asked for. `tokens`: (B, P, L) the token of each level that covers the place.
+    Attributes:
+        memory, queries: the inputs of the decoder.
+        decoder: one record per layer, with a row for each query.
+        encoder: one record per layer, with the L rows of each place in sequence; empty without places.
+        tokens: (B, P, L), the token of each level that covers each place.
     """
 
     output: DetectorOutput
@@ -67,10 +71,10 @@ class Recording:
 
 @torch.no_grad()
 def record(model: DetectionModel, batch: ImageBatch, places: Tensor | None = None) -> Recording:
-    """Run the model, in evaluation mode, and keep where it looked.
+    """Run the model in evaluation mode and record its attention.
 
     Args:
-        places: (P, 2) fractions of the unpadded images: the encoder is recorded for the tokens there.
+        places: (P, 2) fractions of the unpadded images; the encoder is recorded for the tokens there.
     """
     places = batch.pixels.new_zeros(0, 2) if places is None else places.to(batch.pixels)
     kept: dict[str, Any] = {}
@@ -98,9 +102,10 @@ def record(model: DetectionModel, batch: ImageBatch, places: Tensor | None = Non
 
 
 def tokens_at(memory: FeatureMemory, places: Tensor) -> Tensor:
-    """(B, P, L): the memory token of each level that covers each place; the nearest one at the far border.
+    """Return the memory token of each level that covers each place, (B, P, L).
 
-    places: (P, 2), fractions of the unpadded image.
+    Places on the right or bottom border get the nearest token. places: (P, 2), fractions of the unpadded
+    image.
     """
     tokens, start = [], 0
     for level, (height, width) in enumerate(memory.spatial_shapes):
@@ -121,11 +126,11 @@ def _watch(attention: Tensor | nn.Module, places: Tensor | None, hooks: ExitStac
         return _OwnLevelWatch(attention, places, hooks)
     if isinstance(attention, DenseAttention):
         return _DenseWatch(attention, places, hooks)
-    raise TypeError(f"it is not known how to record a {type(attention).__name__}")
+    raise TypeError(f"attention of type {type(attention).__name__} cannot be recorded")
 
 
 class _Watch(ABC):
-    """Hooks on one attention module. `places`: None keeps all rows, else those of the tokens there."""
+    """Hooks on one attention module. They record the rows of the tokens at `places`, or all rows if None."""
 
     @abstractmethod
     def layer(self) -> LayerRecord: ...
@@ -156,7 +161,7 @@ class _DeformableWatch(_Watch):
         return record
 
     def calls(self) -> list[SampledLayer]:
-        """A record of each time that the module was called in the forward pass."""
+        """Return one record for each call of the module in the forward pass."""
         M, L, K = self.attention.num_heads, self.attention.num_levels, self.attention.num_points
         records = []
         for (references, memory), offsets, logits in zip(
@@ -178,7 +183,7 @@ class _DeformableWatch(_Watch):
 
 
 class _OwnLevelWatch(_Watch):
-    """One attention called level by level. Levels that a query does not look at get weight 0."""
+    """Hooks on an attention that is called level by level; levels without attention get the weight 0."""
 
     def __init__(self, attention: OwnLevelAttention, places: Tensor | None, hooks: ExitStack):
         self.of_tokens = places is not None
@@ -192,7 +197,7 @@ class _OwnLevelWatch(_Watch):
             weights[..., level, :] = call.weights[..., 0, :]
             locations = call.locations.expand(-1, -1, -1, len(calls), -1, -1)
             levels.append((call.references, locations, weights))
-        # Tokens: the levels of a place one after the other. Queries: those of a level together.
+        # For tokens, the levels of a place are in sequence; queries are grouped by level.
         join = _interleave if self.of_tokens else torch.cat
         return SampledLayer(*(join(parts, dim=1) for parts in zip(*levels, strict=True)))
 
@@ -202,7 +207,7 @@ def _interleave(tensors: Sequence[Tensor], dim: int) -> Tensor:
 
 
 class _DenseWatch(_Watch):
-    """PyTorch's attention keeps its weights to itself unless it is asked for them."""
+    """Hooks on PyTorch's attention, which returns its weights only on request."""
 
     def __init__(self, attention: DenseAttention, places: Tensor | None, hooks: ExitStack):
         self.places = places
@@ -231,7 +236,7 @@ class _DenseWatch(_Watch):
 
 
 def _rows(values: Tensor, memory: FeatureMemory, places: Tensor | None) -> Tensor:
-    """(B, Q, …) → (B, R, …), at once: an encoder's attention from all tokens is not to be kept."""
+    """Select the rows (B, Q, …) → (B, R, …) at once, as an encoder's full attention is too large to keep."""
     if places is None:
         return values
     tokens = tokens_at(memory, places).flatten(1)  # (B, P·L)

@@ -1,4 +1,4 @@
-"""Which detections a person wants to see: a score threshold, for some classes another one, for some none."""
+"""The user's selection of detections by class and score, with a threshold for each class."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ import numpy as np
 from ..errors import UserError
 from ..structures import ClassTable, Detections
 
-MOST_NAMES = 20  # of a class table that an error message lists
-UNWANTED = np.inf  # a threshold that no score reaches
+MAX_NAMES = 20  # the most class names that an error message lists
+UNREACHABLE = np.inf  # the threshold of classes that are left out
 
 
 @dataclass(frozen=True)
 class Selection:
-    """`thresholds`: (number of classes,) the least score of each class, `UNWANTED` for those left out."""
+    """The minimum score of each class.
+
+    Attributes:
+        thresholds: (number of classes,), `UNREACHABLE` for classes that are left out.
+    """
 
     thresholds: np.ndarray
 
@@ -29,17 +33,17 @@ class Selection:
         classes: Sequence[str] | None = None,
         class_thresholds: Mapping[str, float] | None = None,
     ) -> Selection:
-        """The least score of each class in `table`.
+        """Return the selection for the classes in `table`.
 
         Args:
-            threshold: of every class that `class_thresholds` does not name.
-            classes: names of the classes that are wanted, None for all. A name that has commas may come in
-                its parts, as a command line splits it: ["bus", "coach"] is "bus, coach" if that is a class.
-            class_thresholds: the least score by class name.
+            threshold: the minimum score of every class that `class_thresholds` does not name.
+            classes: names of the selected classes; None means all. A name with commas may be given in parts,
+                as a command line splits it: ["bus", "coach"] means "bus, coach" if that is a class.
+            class_thresholds: the minimum score by class name.
 
         Raises:
-            UserError: a name that the model does not know (with the closest that it does), or a score out
-                of [0, 1].
+            UserError: if the model does not have a class of that name (the message has the closest names), or
+                if a score is outside [0, 1].
         """
         _check_score("threshold", threshold)
         if isinstance(classes, str):
@@ -59,34 +63,34 @@ class Selection:
                     f"there is a threshold for {unseen[0]}, which is not among the chosen classes: add it "
                     "to classes, or drop its threshold."
                 )
-        wanted = set(table.names if classes is None else classes)
-        least = [own.get(str(name), threshold) if name in wanted else UNWANTED for name in table.names]
-        return cls(np.array(least, dtype=np.float32))  # as scores are
+        selected = set(table.names if classes is None else classes)
+        minima = [own.get(str(name), threshold) if name in selected else UNREACHABLE for name in table.names]
+        return cls(np.array(minima, dtype=np.float32))  # the type of scores
 
     @property
     def leaves_classes_out(self) -> bool:
-        return bool((self.thresholds == UNWANTED).any())
+        return bool((self.thresholds == UNREACHABLE).any())
 
     def __call__(self, detections: Detections) -> Detections:
-        """Return the detections that are wanted, with boxes clipped to their picture.
+        """Return the selected ones of `detections`, with boxes clipped to their picture.
 
         All predictions that somebody sees come this way; `evaluate` measures unclipped boxes, as the authors
         do.
         """
-        return detections.take(np.flatnonzero(self.wanted(detections))).clipped()
+        return detections.take(np.flatnonzero(self.mask(detections))).clipped()
 
-    def wanted(self, detections: Detections) -> np.ndarray:
-        """(N,) bool."""
+    def mask(self, detections: Detections) -> np.ndarray:
+        """Return for each detection whether it is selected, (N,) bool."""
         mask: np.ndarray = detections.scores >= self.thresholds[detections.labels]
         return mask
 
     def loosened(self, factor: float) -> Selection:
-        """The same classes from `factor` times their score on."""
+        """Return a selection of the same classes with their minimum scores multiplied by `factor`."""
         return Selection(self.thresholds * factor)
 
 
 def _with_commas(parts: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Join neighbouring parts that are no classes by themselves, but one together."""
+    """Join neighbouring parts that together are the name of a class."""
     by_parts = {tuple(part.strip() for part in name.split(",") if part.strip()): name for name in known}
     longest = max(map(len, by_parts), default=1)
     names: list[str] = []
@@ -113,8 +117,8 @@ def _check_names(names: Iterable[str], table: ClassTable) -> None:
         if name in known:
             continue
         close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        listed = ", ".join(known[:MOST_NAMES])
-        if len(known) > MOST_NAMES:
-            listed += f" and {len(known) - MOST_NAMES} more"
-        meant = f"did you mean {' or '.join(close)}? It" if close else "it"
-        raise UserError(f"the model knows no class {name}: {meant} knows {listed}.")
+        listed = ", ".join(known[:MAX_NAMES])
+        if len(known) > MAX_NAMES:
+            listed += f" and {len(known) - MAX_NAMES} more"
+        hint = f"did you mean {' or '.join(close)}? It" if close else "it"
+        raise UserError(f"the model has no class {name}: {hint} has {listed}.")

@@ -1,9 +1,10 @@
-"""Where a model looked in one picture, as arrays in pixels of it (what figure 6 of the paper shows).
+"""Traces of where a model looked in a picture, as arrays in its pixels (the content of the paper's figure 6).
 
-`Detector.explain` gives an `Explanation`; the rooms above draw it, and judge missed objects by it.
+`Detector.explain` returns an `Explanation`; `explain/` and `report/` draw it and judge missed objects by it.
 
 Letters: N detections, R rows (queries), T decoder layers or encoder layers, M heads, L levels, K points,
-P places asked for. Points are (x, y) pixels of the original picture; boxes are xyxy; sizes are (H, W).
+P places (points of the picture). Points are (x, y) pixels of the original picture; boxes are xyxy; sizes are
+(H, W).
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from .recording import DenseLayer, LayerRecord, Recording, SampledLayer, record
 
 @dataclass(frozen=True)
 class SamplingPoints:
-    """Deformable attention: where R rows looked, layer by layer.
+    """The points at which R rows of deformable attention sampled in each layer.
 
-    `locations`: (R, T, M, L, K, 2); some may lie outside of the picture, where there is nothing to read.
-    `weights`: (R, T, M, L, K), summing to one over (L, K).
+    Attributes:
+        locations: (R, T, M, L, K, 2); some may be outside the picture, where values are zero.
+        weights: (R, T, M, L, K), with a sum of one over (L, K).
     """
 
     locations: np.ndarray
@@ -39,7 +41,7 @@ class SamplingPoints:
         return SamplingPoints(self.locations[rows], self.weights[rows])
 
     def share_inside(self, boxes_xyxy: np.ndarray) -> np.ndarray:
-        """(R, T): the share of a row's weight that is inside a box. boxes_xyxy: (4,), or (R, 4), one each."""
+        """Return the share of each row's weight inside a box, (R, T). boxes_xyxy: (4,), or (R, 4) by row."""
         low, high = np.split(np.broadcast_to(boxes_xyxy, (len(self.weights), 4)), 2, axis=-1)
         expand = (slice(None), *[None] * (self.locations.ndim - 2))
         inside = ((self.locations >= low[expand]) & (self.locations <= high[expand])).all(-1)
@@ -49,10 +51,11 @@ class SamplingPoints:
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """Dense attention: how much R rows looked at each cell of the one level.
+    """The weights of R rows of dense attention for each cell of the single level.
 
-    `weights`: (R, T, M, H, W), summing to one over (H, W); the cells cover the picture evenly.
-    `image_size`: (H, W) of the picture.
+    Attributes:
+        weights: (R, T, M, H, W), with a sum of one over (H, W); the cells cover the picture evenly.
+        image_size: (H, W) of the picture.
     """
 
     weights: np.ndarray
@@ -62,8 +65,10 @@ class AttentionMaps:
         return replace(self, weights=self.weights[rows])
 
     def share_inside(self, boxes_xyxy: np.ndarray) -> np.ndarray:
-        """(R, T) as of `SamplingPoints`. Dense attention knows no finer place than a cell: one that a box
-        touches counts whole."""
+        """Return the share of each row's weight inside a box, (R, T), as `SamplingPoints` does.
+
+        The resolution is one cell: a cell that the box touches counts as a whole.
+        """
         rows, columns = self.weights.shape[-2:]
         height, width = self.image_size
         x0, y0, x1, y1 = np.broadcast_to(boxes_xyxy, (len(self.weights), 4)).T[:, :, None]
@@ -74,7 +79,7 @@ class AttentionMaps:
         return share
 
     def upsampled(self, row: int, layer: int = -1, head: int | None = None) -> np.ndarray:
-        """(H, W) of the picture: the weight per cell, smoothed; the mean over heads, or of one `head`."""
+        """Return the smoothed weights, (H, W) of the picture, of one `head` or the mean over heads."""
         cells = self.weights[row, layer]
         chosen = cells.mean(0) if head is None else cells[head]
         return (
@@ -92,10 +97,12 @@ Attention = SamplingPoints | AttentionMaps
 
 @dataclass(frozen=True)
 class Proposals:
-    """Two stages: the first stage's boxes that R queries came from.
+    """The first stage's boxes from which R queries started.
 
-    `boxes_xyxy`: (R, 4). `objectness`: (R,) in [0, 1]. `levels`: (R,) and `centres`: (R, 2): the memory token
-    that proposed the box.
+    Attributes:
+        boxes_xyxy: (R, 4).
+        objectness: (R,) in [0, 1].
+        levels, centres: (R,) and (R, 2), the level and the centre of the memory token of each proposal.
     """
 
     boxes_xyxy: np.ndarray
@@ -109,12 +116,15 @@ class Proposals:
 
 @dataclass(frozen=True)
 class QueryTraces:
-    """What R object queries did in the decoder's T layers.
+    """The traces of R object queries in the decoder's T layers.
 
-    `indices`: (R,) the query's number. `scores`: (R, classes), 0 for logits that no class uses.
-    `boxes_xyxy`: (R, T, 4) the box after each layer. `references`: for each layer, (R, 2) the points or
-    (R, 4) the boxes (xyxy) around which it sampled (with refinement, points come first and boxes follow);
-    empty for DETR, which has none. `proposals`: None with one stage.
+    Attributes:
+        indices: (R,), the queries' numbers.
+        scores: (R, classes), 0 for logits that no class uses.
+        boxes_xyxy: (R, T, 4), the boxes after each layer.
+        references: for each layer, the points (R, 2) or boxes (R, 4; xyxy) around which it sampled (with
+            refinement, points in the first layer and boxes after it); empty for DETR, which has none.
+        proposals: None for models with one stage.
     """
 
     indices: np.ndarray
@@ -140,10 +150,13 @@ class QueryTraces:
 
 @dataclass(frozen=True)
 class EncoderTraces:
-    """Where the encoder looked from P places: for each place one token per level.
+    """The encoder's attention from P places, with one token per level for each place.
 
-    `places`: (P, 2) as asked for. `tokens`: (P, L) numbers of the tokens. `centres`: (P, L, 2) of the cells
-    that they stand for. `attention`: P·L rows, the levels of a place one after the other.
+    Attributes:
+        places: (P, 2), as requested.
+        tokens: (P, L), the numbers of the tokens.
+        centres: (P, L, 2), the centres of the tokens' cells.
+        attention: P·L rows, with the levels of a place in sequence.
     """
 
     places: np.ndarray
@@ -154,8 +167,13 @@ class EncoderTraces:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where a model looked. `detections`: N of them, with their picture. `queries`: N rows, what the query of
-    each detection did. `encoder`: None where no place was asked for."""
+    """An explanation of where a model looked.
+
+    Attributes:
+        detections: N detections with their picture.
+        queries: N rows, the traces of the detections' queries.
+        encoder: None if no places were requested.
+    """
 
     detections: Detections
     queries: QueryTraces
@@ -167,7 +185,7 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Trace:
-    """All Q queries of one picture, and the last layer's predictions as the model gave them (B = 1)."""
+    """The traces of all Q queries of a picture, and the model's raw predictions of the last layer (B = 1)."""
 
     queries: QueryTraces
     encoder: EncoderTraces | None
@@ -185,14 +203,14 @@ def explain_picture(
     places: Sequence[tuple[float, float]] = (),
     nms_iou: float | None = None,
 ) -> Explanation:
-    """The explanation of one picture. pixels: (3, h, w) as the model sees it; picture: (H, W, 3) uint8."""
+    """Explain one picture. pixels: (3, h, w), the model's input; picture: (H, W, 3) uint8."""
     size = (picture.shape[0], picture.shape[1])
     trace = trace_picture(model, classification, classes, pixels, size, places)
     logits, boxes = trace.predictions.logits, trace.predictions.boxes_cxcywh
-    found, queries = detections_of_queries(
+    candidates, queries = detections_of_queries(
         logits, boxes, classification, classes, [size], max_detections, nms_iou
     )[0]
-    detections = found.above(threshold).with_image(picture)
+    detections = candidates.above(threshold).with_image(picture)
     queries = queries[: len(detections)]  # best first, as detections are
     return Explanation(detections, trace.queries.take(queries), trace.encoder)
 
@@ -205,23 +223,24 @@ def trace_picture(
     size: tuple[int, int],
     places: Sequence[tuple[float, float]] = (),
 ) -> Trace:
-    """What every query did. pixels: (3, h, w); size: (H, W) of the original picture.
+    """Trace every query. pixels: (3, h, w); size: (H, W) of the original picture.
 
     Raises:
-        UserError: a place outside of the picture, or a model without encoder.
+        UserError: if a place is outside the picture, or the model has no encoder.
     """
     height, width = size
     for x, y in places:
         if not (0 <= x <= width and 0 <= y <= height):
             raise UserError(
-                f"the place {x:g},{y:g} is outside of the picture, which is {width}x{height} pixels."
+                f"the point {x:g},{y:g} is outside the picture, which has {width}x{height} pixels: choose a "
+                "point inside."
             )
     if len(places) and not len(model.encoder.layers):
-        raise UserError("this model has no encoder layers: leave the places out.")
+        raise UserError("this model has no encoder layers, so leave the points out.")
     scale = torch.tensor([width, height], dtype=torch.float32)
-    asked = torch.tensor(places, dtype=torch.float32).reshape(-1, 2)
+    requested = torch.tensor(places, dtype=torch.float32).reshape(-1, 2)
     device = next(model.parameters()).device
-    recording = record(model, ImageBatch.from_images([pixels]).to(device), asked / scale)
+    recording = record(model, ImageBatch.from_images([pixels]).to(device), requested / scale)
     last = recording.output.predictions[-1]
     scores = classification.scores(last.logits.float())[0].cpu().numpy()
     queries = QueryTraces(
@@ -237,7 +256,7 @@ def trace_picture(
     encoder = None
     if len(places):
         encoder = EncoderTraces(
-            places=asked.numpy(),
+            places=requested.numpy(),
             tokens=recording.tokens[0].cpu().numpy(),
             centres=_cell_centres(recording.tokens[0].flatten(), recording, size)[0].reshape(
                 len(places), -1, 2
@@ -248,7 +267,7 @@ def trace_picture(
 
 
 def _boxes(boxes_cxcywh: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """(1, R, 4) fractions to (R, 4) pixels."""
+    """Convert boxes from fractions (1, R, 4) to xyxy in pixels (R, 4)."""
     height, width = size
     boxes = cxcywh_to_xyxy(boxes_cxcywh[0].float()).cpu() * torch.tensor([width, height, width, height])
     return boxes.numpy()
@@ -256,13 +275,13 @@ def _boxes(boxes_cxcywh: Tensor, size: tuple[int, int]) -> np.ndarray:
 
 def _references(layers: Sequence[LayerRecord], size: tuple[int, int]) -> tuple[np.ndarray, ...]:
     height, width = size
-    found = []
+    references = []
     for layer in layers:
         if isinstance(layer, SampledLayer):
             is_point = layer.references.shape[-1] == 2
             points = layer.references[0, :, :2].float().cpu() * torch.tensor([width, height])
-            found.append(points.numpy() if is_point else _boxes(layer.references, size))
-    return tuple(found)
+            references.append(points.numpy() if is_point else _boxes(layer.references, size))
+    return tuple(references)
 
 
 def _attention(layers: Sequence[LayerRecord], recording: Recording, size: tuple[int, int]) -> Attention:
@@ -292,7 +311,7 @@ def _proposals(recording: Recording, size: tuple[int, int]) -> Proposals | None:
 def _cell_centres(
     tokens: Tensor, recording: Recording, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Centres (R, 2) in pixels of the cells of tokens (R,), and their levels (R,)."""
+    """Return the centres (R, 2) in pixels of the cells of `tokens` (R,), and their levels (R,)."""
     shapes = np.array(recording.memory.spatial_shapes)
     starts = np.concatenate([[0], shapes.prod(1).cumsum()[:-1]])
     numbers = tokens.cpu().numpy()

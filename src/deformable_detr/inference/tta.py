@@ -1,11 +1,12 @@
-"""Test-time augmentation: a detector that looks at each picture several times, flipped and in several sizes,
-and merges what it sees (paper, Table 3, last row).
+"""Test-time augmentation: a detector that sees each picture several times, flipped and in several sizes, and
+merges the detections (paper, Table 3, last row).
 
-Built outside of the model: a detector is given the views, so evaluate and predict take it as any other.
+It is built outside the model: the detector is given the views and can be evaluated and used like any other.
 
-Merging. Detections of one class that overlap are one object: torchvision's non-maximum suppression finds its
-best box; the box becomes the mean of all that were found for it, weighted by score, and the score the mean
-over views of the best in each, where a view without it counts 0. The paper does not say how it merged.
+Merging: overlapping detections of one class are one object. torchvision's non-maximum suppression finds its
+best box. The merged box is the mean of all its boxes, weighted by score; the merged score is the mean over
+the views of the best score in each, with 0 for a view without the object. The paper does not specify how it
+merged.
 
 Letters: N detections, V views.
 """
@@ -28,18 +29,18 @@ from ..structures import Detections
 from .detector import Detector, equal_shape_batches
 
 SCALES = (0.8, 1.0, 1.2)
-OVERLAP = 0.65  # IoU from which two boxes are of one object
+OVERLAP = 0.65  # minimum IoU of two boxes of one object
 
 
 @dataclass(frozen=True)
 class View:
-    """A picture's short side times `scale`; mirrored left to right if `flipped`."""
+    """A view of a picture: its short side times `scale`, mirrored left to right if `flipped`."""
 
     scale: float
     flipped: bool
 
     def back(self, boxes_xyxy: np.ndarray, width: int) -> np.ndarray:
-        """Boxes (N, 4) in pixels of a picture seen in this view, to those of the picture itself."""
+        """Convert boxes (N, 4) from pixels of this view to pixels of the picture itself."""
         if not self.flipped:
             return boxes_xyxy
         x0, y0, x1, y1 = boxes_xyxy.T
@@ -47,10 +48,10 @@ class View:
 
 
 def views_of(scales: Sequence[float] = SCALES, flip: bool = True) -> tuple[View, ...]:
-    """Every scale, plain and, with `flip`, mirrored.
+    """Return a view of every scale and, with `flip`, its mirror image.
 
     Raises:
-        UserError: no scale, one twice, or one that is not between 0.1 and 10.
+        UserError: if there is no scale, or one is repeated or not between 0.1 and 10.
     """
     if not scales or len(set(scales)) < len(scales) or not all(0.1 <= scale <= 10 for scale in scales):
         given = ", ".join(f"{scale:g}" for scale in scales)
@@ -61,14 +62,14 @@ def views_of(scales: Sequence[float] = SCALES, flip: bool = True) -> tuple[View,
 
 
 class MergedViews:
-    """Looks at each picture in several views of a detector, and merges what it sees in them.
+    """Detects objects in several views of each picture, and merges them.
 
-    With one view that changes nothing, the result is the plain detector's.
+    With a single, unchanged view, the result is that of the plain detector.
     """
 
     def __init__(self, detector: Detector, views: Sequence[View], overlap: float = OVERLAP):
         if not 0 < overlap < 1:
-            raise UserError(f"the overlap of detections to be merged must be between 0 and 1, not {overlap}.")
+            raise UserError(f"the overlap of merged detections must be between 0 and 1, not {overlap}.")
         self.plain = detector
         self.views = tuple(views)
         self.overlap = overlap
@@ -84,29 +85,32 @@ class MergedViews:
         }
 
     def preprocess(self, picture: Image.Image) -> Tensor:
-        """RGB picture to (3, H, W) uint8; `detect` resizes it for each view."""
+        """Convert an RGB picture to (3, H, W) uint8; `detect` resizes it for each view."""
         return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
     def detect(
         self, pixels: Sequence[Tensor], original_sizes: Sequence[tuple[int, int]], max_detections: int
     ) -> list[Detections]:
-        """Merged detections in pictures (3, H, W) uint8. In each view, pictures of equal shape share a batch;
-        nothing is padded."""
-        seen: list[list[Detections]] = [[] for _ in pixels]
-        for view in self.views:
-            for index, found in enumerate(self._look(view, pixels, original_sizes, max_detections)):
-                width = original_sizes[index][1]
-                seen[index].append(replace(found, boxes_xyxy=view.back(found.boxes_xyxy, width)))
-        return [merge(found, self.overlap, max_detections) for found in seen]
+        """Return the merged detections in pictures (3, H, W) uint8.
 
-    def _look(
+        In each view, pictures of equal shape share a batch; nothing is padded.
+        """
+        by_picture: list[list[Detections]] = [[] for _ in pixels]
+        for view in self.views:
+            in_view = self._detect_in_view(view, pixels, original_sizes, max_detections)
+            for index, detections in enumerate(in_view):
+                boxes_xyxy = view.back(detections.boxes_xyxy, original_sizes[index][1])
+                by_picture[index].append(replace(detections, boxes_xyxy=boxes_xyxy))
+        return [merge(views, self.overlap, max_detections) for views in by_picture]
+
+    def _detect_in_view(
         self,
         view: View,
         pixels: Sequence[Tensor],
         original_sizes: Sequence[tuple[int, int]],
         max_detections: int,
     ) -> list[Detections]:
-        """Of each picture, in the coordinates of the view."""
+        """Return the detections in each picture, in the coordinates of the view."""
         inputs = [self.transforms[view.scale](F.to_pil_image(picture)) for picture in pixels]
         if view.flipped:
             inputs = [picture.flip(-1) for picture in inputs]
@@ -120,27 +124,27 @@ class MergedViews:
 
 
 def tta_scales(tta: bool | Sequence[float]) -> tuple[float, ...]:
-    """What the option `tta` asks for: none, the usual scales, or these."""
+    """Return the scales for the option `tta`: none, the usual ones, or the given ones."""
     if isinstance(tta, bool):
         return SCALES if tta else ()
     return tuple(tta)
 
 
 def augmented(detector: Detector, scales: Sequence[float] = SCALES) -> Detector:
-    """The detector with flips and these scales; it explains its detections as the plain one does."""
+    """Return the detector with flips and these scales; it explains detections as the plain one does."""
     return detector.augmented(MergedViews(detector, views_of(scales)))
 
 
 def augmented_as_requested(detector: Detector, tta: bool | Sequence[float]) -> Detector:
-    """The detector with what the option `tta` asks for, or itself if that is nothing."""
+    """Return the detector with the augmentation of the option `tta`, or itself if there is none."""
     scales = tta_scales(tta)
     return augmented(detector, scales) if scales else detector
 
 
 def merge(views: Sequence[Detections], overlap: float = OVERLAP, max_detections: int = 100) -> Detections:
-    """One picture's detections in V views, in the picture's coordinates, as one: best first.
+    """Merge one picture's detections in V views, which are in the picture's coordinates; best first.
 
-    If there is only one view, it is left as it is: the model says each object once.
+    A single view is not changed, because the model predicts each object once.
     """
     if len(views) == 1 or not any(map(len, views)):
         return views[0]
@@ -148,11 +152,11 @@ def merge(views: Sequence[Detections], overlap: float = OVERLAP, max_detections:
     boxes, scores, labels = map(torch.from_numpy, (every.boxes_xyxy, every.scores, every.labels))
     numbers = torch.cat([torch.full((len(view),), number) for number, view in enumerate(views)])
     best = batched_nms(boxes, scores, labels, overlap)
-    # (best, N): how much a detection overlaps with each of the best of its class; it belongs to the nearest.
+    # (best, N): the overlap with the best detections of the same class; each belongs to the nearest of them.
     overlaps = box_iou(boxes[best], boxes).nan_to_num() * (labels[best][:, None] == labels[None])
-    overlaps[torch.arange(len(best)), best] = 1.0  # a box without area, too, is itself
+    overlaps[torch.arange(len(best)), best] = 1.0  # also for a box without area
     nearest = overlaps.argmax(0)
-    nearest[best] = torch.arange(len(best))  # also of two equal boxes, so thin that suppression missed it
+    nearest[best] = torch.arange(len(best))  # also for equal boxes so thin that suppression missed them
     member = (nearest[None] == torch.arange(len(best))[:, None]) & (overlaps >= overlap)
     weights = member * scores
     merged = (weights @ boxes) / weights.sum(1, keepdim=True).clamp(min=1e-12)

@@ -1,10 +1,10 @@
-"""What is in a data set, what is broken in it, and what a recipe's model will make of it.
+"""The inspection of a data set: its contents, its problems, and how a recipe's model will see it.
 
 `inspect` (survey.py) reads every split, decodes every picture coarsely and returns a `DataReport` (facts.py):
-counts, problems with file and line, object sizes in cells of the feature levels (sizes.py), pictures that are
-there twice (duplicates.py), and remarks: what follows, with the option that helps (remarks.py).
-`print_report` shows it in 80 columns (terminal.py); `write_inspection` writes JSON, or one page with pictures
-(page.py). What training will cost is measured above, in `forecast.py`. Nothing of the data is changed.
+counts, problems with file and line, object sizes in cells of the feature levels (sizes.py), duplicate
+pictures (duplicates.py), and remarks with the option that helps (remarks.py). `print_report` shows the report
+in 80 columns (terminal.py); `write_inspection` writes it as JSON or as one page with pictures (page.py). The
+cost of training is measured elsewhere, in `training/forecast.py`. The data are not changed.
 """
 
 from .facts import ClassCount, DataReport, Forecast, Remark, SplitReport

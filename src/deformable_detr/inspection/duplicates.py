@@ -1,19 +1,20 @@
-"""Pictures that are in a data set twice: the same picture, whatever its file name, size or compression.
+"""Duplicate pictures in a data set: the same picture with any file name, size or compression.
 
 The fingerprint of a picture is its grey thumbnail of 16 x 17 means; its perceptual hash is the sign of the
 difference of neighbours, 256 bits (Krawetz's difference hash, at twice its usual width). Two pictures are the
-same where all of these hold:
+same if all of these hold:
 
 - their sides have the same ratio, to 3 %;
 - at most 20 of the 256 bits differ;
 - the thumbnails differ by at most 5 % of their contrast (mean absolute difference by standard deviation).
 
-The hash alone is not enough: frames of a drone that are seconds apart come as close as 18 bits. Measured on
-the 500 photographs, microscope and aerial pictures of data/: re-encoding as JPEG of quality 30 and 50,
-halving and quartering the sides moves a picture by at most 17 bits, and nineteen times out of twenty by less
-than 5 % of its contrast; the closest two different ones, neighbouring frames, are 25 bits and 5.9 % apart.
-Mirrored, cropped or recoloured copies are not found; what is merely similar is not flagged. Own lines, not
-the package imagehash: it would bring PyWavelets along for a hash of 64 bits that is no judge by itself.
+The hash alone is not enough: frames from a drone that are seconds apart differ by as few as 18 bits. This was
+measured on the 500 photographs, microscope and aerial pictures of data/. Re-encoding as JPEG of quality 30
+and 50 and halving or quartering the sides changes a picture by at most 17 bits, and in nineteen of twenty
+cases by less than 5 % of its contrast. The closest two different pictures, neighbouring frames, are 25 bits
+and 5.9 % apart. Mirrored, cropped or recoloured copies are not found; similar pictures are not flagged.
+
+The package imagehash is not used: it depends on PyWavelets, and its hash of 64 bits is not sufficient.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from typing import Any
 import numpy as np
 
 THUMBNAIL = (16, 17)
-MOST_BITS = 20
-MOST_CONTRAST = 0.05
-MOST_ASPECT = 0.03
+MAX_BITS = 20
+MAX_CONTRAST = 0.05
+MAX_ASPECT = 0.03
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """A picture of a split. `thumbnail`: THUMBNAIL grey float32. `aspect`: width by height."""
+    """A picture of a split; `thumbnail` is grey float32 of shape THUMBNAIL, `aspect` is width / height."""
 
     split: str
     file_name: str
@@ -42,8 +43,12 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class DuplicateGroup:
-    """Entries that are the same picture, as (split, file name). `bits`: the largest distance of one of them
-    to another that it was found by, of 256."""
+    """Entries that are the same picture.
+
+    Attributes:
+        members: the entries as (split, file name).
+        bits: the largest distance, of 256 bits, between two entries that were matched with each other.
+    """
 
     members: tuple[tuple[str, str], ...]
     bits: int
@@ -58,16 +63,16 @@ class DuplicateGroup:
 
 
 def find_duplicates(prints: Sequence[Fingerprint]) -> tuple[DuplicateGroup, ...]:
-    """Groups of two and more, those over several splits first."""
+    """Return the groups of two or more equal pictures, those over several splits first."""
     if len(prints) < 2:
         return ()
-    thumbnails = np.stack([each.thumbnail for each in prints])
+    thumbnails = np.stack([fingerprint.thumbnail for fingerprint in prints])
     flat = thumbnails.reshape(len(prints), -1)
     means, contrasts = flat.mean(axis=1), flat.std(axis=1)
-    aspects = np.log([each.aspect for each in prints])
+    aspects = np.log([fingerprint.aspect for fingerprint in prints])
     hashes = np.packbits(thumbnails[:, :, 1:] > thumbnails[:, :, :-1], axis=None).reshape(len(prints), -1)
 
-    # Pictures whose thumbnails are close have close means: only neighbours in that order are compared.
+    # Pictures with similar thumbnails have similar means, so only neighbours in that order are compared.
     order = np.argsort(means, kind="stable")
     means, contrasts, aspects = means[order], contrasts[order], aspects[order]
     flat, hashes = flat[order], hashes[order]
@@ -80,17 +85,17 @@ def find_duplicates(prints: Sequence[Fingerprint]) -> tuple[DuplicateGroup, ...]
             index = parent[index]
         return index
 
-    # 16 means of 255 grey levels round to half a level: what flat pictures may differ by.
-    reach = MOST_CONTRAST * contrasts + 0.5 * (contrasts > 0)
+    # Means of 255 grey levels are rounded by up to half a level, so flat pictures may differ by that.
+    reach = MAX_CONTRAST * contrasts + 0.5 * (contrasts > 0)
     ends = np.searchsorted(means, means + reach, side="right")
     for first in range(len(prints)):
         others = np.arange(first + 1, ends[first])
-        others = others[np.abs(aspects[others] - aspects[first]) <= MOST_ASPECT]
+        others = others[np.abs(aspects[others] - aspects[first]) <= MAX_ASPECT]
         distance = _BITS[hashes[others] ^ hashes[first]].sum(axis=1)
-        near = distance <= MOST_BITS
+        near = distance <= MAX_BITS
         others, distance = others[near], distance[near]
         difference = np.abs(flat[others] - flat[first]).mean(axis=1)
-        same = difference <= MOST_CONTRAST * np.minimum(contrasts[others], contrasts[first])
+        same = difference <= MAX_CONTRAST * np.minimum(contrasts[others], contrasts[first])
         for other, apart in zip(others[same].tolist(), distance[same].tolist(), strict=True):
             a, b = sorted((root(first), root(other)))
             parent[b] = a

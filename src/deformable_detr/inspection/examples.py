@@ -1,4 +1,4 @@
-"""Which pictures a page shows: some of each split, the fullest, the tiniest objects, and suspected boxes."""
+"""The choice of a page's pictures: samples, the fullest picture, the tiniest objects, suspected boxes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,12 @@ Section = Literal["samples", "crowded", "tiniest", "suspects", "duplicates"]
 
 @dataclass(frozen=True)
 class ExampleBox:
-    """`box_xyxy`: pixels of the picture; a suspected one as its file states it, even outside. `marked`: False
-    for the neighbours of the object that the picture is shown for."""
+    """A box of an example.
+
+    Attributes:
+        box_xyxy: pixels of the picture. A suspected box is as its file states it, even outside the picture.
+        marked: False for the neighbours of the object that the picture is shown for.
+    """
 
     box_xyxy: tuple[float, float, float, float]
     name: str
@@ -34,8 +38,12 @@ class ExampleBox:
 
 @dataclass(frozen=True)
 class Example:
-    """A picture to show. `size`: its annotated (H, W). `crop_xyxy`: the part to show, whole pixels, or
-    None for all of it."""
+    """A picture to show.
+
+    Attributes:
+        size: its annotated (H, W).
+        crop_xyxy: the part to show in whole pixels, or None for the whole picture.
+    """
 
     section: Section
     split: str
@@ -50,7 +58,7 @@ class Example:
 def choose_examples(
     splits: Sequence[Split], view: RecipeView, duplicates: Sequence[DuplicateGroup]
 ) -> tuple[Example, ...]:
-    """The same for the same data. Pictures that cannot be opened are for the page to leave out."""
+    """Choose the examples, always the same for the same data. Some of them may be impossible to open."""
     return (
         *_suspects(splits),
         *_tiniest(splits, view),
@@ -93,7 +101,7 @@ def _samples(split: Split) -> list[Example]:
 def _crowded(splits: Sequence[Split], view: RecipeView) -> list[Example]:
     counts = [(int((~image.crowd).sum()), split, image) for split in splits for image in split.images]
     most, split, image = max(counts, key=lambda entry: entry[0])
-    caption = f"{most} objects, the most of a picture; the recipe has {view.num_queries} queries"
+    caption = f"{most} objects, the most in one picture; the recipe has {view.num_queries} queries"
     return [_example("crowded", split, image, caption)] if most > 1 else []
 
 
@@ -122,7 +130,7 @@ def _tiniest(splits: Sequence[Split], view: RecipeView) -> list[Example]:
 
 
 def _around(box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """A part of the picture with the object in its middle, 8 times as wide, at least 96 pixels."""
+    """Return a part of the picture, centred on the object, 4 times as wide and at least 96 pixels."""
     height, width = size
     x0, y0, x1, y1 = box.tolist()
     half = max(48.0, 4 * max(x1 - x0, y1 - y0))
@@ -136,7 +144,7 @@ def _around(box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]
 
 
 def _suspects(splits: Sequence[Split]) -> list[Example]:
-    """Pictures with boxes that were dropped or clipped, each once, every kind of problem first."""
+    """Choose pictures with boxes that were dropped or clipped, first one of each kind of problem."""
     found: list[tuple[int, Split, ImageRecord, list[Problem]]] = []
     for split in splits:
         records = {image.path: image for image in split.images}
@@ -168,6 +176,8 @@ def _duplicates(splits: Sequence[Split], groups: Sequence[DuplicateGroup]) -> li
     for number, group in enumerate(groups[:PAIRS], start=1):
         for member in group.members[:2]:
             split, image = by_name[member]
-            caption = f"group {number}: {len(group.members)} times the same, {group.bits} of 256 bits apart"
+            caption = (
+                f"group {number}: {len(group.members)} equal pictures, up to {group.bits} of 256 bits apart"
+            )
             examples.append(_example("duplicates", split, image, caption))
     return examples

@@ -1,4 +1,4 @@
-"""What an inspection finds, as plain dataclasses: ready for the terminal, for JSON and for the page."""
+"""The results of an inspection as plain dataclasses, for the terminal, for JSON and for the page."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from .duplicates import DuplicateGroup
 from .examples import Example
 from .sizes import ObjectSizes, RecipeView
 
-EXAMPLES = 3  # of a kind of problem
+EXAMPLES = 3  # examples of each kind of problem
 
 
 @dataclass(frozen=True)
 class ClassCount:
-    """`index`: the class index inside the model, its row of the class head; `category_id`: the data set's
-    own. `boxes` without crowds; `images`: with at least one of these boxes."""
+    """The number of boxes of a class in a split.
+
+    Attributes:
+        index: the class index in the model, that is its row of the class head.
+        category_id: the data set's own id.
+        boxes: the number of boxes without crowds.
+        images: the number of images with at least one of these boxes.
+    """
 
     index: int
     name: str
@@ -32,16 +38,21 @@ class ClassCount:
 class SplitReport:
     """One split in numbers.
 
-    `boxes`: all objects, the `crowds` and `difficult` ones among them. `empty_images`: without any object.
-    `objects_mean`, `objects_max`: objects per image, crowds excepted, since a model needs no query for them;
-    `over_queries`: images with more objects than the recipe has queries.
-    `small`, `medium`, `large`: shares of the objects by COCO's area (below 32², below 96², the rest), crowds
-    excepted; 0 if there is none. `sizes`: of the same objects where the model sees them.
-    `smallest_image`, `largest_image`: (H, W) by number of pixels.
-    `images_checked`: decode, headers or no, see `inspect`. `rotated`: images that are turned by EXIF when
-    opened; `not_rotated`: those whose EXIF is passed over, because they were annotated as they are stored.
-    `problems`: all of them, in the order of the files, but for those that an earlier split has; `notes`:
-    remarks that cost nothing.
+    Attributes:
+        boxes: the number of all objects, including the `crowds` and `difficult` ones.
+        empty_images: the number of images without any object.
+        objects_mean, objects_max: objects per image without crowds, for which a model needs no query.
+        over_queries: the number of images with more objects than the recipe has queries.
+        small, medium, large: shares of the objects by COCO's area (below 32², below 96², the rest), without
+            crowds; 0 if there are no objects.
+        sizes: the sizes of the same objects as the model sees them.
+        smallest_image, largest_image: (H, W), by number of pixels.
+        images_checked: decode, headers or no, see `inspect`.
+        rotated: the number of images that are turned according to EXIF when they are opened.
+        not_rotated: the number of images whose EXIF orientation is ignored, because they were annotated as
+            they are stored.
+        problems: all problems in the order of the files, except those that an earlier split has.
+        notes: observations that do no harm.
     """
 
     name: str
@@ -100,7 +111,7 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class Remark:
-    """One sentence about the data set as a whole: what is so, and the option that helps, if one does."""
+    """One sentence about the data set as a whole: the fact, and the option that helps, if there is one."""
 
     kind: str
     message: str
@@ -108,12 +119,17 @@ class Remark:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What training will cost here, measured on a few updates with this data (forecast.py).
+    """The cost of training on this machine, measured on a few updates with this data (training/forecast.py).
 
-    Seconds: of an update and its standard deviation among those measured; what the processor worked for it,
-    all threads together; of the evaluation after an epoch (0: no validation split). Bytes: of the training
-    process and its loaders at their worst, for a batch of the largest pictures; `gpu_bytes`: of the graphics
-    memory, 0 on a CPU. `load`: processes that wanted to run on the `cores`.
+    Attributes:
+        update_seconds, update_spread: the mean duration of an update and its standard deviation, in seconds.
+        update_cpu_seconds: the processor time of an update, over all threads.
+        evaluation_seconds: the duration of the evaluation after an epoch; 0 if there is no validation split.
+        peak_bytes: the peak memory of the training process and its loaders, with a batch of the largest
+            pictures.
+        gpu_bytes: the peak GPU memory, 0 on a CPU.
+        largest_batch: (H, W) of that batch.
+        load: the number of processes that were ready to run on the `cores`.
     """
 
     recipe: str
@@ -134,8 +150,8 @@ class Forecast:
     load: float
 
     @property
-    def slowed(self) -> float:
-        """How many times slower than alone, at most, other programs made the updates; 1 on a GPU."""
+    def slowdown(self) -> float:
+        """The upper bound on the slowdown caused by other programs (1 on a GPU)."""
         if self.gpu_bytes:
             return 1.0
         return max(1.0, self.update_seconds / (self.update_cpu_seconds / self.threads))
@@ -159,9 +175,16 @@ class Forecast:
 
 @dataclass(frozen=True)
 class DataReport:
-    """`format`: the layout that was read; `formats`: all in which the data set is there. `view`: the recipe
-    that sizes and queries were judged by. `unusable`: splits that could not be read at all. `duplicates`:
-    None where pictures were not decoded. `examples`: what a page shows."""
+    """The result of an inspection.
+
+    Attributes:
+        format: the layout that was read.
+        formats: all layouts in which the data set exists.
+        view: the recipe by which sizes and queries were judged.
+        unusable: the splits that could not be read at all.
+        duplicates: None if pictures were not decoded.
+        examples: the pictures that a page shows.
+    """
 
     root: Path
     format: str
@@ -180,7 +203,7 @@ class DataReport:
 
     @property
     def shown_split(self) -> SplitReport:
-        """The one to train on; without it the first one."""
+        """The split to train on, or the first one if there is none."""
         name = training_name([split.name for split in self.splits])
         return next((split for split in self.splits if split.name == name), self.splits[0])
 
@@ -199,8 +222,11 @@ class DataReport:
         }
 
     def class_rows(self) -> list[tuple[int | None, int, str, list[int | None]]]:
-        """(row of the class head, category id, name, boxes of each split; None if a split has no such
-        class). Rows are those of the split to train on; classes of other splits have none."""
+        """List the classes as (row of the class head, category id, name, boxes of each split).
+
+        Rows are those of the split to train on; they are None for classes that only other splits have. The
+        number of boxes is None if a split does not list the class.
+        """
         rows = {(row.category_id, row.name): row.index for row in self.shown_split.classes}
         counts = [{(row.category_id, row.name): row.boxes for row in split.classes} for split in self.splits]
         others = sorted({key for split in counts for key in split} - set(rows))
@@ -211,7 +237,7 @@ class DataReport:
 
 
 def by_kind(problems: Sequence[Problem]) -> dict[str, Any]:
-    """Kind → count and first examples, the most frequent kind first."""
+    """Return the count and the first examples of each kind, the most frequent kind first."""
     return {
         kind: {
             "count": len(found),

@@ -15,7 +15,7 @@ from ..data.records import Problem
 from ..errors import UserError
 from ..files import check_output_file, write_json, write_text
 from ..pages import Table, data_url, render
-from .duplicates import MOST_BITS
+from .duplicates import MAX_BITS
 from .examples import Example, ExampleBox, Section
 from .facts import DataReport, grouped
 from .sizes import QUANTILES
@@ -23,27 +23,33 @@ from .tables import class_boxes, overview, size_bins, size_spread
 from .terminal import forecast_sentences
 
 SHOWN_SIDE = 800  # pixels of a picture in the page
-LISTED = 200  # problems of a kind
+LISTED = 200  # problems of each kind
 CLASSES_SHOWN = 1000
 SUFFIXES = (".json", ".html")
 THIN = 0.01  # of the picture's width: a narrower box is too thin to be seen, so it gets a ring
 
 _GALLERIES: dict[Section, tuple[str, str]] = {
-    "suspects": ("Suspected boxes", "Dropped or clipped: the red, dashed ones, as their file states them."),
-    "tiniest": ("The tiniest objects", "In the middle of each part, drawn pixel by pixel."),
+    "suspects": (
+        "Suspected boxes",
+        "Red, dashed boxes were dropped or clipped. They are shown as in the file.",
+    ),
+    "tiniest": ("The tiniest objects", "Each is in the middle of its picture, drawn pixel by pixel."),
     "crowded": ("The fullest picture", ""),
     "duplicates": (
-        "The same picture again",
-        "Side by side; their boxes should agree. "
-        f"At most {MOST_BITS} of the 256 bits of their hashes differ.",
+        "Duplicate pictures",
+        "Equal pictures are shown side by side; their boxes should agree. "
+        f"At most {MAX_BITS} of the 256 bits of their hashes differ.",
     ),
-    "samples": ("Examples", "Spread evenly over each split. Do the boxes fit, do the classes?"),
+    "samples": (
+        "Examples",
+        "Spread evenly over each split: check that the boxes and classes are right.",
+    ),
 }
 
 
 @dataclass(frozen=True)
 class ProblemList:
-    """The problems of one kind in a split; `more`: how many are not in `listed`."""
+    """The problems of one kind in a split; `more` is the number of those that are not in `listed`."""
 
     split: str
     kind: str
@@ -68,8 +74,9 @@ class Shape:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture with its boxes. `view`: left, top, width, height of the part that is shown; `place`: of the
-    picture."""
+    """A picture with its boxes; `view` and `place` are (left, top, width, height) of the part that is shown
+    and of the picture.
+    """
 
     name: str
     caption: str
@@ -81,7 +88,7 @@ class Drawn:
 
     @property
     def legend(self) -> dict[tuple[str, str], int]:
-        """(name, colour) and how many boxes have it."""
+        """The number of boxes of each (name, colour)."""
         return Counter((shape.name, shape.colour) for shape in self.shapes)
 
 
@@ -95,15 +102,15 @@ class Gallery:
 def check_output(path: str | Path) -> None:
     """Raise a UserError if `write_inspection` cannot write such a file."""
     if Path(path).suffix.lower() not in SUFFIXES:
-        raise UserError(f"--output {path}: the report is written as .json or .html, so give it that ending.")
+        raise UserError(f"--output {path} must end in .json or .html.")
     check_output_file(path)
 
 
 def write_inspection(report: DataReport, path: str | Path) -> None:
-    """Write JSON or the page, by the ending of `path`.
+    """Write the report as JSON or as a page, depending on the suffix of `path`.
 
     Raises:
-        UserError: another ending.
+        UserError: if the suffix is another one, or the file cannot be written.
     """
     check_output(path)
     if Path(path).suffix.lower() == ".html":
@@ -113,11 +120,11 @@ def write_inspection(report: DataReport, path: str | Path) -> None:
 
 
 def inspection_page(report: DataReport) -> str:
-    """The page. Opens the pictures of `report.examples`; those that do not open are left out."""
+    """Return the page. It shows the pictures of `report.examples` and leaves out those that do not open."""
     galleries = {section: _gallery(report, section) for section in _GALLERIES}
     galleries = {section: gallery for section, gallery in galleries.items() if gallery.pictures}
     titles = {section: gallery.title for section, gallery in galleries.items()}
-    problems = {"remarks": "What follows", "problems": f"Problems ({report.problem_count:,})"}
+    problems = {"remarks": "Remarks", "problems": f"Problems ({report.problem_count:,})"}
     tables = {"splits": "Splits", "classes": "Classes", "sizes": "Object sizes"}
     first = {section: titles[section] for section in ("suspects", "tiniest") if section in titles}
     names = [split.name for split in report.splits]
@@ -131,10 +138,10 @@ def inspection_page(report: DataReport) -> str:
         boxes=sum(split.boxes for split in report.splits),
         forecast=() if report.forecast is None else forecast_sentences(report.forecast),
         problems=[
-            ProblemList(split.name, kind, len(each), each[:LISTED], max(0, len(each) - LISTED))
+            ProblemList(split.name, kind, len(of_kind), of_kind[:LISTED], max(0, len(of_kind) - LISTED))
             for split in report.splits
-            for found in (split.problems, split.notes)
-            for kind, each in grouped(found).items()
+            for problems_or_notes in (split.problems, split.notes)
+            for kind, of_kind in grouped(problems_or_notes).items()
         ],
         splits=Table(["", *names], overview(report), "Splits"),
         classes=Table(
@@ -162,20 +169,20 @@ def _gallery(report: DataReport, section: Section) -> Gallery:
     title, hint = _GALLERIES[section]
     examples = (example for example in report.examples if example.section == section)
     pictures = (_drawn(example, report.view.data.max_pixels) for example in examples)
-    return Gallery(title, hint, [each for each in pictures if each is not None])
+    return Gallery(title, hint, [picture for picture in pictures if picture is not None])
 
 
 def _drawn(example: Example, max_pixels: int) -> Drawn | None:
-    """The picture and its boxes; None if the picture does not open."""
+    """Read a picture and its boxes; None if the picture does not open."""
     try:
         opened = open_image(example.path, annotated_size=example.size, max_pixels=max_pixels)
-    except UserError:  # listed among the problems
+    except UserError:  # it is listed among the problems
         return None
     picture = opened.picture
     x0, y0, x1, y1 = example.crop_xyxy or (0, 0, picture.width, picture.height)
     left, top, right, bottom = x0, y0, x1, y1
     for box in example.boxes:
-        if box.suspected:  # room for what is outside, up to half a picture
+        if box.suspected:  # leave room for boxes outside the picture, up to half its size
             left = max(-picture.width // 2, min(left, int(box.box_xyxy[0]) - 2))
             top = max(-picture.height // 2, min(top, int(box.box_xyxy[1]) - 2))
             right = min(picture.width * 3 // 2, max(right, int(box.box_xyxy[2]) + 2))
@@ -208,5 +215,5 @@ def _shape(box: ExampleBox, shown_width: int) -> Shape:
 
 
 def _colour(box: ExampleBox) -> str:
-    """Neighbouring classes are far apart on the wheel: the golden angle between them."""
+    """Return a colour; those of neighbouring classes are the golden angle apart on the colour wheel."""
     return "#ff2d2d" if box.suspected else f"hsl({(150 + 137.5 * box.index) % 360:.0f} 90% 58%)"

@@ -1,5 +1,7 @@
-"""The image files of a split, looked at one by one: do they open, to the last byte, and are they what the
-annotation says? The fingerprints for duplicates.py come from the same pass."""
+"""Checks of a split's image files: whether they open, to the last byte, and have the annotated size.
+
+The same pass computes the fingerprints for duplicates.py.
+"""
 
 from __future__ import annotations
 
@@ -30,20 +32,28 @@ class PictureCheck:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What one file gave. `turned`: by EXIF; `lying`: left as it is stored against its EXIF data."""
+    """The result for one file.
+
+    Attributes:
+        rotated: the image is turned according to its EXIF data.
+        not_rotated: its EXIF orientation is ignored, because it was annotated as it is stored.
+    """
 
     problem: Problem | None = None
-    turned: bool = False
-    lying: bool = False
+    rotated: bool = False
+    not_rotated: bool = False
     fingerprint: Fingerprint | None = None
 
 
 def check_pictures(
     split: str, images: Sequence[ImageRecord], how: Images, max_pixels: int, console: Console | None
 ) -> PictureCheck:
-    """decode: every byte of every file (JPEG at an eighth of its sides); headers: the first bytes; no: none.
+    """Check the image files of a split.
 
-    console: where to show how far it is, if it is a terminal.
+    Args:
+        how: `decode` reads every byte of every file (JPEG at an eighth of its sides), `headers` the first
+            bytes, `no` nothing.
+        console: where to show the progress, if it is a terminal.
     """
     if how == "no":
         return PictureCheck()
@@ -51,42 +61,43 @@ def check_pictures(
         seen: Iterable[_Seen] = threads.map(lambda image: _look(split, image, how, max_pixels), images)
         if console is not None:
             seen = track(seen, len(images), f"{split}: opening images", console)
-        found = list(seen)
+        results = list(seen)
     return PictureCheck(
-        rotated=sum(each.turned for each in found),
-        not_rotated=sum(each.lying for each in found),
-        problems=tuple(each.problem for each in found if each.problem is not None),
-        fingerprints=tuple(each.fingerprint for each in found if each.fingerprint is not None),
+        rotated=sum(result.rotated for result in results),
+        not_rotated=sum(result.not_rotated for result in results),
+        problems=tuple(result.problem for result in results if result.problem is not None),
+        fingerprints=tuple(result.fingerprint for result in results if result.fingerprint is not None),
     )
 
 
 def _look(split: str, image: ImageRecord, how: Images, max_pixels: int) -> _Seen:
     def problem(kind: str, message: str) -> Problem:
-        return Problem(kind, image.file_name, f"{message} Training stops at it.")
+        return Problem(kind, image.file_name, f"{message} Training will stop at this image.")
 
     try:
         header = read_header(image.path)
     except UserError as error:
         return _Seen(problem("unreadable-image", str(error)))
-    turned = should_rotate(header, image.size)
-    lying = header.orientation != 1 and not turned
-    height, width = header.upright_size if turned else header.stored_size
+    rotated = should_rotate(header, image.size)
+    not_rotated = header.orientation != 1 and not rotated
+    height, width = header.upright_size if rotated else header.stored_size
     if (height, width) != image.size:
         message = (
             f"the file has {width} x {height} pixels, the annotation says "
             f"{image.size[1]} x {image.size[0]}: its boxes belong to another picture."
         )
-        return _Seen(problem("image-size-differs", message), turned, lying)
+        return _Seen(problem("image-size-differs", message), rotated, not_rotated)
     if height * width > max_pixels:
         message = (
             f"the file has {width} x {height} pixels, more than data.max_pixels ({max_pixels:,}): raise it, "
             "or make the picture smaller."
         )
-        return _Seen(problem("image-too-large", message), turned, lying)
+        return _Seen(problem("image-too-large", message), rotated, not_rotated)
     if how == "headers":
-        return _Seen(None, turned, lying)
+        return _Seen(None, rotated, not_rotated)
     try:
         thumbnail = read_thumbnail(image.path, THUMBNAIL, annotated_size=image.size, max_pixels=max_pixels)
     except UserError as error:
-        return _Seen(problem("broken-image", str(error)), turned, lying)
-    return _Seen(None, turned, lying, Fingerprint(split, image.file_name, thumbnail, width / height))
+        return _Seen(problem("broken-image", str(error)), rotated, not_rotated)
+    fingerprint = Fingerprint(split, image.file_name, thumbnail, width / height)
+    return _Seen(None, rotated, not_rotated, fingerprint)

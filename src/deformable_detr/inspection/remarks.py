@@ -1,6 +1,6 @@
-"""What follows from the facts: sentences, each with the option or the step that helps.
+"""Conclusions from the facts as sentences, each with the option or the step that helps.
 
-The thresholds are plain: under them the data is as data is, and a remark would be noise.
+Below the thresholds the data are normal, and a remark would be noise.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from .duplicates import DuplicateGroup
 from .facts import Remark, SplitReport
 from .sizes import RecipeView, sizes_of
 
-LEAST_SHARE = 0.05  # of objects below a cell, from which larger pictures are advised
-FACTORS = (1.5, 2.0, 3.0, 4.0)  # of the recipe's sizes, to try
-EVALUATED = 100  # detections of a picture that COCO's metric looks at
-RARE = 20  # boxes of a class in training
-IMBALANCE = 20  # times as many boxes of the most frequent class as of the rarest
+MIN_SHARE = 0.05  # share of objects below a cell from which larger pictures are recommended
+FACTORS = (1.5, 2.0, 3.0, 4.0)  # multiples of the recipe's sizes to try
+EVALUATED = 100  # detections per picture that COCO's metric counts
+RARE = 20  # a class with fewer training boxes is rare
+IMBALANCE = 20  # ratio of the boxes of the most frequent class to those of the rarest
 MANY_EMPTY = 0.5
-STRIP = 0.7  # of the recipe's short side that is left of wide pictures
+STRIP = 0.7  # share of the recipe's short side below which a resized picture counts as too wide
 SHOWN = 5
 MOSTLY_LOST = "mostly-lost"  # the kind of a remark that comes before everything else
 
@@ -55,7 +55,7 @@ def remarks_on(
     view: RecipeView,
     duplicates: Sequence[DuplicateGroup] | None,
 ) -> tuple[Remark, ...]:
-    """What costs most comes first."""
+    """Return the remarks on a data set, the most serious first."""
     data = _Data(splits, reports, view)
     return (
         *_losses(data),
@@ -86,30 +86,30 @@ def _splits(data: _Data) -> Iterator[Remark]:
     elif data.validation is None:
         yield Remark(
             "no-val-split",
-            "There is no val or test split: `train` cannot tell which of its checkpoints is the best, and "
-            "nothing will say how good the model is. Keep some images for it.",
+            "There is no val or test split, so `train` cannot determine its best checkpoint, and the model's "
+            "accuracy stays unknown: set some images aside for it.",
         )
 
 
 def _queries(data: _Data) -> Iterator[Remark]:
     queries = data.view.num_queries
     over = sum(report.over_queries for report in data.reports)
-    most = max(report.objects_max for report in data.reports)
+    maximum = max(report.objects_max for report in data.reports)
     if over:
-        enough = _rounded_up(1.25 * most, 50)
+        enough = _rounded_up(1.25 * maximum, 50)
         yield Remark(
             "more-objects-than-queries",
             f"{count(over, 'image')} {_have(over)} more objects than the {queries} queries of "
-            f"{data.view.recipe} (at most {most}): the rest can never be found. "
-            f"--model.num_queries {enough} would do.",
+            f"{data.view.recipe} (at most {maximum}): the rest can never be found. "
+            f"--model.num_queries {enough} would suffice.",
         )
     crowded = sum(int((~image.crowd).sum()) > EVALUATED for split in data.splits for image in split.images)
     if crowded:
         yield Remark(
             "more-objects-than-evaluated",
             f"{count(crowded, 'image')} {_have(crowded)} more than {EVALUATED} objects, but COCO's metric "
-            f"looks at the {EVALUATED} best detections of an image: its recall cannot reach 1. "
-            f"`predict --max-detections {_rounded_up(most, 50)}` shows the others.",
+            f"counts only the {EVALUATED} best detections of an image: its recall cannot reach 1. "
+            f"`predict --max-detections {_rounded_up(maximum, 50)}` shows the others.",
         )
 
 
@@ -123,7 +123,7 @@ def _small_objects(data: _Data) -> Iterator[Remark]:
         return float(np.mean(pixels < stride)) if len(pixels) else 0.0
 
     now = share(settings.image_size, settings.max_size)
-    if now < LEAST_SHARE:
+    if now < MIN_SHARE:
         return
     fact = (
         f"{now:.0%} of the objects are smaller than a cell of the finest level ({stride} pixels) after "
@@ -143,7 +143,7 @@ def _small_objects(data: _Data) -> Iterator[Remark]:
             break
         max_size = _to_multiple(max(factor * settings.max_size, aspect * image_size + 8))
         tried.append((share(image_size, max_size), factor, image_size, max_size))
-        if tried[-1][0] < LEAST_SHARE:
+        if tried[-1][0] < MIN_SHARE:
             break
     better = [entry for entry in tried if entry[0] < 0.7 * now]
     if better:
@@ -157,9 +157,9 @@ def _small_objects(data: _Data) -> Iterator[Remark]:
     else:
         change = (
             f"the pictures themselves (short side {native:.0f} pixels) have little more to show, so cut them "
-            "into tiles or take closer ones."
+            "into tiles or take closer pictures."
             if native > settings.image_size
-            else "the pictures themselves are no larger, so closer or sharper ones are needed."
+            else "the pictures themselves are no larger, so closer or sharper pictures are needed."
         )
     yield Remark("small-objects", f"{fact}: {change}")
 
@@ -179,9 +179,9 @@ def _strips(data: _Data) -> Iterator[Remark]:
     height, width = image.size
     yield Remark(
         "wide-images",
-        f"{count(len(short), 'image')} {_are(len(short))} so long that max_size {settings.max_size} leaves "
-        f"less than the short side of {settings.image_size}: {image.file_name} of {width} x {height} comes "
-        f"down to {side} pixels. --data.max_size {needed} would keep {settings.image_size}.",
+        f"{count(len(short), 'image')} {_are(len(short))} so long that max_size {settings.max_size} makes "
+        f"the short side less than {settings.image_size}: {image.file_name} of {width} x {height} is reduced "
+        f"to {side} pixels. --data.max_size {needed} would keep {settings.image_size}.",
     )
 
 
@@ -193,15 +193,15 @@ def _duplicates(groups: Sequence[DuplicateGroup]) -> Iterator[Remark]:
         yield Remark(
             "duplicates-across-splits",
             f"{count(len(across), 'picture')} {_are(len(across))} in more than one of {', '.join(splits)} "
-            f"({_pair(across[0])}): what was learned by heart is then measured as skill. Keep each in one "
+            f"({_pair(across[0])}), so the metrics would reward memorised pictures. Keep each picture in one "
             "split.",
         )
     if within:
         extra = sum(len(group.members) - 1 for group in within)
         yield Remark(
             "duplicates-within-split",
-            f"{count(extra, 'picture')} {_are(extra)} there again in the same split ({_pair(within[0])}): "
-            "harmless if their boxes agree, but they count twice.",
+            f"{count(extra, 'picture')} {_are(extra)} repeated in the same split ({_pair(within[0])}). "
+            "Repeated pictures are harmless if their boxes agree, but they count twice.",
         )
 
 
@@ -221,8 +221,8 @@ def _classes(data: _Data) -> Iterator[Remark]:
         yield Remark(
             "classes-never-used",
             f"{count(len(unused), 'class')} {_have(len(unused))} no box in any split: {_shown(unused)}. "
-            "Each costs a row of the class head and is never predicted; take it off the list if it was not "
-            "meant.",
+            "Each costs a row of the class head and is never predicted; remove it from the list if it is not "
+            "needed.",
         )
     if training is None:
         return
@@ -241,7 +241,7 @@ def _classes(data: _Data) -> Iterator[Remark]:
             yield Remark(
                 "classes-missing-in-val",
                 f"{count(len(unmeasured), 'class')} in {training.name} {_have(len(unmeasured))} no box in "
-                f"{validation.name}: {_shown(unmeasured)}. Nothing will be known about their AP.",
+                f"{validation.name}: {_shown(unmeasured)}. Their AP cannot be measured.",
             )
         if [row[:3] for row in _table(training)] != [row[:3] for row in _table(validation)]:
             yield Remark(
@@ -255,7 +255,7 @@ def _classes(data: _Data) -> Iterator[Remark]:
         yield Remark(
             "rare-classes",
             f"{count(len(rare), 'class')} {_have(len(rare))} fewer than {RARE} boxes to learn from: "
-            f"{_shown(rare)}. Expect little of them.",
+            f"{_shown(rare)}. Expect a low AP for them.",
         )
     if len(used) > 1:
         most, least = max(used, key=used.__getitem__), min(used, key=used.__getitem__)
@@ -283,20 +283,20 @@ def _names(data: _Data) -> Iterator[Remark]:
         if len(variants) > 1:
             yield Remark(
                 "class-names-alike",
-                f"The class names {', '.join(map(repr, variants))} differ only by case, blanks or dashes: to "
-                "the model they are different classes. Merge them if they are the same thing.",
+                f"The class names {', '.join(map(repr, variants))} differ only in case, blanks or dashes: "
+                "for the model they are different classes. Merge them if they mean the same.",
             )
-    twice: dict[str, list[int]] = {}
+    shared: dict[str, list[int]] = {}
     for report in data.reports:
         ids: dict[str, list[int]] = {}
         for row in report.classes:
             ids.setdefault(row.name, []).append(row.category_id)
-        twice |= {name: numbers for name, numbers in ids.items() if len(numbers) > 1}
-    for name, numbers in twice.items():
+        shared |= {name: numbers for name, numbers in ids.items() if len(numbers) > 1}
+    for name, numbers in shared.items():
         yield Remark(
             "duplicate-category-name",
-            f"The name {name!r} stands for the ids {', '.join(map(str, numbers))}: to the model these are "
-            "different classes of one name. Merge them.",
+            f"The ids {', '.join(map(str, numbers))} share the name {name!r}: for the model these are "
+            "different classes with the same name. Merge them.",
         )
     for name in dict.fromkeys(name for _, name in names):
         if not name.strip():
@@ -304,8 +304,8 @@ def _names(data: _Data) -> Iterator[Remark]:
         elif _BACKGROUND.fullmatch(name):
             yield Remark(
                 "background-class",
-                f"The class {name!r} looks like a background class: here images without objects and the "
-                "unmatched queries teach the background. Take it off the list of classes.",
+                f"The class {name!r} looks like a background class, which is not needed: images without "
+                "objects and unmatched queries teach the background. Remove it from the list of classes.",
             )
 
 
@@ -317,15 +317,15 @@ def _ids(data: _Data) -> Iterator[Remark]:
     if ids[0] == 0:
         yield Remark(
             "zero-based-ids",
-            f"Category ids start at 0 ({split.classes.name(0)}). That works here: the table of classes "
-            "says which row of the class head each one has. COCO's own begin at 1, and some tools take 0 "
-            "for the background.",
+            f"Category ids start at 0 ({split.classes.name(0)}). That works here, because the table of "
+            "classes assigns a row of the class head to each id. COCO's own ids start at 1, and some tools "
+            "take 0 for the background.",
         )
     if ids[-1] - ids[0] + 1 != len(ids):
         yield Remark(
             "sparse-ids",
             f"Category ids have gaps ({len(ids)} classes with ids {ids[0]} to {ids[-1]}), so the row of the "
-            "class head is not the id. predictions.json has the ids, `labels` in Python the rows.",
+            "class head is not the id. predictions.json contains the ids, `labels` in Python the rows.",
         )
 
 
@@ -334,15 +334,15 @@ def _empty(data: _Data) -> Iterator[Remark]:
         if report.boxes == 0:
             yield Remark(
                 "no-objects",
-                f"{report.name} has no object at all: nothing can be learned from it or measured on it. Are "
-                "the labels in the folder that the layout expects?",
+                f"{report.name} has no objects, so nothing can be learned from it or measured on it: check "
+                "that the labels are in the folder that the layout expects.",
             )
         elif report.empty_images / report.images >= MANY_EMPTY:
             yield Remark(
                 "many-empty-images",
                 f"{report.empty_images / report.images:.0%} of the images of {report.name} have no object. "
-                "They teach what is not an object, and cost as much time; if labels were lost, this is where "
-                "it shows.",
+                "They teach the model what is not an object and cost as much time as the others; check that "
+                "no labels were lost.",
             )
 
 

@@ -1,6 +1,6 @@
-"""How large objects are where the model sees them: pixels after the recipe's resizing, cells of its levels.
+"""Object sizes as the model sees them: pixels after the recipe's resizing, and cells of its feature levels.
 
-An object's size is the square root of its box's area. Crowds are left out: they are not learned.
+An object's size is the square root of its box's area. Crowds are left out, because they are not learned.
 Letters: N objects, L levels.
 """
 
@@ -25,9 +25,10 @@ BIN_EDGES = (1, 2, 4, 8, 16)  # in cells of the finest level
 
 @dataclass(frozen=True)
 class RecipeView:
-    """What of a recipe decides how objects look to its model.
+    """The settings of a recipe that determine how its model sees objects.
 
-    `strides`: (L,) pixels of the resized picture per cell of each level, finest first.
+    Attributes:
+        strides: (L,) pixels of the resized picture per cell of each level, finest first.
     """
 
     recipe: str
@@ -36,7 +37,7 @@ class RecipeView:
     num_queries: int
 
     @classmethod
-    def of(cls, config: RunConfig) -> RecipeView:
+    def from_config(cls, config: RunConfig) -> RecipeView:
         return cls(config.recipe, config.data, level_strides(config.model), config.model.num_queries)
 
     def to_dict(self) -> dict[str, Any]:
@@ -52,10 +53,12 @@ class RecipeView:
 
 @dataclass(frozen=True)
 class ObjectSizes:
-    """Sizes of N objects in pixels after resizing.
+    """The sizes of N objects in pixels after resizing.
 
-    `quantiles`: at `QUANTILES`, zeros if there is no object. `bins`: how many objects are smaller than 1
-    cell of the finest level, from 1 to 2, …, at least 16 cells (`BIN_EDGES`).
+    Attributes:
+        quantiles: at `QUANTILES`; zeros if there are no objects.
+        bins: the number of objects smaller than 1 cell of the finest level, from 1 to 2, …, of at least 16
+            cells (`BIN_EDGES`).
     """
 
     count: int
@@ -63,7 +66,7 @@ class ObjectSizes:
     bins: tuple[int, ...]
 
     @classmethod
-    def of(cls, pixels: np.ndarray, finest_stride: int) -> ObjectSizes:
+    def from_pixels(cls, pixels: np.ndarray, finest_stride: int) -> ObjectSizes:
         if len(pixels) == 0:
             return cls(0, (0.0,) * len(QUANTILES), (0,) * (len(BIN_EDGES) + 1))
         bins = np.bincount(np.digitize(pixels / finest_stride, BIN_EDGES), minlength=len(BIN_EDGES) + 1)
@@ -75,7 +78,7 @@ class ObjectSizes:
 
     @property
     def below_cell(self) -> float:
-        """The share of objects that are smaller than a cell of the finest level; 0 of none."""
+        """The share of objects that are smaller than a cell of the finest level; 0 if there are none."""
         return self.bins[0] / max(1, self.count)
 
     def to_dict(self, strides: Sequence[int]) -> dict[str, Any]:
@@ -93,7 +96,7 @@ class ObjectSizes:
 
 
 def spread(sizes: ObjectSizes, stride: int, decimals: int) -> list[str]:
-    """The quantiles in cells of `stride` pixels, as a table shows them: n/a if there is no object."""
+    """Format the quantiles in cells of `stride` pixels for a table; n/a if there are no objects."""
     if not sizes.count:
         return [NOT_AVAILABLE] * len(QUANTILES)
     return [f"{value / stride:.{decimals}f}" for value in sizes.quantiles]
@@ -105,12 +108,12 @@ def bin_names() -> tuple[str, ...]:
 
 
 def sizes_of(images: Sequence[ImageRecord], image_size: int, max_size: int) -> np.ndarray:
-    """(N,) the objects' sizes in pixels once each picture was resized as for evaluation."""
-    found = [np.zeros(0)]
+    """Return the objects' sizes in pixels, (N,), after each picture is resized as for evaluation."""
+    sizes = [np.zeros(0)]
     for image in images:
         height, width = image.size
         new_height, new_width = resized_size(image.size, image_size, max_size)
         sides = image.boxes_xyxy[~image.crowd]
         sides = sides[:, 2:] - sides[:, :2]
-        found.append(np.sqrt(sides[:, 0] * sides[:, 1] * (new_height / height) * (new_width / width)))
-    return np.concatenate(found)
+        sizes.append(np.sqrt(sides[:, 0] * sides[:, 1] * (new_height / height) * (new_width / width)))
+    return np.concatenate(sizes)

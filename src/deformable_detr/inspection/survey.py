@@ -1,4 +1,4 @@
-"""The inspection itself: read every split, look at every picture, count, and say what follows."""
+"""The inspection itself: it reads every split, checks every picture, counts, and adds remarks."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from .sizes import ObjectSizes, RecipeView, sizes_of
 
 DEFAULT_RECIPE = "deformable_detr_lite"
 
-_SAME_BOX = 0.5  # pixels by which doubled boxes may differ
-_NEIGHBOURS = 8  # of a box that are compared with it
+_SAME_BOX = 0.5  # pixels by which repeated boxes may differ
+_NEIGHBOURS = 8  # boxes that each box is compared with
 
 
 def inspect(
@@ -40,40 +40,34 @@ def inspect(
 ) -> DataReport:
     """Read a data set, and judge it as the model of a recipe will see it.
 
-    data: its folder (or a COCO JSON or YOLO YAML file). recipe: a name, or a whole configuration; its image
-    sizes, feature levels and queries are what objects are measured by. format: coco, voc, yolo, or auto.
-    splits: their names, all by default. images: `decode` every file (finds truncated ones and duplicates),
-    look at their `headers` only, or `no`. console: shows how far it is.
+    A split that cannot be read at all is reported as such if at least one other can be read.
 
-    A split that cannot be read at all is reported as such, as long as another one can.
-    Raises UserError if there is no data set, an unknown split or recipe, or no usable split.
+    Args:
+        data: the data set's folder, or a COCO JSON or YOLO YAML file.
+        recipe: a name, or a whole configuration; objects are measured by its image sizes, feature levels and
+            number of queries.
+        format: coco, voc, yolo, or auto.
+        splits: names of splits; None means all.
+        images: `decode` reads every file (and finds truncated files and duplicates), `headers` only their
+            headers, `no` nothing.
+        console: where to show the progress.
+
+    Raises:
+        UserError: if there is no data set, a split or the recipe is unknown, or no split is usable.
     """
     config = recipe if isinstance(recipe, RunConfig) else recipe_of(recipe)
-    names = list_splits(data, format=format) if splits is None else tuple(splits)
-    if not names:
-        raise UserError(f"{data} has no splits: nothing to inspect.")
-    parts: list[Split] = []
-    unusable: list[Problem] = []
-    errors: list[UserError] = []
-    for name in names:
-        try:
-            parts.append(read_split(data, name, format=format))
-        except UserError as error:
-            unusable.append(Problem("unusable-split", name, str(error)))
-            errors.append(error)
-    if not parts or (splits is not None and errors):
-        raise errors[0]
-
-    view = RecipeView.of(config)
+    parts, unusable = _read_splits(data, format, splits)
+    view = RecipeView.from_config(config)
     reports: list[SplitReport] = []
     prints: list[Fingerprint] = []
     unions = {part.name for part in parts if _is_union(part, parts)}
-    own = [part for part in parts if part.name not in unions]
+    originals = [part for part in parts if part.name not in unions]
     for part in parts:
-        report, found = _report(part, view, images, console)
-        reports.append(_without_those_of(report, reports))
+        report, fingerprints = _report(part, view, images, console)
+        reports.append(_without_repeated_problems(report, reports))
         if part.name not in unions:
-            prints += {each.file_name: each for each in found}.values()  # same-file is reported separately
+            # Entries for the same file are reported separately.
+            prints += {fingerprint.file_name: fingerprint for fingerprint in fingerprints}.values()
     duplicates = find_duplicates(prints) if images == "decode" else None
     return DataReport(
         root=Path(data),
@@ -83,24 +77,49 @@ def inspect(
         splits=tuple(reports),
         unusable=tuple(unusable),
         duplicates=duplicates,
-        remarks=remarks_on(own, [each for each in reports if each.name not in unions], view, duplicates),
-        examples=choose_examples(own, view, duplicates or ()),
+        remarks=remarks_on(
+            originals, [report for report in reports if report.name not in unions], view, duplicates
+        ),
+        examples=choose_examples(originals, view, duplicates or ()),
     )
 
 
-def _without_those_of(report: SplitReport, others: Sequence[SplitReport]) -> SplitReport:
-    """Each problem once: those of a file for all splits, or of a split made of others, come again."""
-    found = [each for other in others for each in (*other.problems, *other.notes)]
-    known = {(each.kind, each.where, each.message) for each in found}
+def _read_splits(
+    data: str | Path, format: str, names: Sequence[str] | None
+) -> tuple[list[Split], list[Problem]]:
+    """Return the splits, and a problem for each that cannot be read; named splits must all be readable."""
+    found = list_splits(data, format=format) if names is None else tuple(names)
+    if not found:
+        raise UserError(f"{data} has no splits to inspect: name the folder of a data set.")
+    parts: list[Split] = []
+    unusable: list[Problem] = []
+    errors: list[UserError] = []
+    for name in found:
+        try:
+            parts.append(read_split(data, name, format=format))
+        except UserError as error:
+            unusable.append(Problem("unusable-split", name, str(error)))
+            errors.append(error)
+    if not parts or (names is not None and errors):
+        raise errors[0]
+    return parts, unusable
+
+
+def _without_repeated_problems(report: SplitReport, others: Sequence[SplitReport]) -> SplitReport:
+    """Remove the problems that other splits have: splits from one file, or of the same images, share them."""
+    earlier = [problem for other in others for problem in (*other.problems, *other.notes)]
+    known = {(problem.kind, problem.where, problem.message) for problem in earlier}
 
     def new(problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
-        return tuple(each for each in problems if (each.kind, each.where, each.message) not in known)
+        return tuple(
+            problem for problem in problems if (problem.kind, problem.where, problem.message) not in known
+        )
 
     return replace(report, problems=new(report.problems), notes=new(report.notes))
 
 
 def _is_union(part: Split, parts: Sequence[Split]) -> bool:
-    """Whether a split is made of others on purpose, as Pascal's trainval: its pictures are no duplicates."""
+    """Return True for a deliberate union of other splits (trainval): its pictures are no duplicates."""
     own = {image.path for image in part.images}
     others = [{image.path for image in other.images} for other in parts if other is not part]
     return sum(other < own for other in others) >= 2
@@ -113,7 +132,7 @@ def _report(
     crowd = np.concatenate([image.crowd for image in images])
     area = np.concatenate([image.area for image in images])[~crowd]
     objects = np.array([np.count_nonzero(~image.crowd) for image in images])
-    # A share of nothing is 0.
+    # Without objects, every share is 0.
     shares = {size: count / max(1, len(area)) for size, count in count_sizes(area).items()}
 
     by_pixels = sorted((image.size for image in images), key=lambda size: (size[0] * size[1], size))
@@ -131,7 +150,9 @@ def _report(
         objects_max=int(objects.max()),
         over_queries=int(np.count_nonzero(objects > view.num_queries)),
         **shares,
-        sizes=ObjectSizes.of(sizes_of(images, view.data.image_size, view.data.max_size), view.strides[0]),
+        sizes=ObjectSizes.from_pixels(
+            sizes_of(images, view.data.image_size, view.data.max_size), view.strides[0]
+        ),
         smallest_image=by_pixels[0],
         largest_image=by_pixels[-1],
         classes=_class_counts(split),
@@ -158,7 +179,7 @@ def _class_counts(split: Split) -> tuple[ClassCount, ...]:
 
 
 def _listed_twice(split: Split) -> list[Problem]:
-    """Entries with ids of their own for one and the same file: each shows only its part of the objects."""
+    """Find entries with different ids for the same file, each of which has only some of its objects."""
     first: dict[Path, int] = {}
     problems = []
     for image in split.images:
@@ -173,7 +194,7 @@ def _listed_twice(split: Split) -> list[Problem]:
 
 
 def _doubled_boxes(split: Split) -> list[Problem]:
-    """One object annotated twice: the second box can only be matched by a wrong detection."""
+    """Find objects that are annotated twice: only a wrong detection can match the second box."""
     problems = []
     for image in split.images:
         boxes = image.boxes_xyxy
@@ -181,28 +202,28 @@ def _doubled_boxes(split: Split) -> list[Problem]:
             x0, y0, x1, y1 = boxes[row].tolist()
             name = split.classes.name(int(image.labels[row]))
             own = f", annotation {image.annotation_ids[row]}" if split.format == "coco" else ""
-            message = f"{name!r} from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g}) is there twice: remove one"
+            message = f"{name!r} from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g}) is annotated twice: remove one box"
             where = f"{image.file_name}{own}"
             problems.append(Problem("doubled-box", where, message, image.path, (x0, y0, x1, y1)))
     return problems
 
 
 def repeated_boxes(boxes_xyxy: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> list[int]:
-    """Those of `rows` that have an earlier row of the same label with the same box, up to half a pixel.
+    """Return those of `rows` that repeat an earlier row: the same label, and the same box up to half a pixel.
 
-    Time and memory grow with the number of boxes, not with its square. Of more than `_NEIGHBOURS` different
-    boxes that are all the same up to half a pixel, some may be passed over.
+    Time and memory grow with the number of boxes, not with its square. If more than `_NEIGHBOURS` different
+    boxes are all the same up to half a pixel, some may be missed.
     """
     if len(rows) < 2:
         return []
-    # Labels as a fifth coordinate, far apart: boxes of other labels are no neighbours.
+    # Labels are a fifth coordinate and far apart, so that boxes of different labels are no neighbours.
     points = np.concatenate([boxes_xyxy[rows], 4 * _SAME_BOX * labels[rows, None]], axis=1)
     points, first, group = np.unique(points, axis=0, return_index=True, return_inverse=True)
     repeated = first[group.reshape(-1)] < np.arange(len(rows))
     reach = np.nextafter(_SAME_BOX, 1)  # the bound itself is excluded
     count = min(_NEIGHBOURS, len(points))
     _, near = cKDTree(points).query(points, k=range(1, count + 1), p=np.inf, distance_upper_bound=reach)
-    # The index len(points) says that there is no further neighbour.
+    # The index len(points) means that there is no further neighbour.
     earlier = np.append(first, len(rows))[near] < first[:, None]
     repeated[first[earlier.any(axis=1)]] = True
     result: list[int] = np.sort(rows[repeated]).tolist()

@@ -1,4 +1,4 @@
-"""The tables of an inspection, for the terminal and for the page."""
+"""The tables of an inspection, for the terminal and the page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .sizes import RecipeView, bin_names, spread
 
 
 def overview(report: DataReport) -> list[list[str]]:
-    """A row for each fact, a column for each split. Names of facts about others start with blanks."""
+    """Return a row for each fact and a column for each split; blanks indent a fact under the one above it."""
     splits = report.splits
     facts = {
         "images": [f"{split.images:,}" for split in splits],
@@ -19,8 +19,8 @@ def overview(report: DataReport) -> list[list[str]]:
         "  smallest": [_pixels(split.smallest_image) for split in splits],
         "  largest": [_pixels(split.largest_image) for split in splits],
         "boxes": [f"{split.boxes:,}" for split in splits],
-        "  of them crowds": [f"{split.crowds:,}" for split in splits],
-        "  of them difficult": [f"{split.difficult:,}" for split in splits],
+        "  crowds": [f"{split.crowds:,}" for split in splits],
+        "  difficult": [f"{split.difficult:,}" for split in splits],
         "objects per image, mean": [f"{split.objects_mean:.1f}" for split in splits],
         "objects per image, max": [f"{split.objects_max:,}" for split in splits],
         f"  over {report.view.num_queries} queries": [f"{split.over_queries:,}" for split in splits],
@@ -32,27 +32,27 @@ def overview(report: DataReport) -> list[list[str]]:
     return [[name, *cells] for name, cells in facts.items()]
 
 
-def class_boxes(report: DataReport, most_rows: int) -> list[TableRow]:
-    """Row of the class head, id, name, and the boxes of each split, whose classes may differ."""
+def class_boxes(report: DataReport, max_rows: int) -> list[TableRow]:
+    """Return row of the class head, id, name and the boxes of each split; the splits' classes may differ."""
     rows = report.class_rows()
-    most = [max([1, *(row[3][column] or 0 for row in rows)]) for column in range(len(report.splits))]
+    maxima = [max([1, *(row[3][column] or 0 for row in rows)]) for column in range(len(report.splits))]
 
     def cells(boxes: Sequence[int | None]) -> list[Cell]:
         return [
             Cell(f"{count:,}", kind="share", share=count / largest)
             if count
             else Cell("-" if count is None else "0", kind="none")
-            for count, largest in zip(boxes, most, strict=True)
+            for count, largest in zip(boxes, maxima, strict=True)
         ]
 
     return [
         ["-" if index is None else str(index), str(category_id), name, *cells(boxes)]
-        for index, category_id, name, boxes in rows[:most_rows]
+        for index, category_id, name, boxes in rows[:max_rows]
     ]
 
 
 def size_bins(report: DataReport) -> list[TableRow]:
-    """How many of each split's objects have which size, in cells of the finest level."""
+    """Return the share of each split's objects in each range of sizes, in cells of the finest level."""
 
     def cell(split: SplitReport, row: int) -> Cell:
         if not split.sizes.count:
@@ -64,7 +64,7 @@ def size_bins(report: DataReport) -> list[TableRow]:
 
 
 def size_spread(split: SplitReport, view: RecipeView) -> list[list[str]]:
-    """Quantiles of the objects' sizes: in pixels, then in cells of each level."""
+    """Return the quantiles of the objects' sizes, first in pixels, then in cells of each level."""
     levels = [
         [f"{split.name}, cells of level {level} ({stride} px)", *spread(split.sizes, stride, 1)]
         for level, stride in enumerate(view.strides, start=1)

@@ -1,4 +1,4 @@
-"""The report in 80 columns."""
+"""The inspection's report in a terminal of 80 columns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.text import Text
 from ..data.records import Problem
 from ..pages import Cell, TableRow
 from ..words import printable
-from .duplicates import MOST_BITS, DuplicateGroup
+from .duplicates import MAX_BITS, DuplicateGroup
 from .facts import DataReport, Forecast, SplitReport, by_kind
 from .remarks import MOSTLY_LOST
 from .sizes import QUANTILES
@@ -24,9 +24,9 @@ NAME_WIDTH = 32
 
 
 def print_report(report: DataReport, console: Console) -> None:
-    """Show the report; readable from 80 columns on."""
+    """Print the report for a console of at least 80 columns."""
     also = [name for name in report.formats if name != report.format]
-    others = f" (also there: {', '.join(also)}; choose with --format)" if also else ""
+    others = f" (also present: {', '.join(also)}; choose with --format)" if also else ""
     console.print(_text(f"{report.root}: {report.format} data set{others}", "bold"))
     for remark in report.remarks:
         if remark.kind == MOSTLY_LOST:
@@ -42,7 +42,7 @@ def print_report(report: DataReport, console: Console) -> None:
     console.print(
         _text(
             f"Pictures are resized to a short side of {view.data.image_size}, a long side of at most "
-            f"{view.data.max_size}. Size: square root of a box's area."
+            f"{view.data.max_size}. Size is the square root of a box's area."
         )
     )
     console.print(_spread_table(report))
@@ -54,22 +54,22 @@ def print_report(report: DataReport, console: Console) -> None:
     for split in report.splits:
         _print_problems(split, console)
     if report.problem_count == 0:
-        how = {split.images_checked for split in report.splits}
-        looked = {"headers": "; only the headers of images were read", "no": "; images not opened"}
-        console.print(_text(f"No problems found{looked.get(min(how), '')}."))
+        checks = {split.images_checked for split in report.splits}
+        limits = {"headers": "; only the headers of images were read", "no": "; images were not opened"}
+        console.print(_text(f"No problems found{limits.get(min(checks), '')}."))
     if report.duplicates:
-        _heading(f"The same picture again (at most {MOST_BITS} of the hash's 256 bits apart)", console)
+        _heading(f"Duplicate pictures (at most {MAX_BITS} of the hash's 256 bits apart)", console)
         _print_duplicates(report.duplicates, console)
 
     if report.remarks:
-        _heading("What follows from it", console)
+        _heading("Remarks", console)
         for remark in report.remarks:
             _print_item(remark.message, console)
     print_forecast(report, console)
 
 
 def print_forecast(report: DataReport, console: Console) -> None:
-    """Print the forecast, if one was made."""
+    """Print the forecast, if there is one."""
     if report.forecast is None:
         return
     _heading("Forecast of training here", console)
@@ -78,7 +78,7 @@ def print_forecast(report: DataReport, console: Console) -> None:
 
 
 def forecast_sentences(forecast: Forecast) -> tuple[str, ...]:
-    """What the numbers say, and what they assume."""
+    """Describe the forecast and its assumptions in sentences."""
     height, width = forecast.largest_batch
     memory = f"{forecast.peak_bytes / 1e9:.1f} GB of memory, loader processes included"
     if forecast.gpu_bytes:
@@ -87,26 +87,26 @@ def forecast_sentences(forecast: Forecast) -> tuple[str, ...]:
         f" and {duration(forecast.evaluation_seconds)} of evaluation" if forecast.evaluation_seconds else ""
     )
     busy = ""
-    if forecast.load > 1.5 * forecast.cores and forecast.slowed > 1.5:
+    if forecast.load > 1.5 * forecast.cores and forecast.slowdown > 1.5:
         busy = (
-            f" It is very busy: the processor worked {forecast.update_cpu_seconds:.2f} s for an update, so "
-            f"alone it may be up to {forecast.slowed:.0f} times as fast. Measure again when it is idle."
+            f" The machine is very busy: an update took {forecast.update_cpu_seconds:.2f} s of processor "
+            f"time, so when idle it may be up to {forecast.slowdown:.0f} times as fast. Measure again then."
         )
     return (
         f"An epoch takes {duration(forecast.epoch_seconds)} on {forecast.device}: "
         f"{forecast.updates_per_epoch:,} updates of {forecast.update_seconds:.2f} s "
         f"(±{forecast.update_spread:.2f}; {forecast.batch_size} images each){evaluation}. All "
         f"{forecast.epochs} epochs of {forecast.recipe}: {duration(forecast.total_seconds)}.",
-        f"It needs {memory}: the most that was seen, with a batch of {width} x {height} pixels, the largest "
-        "that this data gives.",
-        f"Assumed: every update costs what the {forecast.updates_measured} measured ones did, on a machine "
-        f"as busy as now (load {forecast.load:.1f} on {forecast.cores} cores). Weights were random, which "
-        f"costs the same.{busy}",
+        f"It needs {memory}: the measured maximum, with a batch of {width} x {height} pixels, the largest "
+        "that these data produce.",
+        f"The forecast assumes that every update takes as long as the {forecast.updates_measured} measured "
+        f"ones, on a machine as busy as now (load {forecast.load:.1f} on {forecast.cores} cores). Weights "
+        f"were random, which takes the same time.{busy}",
     )
 
 
 def duration(seconds: float) -> str:
-    """Two figures are all that a forecast is good for."""
+    """Format a duration with about two significant digits, as a forecast is no more precise."""
     if seconds < 90:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     if seconds < 90 * 60:
@@ -129,12 +129,12 @@ def _print_item(sentence: str, console: Console) -> None:
 
 
 def _table(heads: Sequence[str], rows: Sequence[TableRow], left: Sequence[int] = (0,)) -> Table:
-    """`left`: columns aligned to the left."""
+    """Build a table; the columns in `left` are aligned to the left."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column, head in enumerate(heads):
         table.add_column(_text(head), justify="left" if column in left else "right")
     for row in rows:
-        table.add_row(*(_text(Cell.of(cell).text) for cell in row))
+        table.add_row(*(_text(Cell.from_text(cell).text) for cell in row))
     return table
 
 
@@ -143,7 +143,9 @@ def _class_table(report: DataReport) -> Table:
     rows = class_boxes(report, CLASSES_SHOWN)
     more = len(report.class_rows()) - len(rows)
     table = _table(heads, [*rows, ["", "", f"and {more} more"]] if more else rows, left=(2,))
-    table.columns[2].max_width = NAME_WIDTH  # a long class name takes several lines: the counts stay in sight
+    table.columns[
+        2
+    ].max_width = NAME_WIDTH  # a long name takes several lines, so that the counts stay visible
     return table
 
 
@@ -156,11 +158,11 @@ def _print_problems(split: SplitReport, console: Console) -> None:
     if split.rotated:
         console.print(_text(f"{split.name}: images turned upright by their EXIF data: {split.rotated}"))
     if split.not_rotated:
-        kept = "images left lying against their EXIF data, as they were annotated"
-        console.print(_text(f"{split.name}: {kept}: {split.not_rotated}"))
+        ignored = "images whose EXIF orientation is ignored, because they were annotated as stored"
+        console.print(_text(f"{split.name}: {ignored}: {split.not_rotated}"))
     groups: tuple[tuple[str, Sequence[Problem]], ...] = (("yellow", split.problems), ("", split.notes))
-    for style, found in groups:
-        for kind, entry in by_kind(found).items():
+    for style, problems in groups:
+        for kind, entry in by_kind(problems).items():
             console.print(_text(f"{split.name}: {entry['count']} x {kind}", style))
             for example in entry["examples"]:
                 line = _text(f"{example['where']}: {example['message']}")
@@ -179,5 +181,5 @@ def _print_duplicates(groups: Sequence[DuplicateGroup], console: Console) -> Non
 
 
 def _text(content: str, style: str = "") -> Text:
-    """Names come from files: no markup is read in them, and nothing in them commands the terminal."""
+    """Return text without interpreting markup or control characters, since names come from files."""
     return Text(printable(content), style)

@@ -1,5 +1,4 @@
-"""Hungarian matching: the assignment of queries to objects (DETR, section 3.1;
-specification §5.1).
+"""Hungarian matching: the assignment of queries to objects (DETR, section 3.1; specification §5.1).
 
 Letters: B batch, Q queries, N objects of one image.
 """

@@ -99,7 +99,7 @@ class DeformableAttention(MemoryAttention):
     ) -> Tensor:
         B, Q, _ = queries.shape
         M, L, K = self.num_heads, self.num_levels, self.num_points
-        # Zeroed after the projection, so that padding does not even bring its bias.
+        # Set to zero after the projection, so that padding does not even contribute its bias.
         value = self.value_projection(memory.tokens).masked_fill(memory.mask[..., None], 0.0)
         query = queries + query_positions
         offsets, logits = self.sampling_offsets(query), self.attention_weights(query)

@@ -1,7 +1,8 @@
-"""Pages of one file that load nothing: Jinja2 templates, tables, charts, and pictures as data.
+"""HTML pages of one file that load nothing: Jinja2 templates, tables, charts, and pictures as data URLs.
 
-`report/`, `inspection/` and `explain/` decide what a page says, and this room how it looks. Every text is
-escaped unless it is Markup, and no template is built from strings: a class or a file may have any name.
+`report/`, `inspection/` and `explain/` decide on the content of a page, and this package on its appearance.
+Every text is escaped unless it is Markup, and no template is built from strings, because a class or a file
+may have any name.
 """
 
 from .charts import Axis, Bar, Line, Mark, axis_for, line_chart, sparkline, unit_axis, whole_axis

@@ -1,8 +1,8 @@
-"""Charts as inline SVG: text stays text (to search, select and read aloud), colours follow the page's scheme.
+"""Charts as inline SVG. Their text can be searched, selected and read aloud; their colours follow the page.
 
-A chart is drawn 460 wide, so that its letters are readable on a phone, where it shrinks to some 350 pixels.
-A dot shows its value (`<title>`) when the pointer rests on it, without a script. The templates chart.svg and
-sparkline.svg draw what is computed here.
+A chart is drawn 460 units wide, so that its letters are readable on a phone, where it shrinks to about 350
+pixels. A dot shows its value (`<title>`) when the pointer rests on it, without a script. The templates
+chart.svg and sparkline.svg draw what is computed here.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from .templates import render
 
 WIDTH, HEIGHT = 460, 280
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 46
-MOST_POINTS = 240  # of a line: more than a screen shows
+MAX_POINTS = 240  # points of a line, more than a screen shows
 
 
 @dataclass(frozen=True)
 class Axis:
-    """`label`: its title. Values go from `low` to `high`; `ticks`: at which values to write numbers."""
+    """An axis with the title `label` from `low` to `high`, with numbers at the values `ticks`."""
 
     label: str
     low: float
@@ -42,8 +42,12 @@ class Axis:
 
 @dataclass(frozen=True)
 class Line:
-    """`colour`: number of a colour of the page, None for a faint line. `dots`: with a tooltip each. Points
-    that are nan are left out, and the line is broken there."""
+    """A line of a chart. It is interrupted at points that are nan.
+
+    Attributes:
+        colour: the number of one of the page's colours; None draws a faint line.
+        dots: draw a dot with a tooltip at each point.
+    """
 
     name: str
     x: Sequence[float] | np.ndarray
@@ -55,7 +59,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Mark:
-    """A vertical line with a few words."""
+    """A vertical line with a short text."""
 
     x: float
     text: str
@@ -63,7 +67,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Bar:
-    """From `start` to `end` along x, `height` along y."""
+    """A bar from `start` to `end` along x, with `height` along y."""
 
     start: float
     end: float
@@ -76,7 +80,7 @@ def unit_axis(label: str) -> Axis:
 
 
 def axis_for(label: str, values: Sequence[float] | np.ndarray) -> Axis:
-    """An axis with round ticks that holds zero and all values."""
+    """Return an axis with round ticks that includes zero and all values."""
     finite = np.asarray(values, dtype=float)
     finite = finite[np.isfinite(finite)]
     low, high = float(finite.min(initial=0.0)), float(finite.max(initial=0.0))
@@ -89,16 +93,17 @@ def axis_for(label: str, values: Sequence[float] | np.ndarray) -> Axis:
 
 
 def whole_axis(label: str, low: int, high: int) -> Axis:
-    """Of epochs or updates."""
+    """Return an axis with whole numbers as ticks, for epochs or updates."""
     step = max(1, int(_round_step(max(high - low, 1) / 6)))
     first = low if step == 1 else 0
     ticks = [value for value in range(first, high + 1, step) if value >= low]
     return Axis(label, float(low), float(max(high, low + 1)), ticks)
 
 
-def _round_step(least: float) -> float:
-    magnitude = 10.0 ** math.floor(math.log10(least))
-    return float(next(magnitude * factor for factor in (1, 2, 5, 10) if magnitude * factor >= least * 0.999))
+def _round_step(minimum: float) -> float:
+    magnitude = 10.0 ** math.floor(math.log10(minimum))
+    steps = (magnitude * factor for factor in (1, 2, 5, 10))
+    return float(next(step for step in steps if step >= minimum * 0.999))
 
 
 def line_chart(
@@ -111,7 +116,7 @@ def line_chart(
     bars: Sequence[Bar] = (),
     named: Sequence[Line] | None = None,
 ) -> Markup:
-    """The chart, and below it a legend if there are several `named` lines (all that have a colour)."""
+    """Draw a chart, with a legend if there are several `named` lines (by default, all with a colour)."""
     text = render(
         "chart.svg",
         plot=_Plot(x, y),
@@ -125,7 +130,7 @@ def line_chart(
 
 
 def sparkline(curve: np.ndarray, dashed: np.ndarray, title: str) -> Markup:
-    """Two curves of values in [0, 1], as high as a line of a table."""
+    """Draw two curves of values in [0, 1], as high as a row of a table."""
 
     def path(values: np.ndarray) -> str:
         last = len(values) - 1
@@ -136,7 +141,7 @@ def sparkline(curve: np.ndarray, dashed: np.ndarray, title: str) -> Markup:
     return Markup(render("sparkline.svg", curve=path(curve[::2]), dashed=path(dashed[::2]), title=title))
 
 
-# ---------------------------------------------------------------- geometry, as chart.svg asks for it
+# ---------------------------------------------------------------- geometry for chart.svg
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,7 @@ class _DrawnLine:
 
 @dataclass(frozen=True)
 class _Plot:
-    """Numbers of the data as pixels of the chart, with one decimal."""
+    """Converts the data's numbers to the chart's coordinates, with one decimal."""
 
     x: Axis
     y: Axis
@@ -168,7 +173,7 @@ class _Plot:
         return f"{self._down(value) + shift:.1f}"
 
     def is_right(self, value: float) -> bool:
-        """Whether there is no room for words to the right of it."""
+        """Return True if there is no room for text to the right of `value`."""
         return bool(self._across(value) > WIDTH * 0.6)
 
     def bar_width(self, bar: Bar) -> str:
@@ -199,10 +204,10 @@ class _Plot:
 
 
 def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means of neighbours if there are more points than a screen shows; the last point stays."""
-    if len(x) <= MOST_POINTS:
+    """Average neighbouring points if there are more than a screen shows; the last point stays."""
+    if len(x) <= MAX_POINTS:
         return x, y
-    parts = np.array_split(np.arange(len(x)), MOST_POINTS)
+    parts = np.array_split(np.arange(len(x)), MAX_POINTS)
     means = [(x[part].mean(), y[part].mean()) for part in parts]
     means[-1] = (x[-1], y[parts[-1]].mean())
     return np.array([at for at, _ in means]), np.array([value for _, value in means])

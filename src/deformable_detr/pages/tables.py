@@ -1,4 +1,4 @@
-"""Tables of a page; the macro `table` of parts.html draws them."""
+"""The tables of a page, which the macro `table` in parts.html draws."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ TableRow = Sequence["str | Cell"]
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell that is more than its text.
+    """A cell with more than plain text.
 
-    `text`: Markup stays as it is. `tag`: a few words in a frame after it. `kind`: a class of the style sheet.
-    `share`: how much of the cell to colour, in [0, 1]. `title`: shown when the pointer rests on the cell.
-    `value`: the number to sort by, if it is not the text.
+    Attributes:
+        text: is escaped unless it is Markup.
+        tag: a few words in a frame after the text.
+        kind: a class of the style sheet.
+        share: the share of the cell to colour, in [0, 1].
+        title: is shown when the pointer rests on the cell.
+        value: the number to sort by, if it is not the text.
     """
 
     text: str
@@ -25,12 +29,12 @@ class Cell:
     value: float | None = None
 
     @classmethod
-    def of(cls, cell: str | Cell) -> Cell:
+    def from_text(cls, cell: str | Cell) -> Cell:
         return cell if isinstance(cell, Cell) else cls(cell)
 
     @property
     def attributes(self) -> dict[str, str | None]:
-        """Of the element; None if it does not have this one."""
+        """The attributes of the HTML element; None for those that it does not have."""
         return {
             "style": None if self.share is None else f"--share:{self.share:.3f}",
             "title": self.title or None,
@@ -40,10 +44,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells, the first of each being its head; scrolls sideways on a narrow screen.
+    """Rows of cells, of which the first is the row's head. The table scrolls sideways on a narrow screen.
 
-    `label`: what the table shows, for those who do not see it. `kind`: classes of the style sheet. `left`:
-    columns that are aligned to the left, as texts are.
+    Attributes:
+        label: a description for readers who do not see the table.
+        kind: classes of the style sheet.
+        left: the columns that are aligned to the left, as texts are.
     """
 
     heads: Sequence[str]

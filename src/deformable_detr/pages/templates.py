@@ -15,13 +15,12 @@ from .tables import Cell
 
 
 def render(name: str, **content: Any) -> str:
-    """The template `name` with its content filled in. A value that the template needs and does not get is an
-    error."""
+    """Fill the template `name` with its content. It is an error if a value that it needs is missing."""
     return _environment().get_template(name).render(**content)
 
 
 def template_text(name: str) -> str:
-    """A file of the folder templates/ as it is: a template, a style sheet, or a script."""
+    """Return a file of the folder templates/ unchanged: a template, a style sheet, or a script."""
     return (files(__package__) / "templates" / name).read_text(encoding="utf-8")
 
 
@@ -38,7 +37,7 @@ def _environment() -> Environment:
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     environment.globals["source"] = lambda name: Markup(template_text(name))
     environment.filters |= {
-        "cell": Cell.of,
+        "cell": Cell.from_text,
         "code": _with_code,
         "count": words.count,
         "percent": words.percent,
@@ -48,12 +47,12 @@ def _environment() -> Environment:
 
 
 def _finalize(value: Any) -> Any:
-    """Markup is ours; any other text may come from a file."""
+    """Escape control characters in text, which may come from a file, but not in Markup, which is our own."""
     return words.printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _with_code(sentence: str) -> Markup:
-    """A sentence whose `words in backticks` and options with numbers (--data.image_size 640) become code."""
+    """Mark `words in backticks` and options with numbers (--data.image_size 640) in a sentence as code."""
     text = str(escape(words.printable(sentence)))
     text = re.sub(r"`([^`<>]+)`", r"<code>\1</code>", text)
     return Markup(re.sub(r"(--[\w.-]+ (?:\d+|\[[\d,]+\]))", r'<code class="option">\1</code>', text))

@@ -1,13 +1,13 @@
-"""Predict: pictures, videos and cameras to annotated ones and `predictions.json`; or a stream of JSON lines.
+"""Prediction on pictures, videos and cameras, with annotated media and `predictions.json`, or on JSON lines.
 
-sources.py    what a person named: files, folders, patterns, cameras
-finding.py    how a picture becomes detections: whole, or (tiling.py) in tiles
-pictures.py   image files, in threads that read ahead and draw behind
+sources.py    finds the files, folders, patterns and cameras that a user names
+finding.py    turns a picture into detections: as a whole, or (tiling.py) in tiles
+pictures.py   image files, with threads that read ahead and draw behind
 videos.py     frames, one after the other (frames.py reads and writes them, tracking.py numbers objects)
 outputs.py    names and files of the results
-command.py    `predict`, made of these
+command.py    `predict`, composed of these
 lines.py      `predict MODEL -`
-terminal.py   what a terminal shows of it
+terminal.py   the terminal's output
 """
 
 from .command import predict

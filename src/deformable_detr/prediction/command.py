@@ -1,4 +1,4 @@
-"""`predict`: whatever a person names to annotated media, predictions.json and report.json in a folder."""
+"""`predict`: write annotated media, predictions.json and report.json for the sources that a user names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .outputs import (
     output_names,
     refuse_to_overwrite,
     row_file,
-    write_report,
+    write_prediction_report,
 )
 from .pictures import DRAWN_SUFFIXES, Unreadable, annotate_pictures
 from .sources import Camera, Sources, find_sources
@@ -57,86 +57,61 @@ def predict(
 
     Args:
         model: a `Detector`, or anything that `load` takes.
-        sources: image and video files, folders (searched whole), globs, cameras (`webcam:0`).
-        output: a folder; annotated media keep their names (videos become .mp4), `predictions.json` and
-            `report.json` stand beside them.
+        sources: image and video files, folders (with subfolders), globs, cameras (`webcam:0`).
+        output: a folder for the annotated media, which keep their names (videos become .mp4),
+            `predictions.json` and `report.json`.
         threshold: detections below this score are left out.
-        classes: names of the classes that are wanted, None for all.
-        class_thresholds: by class name, where it differs from `threshold`.
-        tiling: look at pictures and frames in tiles (`Tiling()`), for small objects in large ones.
+        classes: names of the classes to find; None means all.
+        class_thresholds: by class name, if it differs from `threshold`.
+        tiling: process pictures and frames in tiles (`Tiling()`), for small objects in large pictures.
         track: number the objects of videos.
-        every: look at each n-th frame of videos only.
-        max_pixels: the largest H·W of a picture or frame, as for `load`; not with a `Detector`, which has its
-            own limit.
+        every: process only every n-th frame of videos.
+        max_pixels: the largest H·W of a picture or frame, as for `load`; not with a `Detector`.
         tta: test-time augmentation, as for `evaluate`.
-        progress: called with what is being read, how many are done, and of how many.
+        progress: is called with the name of a source, the number done and the total number.
 
     Raises:
-        UserError: nothing found, or nothing readable (some unreadable ones are skipped and reported); an
-            option out of range; an unknown class; an output that cannot be written, or where a source would
-            be overwritten; something is not installed that tracking or a camera needs.
-        PredictionInterrupted: at Ctrl-C, a `KeyboardInterrupt`; what was done is written.
+        UserError: if no source is found or readable (single unreadable ones are skipped and reported), an
+            option is out of range, a class is unknown, the output cannot be written or would overwrite a
+            source, or a package that tracking or a camera needs is not installed.
+        PredictionInterrupted: on Ctrl-C, after the results so far are written.
     """
     check_options(threshold, max_detections, batch_size)
     check_every(every)
     folder = Path(output)
-    found = find_sources(sources, folder)
-    targets = [folder / name for name in _target_names(found)]
-    files = [*found.images, *(video for video in found.videos if isinstance(video, Path))]
-    refuse_to_overwrite(files, targets)
-    detector = augmented_as_requested(
-        model if isinstance(model, Detector) else load(model, device, dtype, max_pixels=max_pixels), tta
-    )
+    inputs = find_sources(sources, folder)
+    targets = _targets(inputs, folder)
+    if not isinstance(model, Detector):
+        model = load(model, device, dtype, max_pixels=max_pixels)
+    detector = augmented_as_requested(model, tta)
     selection = Selection.of(detector.classes, threshold, classes, class_thresholds)
-    if found.videos and track:
-        ObjectTracker(selection, 1.0)  # says now what is not installed
-
-    done = _Done()
-    with output_folder(folder), row_file(folder / PREDICTIONS_FILE) as rows:
-        try:
-            finder = finder_for(detector, selection, max_detections, batch_size, tiling)
-            _pictures(finder, found.images, targets, rows, done, progress)
-            for video, target in zip(found.videos, targets[len(found.images) :], strict=True):
-                if not done.stopped:
-                    _video(
-                        detector,
-                        video,
-                        target,
-                        rows,
-                        done,
-                        selection=selection,
-                        max_detections=max_detections,
-                        batch_size=batch_size,
-                        tiling=tiling,
-                        track=track,
-                        every=every,
-                        progress=progress,
-                    )
-        except KeyboardInterrupt:
-            done.stopped = True
-        if done.skipped and not (done.images or done.videos or done.stopped):
-            path, reason = done.skipped[0]
-            raise UserError(f"none of {len(found)} inputs could be read; {path}: {reason}")
-    report = PredictionReport(
-        images=tuple(sorted(done.images, key=lambda image: image.image_id)),
-        videos=tuple(done.videos),
-        skipped=tuple(done.skipped),
-        left_out=found.left_out,
-        passed_over=found.passed_over,
-        detections=rows.count,
-        predictions=folder / PREDICTIONS_FILE,
-        report=folder / PREDICTION_REPORT_FILE,
-        stopped=done.stopped,
-    )
-    write_report(report)
-    if done.stopped:
+    settings = _Settings(detector, selection, max_detections, batch_size, tiling, track, every)
+    report = _annotate_all(settings, inputs, targets, folder, progress)
+    write_prediction_report(report)
+    if report.stopped:
         raise PredictionInterrupted(report)
     return report
 
 
+@dataclass(frozen=True)
+class _Settings:
+    """How pictures and frames are processed."""
+
+    detector: Detector
+    selection: Selection
+    max_detections: int
+    batch_size: int
+    tiling: Tiling | None
+    track: bool
+    every: int
+
+    def finder(self, selection: Selection, batch_size: int) -> Finder:
+        return finder_for(self.detector, selection, self.max_detections, batch_size, self.tiling)
+
+
 @dataclass
-class _Done:
-    """What has become of the inputs so far."""
+class _Results:
+    """The results of the inputs so far."""
 
     images: list[PictureResult] = field(default_factory=list)
     videos: list[VideoResult] = field(default_factory=list)
@@ -144,74 +119,110 @@ class _Done:
     stopped: bool = False
 
 
-def _pictures(
-    finder: Finder,
+def _annotate_all(
+    settings: _Settings,
+    inputs: Sources,
+    targets: Sequence[Path],
+    folder: Path,
+    progress: Progress | None,
+) -> PredictionReport:
+    if inputs.videos and settings.track:
+        ObjectTracker(settings.selection, 1.0)  # fails early if a package is not installed
+    results = _Results()
+    with output_folder(folder), row_file(folder / PREDICTIONS_FILE) as rows:
+        try:
+            _annotate_pictures(settings, inputs.images, targets, rows, results, progress)
+            for video, target in zip(inputs.videos, targets[len(inputs.images) :], strict=True):
+                if not results.stopped:
+                    _annotate_video(settings, video, target, rows, results, progress)
+        except KeyboardInterrupt:
+            results.stopped = True
+        if results.skipped and not (results.images or results.videos or results.stopped):
+            path, reason = results.skipped[0]
+            raise UserError(f"none of {len(inputs)} inputs could be read; {path}: {reason}")
+    return PredictionReport(
+        images=tuple(sorted(results.images, key=lambda image: image.image_id)),
+        videos=tuple(results.videos),
+        skipped=tuple(results.skipped),
+        left_out=inputs.left_out,
+        passed_over=inputs.passed_over,
+        detections=rows.count,
+        predictions=folder / PREDICTIONS_FILE,
+        report=folder / PREDICTION_REPORT_FILE,
+        stopped=results.stopped,
+    )
+
+
+def _annotate_pictures(
+    settings: _Settings,
     paths: Sequence[Path],
     targets: Sequence[Path],
     rows: RowFile,
-    done: _Done,
+    results: _Results,
     progress: Progress | None,
 ) -> None:
-    with closing(annotate_pictures(finder, paths, targets)) as results:
-        for result in results:
-            path, image_id = paths[result.index], result.index + 1
-            if isinstance(result, Unreadable):
+    finder = settings.finder(settings.selection, settings.batch_size)
+    with closing(annotate_pictures(finder, paths, targets)) as pictures:
+        for picture in pictures:
+            path, image_id = paths[picture.index], picture.index + 1
+            if isinstance(picture, Unreadable):
                 rows.put(image_id, [])
-                done.skipped.append((path, result.reason))
+                results.skipped.append((path, picture.reason))
             else:
-                found = result.detections
-                rows.put(image_id, coco_rows(found, image_id, str(path)))
-                done.images.append(
-                    PictureResult(path, targets[result.index], image_id, found.image_size, len(found))
+                detections = picture.detections
+                rows.put(image_id, coco_rows(detections, image_id, str(path)))
+                results.images.append(
+                    PictureResult(
+                        path, targets[picture.index], image_id, detections.image_size, len(detections)
+                    )
                 )
             if progress is not None:
-                progress("pictures", len(done.images) + len(done.skipped), len(paths))
+                progress("pictures", len(results.images) + len(results.skipped), len(paths))
 
 
-def _video(
-    detector: Detector,
+def _annotate_video(
+    settings: _Settings,
     video: Path | Camera,
     target: Path,
     rows: RowFile,
-    done: _Done,
-    *,
-    selection: Selection,
-    max_detections: int,
-    batch_size: int,
-    tiling: Tiling | None,
-    track: bool,
-    every: int,
+    results: _Results,
     progress: Progress | None,
 ) -> None:
     try:
-        with closing(open_source(video, detector.data.max_pixels)) as frames:
-            tracker = ObjectTracker(selection, frames.fps / every) if track else None
-            wanted = tracker.faint if tracker else selection
-            together = 1 if isinstance(video, Camera) else batch_size  # a camera's frames are wanted now
+        with closing(open_source(video, settings.detector.data.max_pixels)) as frames:
+            tracker = (
+                ObjectTracker(settings.selection, frames.fps / settings.every) if settings.track else None
+            )
+            # A camera's frames are processed one by one, because they are shown at once.
+            batch_size = 1 if isinstance(video, Camera) else settings.batch_size
             result = annotate_video(
-                finder_for(detector, wanted, max_detections, together, tiling),
+                settings.finder(tracker.faint if tracker else settings.selection, batch_size),
                 frames,
                 tracker,
-                every,
+                settings.every,
                 source=str(video),
                 target=target,
                 rows=rows,
                 progress=progress,
             )
     except UserError as error:
-        done.skipped.append((video, str(error)))
+        results.skipped.append((video, str(error)))
         return
-    done.videos.append(result)
-    done.stopped = result.stopped
+    results.videos.append(result)
+    results.stopped = result.stopped
 
 
-def _target_names(found: Sources) -> list[str]:
+def _targets(inputs: Sources, folder: Path) -> list[Path]:
+    """Return the annotated files of all inputs, none of which may be a source."""
     images = []
-    for path in found.images:
+    for path in inputs.images:
         suffix = path.suffix.lower()
         images.append((path.stem, suffix if suffix in DRAWN_SUFFIXES else ".png"))
     videos = [
         (f"webcam_{video.index}" if isinstance(video, Camera) else video.stem, ".mp4")
-        for video in found.videos
+        for video in inputs.videos
     ]
-    return output_names(images + videos)
+    targets = [folder / name for name in output_names(images + videos)]
+    files = [*inputs.images, *(video for video in inputs.videos if isinstance(video, Path))]
+    refuse_to_overwrite(files, targets)
+    return targets

@@ -1,4 +1,4 @@
-"""From a picture to what is wanted of it, in two steps: another thread can do the first ahead of time."""
+"""From a picture to its selected detections in two steps, of which another thread can do the first ahead."""
 
 from __future__ import annotations
 
@@ -17,8 +17,12 @@ from ..structures import Detections
 
 @dataclass(frozen=True)
 class Prepared:
-    """`picture`: (H, W, 3) uint8 RGB. `pixels`: as the model sees the whole of it, None where it will see
-    parts."""
+    """A picture that is ready for the model.
+
+    Attributes:
+        picture: (H, W, 3) uint8 RGB.
+        pixels: the model's input for the whole picture; None if the model will see it in parts.
+    """
 
     picture: np.ndarray
     pixels: Tensor | None
@@ -29,7 +33,7 @@ class Prepared:
 
 
 class Finder(ABC):
-    """A detector, what is wanted of it, and how a picture is shown to it."""
+    """A detector, the selection of its detections, and the way in which it sees a picture."""
 
     def __init__(self, detector: Detector, selection: Selection, max_detections: int, batch_size: int):
         self.detector = detector
@@ -39,15 +43,15 @@ class Finder(ABC):
 
     @abstractmethod
     def shape(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Pictures (H, W) of equal shape may share a batch."""
+        """Return the shape of a picture of `size` (H, W); pictures of equal shape may share a batch."""
 
     @abstractmethod
     def prepare(self, picture: Image.Image) -> Prepared:
-        """What can be done before the model's turn."""
+        """Do the part of the work that does not need the model."""
 
     @abstractmethod
     def find(self, prepared: Sequence[Prepared]) -> list[Detections]:
-        """The wanted detections in pictures of equal shape, each carrying its picture."""
+        """Return the selected detections in pictures of equal shape, each with its picture."""
 
 
 class WholePictures(Finder):
@@ -58,11 +62,11 @@ class WholePictures(Finder):
         return Prepared(np.asarray(picture), self.detector.preprocess(picture))
 
     def find(self, prepared: Sequence[Prepared]) -> list[Detections]:
-        pixels = [one.pixels for one in prepared if one.pixels is not None]
-        found = self.detector.detect(
-            pixels, [one.size for one in prepared], max_detections=self.max_detections
+        pixels = [item.pixels for item in prepared if item.pixels is not None]
+        results = self.detector.detect(
+            pixels, [item.size for item in prepared], max_detections=self.max_detections
         )
         return [
-            self.selection(detections).with_image(one.picture)
-            for one, detections in zip(prepared, found, strict=True)
+            self.selection(detections).with_image(item.picture)
+            for item, detections in zip(prepared, results, strict=True)
         ]

@@ -1,7 +1,7 @@
-"""Frames of video files and cameras, one after the other, and an H.264 file made of frames.
+"""Frames from video files and cameras, one after the other, and H.264 files from frames.
 
-PyAV, which supervision brings, rather than OpenCV's own reader and writer: it tells when each frame is shown
-(a phone's frames come at no fixed rate) and writes what browsers play. Cameras are OpenCV's (extra `video`).
+Files are read and written with PyAV rather than with OpenCV: it reports when each frame is shown (a phone's
+frames have no fixed rate) and writes what browsers play. Cameras are read with OpenCV (extra `video`).
 """
 
 from __future__ import annotations
@@ -27,15 +27,20 @@ if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
     from av.video.stream import VideoStream
 
-CLOCK = Fraction(1, 90_000)  # in which written frames are timed, as broadcasts do
-FALLBACK_FPS = 30.0  # of a camera or file that does not say
-HD_HEIGHT = 720  # from here on colours are coded by ITU-R BT.709, below by BT.601: what players expect
+CLOCK = Fraction(1, 90_000)  # the time unit of written frames, as in broadcasting
+FALLBACK_FPS = 30.0  # for a camera or file that does not report its rate
+HD_HEIGHT = 720  # players expect colours by ITU-R BT.709 from this height on, by BT.601 below
 
 
 @dataclass(frozen=True)
 class Frame:
-    """`picture`: (H, W, 3) uint8 RGB, upright. `index`: its number in the source, from 0. `time`: seconds
-    after the first frame."""
+    """One frame.
+
+    Attributes:
+        picture: (H, W, 3) uint8 RGB, upright.
+        index: its number in the source, from 0.
+        time: seconds after the first frame.
+    """
 
     picture: np.ndarray
     index: int
@@ -43,8 +48,13 @@ class Frame:
 
 
 class FrameSource(ABC):
-    """Where frames come from. `fps`: frames a second, on average. `total`: how many, as the file says; None
-    where it does not. `broken_packets`: parts passed over so far because they could not be decoded."""
+    """A source of frames.
+
+    Attributes:
+        fps: the average number of frames per second.
+        total: the number of frames that the file states, or None.
+        broken_packets: the number of parts skipped so far because they could not be decoded.
+    """
 
     fps: float
     total: int | None
@@ -58,18 +68,17 @@ class FrameSource(ABC):
 
 
 def open_source(source: str | Path | Camera, max_pixels: int) -> FrameSource:
-    """A video file or camera, ready to be read.
+    """Open a video file or camera for reading.
 
     Raises:
-        UserError: it is not there, is no video, is broken from the start, or has frames of more than
+        UserError: if it does not exist, is not a video, is broken from the start, or has frames of more than
             `max_pixels`.
     """
     return CameraSource(source) if isinstance(source, Camera) else VideoFile(Path(source), max_pixels)
 
 
 class VideoFile(FrameSource):
-    """Frames of a file, turned as its metadata asks. Parts that cannot be decoded are passed over and
-    counted."""
+    """The frames of a file, rotated according to its metadata. Parts that cannot be decoded are counted."""
 
     def __init__(self, path: Path, max_pixels: int):
         import_extra("av", "video", f"reading the video {path}")
@@ -78,7 +87,7 @@ class VideoFile(FrameSource):
         self.path = path
         self.broken_packets = 0
         try:
-            # No other protocol: a playlist that calls itself .mp4 must not fetch anything.
+            # Other protocols are forbidden: a playlist under the name .mp4 must not fetch anything.
             self._container: InputContainer = av.open(str(path), options={"protocol_whitelist": "file"})
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise UserError(
@@ -86,7 +95,7 @@ class VideoFile(FrameSource):
             ) from error
         try:
             if not self._container.streams.video:
-                raise UserError(f"{path} holds no pictures, only sound: name a video.")
+                raise UserError(f"{path} contains no pictures, only sound: name a video.")
             self._stream: VideoStream = self._container.streams.video[0]
             self._stream.thread_type = "AUTO"
             width, height = self._stream.codec_context.width, self._stream.codec_context.height
@@ -110,7 +119,7 @@ class VideoFile(FrameSource):
         for index, frame in enumerate(self._decoded()):
             if index == 0:
                 size = (frame.width, frame.height)
-            # The rare file that changes its size on the way keeps the first.
+            # In the rare file whose frame size changes, all frames get the first size.
             picture: np.ndarray = frame.to_ndarray(width=size[0], height=size[1], format="rgb24")
             turns, rest = divmod(int(frame.rotation), 90)
             if turns and not rest:
@@ -118,7 +127,7 @@ class VideoFile(FrameSource):
             if frame.time is not None and started is None:
                 started = frame.time - index / self.fps
             shown = index / self.fps if frame.time is None or started is None else frame.time - started
-            # Broken time stamps repeat or go back; time does not.
+            # Broken time stamps repeat or decrease; the times of frames must not.
             last = shown if shown > last else last + 1 / self.fps
             yield Frame(picture, index, last)
 
@@ -144,7 +153,7 @@ class VideoFile(FrameSource):
 
 
 class CameraSource(FrameSource):
-    """Frames of a camera as they come; those that come while nobody reads are dropped by the driver."""
+    """The frames of a camera; the driver drops those that arrive while no one reads."""
 
     total = None
     broken_packets = 0
@@ -153,7 +162,7 @@ class CameraSource(FrameSource):
         cv2: Any = import_extra("cv2", "video", f"reading {camera}")
         self.camera = camera
         self._cv2 = cv2
-        # Its ten lines on each way that it tried say less than the sentence below.
+        # OpenCV prints ten lines for each way that it tried; the sentence below is clearer.
         level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         try:
             self._capture = cv2.VideoCapture(camera.index)
@@ -162,8 +171,8 @@ class CameraSource(FrameSource):
         if not self._capture.isOpened():
             self._capture.release()
             raise UserError(
-                f"{camera} cannot be opened: check that a camera is there, that no other program uses it, "
-                "and its number."
+                f"{camera} cannot be opened: check its number, that the camera is connected, and that no "
+                "other program uses it."
             )
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = float(fps) if fps and fps > 0 else FALLBACK_FPS
@@ -185,9 +194,9 @@ class CameraSource(FrameSource):
 
 
 class VideoWriter:
-    """Encodes frames (H.264, as browsers and phones play it) at the times they are given.
+    """Encodes frames at given times as H.264, which browsers and phones play.
 
-    A side of odd length gets one more pixel, its last repeated: H.264 stores colours for pairs.
+    If a side is odd, its last pixel is repeated, because H.264 stores colours for pairs of pixels.
     """
 
     def __init__(self, container: OutputContainer, size: tuple[int, int], fps: float):
@@ -210,11 +219,11 @@ class VideoWriter:
         context.colorspace = {"ITU709": 1, "ITU601": 6}[self._colours]
         context.color_range = 1  # limited, the usual one
         context.options = {"preset": "veryfast", "crf": "20"}
-        context.thread_count = 1  # the model needs the others
+        context.thread_count = 1  # the model needs the other cores
         self._last = -1
 
     def write(self, picture: np.ndarray, time: float) -> None:
-        """Show (H, W, 3) uint8 RGB from `time` on, in seconds; times must grow."""
+        """Show a picture, (H, W, 3) uint8 RGB, from `time` (in seconds) on; times must increase."""
         import av
         from av.video.reformatter import Colorspace
 
@@ -234,7 +243,7 @@ class VideoWriter:
 
 @contextmanager
 def video_file(path: Path, size: tuple[int, int], fps: float) -> Iterator[VideoWriter]:
-    """An MP4 file of frames of `size` (H, W). It appears whole, when the block ends without an exception."""
+    """Write an MP4 file with frames of `size` (H, W). It appears if the block ends without an exception."""
     import av
 
     with (

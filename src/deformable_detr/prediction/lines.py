@@ -1,12 +1,12 @@
-"""`predict MODEL -`: one JSON object a line in, one JSON object a line out, for programs that keep a model.
+"""`predict MODEL -`: JSON objects in, JSON objects out, one per line, for programs that keep a model loaded.
 
     {"path": "a.jpg", "id": 7}                  a file, or
     {"image": "…base64 of an image file…"}      the picture itself
  →  {"id": 7, "width": 640, "height": 480, "detections": [{"category_id", "category_name", "bbox", "score"}]}
  →  {"id": 7, "error": "there is no image file a.jpg: check the path."}
 
-`bbox` is [x, y, width, height] in pixels. Without `id` an answer carries the number of its line. Each line is
-answered before the next is read; a line that is wrong gets an answer with `error`, and the next is read.
+`bbox` is [x, y, width, height] in pixels. Without an `id`, the answer contains the number of the line. Each
+line is answered before the next one is read; the answer to a wrong line contains `error`.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from ..inference.selection import Selection
 from ..inference.tta import augmented_as_requested
 from .tiling import Tiling, finder_for
 
-MOST_BYTES = 64 * 2**20  # of a line: a picture of 48 MB in base64
+MAX_BYTES = 64 * 2**20  # the longest line: a picture of 48 MB in base64
 FIELDS = ("path", "image")
 
 
 @dataclass(frozen=True)
 class LinesReport:
-    """`answered`: lines with detections. `failed`: lines with an error."""
+    """The number of lines that were answered with detections, and of those that failed."""
 
     answered: int
     failed: int
@@ -51,23 +51,23 @@ def answer_lines(
     class_thresholds: Mapping[str, float] | None = None,
     tiling: Tiling | None = None,
     max_detections: int = 100,
-    most_bytes: int = MOST_BYTES,
+    max_bytes: int = MAX_BYTES,
 ) -> LinesReport:
-    """Answer every line of `requests` until it ends; empty lines are passed over.
+    """Answer every line of `requests` until it ends; empty lines are skipped.
 
     Args:
-        answer: takes one line of JSON, without its end.
+        answer: is called with each answer, one line of JSON without a line break.
         threshold, classes, class_thresholds, tiling, max_detections: as for `predict`.
-        most_bytes: longer lines are refused, without being held in memory.
+        max_bytes: longer lines are refused, without being held in memory.
 
     Raises:
-        UserError: an option out of range, an unknown class.
+        UserError: if an option is out of range or a class is unknown.
     """
     check_options(threshold, max_detections, 1)
     selection = Selection.of(detector.classes, threshold, classes, class_thresholds)
     finder = finder_for(detector, selection, max_detections, 1, tiling)
 
-    def found(request: dict[str, Any]) -> dict[str, Any]:
+    def detect(request: dict[str, Any]) -> dict[str, Any]:
         source = request["path"] if "path" in request else _decoded(request["image"])
         picture = open_image(source, max_pixels=detector.data.max_pixels).picture
         detections = finder.find([finder.prepare(picture)])[0]
@@ -78,18 +78,18 @@ def answer_lines(
         return {"width": picture.width, "height": picture.height, "detections": rows}
 
     answered = failed = number = 0
-    while line := requests.readline(most_bytes + 1):
+    while line := requests.readline(max_bytes + 1):
         number += 1
         name: Any = number
         try:
-            if len(line) > most_bytes:
-                _pass_over(requests, line)
-                raise UserError(f"the line has more than {most_bytes:,} bytes: send a smaller picture.")
+            if len(line) > max_bytes:
+                _skip_rest(requests, line)
+                raise UserError(f"the line has more than {max_bytes:,} bytes: send a smaller picture.")
             if not line.strip():
                 continue
             request = _parsed(line)
             name = request.get("id", number)
-            content = found(_checked(request))
+            content = detect(_checked(request))
             answered += 1
         except UserError as error:
             content = {"error": str(error)}
@@ -107,9 +107,9 @@ def answer_stdin(
     tta: bool | Sequence[float] = False,
     **options: Any,
 ) -> LinesReport:
-    """Answer every line of stdin on stdout, and print whatever a library prints on stderr.
+    """Answer every line of stdin on stdout, and redirect all other output to stderr.
 
-    If nobody reads the answers any more, this ends without an error.
+    If the reader of the answers closes the pipe, this ends without an error.
 
     Args:
         model, device, dtype, max_pixels: as `load` takes them.
@@ -131,8 +131,8 @@ def answer_stdin(
         return LinesReport(answered, 0)
 
 
-def _pass_over(requests: BinaryIO, line: bytes) -> None:
-    """Read on to the end of a line, in pieces."""
+def _skip_rest(requests: BinaryIO, line: bytes) -> None:
+    """Read to the end of a line, in pieces."""
     while line and not line.endswith(b"\n"):
         line = requests.readline(2**20)
 
@@ -141,25 +141,25 @@ def _parsed(line: bytes) -> dict[str, Any]:
     try:
         request = json.loads(line, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"the line is no JSON ({error}): send one object a line.") from error
+        raise UserError(f"the line is not JSON ({error}): send one object per line.") from error
     if not isinstance(request, dict):
-        raise UserError(f"the line holds no JSON object but {type(request).__name__}: send {{...}}.")
+        raise UserError(f"the line is not a JSON object but {type(request).__name__}: send {{...}}.")
     return request
 
 
 def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON's")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _checked(request: dict[str, Any]) -> dict[str, Any]:
     unknown = sorted(request.keys() - {"id", *FIELDS})
     if unknown:
-        raise UserError(f"there is no field {unknown[0]}: send path or image, and id if you like.")
+        raise UserError(f"there is no field {unknown[0]}: send path or image, and optionally id.")
     given = [name for name in FIELDS if name in request]
     if len(given) != 1:
-        raise UserError(f"an object must have one of path and image, not {' and '.join(given) or 'none'}.")
+        raise UserError(f"an object must have either path or image, not {' and '.join(given) or 'neither'}.")
     if not isinstance(request[given[0]], str):
-        raise UserError(f"{given[0]} must be a text, not {type(request[given[0]]).__name__}.")
+        raise UserError(f"{given[0]} must be a string, not {type(request[given[0]]).__name__}.")
     return request
 
 

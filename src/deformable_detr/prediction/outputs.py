@@ -1,4 +1,4 @@
-"""Names and files of what `predict` writes: annotated media, predictions.json, report.json."""
+"""The names and files that `predict` writes: annotated media, predictions.json and report.json."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ..structures import Detections
 PREDICTIONS_FILE = "predictions.json"
 PREDICTION_REPORT_FILE = "report.json"
 _LONGEST_NAME = 255  # bytes, on all usual file systems
-MADE_BY = "deformable-detr predict"  # in report.json: later runs know by it what is no input
+MADE_BY = "deformable-detr predict"  # in report.json: it lets later runs recognise and skip results
 
 
 @dataclass(frozen=True)
 class PictureResult:
-    """`size`: (H, W) of the picture. `image_id`: as in predictions.json."""
+    """The result for a picture of `size` (H, W); `image_id` is that of predictions.json."""
 
     source: Path
     output: Path
@@ -33,10 +33,15 @@ class PictureResult:
 
 @dataclass(frozen=True)
 class VideoResult:
-    """`frames`: how many were looked at. `output`: the annotated video, of `size` (H, W) and `fps` frames a
-    second. `image_ids`: the first and the last of its frames' ids in predictions.json. `broken_packets`:
-    parts that could not be decoded and were passed over, as players do. `stopped`: by Ctrl-C, before its
-    end."""
+    """The result for a video.
+
+    Attributes:
+        output: the annotated video, of `size` (H, W) and `fps` frames per second.
+        frames: the number of frames that were processed.
+        image_ids: the first and the last id of its frames in predictions.json.
+        broken_packets: the number of parts that could not be decoded and were skipped, as players do.
+        stopped: True if Ctrl-C ended the video before its end.
+    """
 
     source: str
     output: Path
@@ -51,13 +56,18 @@ class VideoResult:
 
 @dataclass(frozen=True)
 class PredictionReport:
-    """What became of every input.
+    """The results for all inputs.
 
-    `images`, `videos`: those that could be read. `skipped`: (path, reason) of those that could not.
-    `left_out`: folders with results of earlier runs, found beside the inputs. `passed_over`: files in folders
-    that are neither pictures nor videos by their names. `detections`: how many.
-    `predictions`: the JSON file, COCO results rows plus `file_name` and `category_name`, for videos `frame`,
-    `time` and `track_id` too. `report`: report.json, which holds all of this. `stopped`: by Ctrl-C.
+    Attributes:
+        images, videos: the inputs that could be read.
+        skipped: (path, reason) of the inputs that could not be read.
+        left_out: folders with results of earlier runs that were found among the inputs.
+        passed_over: files in folders that are neither pictures nor videos by their names.
+        detections: the number of detections.
+        predictions: the JSON file with COCO results rows plus `file_name` and `category_name`; rows of videos
+            also have `frame`, `time` and `track_id`.
+        report: report.json, which contains all of this.
+        stopped: True if Ctrl-C ended the run.
     """
 
     images: tuple[PictureResult, ...]
@@ -77,7 +87,7 @@ class PredictionReport:
 
 
 def output_names(stems_and_suffixes: Sequence[tuple[str, str]]) -> list[str]:
-    """A file name for each; equal names get a number, and too long ones become shorter."""
+    """Return a file name for each input; equal names get a number, and too long names are shortened."""
     taken: set[str] = set()
     names = []
     for stem, suffix in stems_and_suffixes:
@@ -90,7 +100,7 @@ def output_names(stems_and_suffixes: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _fitting(stem: str, suffix: str) -> str:
-    """The name, with as much of its stem as a file system takes."""
+    """Return the name with as much of its stem as a file system accepts."""
     while len(os.fsencode(f"{stem}{suffix}")) > _LONGEST_NAME:
         stem = stem[:-1]
     return f"{stem}{suffix}"
@@ -101,13 +111,13 @@ def refuse_to_overwrite(sources: Sequence[Path], targets: Sequence[Path]) -> Non
     for target in targets:
         if target.resolve() in originals:
             raise UserError(
-                f"--output {target.parent} holds {target.name}, which the annotated one would replace: "
-                "name another folder."
+                f"--output {target.parent} contains the source {target.name}, which the annotated file would "
+                "replace: name another folder."
             )
 
 
 def coco_rows(detections: Detections, image_id: int, file_name: str) -> list[dict[str, Any]]:
-    """COCO results rows with the names of file and class."""
+    """Return COCO results rows with the names of the file and the class."""
     return [
         {**row, "file_name": file_name, "category_name": name}
         for row, name in zip(detections.to_coco(image_id), detections.names, strict=True)
@@ -115,7 +125,7 @@ def coco_rows(detections: Detections, image_id: int, file_name: str) -> list[dic
 
 
 class RowFile:
-    """Writes COCO results rows as a JSON list while they come, one to a line: memory does not grow."""
+    """Writes COCO results rows as a JSON list, one per line, as they arrive, so that memory does not grow."""
 
     def __init__(self, file: TextIO):
         self.count = 0
@@ -125,8 +135,11 @@ class RowFile:
         file.write("[")
 
     def put(self, image_id: int, rows: list[dict[str, Any]]) -> None:
-        """The rows of one image. They are written in the order of ids (1, 2, 3, …), so each id must come,
-        with or without rows; what is out of turn waits."""
+        """Add the rows of one image.
+
+        Images are written in the order of ids (1, 2, 3, …), so every id must be added, with or without rows;
+        rows that are ahead of their turn wait.
+        """
         self._waiting[image_id] = rows
         while self.next_id in self._waiting:
             self._write(self._waiting.pop(self.next_id))
@@ -138,23 +151,23 @@ class RowFile:
             self.count += 1
 
     def finish(self) -> None:
-        """End the list; of rows that wait for others, all are written."""
-        for image_id in sorted(self._waiting):  # stopped before those in between
+        """Write the rows that still wait, and end the list."""
+        for image_id in sorted(self._waiting):  # the run was stopped before the ids in between
             self._write(self._waiting[image_id])
         self._file.write("\n]\n" if self.count else "]\n")
 
 
 @contextmanager
 def row_file(path: Path) -> Iterator[RowFile]:
-    """predictions.json, which appears whole when the block ends without an exception."""
+    """Write predictions.json, which appears if the block ends without an exception."""
     with replacing(path) as draft, draft.open("w", encoding="utf-8") as file:
         rows = RowFile(file)
         yield rows
         rows.finish()
 
 
-def write_report(report: PredictionReport) -> None:
-    """report.json: what became of every input."""
+def write_prediction_report(report: PredictionReport) -> None:
+    """Write report.json with the results for all inputs."""
     content = {
         "made_by": MADE_BY,
         "stopped": report.stopped,

@@ -1,7 +1,7 @@
-"""Image files to annotated ones.
+"""The annotation of image files.
 
-Three threads, so that the model waits for no file: one decodes and resizes what comes next, one runs the
-model (whose arithmetic has threads of its own), one draws and writes what was found.
+There are three threads, so that the model never waits for a file: one decodes and resizes the next pictures,
+one runs the model (whose arithmetic has its own threads), one draws and writes the detections.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ DRAWN_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})  # others are wri
 
 @dataclass(frozen=True)
 class Unreadable:
-    """The picture of this index cannot be read, and why."""
+    """The picture with this index cannot be read, for this reason."""
 
     index: int
     reason: str
 
 
 @dataclass(frozen=True)
-class Found:
-    """The detections in the picture of this index, which is being drawn."""
+class AnnotatedPicture:
+    """The detections in the picture with this index, which is being drawn."""
 
     index: int
     detections: Detections
@@ -50,9 +50,11 @@ class _Batch:
 
 def annotate_pictures(
     finder: Finder, paths: Sequence[Path], targets: Sequence[Path]
-) -> Generator[Found | Unreadable]:
-    """Draw each picture's detections to its target; say what became of each, in the order of batches. When
-    it ends, all is written."""
+) -> Generator[AnnotatedPicture | Unreadable]:
+    """Draw each picture's detections to its target and yield the results, in the order of batches.
+
+    All files are written when the generator ends.
+    """
     with Behind() as behind, ThreadPoolExecutor(1) as reader:
         for batch in read_ahead(_read(finder, paths), reader):
             if isinstance(batch, Unreadable):
@@ -60,15 +62,18 @@ def annotate_pictures(
                 continue
             for index, detections in zip(batch.indices, finder.find(batch.prepared), strict=True):
                 behind(draw_picture, detections, targets[index])
-                yield Found(index, detections)
+                yield AnnotatedPicture(index, detections)
 
 
 def _read(finder: Finder, paths: Sequence[Path]) -> Iterator[_Batch | Unreadable]:
-    """Pictures in batches of equal shape. A batch leaves when it is full, or when the pictures waiting for
-    others of their shape have become too many: then the one that began first."""
+    """Read pictures into batches of equal shape.
+
+    A batch is complete when it is full. If too many pictures wait for others of their shape, the oldest batch
+    is used as it is.
+    """
     waiting: dict[tuple[int, int], list[tuple[int, Prepared]]] = {}
 
-    def leaving(shape: tuple[int, int]) -> _Batch:
+    def take_batch(shape: tuple[int, int]) -> _Batch:
         return _Batch(*zip(*waiting.pop(shape), strict=True))
 
     for index, path in enumerate(paths):
@@ -81,11 +86,11 @@ def _read(finder: Finder, paths: Sequence[Path]) -> Iterator[_Batch | Unreadable
         batch = waiting.setdefault(shape, [])
         batch.append((index, finder.prepare(picture)))
         if len(batch) == finder.batch_size:
-            yield leaving(shape)
+            yield take_batch(shape)
         elif sum(map(len, waiting.values())) >= WINDOW:
-            yield leaving(next(iter(waiting)))
+            yield take_batch(next(iter(waiting)))
     while waiting:
-        yield leaving(next(iter(waiting)))
+        yield take_batch(next(iter(waiting)))
 
 
 def draw_picture(detections: Detections, target: Path) -> None:

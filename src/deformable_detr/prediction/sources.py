@@ -1,5 +1,6 @@
-"""What a person names on the command line: image files, videos, folders, patterns, cameras, or `demo` for the
-pictures that come with the bundled model."""
+"""The sources that a user names: image files, videos, folders, patterns, cameras, or `demo` for the pictures
+that come with the bundled model.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +41,12 @@ class Camera:
 
 @dataclass(frozen=True)
 class Sources:
-    """`images`, `videos`: files, each once. `left_out`: folders that hold results of an earlier `predict`,
-    whose annotated pictures are no input. `passed_over`: files in folders or patterns that are neither
-    pictures nor videos by their names."""
+    """The inputs that were found, without repeats.
+
+    Attributes:
+        left_out: folders with results of an earlier `predict`, whose annotated pictures are not inputs.
+        passed_over: files in folders that are neither pictures nor videos by their names.
+    """
 
     images: tuple[Path, ...]
     videos: tuple[Path | Camera, ...]
@@ -54,48 +58,48 @@ class Sources:
 
 
 def find_sources(sources: str | Path | Sequence[str | Path], output: Path | None = None) -> Sources:
-    """Files and cameras of what was named, folders searched whole and sorted by name.
+    """Find files and cameras; folders are searched with their subfolders and sorted by name.
 
     Args:
-        output: the folder that results go to, if any. What an earlier run has left there is left out of
-            folders and patterns, as is any other folder that `predict` has written to.
+        output: the folder for results, if any. It is left out of folders and patterns, as is any other folder
+            that `predict` has written to.
 
     Raises:
-        UserError: a source that names nothing.
+        UserError: if a source names nothing.
     """
     search = _Search(output)
-    found: dict[Path | Camera, None] = {}
+    inputs: dict[Path | Camera, None] = {}
     for source in [sources] if isinstance(sources, str | Path) else sources:
-        here = list(search(source))
-        if not here:
+        found = list(search(source))
+        if not found:
             only = f" but results of an earlier predict in {search.left_out[-1]}" if search.left_out else ""
             if search.passed_over:
                 only += f" but {names_shown(search.passed_over)}"
             raise UserError(
-                f"{source}: no image or video there{only}; name image or video files, a folder that holds "
+                f"{source}: no image or video there{only}; name image or video files, a folder that contains "
                 "some, a pattern such as 'photos/*.jpg', or webcam:0."
             )
-        found.update(dict.fromkeys(here))
-    videos = tuple(one for one in found if isinstance(one, Camera) or is_video(one))
-    images = tuple(one for one in found if isinstance(one, Path) and not is_video(one))
+        inputs.update(dict.fromkeys(found))
+    videos = tuple(source for source in inputs if isinstance(source, Camera) or is_video(source))
+    images = tuple(source for source in inputs if isinstance(source, Path) and not is_video(source))
     passed_over = tuple(dict.fromkeys(search.passed_over))
     return Sources(images, videos, tuple(dict.fromkeys(search.left_out)), passed_over)
 
 
 def find_pictures(sources: str | Path | Sequence[str | Path], output: Path | None = None) -> list[Path]:
-    """`find_sources` where videos are of no use.
+    """Find pictures only, as `find_sources`.
 
     Raises:
-        UserError: a source that names nothing, or a video.
+        UserError: if a source names nothing, or a video.
     """
-    found = find_sources(sources, output)
-    if found.videos:
-        raise UserError(f"{found.videos[0]} is no picture: name image files, folders or patterns.")
-    return list(found.images)
+    inputs = find_sources(sources, output)
+    if inputs.videos:
+        raise UserError(f"{inputs.videos[0]} is not a picture: name image files, folders or patterns.")
+    return list(inputs.images)
 
 
 def as_source(source: str | Path) -> Path | Camera:
-    """A camera where the text names one, a path otherwise."""
+    """Return a camera if the text names one, else a path."""
     camera = _CAMERA.fullmatch(str(source))
     return Camera(int(camera[1])) if camera else Path(source)
 
@@ -105,14 +109,13 @@ def is_video(path: Path) -> bool:
 
 
 def names_shown(files: Sequence[Path]) -> str:
-    """The first names of a list, and how many more there are."""
+    """Return the first names of a list and the number of the others."""
     more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
     return ", ".join(file.name for file in files[:_SHOWN]) + more
 
 
 class _Search:
-    """Looks through folders and patterns, and remembers the results of earlier runs and the other files that
-    it passed."""
+    """Searches folders and patterns, and records the folders and files that it leaves out."""
 
     def __init__(self, output: Path | None):
         self.output = None if output is None else output.resolve()
@@ -157,8 +160,10 @@ class _Search:
                 yield path
 
     def _holds_results(self, folder: Path, top: Path) -> bool:
-        """Whether the files of a folder, come upon from `top` on, are results. The output folder's are, by a
-        run that was killed perhaps, unless the search was told to start there."""
+        """Return True if a folder, found in a search from `top` on, holds results of `predict`.
+
+        The output folder always does, even after a run that was killed, unless the search starts there.
+        """
         if folder.resolve() == self.output != top.resolve():
             return True
         report = folder / PREDICTION_REPORT_FILE
@@ -181,9 +186,9 @@ def _is_media(file: Path) -> bool:
         with file.open("rb") as opened:
             return opened.read(1) == _SYNC
     except OSError:
-        return True  # its reader says why it cannot be read
+        return True  # its reader will report why it cannot be read
 
 
 def _fixed_folder(pattern: str) -> Path:
-    """The folder that a pattern starts in: its parts before the first wildcard."""
+    """Return the folder in which a pattern starts: its parts before the first wildcard."""
     return Path(*takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts[:-1]))

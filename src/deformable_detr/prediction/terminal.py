@@ -1,4 +1,4 @@
-"""What a terminal shows of a prediction: a bar while it runs, and lines that sum it up."""
+"""The terminal's output of a prediction: a progress bar while it runs, and a summary."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .videos import Progress
 
 @contextmanager
 def terminal_progress() -> Iterator[Progress | None]:
-    """Bars on stderr for `predict`, one for each source, or None if stderr is not a terminal."""
+    """Show progress bars on stderr for `predict`, one per source; yield None if stderr is not a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield None
@@ -37,11 +37,11 @@ def terminal_progress() -> Iterator[Progress | None]:
 
 
 def print_report(report: PredictionReport, threshold: float) -> None:
-    """Print what was found and written on stdout, and what was left out or skipped on stderr."""
-    seen = [count(len(report.images), "picture")] if report.images or not report.videos else []
-    seen += [f"{count(video.frames, 'frame')} of {video.source}" for video in report.videos]
-    folder, found = report.predictions.parent, count(report.detections, "detection")
-    _say(f"{found} in {', '.join(seen)}: {folder}, {report.predictions}")
+    """Print the results on stdout, and the inputs that were left out or skipped on stderr."""
+    inputs = [count(len(report.images), "picture")] if report.images or not report.videos else []
+    inputs += [f"{count(video.frames, 'frame')} of {video.source}" for video in report.videos]
+    folder, detections = report.predictions.parent, count(report.detections, "detection")
+    _say(f"{detections} in {', '.join(inputs)}: {folder}, {report.predictions}")
     if not report.detections:
         _say(f"Nothing reached the threshold of {threshold:g}: --threshold lowers it.")
     for video in report.videos:

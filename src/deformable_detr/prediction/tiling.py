@@ -1,10 +1,10 @@
-"""Large pictures in tiles: the model sees a 4000x3000 picture at full size, one overlapping part after the
-other, and small objects are no longer lost in resizing.
+"""Large pictures in tiles: the model sees a 4000x3000 picture at full resolution, one overlapping part after
+the other, so that small objects are not lost in resizing.
 
-Every object no larger than the overlap is whole in at least one tile. Larger ones come from tiles of twice
-the size, then of four times, up to the whole picture: together they cost a third more, and nothing must be
-put together from parts. Where they have missed one even so, its parts are merged. supervision does the
-suppressing and merging.
+Every object no larger than the overlap is whole in at least one tile. Larger objects are found in tiles of
+twice the size, then of four times the size, up to the whole picture; together these cost a third more, and no
+object has to be assembled from parts. If they still miss one, its parts are merged. supervision does the
+suppression and merging.
 """
 
 from __future__ import annotations
@@ -22,51 +22,61 @@ from ..inference.selection import Selection
 from ..structures import Detections, import_supervision
 from .finding import Finder, Prepared, WholePictures
 
-SAME_OBJECT = 0.5  # IoU of whole boxes, or share of a part that lies in another box
-MOST_CANDIDATES = 2000  # the best, before merging: it compares all with all
-BORDER = 0.01  # of a tile's side: a box that ends this near to an inner border is taken to be cut by it
+SAME_OBJECT = 0.5  # minimum IoU of whole boxes, or share of a part that is inside another box
+MAX_CANDIDATES = 2000  # only the best are merged, because merging compares all pairs
+BORDER = 0.01  # share of a tile's side: a box that ends this close to an inner border counts as cut
 
 
 @dataclass(frozen=True)
 class Level:
-    """`tiles`: (x0, y0, x1, y1) that cover a picture. Boxes are of use from a longer side of more than
-    `least` pixels on (smaller ones are seen more closely elsewhere); up to `reach` they are whole in some
-    tile."""
+    """Tiles of one size that cover a picture.
+
+    Attributes:
+        tiles: (x0, y0, x1, y1) of each tile.
+        minimum: boxes count only if their longer side has more pixels; smaller tiles show the others better.
+        reach: objects up to this size in pixels are whole in some tile.
+    """
 
     tiles: tuple[tuple[int, int, int, int], ...]
-    least: int
+    minimum: int
     reach: int
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """`size`: side of a tile in pixels; None is the size that the model resizes to (`data.image_size`), so
-    that it sees pixels as they are; smaller magnifies. `overlap`: of neighbouring tiles, as a share of the
-    size."""
+    """The settings of tiled prediction.
+
+    Attributes:
+        size: the side of a tile in pixels. None means the size to which the model resizes pictures
+            (`data.image_size`), so that pixels keep their size; a smaller tile is magnified.
+        overlap: the overlap of neighbouring tiles as a share of the size.
+    """
 
     size: int | None = None
     overlap: float = 0.2
 
     def __post_init__(self) -> None:
-        import_supervision("tiling")  # before a model is loaded
+        import_supervision("tiling")  # fails early, before a model is loaded
         if self.size is not None and self.size < 16:
             raise UserError(f"a tile must have a side of at least 16 pixels, not {self.size}.")
         if not 0 <= self.overlap <= 0.75:
             raise UserError(f"the overlap of tiles must be a share between 0 and 0.75, not {self.overlap}.")
 
     def levels(self, size: tuple[int, int], image_size: int) -> list[Level]:
-        """How to look at a picture (H, W), the closest look first, the whole picture last. `image_size`: the
-        model's."""
-        side, least = self.size or image_size, 0
+        """Return the levels for a picture of `size` (H, W), the smallest tiles first, the whole picture last.
+
+        image_size: the model's `data.image_size`.
+        """
+        side, minimum = self.size or image_size, 0
         levels = []
         while True:
-            levels.append(Level(self._tiles(size, side), least, self.reach(side)))
+            levels.append(Level(self._tiles(size, side), minimum, self.reach(side)))
             if len(levels[-1].tiles) == 1:
                 return levels
-            side, least = 2 * side, self.reach(side)
+            side, minimum = 2 * side, self.reach(side)
 
     def _tiles(self, size: tuple[int, int], side: int) -> tuple[tuple[int, int, int, int], ...]:
-        """All of one size: what is too much for a row goes into wider overlaps, not into a narrower tile."""
+        """Return tiles of equal size; overlaps become wider where the picture is no multiple of the size."""
         height, width = (min(side, length) for length in size)
         return tuple(
             (x, y, x + width, y + height)
@@ -81,12 +91,12 @@ class Tiling:
         return [round(start) for start in np.linspace(0, length - side, count)]
 
     def reach(self, side: int) -> int:
-        """Pixels that neighbours share at least: the size up to which objects are whole in some tile."""
+        """Return the minimum overlap in pixels, the size up to which objects are whole in some tile."""
         return min(round(side * self.overlap), side - 1)
 
 
 class TiledPictures(Finder):
-    """Finds in tiles, and in the whole picture what is too large for them."""
+    """Finds objects in tiles, and those that are too large for tiles in the whole picture."""
 
     def __init__(
         self,
@@ -106,46 +116,46 @@ class TiledPictures(Finder):
         return Prepared(np.asarray(picture), None)  # all tiles at once, resized, would fill the memory
 
     def find(self, prepared: Sequence[Prepared]) -> list[Detections]:
-        return [self._find(one.picture) for one in prepared]
+        return [self._find(item.picture) for item in prepared]
 
     def _find(self, picture: np.ndarray) -> Detections:
         size = (picture.shape[0], picture.shape[1])
         found, cut = [], []
         levels = self.tiling.levels(size, self.detector.data.image_size)
         for level in levels:
-            for tile, here in zip(level.tiles, self._look(picture, level.tiles), strict=True):
-                extents = (here.boxes_xyxy[:, 2:] - here.boxes_xyxy[:, :2]).max(axis=1, initial=0)
-                useful = here.take(np.flatnonzero(extents > level.least))
+            for tile, in_tile in zip(level.tiles, self._detect(picture, level.tiles), strict=True):
+                extents = (in_tile.boxes_xyxy[:, 2:] - in_tile.boxes_xyxy[:, :2]).max(axis=1, initial=0)
+                useful = in_tile.take(np.flatnonzero(extents > level.minimum))
                 border = max(2, BORDER * max(tile[2] - tile[0], tile[3] - tile[1]))
                 found.append(useful)
                 cut.append(is_cut(useful.boxes_xyxy, tile, size, border))
-        if len(levels) == 1:  # the model's own answer, which says each object once
+        if len(levels) == 1:  # this is the model's own result, without duplicates
             return found[0].with_image(picture)
         return merge_parts(Detections.concatenate(found), np.concatenate(cut)).with_image(picture)
 
-    def _look(self, picture: np.ndarray, views: Sequence[tuple[int, int, int, int]]) -> list[Detections]:
-        """The wanted detections in parts of the picture, in pixels of the whole."""
-        found = []
-        for start in range(0, len(views), self.batch_size):
-            batch = views[start : start + self.batch_size]
+    def _detect(self, picture: np.ndarray, tiles: Sequence[tuple[int, int, int, int]]) -> list[Detections]:
+        """Return the selected detections in tiles of the picture, in pixels of the whole picture."""
+        results = []
+        for start in range(0, len(tiles), self.batch_size):
+            batch = tiles[start : start + self.batch_size]
             parts = [Image.fromarray(picture[y0:y1, x0:x1]) for x0, y0, x1, y1 in batch]
             detections = self.detector.detect(
                 [self.detector.preprocess(part) for part in parts],
                 [(part.height, part.width) for part in parts],
                 max_detections=self.max_detections,
             )
-            for (x0, y0, _, _), here in zip(batch, detections, strict=True):
-                wanted = self.selection(here)
+            for (x0, y0, _, _), in_tile in zip(batch, detections, strict=True):
+                selected = self.selection(in_tile)
                 offset = np.array([x0, y0, x0, y0], dtype=np.float32)
-                found.append(
+                results.append(
                     replace(
-                        wanted,
-                        boxes_xyxy=wanted.boxes_xyxy + offset,
+                        selected,
+                        boxes_xyxy=selected.boxes_xyxy + offset,
                         image_size=picture.shape[:2],
                         image=None,
                     )
                 )
-        return found
+        return results
 
 
 def predict_tiled(
@@ -162,9 +172,9 @@ def predict_tiled(
     """Find objects in one large picture, tile by tile; otherwise as `Detector.predict`.
 
     Args:
-        tiling: size and overlap of the tiles, `Tiling()` where None.
-        max_detections: at most this many per tile.
-        batch_size: tiles that are computed together.
+        tiling: size and overlap of the tiles; None means `Tiling()`.
+        max_detections: the maximum number of detections per tile.
+        batch_size: the number of tiles that are computed together.
 
     Raises:
         UserError: as `Detector.predict`.
@@ -183,7 +193,7 @@ def finder_for(
     batch_size: int,
     tiling: Tiling | None,
 ) -> Finder:
-    """Looks at pictures whole, or in tiles where there is a `tiling`."""
+    """Return a finder that works in tiles if there is a `tiling`, else on whole pictures."""
     if tiling is None:
         return WholePictures(detector, selection, max_detections, batch_size)
     return TiledPictures(detector, selection, max_detections, batch_size, tiling)
@@ -192,7 +202,7 @@ def finder_for(
 def is_cut(
     boxes_xyxy: np.ndarray, tile: tuple[int, int, int, int], size: tuple[int, int], border: float
 ) -> np.ndarray:
-    """(N,) whether a box ends at a side of its tile that is not one of the picture."""
+    """Return for each box whether it ends at a side of its tile that is not a side of the picture, (N,)."""
     x0, y0, x1, y1 = tile
     height, width = size
     cut: np.ndarray = np.zeros(len(boxes_xyxy), bool)
@@ -208,13 +218,13 @@ def is_cut(
 
 
 def merge_parts(found: Detections, cut: np.ndarray) -> Detections:
-    """Each object once, best score first.
+    """Remove duplicates and merge parts of objects; return the result with the best score first.
 
-    Among whole boxes of a class the best of those that overlap stays. A box that a tile's border has cut goes
-    if most of it lies in a whole one, however well it scores; cut ones that are left are parts of one object
-    where they overlap, and become the box around them.
+    Of overlapping whole boxes of a class, the best remains. A box that is cut by a tile's border is removed
+    if most of it is inside a whole box, whatever its score. The remaining cut boxes that overlap are parts of
+    one object and are replaced by the box around them.
     """
-    order = np.argsort(-found.scores, kind="stable")[:MOST_CANDIDATES]
+    order = np.argsort(-found.scores, kind="stable")[:MAX_CANDIDATES]
     found, cut = found.take(order), cut[order]
     if len(found) < 2:
         return found
@@ -232,7 +242,7 @@ def merge_parts(found: Detections, cut: np.ndarray) -> Detections:
         inside[found.labels[whole][:, None] != found.labels[parts][None]] = 0
         parts = parts[inside.max(axis=0) < SAME_OBJECT]
     boxes = found.boxes_xyxy.copy()
-    keep = list(whole)
+    remaining = list(whole)
     if len(parts):
         for group in library.box_non_max_merge(rows[parts], SAME_OBJECT, library.OverlapMetric.IOS):
             members = parts[group]
@@ -241,5 +251,5 @@ def merge_parts(found: Detections, cut: np.ndarray) -> Detections:
                 found.boxes_xyxy[members, :2].min(axis=0),
                 found.boxes_xyxy[members, 2:].max(axis=0),
             )
-            keep.append(best)
-    return replace(found, boxes_xyxy=boxes).take(np.sort(np.array(keep, dtype=int)))
+            remaining.append(best)
+    return replace(found, boxes_xyxy=boxes).take(np.sort(np.array(remaining, dtype=int)))

@@ -1,4 +1,4 @@
-"""The same number for the same object from frame to frame: ByteTrack, as the library `trackers` has it."""
+"""Tracking: an object keeps its number from frame to frame (ByteTrack from the library `trackers`)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from ..extras import import_extra
 from ..inference.selection import Selection
 from ..structures import Detections
 
-FAINT = 0.5  # of a class's threshold: from here on a detection can keep a track alive, though it is not shown
-_SURE, _UNSURE, _BETWEEN = 1.0, 0.5, 0.75  # what the tracker is told instead of scores
+FAINT = 0.5  # share of a class's threshold from which a hidden detection can keep a track alive
+_SURE, _UNSURE, _BETWEEN = 1.0, 0.5, 0.75  # the tracker gets these instead of scores
 
 
 class ObjectTracker:
-    """Gives detections their `track_ids`. Numbers begin at 1, in the second frame that shows an object.
+    """Assigns `track_ids` to detections. Numbers start at 1, in the second frame that shows an object.
 
-    ByteTrack wants faint detections too: they say where an object is that is half hidden, and its track goes
-    on. So `update` takes detections from `faint` on, and returns those that are wanted. What counts as sure
-    depends on the class, which the tracker does not know: it is told two scores, wanted or not.
+    ByteTrack also needs faint detections: they locate an object that is half hidden, so that its track
+    continues. Therefore `update` takes the detections that `faint` selects, and returns those that the
+    selection contains. Which detections are certain depends on the class, which the tracker does not know, so
+    it gets only two scores: one for selected detections, one for the others.
     """
 
     def __init__(self, selection: Selection, fps: float):
@@ -34,14 +35,14 @@ class ObjectTracker:
         )
 
     def update(self, detections: Detections, time: float) -> Detections:
-        """The wanted ones of one frame's detections, with `track_ids`. `time`: seconds, growing."""
-        wanted = self.selection.wanted(detections)
-        theirs = detections.to_supervision()
-        theirs.confidence = np.where(wanted, _SURE, _UNSURE).astype(np.float32)
-        theirs.data = {"row": np.arange(len(detections))}
-        tracked = self._tracker.update(theirs, timestamp=time)
+        """Return the selected detections of a frame with `track_ids`. time: in seconds, increasing."""
+        is_selected = self.selection.mask(detections)
+        converted = detections.to_supervision()
+        converted.confidence = np.where(is_selected, _SURE, _UNSURE).astype(np.float32)
+        converted.data = {"row": np.arange(len(detections))}
+        tracked = self._tracker.update(converted, timestamp=time)
         ids = np.full(len(detections), -1, dtype=np.int64)
         if len(tracked):
             given = np.asarray(tracked.tracker_id)
             ids[np.asarray(tracked.data["row"])] = np.where(given >= 0, given + 1, -1)
-        return replace(detections, track_ids=ids).take(np.flatnonzero(wanted))
+        return replace(detections, track_ids=ids).take(np.flatnonzero(is_selected))

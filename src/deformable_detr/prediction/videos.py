@@ -1,7 +1,7 @@
-"""Videos and cameras: frame by frame to an annotated video, objects numbered from frame to frame.
+"""The annotation of videos and cameras, frame by frame, with objects numbered across frames.
 
-As for pictures three threads: one decodes and resizes, one runs the model and the tracker, one draws and
-encodes. A dozen frames are in memory at a time, however long the video.
+As for pictures, there are three threads: one decodes and resizes, one runs the model and the tracker, one
+draws and encodes. About a dozen frames are in memory at a time, whatever the length of the video.
 """
 
 from __future__ import annotations
@@ -30,13 +30,18 @@ from .sources import Camera, as_source
 from .tiling import Tiling, finder_for
 from .tracking import ObjectTracker
 
-Progress = Callable[[str, int, int | None], None]  # what, how many are done, of how many
+Progress = Callable[[str, int, int | None], None]  # name, number done, total number or None
 
 
 @dataclass(frozen=True)
 class FrameDetections:
-    """What was found in one frame. `index`: of the frame in the source, from 0. `time`: seconds after the
-    first frame. `detections` carry the frame and, where objects are tracked, `track_ids`."""
+    """The detections in one frame.
+
+    Attributes:
+        index: the frame's number in the source, from 0.
+        time: seconds after the first frame.
+        detections: with the frame and, if objects are tracked, `track_ids`.
+    """
 
     index: int
     time: float
@@ -56,31 +61,31 @@ def predict_frames(
     max_detections: int = 100,
     batch_size: int = 4,
 ) -> Iterator[FrameDetections]:
-    """Find objects in a video file or camera (`webcam:0`), frame by frame, while it plays. A `break` ends it.
+    """Find objects in a video file or camera (`webcam:0`), frame by frame as it plays. A `break` ends it.
 
     Args:
         threshold, classes, class_thresholds, max_detections: as for `Detector.predict`.
-        tiling: look at each frame in tiles.
+        tiling: process each frame in tiles.
         track: give objects numbers that stay the same from frame to frame.
-        every: look at each n-th frame only.
-        batch_size: frames of a file that are computed together.
+        every: process only every n-th frame.
+        batch_size: the number of frames of a file that are computed together.
 
     Raises:
-        UserError: the source cannot be read, an option is out of range, or what tracking or a camera needs
-            is not installed.
+        UserError: if the source cannot be read, an option is out of range, or a package that tracking or a
+            camera needs is not installed.
     """
     check_options(threshold, max_detections, batch_size)
     check_every(every)
     selection = Selection.of(detector.classes, threshold, classes, class_thresholds)
-    named = as_source(source)
-    frames = open_source(named, detector.data.max_pixels)
+    video = as_source(source)
+    frames = open_source(video, detector.data.max_pixels)
     with closing(frames):
         tracker = ObjectTracker(selection, frames.fps / every) if track else None
         finder = finder_for(
             detector,
             tracker.faint if tracker else selection,
             max_detections,
-            1 if isinstance(named, Camera) else batch_size,
+            1 if isinstance(video, Camera) else batch_size,
             tiling,
         )
         yield from find_in_frames(finder, frames, tracker, every)
@@ -96,8 +101,8 @@ def find_in_frames(
 ) -> Generator[FrameDetections]:
     with ThreadPoolExecutor(1) as reader:
         for batch in read_ahead(_batches(finder, frames, every), reader):
-            found = finder.find([prepared for _, prepared in batch])
-            for (frame, _), detections in zip(batch, found, strict=True):
+            results = finder.find([prepared for _, prepared in batch])
+            for (frame, _), detections in zip(batch, results, strict=True):
                 if tracker is not None:
                     detections = tracker.update(detections, frame.time)
                 yield FrameDetections(frame.index, frame.time, detections)
@@ -127,48 +132,51 @@ def annotate_video(
     rows: RowFile,
     progress: Progress | None,
 ) -> VideoResult:
-    """Draw each frame's detections into the video `target`, and put their rows into `rows`, each frame with
-    the next id. Ctrl-C ends the video here, and the result says so.
+    """Draw each frame's detections into the video `target`, and add their rows to `rows` under the next ids.
+
+    Ctrl-C ends the video at the current frame, and the result records it.
 
     Raises:
-        UserError: not one frame can be decoded, or the video cannot be written.
+        UserError: if no frame can be decoded, or the video cannot be written.
     """
-    with _ctrl_c_asks() as asked, closing(find_in_frames(finder, frames, tracker, every)) as found:
-        return _annotated(found, frames, every, source, target, rows, progress, asked)
+    with _first_ctrl_c() as stop, closing(find_in_frames(finder, frames, tracker, every)) as results:
+        return _annotated(results, frames, every, source, target, rows, progress, stop)
 
 
 @contextmanager
-def _ctrl_c_asks() -> Iterator[Event]:
-    """The first Ctrl-C sets the event, a second one interrupts as usual. An exception may come out anywhere,
-    in places too where a library drops it; and a camera never ends by itself."""
-    asked = Event()
+def _first_ctrl_c() -> Iterator[Event]:
+    """Turn the first Ctrl-C into an event; a second one interrupts as usual.
 
-    def ask(number: int, frame: Any) -> None:
-        if asked.is_set():
+    An exception could be raised anywhere, even where a library drops it, and a camera never ends by itself.
+    """
+    stop = Event()
+
+    def request(number: int, frame: Any) -> None:
+        if stop.is_set():
             raise KeyboardInterrupt
-        asked.set()
+        stop.set()
 
-    if current_thread() is not main_thread():  # where Python allows no handlers
-        yield asked
+    if current_thread() is not main_thread():  # Python allows no handlers there
+        yield stop
         return
-    previous = signal.signal(signal.SIGINT, ask)
+    previous = signal.signal(signal.SIGINT, request)
     try:
-        yield asked
+        yield stop
     finally:
         signal.signal(signal.SIGINT, previous)
 
 
 def _annotated(
-    found: Iterator[FrameDetections],
+    results: Iterator[FrameDetections],
     frames: FrameSource,
     every: int,
     source: str,
     target: Path,
     rows: RowFile,
     progress: Progress | None,
-    asked: Event,
+    stop: Event,
 ) -> VideoResult:
-    first = next(found, None)
+    first = next(results, None)
     if first is None:
         raise UserError(f"{source} has no frame that can be decoded: replace the file.")
     first_id, count, detections, stopped = rows.next_id, 0, 0, False
@@ -181,8 +189,8 @@ def _annotated(
                 count, detections = count + 1, detections + len(frame.detections)
                 if progress is not None:
                     progress(source, count, None if frames.total is None else -(-frames.total // every))
-                stopped = asked.is_set()
-                frame = None if stopped else next(found, None)
+                stopped = stop.is_set()
+                frame = None if stopped else next(results, None)
         except KeyboardInterrupt:
             stopped = True
         behind.finish()
@@ -204,8 +212,10 @@ def _write(video: VideoWriter, frame: FrameDetections) -> None:
 
 
 def frame_rows(frame: FrameDetections, image_id: int, source: str) -> list[dict[str, Any]]:
-    """COCO results rows with the frame's number and time in seconds, and the object's number, null where it
-    has none (yet)."""
+    """Return COCO results rows with the frame's number and time in seconds and the object's number.
+
+    The object's number is None if it has none (yet).
+    """
     rows = coco_rows(frame.detections, image_id, source)
     ids = frame.detections.track_ids
     tracks = [-1] * len(rows) if ids is None else ids.tolist()

@@ -1,4 +1,4 @@
-"""The report: what was trained, how good it is, and what limits it, in one HTML file that loads nothing."""
+"""The report on a model: its training, its accuracy and what limits it, in one self-contained HTML file."""
 
 from .writing import report_text, write_report
 

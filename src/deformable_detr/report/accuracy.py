@@ -1,4 +1,4 @@
-"""What a detector is worth on a split, in numbers: AP as the evaluator has it, and the curves of measures.py.
+"""A detector's accuracy on a split: the evaluator's AP, and the curves of measures.py.
 
 Letters: C classes of the data, R recall levels.
 """
@@ -36,12 +36,12 @@ from .measures import (
     threshold_curve,
 )
 
-NEARBY = 0.1  # IoU from which a wrong box is a badly placed one, not one on the background
-FALLBACK_THRESHOLD = 0.5  # of predict; used if no threshold is better than another
+NEARBY = 0.1  # a wrong box with at least this IoU is badly placed; below, it counts as background
+FALLBACK_THRESHOLD = 0.5  # predict's default, used if no threshold is better than another
 
 
 class Mistake(Enum):
-    """What is wrong with a detection that found no object."""
+    """The kinds of false positives."""
 
     DUPLICATE = "found twice"
     WRONG_CLASS = "wrong class"
@@ -51,7 +51,7 @@ class Mistake(Enum):
 
 MEANINGS = {
     Mistake.DUPLICATE: "its object was already found by a detection with a higher score",
-    Mistake.WRONG_CLASS: f"the box fits an object of another class (IoU of {LOOSE} at least)",
+    Mistake.WRONG_CLASS: f"the box fits an object of another class (IoU of at least {LOOSE})",
     Mistake.BADLY_PLACED: f"an object of its class is near, but the IoU is under {LOOSE}",
     Mistake.BACKGROUND: "no annotated object of its class is near: a mistake, or a missing annotation",
 }
@@ -59,8 +59,14 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class in numbers. `ap`: CLASS_METRICS of the evaluator, None if the split has no object of it.
-    `curve`: (R,) precision at IoU 0.5. `thresholds`: of this class alone. `known`: to the model."""
+    """One class in numbers.
+
+    Attributes:
+        ap: the evaluator's CLASS_METRICS, or None if the split has no object of this class.
+        curve: (R,) precision at an IoU of 0.5; `tight_curve` is the same at 0.75.
+        thresholds: the threshold curve of this class alone.
+        known: True if the model has this class.
+    """
 
     name: str
     objects: int
@@ -82,14 +88,21 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """`summary`: COCO's twelve numbers. `loose`, `tight`: matches at IoU 0.5 and 0.75. `thresholds`: over all
-    classes; `threshold`: the one that the report recommends and uses. `confusion`: (C + 1, C + 1)."""
+    """The measurements on one split.
+
+    Attributes:
+        summary: COCO's twelve numbers.
+        loose, tight: the matches at an IoU of 0.5 and of 0.75.
+        thresholds: the threshold curve over all classes.
+        threshold: the score threshold that the report recommends and uses.
+        confusion: (C + 1, C + 1) counts, see `evaluation.matching.confusion`.
+    """
 
     split: Split
     summary: Mapping[str, float]
     classes: tuple[ClassRow, ...]
     objects: Objects
-    found: ScoredBoxes
+    detections: ScoredBoxes
     loose: Matches
     tight: Matches
     thresholds: ThresholdCurve
@@ -103,17 +116,17 @@ class Accuracy:
 
     @property
     def size_counts(self) -> dict[str, int]:
-        """Objects of each of COCO's sizes."""
+        """The number of objects of each of COCO's sizes, without crowds."""
         return count_sizes(self.objects.areas[~self.objects.crowd])
 
     @property
     def classes_to_find(self) -> list[ClassRow]:
-        """Classes with something to find."""
+        """The classes that have objects in this split."""
         return [row for row in self.classes if row.ap is not None]
 
     @property
     def mean_curves(self) -> tuple[np.ndarray, np.ndarray]:
-        """(R,) at IoU 0.5 and 0.75, means over classes: their areas are AP50 and AP75."""
+        """(R,) each: the class means at an IoU of 0.5 and of 0.75, whose areas are AP50 and AP75."""
         rows = self.classes_to_find
         return (
             np.mean([row.curve for row in rows], axis=0),
@@ -122,38 +135,45 @@ class Accuracy:
 
     @property
     def false_positives(self) -> np.ndarray:
-        """Indices of `found`: wrong ones above the threshold, best score first."""
-        return np.flatnonzero(self.loose.wrong & (self.found.scores >= self.threshold))
+        """Indices into `detections` of the wrong ones above the threshold, best score first."""
+        return np.flatnonzero(self.loose.wrong & (self.detections.scores >= self.threshold))
 
 
 def measure(split: Split, rows: Sequence[Mapping[str, Any]], unknown: Sequence[str] = ()) -> Accuracy:
-    """rows: COCO results of `evaluation.collect_detections`. unknown: classes that the model has not."""
-    found, objects = ScoredBoxes.of(rows, split), Objects.of(split)
-    loose, tight = match(found, objects, LOOSE), match(found, objects, TIGHT)
+    """Measure detections against the objects of a split.
+
+    Args:
+        rows: COCO results rows, as `evaluation.collect_detections` returns them.
+        unknown: names of the classes that the model does not have.
+    """
+    detections, objects = ScoredBoxes.from_rows(rows, split), Objects.from_split(split)
+    loose, tight = match(detections, objects, LOOSE), match(detections, objects, TIGHT)
     C = len(split.classes)
     numbers = coco_numbers(ground_truth_of(split), rows)
-    curves = (class_curves(found, objects, loose, C), class_curves(found, objects, tight, C))
+    curves = (class_curves(detections, objects, loose, C), class_curves(detections, objects, tight, C))
     counted = ~objects.crowd
     classes = []
     for label, category_id in enumerate(split.classes.category_ids):
         name = split.classes.names[label]
-        own, its = found.labels == label, counted & (objects.labels == label)
-        count = int(its.sum())
+        detected, annotated = detections.labels == label, counted & (objects.labels == label)
+        count = int(annotated.sum())
         if name is None:
             continue
         classes.append(
             ClassRow(
                 name=name,
                 objects=count,
-                images=len(np.unique(objects.images[its])),
+                images=len(np.unique(objects.images[annotated])),
                 ap=numbers.classes.get(category_id),
                 curve=curves[0][label],
                 tight_curve=curves[1][label],
-                thresholds=threshold_curve(found.scores[own], loose.right[own], loose.wrong[own], count),
+                thresholds=threshold_curve(
+                    detections.scores[detected], loose.right[detected], loose.wrong[detected], count
+                ),
                 known=name not in unknown,
             )
         )
-    thresholds = threshold_curve(found.scores, loose.right, loose.wrong, int(counted.sum()))
+    thresholds = threshold_curve(detections.scores, loose.right, loose.wrong, int(counted.sum()))
     best = thresholds.best_threshold
     threshold = FALLBACK_THRESHOLD if best is None else best
     return Accuracy(
@@ -161,31 +181,31 @@ def measure(split: Split, rows: Sequence[Mapping[str, Any]], unknown: Sequence[s
         summary=numbers.summary,
         classes=tuple(classes),
         objects=objects,
-        found=found,
+        detections=detections,
         loose=loose,
         tight=tight,
         thresholds=thresholds,
         threshold=threshold,
-        calibration=calibration(found.scores, loose.right, loose.wrong),
-        confusion=confusion(found, objects, loose, threshold, C),
+        calibration=calibration(detections.scores, loose.right, loose.wrong),
+        confusion=confusion(detections, objects, loose, threshold, C),
     )
 
 
 def mistakes(accuracy: Accuracy) -> dict[int, Mistake]:
-    """What is wrong with each of `accuracy.false_positives`, in their order."""
-    found, objects = accuracy.found, accuracy.objects
+    """The kind of each of `accuracy.false_positives`, by its index and in their order."""
+    detections, objects = accuracy.detections, accuracy.objects
     wrong = accuracy.false_positives
     kinds = dict.fromkeys(wrong.tolist(), Mistake.BACKGROUND)
-    is_wrong = np.zeros(len(found), dtype=bool)
+    is_wrong = np.zeros(len(detections), dtype=bool)
     is_wrong[wrong] = True
-    for _, rows, columns in in_same_image(found, objects, same_class=False):
+    for _, rows, columns in in_same_image(detections, objects, same_class=False):
         rows, columns = rows[is_wrong[rows]], columns[~objects.crowd[columns]]
         if not len(rows) or not len(columns):
             continue
-        overlap = overlaps(found.boxes_xyxy[rows], objects.boxes_xyxy[columns])
-        for row, each in zip(rows.tolist(), overlap, strict=True):
-            same = objects.labels[columns] == found.labels[row]
-            own, other = float(each[same].max(initial=0)), float(each[~same].max(initial=0))
+        overlap = overlaps(detections.boxes_xyxy[rows], objects.boxes_xyxy[columns])
+        for row, ious in zip(rows.tolist(), overlap, strict=True):
+            same = objects.labels[columns] == detections.labels[row]
+            own, other = float(ious[same].max(initial=0)), float(ious[~same].max(initial=0))
             if own >= LOOSE:
                 kinds[row] = Mistake.DUPLICATE
             elif other >= LOOSE:

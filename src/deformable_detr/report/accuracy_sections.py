@@ -1,4 +1,4 @@
-"""The sections on a split: classes, curves, threshold, confusion, calibration, misses, false positives."""
+"""The report's sections on a split: classes, curves, threshold, confusion, calibration and errors."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from .accuracy import MEANINGS as MISTAKE_MEANINGS
 from .accuracy import Accuracy, ClassRow
 from .content import Content, Section
 from .findings import calibration_title, classes_title, confusion_title, curve_title, threshold_title
-from .measures import LEAST_SCORE, NUM_BINS, RECALLS, THRESHOLDS, Calibration
+from .measures import MIN_SCORE, NUM_BINS, RECALLS, THRESHOLDS, Calibration
 from .pictures import Misses
 
-MOST_COLOURED = 6  # classes with a line of their own colour
-MOST_IN_MATRIX = 20
+MAX_COLOURED = 6  # with more classes, only the best and the worst have coloured lines
+MAX_IN_MATRIX = 20
 LISTED_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 Figure = tuple[str, Markup, str]  # title, chart, note
 
 
 def accuracy_sections(content: Content, accuracy: Accuracy) -> list[Section]:
-    """None if the split has no object to find."""
+    """Return the sections on a split; the list is empty if the split has no objects."""
     if not accuracy.num_objects:
         return []
     sections = [
@@ -112,10 +112,10 @@ def _curves(accuracy: Accuracy) -> Section:
 
 def _curves_by_class(accuracy: Accuracy) -> Figure:
     rows = sorted(accuracy.classes_to_find, key=lambda row: -row.ap50)
-    few = len(rows) <= MOST_COLOURED
-    coloured = rows if few else [*rows[: MOST_COLOURED // 2], *rows[-(MOST_COLOURED // 2) :]]
-    faint = [] if few else rows[MOST_COLOURED // 2 : -(MOST_COLOURED // 2)]
-    # As in the chart of training: a class has the colour of its place.
+    few = len(rows) <= MAX_COLOURED
+    coloured = rows if few else [*rows[: MAX_COLOURED // 2], *rows[-(MAX_COLOURED // 2) :]]
+    faint = [] if few else rows[MAX_COLOURED // 2 : -(MAX_COLOURED // 2)]
+    # A class has the same colour as in the chart of training: the one of its position.
     colours = {row.name: colour for colour, row in enumerate(accuracy.classes_to_find if few else coloured)}
     named = [
         Line(f"{row.name} ({percent(row.ap50)})", RECALLS, row.curve, colours[row.name]) for row in coloured
@@ -135,7 +135,9 @@ def _curves_by_class(accuracy: Accuracy) -> Figure:
         named=named,
     )
     how = "Dashed: at IoU 0.75." if few else "The others are faint; the table above has all."
-    note = f"At IoU 0.5, in brackets the area, AP50. {how} Where a curve ends, the rest is not found."
+    note = (
+        f"At IoU 0.5; the area (AP50) is in brackets. {how} Objects beyond the end of a curve are not found."
+    )
     return names, chart, note
 
 
@@ -159,7 +161,7 @@ def _thresholds(accuracy: Accuracy) -> Section:
         [
             Cell(f"{THRESHOLDS[index]:.2f}", tag="best F1" if index == curve.best else ""),
             *(percent(values[index]) for values in (curve.precision, curve.recall, curve.f1)),
-            f"{curve.kept[index]:,}",
+            f"{curve.num_detections[index]:,}",
         ]
         for index in sorted(indices)
     ]
@@ -176,7 +178,7 @@ def _confusion(accuracy: Accuracy) -> Section:
     rows = [_confusion_cells(counts, names, index) for index in range(len(names) + 1)]
     heads = ["annotated \\ detected", *names, "missed"]
     table = Table(heads, rows, "Confusion matrix", kind="matrix")
-    parts = {"table": table, "shown": MOST_IN_MATRIX, "folded": folded}
+    parts = {"table": table, "shown": MAX_IN_MATRIX, "folded": folded}
     return Section("confusion", "Confusion", confusion_title(accuracy), parts)
 
 
@@ -202,32 +204,37 @@ def _confusion_cells(counts: np.ndarray, names: Sequence[str], row: int) -> list
 
 
 def fold(counts: np.ndarray, names: Sequence[str | None]) -> tuple[np.ndarray, list[str], int]:
-    """A confusion matrix (C + 1, C + 1) of the MOST_IN_MATRIX classes with the most errors, in their order;
-    the others are put together. Also their names, and how many the others are."""
+    """Reduce a confusion matrix (C + 1, C + 1) to the MAX_IN_MATRIX classes with the most errors.
+
+    Returns:
+        The matrix, with all other classes merged into one; the names of its classes; the number of classes
+        that were merged.
+    """
     C = len(names)
     used = [label for label, name in enumerate(names) if name is not None]
     shown, rest = used, []
-    if len(used) > MOST_IN_MATRIX:
+    if len(used) > MAX_IN_MATRIX:
         errors = counts.sum(0)[:C] + counts.sum(1)[:C] - 2 * counts.diagonal()[:C]
-        shown = sorted(sorted(used, key=lambda label: -errors[label])[:MOST_IN_MATRIX])
+        shown = sorted(sorted(used, key=lambda label: -errors[label])[:MAX_IN_MATRIX])
         rest = [label for label in used if label not in shown]
     groups = [[label] for label in shown] + ([rest] if rest else []) + [[C]]
     folded = np.array([[counts[np.ix_(rows, columns)].sum() for columns in groups] for rows in groups])
     return folded, [str(names[label]) for label in shown] + ["other classes"] * bool(rest), len(rest)
 
 
-def _calibration(found: Calibration | None) -> Section:
-    parts = {} if found is None else _calibration_parts(found)
-    parts = {"least": LEAST_SCORE, "figures": (), **parts}
-    return Section("calibration", "Calibration", calibration_title(found), parts)
+def _calibration(calibration: Calibration | None) -> Section:
+    parts = {} if calibration is None else _calibration_parts(calibration)
+    parts = {"min_score": MIN_SCORE, "figures": (), **parts}
+    return Section("calibration", "Calibration", calibration_title(calibration), parts)
 
 
-def _calibration_parts(found: Calibration) -> dict[str, object]:
+def _calibration_parts(calibration: Calibration) -> dict[str, object]:
     edges = np.linspace(0, 1, NUM_BINS + 1)
-    filled = [index for index in range(NUM_BINS) if found.counts[index]]
+    counts, confidence, accuracy = calibration.counts, calibration.confidence, calibration.accuracy
+    filled = [index for index in range(NUM_BINS) if counts[index]]
     texts = {
-        index: f"scores {edges[index]:.1f} to {edges[index + 1]:.1f}: {found.counts[index]:,} detections, "
-        f"mean score {found.confidence[index]:.2f}, {percent(found.accuracy[index])}% right"
+        index: f"scores {edges[index]:.1f} to {edges[index + 1]:.1f}: {counts[index]:,} detections, "
+        f"mean score {confidence[index]:.2f}, {percent(accuracy[index])}% right"
         for index in filled
     }
 
@@ -235,21 +242,21 @@ def _calibration_parts(found: Calibration) -> dict[str, object]:
         return [Bar(edges[index], edges[index + 1], float(values[index]), texts[index]) for index in filled]
 
     ideal = Line("as often right as the score says", (0, 1), (0, 1), 2, dashed=True)
-    held = Line("right, at the mean score", found.confidence[filled], found.accuracy[filled], 1, dots=True)
+    measured = Line("right, at the mean score", confidence[filled], accuracy[filled], 1, dots=True)
     reliability = line_chart(
-        [ideal, held],
+        [ideal, measured],
         unit_axis("score"),
         unit_axis("share that is right"),
-        title=f"{calibration_title(found)}. {'; '.join(texts.values())}",
-        bars=bars(found.accuracy),
+        title=f"{calibration_title(calibration)}. {'; '.join(texts.values())}",
+        bars=bars(accuracy),
     )
-    total = f"{int(found.counts.sum()):,} detections by score"
-    y = axis_for("detections", found.counts)
-    counts = line_chart([], unit_axis("score"), y, title=total, bars=bars(found.counts))
+    total = f"{int(counts.sum()):,} detections by score"
+    y = axis_for("detections", counts)
+    histogram = line_chart([], unit_axis("score"), y, title=total, bars=bars(counts))
     return {
-        "error": percent(found.error),
+        "error": percent(calibration.error),
         "ranges": NUM_BINS,
-        "figures": [("How often a score is right", reliability), (total, counts)],
+        "figures": [("How often a score is right", reliability), (total, histogram)],
     }
 
 
@@ -271,14 +278,19 @@ def _misses(misses: Misses) -> Section:
 def _false_positives(content: Content, accuracy: Accuracy) -> Section:
     kinds = content.mistakes
     total = sum(kinds.values())
-    kept = int((accuracy.found.scores >= accuracy.threshold).sum())
+    num_detections = int((accuracy.detections.scores >= accuracy.threshold).sum())
     above = f"a score of {accuracy.threshold:.2f} or more"
     if not total:
-        nothing = "No detection has" if not kept else f"None of the {kept:,} detections is wrong that have"
-        return Section("false-positives", "False positives", f"{nothing} {above}")
+        title = (
+            f"None of the {num_detections:,} detections with {above} is wrong"
+            if num_detections
+            else f"No detection has {above}"
+        )
+        return Section("false-positives", "False positives", title)
     kind = max(kinds, key=lambda each: kinds[each])
     title = (
-        f"{total:,} of {kept:,} detections with {above} are wrong, most often: {kind.value} ({kinds[kind]:,})"
+        f"{total:,} of {num_detections:,} detections with {above} are wrong, most often: {kind.value} "
+        f"({kinds[kind]:,})"
     )
     rows = [[each.value, str(kinds.get(each, 0)), text] for each, text in MISTAKE_MEANINGS.items()]
     label = "What is wrong with the false positives"

@@ -1,4 +1,4 @@
-"""What a report is made from, and its sections."""
+"""The data that a report is built from, and its sections."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ from .pictures import Misses, Shown
 class Content:
     """Everything that a report shows.
 
-    `history`: None for a model that is no run folder. `accuracy`: None without a split to measure on; then
-    `misses` is None and `mistakes`, `false_positives` are empty. `model`, `data`: as a user names them in a
-    command. `made`: machine and versions of the one who makes the report.
+    Attributes:
+        model, data: as a user names them in a command.
+        environment: the machine and the package versions with which the report is written.
+        history: None if the model is not a run folder.
+        accuracy: None if there is no split to measure on; then `misses` is None, and `mistakes` and
+            `false_positives` are empty.
     """
 
     detector: Detector
     model: str
     data: str
-    made: Mapping[str, Any]
+    environment: Mapping[str, Any]
     history: History | None
     accuracy: Accuracy | None
     misses: Misses | None
@@ -35,17 +38,21 @@ class Content:
 
     @property
     def splits(self) -> list[Split]:
-        """What the data section describes: the training split, and the one that was measured on."""
+        """The splits that the data section describes: the training split and the measured one."""
         measured = None if self.accuracy is None else self.accuracy.split
-        there = [split for split in (self.train_split, measured) if split is not None]
-        same = len(there) == 2 and there[0].name == there[1].name
-        return there[:1] if same else there
+        splits = [split for split in (self.train_split, measured) if split is not None]
+        same = len(splits) == 2 and splits[0].name == splits[1].name
+        return splits[:1] if same else splits
 
 
 @dataclass(frozen=True)
 class Section:
-    """`anchor` names the section's template, report/ANCHOR.html, which draws `parts`; `link`: the section's
-    name in the list of sections."""
+    """One section of the page.
+
+    Attributes:
+        anchor: the name of the section's template, report/ANCHOR.html, which draws `parts`.
+        link: the section's name in the list of sections.
+    """
 
     anchor: str
     link: str
@@ -53,5 +60,5 @@ class Section:
     parts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def place(self) -> tuple[str, str]:
+    def navigation_entry(self) -> tuple[str, str]:
         return self.anchor, self.link

@@ -1,4 +1,4 @@
-"""What the numbers say, in plain sentences: the titles of the report's charts, and its first screen."""
+"""The conclusions from the numbers, in sentences: the titles of the report's charts, and its first screen."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from .accuracy import Accuracy, ClassRow, Mistake
 from .measures import Calibration
 from .pictures import Misses
 
-CLEAR = 0.05  # of AP: a smaller difference is not worth a sentence
-MATTERS = 0.05  # of the objects: a size with fewer is not what limits the result
-FLAT = 0.005  # of AP: an epoch that brings less is no progress
+CLEAR = 0.05  # a difference in AP; smaller ones are not worth a sentence
+MATTERS = 0.05  # a share of the objects; a size with fewer does not limit the result
+FLAT = 0.005  # a gain in AP; a smaller one counts as no progress
 
 STAGE_HELP = {
     Stage.NEVER_ATTENDED: "larger pictures (--data.image_size), more queries or longer training help",
-    Stage.BADLY_PLACED: "longer training, box refinement, or a look at how such objects are annotated help",
-    Stage.WRONG_CLASS: "more examples of the confused classes help, or a look at their labels",
+    Stage.BADLY_PLACED: "longer training, box refinement or a check of how such objects are annotated help",
+    Stage.WRONG_CLASS: "more examples of the confused classes help, or a check of their labels",
     Stage.UNDER_THRESHOLD: "a lower threshold or longer training find more of them",
-    Stage.LOST: "they stand close together: more queries help, or a look for doubled annotations",
+    Stage.LOST: "they stand close together: more queries help, or a check for duplicate annotations",
 }
 
 MISTAKE_HELP = {
     Mistake.DUPLICATE: "longer training, or suppression (model.nms_iou), leaves each object to one query",
-    Mistake.WRONG_CLASS: "more examples of the confused classes help, or a look at their labels",
+    Mistake.WRONG_CLASS: "more examples of the confused classes help, or a check of their labels",
     Mistake.BADLY_PLACED: "longer training and box refinement help",
     Mistake.BACKGROUND: "the pictures below show which",
 }
@@ -40,7 +40,7 @@ MISTAKE_HELP = {
 
 @dataclass(frozen=True)
 class Limit:
-    """One thing that limits the result. `short`: a few words; `text`: what, and what helps."""
+    """One thing that limits the result: `short` names it, `text` explains it and states what helps."""
 
     short: str
     text: str
@@ -53,26 +53,30 @@ def headline(accuracy: Accuracy | None) -> str:
     if not accuracy.num_objects:
         return f"The split {accuracy.split.name} has no annotated objects, so nothing can be measured."
     if curve.best is None:
-        return "It does not find any object yet: no detection is right."
+        return "The model does not find any object yet: no detection is right."
     recall, precision = curve.recall[curve.best], curve.precision[curve.best]
     return (
-        f"It finds {out_of(recall)} objects, and {out_of(precision)} detections are right, at the threshold "
-        f"{accuracy.threshold:.2f}."
+        f"At the threshold {accuracy.threshold:.2f}, the model finds {out_of(recall)} objects, and "
+        f"{out_of(precision)} detections are right."
     )
 
 
 def limits(accuracy: Accuracy, misses: Misses | None, mistakes: Mapping[Mistake, int]) -> list[Limit]:
-    """What limits the result, the reasons for misses first. Empty if nothing is ever right."""
+    """List what limits the result, the reasons for misses first; empty if no detection is right."""
     if accuracy.thresholds.best is None:
         return []
-    found: list[Limit] = []
+    result: list[Limit] = []
     if misses is not None and (stage := misses.main_stage) is not None:
         lost = misses.stages[stage]
-        where = "" if misses.images == misses.of else f" (looked at in {misses.images} of {misses.of} images)"
-        found.append(
+        sample = (
+            ""
+            if misses.images == misses.split_images
+            else f" (in {misses.images} of {misses.split_images} images)"
+        )
+        result.append(
             Limit(
                 f"Most misses: {stage.value}",
-                f"{lost} of {misses.missed} missed objects{where}: {STAGE_MEANINGS[stage]}; "
+                f"{lost} of {misses.missed} missed objects{sample}: {STAGE_MEANINGS[stage]}; "
                 f"{STAGE_HELP[stage]}.",
             )
         )
@@ -82,7 +86,7 @@ def limits(accuracy: Accuracy, misses: Misses | None, mistakes: Mapping[Mistake,
             f"{row.name} {percent(row.mean_ap)}" for row in accuracy.classes_to_find if row is not weakest
         ]
         versus = ", ".join(others) if len(others) <= 3 else f"all {percent(accuracy.summary['AP'])}"
-        found.append(
+        result.append(
             Limit(
                 f"Weakest class: {weakest.name}",
                 f"AP {percent(weakest.mean_ap)} ({versus}), {weakest.objects} objects here.",
@@ -90,12 +94,12 @@ def limits(accuracy: Accuracy, misses: Misses | None, mistakes: Mapping[Mistake,
         )
     size = weakest_size(accuracy.summary, accuracy.size_counts)
     if size is not None:
-        found.append(size)
+        result.append(size)
     total = sum(mistakes.values())
     precision = accuracy.thresholds.precision[accuracy.thresholds.best]
     if total and precision < 1 - CLEAR:
-        kind = max(mistakes, key=lambda each: mistakes[each])
-        found.append(
+        kind = max(mistakes, key=lambda mistake: mistakes[mistake])
+        result.append(
             Limit(
                 f"Most false positives: {kind.value}",
                 f"{mistakes[kind]} of {total}: {MISTAKE_MEANINGS[kind]}; {MISTAKE_HELP[kind]}.",
@@ -103,18 +107,18 @@ def limits(accuracy: Accuracy, misses: Misses | None, mistakes: Mapping[Mistake,
         )
     loose, tight = accuracy.summary["AP50"], accuracy.summary["AP75"]
     if loose > 0.2 and tight < 0.6 * loose:
-        found.append(
+        result.append(
             Limit(
                 "Boxes are loose",
-                f"AP {percent(loose)} if an IoU of 0.5 will do, {percent(tight)} if it must be 0.75: "
+                f"AP is {percent(loose)} at an IoU of 0.5, but {percent(tight)} at 0.75: "
                 "longer training at a falling learning rate and box refinement tighten boxes.",
             )
         )
-    return found
+    return result
 
 
 def weakest_class(accuracy: Accuracy) -> ClassRow | None:
-    """None if there is one class, or none is clearly below the mean."""
+    """Return the class with the lowest AP; None for a single class, or if none is clearly below the mean."""
     if len(accuracy.classes_to_find) < 2:
         return None
     weakest = min(accuracy.classes_to_find, key=lambda row: row.mean_ap)
@@ -122,22 +126,27 @@ def weakest_class(accuracy: Accuracy) -> ClassRow | None:
 
 
 def weakest_size(summary: Mapping[str, float], counts: Mapping[str, int]) -> Limit | None:
-    """The weakest among the sizes of which there are enough objects to matter.
+    """Return the size with the lowest AP, among the sizes that have enough objects to matter.
 
-    summary: COCO's numbers. counts: objects of each size.
+    Args:
+        summary: COCO's numbers.
+        counts: the number of objects of each size.
+
+    Returns:
+        None if no such size is clearly below the mean.
     """
-    there = {
+    aps = {
         size: summary[f"AP{letter}"]
         for size, letter in METRIC_LETTERS.items()
         if counts[size] >= MATTERS * sum(counts.values()) and exists(summary[f"AP{letter}"])
     }
-    weakest = min(there, key=lambda name: there[name], default=None)
-    if weakest is None or len(there) < 2 or there[weakest] > summary["AP"] - CLEAR:
+    weakest = min(aps, key=lambda name: aps[name], default=None)
+    if weakest is None or len(aps) < 2 or aps[weakest] > summary["AP"] - CLEAR:
         return None
-    others = ", ".join(f"{name} {percent(value)}" for name, value in there.items() if name != weakest)
+    others = ", ".join(f"{name} {percent(value)}" for name, value in aps.items() if name != weakest)
     helps = " Larger pictures (--data.image_size) or more feature levels help." if weakest == "small" else ""
     return Limit(
-        f"Weakest size: {weakest}", f"AP {percent(there[weakest])} of {weakest} objects ({others}).{helps}"
+        f"Weakest size: {weakest}", f"AP {percent(aps[weakest])} of {weakest} objects ({others}).{helps}"
     )
 
 
@@ -147,11 +156,11 @@ def weakest_size(summary: Mapping[str, float], counts: Mapping[str, int]) -> Lim
 def training_title(history: History) -> str:
     evaluations = history.evaluations
     if not evaluations:
-        return "Not evaluated while it trained"
+        return "Not evaluated during training"
     best = history.best
     assert best is not None
     if history.unfinished:
-        return f"Not finished: AP {percent(best['AP'])} in epoch {best['epoch'] + 1}, the best one so far"
+        return f"Not finished: AP {percent(best['AP'])} in epoch {best['epoch'] + 1}, the best so far"
     if len(evaluations) == 1:
         return f"AP {percent(best['AP'])} after epoch {best['epoch'] + 1}, the only one evaluated"
     last = evaluations[-1]
@@ -164,16 +173,16 @@ def training_title(history: History) -> str:
     epochs_after = last["epoch"] - best["epoch"]
     if best["AP"] - last["AP"] > CLEAR:
         return f"Best {at}, then it got worse ({percent(last['AP'])} at the end): the best weights were kept"
-    return f"Best {at}; {count(epochs_after, 'epoch')} more brought nothing"
+    return f"Best {at}; {count(epochs_after, 'more epoch')} brought no gain"
 
 
 def training_limit(history: History) -> Limit | None:
-    """The limit to name if longer training would help, by the curve."""
+    """Return a limit if training is not finished or the curve shows that longer training may help."""
     if history.unfinished:
         done, planned = history.updates[-1]["epoch"] + 1, history.config.train.epochs
         return Limit("Training is not finished", f"{done} of {planned} epochs: continue with --resume.")
-    short, found, text = training_title(history).partition(": ")
-    return Limit(short, f"{text}.") if found and short.startswith("Still improving") else None
+    short, colon, text = training_title(history).partition(": ")
+    return Limit(short, f"{text}.") if colon and short.startswith("Still improving") else None
 
 
 def loss_title(history: History) -> str:
@@ -228,16 +237,16 @@ def threshold_title(accuracy: Accuracy) -> str:
     )
 
 
-def calibration_title(found: Calibration | None) -> str:
-    if found is None:
-        return "No detection has a score worth looking at"
-    size = f"calibration error {percent(found.error)}"
-    if found.error < 0.03:
+def calibration_title(calibration: Calibration | None) -> str:
+    if calibration is None:
+        return "All scores are too low for a calibration"
+    size = f"calibration error {percent(calibration.error)}"
+    if calibration.error < 0.03:
         return f"Scores can be read as probabilities ({size})"
-    way = "too high" if found.bias > 0 else "too low"
-    if abs(found.bias) < 0.5 * found.error:
+    direction = "too high" if calibration.bias > 0 else "too low"
+    if abs(calibration.bias) < 0.5 * calibration.error:
         return f"Scores are too high in some ranges and too low in others ({size})"
-    return f"Scores are {way}, by {percent(abs(found.bias))} points on average ({size})"
+    return f"Scores are {direction}, by {percent(abs(calibration.bias))} points on average ({size})"
 
 
 def confusion_title(accuracy: Accuracy) -> str:
@@ -248,16 +257,16 @@ def confusion_title(accuracy: Accuracy) -> str:
     missed, background = int(table[:C, C].sum()), int(table[C, :C].sum())
     if not mixed.any():
         return f"No class is taken for another; {missed:,} objects missed, {background:,} detections too many"
-    truth, said = np.unravel_index(mixed.argmax(), mixed.shape)
+    truth, predicted = np.unravel_index(mixed.argmax(), mixed.shape)
     names = accuracy.split.classes
     return (
-        f"Most often confused: {names.name(int(truth))} is called {names.name(int(said))} "
+        f"Most often confused: {names.name(int(truth))} is called {names.name(int(predicted))} "
         f"({int(mixed.max())} of {int(mixed.sum())} confusions); {missed} objects missed"
     )
 
 
 def data_title(splits: Sequence[Split], counts: Mapping[str, int]) -> str:
-    """counts: objects of each class in the first split."""
+    """Describe the splits in one sentence. counts: the number of objects of each class in the first split."""
     title = " and ".join(f"{len(split):,} {split.name} images" for split in splits)
     if len(counts) < 2:
         return title
@@ -269,5 +278,5 @@ def data_title(splits: Sequence[Split], counts: Mapping[str, int]) -> str:
 
 
 def out_of(share: float) -> str:
-    """'84 of 100'."""
+    """Return a share as '84 of 100'."""
     return f"{100 * share:.0f} of 100"

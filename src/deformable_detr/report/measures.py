@@ -1,4 +1,4 @@
-"""The curves of the report, from scores and whether each detection is right (matching.py).
+"""The curves of the report, computed from each detection's score and whether it is right (matching.py).
 
 Letters: D detections, C classes, R recall levels (COCO's 101), S thresholds (0.01, 0.02, …, 1).
 """
@@ -14,15 +14,18 @@ from ..evaluation.matching import Matches, Objects, ScoredBoxes
 RECALLS = np.linspace(0.0, 1.0, 101)  # where COCO reads precision
 THRESHOLDS = np.arange(1, 101) / 100
 NUM_BINS = 10
-LEAST_SCORE = 0.05  # of what calibration looks at: below, there are many detections that nobody uses
+MIN_SCORE = 0.05  # calibration leaves out the many detections below it, which nobody uses
 
 
 def precision_at_recalls(right: np.ndarray, wrong: np.ndarray, num_objects: int) -> np.ndarray:
-    """(R,) COCO's precision: at each recall the best one at that recall or a higher one, 0 if it is never
-    reached. Its mean is the average precision.
+    """Return COCO's precision at each of the R recall levels; its mean is the average precision.
 
-    right, wrong: (D,) bool of one class by falling score; a detection that is neither does not count.
-    num_objects: at least 1.
+    At each recall it is the best precision at that recall or a higher one, 0 if the recall is never reached.
+
+    Args:
+        right, wrong: (D,) bool, the detections of one class by falling score; those that are neither do not
+            count.
+        num_objects: at least 1.
     """
     counts = right | wrong
     hits = np.cumsum(right[counts])
@@ -34,30 +37,32 @@ def precision_at_recalls(right: np.ndarray, wrong: np.ndarray, num_objects: int)
     return np.where(starts < len(hits), precision[np.minimum(starts, len(hits) - 1)], 0.0)
 
 
-def class_curves(found: ScoredBoxes, objects: Objects, matches: Matches, num_classes: int) -> np.ndarray:
-    """(C, R) `precision_at_recalls` of each class; nan for a class without objects."""
+def class_curves(detections: ScoredBoxes, objects: Objects, matches: Matches, num_classes: int) -> np.ndarray:
+    """Return `precision_at_recalls` of each class, (C, R); nan for a class without objects."""
     counts = np.bincount(objects.labels[~objects.crowd], minlength=num_classes)
     curves = np.full((num_classes, len(RECALLS)), np.nan)
     for label in np.flatnonzero(counts):
-        own = found.labels == label
+        own = detections.labels == label
         curves[label] = precision_at_recalls(matches.right[own], matches.wrong[own], int(counts[label]))
     return curves
 
 
 @dataclass(frozen=True)
 class ThresholdCurve:
-    """Precision, recall and F1 (S,) of the detections with a score of at least each of `THRESHOLDS`, and how
-    many these are (`kept`). Precision is nan if nothing is left."""
+    """Precision, recall, F1 and number of the detections that reach each of the S `THRESHOLDS`, (S,) each.
+
+    Precision is nan if no detection reaches the threshold.
+    """
 
     precision: np.ndarray
     recall: np.ndarray
     f1: np.ndarray
-    kept: np.ndarray
+    num_detections: np.ndarray
     num_objects: int
 
     @property
     def best(self) -> int | None:
-        """Index of the best F1, the highest threshold among equals; None if nothing is ever right."""
+        """The index of the best F1, the highest threshold among equals; None if no detection is right."""
         if not self.num_objects or self.f1.max() <= 0:
             return None
         return int(len(self.f1) - 1 - self.f1[::-1].argmax())
@@ -70,7 +75,7 @@ class ThresholdCurve:
 def threshold_curve(
     scores: np.ndarray, right: np.ndarray, wrong: np.ndarray, num_objects: int
 ) -> ThresholdCurve:
-    """scores, right, wrong: (D,) in any order."""
+    """Compute the curve from `scores`, `right` and `wrong`, (D,) each, in any order."""
     hits, misses = (_at_least(scores[kind]) for kind in (right, wrong))
     total = hits + misses
     precision = np.divide(hits, total, out=np.full(len(THRESHOLDS), np.nan), where=total > 0)
@@ -80,18 +85,21 @@ def threshold_curve(
 
 
 def _at_least(scores: np.ndarray) -> np.ndarray:
-    """(S,) how many scores reach each threshold. A score of 0.3 in single precision reaches 0.3."""
+    """Count the scores that reach each threshold, (S,). A score of 0.3 in single precision reaches 0.3."""
     ordered = np.sort(np.asarray(scores, dtype=np.float32))
     return len(ordered) - np.searchsorted(ordered, THRESHOLDS.astype(np.float32), side="left")
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How often a score is right. For each of NUM_BINS equal ranges of scores: `counts` of detections,
-    `accuracy` the share that is right and `confidence` their mean score (nan if there is none).
+    """How often detections with a given score are right, in NUM_BINS equal ranges of scores.
 
-    `error`: the expected calibration error, Σ count · |accuracy - confidence| / D. `bias`: mean score minus
-    share of right ones: positive is over-confident.
+    Attributes:
+        counts: the number of detections in each range.
+        accuracy: the share of them that is right, nan if there are none.
+        confidence: their mean score, nan if there are none.
+        error: the expected calibration error, Σ count · |accuracy - confidence| / D.
+        bias: the mean score minus the share that is right; positive means over-confident.
     """
 
     counts: np.ndarray
@@ -102,8 +110,8 @@ class Calibration:
 
 
 def calibration(scores: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> Calibration | None:
-    """Of the detections with a score of at least LEAST_SCORE; None where there is none."""
-    used = (right | wrong) & (scores >= LEAST_SCORE)
+    """Calibrate the detections with a score of at least MIN_SCORE; None if there are none."""
+    used = (right | wrong) & (scores >= MIN_SCORE)
     values, hits = scores[used].astype(np.float64), right[used].astype(np.float64)
     if not len(values):
         return None

@@ -18,7 +18,7 @@ from .run_sections import data_section, next_section, settings_section, training
 
 @dataclass(frozen=True)
 class Tile:
-    """One of the large numbers on top. `chief`: one to look at first."""
+    """One of the large numbers at the top; `chief` marks the most important ones."""
 
     name: str
     value: str
@@ -44,10 +44,10 @@ def report_page(content: Content) -> str:
         iou=LOOSE,
         threshold="" if accuracy is None else f"{accuracy.threshold:.2f}",
         colours={"box": BOX_COLOUR, "object": OBJECT_COLOUR},
-        made={
-            "version": content.made["versions"].get("deformable-detr", ""),
+        origin={
+            "version": content.environment["versions"].get("deformable-detr", ""),
             "model": content.model,
-            "time": when(content.made["time"]),
+            "time": when(content.environment["time"]),
         },
     )
 
@@ -92,7 +92,7 @@ def _tiles(accuracy: Accuracy) -> list[Tile]:
     curve, summary = accuracy.thresholds, accuracy.summary
     tiles = [
         Tile("AP", percent(summary["AP"]), "mean over IoU 0.5 to 0.95", chief=True),
-        Tile("AP50", percent(summary["AP50"]), "an IoU of 0.5 will do"),
+        Tile("AP50", percent(summary["AP50"]), "an IoU of 0.5 suffices"),
         Tile("AP75", percent(summary["AP75"]), "tight boxes only"),
     ]
     if curve.best is not None:
@@ -105,21 +105,21 @@ def _tiles(accuracy: Accuracy) -> list[Tile]:
 
 
 def _all_limits(content: Content, accuracy: Accuracy) -> list[Limit]:
-    """Those that the numbers of the split show, and then the others."""
-    found = limits(accuracy, content.misses, content.mistakes)
-    most = max(int((~image.crowd).sum()) for image in accuracy.split.images)
+    """List the limits that the split's numbers show, then those of the model and of its training."""
+    result = limits(accuracy, content.misses, content.mistakes)
+    max_objects = max(int((~image.crowd).sum()) for image in accuracy.split.images)
     queries = content.detector.config.num_queries
-    if most > queries:
-        found.append(
+    if max_objects > queries:
+        result.append(
             Limit(
                 "More objects than queries",
-                f"A picture has {most} objects, the model {queries} queries: the rest cannot be found. Set "
-                "--model.num_queries.",
+                f"A picture has {max_objects} objects, but the model has {queries} queries: the rest cannot "
+                "be found. Set --model.num_queries.",
             )
         )
     unknown = [row.name for row in accuracy.classes if not row.known and row.objects]
     if unknown:
         text = f"{', '.join(unknown[:8])}{' …' if len(unknown) > 8 else ''}: counted as never found."
-        found.append(Limit(f"{count(len(unknown), 'class')} not in the model", text))
+        result.append(Limit(f"{count(len(unknown), 'class')} not in the model", text))
     limit = None if content.history is None else training_limit(content.history)
-    return found if limit is None else [*found, limit]
+    return result if limit is None else [*result, limit]

@@ -1,7 +1,7 @@
-"""The worst false positives and misses as pictures: what is there, and where the model looked.
+"""Pictures of the worst false positives and misses: the box, the annotations, and where the model looked.
 
-Each is two small JPEGs: the whole picture with the box, and the part around it with the sampling points of
-the query, drawn as `deformable-detr explain` draws them.
+Each consists of two small JPEGs: the whole picture with the box, and the part around it with the sampling
+points of the query, drawn as `deformable-detr explain` draws them.
 """
 
 from __future__ import annotations
@@ -38,13 +38,18 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 PICTURE_DPI = 150
-MOST_SIDE = 1200  # of a picture that is drawn from: more is not seen
+MAX_SIDE = 1200  # pixels of a picture before drawing; more would not be visible
 
 
 @dataclass(frozen=True)
 class Shown:
-    """`kind`: a stage or a mistake, in words. `alt`: what the pictures show, for those who do not see them.
-    `whole`, `near`: data URLs."""
+    """The two pictures of one miss or false positive, with their caption.
+
+    Attributes:
+        kind: the stage or the mistake in words.
+        alt: a description for readers who do not see the pictures.
+        whole, near: the pictures as data URLs.
+    """
 
     kind: str
     name: str
@@ -57,12 +62,16 @@ class Shown:
 
 @dataclass(frozen=True)
 class Misses:
-    """Which stage of the model lost the objects of `images` of the `of` images of a split, at `threshold`.
-    `shown`: some of them."""
+    """How many objects each stage of the model lost, and pictures of some of them.
+
+    Attributes:
+        threshold: the score threshold.
+        images: the number of images that were judged, of the `split_images` of the split.
+    """
 
     threshold: float
     images: int
-    of: int
+    split_images: int
     stages: Mapping[Stage, int]
     shown: tuple[Shown, ...]
 
@@ -82,7 +91,7 @@ class Misses:
 
 @dataclass(frozen=True)
 class _Missed:
-    """One object, with the query that came furthest as the only row of `queries`."""
+    """A missed object; the only row of `queries` is the query that came furthest."""
 
     record: ImageRecord
     number: int
@@ -91,10 +100,10 @@ class _Missed:
 
 
 def find_misses(
-    detector: Detector, split: Split, threshold: float, *, most_images: int, most_shown: int
+    detector: Detector, split: Split, threshold: float, *, max_images: int, max_shown: int
 ) -> Misses:
-    """Judge the objects of at most `most_images` images, spread evenly over the split."""
-    images = spread(split.images, most_images)
+    """Judge the objects of at most `max_images` images, spread evenly over the split."""
+    images = spread(split.images, max_images)
     tally = Tally(detector, threshold)
     missed = []
     for judged in missed_objects(detector, split, threshold, images):
@@ -104,12 +113,12 @@ def find_misses(
                 query = judged.queries.take(np.array([verdict.query]))
                 missed.append(_Missed(judged.record, int(number), verdict, query))
     # Large objects first: nobody wonders why three pixels were missed.
-    missed.sort(key=lambda each: -each.record.area[each.number])
+    missed.sort(key=lambda miss: -miss.record.area[miss.number])
     chosen = varied(
         missed,
-        lambda each: each.verdict.stage,
-        lambda each: each.record.image_id,
-        most_shown,
+        lambda miss: miss.verdict.stage,
+        lambda miss: miss.record.image_id,
+        max_shown,
         rarest_last=True,
     )
     return Misses(
@@ -117,45 +126,45 @@ def find_misses(
         len(images),
         len(split),
         {stage: tally.stages[stage] for stage in Stage},
-        tuple(_show_missed(detector, split, each) for each in chosen),
+        tuple(_show_missed(detector, split, miss) for miss in chosen),
     )
 
 
-def show_false_positives(detector: Detector, accuracy: Accuracy, most: int) -> tuple[Shown, ...]:
-    """The wrong detections with the highest scores, some of each kind, each with where the model looked."""
+def show_false_positives(detector: Detector, accuracy: Accuracy, max_shown: int) -> tuple[Shown, ...]:
+    """Draw the wrong detections with the highest scores, some of each kind, and where the model looked."""
     kinds = mistakes(accuracy)
-    found = accuracy.found
-    chosen = varied(list(kinds), lambda row: kinds[row], lambda row: int(found.images[row]), most)
+    images = accuracy.detections.images
+    chosen = varied(list(kinds), lambda row: kinds[row], lambda row: int(images[row]), max_shown)
     return tuple(_show_false_positive(detector, accuracy, row, kinds[row]) for row in chosen)
 
 
-def spread(items: Sequence[Item], most: int) -> list[Item]:
-    """At most `most` items, evenly spaced."""
-    if len(items) <= most:
+def spread(items: Sequence[Item], maximum: int) -> list[Item]:
+    """Choose at most `maximum` items, evenly spaced."""
+    if len(items) <= maximum:
         return list(items)
-    return [items[int((index + 0.5) * len(items) / most)] for index in range(most)]
+    return [items[int((index + 0.5) * len(items) / maximum)] for index in range(maximum)]
 
 
 def varied(
     items: Sequence[Item],
     kind: Callable[[Item], Hashable],
     image: Callable[[Item], Hashable],
-    most: int,
+    maximum: int,
     *,
     rarest_last: bool = False,
 ) -> list[Item]:
-    """At most `most` items, the first ones of each kind in turn; one of an image before a second of any."""
+    """Choose at most `maximum` items, the first of each kind in turn; new images precede repeated ones."""
     queues: dict[Hashable, list[Item]] = defaultdict(list)
     for item in items:
         queues[kind(item)].append(item)
     order = sorted(queues, key=lambda key: -len(queues[key])) if rarest_last else list(queues)
     chosen: list[Item] = []
     seen = Counter[Hashable]()
-    while len(chosen) < most and any(queues.values()):
+    while len(chosen) < maximum and any(queues.values()):
         for key in order:
-            if len(chosen) < most and queues[key]:
-                least = min(seen[image(item)] for item in queues[key])
-                item = next(item for item in queues[key] if seen[image(item)] == least)
+            if len(chosen) < maximum and queues[key]:
+                fewest = min(seen[image(item)] for item in queues[key])
+                item = next(item for item in queues[key] if seen[image(item)] == fewest)
                 queues[key].remove(item)
                 seen[image(item)] += 1
                 chosen.append(item)
@@ -165,25 +174,25 @@ def varied(
 # ---------------------------------------------------------------- one picture each
 
 
-def _show_missed(detector: Detector, split: Split, each: _Missed) -> Shown:
-    record, verdict = each.record, each.verdict
-    box = record.boxes_xyxy[each.number]
+def _show_missed(detector: Detector, split: Split, miss: _Missed) -> Shown:
+    record, verdict = miss.record, miss.verdict
+    box = record.boxes_xyxy[miss.number]
     picture = _read(record, detector)
-    name = split.classes.name(int(record.labels[each.number]))
+    name = split.classes.name(int(record.labels[miss.number]))
     on_top = detector.classes.name(verdict.label)
     width, height = box[2] - box[0], box[3] - box[1]
 
     def near(panel: Axes) -> None:
-        draw_query(panel, each.queries, 0)
+        draw_query(panel, miss.queries, 0)
         draw_box(panel, box, OBJECT_COLOUR, 1.6, linestyle=(0, (4, 2)))
 
-    reach = each.queries.boxes_xyxy[0, -1]
+    predicted_box = miss.queries.boxes_xyxy[0, -1]
     facts = (
-        f"{width:.0f} x {height:.0f} pixels. At most {verdict.attention:.0%} of a query's attention inside; "
+        f"{width:.0f} x {height:.0f} pixels. Up to {verdict.attention:.0%} of a query's attention is inside; "
         f"best IoU {verdict.iou:.2f}; score as {name} {verdict.score:.2f}"
     )
     if on_top != name:
-        facts += f", on top {on_top}"
+        facts += f", but {on_top} scores higher"
     return Shown(
         kind=verdict.stage.value,
         name=name,
@@ -191,21 +200,21 @@ def _show_missed(detector: Detector, split: Split, each: _Missed) -> Shown:
         file_name=record.file_name,
         alt=f"{name} in {record.file_name} that was missed ({verdict.stage.value})",
         whole=_panel(picture, record.size, lambda panel: draw_box(panel, box, OBJECT_COLOUR, 2.0)),
-        near=_panel(picture, record.size, near, view=_around(box, reach)),
+        near=_panel(picture, record.size, near, view=_around(box, predicted_box)),
     )
 
 
 def _show_false_positive(detector: Detector, accuracy: Accuracy, row: int, kind: Mistake) -> Shown:
-    split, found, objects = accuracy.split, accuracy.found, accuracy.objects
-    record = split.images[found.images[row]]
-    box, score = found.boxes_xyxy[row], float(found.scores[row])
-    name = split.classes.name(int(found.labels[row]))
+    split, detections, objects = accuracy.split, accuracy.detections, accuracy.objects
+    record = split.images[detections.images[row]]
+    box, score = detections.boxes_xyxy[row], float(detections.scores[row])
+    name = split.classes.name(int(detections.labels[row]))
     picture = _read(record, detector)
-    trace = _query_of(detector, split, picture, int(found.labels[row]), box, score)
-    others = objects.images == found.images[row]
+    trace = _query_of(detector, split, picture, int(detections.labels[row]), box, score)
+    in_image = objects.images == detections.images[row]
 
     def truths(panel: Axes) -> None:
-        for truth in objects.boxes_xyxy[others]:
+        for truth in objects.boxes_xyxy[in_image]:
             draw_box(panel, truth, OBJECT_COLOUR, 1.5, linestyle=(0, (4, 2)))
 
     def near(panel: Axes) -> None:
@@ -228,26 +237,28 @@ def _show_false_positive(detector: Detector, accuracy: Accuracy, row: int, kind:
 
 
 def _nearest(accuracy: Accuracy, row: int) -> str:
-    found, objects = accuracy.found, accuracy.objects
-    columns = np.flatnonzero((objects.images == found.images[row]) & ~objects.crowd)
+    detections, objects = accuracy.detections, accuracy.objects
+    columns = np.flatnonzero((objects.images == detections.images[row]) & ~objects.crowd)
     if not len(columns):
         return "The picture has no annotated object."
-    overlap = overlaps(found.boxes_xyxy[row : row + 1], objects.boxes_xyxy[columns])[0]
+    overlap = overlaps(detections.boxes_xyxy[row : row + 1], objects.boxes_xyxy[columns])[0]
     best = int(overlap.argmax())
     if overlap[best] <= 0:
         return "No annotated object overlaps it."
     name = accuracy.split.classes.name(int(objects.labels[columns[best]]))
-    return f"The annotated object it overlaps most: {name}, IoU {overlap[best]:.2f}."
+    return f"It overlaps most with an annotated {name}, IoU {overlap[best]:.2f}."
 
 
 def _query_of(
     detector: Detector, split: Split, picture: Image.Image, label: int, box: np.ndarray, score: float
 ) -> QueryTraces:
-    """What the query of a detection did: the one with the nearest box and score. They differ a little, as
-    detections may be computed in lower precision."""
+    """Trace the query of a detection: the one with the nearest box and score.
+
+    Both differ a little from the detection's, which may have been computed in lower precision.
+    """
     of_data = match_classes(detector.classes, split.classes, split.source)
     category_id = split.classes.category_ids[label]
-    own = next(index for index, each in of_data.items() if each == category_id)
+    own = next(index for index, matched_id in of_data.items() if matched_id == category_id)
     traced = trace_picture(
         detector.model,
         detector.classification,
@@ -274,7 +285,7 @@ def _panel(
     draw: Callable[[Any], None],
     view: np.ndarray | None = None,
 ) -> str:
-    """A data URL of the picture (of `size` (H, W) in annotations) with something drawn on it."""
+    """Draw on the picture (of `size` (H, W) in annotations) and return the result as a data URL."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -284,9 +295,9 @@ def _panel(
     canvas = FigureCanvasAgg(figure)
     panel = figure.add_axes((0, 0, 1, 1))
     panel.set_axis_off()
-    if max(picture.size) > MOST_SIDE and view is None:
+    if max(picture.size) > MAX_SIDE and view is None:
         picture = picture.copy()
-        picture.thumbnail((MOST_SIDE, MOST_SIDE))
+        picture.thumbnail((MAX_SIDE, MAX_SIDE))
     image = np.asarray(picture)
     show_picture(panel, image)
     panel.images[0].set_extent((0, width, height, 0))

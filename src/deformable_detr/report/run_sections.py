@@ -1,4 +1,4 @@
-"""The sections on a run: training, settings, data, and commands to continue with."""
+"""The report's sections on a run: training, settings, data, and commands to continue with."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from .findings import (
     training_title,
 )
 
-MOST_CLASS_CURVES = 8
-MOST_DOTS = 60
-MOST_OPEN = 12  # classes in a list that is not folded away
+MAX_CLASS_CURVES = 8
+MAX_DOTS = 60
+MAX_OPEN = 12  # a longer list of classes starts folded
 AP_COLOURS = {"AP": 0, "AP50": 1, "AP75": 2, "APs": 3, "APm": 4, "APl": 5}
 
 
@@ -35,7 +35,7 @@ def training_section(history: History) -> Section:
     figures: list[Figure] = []
     if len(history.evaluations) > 1:
         figures.append(("AP, epoch by epoch", _ap_chart(history), ""))
-        if 1 < len(history.evaluations[-1].get("per_class", {})) <= MOST_CLASS_CURVES:
+        if 1 < len(history.evaluations[-1].get("per_class", {})) <= MAX_CLASS_CURVES:
             figures.append(("AP of each class", _class_chart(history), ""))
     if history.updates:
         x = whole_axis("update", 0, history.updates[-1]["step"])
@@ -51,7 +51,7 @@ def _loss_figure(history: History, x: Axis) -> Figure:
 
 
 def _term_figures(history: History, x: Axis) -> list[Figure]:
-    """One figure, or none if the log has no terms."""
+    """Return one figure, or none if the log has no loss terms."""
     terms = {
         name: [row.get(name, np.nan) for row in history.updates]
         for name in ("class", "box", "giou")
@@ -66,12 +66,12 @@ def _term_figures(history: History, x: Axis) -> list[Figure]:
     ]
     chart = line_chart(lines, x, axis_for("loss, before weights", _without_spikes(everything)), title=title)
     return [
-        (title, chart, "class: is it called by its name; box: distance of the boxes; giou: their overlap.")
+        (title, chart, "class: the predicted class; box: the distance between boxes; giou: their overlap.")
     ]
 
 
 def _rate_figures(history: History, x: Axis) -> list[Figure]:
-    """One figure, or none if the log has no learning rates."""
+    """Return one figure, or none if the log has no learning rates."""
     rows = [row.get("learning_rate", {}) for row in history.updates]
     rates = {
         name: 1e4 * np.array([row.get(name, np.nan) for row in rows])
@@ -99,7 +99,7 @@ def _ap_chart(history: History) -> Markup:
         values = np.array([100 * row.get(name, -1.0) for row in rows])
         values[values < 0] = np.nan
         if np.isfinite(values).any():
-            dots = name == "AP" and len(rows) <= MOST_DOTS
+            dots = name == "AP" and len(rows) <= MAX_DOTS
             dashed = name in ("APs", "APm", "APl")
             lines.append(Line(name, epochs, values, colour, dashed=dashed, dots=dots))
     marks = [] if history.best is None else [Mark(history.best["epoch"] + 1, "best")]
@@ -124,7 +124,7 @@ def _percent_chart(lines: Sequence[Line], epochs: int, title: str, marks: Sequen
 
 
 def _without_spikes(values: Sequence[float]) -> np.ndarray:
-    """Rare spikes would flatten all the rest."""
+    """Leave out rare spikes, which would flatten the rest of the curve."""
     finite = np.array([value for value in values if np.isfinite(value)])
     if len(finite) < 20:
         return finite
@@ -153,18 +153,18 @@ def settings_section(content: Content) -> Section:
         rows.update(_run_facts(history))
         title, changes = _changes(history, detector.recipe)
         text = yaml.safe_dump(to_dict(history.config), sort_keys=False)
-    made = content.made
-    rows["this report"] = f"{when(made['time'])} on {made['device']}; {_versions(made)}"
+    environment = content.environment
+    rows["this report"] = f"{when(environment['time'])} on {environment['device']}; {_versions(environment)}"
     return Section("settings", "Settings", title, {"facts": rows, "changes": changes, "config": text})
 
 
 def _changes(history: History, recipe: str) -> tuple[str, Table | None]:
-    """How many settings differ from the recipe, and which ones."""
+    """Return a title and a table of the settings that differ from the recipe's."""
     changes = changes_from_recipe(history.config)
     if not changes:
-        return f"The recipe {recipe}, without a change", None
+        return f"The recipe {recipe}, unchanged", None
     verb = "differs" if len(changes) == 1 else "differ"
-    rows = [[each.path, setting(each.recipe), setting(each.run)] for each in changes]
+    rows = [[change.path, setting(change.recipe), setting(change.run)] for change in changes]
     label = "Settings that differ from the recipe"
     table = Table(["setting", "recipe", "this run"], rows, label, kind="settings", left=(1, 2))
     return f"{count(len(changes), 'setting')} {verb} from the recipe {recipe}", table
@@ -172,16 +172,16 @@ def _changes(history: History, recipe: str) -> tuple[str, Table | None]:
 
 def _run_facts(history: History) -> dict[str, str]:
     train = history.config.train
-    most = "" if train.max_steps is None else f", at most {count(train.max_steps, 'update')}"
+    limit = "" if train.max_steps is None else f", at most {count(train.max_steps, 'update')}"
     rows = {
-        "schedule": f"{count(train.epochs, 'epoch')}{most}, batch {train.batch_size} x {train.accumulate}, "
+        "schedule": f"{count(train.epochs, 'epoch')}{limit}, batch {train.batch_size} x {train.accumulate}, "
         f"{train.precision}, seed {train.seed}"
     }
     if train.ema_decay:
         rows["weights"] = f"moving average over updates, decay {train.ema_decay}"
     speeds = [row["images_per_second"] for row in history.updates if "images_per_second" in row]
     if history.seconds is not None:
-        rows["time"] = f"{duration(history.seconds)} of training, evaluation left out"
+        rows["time"] = f"{duration(history.seconds)} of training, without evaluation"
     if speeds:
         rows["speed"] = f"{float(np.median(speeds)):.1f} images per second in training (median)"
     for number, start in enumerate(history.starts):
@@ -202,7 +202,7 @@ def _versions(row: Mapping[str, Any]) -> str:
 
 
 def data_section(splits: Sequence[Split]) -> Section:
-    """splits: at least one."""
+    """Describe the `splits`, of which there is at least one."""
     heads = [split.name for split in splits]
     columns = [_split_facts(split) for split in splits]
     counts = [class_counts(split) for split in splits]
@@ -212,7 +212,7 @@ def data_section(splits: Sequence[Split]) -> Section:
     parts = {
         "summary": Table(["", *heads], facts, "The data"),
         "classes": Table(["class", *heads], objects, "Objects of each class", kind="sortable"),
-        "open": len(names) <= MOST_OPEN,
+        "open": len(names) <= MAX_OPEN,
         "sources": ", ".join(dict.fromkeys(str(split.source) for split in splits)),
     }
     return Section("data", "Data", data_title(splits, counts[0]), parts)
@@ -229,14 +229,14 @@ def _split_facts(split: Split) -> dict[str, str]:
         "without objects": f"{int((counts == 0).sum()):,}",
         "size of the images": smallest if smallest == largest else f"{smallest} to {largest}",
         "objects": f"{len(areas):,}",
-        "per image, mean and most": f"{counts.mean():.1f}, {counts.max()}",
+        "per image, mean and maximum": f"{counts.mean():.1f}, {counts.max()}",
         "small, medium, large": ", ".join(f"{number / total:.0%}" for number in count_sizes(areas).values()),
         "problems in the files": f"{sum(each.kind not in NOTES for each in split.problems):,}",
     }
 
 
 def class_counts(split: Split) -> dict[str, int]:
-    """Objects of each class, crowds left out."""
+    """Count the objects of each class, without crowds."""
     labels = np.concatenate([image.labels[~image.crowd] for image in split.images])
     counts = np.bincount(labels, minlength=len(split.classes))
     return {name: int(counts[label]) for label, name in enumerate(split.classes.names) if name is not None}
@@ -246,22 +246,22 @@ def class_counts(split: Split) -> dict[str, int]:
 
 
 def commands(content: Content) -> list[tuple[str, str]]:
-    """(purpose, command line) to continue with."""
+    """Return the (purpose, command line) pairs to continue with."""
     model, data, accuracy = content.model, content.data, content.accuracy
     above = ("--threshold", f"{0.5 if accuracy is None else accuracy.threshold:.2f}")
-    found: list[tuple[str, tuple[str, ...]]] = [
+    result: list[tuple[str, tuple[str, ...]]] = [
         ("find objects in your pictures", ("predict", model, "PICTURES", "--output", "out", *above)),
-        ("see where it looked, in a page", ("explain", model, "PICTURE.jpg", "--output", "out.html", *above)),
+        ("see where the model looks", ("explain", model, "PICTURE.jpg", "--output", "out.html", *above)),
     ]
     if accuracy is not None:
         part = ("--split", accuracy.split.name)
         missed = ("explain", model, "--missed", data, *part, *above, "--output", "missed")
-        found.append(("judge and draw every missed object", missed))
-        found.append(("measure again, here or elsewhere", ("evaluate", model, data, *part)))
+        result.append(("judge and draw every missed object", missed))
+        result.append(("measure again, here or elsewhere", ("evaluate", model, data, *part)))
     if content.history is not None:
         longer = ("train", data, "--init-from", model, "--output", f"{model.rstrip('/')}-longer")
-        found.append(("train on from these weights", longer))
-    return [(purpose, command_line(*words)) for purpose, words in found]
+        result.append(("continue training from these weights", longer))
+    return [(purpose, command_line(*words)) for purpose, words in result]
 
 
 def next_section(content: Content) -> Section:

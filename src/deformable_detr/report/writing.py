@@ -1,4 +1,4 @@
-"""`deformable-detr report`, and the report that training leaves in its run folder."""
+"""`deformable-detr report`, and the report that training writes into its run folder."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from .content import Content
 from .page import report_page
 from .pictures import find_misses, show_false_positives
 
-MOST_IMAGES = 24  # that are looked at again, to see which stage lost an object
-MOST_SHOWN = 6  # pictures of misses, and of false positives
+MAX_IMAGES = 24  # images that are traced to find the stage that lost an object
+MAX_SHOWN = 6  # pictures of misses, and as many of false positives
 
 
 def write_report(
@@ -34,7 +34,7 @@ def write_report(
     *,
     split: str = "val",
     format: str = "auto",
-    most_images: int = MOST_IMAGES,
+    most_images: int = MAX_IMAGES,
     device: str = "auto",
     max_pixels: int | None = None,
     progress: bool = True,
@@ -42,20 +42,21 @@ def write_report(
     """Measure a model on a split and write the report, one HTML file that loads nothing.
 
     Args:
-        model: anything that `load` takes; a run folder brings its curves and settings.
+        model: anything that `load` takes; with a run folder, the report also shows its curves and settings.
         data: the data set's folder.
-        split: what to measure on. Data without `val` are measured on `test`, without both not at all: the
-            report is of training, settings and data alone.
-        output: the file; None is `report.html` in the run folder (`report_SPLIT.html` for another split than
-            val), or here, where `model` is no run folder.
-        most_images: so many at most are looked at again, to say which stage of the model lost an object.
+        split: the split to measure on. Data without `val` are measured on `test`; without both, the report
+            covers only training, settings and data.
+        output: the file. None means `report.html` (`report_SPLIT.html` if the split is not val), in the run
+            folder, or in the current folder if `model` is not a run folder.
+        most_images: the maximum number of images to trace, to find the stage that lost an object.
         max_pixels: the largest H·W of a picture, as for `load`.
 
     Returns:
-        The file written.
+        The path of the file.
 
     Raises:
-        UserError: the model or the data cannot be read, have no class in common, or the output no place.
+        UserError: if the model or the data cannot be read or have no class in common, or if the output cannot
+            be written.
     """
     import_extra("matplotlib", "figures", "report")
     if most_images < 1:
@@ -84,11 +85,15 @@ def report_text(
     *,
     model: str,
     data: str,
-    most_images: int = MOST_IMAGES,
+    most_images: int = MAX_IMAGES,
 ) -> str:
-    """The page. rows: what `collect_detections` gives for `split`, which is None if nothing is measured.
+    """Return the page of the report.
 
-    model, data: as the page's commands name them; a run folder at `model` brings curves and settings.
+    Args:
+        rows: the result of `collect_detections` on `split`.
+        split: None if nothing is measured.
+        model, data: as the page's commands name them; if `model` is a run folder, the page also shows its
+            curves and settings.
     """
     accuracy = misses = None
     kinds: dict[int, Any] = {}
@@ -98,20 +103,18 @@ def report_text(
         names = zip(split.classes.names, split.classes.category_ids, strict=True)
         unknown = [name for name, category_id in names if name is not None and category_id not in known]
         accuracy = measure(split, rows, unknown)
-        # Training needs no extras: without matplotlib its report has no pictures, and says so.
-        most_shown = MOST_SHOWN if find_spec("matplotlib") else 0
-        misses = find_misses(
-            detector, split, accuracy.threshold, most_images=most_images, most_shown=most_shown
-        )
+        # Training needs no extras: without matplotlib its report has no pictures, and states so.
+        max_shown = MAX_SHOWN if find_spec("matplotlib") else 0
+        misses = find_misses(detector, split, accuracy.threshold, max_images=most_images, max_shown=max_shown)
         kinds = mistakes(accuracy)
-        pictures = show_false_positives(detector, accuracy, most_shown)
+        pictures = show_false_positives(detector, accuracy, max_shown)
     device = next(detector.model.parameters()).device
     return report_page(
         Content(
             detector=detector,
             model=model,
             data=data,
-            made=environment(device),
+            environment=environment(device),
             history=read_history(Path(model)),
             accuracy=accuracy,
             misses=misses,

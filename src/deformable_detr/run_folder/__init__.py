@@ -1,1 +1,1 @@
-"""What a run folder holds: the log that training writes and its readers."""
+"""The contents of a run folder: the log that training writes, and its readers."""

@@ -1,11 +1,11 @@
-"""The writer of a run's log: a progress line with the time left, `metrics.jsonl`, TensorBoard's events.
+"""The writer of a run's log: a progress bar with the remaining time, `metrics.jsonl`, and TensorBoard events.
 
 `metrics.jsonl` has one JSON object per line: `{"kind": "train", step, epoch, loss, class, box, giou, …,
 learning_rate, images_per_second, seconds}` every few updates and
 `{"kind": "evaluation", step, epoch, AP, …}`.
 
-`environment.jsonl` has one for each start of the run: after which `step`, on what machine and versions
-(system/environment.py), with how many `processes`, and on what `data`.
+`environment.jsonl` has one object for each start of the run: the `step` after which it started, the machine
+and the versions (system/environment.py), the number of `processes`, and the `data`.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 class TrainingLog:
     """A context that logs the updates and evaluations of a run. It does nothing if it is not `enabled`.
 
-    `first_step`: updates done before, whose rows are kept; `closed_step`: the last one after which an
-    evaluation counts (a run that was stopped repeats a later one).
+    Args:
+        first_step: the number of updates done before, whose rows stay in the log.
+        closed_step: the last update after which an evaluation counts; a resumed run repeats later ones.
+        last_step: the number of updates of the whole run.
     """
 
     def __init__(
@@ -99,7 +101,7 @@ class TrainingLog:
         seconds: float,
         every: int,
     ) -> None:
-        """After each update; writes a row of means every `every` updates."""
+        """Log an update; every `every` updates, a row of means is written."""
         if not self.enabled:
             return
         self.window.append(losses)
@@ -132,7 +134,7 @@ class TrainingLog:
             )
 
     def epoch(self, epoch: int, step: int, metrics: Mapping[str, Any] | None) -> None:
-        """After each epoch (or at the end within one)."""
+        """Log the evaluation after an epoch, or at the end of a run within an epoch."""
         if not self.enabled or metrics is None:
             return
         row = {key: value for key, value in metrics.items() if isinstance(value, int | float | str | dict)}
@@ -149,7 +151,7 @@ class TrainingLog:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """The time inside is not training time."""
+        """Stop the progress bar inside the block, whose time is not training time."""
         self.progress.stop()
         try:
             yield
@@ -170,7 +172,7 @@ class TrainingLog:
 def note_start(
     folder: Path, *, step: int, device: str | torch.device, processes: int, data: Mapping[str, Any]
 ) -> None:
-    """Add a line to the run's `environment.jsonl`. `data`: what the run learns from, ready for JSON."""
+    """Add a line to the run's `environment.jsonl`. data: a description of the data, ready for JSON."""
     row = {"step": step, **environment(device, processes), "data": dict(data)}
     path = folder / STARTS_FILE
     with writing(path):
@@ -180,13 +182,16 @@ def note_start(
 
 
 def _open_events(folder: Path, first_step: int, console: Console) -> SummaryWriter | None:
-    """TensorBoard's writer, without the events of updates that will be repeated; None without TensorBoard."""
+    """Return TensorBoard's writer, which drops the events of updates that will be repeated.
+
+    It is None if TensorBoard is not installed.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         console.print(
-            "TensorBoard is not installed, so no events are written, only metrics.jsonl: "
-            'pip install "deformable-detr[train]" brings it.',
+            "TensorBoard is not installed, so only metrics.jsonl is written, no events: "
+            'pip install "deformable-detr[train]" installs it.',
             markup=False,
             highlight=False,
             soft_wrap=True,
@@ -196,15 +201,20 @@ def _open_events(folder: Path, first_step: int, console: Console) -> SummaryWrit
 
 
 def _means(window: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """By name, over the updates that have it: one that fp16's scaler leaves out has no gradient norm."""
+    """Return the mean of each value over the updates that have it.
+
+    An update that fp16's scaler skips has no gradient norm.
+    """
     names = dict.fromkeys(name for row in window for name in row)
     values = {name: [row[name] for row in window if name in row] for name in names}
     return {name: sum(numbers) / len(numbers) for name, numbers in values.items()}
 
 
 def _drop_rows_after(path: Path, step: int, closed_step: int) -> None:
-    """Remove the rows that a resumed run will repeat, those after its last saved state, and the part of a row
-    that a crash may leave at the end."""
+    """Remove the rows after the last saved state, which a resumed run will repeat.
+
+    The incomplete row that a crash may leave at the end is removed too.
+    """
     if not path.exists():
         return
     whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")

@@ -1,13 +1,13 @@
-"""The names of what a run folder holds. Every room that reads or writes one takes them from here."""
+"""The names of the files in a run folder, for all packages that read or write them."""
 
 from __future__ import annotations
 
 RUN_CONFIG_FILE = "config.yaml"  # the whole `RunConfig`
-METRICS_FILE = "metrics.jsonl"  # losses and evaluations, one row a line
+METRICS_FILE = "metrics.jsonl"  # losses and evaluations, one row per line
 STARTS_FILE = "environment.jsonl"  # machine and versions, one line for each start
-STATE_FILE = "training_state.pt"  # what `--resume` continues from
-LOCK_FILE = "training.lock"  # only while a run trains; holds the number of its process
-CHECKPOINTS = "checkpoints"  # with a checkpoint folder LAST and, once something was evaluated, BEST
+STATE_FILE = "training_state.pt"  # the state from which `--resume` continues
+LOCK_FILE = "training.lock"  # exists only during training; contains the number of the process
+CHECKPOINTS = "checkpoints"  # contains the checkpoint folders LAST and, after the first evaluation, BEST
 LAST, BEST = "last", "best"
 REPORT_PAGE = "report.html"
-FEATURE_CACHE = "feature_cache"  # only while a run trains
+FEATURE_CACHE = "feature_cache"  # exists only during training

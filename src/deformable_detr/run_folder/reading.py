@@ -1,4 +1,4 @@
-"""Readers of a run folder: settings, losses, evaluations, and the machines that trained."""
+"""Readers of a run folder's settings, losses, evaluations, and starts."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .names import METRICS_FILE, RUN_CONFIG_FILE, STARTS_FILE
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`, without the part of a row that a crash may leave at its end.
+    """Read the rows of a `metrics.jsonl`, without the incomplete row that a crash may leave at its end.
 
     Raises:
-        UserError: naming the line that cannot be read.
+        UserError: if there is no such file, or a line cannot be read; the message names the line.
     """
     if not path.is_file():
-        raise UserError(f"there is no {path}: name a run folder, or the metrics.jsonl of one.")
+        raise UserError(f"there is no {path}: name a run folder or its metrics.jsonl.")
     whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
     rows = []
     for number, line in enumerate(whole.splitlines(), start=1):
@@ -31,17 +31,17 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
                 raise ValueError(f"unknown kind {row['kind']}")
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{path}, line {number} is not a row of a training run ({error}): take it out."
+                f"{path}, line {number} is not a row of a training run ({error}): remove it."
             ) from error
         rows.append(row)
     return rows
 
 
 def read_starts(folder: Path) -> tuple[dict[str, Any], ...]:
-    """One row for each start of the run. Runs by older versions have none, or rows without `data`.
+    """Read one row for each start of the run. Runs by older versions have none, or rows without `data`.
 
     Raises:
-        UserError: naming the file that cannot be read.
+        UserError: if the file cannot be read; the message names it.
     """
     path = folder / STARTS_FILE
     if not path.is_file():
@@ -49,12 +49,18 @@ def read_starts(folder: Path) -> tuple[dict[str, Any], ...]:
     try:
         return tuple(dict(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines())
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): take it out of the run folder.") from error
+        raise UserError(f"{path} cannot be read ({error}): remove it from the run folder.") from error
 
 
 @dataclass(frozen=True)
 class History:
-    """`updates`: rows of losses; `evaluations`: one row each; `starts`: `read_starts` of the folder."""
+    """The history of a run.
+
+    Attributes:
+        updates: the rows of losses.
+        evaluations: one row per evaluation.
+        starts: the rows of `read_starts`.
+    """
 
     folder: Path
     config: RunConfig
@@ -64,29 +70,29 @@ class History:
 
     @property
     def seconds(self) -> float | None:
-        """Seconds of training, without evaluations; None if a row does not say."""
+        """The seconds of training, without evaluations; None if a row does not record them."""
         if not all("seconds" in row for row in self.updates) or not self.updates:
             return None
         return float(sum(row["seconds"] for row in self.updates))
 
     @property
     def unfinished(self) -> bool:
-        """Whether there are epochs still to train (a run that `max_steps` ends is finished)."""
+        """True if epochs remain to be trained (a run that `max_steps` ends is finished)."""
         if not self.updates or self.config.train.max_steps is not None:
             return False
         return bool(self.updates[-1]["epoch"] + 1 < self.config.train.epochs)
 
     @property
     def best(self) -> Mapping[str, Any] | None:
-        """The evaluation with the best AP, the first among equals: what `checkpoints/best` holds."""
+        """The evaluation with the best AP, the first among equals: that of `checkpoints/best`."""
         return max(self.evaluations, key=lambda row: row["AP"], default=None)
 
 
 def read_history(folder: Path) -> History | None:
-    """Read what a run folder says about its training; None if `folder` is no run folder.
+    """Read the history of a run; None if `folder` is not a run folder.
 
     Raises:
-        UserError: naming the file (and line) that cannot be read.
+        UserError: if a file cannot be read; the message names it, and the line.
     """
     if not (folder / RUN_CONFIG_FILE).is_file():
         return None
@@ -102,7 +108,7 @@ def read_history(folder: Path) -> History | None:
 
 @dataclass(frozen=True)
 class Change:
-    """A setting that is not the recipe's."""
+    """A setting that differs from the recipe's."""
 
     path: str
     recipe: Any
@@ -110,7 +116,7 @@ class Change:
 
 
 def changes_from_recipe(config: RunConfig) -> list[Change]:
-    """Each setting that differs from the recipe's, except the number of classes, which the data decide."""
+    """List the settings that differ from the recipe's, except the number of classes of the data."""
     of_run, of_recipe = _flat(to_dict(config)), _flat(to_dict(recipe_of(config.recipe)))
     return [
         Change(path, of_recipe[path], value)

@@ -1,4 +1,4 @@
-"""Training: the loop, the state that a run can resume from, and the settings that a run starts with."""
+"""Training: the loop, the state from which a run resumes, and the settings with which a run starts."""
 
 from .run import train
 from .settings import resolve_config

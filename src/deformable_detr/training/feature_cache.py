@@ -1,12 +1,11 @@
-"""Features of a backbone that does not learn, computed once and used in every epoch.
+"""The features of a frozen backbone, computed once and used in every epoch.
 
-If the backbone is frozen and the pixels of an image are the same in each epoch, then so are its feature maps:
-epochs after the first train neck, encoder and decoder alone. The maps are those of the padded batch in
-which an image was met (padding reaches into them), so they are kept by image *and* padded size: gradients are
-the same with and without the cache. In memory up to a bound, then in files up to another one; what fits in
-neither is computed again each time.
+If the backbone is frozen and the pixels of an image are the same in each epoch, its feature maps are the same
+too, so the epochs after the first one run only neck, encoder and decoder. The maps depend on the padding of
+the batch, so they are stored by image *and* padded size; gradients are the same with and without the cache.
+Maps are stored in memory up to a limit, then in files up to another limit; the others are computed each time.
 
-Letters: B batch, C channels, H, W the sizes of a feature map.
+Letters: B batch; C channels; H, W height and width of a feature map.
 """
 
 from __future__ import annotations
@@ -29,28 +28,30 @@ from ..files import writing
 from ..models.backbone import Backbone
 from ..structures import FeatureBatch, ImageBatch, Target
 
-PlaceKey = tuple[int, int, int]  # (index of the image, height and width of the padded batch)
+MapsKey = tuple[int, int, int]  # (index of the image, height and width of the padded batch)
 
 
 @dataclass(frozen=True)
-class Bounds:
-    """Bytes of features in memory and in files, of this process."""
+class CacheLimits:
+    """The maximum bytes of features in memory and in files, for this process."""
 
     memory: int
     files: int
 
 
 class FeatureCache:
-    """`cache[keys]`: like `collate([samples[key] for key in keys])`, with the backbone's maps for pixels.
+    """`cache[keys]` is `collate([samples[key] for key in keys])` with the backbone's maps instead of pixels.
 
-    `samples` must give the same pixels in each epoch. `folder` is this process's own: emptied now, removed by
-    `close`. `computing`: the context in which the backbone computes (autocast).
+    Args:
+        samples: must give the same pixels in each epoch.
+        folder: used by this process only; it is emptied now and removed by `close`.
+        computing: returns the context in which the backbone computes (autocast).
 
     Attributes:
-        num_computed, num_recalled: images that went through the backbone, and that did not have to.
+        num_computed, num_recalled: the number of images that were computed, and of those that were stored.
 
     Raises:
-        UserError: the backbone is not the same function in every update.
+        UserError: if the backbone is not the same function in every update.
     """
 
     def __init__(
@@ -59,14 +60,14 @@ class FeatureCache:
         backbone: Backbone,
         device: torch.device,
         folder: Path,
-        bounds: Bounds,
+        limits: CacheLimits,
         computing: Callable[[], AbstractContextManager[None]],
     ):
         _require_fixed(backbone)
         self.samples, self.backbone, self.device = samples, backbone, device
-        self.folder, self.bounds, self.computing = folder, bounds, computing
-        self.memory: dict[PlaceKey, list[Tensor]] = {}
-        self.files: dict[PlaceKey, Path] = {}
+        self.folder, self.limits, self.computing = folder, limits, computing
+        self.memory: dict[MapsKey, list[Tensor]] = {}
+        self.files: dict[MapsKey, Path] = {}
         self.memory_bytes = self.file_bytes = 0
         self.targets: dict[int, Target] = {}
         self.sizes: dict[int, tuple[int, int]] = {}
@@ -102,15 +103,15 @@ class FeatureCache:
         mask = torch.ones(len(sizes), height, width, dtype=torch.bool)
         for row, (h, w) in zip(mask, sizes, strict=True):
             row[:h, :w] = False
-        # Stacked with the channels last, which is how a backbone in that layout gives its maps.
+        # Stacked with the channels last, the layout in which the backbone returns its maps.
         levels = [torch.stack(level).permute(0, 3, 1, 2) for level in zip(*images, strict=True)]
         return FeatureBatch(tuple(levels), mask).to(self.device)
 
-    def _maps_of(self, place: PlaceKey) -> list[Tensor] | None:
-        if place in self.memory:
-            return self.memory[place]
-        if place in self.files:
-            tensors = load_file(self.files[place])
+    def _maps_of(self, key: MapsKey) -> list[Tensor] | None:
+        if key in self.memory:
+            return self.memory[key]
+        if key in self.files:
+            tensors = load_file(self.files[key])
             return [tensors[str(level)] for level in range(len(tensors))]
         return None
 
@@ -126,32 +127,32 @@ class FeatureCache:
         for row, (_, index) in enumerate(keys):
             self.targets[index] = targets[row]
             self.sizes[index] = (pixels[row].shape[1], pixels[row].shape[2])
-            self._keep((index, height, width), [level[row] for level in levels])
+            self._store((index, height, width), [level[row] for level in levels])
         return FeatureBatch(levels, images.mask)
 
-    def _keep(self, place: PlaceKey, maps: Sequence[Tensor]) -> None:
-        if place in self.memory or place in self.files:
+    def _store(self, key: MapsKey, maps: Sequence[Tensor]) -> None:
+        if key in self.memory or key in self.files:
             return
         num_bytes = sum(level.numel() * level.element_size() for level in maps)
-        in_memory = self.memory_bytes + num_bytes <= self.bounds.memory
-        if not in_memory and self.file_bytes + num_bytes > self.bounds.files:
+        in_memory = self.memory_bytes + num_bytes <= self.limits.memory
+        if not in_memory and self.file_bytes + num_bytes > self.limits.files:
             self.num_left_out += 1
             return
         # (H, W, C), copied: a view would keep the whole batch.
         own = [level.permute(1, 2, 0).to("cpu", copy=True).contiguous() for level in maps]
         if in_memory:
-            self.memory[place] = own
+            self.memory[key] = own
             self.memory_bytes += num_bytes
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "-".join(map(str, place))
+        path = self.folder / "-".join(map(str, key))
         with writing(path):
             save_file({str(level): tensor for level, tensor in enumerate(own)}, path)
-        self.files[place] = path
+        self.files[key] = path
         self.file_bytes += num_bytes
 
     def describe(self) -> str:
-        """One sentence on how many images are remembered, and what can be done about the others."""
+        """Describe in one sentence how many images are stored, and how to store the others."""
         sentence = (
             f"feature cache: {len(self.memory)} images in memory ({self.memory_bytes / 1e9:.2f} GB), "
             f"{len(self.files)} in files ({self.file_bytes / 1e9:.2f} GB)"
@@ -161,11 +162,11 @@ class FeatureCache:
                 f"; {self.num_left_out} did not fit and are computed each time: raise "
                 "--train.cache_memory_gb or --train.cache_disk_gb"
             )
-        places = len(self.memory) + len(self.files) + self.num_left_out
-        if places > len(self.sizes):
+        num_entries = len(self.memory) + len(self.files) + self.num_left_out
+        if num_entries > len(self.sizes):
             sentence += (
-                "; images of several sizes are padded to different ones: --train.batch_size 1 with "
-                "--train.accumulate keeps each image once"
+                "; images are padded to different sizes: with --train.batch_size 1 and --train.accumulate, "
+                "each image is stored once"
             )
         return sentence
 
@@ -174,13 +175,13 @@ def _require_fixed(backbone: nn.Module) -> None:
     learning = sum(parameter.requires_grad for parameter in backbone.parameters())
     if learning:
         raise UserError(
-            f"train.cache_features needs a backbone that does not learn, {learning} of its tensors do: set "
+            f"train.cache_features needs a frozen backbone, but {learning} of its tensors are trained: set "
             "--model.backbone.trainable_layers 0."
         )
     for name, module in backbone.named_modules():
         drops = isinstance(module, _DropoutNd) or type(module).__name__ == "DropPath"
         if isinstance(module, _BatchNorm) or drops:
             raise UserError(
-                f"train.cache_features needs a backbone that does the same in every update; its part {name} "
-                f"({type(module).__name__}) does not: leave the option out."
+                f"train.cache_features needs a backbone that computes the same in every update; its part "
+                f"{name} ({type(module).__name__}) does not: leave the option out."
             )

@@ -1,9 +1,9 @@
-"""The time of an epoch and the memory that training will need here, from a few updates with the data itself.
+"""A forecast of the time of an epoch and the memory of training, measured on a few updates with the data.
 
-The updates are training's own (rehearsal.py), with the data's pictures through the recipe's augmentation and
-loader. They run in a process that does nothing else, because the peak of a process's memory never falls. The
-last of them is a made batch: as many pictures as the recipe's batch has, all of the largest size that the
-data give, with the objects of its fullest images. It decides how much memory is needed. Nothing is kept.
+The updates are those of training (rehearsal.py), with the recipe's augmentation and loader. They run in a
+separate process, because the peak memory of a process never falls. The last update uses an artificial batch
+as large as the recipe's, of pictures of the largest size that the data can produce and with the objects of
+the fullest images; it determines how much memory is needed. No result is kept.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from ..errors import NonFiniteError, UserError
 from ..inspection import Forecast
 from ..system.memory import bytes_of_children, peak_bytes
 
-SECONDS = 15.0  # after which no further update is measured
-WARM_UP, MINIMUM, MAXIMUM = 2, 3, 40  # updates that are not counted; that are measured, at least and at most
-EVALUATED = 8  # images
+SECONDS = 15.0  # no further update is measured after this time
+WARM_UP, MINIMUM, MAXIMUM = 2, 3, 40  # updates to warm up; minimum and maximum number of measured ones
+EVALUATED = 8  # images to evaluate
 
 
 def forecast(
@@ -38,17 +38,17 @@ def forecast(
     device: str = "auto",
     seconds: float = SECONDS,
 ) -> Forecast:
-    """Measure some updates of training on `data` and say what a run will take.
+    """Measure some updates of training on `data` and forecast the time and memory of a run.
 
     Args:
-        recipe: a name, or a whole configuration. format: coco, voc, yolo or auto; the configuration's own
-            if None.
+        recipe: a name, or a whole configuration.
+        format: coco, voc, yolo or auto; None means that of the configuration.
         device: auto, cpu or cuda.
-        seconds: how long to measure; a slow recipe takes at least three updates after two to warm up.
+        seconds: how long to measure; at least three updates are measured after two to warm up.
 
     Raises:
-        UserError: data that training would refuse, no split to train on, or a machine whose memory is too
-            small for it.
+        UserError: if training would refuse the data, there is no split to train on, or the machine has too
+            little memory.
     """
     config = recipe if isinstance(recipe, RunConfig) else recipe_of(recipe)
     if format is not None:
@@ -60,8 +60,8 @@ def forecast(
     if child.returncode < 0:
         raise UserError(
             f"training {config.recipe} on {data} was killed by the system (signal {-child.returncode}), "
-            "probably for lack of memory: a smaller --train.batch_size, --data.train_sizes or "
-            "--train.activation_checkpointing true needs less."
+            "probably for lack of memory: reduce --train.batch_size or --data.train_sizes, or set "
+            "--train.activation_checkpointing true."
         )
     lines = child.stdout.splitlines()
     if child.returncode != 0 or not lines:
@@ -72,13 +72,13 @@ def forecast(
     return Forecast(**{**answer, "largest_batch": tuple(answer["largest_batch"])})
 
 
-# --- in the child -----------------------------------------------------------------------------------------
+# --- in the child process ---------------------------------------------------------------------------------
 
 
 def _main() -> None:
     from ..system.allocator import keep_large_buffers
 
-    keep_large_buffers()  # as `deformable-detr train`
+    keep_large_buffers()  # as in `deformable-detr train`
     order = json.load(sys.stdin)
     config = from_dict(RunConfig, order["config"])
     try:
@@ -94,8 +94,8 @@ def _measure(data: str, config: RunConfig, device: str, seconds: float) -> dict[
     from .parts import build_parts
     from .rehearsal import evaluation_seconds, take_largest_update, timed_updates
 
-    # Random weights cost as much as good ones, and need no download. Features are computed anew: the first
-    # epoch of a cache does the same.
+    # Random weights take as long as trained ones and need no download. Features are not cached, as in the
+    # first epoch with a cache.
     settings = replace(config.train, backbone_weights=None, cache_features=False)
     config = replace(config, train=settings)
     with tempfile.TemporaryDirectory() as folder:
@@ -114,7 +114,7 @@ def _measure(data: str, config: RunConfig, device: str, seconds: float) -> dict[
                 break
         largest = take_largest_update(run)
         evaluation = evaluation_seconds(run, EVALUATED)
-    # A data set of few images has few updates; then the warm-up is all there is.
+    # A small data set may have no updates beyond the warm-up.
     counted = times[WARM_UP:] or times[-1:]
     counted_busy = busy[WARM_UP:] or busy[-1:]
     on_gpu = run.processes.device.type == "cuda"

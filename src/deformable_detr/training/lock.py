@@ -1,4 +1,4 @@
-"""One training at a time in a run folder: two would replace each other's files."""
+"""The lock of a run folder: two simultaneous trainings would replace each other's files."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ..run_folder.names import LOCK_FILE
 
 try:
     import fcntl
-except ImportError:  # Windows, where nothing warns of a second training
+except ImportError:  # on Windows there is no lock
     fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
 def locked(output: Path) -> Iterator[None]:
-    """Keep other processes from training in `output`, which is made, until the block or this process ends.
+    """Create `output` and keep other processes from training there until the block or this process ends.
 
-    The lock belongs to the process and not to its children, so a killed run can be resumed at once, although
-    its loader processes still end. Windows, and file systems without locks, have none.
+    The lock belongs to the process and not to its children, so a killed run can be resumed at once, even
+    while its loader processes are still ending. Windows, and file systems without locks, have none.
 
     Raises:
-        UserError: another process is training there, or `output` cannot be written to.
+        UserError: if another process is training there, or `output` cannot be written.
     """
     with output_folder(output):
         if fcntl is None:
@@ -37,7 +37,7 @@ def locked(output: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)  # before it is released, so that nobody takes it in between
+            path.unlink(missing_ok=True)  # before the release, so that no process takes it in between
             os.close(lock)
 
 
@@ -59,4 +59,4 @@ def _acquire(path: Path) -> int:
             os.ftruncate(lock, 0)
             os.write(lock, f"{os.getpid()}\n".encode())
             return lock
-        os.close(lock)  # the last training has just ended and removed it
+        os.close(lock)  # the previous training has just ended and removed the file

@@ -1,4 +1,4 @@
-"""What training prints before it starts."""
+"""The lines that training prints before it starts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .parts import Parts
 
 
 def opening_lines(run: Parts) -> list[str]:
-    """The model, the data, the plan and the learning rate, and what looks wrong with the data."""
+    """Describe the model, the data and its problems, the plan and the learning rate."""
     settings, split, val = run.config.train, run.train_split, run.val_split
     factor = batch_size_factor(settings, run.total_batch)
     boxes = sum(len(record) for record in split.images)
@@ -24,9 +24,9 @@ def opening_lines(run: Parts) -> list[str]:
         f"{measured}",
         f"{run.last_step} updates of {settings.batch_size} x {settings.accumulate} x "
         f"{run.processes.world_size} images (batch x accumulate x processes), "
-        f"{run.updates_per_epoch} an epoch",
+        f"{run.updates_per_epoch} per epoch",
         f"learning rate {settings.lr * factor:.2e} (backbone {settings.lr_backbone * factor:.2e}): "
-        f"rule '{settings.lr_rule}', {settings.lr:.2e} is for {settings.lr_batch_size} images an update",
+        f"rule '{settings.lr_rule}', {settings.lr:.2e} is for {settings.lr_batch_size} images per update",
     ]
     problems = [problem for problem in split.problems if problem.kind not in NOTES]
     if problems:

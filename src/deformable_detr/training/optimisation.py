@@ -1,4 +1,4 @@
-"""How the weights move: parameter groups, learning rate, moving average (paper, section 5; specification
+"""Optimisation: parameter groups, learning rate, moving average (paper, section 5; docs/specification.md
 §6.1, §6.2).
 
 Everything here is a pure function of the update's number, so that a resumed run needs no scheduler state.
@@ -19,7 +19,7 @@ SAMPLING_NAMES = ("reference_points", "sampling_offsets")
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """AdamW's groups: everything else, the backbone, and the projections that say where to sample.
+    """Return AdamW's groups: the backbone, the projections that determine where to sample, and all others.
 
     Each has `name`, `params` and `initial_lr`, the rate before `learning_rate_factor`.
     """
@@ -46,18 +46,18 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
 
 
 def adamw(groups: list[dict[str, Any]], config: TrainConfig) -> torch.optim.Optimizer:
-    """The paper's optimizer. Fused: one pass over each weight and its moments instead of a dozen."""
+    """Return the paper's optimizer, fused, which needs one pass over the weights and moments, not a dozen."""
     return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
 
 
 def batch_size_factor(config: TrainConfig, total_batch: int) -> float:
-    """What the named rule makes of the learning rates at a total batch of `total_batch` images."""
+    """Return the factor by which `lr_rule` changes the learning rates for `total_batch` images per update."""
     ratio = total_batch / config.lr_batch_size
     return {"none": 1.0, "sqrt": math.sqrt(ratio), "linear": ratio}[config.lr_rule]
 
 
 def learning_rate_factor(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
-    """The schedule at update `step` (from 0). `max_steps` cuts training short but does not change it."""
+    """Return the schedule's factor at update `step` (from 0). `max_steps` does not change the schedule."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     if config.schedule == "step":
@@ -70,17 +70,17 @@ def learning_rate_factor(config: TrainConfig, step: int, steps_per_epoch: int) -
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Each group's rate is its initial one times `factor`."""
+    """Set the rate of each group to its initial rate times `factor`."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
 
 
 @torch.no_grad()
 def update_moving_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """average ← decay·average + (1 - decay)·model, after update `step` (from 1).
+    """Set average ← decay·average + (1 - decay)·model, after update `step` (from 1).
 
-    The decay rises to its value over the first updates: an average that starts at random weights would
-    carry them for thousands of updates otherwise.
+    The decay rises to its value over the first updates; otherwise the random initial weights would stay in
+    the average for thousands of updates.
     """
     decay = min(decay, (1 + step) / (10 + step))
     target: list[Tensor] = list(average.parameters())
@@ -89,5 +89,5 @@ def update_moving_average(average: nn.Module, model: nn.Module, decay: float, st
 
 
 def cpu_copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors for a file: on the CPU, contiguous, and no longer changing."""
+    """Copy tensors for a file: on the CPU, contiguous, and independent of the originals."""
     return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}

@@ -1,4 +1,4 @@
-"""The parts of a run, put together but not started: `run.py` trains with them, `rehearsal.py` times them."""
+"""The parts of a run, built but not started: `run.py` trains with them, `rehearsal.py` times them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ..inference.detector import Detector, new_checkpoint
 from ..loss import SetCriterion
 from ..models.activation_checkpointing import checkpoint_activations
 from ..run_folder.names import CHECKPOINTS, FEATURE_CACHE, STATE_FILE
-from .feature_cache import Bounds, FeatureCache
+from .feature_cache import CacheLimits, FeatureCache
 from .optimisation import adamw, parameter_groups
 from .precision import autocast, gradient_scaler, resolve_precision
 from .processes import Processes, join_processes
@@ -37,14 +37,14 @@ from .update import MicroBatch
 
 @dataclass(frozen=True)
 class Parts:
-    """What one process needs to train.
+    """The parts that one process needs for training.
 
     Attributes:
-        start: what goes into a checkpoint with the weights; its model is the state's.
-        state: what changes while the run learns.
+        start: the contents of a checkpoint; its model is the state's.
+        state: everything that changes during training.
         model: the state's model, wrapped so that several processes share its gradients.
-        dtype: the forward pass computes in it.
-        cache: the backbone's features, None if they are computed in every update.
+        dtype: the type in which the forward pass computes.
+        cache: the backbone's features; None if they are computed in every update.
     """
 
     data: str | Path
@@ -63,7 +63,7 @@ class Parts:
 
     @property
     def total_batch(self) -> int:
-        """Images of one update, over all micro-batches and processes."""
+        """The number of images per update, over all micro-batches and processes."""
         settings = self.config.train
         return settings.batch_size * settings.accumulate * self.processes.world_size
 
@@ -73,13 +73,13 @@ class Parts:
 
     @property
     def last_step(self) -> int:
-        """Updates of the whole run."""
+        """The number of updates of the whole run."""
         settings = self.config.train
         steps = settings.epochs * self.updates_per_epoch
         return steps if settings.max_steps is None else min(steps, settings.max_steps)
 
     def updates(self, epoch: int, first: int, end: int) -> Iterator[list[MicroBatch]]:
-        """This process's micro-batches of the updates from `first` to before `end` of an epoch, by update."""
+        """Yield this process's micro-batches of each update of an epoch from `first` to before `end`."""
         if first >= end:
             return
         settings = self.config.train
@@ -101,7 +101,7 @@ class Parts:
             yield list(islice(batches, settings.accumulate))
 
     def detector(self) -> Detector:
-        """The detector as it is now, with the moving average of the weights if there is one."""
+        """Return the current detector, with the moving average of the weights if there is one."""
         return Detector.of(replace(self.start, model=self.state.model_to_keep), self.processes.device)
 
     def save_checkpoint(self, name: str) -> None:
@@ -124,18 +124,18 @@ def build_parts(
     resume: bool = False,
     device: str = "auto",
 ) -> Parts:
-    """Read the data, build the model and its optimizer, and fill them from a stopped run or another model.
+    """Read the data, build the model and its optimizer, and load the state of a stopped run or another model.
 
     Nothing is written.
 
     Raises:
-        UserError: wrong input, as `train`.
+        UserError: if the input is wrong, as `train`.
     """
     if resume:
         require_state(output)
     elif (output / STATE_FILE).exists():
         raise UserError(
-            f"{output} already holds a run: add --resume to continue it, or choose another --output."
+            f"{output} already contains a run: add --resume to continue it, or choose another --output."
         )
     train_split, val_split = read_splits(data, config)
     config = config_for_classes(config, train_split)
@@ -172,18 +172,18 @@ def build_parts(
 
 
 def _untrained(config: RunConfig, split: Split, *, pretrained: bool) -> Checkpoint:
-    # The first process alone would do, because its weights are sent to all; but every one can read the file.
+    # The first process's weights are sent to all others, but every process can read the file.
     weights = config.train.backbone_weights if pretrained else None
     return new_checkpoint(config.model, split.classes, config.data, config.recipe, weights)
 
 
 def _prepare(start: Checkpoint, config: RunConfig, device: torch.device, dtype: torch.dtype) -> TrainingState:
-    """The model as it trains, its moving average and its optimizer."""
+    """Prepare the model for training and build its moving average and its optimizer."""
     settings = config.train
     model = start.model.to(device)
     if settings.lr_backbone == 0:
         model.backbone.requires_grad_(False)
-    # Depthwise and 1x1 convolutions run faster so, on CPUs and GPUs.
+    # Depthwise and 1x1 convolutions run faster in this layout, on CPUs and GPUs.
     model.backbone.to(memory_format=torch.channels_last)
     average = copy.deepcopy(model) if settings.ema_decay > 0 else None
     if settings.activation_checkpointing:
@@ -208,6 +208,6 @@ def _feature_cache(
         state.model.backbone,
         processes.device,
         output / FEATURE_CACHE / str(processes.rank),
-        Bounds(memory=int(settings.cache_memory_gb * 1e9), files=int(settings.cache_disk_gb * 1e9)),
+        CacheLimits(memory=int(settings.cache_memory_gb * 1e9), files=int(settings.cache_disk_gb * 1e9)),
         partial(autocast, processes.device, dtype),
     )

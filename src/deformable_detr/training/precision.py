@@ -10,10 +10,11 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """What `train.precision` means on a device: `auto` is bfloat16 on a GPU that has it, else float32.
+    """Return the type for `train.precision` on a device.
 
+    `auto` is bfloat16 on a GPU that supports it, else float32.
     Raises:
-        UserError: the device cannot train in it.
+        UserError: if the device cannot train in this type.
     """
     if precision == "auto":
         has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -24,10 +25,10 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """The context in which forward passes run; it changes nothing if `dtype` is float32."""
+    """Return the context in which forward passes run; it changes nothing if `dtype` is float32."""
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 def gradient_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:
-    """Scales losses, because gradients in float16 would vanish; it passes the other types through."""
+    """Return a scaler for losses in float16, whose gradients would vanish; other types are not scaled."""
     return torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)

@@ -1,6 +1,6 @@
-"""The processes that train together under torchrun: who this one is, on which device, and what they exchange.
+"""The processes that train together under torchrun: their ranks and devices, and the exchange between them.
 
-This is plain `torch.distributed`. Why not Accelerate: docs/decisions/0006-plain-torch-distributed.md.
+This is plain `torch.distributed`; docs/decisions/0006-plain-torch-distributed.md explains why.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..inference.detector import choose_device
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train together. `rank`: its number; number 0 writes the files."""
+    """This process and the number of those that train together; rank 0 writes the files."""
 
     rank: int
     world_size: int
@@ -30,16 +30,16 @@ class Processes:
         return self.rank == 0
 
     def share_gradients(self, model: nn.Module, *, some_unused: bool) -> nn.Module:
-        """`model`, wrapped so that its backward pass averages gradients over the processes.
+        """Wrap `model` so that its backward pass averages gradients over the processes.
 
-        `some_unused`: parameters may get no gradient in an update.
+        some_unused: True if parameters may get no gradient in an update.
         """
         if self.world_size == 1:
             return model
         return DistributedDataParallel(model, find_unused_parameters=some_unused)
 
     def sum(self, values: list[float]) -> list[float]:
-        """Each value, added up over the processes."""
+        """Return the sum of each value over the processes."""
         if self.world_size == 1:
             return values
         tensor = torch.tensor(values, device=self.device)
@@ -48,24 +48,26 @@ class Processes:
         return sums
 
     def any(self, flag: bool) -> bool:
-        """Whether `flag` is true in at least one process."""
+        """Return True if `flag` is True in at least one process."""
         return self.sum([float(flag)])[0] > 0
 
     def wait(self) -> None:
-        """Until all processes have come here."""
+        """Wait until all processes have reached this point."""
         if self.world_size > 1:
             torch.distributed.barrier()
 
 
 def join_processes(device: str) -> Processes:
-    """Find out which process this is. Under torchrun, the first call makes the process group, which stays:
-    the evaluation and later runs in the same processes use it, too.
+    """Return this process's place among those that train together.
+
+    Under torchrun, the first call creates the process group. It stays, because the evaluation and later runs
+    in the same processes use it too.
 
     Args:
         device: auto, cpu or cuda. Each process takes the GPU of its local rank.
 
     Raises:
-        UserError: there is no such device here.
+        UserError: if this machine has no such device.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(

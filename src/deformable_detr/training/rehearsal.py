@@ -1,4 +1,4 @@
-"""Timed updates of a run that keeps nothing, from which `forecast.py` says what training will cost."""
+"""Timed updates without results, from which `forecast.py` predicts the cost of training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .run import take_update
 
 
 def timed_updates(run: Parts) -> Iterator[float]:
-    """Train for at most one epoch; yields the seconds of each update, waiting for its images included."""
+    """Train for at most one epoch; yield the seconds of each update, including the wait for its images."""
     clock = time.perf_counter()
     for micro_batches in run.updates(0, 0, run.updates_per_epoch):
         take_update(run, micro_batches)
@@ -28,7 +28,7 @@ def timed_updates(run: Parts) -> Iterator[float]:
 
 
 def take_largest_update(run: Parts) -> tuple[int, int]:
-    """One update with a batch as large as this data can give, by pixels and by objects; its (H, W)."""
+    """Take an update with the largest batch that the data allow, in pixels and objects; return (H, W)."""
     data, batch_size = run.config.data, run.config.train.batch_size
     shorter_side = data.image_size if data.augmentation == "none" else max(data.train_sizes)
     records = run.train_split.images
@@ -43,12 +43,12 @@ def take_largest_update(run: Parts) -> tuple[int, int]:
 
 
 def evaluation_seconds(run: Parts, num_images: int) -> float:
-    """How long an evaluation on the validation split will take, from its first images; 0 without a split."""
+    """Estimate the time of an evaluation on the validation split from its first images; 0 without a split."""
     split = run.val_split
     if split is None:
         return 0.0
     detector = run.detector()
-    evaluate(detector, replace(split, images=split.images[:1]), progress=False)  # builds its runner
+    evaluate(detector, replace(split, images=split.images[:1]), progress=False)  # warms up: builds its runner
     part = replace(split, images=split.images[:num_images])
     started = time.perf_counter()
     evaluate(detector, part, progress=False)
@@ -56,7 +56,7 @@ def evaluation_seconds(run: Parts, num_images: int) -> float:
 
 
 def _target_of(record: ImageRecord) -> Target:
-    """The objects of an unchanged picture, crowds left out."""
+    """Return the objects of an untransformed picture, without crowds."""
     height, width = record.size
     boxes_xyxy = torch.from_numpy(record.boxes_xyxy[~record.crowd]).float()
     boxes_cxcywh = xyxy_to_cxcywh(boxes_xyxy) / torch.tensor([width, height, width, height])

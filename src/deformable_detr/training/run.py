@@ -1,7 +1,7 @@
-"""Training, in one loop that reads from top to bottom (paper, section 5; specification §6).
+"""Training, in one loop that can be read from top to bottom (paper, section 5; docs/specification.md §6).
 
-A run folder: `config.yaml`, `checkpoints/{last,best}/`, `training_state.pt`, `metrics.jsonl`, TensorBoard's
-event files, `environment.jsonl` (a line for each start) and `report.html`.
+A run folder contains `config.yaml`, `checkpoints/{last,best}/`, `training_state.pt`, `metrics.jsonl`,
+TensorBoard's event files, `environment.jsonl` (a line for each start) and `report.html`.
 """
 
 from __future__ import annotations
@@ -52,25 +52,26 @@ def train(
     device: str = "auto",
     **overrides: Any,
 ) -> Detector:
-    """Train a detector; with several processes under torchrun, in all of them.
+    """Train a detector; under torchrun, call this in every process.
 
     Args:
         data: a folder in COCO, Pascal VOC or YOLO layout, with a split `train` and, to choose the best
             checkpoint, `val` (else `test`).
         recipe: a name in `recipes.RECIPES`, or a whole `RunConfig`.
-        output: the run folder. It must not hold a run yet, except with `resume`.
-        config: a YAML file with fields of `RunConfig`: recipe < config < overrides.
+        output: the run folder. It must not contain a run yet, except with `resume`.
+        config: a YAML file with fields of `RunConfig`; precedence is recipe < config < overrides.
         init_from: a model to start from; its classes may differ.
-        resume: continue the run in `output`, exactly.
+        resume: continue the run in `output` exactly.
         device: `auto`, `cpu` or `cuda`; CUDA_VISIBLE_DEVICES and torchrun choose the GPU.
         overrides: fields by dotted path or by name: `**{"train.epochs": 12}`, `epochs=12`, `num_queries=50`.
 
     Returns:
-        The detector with the best weights, or the last ones if nothing was evaluated.
+        The detector with the best weights, or with the last ones if there was no evaluation.
 
     Raises:
-        UserError: wrong input. NonFiniteError: the loss is not finite; names the update and images.
-        TrainingInterruptedError: stopped by a signal, state saved.
+        UserError: if the input is wrong.
+        NonFiniteError: if the loss is not finite; the message names the update and its images.
+        TrainingInterruptedError: if a signal stopped the run; its state is saved.
     """
     settings = override(_resolve(recipe, output, config, init_from, resume), overrides)
     output = Path(output)
@@ -111,7 +112,7 @@ def _train(run: Parts) -> Detector:
 
 
 def _train_epochs(run: Parts, log: TrainingLog, stop: StopRequest) -> None:
-    """The loop. A resumed run enters it within an epoch, or at its end if that was not evaluated yet."""
+    """Run the loop. A resumed run enters it within an epoch, or at an epoch's end before its evaluation."""
     settings, state = run.config.train, run.state
     while state.closed_step < run.last_step:
         epoch = state.closed_step // run.updates_per_epoch
@@ -156,8 +157,10 @@ def _train_epochs(run: Parts, log: TrainingLog, stop: StopRequest) -> None:
 
 
 def _next(updates: Iterator[list[MicroBatch]], run: Parts, stop: StopRequest) -> list[MicroBatch] | None:
-    """The next update's micro-batches. A signal need not wait for them, unless other processes would then
-    wait for this one."""
+    """Return the next update's micro-batches, or None.
+
+    A signal interrupts the wait for them, unless other processes would then wait for this one.
+    """
     with stop.at_once() if run.processes.world_size == 1 else nullcontext():
         return next(updates, None)
 
@@ -169,13 +172,13 @@ def _interrupted(run: Parts) -> TrainingInterruptedError:
 
 
 def take_update(run: Parts, micro_batches: list[MicroBatch]) -> dict[str, float]:
-    """The run's next update with what depends on its number: learning rate, dropout, moving average."""
+    """Take the run's next update; its learning rate, dropout and moving average depend on its number."""
     settings, state = run.config.train, run.state
     factor = learning_rate_factor(settings, state.step, run.updates_per_epoch)
     set_learning_rates(state.optimizer, factor * batch_size_factor(settings, run.total_batch))
-    # Three numbers, because the seeds of samples have one or two: no stream is used twice.
-    place = (state.step, run.processes.rank, 0)
-    torch.manual_seed(int(seed_sequence(settings.seed, *place).generate_state(1, "uint64")[0]))
+    # Three numbers, because the seeds of samples have one or two, so that no stream is used twice.
+    key = (state.step, run.processes.rank, 0)
+    torch.manual_seed(int(seed_sequence(settings.seed, *key).generate_state(1, "uint64")[0]))
     losses = update(
         run.model,
         run.criterion,
@@ -200,7 +203,7 @@ def _resolve(
     init_from: str | Path | None,
     resume: bool,
 ) -> RunConfig:
-    """The configuration before overrides."""
+    """Return the configuration before overrides."""
     if isinstance(recipe, RunConfig):
         return recipe if config is None else read_config(Path(config), recipe)
     return resolve_config(recipe, output, config=config, init_from=init_from, resume=resume)
@@ -221,7 +224,7 @@ def _open_folder(run: Parts) -> None:
 
 
 def _best_detector(run: Parts) -> Detector:
-    """The best checkpoint, read from the run folder, or the last one if nothing was evaluated."""
+    """Read the best checkpoint from the run folder, or the last one if there was no evaluation."""
     run.processes.wait()
     checkpoint = checkpoints.load(run.output)
     checkpoint.model.eval()
@@ -229,8 +232,10 @@ def _best_detector(run: Parts) -> Detector:
 
 
 def _write_report(run: Parts, detector: Detector) -> None:
-    """All processes detect, the first one writes. The run is finished and saved, so that an error from here
-    on is printed and not raised."""
+    """Write the report; all processes detect, and the first one writes.
+
+    The run is finished and saved, so an error is printed and not raised.
+    """
     run.console.print("measuring the best weights for the report", highlight=False)
     try:
         rows = [] if run.val_split is None else collect_detections(detector, run.val_split, progress=False)
@@ -244,7 +249,7 @@ def _write_report(run: Parts, detector: Detector) -> None:
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         run.console.print(
-            f"The run is finished and saved, but its report could not be made ({reason}); try again with "
+            f"The run is finished and saved, but its report could not be written ({reason}); try again with "
             f"`deformable-detr report {run.output} {run.data}`.",
             style="red",
             markup=False,

@@ -1,4 +1,4 @@
-"""The settings that a run starts with, and the splits of the data that it learns from and is measured on."""
+"""The settings with which a run starts, and the splits on which it trains and is evaluated."""
 
 from __future__ import annotations
 
@@ -28,18 +28,19 @@ def resolve_config(
     init_from: str | Path | None = None,
     resume: bool = False,
 ) -> RunConfig:
-    """The configuration before flags: the stopped run's own one, or recipe < config file.
+    """Return the configuration before flags: that of the stopped run, or the recipe and the config file.
 
-    Without a recipe, the config file may name it, or `init_from` brings its own, with the architecture and
-    the preprocessing that its weights are used to.
+    Without a recipe, the config file may name it; otherwise it is that of `init_from`, with the architecture
+    and the preprocessing of its weights.
 
     Raises:
-        UserError: unknown recipe, unreadable file, two recipes that contradict each other, nothing to resume.
+        UserError: if the recipe is unknown, a file is unreadable, two recipes contradict each other, or there
+            is no run to resume.
     """
     content = {} if config is None else read_yaml(Path(config))
     name = content.get("recipe", recipe)
     if recipe not in (None, name):
-        raise UserError(f"{config} is for recipe {name}, not for {recipe}: name one of them only.")
+        raise UserError(f"{config} is for recipe {name}, not for {recipe}: name only one of them.")
     if resume:
         base = _config_of_run(Path(output), name)
     elif name is not None:
@@ -74,10 +75,10 @@ def _config_of_model(init_from: str | Path) -> RunConfig:
 
 
 def read_splits(data: str | Path, config: RunConfig) -> tuple[Split, Split | None]:
-    """The split to learn from and the one to evaluate on, None if the data have none.
+    """Read the split to train on and the split to evaluate on, which is None if the data have none.
 
     Raises:
-        UserError: the data cannot be read, have no object to learn from, or no class in common.
+        UserError: if the data cannot be read, have no object to learn from, or have no class in common.
     """
     read = partial(read_split, data, format=config.data.format, strict=config.data.strict)
     train = read("train")
@@ -92,7 +93,7 @@ def read_splits(data: str | Path, config: RunConfig) -> tuple[Split, Split | Non
     if name is None:
         return train, None
     val = read(name)
-    try:  # before hours of training, not at the first evaluation
+    try:  # check now, not after hours of training
         match_classes(train.classes, val.classes, val.source)
     except UserError as error:
         raise UserError(
@@ -102,22 +103,22 @@ def read_splits(data: str | Path, config: RunConfig) -> tuple[Split, Split | Non
 
 
 def config_for_classes(config: RunConfig, split: Split) -> RunConfig:
-    """The configuration with the data set's number of classes.
+    """Return the configuration with the data set's number of classes.
 
     Raises:
-        UserError: `model.num_classes` was set to another number.
+        UserError: if `model.num_classes` was set to another number.
     """
     requested, present = config.model.num_classes, len(split.classes)
     if requested not in (ModelConfig.num_classes, present):
         raise UserError(
             f"model.num_classes is {requested}, but {split.source} has {present} classes: leave the option "
-            "out, the number comes from the data."
+            "out, because the number comes from the data."
         )
     return replace(config, model=replace(config.model, num_classes=present))
 
 
 def describe_data(train: Split, val: Split | None) -> dict[str, Any]:
-    """What identifies the data of a run wherever they are stored; ready for JSON."""
+    """Describe the data of a run, independently of where they are stored; ready for JSON."""
     return {
         "train_images": len(train),
         "val_images": None if val is None else len(val),

@@ -1,5 +1,7 @@
-"""Ctrl-C and SIGTERM let training finish its update and save its state.
-If it only waits, they stop it at once."""
+"""Signal handling: on Ctrl-C and SIGTERM, training finishes its update and saves its state.
+
+If it is only waiting, it stops at once.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +13,19 @@ from types import FrameType
 
 
 class StopNow(BaseException):
-    """Raised by a signal where nothing has to be finished. No library that is being called may catch it."""
+    """Raised by a signal if nothing has to be finished; a `BaseException`, so that no library catches it."""
 
 
 @dataclass
 class StopRequest:
-    """`requested` becomes true with the first signal."""
+    """A request to stop; `requested` becomes True with the first signal."""
 
     requested: bool = False
     stops_at_once: bool = False
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """A block in which a signal raises `StopNow`, also one that came before."""
+        """Raise `StopNow` if a signal arrives inside the block, or has arrived before."""
         self.stops_at_once = True
         try:
             if self.requested:

@@ -1,8 +1,8 @@
-"""The state of a run: what changes while it learns, and the file that `--resume` continues from.
+"""The state of a run: everything that changes during training, and the file from which `--resume` continues.
 
 A sample is a pure function of (seed, epoch, index), the dropout of an update one of (seed, update, rank), and
-the learning rate one of the update's number. So weights, optimizer moments and two counters are enough to
-continue a stopped run exactly.
+the learning rate one of the update's number. Therefore weights, optimizer moments and two counters are enough
+to continue a stopped run exactly.
 """
 
 from __future__ import annotations
@@ -25,16 +25,18 @@ from ..run_folder.names import STATE_FILE
 from ..words import exists
 from .optimisation import cpu_copy
 
-FORMAT = 3  # 1, which had no number, drew dropout from other seeds; 2 had no digest
+FORMAT = 3  # format 1, which had no number, used other seeds for dropout; format 2 had no digest
 
 
 @dataclass
 class TrainingState:
-    """What an update changes, and how far the run is.
+    """Everything that an update changes, and the progress of the run.
 
-    `average`: the moving average of the weights, None without one. `step`: updates done. `closed_step`: after
-    which of them an epoch was last closed (evaluated, its checkpoints written). `best_ap`: of the evaluations
-    so far, None before the first one that has an AP.
+    Attributes:
+        average: the moving average of the weights, or None.
+        step: the number of updates done.
+        closed_step: the update after which an epoch was last closed (evaluated, its checkpoints written).
+        best_ap: the best AP of the evaluations so far; None before the first one that has an AP.
     """
 
     model: DetectionModel
@@ -47,17 +49,17 @@ class TrainingState:
 
     @property
     def model_to_keep(self) -> DetectionModel:
-        """The weights to evaluate and to write: the moving average if there is one."""
+        """The model to evaluate and to write: the moving average if there is one."""
         return self.model if self.average is None else self.average
 
     def is_best(self, ap: float) -> bool:
-        """Whether an evaluation is better than all before it. An AP of -1 means that there was no truth."""
+        """Return True if `ap` is better than all before; -1 means that there was nothing to find."""
         return exists(ap) and (self.best_ap is None or ap > self.best_ap)
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What must be the same when a run is resumed, because an update's images are found by their numbers."""
+    """The facts that must not change when a run is resumed, as images are identified by their numbers."""
 
     total_batch: int
     num_images: int
@@ -69,10 +71,10 @@ class Identity:
 
 
 def require_state(output: Path) -> None:
-    """Raise a `UserError` if `output` holds nothing to resume."""
+    """Raise a `UserError` if `output` contains no run to resume."""
     if not (output / STATE_FILE).is_file():
         raise UserError(
-            f"--resume: {output} holds no training state to continue from; leave --resume out to start there."
+            f"--resume: {output} contains no training state; leave --resume out to start a run there."
         )
 
 
@@ -96,13 +98,13 @@ def save_state(output: Path, state: TrainingState, identity: Identity) -> None:
 
 
 def load_state(output: Path, state: TrainingState, identity: Identity) -> None:
-    """Fill `state`, whose model and optimizer are made from this start's settings.
+    """Load the saved state into `state`, whose model and optimizer are built from the current settings.
 
-    The rates and the weight decay stay those of this start, which may differ from the first one's.
+    Learning rates and weight decay stay those of the current settings, which may have changed.
 
     Raises:
-        UserError: the file is damaged or was changed, of another version, or of a run with other data,
-            another number of images per update or another model.
+        UserError: if the file is damaged or was changed, is from another version, or is from a run with other
+            data, another number of images per update or another model.
     """
     path = output / STATE_FILE
     content = _read(path)
@@ -125,7 +127,7 @@ def load_state(output: Path, state: TrainingState, identity: Identity) -> None:
         if state.average is not None:
             state.average.load_state_dict(content["average"] or content["model"])
     except (RuntimeError, ValueError) as error:
-        example = str(error).strip().splitlines()[-1].strip().rstrip(".")  # of PyTorch's many lines
+        example = str(error).strip().splitlines()[-1].strip().rstrip(".")  # the last of PyTorch's many lines
         raise UserError(
             f"--resume: the model differs from the one in {path} ({example}): "
             "resume with the same model settings."
@@ -139,7 +141,7 @@ def load_state(output: Path, state: TrainingState, identity: Identity) -> None:
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    """SHA-256 of all values: PyTorch's reader does not notice a changed byte in a tensor."""
+    """Return the SHA-256 of all values, as PyTorch's reader does not detect changed bytes in a tensor."""
     digest = hashlib.sha256()
 
     def add(value: Any) -> None:
@@ -183,6 +185,6 @@ def _require_same(content: Mapping[str, Any], identity: Identity, output: Path) 
         )
     if content["total_batch"] != identity.total_batch:
         raise UserError(
-            f"--resume: the run was made with {content['total_batch']} images per update, now there are "
+            f"--resume: the run used {content['total_batch']} images per update, now there are "
             f"{identity.total_batch}: keep batch_size x accumulate x processes the same."
         )

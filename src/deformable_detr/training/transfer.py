@@ -1,7 +1,7 @@
-"""Start from a model with other classes or another number of queries (`--init-from`).
+"""The transfer of weights from a model with other classes or another number of queries (`--init-from`).
 
-Rows of the class heads are matched by class name, learned queries by position in the list; everything
-else by name and shape. What stays fresh is said, never guessed.
+Rows of the class heads are matched by class name, learned queries by their index, and all other tensors by
+name and shape. Everything that stays untrained is reported.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ LEARNED_QUERIES = ("queries.positions", "queries.content")
 
 @dataclass(frozen=True)
 class Transfer:
-    """What a model took over from another one.
+    """The result of a transfer.
 
-    `matched_classes`: class names that the source has, too. `fresh_*`: classes, queries and whole tensors
-    that start untrained. `unused_tensors`: those of the source that the model has no place for.
+    Attributes:
+        matched_classes: the class names that the source has too.
+        fresh_classes, fresh_queries, fresh_tensors: classes, queries and whole tensors that start untrained.
+        unused_tensors: tensors of the source that the model does not have.
     """
 
     matched_classes: tuple[str, ...]
@@ -57,11 +59,11 @@ def transfer(source: Checkpoint, target: Checkpoint) -> Transfer:
     """Copy the weights of `source` into `target.model`, in place.
 
     Raises:
-        UserError: the two are different architectures.
+        UserError: if the two models have different architectures.
     """
     same_scheme = source.config.classification == target.config.classification
     source_rows = {
-        # a row of a softmax means something else than one of a sigmoid
+        # Rows of a softmax and of a sigmoid have different meanings.
         loose_name(name): row
         for row, name in enumerate(source.classes.names)
         if name is not None and same_scheme
@@ -75,8 +77,8 @@ def transfer(source: Checkpoint, target: Checkpoint) -> Transfer:
     unfit = [name for name, tensor in own.items() if name in state and not _fits(name, tensor, state[name])]
     if unfit:
         raise UserError(
-            f"--init-from: the model differs from recipe {target.recipe} in {len(unfit)} tensors, {unfit[0]} "
-            f"for one; leave --recipe out to take over the architecture of {source.recipe} as it is."
+            f"--init-from: the model differs from recipe {target.recipe} in {len(unfit)} tensors, such as "
+            f"{unfit[0]}; leave --recipe out to use the architecture of {source.recipe} unchanged."
         )
     fresh_queries = 0
     for name, tensor in own.items():
@@ -92,7 +94,7 @@ def transfer(source: Checkpoint, target: Checkpoint) -> Transfer:
         else:
             tensor.copy_(state[name])
         if name.startswith(OBJECTNESS) and same_scheme:
-            # A proposal's objectness is logit 0 of the first stage, whatever class stands there.
+            # A proposal's objectness is logit 0 of the first stage, whatever class it belongs to.
             tensor[0] = state[name][0]
     return Transfer(
         matched_classes=tuple(name for _, name in names if loose_name(name) in source_rows),
@@ -104,7 +106,7 @@ def transfer(source: Checkpoint, target: Checkpoint) -> Transfer:
 
 
 def _fits(name: str, tensor: Tensor, source: Tensor) -> bool:
-    """Whether `source` can fill `tensor`; of class heads and learned queries, only the width must agree."""
+    """Return True if `source` fits `tensor`; class heads and learned queries need only the same width."""
     if CLASS_HEAD in name or name in LEARNED_QUERIES:
         return tensor.shape[1:] == source.shape[1:]
     return tensor.shape == source.shape

@@ -1,4 +1,4 @@
-"""One update: the micro-batches of one step of the optimizer, forward and backward, and the step itself."""
+"""One update: forward and backward passes of its micro-batches, and one step of the optimizer."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ def update(
     clip_norm: float = 0.0,
     number: int = 1,
 ) -> dict[str, float]:
-    """Move the weights of `model` by one step of `optimizer`.
+    """Change the weights of `model` by one step of `optimizer`.
 
     Args:
         model: maps an ImageBatch or FeatureBatch to a DetectorOutput; may be wrapped for several processes.
         micro_batches: this process's part of the update, on any device.
-        count: what the whole update holds, as this process's share: `count_update`.
-        dtype: the forward pass computes in it.
-        scaler: needed for float16 only; it leaves out an update whose gradient is not finite.
-        clip_norm: gradients are scaled down to at most this norm; 0 leaves them.
-        number: of the update, for messages.
+        count: this process's share of the objects and images of the whole update, from `count_update`.
+        dtype: the type in which the forward pass computes.
+        scaler: needed for float16 only; it skips an update whose gradient is not finite.
+        clip_norm: gradients are scaled down to at most this norm; 0 leaves them unchanged.
+        number: the number of the update, for messages.
 
     Returns:
         This process's losses: `loss`, each term by name, and `gradient_norm` if gradients are clipped.
 
     Raises:
-        NonFiniteError: a loss or the gradient is not finite; names the update and its images. The weights
-            have not moved.
+        NonFiniteError: if a loss or the gradient is not finite; the message names the update and its images.
+            The weights have not changed.
     """
     device = next(model.parameters()).device
     scaler = gradient_scaler(device, torch.float32) if scaler is None else scaler
@@ -85,7 +85,7 @@ def update(
 
 
 def count_update(micro_batches: Sequence[MicroBatch], num_queries: int, processes: Processes) -> BatchCount:
-    """What the whole update holds, over micro-batches and processes, as the share of this process."""
+    """Count the objects and images of the whole update, and return this process's share."""
     own = BatchCount.from_targets([target for _, targets in micro_batches for target in targets], num_queries)
     objects, matched, images = processes.sum([own.objects, own.matched, own.images])
     return BatchCount(objects, matched, images).share_of(processes.world_size)
@@ -99,7 +99,7 @@ def to_device(micro_batch: MicroBatch, device: torch.device) -> MicroBatch:
 
 @contextmanager
 def _without_exchange(model: nn.Module, is_active: bool) -> Iterator[None]:
-    """Gradients travel between processes once per update, with its last micro-batch."""
+    """Skip the exchange of gradients, which happens once per update, with its last micro-batch."""
     if is_active and isinstance(model, DistributedDataParallel):
         with model.no_sync():
             yield
@@ -122,7 +122,7 @@ def _require_finite(loss: float, targets: Sequence[Target], number: int) -> None
 
 
 def _as_numbers(groups: Sequence[Mapping[str, Tensor]]) -> list[dict[str, float]]:
-    """The same groups of scalars as numbers. This waits for a GPU, once."""
+    """Convert groups of scalars to numbers, with a single wait for the GPU."""
     values = iter(torch.stack([scalar for group in groups for scalar in group.values()]).tolist())
     return [{name: next(values) for name in group} for group in groups]
 

@@ -90,7 +90,7 @@ def test_relative_roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert len(read_split(os.path.relpath(tmp_path), "train", strict=True)) == 1
 
 
-def test_strict_tells_the_count_and_the_first_few(tmp_path: Path) -> None:
+def test_strict_reports_the_count_and_the_first_few(tmp_path: Path) -> None:
     write_yolo(tmp_path, {"train": {"a": "9 0 0 1 1\n" * 5}})
     with pytest.raises(UserError, match=r"5 problems \(.*a\.txt:1.*a\.txt:2.*a\.txt:3.*; and 2 more\)"):
         read_split(tmp_path, "train", strict=True)

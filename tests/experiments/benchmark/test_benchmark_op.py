@@ -165,7 +165,7 @@ def test_targets_are_ratios_of_medians() -> None:
     assert len(targets) == 11
 
 
-def test_help_of_the_benchmark_tells_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_the_benchmark_lists_its_options(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["op", "--help"])
     text = capsys.readouterr().out

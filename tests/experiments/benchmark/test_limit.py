@@ -78,7 +78,7 @@ def test_backward_is_every_dot_product_and_every_row_added_to(
         (torch.zeros(8, 16), torch.zeros(8), "abacus", "not compiled for kernels named abacus"),
     ],
 )
-def test_what_it_cannot_do_is_refused(
+def test_unsupported_requests_are_refused(
     rows: torch.Tensor, weights: torch.Tensor, kernels: str, sentence: str
 ) -> None:
     with pytest.raises(RuntimeError, match=sentence):

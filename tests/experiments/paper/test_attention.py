@@ -113,7 +113,7 @@ def test_tokens_inside_boxes() -> None:
     assert inside.nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
 
 
-def test_a_run_is_measured_at_each_epoch_and_goes_on(
+def test_a_run_is_measured_at_each_epoch_and_continues(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def tiny(self: RecipeRow, scale: str, epochs: int | None, seed: int) -> RunConfig:

@@ -66,7 +66,7 @@ def test_losses_reach_every_learning_parameter(model: FasterRcnn) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_is_logged_and_goes_on_after_its_last_epoch(tiny_data: Path, tmp_path: Path) -> None:
+def test_a_run_is_logged_and_continues_after_its_last_epoch(tiny_data: Path, tmp_path: Path) -> None:
     for epochs in (1, 2):
         train_faster_rcnn(tiny_data, config(epochs), tmp_path, "cpu")
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

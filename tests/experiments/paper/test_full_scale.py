@@ -107,7 +107,7 @@ def test_other_batches_and_schedules(launchers: Path) -> None:
 
 
 @pytest.mark.parametrize("script", [ONE_NODE, SLURM], ids=lambda script: script.name)
-def test_what_they_need_is_said(launchers: Path, script: Path) -> None:
+def test_missing_requirements_are_reported(launchers: Path, script: Path) -> None:
     slurm = {"SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_ID": "7"}
     for arguments, environment, words in (
         ([], {}, "usage: "),

@@ -99,7 +99,7 @@ def test_a_run_in_work_is_left_to_whoever_has_it(
     assert len(list((tmp_path / "r").iterdir())) == 2
 
 
-def test_a_stopped_run_goes_on(
+def test_a_stopped_run_continues(
     queue: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(RecipeRow, "config", lambda self, *_: tiny_config(epochs=1))
@@ -116,7 +116,9 @@ def test_a_stopped_run_goes_on(
     assert not (tmp_path / "r").exists()
     capsys.readouterr()
     assert main(queue) == 0
-    assert "resuming after update 4" in capsys.readouterr().out
+    resumed = re.search(r"resuming after update (\d+)", capsys.readouterr().out)
+    assert resumed
+    assert 3 <= int(resumed[1]) < 6  # a row may be written some updates after it was computed
     metrics = tmp_path / "o" / "tiny" / "runs" / "small" / "detr_r50-1ep-seed1" / "metrics.jsonl"
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [row["step"] for row in rows if row["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
@@ -167,7 +169,7 @@ def test_a_run_that_diverges_does_not_stop_the_others(
     assert [path.name for path in (tmp_path / "r").iterdir()] == ["tiny-detr_r50-1ep-seed2.json"]
 
 
-def test_jobs_share_a_queue_and_a_failing_one_is_told(
+def test_jobs_share_a_queue_and_a_failing_one_is_reported(
     queue: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = Path(queue[1])

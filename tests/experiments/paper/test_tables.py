@@ -194,7 +194,9 @@ def test_both_rows_of_detr_dc5_are_made_from_its_runs(tiny_data: Path, tmp_path:
 
 
 @pytest.mark.usefixtures("quick_costs")
-def test_a_damaged_speed_is_told(tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_speed_is_reported(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "speed" / "full").mkdir(parents=True)
     command = [
         "table1",

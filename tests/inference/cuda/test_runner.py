@@ -10,6 +10,7 @@ import deformable_detr as dd
 from deformable_detr.config import RECIPES
 from deformable_detr.inference.backend import RunnerBackend
 from deformable_detr.inference.cuda import Runner
+from deformable_detr.inference.cuda.runner import can_be_captured
 from deformable_detr.structures import ImageBatch
 from tests.inference.cpu.test_runner import assert_same, images, plainly, small_model
 
@@ -52,6 +53,11 @@ def test_it_is_current_until_a_weight_changes() -> None:
     with torch.no_grad():
         model.decoder.heads[0].class_head.bias.add_(1)  # type: ignore[union-attr,operator]
     assert not runner.is_current(model)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_models_with_deformable_convolutions_are_not_captured(name: str) -> None:
+    assert can_be_captured(small_model(name)) == ("dcn" not in name)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

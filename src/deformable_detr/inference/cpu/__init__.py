@@ -1,15 +1,15 @@
-"""The model as `predict` runs it on a CPU: the same function, rebuilt from the plain model to be fast.
+"""The optimised replica that `predict` runs on a CPU: the same function, rebuilt from the plain model.
 
-`optimise` (build.py) copies the model's parts and exchanges those that gain by it; whatever it does not know
-stays as it is. The skeleton, `DetectionModel.forward`, remains the one there is:
+`optimise` (build.py) copies the model's parts and replaces those for which there is a faster version; unknown
+parts stay unchanged. The structure is still that of `DetectionModel.forward`:
 
     pixels → backbone → neck          convolutions.py   norms folded into the weights, channels_last
-           → locate                   memory.py         positions kept for each picture size
+           → locate                   memory.py         positions are cached for each picture size
            → encoder                  encoder.py        chunks of tokens, from sampling to the last norm
-           → queries                  queries.py        fixed ones kept; proposals: heads where they count
+           → queries                  queries.py        fixed ones are cached; proposals are encoded in chunks
            → decoder → heads          decoder.py        samples first, then projects; the last layer predicts
 
-What each exchange gains is measured in docs/speed.md. Weights on disk and `detector.model` do not change.
+docs/speed.md reports the gain of each replacement. Weights on disk and `detector.model` do not change.
 """
 
 from .runner import Runner

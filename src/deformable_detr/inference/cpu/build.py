@@ -1,4 +1,4 @@
-"""From a plain model to its optimised replica: the only place that says which part is exchanged for which."""
+"""From a plain model to its optimised replica: this module alone determines which parts are replaced."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from .queries import ChunkedProposals, ComputedQueries
 
 
 def optimise(model: DetectionModel, dtype: torch.dtype) -> DetectionModel:
-    """A model in evaluation mode that predicts the same (of all layers, the last one only).
+    """Build a model in evaluation mode with the same predictions of the last layer.
 
-    Backbone, neck and encoder, where the arithmetic is, compute in `dtype`; queries, decoder and heads, some
-    hundredths of it, in float32.
+    Backbone, neck and encoder, which do most of the arithmetic, compute in `dtype`; queries, decoder and
+    heads, with a few percent of it, compute in float32.
     """
     model = copy_on_same_memory(model).eval()
     fold_norms(model.backbone)

@@ -1,6 +1,6 @@
-"""Backbone and neck: frozen batch norm folded into the convolutions before it, weights in channels_last.
+"""Backbone and neck: frozen batch norm is folded into the preceding convolutions, weights are channels_last.
 
-Letters: B batch, C channels, H, W the size of a map.
+Letters: B batch; C channels; H, W height and width of a map.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def fold_norms(backbone: nn.Module) -> None:
-    """Where a frozen norm alone reads a convolution's output, give its scale and shift to the convolution.
+    """Move the scale and shift of a frozen norm into a convolution whose output only this norm reads.
 
-    Who reads what is found by tracing. A backbone that cannot be traced keeps its norms.
+    The readers are found by tracing. A backbone that cannot be traced keeps its norms.
     """
     try:
         graph = _Tracer().trace(backbone)
@@ -43,7 +43,7 @@ def fold_norms(backbone: nn.Module) -> None:
 
 
 class _Tracer(fx.Tracer):
-    """Looks into blocks, but not into convolutions (some pad by the picture's size) and norms."""
+    """Traces into blocks, but not into norms or convolutions (some of which pad by the picture's size)."""
 
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
         known = isinstance(module, nn.Conv2d | DeformConv2d) or _is_frozen_norm(module)
@@ -51,8 +51,10 @@ class _Tracer(fx.Tracer):
 
 
 def _is_frozen_norm(module: nn.Module) -> bool:
-    """torchvision's or timm's (which may hold an activation): known by their constants, so that timm need not
-    be imported for a ResNet."""
+    """Return True for a frozen norm of torchvision or timm (which may contain an activation).
+
+    They are recognised by their buffers, so that timm need not be imported for a ResNet.
+    """
     constants = {name for name, _ in module.named_buffers(recurse=False)}
     return constants == {"weight", "bias", "running_mean", "running_var"}
 
@@ -67,11 +69,14 @@ def _fold(convolution: Any, norm: Any) -> None:
 
 
 def in_channels_last(module: ModuleT) -> ModuleT:
-    """The channels of a pixel side by side: a 1x1 convolution is a matrix product, depthwise ones load whole
-    vectors, and flattening a level to tokens is free."""
-    for each in module.modules():
-        if isinstance(each, nn.Conv2d):
-            each.to(memory_format=torch.channels_last)
+    """Store the channels of a pixel next to each other.
+
+    Then a 1x1 convolution is a matrix product, depthwise convolutions load whole vectors, and flattening a
+    level to tokens is free.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            part.to(memory_format=torch.channels_last)
     return module
 
 
@@ -108,17 +113,17 @@ class _TwoPassGroupNorm(nn.Module):
 
 
 def keep_sampling_in_float32(module: nn.Module) -> None:
-    """Deformable convolutions compute coordinates: they stay in float32 whatever the rest is turned into."""
-    for name, each in list(module.named_modules()):
-        if isinstance(each, DeformConv2d):
-            module.set_submodule(name, _InFloat32(each))
+    """Keep deformable convolutions in float32, because they compute coordinates."""
+    for name, part in list(module.named_modules()):
+        if isinstance(part, DeformConv2d):
+            module.set_submodule(name, _InFloat32(part))
 
 
 class _InFloat32(nn.Module):
     def __init__(self, module: nn.Module):
         super().__init__()
-        self.kept = (module,)  # in a tuple, `to` does not find it
+        self.hidden = (module,)  # `to` does not find a module in a tuple
 
     def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.kept[0](x.float())
+        output: Tensor = self.hidden[0](x.float())
         return output.to(x.dtype)

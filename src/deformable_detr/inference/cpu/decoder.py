@@ -1,4 +1,4 @@
-"""The decoder: few queries and a large memory, so sample first and project what was sampled.
+"""The decoder: with few queries and a large memory, it samples first and projects only the samples.
 
 Letters: B batch, Q queries, S memory tokens, C channels, M heads, D = C/M, L levels, K points.
 """
@@ -19,11 +19,11 @@ from ...structures import FeatureMemory, Predictions, Queries
 from .encoder import side_by_side
 from .memory import LocatedMemory
 
-ONES = 8  # channels after the memory's: a one and seven zeros, which keep its rows aligned
+ONES = 8  # channels after those of the memory: a one and seven zeros, which keep the rows aligned
 
 
 class LastLayerDecoder(Decoder):
-    """Predicts once, after the last layer. Where references are refined, earlier layers give boxes alone."""
+    """Predicts only after the last layer. With refinement, earlier layers predict boxes only."""
 
     def __init__(self, decoder: Decoder):
         layers, heads = list(decoder.layers), list(decoder.heads)
@@ -49,7 +49,7 @@ class LastLayerDecoder(Decoder):
 
 
 def with_ones(memory: LocatedMemory) -> Tensor:
-    """(B, S, C + ONES): the tokens and a one behind each; all zero where there is padding."""
+    """Append a one to each token, (B, S, C + ONES); padding is all zeros."""
     B, S, C = memory.tokens.shape
     extended = memory.tokens.new_zeros(B, S, C + ONES)
     extended[..., :C] = memory.tokens
@@ -58,11 +58,12 @@ def with_ones(memory: LocatedMemory) -> Tensor:
 
 
 class SampledFirst(MemoryAttention):
-    """`DeformableAttention` with its value projection behind the sampling.
+    """`DeformableAttention` with its value projection after the sampling.
 
-    Sampling is linear: Σ aₚ (W xₚ + b) = W Σ aₚ xₚ + b Σ aₚ, over the points p inside the image. So each head
-    samples the tokens themselves, and projects Q rows instead of S; the second sum comes from the channel
-    of ones. For a COCO picture 17,821 rows become 300 · 8 heads of an eighth of the matrix each.
+    Sampling is linear: Σ aₚ (W xₚ + b) = W Σ aₚ xₚ + b Σ aₚ, over the points p inside the image. Therefore
+    each head can sample the tokens themselves and project Q rows instead of S; the second sum comes from the
+    channel of ones. For a COCO picture, 17,821 rows become 300 rows for each of 8 heads, which project with
+    an eighth of the matrix.
     """
 
     def __init__(self, attention: DeformableAttention):

@@ -1,8 +1,8 @@
-"""The deformable encoder, a chunk of tokens at a time.
+"""The deformable encoder, computed in chunks of tokens.
 
-In an encoder layer only the values need all tokens. All that follows, from the sampling offsets to the last
-norm, is one token's own business: so a chunk goes through all of it while it is in the cache, and the hidden
-layer of the feed-forward (73 MB for a COCO picture) never exists as a whole.
+In an encoder layer, only the values need all tokens. The rest, from the sampling offsets to the last norm, is
+independent for each token. So a chunk passes through all of it while it is in the cache, and the hidden layer
+of the feed-forward network (73 MB for a COCO picture) never exists as a whole.
 
 Letters: B batch, S memory tokens, C channels, M heads, D = C/M, L levels, K points.
 """
@@ -20,11 +20,11 @@ from ...ops import fused_ms_deform_attn
 from ...structures import FeatureMemory
 from .memory import LocatedMemory
 
-CHUNK = 4096  # tokens: 16 MB of hidden layer; with smaller ones threads wait for each other more often
+CHUNK = 4096  # tokens, 16 MB of hidden layer; with smaller chunks, threads wait for each other more often
 
 
 class ChunkedEncoder(Encoder):
-    """Layers that write their result over their input. One buffer of values serves all of them."""
+    """An encoder whose layers overwrite their input and share one buffer of values."""
 
     def __init__(self, layers: Sequence[ChunkedEncoderLayer]):
         super().__init__(())
@@ -56,7 +56,7 @@ class ChunkedEncoderLayer(nn.Module):
         self.feedforward = layer.feedforward
 
     def project_values(self, memory: LocatedMemory, buffer: Tensor | None) -> Tensor:
-        """(B, M, S, D): each head's rows lie together, as the operator likes to read them."""
+        """Return the values, (B, M, S, D); each head's rows are together, which suits the operator best."""
         B, S, C = memory.tokens.shape
         M = self.num_heads
         values = memory.tokens.new_empty(B, M, S, C // M) if buffer is None else buffer
@@ -92,7 +92,7 @@ def chunks(num_tokens: int) -> Iterator[slice]:
 
 
 def side_by_side(*linears: nn.Linear) -> nn.Linear:
-    """One matrix product for all that reads the same input; the outputs stand one after the other."""
+    """Merge layers with the same input into one matrix product; the outputs follow one another."""
     merged = nn.Linear(linears[0].in_features, sum(linear.out_features for linear in linears))
     merged.weight = nn.Parameter(torch.cat([linear.weight for linear in linears]), requires_grad=False)
     merged.bias = nn.Parameter(torch.cat([linear.bias for linear in linears]), requires_grad=False)

@@ -1,4 +1,4 @@
-"""Where tokens are depends on the picture's size alone (if nothing is padded): computed once for each size.
+"""A cache of the tokens' positions, which depend only on the picture's size if nothing is padded.
 
 Letters: B batch, S memory tokens, C channels, L levels.
 """
@@ -22,11 +22,12 @@ KEPT_SIZES = 4  # picture sizes; one takes 19 MB at 800x1066
 
 @dataclass(frozen=True)
 class LocatedMemory(FeatureMemory):
-    """A memory that knows more about its tokens.
+    """A memory with more facts about its tokens.
 
-    `centres`: (B, S, L, 2) float32, each token's pixel centre (x, y) on each padded level.
-    `padded`: whether any token is padding; `positions` and `centres` are expanded over the batch if not.
-    `sampled`: what the decoder samples, see `SampledFirst`; None before the decoder.
+    Attributes:
+        centres: (B, S, L, 2) float32, each token's pixel centre (x, y) on each padded level.
+        padded: True if any token is padding; if not, `positions` and `centres` are expanded over the batch.
+        sampled: the tensor that the decoder samples, see `SampledFirst`; None before the decoder.
     """
 
     centres: Tensor
@@ -35,7 +36,7 @@ class LocatedMemory(FeatureMemory):
 
 
 class LocatingModel(DetectionModel):
-    """The skeleton; its pixels enter in channels_last and `dtype`."""
+    """A model that takes pixels in channels_last and `dtype`, and caches positions by picture size."""
 
     def __init__(self, *, dtype: torch.dtype, **parts: Any):
         super().__init__(**parts)
@@ -74,7 +75,7 @@ class LocatingModel(DetectionModel):
 
 
 class _RecentSizes:
-    """The last few picture sizes that were seen; for several threads."""
+    """A thread-safe cache of the most recent picture sizes."""
 
     def __init__(self, limit: int):
         self._limit = limit

@@ -1,4 +1,4 @@
-"""Queries that do not look at the picture are computed once; proposals compute heads only where they count.
+"""Queries that are independent of the picture are computed once; proposals are encoded in chunks.
 
 Letters: B batch, S memory tokens, C channels.
 """
@@ -14,7 +14,7 @@ from .encoder import chunks
 
 
 class ComputedQueries(nn.Module):
-    """The result of queries that are weights and nothing else."""
+    """The precomputed result of queries that depend only on weights."""
 
     def __init__(self, queries: FixedQueries):
         super().__init__()
@@ -28,11 +28,11 @@ class ChunkedProposals(BestProposals):
     """Encodes tokens in chunks that stay in the processor's cache."""
 
     def encode(self, tokens: Tensor, invalid: Tensor) -> Tensor:
-        """The input of the first stage's head, (B, S, C) float32."""
+        """Return the input of the first stage's head, (B, S, C) float32."""
         encoded = torch.empty_like(tokens, dtype=torch.float32)
         for image, of_image in enumerate(tokens):
             for chunk in chunks(len(of_image)):
-                # not in place: `float` copies nothing of what is float32, and the decoder needs all tokens
+                # Not in place: `float` does not copy float32 tensors, and the decoder needs all tokens.
                 valid = of_image[chunk].float().masked_fill(invalid[image, chunk, None], 0.0)
                 encoded[image, chunk] = self.plain.memory_norm(self.plain.memory_projection(valid))
         return encoded

@@ -1,4 +1,4 @@
-"""A plain model's optimised twin, and whether it is still one."""
+"""A plain model's optimised replica for CPUs, which can tell if the plain model has changed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .build import optimise
 
 
 class Runner:
-    """The last layer's predictions of a plain model, on a CPU, computed in `dtype` (float32 or bfloat16).
+    """Computes the last layer's predictions of a plain model on a CPU, in `dtype` (float32 or bfloat16).
 
-    Boxes and what they start from are float32 always. The plain model is not changed; where it may have been
-    since, ask `is_current`.
+    Boxes and references are always float32. The plain model is not changed; `is_current` reports whether it
+    has been changed since.
     """
 
     def __init__(self, model: DetectionModel, dtype: torch.dtype = torch.float32):
@@ -24,7 +24,7 @@ class Runner:
             self._model = optimise(model, dtype)
 
     def is_current(self, model: DetectionModel) -> bool:
-        """Whether `model` is what this runner was built from, with the same weights."""
+        """Return True if this runner was built from `model` with its current weights."""
         return model is self._root and self._seen.still_holds()
 
     def __call__(self, batch: ImageBatch) -> Predictions:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...models import DetectionModel
+from ...ops import DeformConv2d
 from ...structures import ImageBatch, Predictions
 from ..snapshot import Snapshot
 from .build import optimise
@@ -26,7 +27,7 @@ class Runner:
         with torch.no_grad():
             self._model = optimise(model, dtype)
         self._call: Function = self._compute
-        if device.type == "cuda":
+        if device.type == "cuda" and can_be_captured(self._model):
             with torch.cuda.device(device):
                 record = partial(_record, torch.cuda.graph_pool_handle(), device)
             self._call = Graphs(self._compute, record)
@@ -43,6 +44,13 @@ class Runner:
     def _compute(self, pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         last = self._model(ImageBatch(pixels, mask).to(self._device)).predictions[-1]
         return last.logits, last.boxes_cxcywh
+
+
+def can_be_captured(model: nn.Module) -> bool:
+    """Whether a CUDA graph of `model` replays all of it. torchvision launches the kernels of deformable
+    convolution outside the current stream, so a graph lacks them and replays old features (seen on an H100).
+    """
+    return not any(isinstance(module, DeformConv2d) for module in model.modules())
 
 
 def _record(pool: object, device: torch.device, function: Function, inputs: Inputs) -> CudaReplay:

@@ -1,10 +1,10 @@
-"""Exported files as a detector's backend: .onnx by ONNX Runtime, .xml by OpenVINO; no model is built.
-What a detector must know besides (classes, preprocessing, …) is in the file's metadata.
+"""Exported files as a detector's backend: .onnx with ONNX Runtime, .xml with OpenVINO; no model is built.
+The detector's other settings (classes, preprocessing, …) are in the file's metadata.
 
-A file may come from anyone: metadata is parsed strictly, sizes are bounded, nothing outside of the file is
-read (but an .xml's .bin), and nothing in it is executed but the graph.
+A file may come from anyone: metadata is parsed strictly, sizes are limited, no other file is read (except the
+.bin of an .xml), and only the graph is executed.
 
-    model.py            ExportedModel, ExportedBackend; what is checked of every file and of every output
+    model.py            ExportedModel, ExportedBackend, and the checks of every file and every output
     metadata.py         description and certificate as text
     onnx_file.py openvino_file.py      one format each
 
@@ -25,7 +25,7 @@ __all__ = ["SUFFIXES", "ExportedBackend", "ExportedModel", "is_exported", "load"
 
 
 def is_exported(model: object) -> bool:
-    """Whether MODEL names an exported file, by its suffix."""
+    """Return True if MODEL names an exported file, judged by its suffix."""
     return (
         isinstance(model, str | Path)
         and Path(model).suffix.lower() in SUFFIXES
@@ -36,11 +36,11 @@ def is_exported(model: object) -> bool:
 def load(
     path: str | Path, device: str | torch.device = "auto", dtype: str | torch.dtype | None = None
 ) -> ExportedModel:
-    """Open an exported file. Engines take as many threads as `torch.get_num_threads()` says now.
+    """Open an exported file. Engines use as many threads as `torch.get_num_threads()` returns now.
 
     Raises:
-        UserError: there is no such file, it is a .pt2, it was not made by `deformable-detr export`, it is
-            damaged, what runs it is not installed, or `device` or `dtype` is another than the file's own.
+        UserError: if there is no such file, it is a .pt2, it was not written by `deformable-detr export`, it
+            is damaged, its engine is not installed, or `device` or `dtype` differs from the file's own.
     """
     path = Path(path).expanduser()
     if not path.is_file():

@@ -1,7 +1,7 @@
-"""What stands in an exported file besides its graph: two texts of JSON.
+"""The metadata of an exported file, two JSON texts in addition to its graph.
 
-`deformable_detr`: the description of the model (checkpoint/description.py) and how it was exported.
-`deformable_detr_certificate`: what was measured before the file was written (exporter/certificate.py).
+`deformable_detr`: the description of the model (checkpoint/description.py) and of its export.
+`deformable_detr_certificate`: the measurements before the file was written (exporter/certificate.py).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ...errors import UserError
 FORMAT = "deformable_detr_export"
 DESCRIPTION, CERTIFICATE = "deformable_detr", "deformable_detr_certificate"
 INPUTS, OUTPUTS = ("pixels", "mask"), ("logits", "boxes_cxcywh")
-MAX_CHARACTERS = 8_000_000  # a description has some 4,000, and 20 for each class
+MAX_CHARACTERS = 8_000_000  # a description has about 4,000, and 20 for each class
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """`description`: of the model. `certificate`: as JSON, None while the file is still being checked."""
+    """The description of the model, and the certificate as JSON (None while the file is being checked)."""
 
     description: Description
     certificate: dict[str, Any] | None
@@ -36,11 +36,11 @@ class Metadata:
 
     @classmethod
     def from_texts(cls, texts: Mapping[str, str], path: Path) -> Metadata:
-        """Raises `UserError` where the texts are not those of `to_texts`."""
+        """Parse the texts, and raise a `UserError` if they are not those of `to_texts`."""
         if DESCRIPTION not in texts:
             raise UserError(
-                f"{path} says nothing about its classes and preprocessing: it was not made by "
-                "`deformable-detr export`; export the model again with it."
+                f"{path} does not describe its classes and preprocessing, so it was not written by "
+                "`deformable-detr export`: export the model again with it."
             )
         where = f"the metadata of {path}"
         content = _object(texts[DESCRIPTION], where)
@@ -64,5 +64,5 @@ def _object(text: str, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} cannot be read as JSON ({error}).") from error
     if not isinstance(content, dict):
-        raise UserError(f"{where} holds a JSON {type(content).__name__} where an object is expected.")
+        raise UserError(f"{where} must be a JSON object, not {type(content).__name__}: export it again.")
     return content

@@ -1,6 +1,6 @@
-"""An opened exported file, and what all formats share.
+"""An opened exported file, and the code that all formats share.
 
-Letters: B batch, H, W the padded pictures, Q queries.
+Letters: B batch; H, W height and width of the padded pictures; Q queries.
 """
 
 from __future__ import annotations
@@ -36,8 +36,7 @@ class ExportedBackend(Backend):
         self._num_logits = build_classification(description.config).num_logits
 
     def __call__(self, batch: ImageBatch) -> Predictions:
-        """Raises `UserError` where the file cannot compute this batch, or gives something else than its
-        metadata promise."""
+        """Run the graph, and raise a `UserError` if that fails or the result contradicts the metadata."""
         pixels, mask = batch.pixels.float().cpu().contiguous(), batch.mask.cpu().contiguous()
         B, _, H, W = pixels.shape
         with _blaming(self.path, f"cannot compute {B} pictures of {W} x {H} pixels"):
@@ -45,8 +44,8 @@ class ExportedBackend(Backend):
         Q = boxes.shape[1] if boxes.ndim == 3 else 0
         if tuple(boxes.shape) != (B, Q, 4) or tuple(logits.shape) != (B, Q, self._num_logits):
             raise UserError(
-                f"{self.path} gives logits {tuple(logits.shape)} and boxes {tuple(boxes.shape)}, not those "
-                f"of {self._num_logits} logits that its metadata promise: it was changed, export it again."
+                f"{self.path} returns logits {tuple(logits.shape)} and boxes {tuple(boxes.shape)}, but its "
+                f"metadata specify {self._num_logits} logits: the file was changed, export it again."
             )
         return Predictions(logits, boxes)
 
@@ -56,7 +55,7 @@ class ExportedBackend(Backend):
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """`path`: the file. `metadata`: what stands in it. `backend`: what runs it."""
+    """An opened file with its metadata and the backend that runs it."""
 
     path: Path
     metadata: Metadata
@@ -68,16 +67,18 @@ class ExportedModel:
 
 
 def engine(name: str) -> Any:
-    """A library of the extra [export]. Any: none of them has types."""
+    """Import a library of the extra [export]; the type is Any because none of them has types."""
     _switch_telemetry_off()
     return import_extra(name, "export", "an exported model")
 
 
 def _switch_telemetry_off() -> None:
-    """ONNX Runtime and OpenVINO report their use to Microsoft and Google Analytics, and keep an identifier in
-    the home folder. Both decide when they are imported, so this has to come first."""
+    """Switch off the telemetry of ONNX Runtime and OpenVINO, which must happen before their import.
+
+    They report their use to Microsoft and Google Analytics and store an identifier in the home folder.
+    """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    # OpenVINO has no variable for it. Without this package, which brings nothing else, it sends nothing.
+    # OpenVINO has no variable for it. Without this package, which has no other purpose, it sends nothing.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None forbids the import
 
 
@@ -85,14 +86,17 @@ def check_size(path: Path) -> None:
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise UserError(
-            f"{path} has {size:,} bytes, more than {MAX_BYTES:,}: it is no model of this package."
+            f"{path} has {size:,} bytes, more than {MAX_BYTES:,}: it is not a model of this package."
         )
 
 
 @contextmanager
 def _blaming(path: Path, what: str) -> Iterator[None]:
-    """Whatever an engine raises inside is the file's fault. Engines have exceptions of their own, without a
-    common base: hence the width of the net; only calls into an engine belong inside."""
+    """Turn every error of an engine into a `UserError` about the file.
+
+    All exceptions are caught, because those of the engines have no common base class; therefore the block
+    should contain only calls into an engine.
+    """
     try:
         yield
     except UserError:
@@ -103,8 +107,8 @@ def _blaming(path: Path, what: str) -> Iterator[None]:
 
 
 def reading(path: Path) -> Any:
-    """A context: errors inside say that the file cannot be read."""
-    return _blaming(path, "cannot be read, it is damaged or was not made by `deformable-detr export`")
+    """Return a context that reports errors inside as a file that cannot be read."""
+    return _blaming(path, "cannot be read, it is damaged or was not written by `deformable-detr export`")
 
 
 def threads() -> int:

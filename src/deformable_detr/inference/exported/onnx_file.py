@@ -1,4 +1,4 @@
-"""ONNX by ONNX Runtime."""
+"""ONNX files, run by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .model import (
 
 
 def open_onnx(path: Path) -> ExportedModel:
-    """Raises `UserError` where the file is not one of ours, is damaged, or wants data from other files."""
+    """Open a file; raise a `UserError` if it is not ours, is damaged, or needs data from other files."""
     onnx, onnxruntime = engine("onnx"), engine("onnxruntime")
     check_size(path)
     content = path.read_bytes()
@@ -30,8 +30,7 @@ def open_onnx(path: Path) -> ExportedModel:
         model = onnx.load_model_from_string(content)
     _check_graph(model, onnx.TensorProto, path)
     metadata = Metadata.from_texts({entry.key: entry.value for entry in model.metadata_props}, path)
-    # ONNX Runtime has a parser of its own: it gets what was checked here, not bytes that it may read
-    # otherwise.
+    # ONNX Runtime has its own parser: it gets the checked message, not bytes that it may parse differently.
     model.DiscardUnknownFields()
     checked = model.SerializeToString()
     del model, content
@@ -39,13 +38,16 @@ def open_onnx(path: Path) -> ExportedModel:
 
 
 def _check_graph(model: Any, tensor_type: Any, path: Path) -> None:
-    """Our exports hold their weights and ONNX's own operators. Somebody else's could name any file of this
-    machine as their data, or operators that read files."""
+    """Raise a `UserError` if a graph needs other files or has foreign operators.
+
+    Our exports contain their weights and use only ONNX's own operators. Other files could name any file of
+    this machine as their data, or operators that read files.
+    """
     for message in _messages(model):
         kind = message.DESCRIPTOR.name
         if kind == "TensorProto" and (message.external_data or message.data_location == tensor_type.EXTERNAL):
             raise UserError(
-                f"{path} wants weights from other files, which is not read: export the model again."
+                f"{path} needs weights from other files, which are not read: export the model again."
             )
         if kind in ("NodeProto", "OperatorSetIdProto") and message.domain not in ("", "ai.onnx"):
             raise UserError(
@@ -55,7 +57,7 @@ def _check_graph(model: Any, tensor_type: Any, path: Path) -> None:
 
 
 def _messages(message: Any) -> Iterator[Any]:
-    """A message of protobuf and all messages in it, in whatever field they are."""
+    """Yield a protobuf message and all messages in its fields."""
     yield message
     for field, value in message.ListFields():
         if field.message_type is not None:

@@ -22,15 +22,15 @@ from .model import (
 
 
 def open_openvino(path: Path) -> ExportedModel:
-    """Raises `UserError` where the files are not ours or are damaged, or the .bin is missing."""
+    """Open a file; raise a `UserError` if the files are not ours or are damaged, or the .bin is missing."""
     openvino = engine("openvino")
     weights = path.with_suffix(".bin")
     if not weights.is_file():
-        raise UserError(f"{weights} is missing, which holds the weights of {path}: keep the two together.")
+        raise UserError(f"{weights}, the weights of {path}, is missing: keep the two files together.")
     for each in (path, weights):
         check_size(each)
     with path.open("rb") as file:
-        # OpenVINO goes by the content and reads other formats, too, some of which name further files.
+        # OpenVINO recognises other formats by their content too, some of which name further files.
         if not file.read(16).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
             raise UserError(f"{path} is not XML: export the model again.")
     core = openvino.Core()
@@ -49,7 +49,7 @@ class OpenVinoBackend(ExportedBackend):
     def __init__(self, path: Path, metadata: Metadata, core: Any, model: Any):
         super().__init__(path, metadata.description)
         settings = {
-            "INFERENCE_PRECISION_HINT": "f32",  # or processors with bfloat16 would compute in that
+            "INFERENCE_PRECISION_HINT": "f32",  # otherwise, processors with bfloat16 would compute in it
             "INFERENCE_NUM_THREADS": threads(),
             "PERFORMANCE_HINT": "LATENCY",
         }
@@ -63,6 +63,6 @@ class OpenVinoBackend(ExportedBackend):
     def _run(self, pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         given = dict(zip(INPUTS, (pixels.numpy(), mask.numpy()), strict=True))
         with self._lock:
-            found = self._compiled(given)
-            logits, boxes = (torch.from_numpy(found[name].copy()) for name in OUTPUTS)
+            outputs = self._compiled(given)
+            logits, boxes = (torch.from_numpy(outputs[name].copy()) for name in OUTPUTS)
         return logits, boxes
