@@ -50,7 +50,7 @@ LEARNED_EMBEDDINGS = (
 
 
 def random_checkpoint(config: ModelConfig, classes: ClassTable | None = None) -> Checkpoint:
-    """Write a native checkpoint with random weights."""
+    """Return a native checkpoint with random weights."""
     return Checkpoint(
         model=randomise(empty_model(config)),
         config=config,
