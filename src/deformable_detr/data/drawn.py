@@ -1,7 +1,7 @@
-"""The embedded data set: drawn scenes (scenes.py) in COCO layout, so that everything can run offline.
+"""The built-in data set: drawn scenes (scenes.py) in COCO layout, so that everything can run offline.
 
-Everything about picture i of a split follows from (seed, split, i): the same files byte for byte on one
-machine, and the first pictures of a larger set are those of a smaller one.
+Picture i of a split depends only on (seed, split, i): files are identical byte for byte on one machine, and a
+larger set begins with the pictures of a smaller one.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def generate(
     """Draw a data set in COCO layout: `annotations/instances_{train,val}.json`, `train/`, `val/`.
 
     Category ids are 1..6. `area` is that of the visible pixels and the box is tight around them.
-    There is never half a data set at `root`.
+    `root` is written completely or not at all.
 
     Raises:
-        UserError: `root` holds something already, or a count or size that makes no data set.
+        UserError: if `root` is not empty, or a count or size is out of range.
     """
     root = Path(root).absolute()
     if train < 1 or val < 1:

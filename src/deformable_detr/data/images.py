@@ -50,7 +50,7 @@ _pillow_lock = threading.Lock()
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What the first bytes of an image file say.
+    """The facts in the first bytes of an image file.
 
     `stored_size`: (H, W) of the pixels as they are stored. `orientation`: EXIF's 1 to 8, 1 = upright.
     A TIFF always counts as upright: Pillow itself turns it while decoding, and gives the turned size.
@@ -63,7 +63,7 @@ class ImageHeader:
 
     @property
     def upright_size(self) -> tuple[int, int]:
-        """(H, W) after the rotation that EXIF asks for: what a viewer shows."""
+        """(H, W) after the rotation that EXIF requests, as a viewer shows the picture."""
         height, width = self.stored_size
         return (width, height) if self.orientation >= 5 else (height, width)
 
@@ -80,9 +80,10 @@ class OpenedImage:
 
 
 def should_rotate(header: ImageHeader, annotated_size: tuple[int, int] | None) -> bool:
-    """Whether to apply the EXIF orientation: yes, unless the annotation was made on the stored pixels.
+    """Return True if the EXIF orientation is to be applied, unless the annotation refers to the stored
+    pixels.
 
-    The size tells: the rotation is applied only where it leads to the annotation's (H, W). Half turns,
+    The size decides: the rotation is applied only if it leads to the annotation's (H, W). Half turns,
     mirrorings and square pictures have the same size either way, and are applied as viewers do.
     """
     if header.orientation == 1:
@@ -91,9 +92,9 @@ def should_rotate(header: ImageHeader, annotated_size: tuple[int, int] | None) -
 
 
 def read_header(source: str | os.PathLike[str] | bytes) -> ImageHeader:
-    """Size and orientation of an image file (a path, or its bytes), without decoding it.
+    """Read size and orientation of an image file (a path, or its bytes) without decoding it.
 
-    Raises UserError where there is no file or it is not an image.
+    Raises UserError if there is no file or it is not an image.
     """
     if isinstance(source, bytes):
         name = _name_of_bytes(source)
@@ -256,7 +257,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _parse(file: IO[bytes]) -> Image.Image:
-    """The opened, not yet decoded image."""
+    """Open an image without decoding it."""
     # Pillow judges the size by a limit of its own, which warns at 89 and refuses at 179 million pixels.
     # Ours is the caller's, so Pillow's is set aside while it reads the header.
     with _pillow_limit(None):

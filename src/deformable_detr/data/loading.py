@@ -1,4 +1,4 @@
-"""From a data set's records to training batches (specification §1.5, §1.6).
+"""Conversion of a data set's records to training batches (specification §1.5, §1.6).
 
 A sample is a pure function of (seed, epoch, index) and the order of an epoch one of (seed, epoch): so
 resuming is a number of updates to skip, the number of worker processes changes nothing, and one total
@@ -71,10 +71,10 @@ class Samples(Dataset[Sample]):
 
 
 def open_annotated(record: ImageRecord, source: Path, max_pixels: int) -> Image:
-    """The picture of a record. `source`: of the annotations, named in messages.
+    """Open the picture of a record; messages name `source`, the file or folder of the annotations.
 
     Raises:
-        UserError: the picture cannot be read, or is not of the size that its annotation states.
+        UserError: if the picture cannot be read, or does not have the size that its annotation states.
     """
     opened = open_image(record.path, annotated_size=record.size, max_pixels=max_pixels)
     if not opened.fits:
@@ -87,19 +87,19 @@ def open_annotated(record: ImageRecord, source: Path, max_pixels: int) -> Image:
 
 
 def collate(samples: Sequence[Sample]) -> MicroBatch:
-    """Samples of different sizes → one padded batch and its targets."""
+    """Join samples of different sizes into one padded batch and its targets."""
     pixels, targets = zip(*samples, strict=True)
     return ImageBatch.from_images(pixels), targets
 
 
 def steps_per_epoch(num_images: int, total_batch: int) -> int:
-    """Updates in an epoch. The remainder of a permutation is dropped; a data set smaller than one batch
-    still gives one update."""
+    """Return the number of updates in an epoch. The remainder of a permutation is dropped; a data set smaller
+    than one batch still gives one update."""
     return max(1, num_images // total_batch)
 
 
 def epoch_order(num_images: int, total_batch: int, seed: int, epoch: int) -> list[list[int]]:
-    """The global batches of one epoch, as indices of images: a permutation seeded by (seed, epoch).
+    """Return the global batches of one epoch as indices of images: a permutation seeded by (seed, epoch).
 
     A data set smaller than one batch gives one batch, filled by starting over.
     """
@@ -122,10 +122,11 @@ def micro_batch_keys(
     rank: int = 0,
     world_size: int = 1,
 ) -> list[list[SampleKey]]:
-    """Which samples make up rank `rank`'s micro-batches of one epoch; arguments as of `training_loader`.
+    """Return the samples of rank `rank`'s micro-batches of one epoch; arguments are those of
+    `training_loader`.
 
     Raises:
-        UserError: the split has no images.
+        UserError: if the split has no images.
     """
     if not 0 <= rank < world_size:
         raise ValueError(f"rank {rank} is not one of {world_size} processes")

@@ -1,4 +1,4 @@
-"""What a data set is once it has been read, whatever its layout was: classes, images, boxes, problems.
+"""A data set after reading, independent of its layout: classes, images, boxes, problems.
 
 Every reader in `data/formats/` returns a `Split`; everything after it sees nothing else.
 """
@@ -80,5 +80,5 @@ class Split:
 
     @property
     def num_objects(self) -> int:
-        """Objects that can be learned: crowds are none."""
+        """The number of objects that can be learned, which excludes crowds."""
         return sum(int(np.count_nonzero(~image.crowd)) for image in self.images)

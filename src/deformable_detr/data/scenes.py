@@ -27,7 +27,7 @@ EMPTY_SHARE = 0.02  # of the pictures
 
 @dataclass(frozen=True)
 class Scene:
-    """A drawn picture and where its objects are seen.
+    """A drawn picture and the visible pixels of its objects.
 
     `picture`: RGB. `labels`: (N,) int64 indices into CLASS_NAMES. `masks`: (N, H, W) bool, the pixels
     where object n is what one sees; no two overlap.
@@ -48,13 +48,14 @@ class Scene:
 
     @property
     def areas(self) -> np.ndarray:
-        """(N,) int64 pixels of the masks."""
+        """The number of pixels of each mask, (N,) int64."""
         result: np.ndarray = self.masks.sum(axis=(1, 2), dtype=np.int64)
         return result
 
 
 def draw_scene(rng: np.random.Generator, image_size: tuple[int, int], small_objects: bool = False) -> Scene:
-    """One picture of `image_size` (H, W) with its objects; a pure function of the generator's state."""
+    """Draw a picture of `image_size` (H, W) with its objects; the result depends only on the generator's
+    state."""
     style = SMALL_OBJECTS_STYLE if small_objects else USUAL_STYLE
     background = _background(rng, image_size, style)
     shapes, masks = place_shapes(rng, image_size, style)
@@ -122,7 +123,7 @@ class _Shape:
 def _windows(
     left: int, top: int, shape: tuple[int, ...], image_size: tuple[int, int]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """The part of a window that lies in the picture: slices into the picture, slices into the window."""
+    """Return the part of a window inside the picture, as slices of the picture and slices of the window."""
     y0, y1 = max(top, 0), min(top + shape[0], image_size[0])
     x0, x1 = max(left, 0), min(left + shape[1], image_size[1])
     y1, x1 = max(y0, y1), max(x0, x1)
@@ -132,10 +133,11 @@ def _windows(
 def place_shapes(
     rng: np.random.Generator, image_size: tuple[int, int], style: _Style
 ) -> tuple[list[_Shape], list[np.ndarray]]:
-    """Shapes from the nearest to the farthest, and the (H, W) bool masks of what is seen of each.
+    """Place shapes from the nearest to the farthest; return them with the (H, W) bool masks of visible
+    pixels.
 
-    Nearest first: then what hides a shape is settled when it comes, and one that would hardly be seen is
-    simply not put there.
+    Near shapes come first, so that the visible part of each shape is known when it is placed, and one that
+    would hardly be visible is left out.
     """
     shapes: list[_Shape] = []
     masks: list[np.ndarray] = []
@@ -289,7 +291,7 @@ def _fractal(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
 
 
 def _grain(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """Wood: waves along a direction, bent by noise."""
+    """Draw wood: waves along a direction, bent by noise."""
     ys, xs = np.mgrid[: size[0], : size[1]].astype(np.float32)
     angle, period = rng.uniform(0, math.pi), rng.uniform(7, 22)
     along = xs * math.cos(angle) + ys * math.sin(angle) + 14 * _cloud(rng, size, 3)
@@ -298,7 +300,7 @@ def _grain(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
 
 
 def _tiles(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """A floor: tiles of uneven brightness with dark joints."""
+    """Draw a floor: tiles of uneven brightness with dark joints."""
     pitch, joint = int(rng.integers(22, 60)), int(rng.integers(1, 3))
     rows, columns = (side // pitch + 2 for side in size)
     tones = rng.uniform(-0.9, 0.9, (rows, columns)).astype(np.float32)
@@ -317,7 +319,7 @@ _TEXTURES: tuple[Callable[[np.random.Generator, tuple[int, int]], np.ndarray], .
 
 
 def _strew(rng: np.random.Generator, canvas: np.ndarray, base: np.ndarray, style: _Style) -> np.ndarray:
-    """Strokes and long pebbles: of the objects' sizes and colours, but of none of their shapes."""
+    """Draw strokes and long pebbles, which have the objects' sizes and colours but none of their shapes."""
     height, width = canvas.shape[:2]
     scale = 2
     # nearest: reduced again below, what no clutter covers is as it was
@@ -343,7 +345,7 @@ def _strew(rng: np.random.Generator, canvas: np.ndarray, base: np.ndarray, style
 
 
 def _pebble(rng: np.random.Generator, size: float) -> np.ndarray:
-    """A bent blob, two to four times as long as wide."""
+    """Draw a bent blob, two to four times as long as wide."""
     angles = np.linspace(0, 2 * math.pi, 24, endpoint=False)
     radii = 1 + sum(
         rng.uniform(0, 0.22) * np.cos(wave * angles + rng.uniform(0, 2 * math.pi)) for wave in (2, 3, 4)
@@ -354,14 +356,14 @@ def _pebble(rng: np.random.Generator, size: float) -> np.ndarray:
 
 
 def _stroke(rng: np.random.Generator, length: float) -> np.ndarray:
-    """A curve with one bend."""
+    """Draw a curve with one bend."""
     t = np.linspace(0, 1, 12)[:, None]
     bend = np.array([rng.uniform(0.2, 0.8), rng.uniform(-0.7, 0.7)])
     return _turned(rng, (2 * t * (1 - t) * bend + t**2 * (1.0, 0.0)) * length)
 
 
 def _paint(rng: np.random.Generator, canvas: np.ndarray, shapes: list[_Shape], style: _Style) -> np.ndarray:
-    """The shapes on the background, farthest first, each with the shadow it throws on what is behind."""
+    """Paint the shapes on the background, farthest first, each with its shadow on the pixels behind it."""
     angle = rng.uniform(0, 2 * math.pi)
     light = np.array([math.cos(angle), math.sin(angle)])
     shadow = rng.uniform(0.0, 0.5)
@@ -418,7 +420,7 @@ def _coat(
 
 
 def _photograph(rng: np.random.Generator, canvas: np.ndarray) -> Image.Image:
-    """Uneven light, sensor noise, a little out of focus now and then."""
+    """Add uneven light, sensor noise and, in some pictures, a slight blur."""
     size = (canvas.shape[0], canvas.shape[1])
     light = 1 + rng.uniform(0, 0.2) * _cloud(rng, size, 2)
     noise = rng.uniform(1, 6) * rng.standard_normal(size, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""From a picture and its boxes to what the model sees: resize, augment, normalise (specification §1.3,
+"""Transforms of a picture and its boxes to the model's input: resize, augment, normalise (specification §1.3,
 §1.4).
 
 Built on the kernels of torchvision.transforms.v2, which move a picture and its boxes alike. The `v2`
@@ -33,9 +33,9 @@ LIGHT_JITTER = 0.2
 
 
 def resized_size(size: tuple[int, int], short: int, max_size: int | None = None) -> tuple[int, int]:
-    """The (H, W) that a picture of `size` gets when its short side becomes `short` pixels.
+    """Return (H, W) of a picture of `size` after its short side has been resized to `short` pixels.
 
-    Where the long side would pass `max_size`, the short side is round(max_size · short / long) instead.
+    If the long side would exceed `max_size`, the short side is round(max_size · short / long) instead.
     The long side is truncated, not rounded; so it may differ from torchvision's `Resize` by some pixels,
     and pass `max_size` by a few on long strips: the published results were measured this way. A picture
     whose short side already fits is left alone.
@@ -53,12 +53,13 @@ def resized_size(size: tuple[int, int], short: int, max_size: int | None = None)
 
 
 def evaluation_transform(config: DataConfig) -> EvaluationTransform:
-    """RGB picture (H, W) → normalised float pixels (3, h, w), short side `config.image_size`."""
+    """Convert an RGB picture (H, W) to normalised float pixels (3, h, w), with short side
+    `config.image_size`."""
     return partial(_transform_for_evaluation, config=config)
 
 
 def training_transform(config: DataConfig) -> TrainingTransform:
-    """The augmentation that `config.augmentation` names.
+    """Return the augmentation that `config.augmentation` names.
 
     Returns:
         transform(picture, boxes_xyxy, labels, generator) → (pixels, boxes_cxcywh, labels), where
@@ -96,7 +97,8 @@ class _Annotated:
         return replace(self, picture=F.vertical_flip(self.picture), boxes=F.vertical_flip(self.boxes))
 
     def cropped(self, top: int, left: int, size: tuple[int, int], min_visible: float = 0.0) -> _Annotated:
-        """Boxes are shifted, clipped, and dropped unless more than `min_visible` of their area is left."""
+        """Crop the picture. Boxes are shifted, clipped, and dropped unless over `min_visible` of their area
+        is left."""
         boxes = F.crop(self.boxes, top, left, *size)
         keep = _area(boxes) > min_visible * _area(self.boxes)
         return _Annotated(
@@ -151,7 +153,8 @@ def _random_train_size(scene: _Annotated, generator: np.random.Generator, config
 
 
 def _paper(scene: _Annotated, generator: np.random.Generator, config: DataConfig) -> _Annotated:
-    """DETR's and Deformable DETR's: flip; half of the time a random crop; one of the training sizes."""
+    """Augment as DETR and Deformable DETR do: flip, random crop half of the time, one of the training
+    sizes."""
     if _happens(generator, 0.5):
         scene = scene.flipped()
     if _happens(generator, 0.5):
@@ -167,7 +170,7 @@ def _paper(scene: _Annotated, generator: np.random.Generator, config: DataConfig
 
 
 def _light(scene: _Annotated, generator: np.random.Generator, config: DataConfig) -> _Annotated:
-    """For small data sets and small pictures: nothing that could leave most of an object outside.
+    """Augment small data sets and small pictures, without moving most of an object out of the picture.
 
     Flips, a crop that keeps most of each side, one of the training sizes, mild colour jitter.
     """

@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus. A registry of its own: two servers in one process do not mix."""
+"""Metrics of a server for Prometheus, in a separate registry, so that servers in one process do not mix."""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ from starlette.responses import JSONResponse
 
 
 class Kind(StrEnum):
-    """Why a request got no result; the value is for programs, the message beside it for people."""
+    """The reason why a request got no result; the value is for programs, the message next to it for
+    people."""
 
     MALFORMED = "malformed"  # 400: not JSON, not multipart
     UNAUTHORIZED = "unauthorized"  # 401

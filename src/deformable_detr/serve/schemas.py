@@ -1,4 +1,4 @@
-"""What the server answers, for FastAPI and its OpenAPI."""
+"""Schemas of the server's answers, for FastAPI and its OpenAPI document."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class ExplainedDetection(BaseModel):
 
 
 class ExplainAnswer(BaseModel):
-    """Where the model looked, for each detection."""
+    """Explanations of where the model looked, one for each detection."""
 
     total: int = Field(description="how many detections there are; the best of them are explained here")
     image_size: tuple[int, int] = Field(description="height, width")
@@ -105,7 +105,7 @@ class ExplainAnswer(BaseModel):
 
 
 class Limits(BaseModel):
-    """What the server refuses above."""
+    """Limits above which a request is refused."""
 
     max_body_bytes: int
     max_pixels: int
@@ -115,7 +115,7 @@ class Limits(BaseModel):
 
 
 class ModelAnswer(BaseModel):
-    """What is served."""
+    """The model that is served."""
 
     name: str
     recipe: str
@@ -139,7 +139,7 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorAnswer(BaseModel):
-    """Every answer that is not a result."""
+    """The answer to a request that gets no result."""
 
     error: ErrorDetail
 

@@ -1,4 +1,4 @@
-"""`deformable-detr serve`: the application on a port, until it is told to stop."""
+"""`deformable-detr serve`: runs the application on a port until it is stopped."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class ServerProcess(uvicorn.Server):
 
 
 def read_token(path: str | Path | None) -> str | None:
-    """Out of a file or the environment: on a command line everyone on the machine could read it."""
+    """Read the token from a file or the environment: every user of the machine could read a command line."""
     if path is None:
         return os.environ.get(TOKEN_VARIABLE) or None
     try:
@@ -129,7 +129,7 @@ def read_token(path: str | Path | None) -> str | None:
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """The port, taken before the model is loaded."""
+    """Open the port before the model is loaded."""
     if not 0 <= port <= 65535:
         raise UserError(f"--port must be from 0 to 65535, not {port}.")
     try:

@@ -1,4 +1,4 @@
-"""What a server allows: every limit, with its default."""
+"""The limits of a server, with their defaults."""
 
 from __future__ import annotations
 

@@ -116,7 +116,9 @@ def test_a_stopped_run_continues(
     assert not (tmp_path / "r").exists()
     capsys.readouterr()
     assert main(queue) == 0
-    assert "resuming after update 4" in capsys.readouterr().out
+    resumed = re.search(r"resuming after update (\d+)", capsys.readouterr().out)
+    assert resumed
+    assert 3 <= int(resumed[1]) < 6  # a row may be written some updates after it was computed
     metrics = tmp_path / "o" / "tiny" / "runs" / "small" / "detr_r50-1ep-seed1" / "metrics.jsonl"
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [row["step"] for row in rows if row["kind"] == "train"] == [1, 2, 3, 4, 5, 6]

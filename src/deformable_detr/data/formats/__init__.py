@@ -1,7 +1,8 @@
-"""Data sets as people have them on disk: COCO, Pascal VOC and YOLO, found out by themselves.
+"""Readers of data sets in COCO, Pascal VOC and YOLO layout, which is recognised automatically.
 
-`read_split` gives a `Split` (data/records.py), the same for every layout. What is broken in the files is
-dropped or clipped, never in silence: each case is a `Problem` with file and line, or annotation id. Kinds:
+`read_split` returns a `Split` (data/records.py), the same for every layout. Broken entries of the files are
+dropped or clipped, never silently: each is reported as a `Problem` with file and line, or annotation id.
+Kinds:
 
     boxes         zero-size-box, negative-box, box-not-finite, box-outside-image, box-in-fractions (dropped),
                   box-over-border (clipped; from 0.1 pixels on)
@@ -16,9 +17,9 @@ dropped or clipped, never in silence: each case is a `Problem` with file and lin
     notes         polygon, pose, extra-column, path-not-found, missing-split, respelt-name: nothing is lost,
                   `strict` does not mind
 
-A split is called as in the data set; `val` also finds val2017 and valid, `train` finds train2017.
-Input is data and stays data: no path leaves the data set's folder, XML with a document type is refused, YAML
-tags do nothing.
+A split has its name in the data set; `val` also finds val2017 and valid, `train` finds train2017. Input is
+treated only as data: no path leaves the data set's folder, XML with a document type is refused, and YAML tags
+have no effect.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class _Layout:
     hint: Callable[[Path], str]
 
 
-# In order of preference where a data set comes in several: COCO states most (sizes, crowds, areas, ids).
+# In order of preference if a data set has several: COCO states the most (sizes, crowds, areas, ids).
 _LAYOUTS = {
     "coco": _Layout(coco.present, coco.splits, coco.read, coco.LOOKED_FOR, coco.hint),
     "voc": _Layout(voc.present, voc.splits, voc.read, voc.LOOKED_FOR, voc.hint),
@@ -56,7 +57,7 @@ _LAYOUTS = {
 
 
 def formats_found(root: Path | str) -> tuple[str, ...]:
-    """The layouts in which a data set is there: of coco, voc, yolo, in this order. Empty where none is.
+    """Return the layouts that a data set has, out of coco, voc, yolo in this order; empty if it has none.
 
     root: the data set's folder, or a COCO JSON or YOLO YAML file. Raises UserError where there is none.
     """
@@ -65,7 +66,7 @@ def formats_found(root: Path | str) -> tuple[str, ...]:
 
 
 def detect_format(root: Path | str) -> str:
-    """The layout that "auto" reads: the first of `formats_found`.
+    """Return the layout that "auto" reads: the first of `formats_found`.
 
     Raises UserError where `root` is no data set, saying what was looked for.
     """
@@ -78,7 +79,7 @@ def detect_format(root: Path | str) -> str:
 
 
 def list_splits(root: Path | str, *, format: str = "auto") -> tuple[str, ...]:
-    """The splits of a data set by their own names; train, val and test first."""
+    """List the splits of a data set by the names that it uses; train, val and test come first."""
     return in_usual_order(_layout(root, format).splits(_place(root)))
 
 

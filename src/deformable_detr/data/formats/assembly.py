@@ -1,11 +1,11 @@
-"""From raw columns to `ImageRecord`s: what every layout has in common.
+"""Conversion of raw columns to `ImageRecord`s, which all layouts share.
 
 A reader (coco, voc, yolo) turns its files into two things: a list of `RawImage` and the columns of
 `RawObjects`, as the files state them. Here the boxes are judged, dropped or clipped, in one pass of NumPy
-over the whole split, and handed out to their images. So the three layouts cannot disagree about what a
+over the whole split, and assigned to their images. So the three layouts cannot disagree about what a
 broken box is.
 
-Also here: the rule for image ids where a layout has none.
+This file also has the rule for image ids if a layout has none.
 
 N: objects of the split.
 """
@@ -40,7 +40,7 @@ MAX_ANNOTATION_BYTES = 16 * 2**20
 
 
 class RawImage(NamedTuple):
-    """An image that is there. `size` is (H, W)."""
+    """An image that exists. `size` is (H, W)."""
 
     path: str
     file_name: str
@@ -66,7 +66,7 @@ class RawObjects:
     annotation_ids: np.ndarray
 
     def take(self, rows: np.ndarray, position: np.ndarray) -> RawObjects:
-        """The objects of some rows. position: the new position of each image."""
+        """Return the objects of some rows; `position` is the new position of each image."""
         return RawObjects(
             image_index=position[self.image_index[rows]],
             labels=self.labels[rows],
@@ -81,9 +81,9 @@ class RawObjects:
 def assemble(
     images: Sequence[RawImage], objects: RawObjects, where: Callable[[int], str]
 ) -> tuple[tuple[ImageRecord, ...], list[Problem]]:
-    """Records sorted by image id, and the problems of their boxes.
+    """Return records sorted by image id, and the problems of their boxes.
 
-    where: gives the place (file and line, or annotation id) of the object in a row of `objects`.
+    where: returns the location (file and line, or annotation id) of the object in a row of `objects`.
     """
     counts = np.bincount(objects.image_index, minlength=len(images))
     crowded = [
@@ -159,7 +159,8 @@ def assemble(
 
 
 def _fractions(boxes_xyxy: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """(N,) bool: boxes within the first pixel of their picture, if two and more than half of all are."""
+    """Return (N,) bool: boxes within the first pixel of their picture, if these are at least two and over
+    half."""
     within = (boxes_xyxy >= 0).all(axis=1) & (boxes_xyxy <= 1 + 1e-3).all(axis=1)
     within &= sizes.min(axis=1, initial=np.inf) > _LARGER_THAN_FRACTIONS
     number = np.count_nonzero(within)
@@ -212,7 +213,8 @@ def check_boxes(
 
 
 def image_ids(names: Iterable[str]) -> dict[str, int]:
-    """Ids for images of a layout that has none: a function of all names of the data set, not of their order.
+    """Assign ids to images of a layout that has none, depending on the names in the data set, not on their
+    order.
 
     Where every file name is a whole number and no two are the same (`000012.jpg`, `7.jpg`), it is that
     number, as in Pascal VOC 2007 and COCO. Otherwise 1, 2, 3, … along the sorted names: adding images then
@@ -228,7 +230,7 @@ def image_ids(names: Iterable[str]) -> dict[str, int]:
 
 
 def respelt_names(files: Files, where: str) -> list[Problem]:
-    """A note if files were found although their names are written otherwise on the disk."""
+    """Return a note if files were found although their names are spelled differently on the disk."""
     if not files.respelt:
         return []
     asked, found = files.respelt[0]
@@ -242,7 +244,8 @@ def respelt_names(files: Files, where: str) -> list[Problem]:
 def read_annotation(
     path: str, most_bytes: int = MAX_ANNOTATION_BYTES, what: str = "the annotation of one image"
 ) -> bytes:
-    """The bytes of a small annotation file. Raises UserError if it cannot be read or is far too large."""
+    """Return the bytes of a small annotation file. Raises UserError if it cannot be read or is far too
+    large."""
     try:
         size = os.path.getsize(path)
         if size > most_bytes:
@@ -253,7 +256,7 @@ def read_annotation(
 
 
 def read_lines(file: Path) -> list[str]:
-    """The lines of a list of names. Names need not be UTF-8, as those of files need not."""
+    """Return the lines of a list of names. Like file names they need not be UTF-8."""
     data = read_annotation(str(file), what="a list")
     try:
         if data.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -264,5 +267,5 @@ def read_lines(file: Path) -> list[str]:
 
 
 def relative(path: str, root: str) -> str:
-    """The name of a file of the data set in messages: its path below `root`, with slashes."""
+    """Return a file's name for messages: its path below `root`, with slashes."""
     return Path(os.path.relpath(path, root)).as_posix()

@@ -51,7 +51,7 @@ def splits(root: Path) -> tuple[str, ...]:
 
 
 def hint(root: Path) -> str:
-    """Why there is no data set of this layout, if something looks like one."""
+    """Explain why there is no data set of this layout, if something resembles one."""
     file = other_json(root) if root.is_dir() else ""
     return (
         f"{file} does not begin with images, annotations, categories or info, as a COCO file does"
@@ -118,7 +118,7 @@ def _classes(rows: list[Any], places: Places, problems: list[Problem]) -> ClassT
 def _images(
     rows: list[Any], source: Source, places: Places, problems: list[Problem]
 ) -> tuple[list[RawImage], np.ndarray]:
-    """The images that are there, and the ids of all images that the file speaks of."""
+    """Return the images that exist, and the ids of all images that the file mentions."""
     stated: dict[int, tuple[int, dict[str, Any]]] = {}
     for position, row in enumerate(rows):
         image_id = values.whole_number(row.get("id")) if isinstance(row, dict) else None
@@ -180,13 +180,13 @@ class _Judged(NamedTuple):
 
 
 class _UnusableError(Exception):
-    """(kind, message) of an annotation that cannot be used."""
+    """Raised with (kind, message) if an annotation cannot be used."""
 
 
 def _objects(
     rows: list[Any], classes: ClassTable, images: list[RawImage], known_ids: np.ndarray, places: Places
 ) -> tuple[RawObjects, np.ndarray, list[Problem]]:
-    """Columns of the objects with a known image and category, and the position of each in `rows`."""
+    """Return columns of the objects with a known image and category, and the position of each in `rows`."""
     problems = []
     sound: list[_Judged] = []
     for position, row in enumerate(rows):
@@ -250,7 +250,7 @@ def _judge(row: Any, position: int) -> _Judged:
 def _crowds(
     rows: list[dict[str, Any]], at: np.ndarray, places: Places, problems: list[Problem]
 ) -> np.ndarray:
-    """(N,) bool. What is neither 0 nor 1 is no crowd."""
+    """Return (N,) bool. A value that is neither 0 nor 1 does not mark a crowd."""
     crowds = np.zeros(len(rows), dtype=bool)
     missing: list[int] = []
     for index, row in enumerate(rows):
@@ -272,7 +272,7 @@ def _crowds(
 def _annotation_ids(
     rows: list[dict[str, Any]], at: np.ndarray, places: Places, problems: list[Problem]
 ) -> np.ndarray:
-    """The annotations' own ids; a free one where there is none or it is taken."""
+    """Return the annotations' ids, with a free one for each that is missing or already used."""
     ids: list[int | None] = []
     taken: set[int] = set()
     for row, position in zip(rows, at.tolist(), strict=True):
@@ -293,7 +293,7 @@ def _annotation_ids(
 
 
 def _areas(rows: list[dict[str, Any]], at: np.ndarray, places: Places, problems: list[Problem]) -> np.ndarray:
-    """(N,) float64, NaN where no area is stated or it cannot be one."""
+    """Return (N,) float64, with NaN if no area is stated or the value is invalid."""
     areas = np.full(len(rows), np.nan)
     for index, row in enumerate(rows):
         area = values.number(row.get("area"))
@@ -308,7 +308,8 @@ def _areas(rows: list[dict[str, Any]], at: np.ndarray, places: Places, problems:
 
 
 def _positions(values: np.ndarray, among: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
-    """The position of each value in `among` (any order, no repeats), and whether it is there at all."""
+    """Return the position of each value in `among` (any order, no repeats), and a mask of those that it
+    contains."""
     table = np.array(list(among), dtype=np.int64)
     if len(table) == 0:
         return np.zeros(len(values), dtype=np.int64), np.zeros(len(values), dtype=bool)

@@ -37,7 +37,7 @@ _NOT_THE_SPLIT = re.compile(
 
 @dataclass(frozen=True)
 class Source:
-    """One annotation file. `root`: the data set's folder. `folders`: where its images may lie, best first."""
+    """One annotation file: `root` is the data set's folder; `folders` may hold its images, best first."""
 
     root: str
     file: str
@@ -45,7 +45,7 @@ class Source:
 
 
 def find_sources(root: Path) -> dict[str, Source]:
-    """The annotation files of a data set by the names of their splits."""
+    """Return the annotation files of a data set by the names of their splits."""
     if root.is_file():
         return _of_file(root) if root.suffix.lower() == ".json" else {}
     if not root.is_dir():
@@ -71,7 +71,7 @@ def find_sources(root: Path) -> dict[str, Source]:
 
 
 def _of_file(file: Path) -> dict[str, Source]:
-    """A data set named by one of its annotation files: that file is its only split."""
+    """Return the source of a data set that is given as an annotation file, which is its only split."""
     if file.name == _ROBOFLOW:
         root, name = file.parent.parent, file.parent.name
     else:
@@ -85,7 +85,7 @@ def _holds_annotations(folder: str) -> bool:
 
 
 def _one_file_each(root: Path) -> Iterator[tuple[str, Path]]:
-    """Folders that hold one COCO file, as train/labels.json: each is a split (FiftyOne)."""
+    """Find folders that hold one COCO file, such as train/labels.json; each is a split (FiftyOne)."""
     for folder in folders_in(root, lambda name: not _holds_annotations(name)):
         files = [file for file in sorted(Path(folder).glob("*.json"))[:_MOST_FILES] if _begins_as_coco(file)]
         if len(files) == 1:
@@ -93,7 +93,7 @@ def _one_file_each(root: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _named(files: Iterable[Path]) -> dict[str, Path]:
-    """By the part of their name that says the split; by the whole name if two say the same."""
+    """Index files by the part of their name that names the split, or by the whole name if two are equal."""
     kept = [file for file in files if not file.stem.startswith(_OTHER_TASKS)]
     names = [_split_name(file) for file in kept]
     if len(set(names)) < len(names):
@@ -102,7 +102,8 @@ def _named(files: Iterable[Path]) -> dict[str, Path]:
 
 
 def _split_name(file: Path) -> str:
-    """train of train_annotations.json, train2017 of instances_train2017.json; result of result.json."""
+    """Return train for train_annotations.json, train2017 for instances_train2017.json, result for
+    result.json."""
     return _NOT_THE_SPLIT.sub("", file.stem).strip("-_. ") or file.stem
 
 
@@ -141,7 +142,8 @@ def _image_folders(root: Path, split: str, file: Path) -> tuple[str, ...]:
 
 
 def other_json(root: Path) -> str:
-    """A JSON file where annotation files are looked for, although it is none; empty if there is none."""
+    """Return a JSON file that is in the place of an annotation file but is not one; empty if there is
+    none."""
     files = [
         file
         for folder in (*folders_in(root, _holds_annotations), str(root))

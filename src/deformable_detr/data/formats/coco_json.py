@@ -1,6 +1,6 @@
-"""Reading a COCO JSON file, and naming the places of its entries.
+"""Reading a COCO JSON file, and naming the locations of its entries.
 
-Outlines are let go while parsing; lines are counted only if an entry is to be named.
+Outlines are discarded while parsing; lines are counted only if a message has to name an entry.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def load(file: str) -> dict[str, Any]:
 
 
 def _without_segmentation(entry: dict[str, Any]) -> dict[str, Any]:
-    # Outlines are nine tenths of COCO's numbers. Let go while parsing, they never add up in memory.
+    # Outlines are nine tenths of COCO's numbers. Discarded while parsing, they never add up in memory.
     entry.pop("segmentation", None)
     return entry
 
@@ -75,12 +75,12 @@ class Places:
 
 
 def _decoded(data: bytes) -> str:
-    """As json.loads reads bytes: UTF-8, or UTF-16 and UTF-32, with or without a byte order mark."""
+    """Decode bytes as json.loads does: UTF-8, UTF-16 or UTF-32, with or without a byte order mark."""
     return data.decode(json.detect_encoding(data), "surrogatepass")
 
 
 def _lines(text: str) -> dict[str, list[int]]:
-    """The lines on which the entries of the file's lists begin; nothing of files on a single line.
+    """Return the lines on which the entries of the file's lists begin; empty for files on a single line.
 
     text: valid JSON with an object at the top.
     """

@@ -19,9 +19,10 @@ _PROBED_NAMES = 20
 
 
 def path_inside(root: str, *parts: str) -> str | None:
-    """The joined path, or None where it leads out of `root` (`..`, an absolute path) or cannot be a path.
+    """Return the joined path, or None if it leads out of `root` (`..`, an absolute path) or is not a valid
+    path.
 
-    Judged by the text alone: links inside the data set are its owner's way to keep images elsewhere.
+    Only the text is judged: links inside the data set are its owner's way to keep images elsewhere.
     """
     root = os.path.abspath(root)
     path = os.path.abspath(os.path.join(root, *parts)) if all("\0" not in part for part in parts) else ""
@@ -31,10 +32,10 @@ def path_inside(root: str, *parts: str) -> str | None:
 def walk(
     top: str | Path, enter: Callable[[str], bool] = lambda folder: True
 ) -> Iterator[tuple[str, list[str]]]:
-    """Folders below `top` and the names of their files, sorted.
+    """Yield folders below `top` and the names of their files, sorted.
 
-    Linked folders are followed, unless the link leads to a folder that is on the way to it: that has no end.
-    enter: whether to go into a folder.
+    Linked folders are followed, unless the link leads to one of its parent folders, which would never end.
+    enter: returns True for folders to descend into.
     """
     for folder, folders, files in os.walk(top, followlinks=True):
         inside = (os.path.join(folder, name) for name in sorted(folders))
@@ -50,7 +51,7 @@ def _leads_back(folder: str) -> bool:
 
 
 def folders_in(parent: str | Path, meant: Callable[[str], object], first: str = "") -> list[str]:
-    """The folders in `parent` that `meant` accepts; the one called `first` comes first."""
+    """Return the folders in `parent` that `meant` accepts; the one called `first` comes first."""
     try:
         with os.scandir(parent) as entries:
             names = [entry.name for entry in entries if meant(entry.name) and entry.is_dir()]
@@ -61,7 +62,8 @@ def folders_in(parent: str | Path, meant: Callable[[str], object], first: str = 
 
 @dataclass
 class _Folder:
-    """`files`: names as they are on the disk. `loosely`: the same by their composed, case-folded form."""
+    """A listed folder. `files` are the names on the disk; `loosely` maps their composed, case-folded
+    forms."""
 
     files: set[str]
     folders: set[str]
@@ -69,8 +71,8 @@ class _Folder:
 
 
 class Files:
-    """The files of a data set. Each folder is listed once: 118287 single questions to the file system take
-    long, and on network disks very long.
+    """The files of a data set. Each folder is listed once, because 118287 single queries to the file system
+    take long, and very long on network disks.
 
     `respelt`: (name as annotated, name on the disk) of files that were found under another spelling.
     """
@@ -82,14 +84,14 @@ class Files:
         self._parents: dict[tuple[str, str], str | None] = {}
 
     def probe(self) -> Files:
-        """The same files, remembering other respelt names."""
+        """Return the same files with a separate record of respelt names."""
         other = Files(self.root)
         other._listed, other._parents = self._listed, self._parents
         return other
 
     def find(self, base: str, name: str) -> str | None:
-        """The path of the file `name` below `base`, as it is on the disk; None if there is none inside the
-        root."""
+        """Return the path of the file `name` below `base` as spelled on the disk; None if the root does not
+        contain it."""
         for text in _spellings(name):
             path = self._path(base, text)
             if path is None:
@@ -102,11 +104,12 @@ class Files:
         return None
 
     def expected(self, base: str, name: str) -> str | None:
-        """Where the file `name` should be; None if that is outside the root."""
+        """Return the expected path of the file `name`; None if that is outside the root."""
         return path_inside(self.root, base, _spellings(name)[-1])
 
     def folder(self, base: str, name: str) -> str | None:
-        """The folder `name` below `base`, as it is on the disk; None if there is none inside the root."""
+        """Return the folder `name` below `base` as spelled on the disk; None if the root does not contain
+        it."""
         paths = (path_inside(self.root, base, text) for text in _spellings(name))
         found = (self._folder(path) for path in paths if path is not None)
         return next((path for path in found if path is not None), None)
@@ -134,7 +137,7 @@ class Files:
         return None if match is None else os.path.join(folder, match)
 
     def _folder(self, path: str) -> str | None:
-        """A folder inside the root under the spelling of the disk."""
+        """Return a folder inside the root as spelled on the disk."""
         if path == self.root or os.path.isdir(path):
             return path
         parent, name = os.path.split(path)
@@ -171,7 +174,7 @@ class NamedFiles:
         }
 
     def missing(self, name: str) -> str:
-        """Where the file was expected, below the root; empty if that is outside."""
+        """Return the path below the root at which the file was expected; empty if that is outside."""
         path = self._files.expected(self._base, name)
         return "" if path is None else Path(os.path.relpath(path, self._files.root)).as_posix()
 
@@ -197,7 +200,7 @@ class NamedFiles:
 
 
 def _spellings(name: str) -> list[str]:
-    """As written; with the slashes of this system if it was written on Windows."""
+    """Return the path as written, but with this system's slashes if it was written on Windows."""
     if "\\" not in name:
         return [name]
     return [name, re.sub(r"^[A-Za-z]:", "", name).replace("\\", "/")]
@@ -212,12 +215,12 @@ def _without_parts(name: str, count: int) -> str:
 
 
 def loosened(name: str) -> str:
-    """The same for names that differ by case, or by how their accents are composed."""
+    """Return a form that is equal for names that differ only in case or in the composition of accents."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def _one(folder: _Folder, name: str, among: set[str]) -> str | None:
-    """The only entry that is composed as `name`, else the only one that differs by case."""
+    """Return the only entry that is composed like `name`, else the only one that differs just in case."""
     if not folder.loosely:
         for entry in folder.files | folder.folders:
             folder.loosely.setdefault(loosened(entry), []).append(entry)

@@ -1,4 +1,4 @@
-"""How much of a data set is lost: what its files list, and what of it can be used."""
+"""The loss of a data set: how much of the content that its files list cannot be used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from . import NOTES
 
 
 def most_is_lost(split: Split) -> str | None:
-    """A sentence with the main reason if more than half of the listed objects or images cannot be used."""
+    """Return a sentence with the main reason if more than half of the listed objects or images are
+    unusable."""
     objects = sum(map(len, split.images))
     counts = [(split.num_listed_images, len(split), "images"), (split.num_listed_objects, objects, "objects")]
     lost = [
@@ -23,7 +24,8 @@ def most_is_lost(split: Split) -> str | None:
 
 
 def main_reason(split: Split) -> str:
-    """The first problem of the most frequent kind, to be added to a sentence; empty if there is none."""
+    """Return the first problem of the most frequent kind, to be added to a sentence; empty if there is
+    none."""
     serious = [problem for problem in split.problems if problem.kind not in NOTES]
     if not serious:
         return ""

@@ -1,7 +1,7 @@
-"""Names of splits, and what they mean: `train2017`, `Train` and `training` are the split to train on.
+"""Names of splits and their meaning: `train2017`, `Train` and `training` are the split to train on.
 
-A data set's own names are kept everywhere; only here are they interpreted, so that training, inspection
-and report agree on them.
+The data set's names are kept everywhere and interpreted only here, so that training, inspection and report
+agree on them.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ _USUAL = ("train", "val", "test")
 
 
 def meaning(name: str) -> str:
-    """The plain name of a split, without year, case or synonyms: train2017 is train, Valid is val."""
+    """Return the plain name of a split, without year, case or synonyms: train2017 is train, Valid is val."""
     plain = name.lower().rstrip("0123456789").rstrip("-_ ") or name
     return _SYNONYMS.get(plain, plain)
 
 
 def is_training(name: str) -> bool:
-    """Whether `train` reads this split: train and train2017, but not trainval."""
+    """Return True if `train` reads this split: train and train2017, but not trainval."""
     return meaning(name) == "train"
 
 
 def is_measured(name: str) -> bool:
-    """Whether `train` may choose its best checkpoint on this split: val2017, valid, test, test-dev."""
+    """Return True if `train` may choose its best checkpoint on this split: val2017, valid, test, test-dev."""
     return meaning(name).startswith(("val", "test"))
 
 
 def training_name(names: Sequence[str]) -> str | None:
-    """Of the names of a data set's splits, the one to train on; None if there is none.
+    """Return the split to train on, out of the names of a data set's splits; None if there is none.
 
     A data set that is not split (one part, called default, all, …) is trained on as a whole.
     """
@@ -46,13 +46,13 @@ def training_name(names: Sequence[str]) -> str | None:
 
 
 def name_to_measure_on(names: Sequence[str]) -> str | None:
-    """Of the names of a data set's splits, the one to measure on: val, else test, else None."""
+    """Return the split to measure on, out of the names of a data set's splits: val, else test, else None."""
     ordered = [name for kind in ("val", "test") for name in names if meaning(name).startswith(kind)]
     return next(iter(ordered), None)
 
 
 def in_usual_order(names: Sequence[str]) -> tuple[str, ...]:
-    """Train, val and test first, then the others by name."""
+    """Sort train, val and test first, then the others by name."""
 
     def rank(name: str) -> tuple[int, str]:
         plain = meaning(name)

@@ -1,4 +1,4 @@
-"""Judging single values of annotation files, by value and by type.
+"""Checks of single values of annotation files, by value and by type.
 
 Exporters write the same number in several ways: pandas makes 1 of it 1.0 and a missing value NaN, JavaScript
 tools write "1". What has only one meaning is read; everything else is None, and its object is dropped.
@@ -17,7 +17,7 @@ _YES = frozenset({"1", "1.0", "true", "yes"})
 
 
 def whole_number(value: Any) -> int | None:
-    """An id or a length: 7, 7.0, "7" and "7.0" are 7; None unless it is a whole number of 64 bits."""
+    """Read an id or a length: 7, 7.0, "7" and "7.0" are 7; None unless it is a whole number of 64 bits."""
     # `type is`, because True is an int.
     if type(value) is str:
         value = number(value)
@@ -27,13 +27,13 @@ def whole_number(value: Any) -> int | None:
 
 
 def length(value: Any) -> int | None:
-    """A side of a picture in pixels; None unless it is a whole number from 1 to 2³¹ - 1."""
+    """Read a side of a picture in pixels; None unless it is a whole number from 1 to 2³¹ - 1."""
     found = whole_number(value)
     return found if found is not None and 0 < found < 2**31 else None
 
 
 def number(value: Any) -> float | None:
-    """A number, or the number that a text spells; NaN and infinity are numbers, True is none."""
+    """Read a number, or a text that spells one; NaN and infinity are accepted, True is not."""
     if type(value) is int:
         return _bounded(value)
     if type(value) is float:
@@ -47,7 +47,7 @@ def number(value: Any) -> float | None:
 
 
 def is_missing(value: Any) -> bool:
-    """None, and NaN as pandas writes it."""
+    """Return True for None, and for NaN, which pandas writes for a missing value."""
     return value is None or (type(value) is float and math.isnan(value))
 
 
@@ -65,7 +65,7 @@ def flag(value: Any) -> bool | None:
 
 
 def box_values(value: Any) -> list[float] | str:
-    """The four numbers of a bbox, or in words why it has none."""
+    """Return the four numbers of a bbox, or a text that explains why it has none."""
     if type(value) is str:  # pandas writes the whole list as text
         try:
             value = json.loads(value)

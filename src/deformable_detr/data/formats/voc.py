@@ -44,7 +44,7 @@ def splits(root: Path) -> tuple[str, ...]:
 
 
 def hint(root: Path) -> str:
-    """Why there is no data set of this layout, if something looks like one."""
+    """Explain why there is no data set of this layout, if something resembles one."""
     lists = sorted((root / "ImageSets" / "Main").glob("*.txt")) if root.is_dir() else []
     return f"{lists[0]} is there, but no folder Annotations" if lists else ""
 
@@ -136,7 +136,7 @@ def _image(
 
 
 def _class_names(others: Iterable[Listed]) -> set[str]:
-    """Class names in the annotations of other splits, as far as these can be read."""
+    """Collect class names in the annotations of other splits, as far as these can be read."""
     found: set[str] = set()
     for item in others:
         annotation = parse(item.file) if item.file is not None and os.path.isfile(item.file) else None
@@ -151,7 +151,7 @@ def _class_names(others: Iterable[Listed]) -> set[str]:
 def _objects(
     annotations: list[tuple[str, Annotation]], classes: ClassTable
 ) -> tuple[RawObjects, list[str], list[Problem]]:
-    """Columns of the objects that have a name and four numbers, and the file and line of each."""
+    """Return columns of the objects that have a name and four numbers, and the file and line of each."""
     index_of = {name: index for index, name in enumerate(classes.names)}
     image_index: list[int] = []
     labels: list[int] = []

@@ -39,8 +39,8 @@ _CLASS_ROW = re.compile(r"(.*\S)\s+(-1|0|1)")
 
 @dataclass(frozen=True)
 class Listed:
-    """A picture of a split. `file`: its XML file, None if it would lie outside the data set. `where`: the
-    place that lists it."""
+    """A picture of a split. `file` is its XML file, None if that would be outside the data set; `where` is
+    the location that lists it."""
 
     name: str
     file: str | None
@@ -49,8 +49,8 @@ class Listed:
 
 @dataclass(frozen=True)
 class Home:
-    """`root`: the folder that holds everything. `source`: the folder of the annotations. `pictures`: those of
-    the pictures."""
+    """The folders of a data set: `root` holds everything, `source` the annotations, `pictures` the
+    pictures."""
 
     root: Path
     source: Path
@@ -83,7 +83,7 @@ def find_home(root: Path) -> Home:
 
 
 def _homes(root: Path) -> list[Path]:
-    """The folders that hold Annotations and ImageSets: the root itself, or years below it."""
+    """Return the folders that hold Annotations and ImageSets: the root itself, or years below it."""
     if not root.is_dir():
         return []
     candidates = [root] if _is_home(root) else [*root.glob("VOC[0-9]*"), *root.glob("VOCdevkit/VOC[0-9]*")]
@@ -103,7 +103,7 @@ def _annotations(home: Path) -> list[str]:
 
 
 def _lists(home: Path) -> dict[str, list[tuple[str, str]]]:
-    """(where, name) of the pictures of each split."""
+    """Return (where, name) of the pictures of each split."""
     plain: dict[str, list[tuple[str, str]]] = {}
     of_classes: dict[str, dict[str, str]] = {}
     for file in sorted((home / "ImageSets" / "Main").glob("*.txt")):
@@ -131,7 +131,8 @@ def _lines(file: Path, home: Path) -> Iterator[tuple[str, str]]:
 
 
 def _is_class_list(lines: list[tuple[str, str]], home: Path) -> bool:
-    """Whether every line has the second column of a class list, instead of being a name that ends so."""
+    """Return True if every line has the second column of a class list, and is not just a name with that
+    ending."""
     probed = [text for _, text in lines[:_PROBED_LINES]]
     folder = Path(next(iter(_annotations(home))))
     return bool(probed) and all(
@@ -140,7 +141,7 @@ def _is_class_list(lines: list[tuple[str, str]], home: Path) -> bool:
 
 
 def _name(text: str) -> str:
-    """Datumaro (CVAT) writes names with blanks in quotes."""
+    """Remove the quotes that Datumaro (CVAT) puts around names with blanks."""
     return text[1:-1] if len(text) > 2 and text[0] == text[-1] == '"' else text
 
 
@@ -178,7 +179,7 @@ def _unlisted(root: Path) -> Home:
 
 
 def _unlisted_parts(root: Path) -> dict[str, Path]:
-    """The folders of XML files by split."""
+    """Return the folders of XML files by split."""
     own = _xml_folder(root)
     if own is not None and own != root:
         named = folders_in(own, _is_usual)
@@ -199,7 +200,7 @@ def _xml_folder(folder: Path) -> Path | None:
 
 
 def _holds_annotations(folder: Path) -> bool:
-    """Whether XML files in the folder have the root <annotation>: other programs write XML, too."""
+    """Return True if XML files in the folder have the root <annotation>; other programs write XML, too."""
     for number, file in enumerate(sorted(folder.glob("*.xml"))):
         if number == _PROBED_FILES:
             break
@@ -213,7 +214,7 @@ def _holds_annotations(folder: Path) -> bool:
 
 
 def _pictures_near(source: Path) -> Iterator[str]:
-    """Folders that may hold the pictures of a folder of XML files."""
+    """Return folders that may hold the pictures of a folder of XML files."""
     for near in (source.parent, source.parent.parent):
         for folder in folders_in(near, lambda name: name.lower() in _PICTURE_FOLDERS):
             yield from folders_in(folder, lambda name: meaning(name) == meaning(source.name))
@@ -246,12 +247,12 @@ class Pictures:
                         self._add(os.path.join(folder, name), top)
 
     def name(self, path: str) -> str:
-        """The file name of a picture, below its folder of pictures."""
+        """Return the file name of a picture, relative to its folder of pictures."""
         return relative(path, self._tops[path])
 
     def of(self, name: str, stated: str) -> str | None:
-        """The picture called as the XML file, else the one that its <filename> names; None if there is none,
-        or if it could be several."""
+        """Return the picture with the XML file's name, else the one that its <filename> names; None if there
+        is none or more than one."""
         stated = stated.replace("\\", "/")
         wanted = (name, os.path.splitext(stated)[0], os.path.splitext(os.path.basename(stated))[0])
         for key in (key for one in wanted for key in (one, loosened(one))):

@@ -13,7 +13,7 @@ from .assembly import read_annotation
 
 @dataclass
 class Object:
-    """`line`: of its <object>; `box_line`: of its <bndbox>, if there is one."""
+    """One object, with the line of its <object> and, if there is one, of its <bndbox> (`box_line`)."""
 
     line: int
     box_line: int
@@ -30,14 +30,14 @@ class Annotation:
 
 
 class _RefusedError(Exception):
-    """Not an annotation of Pascal VOC, or one with a document type: the door of entity bombs and of external
-    files, which no annotation needs."""
+    """Raised for XML that is not an annotation of Pascal VOC, or has a document type, which allows entity
+    bombs and external files and which no annotation needs."""
 
 
 def parse(file: str) -> Annotation | Problem:
-    """The annotation, or why it is unreadable (`where` is then ":line", or empty).
+    """Return the annotation, or the reason why it is unreadable (`where` is then ":line", or empty).
 
-    With expat, because it knows the line of each element and lets a document type be refused.
+    This uses expat, which knows the line of each element and lets a document type be refused.
     """
     try:
         data = read_annotation(file)

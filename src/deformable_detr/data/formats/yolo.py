@@ -41,7 +41,7 @@ LOOKED_FOR = "data.yaml or another *.yaml with names and train, val or test, obj
 
 @dataclass(frozen=True)
 class _Listed:
-    """An image of a split. `name`: its path below the root. `where`: the place that lists it."""
+    """An image of a split. `name` is its path below the root; `where` is the location that lists it."""
 
     path: str
     name: str
@@ -108,7 +108,7 @@ def read(root: Path, split: str) -> Split:
 
 
 def _listed(config: Config, split: str, files: Files, problems: list[Problem]) -> list[_Listed]:
-    """The images of a split, each once."""
+    """Return the images of a split without repeats."""
     found: dict[str, _Listed] = {}
     for entry in config.splits[split]:
         path = _entry(config, split, entry, files)
@@ -134,7 +134,7 @@ def _names_of_other_splits(config: Config, split: str) -> list[str]:
 
 
 def _entry(config: Config, split: str, entry: str, files: Files) -> str:
-    """The folder or list that an entry means, inside the data set."""
+    """Return the folder or list inside the data set to which an entry refers."""
     found = resolve(files, config.base, entry)
     if found is not None:
         return found
@@ -158,7 +158,7 @@ def _in_folder(config: Config, folder: str) -> Iterator[_Listed]:
 
 
 def _in_list(config: Config, file: str, files: Files, problems: list[Problem]) -> Iterator[_Listed]:
-    """Lines are relative to the list or to the data set, or absolute."""
+    """Resolve a line, which is relative to the list or to the data set, or absolute."""
     called = relative(file, config.root)
     lines = [(number, line.strip()) for number, line in enumerate(read_lines(Path(file)), start=1)]
     lines = [(number, line) for number, line in lines if line]
@@ -179,7 +179,7 @@ def _in_list(config: Config, file: str, files: Files, problems: list[Problem]) -
 
 
 def _label_names(name: str) -> list[str]:
-    """Where the labels of an image may be, below the root."""
+    """Return the paths below the root at which the labels of an image may be."""
     *folders, last = name.split("/")
     file = f"{os.path.splitext(last)[0]}.txt"
     names = ["/".join([*folders, file])]
@@ -196,7 +196,7 @@ def _label_file(item: _Listed, files: Files) -> str | None:
 
 
 def _labels_without_image(config: Config, split: str, files: Files, claimed: set[str]) -> list[Problem]:
-    """Label files that no image claims. Only below folders: a list may leave images out on purpose."""
+    """Find label files without an image. Only folders are searched: a list may omit images on purpose."""
     problems = []
     for entry in config.splits[split]:
         folder = _entry(config, split, entry, files)

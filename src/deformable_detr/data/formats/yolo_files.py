@@ -1,4 +1,4 @@
-"""What describes a YOLO data set: a YAML file, Darknet's obj.data, or only a list of class names.
+"""The file that describes a YOLO data set: a YAML file, Darknet's obj.data, or only a list of class names.
 
 data.yaml            path (optional), train, val, test: each a folder of images, a list of folders, or a
                      .txt with one image per line; names: a list, or index: name
@@ -41,8 +41,8 @@ _YAML_LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 @dataclass(frozen=True)
 class Config:
-    """`root`: the folder that paths may not leave. `base`: the folder that the entries of `splits` are
-    relative to. `keypoints`: rows have keypoints after the box."""
+    """The content of the describing file. Paths may not leave the folder `root`; the entries of `splits` are
+    relative to the folder `base`; with `keypoints` rows have keypoints after the box."""
 
     file: str
     root: str
@@ -54,7 +54,7 @@ class Config:
 
 
 def find_files(root: Path) -> list[Path]:
-    """Files that may describe the data set; one that has the usual name wins."""
+    """Return files that may describe the data set; one with the usual name takes precedence."""
     if root.is_file():
         return [root] if root.suffix.lower() in (".yaml", ".yml", ".data") else []
     if not root.is_dir():
@@ -92,7 +92,7 @@ def read_config(root: Path) -> Config:
 
 
 def hint(root: Path) -> str:
-    """Why there is no data set of this layout, if something looks like one."""
+    """Explain why there is no data set of this layout, if something resembles one."""
     if not root.is_dir() or find_files(root):
         return ""
     for folder, names in walk(root):
@@ -133,14 +133,14 @@ def _from_yaml(file: Path) -> Config:
 
 
 def _entries(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys that name splits, however they are written: val, valid, Validation."""
+    """Return the keys that name splits, in any spelling: val, valid, Validation."""
     return {key: value for key, value in content.items() if isinstance(key, str) and meaning(key) in _SPLITS}
 
 
 def _with_test_only_if_there(
     splits: dict[str, list[str]], file: Path, base: str, problems: list[Problem]
 ) -> dict[str, list[str]]:
-    """Roboflow names ../test/images even if it exports no test pictures. Nothing needs them."""
+    """Drop Roboflow's ../test/images if there is no such folder: it is named even without test pictures."""
     if "test" not in splits or len(splits) == 1:
         return splits
     files = Files(file.parent)
@@ -157,7 +157,7 @@ def _is_outside(files: Files, base: str, entry: str) -> bool:
 
 
 def resolve(files: Files, base: str, entry: str) -> str | None:
-    """The folder or list inside the data set that an entry means; None if there is none.
+    """Return the folder or list inside the data set to which an entry refers; None if there is none.
 
     The first parts of an entry may be its author's: Roboflow writes ../train/images into the file that is
     beside train/, CVAT data/train.txt for the root's train.txt.
@@ -190,7 +190,7 @@ def _load_yaml(file: Path) -> dict[str, Any]:
 
 
 def _base(value: Any, file: Path, home: str, problems: list[Problem]) -> str:
-    """The folder that `path` means. It is often the author's own, which no one else has."""
+    """Return the folder to which `path` refers. It is often a folder on the author's machine only."""
     if not isinstance(value, str):
         raise UserError(f"path of {file} must be a folder, not a {type(value).__name__}.")
     if value in _NOTHING:
@@ -258,7 +258,7 @@ def _names_file(root: Path) -> Path | None:
 
 
 def _image_place(root: Path) -> Path | None:
-    """The folder with the images, of a data set that does not say so."""
+    """Find the folder with the images of a data set that does not name it."""
     for folder in (*(root / name for name in _IMAGE_FOLDERS), root):
         inside = [folder, *map(Path, folders_in(folder, lambda name: meaning(name) in _SPLITS))]
         places = [*inside, *(part / "images" for part in inside)]

@@ -43,7 +43,7 @@ class Rows:
         self._polygons = _Polygons()
 
     def read(self, text: str, called: str, image_index: int, size: tuple[int, int]) -> None:
-        """The rows of one file. size: (H, W) of its image, in pixels."""
+        """Add the rows of one file; `size` is (H, W) of its image, in pixels."""
         noted: dict[str, list[int]] = {}
         for line, row in enumerate(text.splitlines(), start=1):
             columns = row.split()
@@ -80,7 +80,7 @@ class Rows:
                 self.problems.append(Problem(kind, f"{called}:{lines[0]}", message.format(len(lines))))
 
     def _form(self, values: list[float]) -> str | None:
-        """box, extra-column, pose or polygon; None if it is none of them."""
+        """Return box, extra-column, pose or polygon; None if the row is none of them."""
         count = len(values)
         if count == 4:
             return "box"
@@ -95,7 +95,7 @@ class Rows:
         return "polygon" if count % 2 == 0 else None
 
     def finish(self) -> list[Problem]:
-        """Everything found, after the last file."""
+        """Return all collected rows, after the last file."""
         return self.problems + self._polygons.problems()
 
     def objects(self) -> RawObjects:
