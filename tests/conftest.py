@@ -33,7 +33,7 @@ def one_thread() -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The last line before pytest's own: how many tests were skipped for lack of what."""
+    """Print how many tests were skipped, and what each of them lacked."""
     skipped = [report.longrepr for report in terminalreporter.stats.get("skipped", [])]
     reasons = Counter(reason.removeprefix("Skipped: ") for _file, _line, reason in skipped)
     listed = "; ".join(f"{count} because {reason}" for reason, count in reasons.most_common())

@@ -241,8 +241,8 @@ def _weights(attention: MemoryAttention, memory: FeatureMemory) -> Tensor:
 
 
 def _gradient_per_key(attention: MemoryAttention, memory: FeatureMemory) -> float:
-    """Return the gradient at each token of one channel of a query's output, through values and keys. The
-    query itself is held fixed."""
+    """Return `Start.gradient_per_key`: the gradient flows through values and keys, and the query is held
+    fixed."""
     references = token_centres(memory)
     fixed = memory.tokens.detach()
     norms = []

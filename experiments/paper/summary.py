@@ -361,7 +361,8 @@ def _recipe_row(name: str) -> str:
 
 
 def _verdict(differences: Sequence[float], published: float) -> Verdict:
-    """Return True if Student's one-sided t test of the seeds' differences gives less than 5 %."""
+    """Compare the sign of the differences with the published one. It counts as decided if chance would give
+    it in less than 5 % of all cases: Student's one-sided t test of the seeds' differences."""
     if not differences:
         return "not run"
     if len(differences) == 1:

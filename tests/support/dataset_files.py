@@ -1,4 +1,4 @@
-"""Writes small data sets in the three layouts, whole or broken as a test asks."""
+"""Writers of small data sets in the three layouts, whole or broken as a test requires."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Objects = Sequence[tuple[str, Box]]
 
 
 def write_image(path: Path, size: tuple[int, int] = (48, 64), *, orientation: int = 1) -> Path:
-    """A grey picture of (H, W) stored pixels, with an EXIF orientation unless that is 1."""
+    """Write a grey picture of (H, W) stored pixels, with an EXIF orientation unless that is 1."""
     path.parent.mkdir(parents=True, exist_ok=True)
     exif = Image.Exif()
     if orientation != 1:
@@ -25,7 +25,7 @@ def write_image(path: Path, size: tuple[int, int] = (48, 64), *, orientation: in
 
 
 def coco_content(images: Mapping[str, Objects], size: tuple[int, int] = (48, 64)) -> dict[str, Any]:
-    """The JSON of one split. Category ids are 7, 10, 13, … in the order of the sorted names."""
+    """Return the JSON of one split. Category ids are 7, 10, 13, … in the order of the sorted names."""
     names = sorted({name for objects in images.values() for name, _ in objects} or {"thing"})
     ids = {name: 7 + 3 * index for index, name in enumerate(names)}
     annotations: list[dict[str, Any]] = []
@@ -54,7 +54,7 @@ def coco_content(images: Mapping[str, Objects], size: tuple[int, int] = (48, 64)
 def write_coco(
     root: Path, content: Mapping[str, Any], split: str = "train", size: tuple[int, int] = (48, 64)
 ) -> Path:
-    """annotations/instances_SPLIT.json and every image that it names, in SPLIT/."""
+    """Write annotations/instances_SPLIT.json and every image that it names into SPLIT/."""
     for row in content["images"]:
         write_image(root / split / row["file_name"], size)
     return write_json(root / "annotations" / f"instances_{split}.json", content)

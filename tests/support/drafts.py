@@ -1,4 +1,4 @@
-"""What a writer that was killed leaves behind."""
+"""Files that a killed writer leaves behind."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from deformable_detr.files import DRAFTS
 
 
 def leave_draft(target: Path) -> Path:
-    """A draft of `target` whose process has ended; returns its folder."""
+    """Create a draft of `target` whose process has ended, and return its folder."""
     drafts = target.parent / DRAFTS
     room = drafts / "0123456789abcdef"
     (room / "new").mkdir(parents=True)

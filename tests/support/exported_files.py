@@ -1,4 +1,4 @@
-"""Exported files in small: a graph whose answer one can compute in one's head, in both formats."""
+"""Small exported files: a graph whose answer is easy to compute by hand, in both formats."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def toy_description() -> Description:
 
 
 def write_toy(path: Path, certificate: dict[str, Any] | None = None, graph: str = GRAPH) -> Path:
-    """A file of the format that its suffix says."""
+    """Write a file in the format of its suffix."""
     texts = Metadata(toy_description(), certificate).to_texts()
     import onnx.parser
 

@@ -22,7 +22,7 @@ RESNET18 = {"layer_type": "basic", "depths": [2, 2, 2, 2], "hidden_sizes": [64, 
 def transformers_model(
     family: str, *, backbone: dict[str, Any] | None = None, timm: bool = False, seed: int = 0, **options: Any
 ) -> nn.Module:
-    """An evaluation-mode model of transformers, far from its initialisation.
+    """Return a transformers model in evaluation mode, with weights far from their initialisation.
 
     Args:
         family: `detr` or `deformable_detr`. options: of its configuration.
@@ -58,20 +58,20 @@ SMALL_SIZES = {
 
 
 def small_transformers_model(family: str, *, timm: bool = False, seed: int = 0, **options: Any) -> nn.Module:
-    """The same in small: ResNet-18 (unless timm's), 32 channels, 2 + 3 layers, 9 queries, 5 classes."""
+    """Return a small model: ResNet-18 (unless timm's), 32 channels, 2 + 3 layers, 9 queries, 5 classes."""
     sizes = SMALL_SIZES | ({"two_stage_num_proposals": 9} if options.get("two_stage") else {})
     return transformers_model(family, backbone=RESNET18, timm=timm, seed=seed, **(sizes | options))
 
 
 def saved_and_loaded(model: nn.Module) -> Checkpoint:
-    """Our reading of what transformers writes."""
+    """Save a transformers model and load it with this package."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         return load(folder)
 
 
 def unequal_images() -> ImageBatch:
-    """Two normalised images of different sizes, (117, 131) and (128, 101), in one batch."""
+    """Return a batch of two normalised images of different sizes, (117, 131) and (128, 101)."""
     generator = torch.Generator().manual_seed(7)
     sizes = ((117, 131), (128, 101))
     return ImageBatch.from_images([torch.randn(3, *size, generator=generator) for size in sizes])

@@ -12,7 +12,7 @@ from deformable_detr.training.optimisation import learning_rate_factor
 
 
 class CrashError(Exception):
-    """Stands for a power cut."""
+    """Simulates a power cut."""
 
 
 def crash(*args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Run folders as training leaves them, made by hand."""
+"""Run folders like those of training, written by hand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from deformable_detr.config import RunConfig, to_dict
 
 
 def make_run(folder: Path, config: RunConfig, aps: list[float], seconds: float = 3600.0) -> Path:
-    """A run that was evaluated after each epoch, with these APs; an epoch takes `seconds`."""
+    """Write a run that was evaluated after each epoch, with these APs; an epoch takes `seconds`."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(to_dict(config)))
     lines = []

@@ -1,4 +1,5 @@
-"""References too plain to be wrong: nested loops over Python numbers, straight from the paper's equations.
+"""Reference implementations as simple as possible: nested loops over Python numbers, from the paper's
+equations.
 
 Letters: B batch, S value tokens, M heads, D head dimension, Q queries, L levels, P points of a head.
 """
@@ -19,7 +20,7 @@ def ms_deform_attn_oracle(
     weights: Tensor,
     points_per_level: Sequence[int],
 ) -> Tensor:
-    """Equation 3, point by point. value (B,S,M,D), locations (B,Q,M,P,2), weights (B,Q,M,P) → (B,Q,M·D)."""
+    """Compute equation 3: value (B,S,M,D), locations (B,Q,M,P,2), weights (B,Q,M,P) → (B,Q,M·D)."""
     B, _, M, D = value.shape
     Q = weights.shape[1]
     output = torch.zeros(B, Q, M, D, dtype=torch.float64)
@@ -38,10 +39,10 @@ def ms_deform_attn_oracle(
 
 
 def _bilinear(tokens: Tensor, first: int, height: int, width: int, x: float, y: float) -> Tensor:
-    """The value of one head at (x, y) in [0, 1] of one level; pixels outside are zero."""
+    """Sample the value of one head at (x, y) in [0, 1] of one level; pixels outside are zero."""
     total = torch.zeros(tokens.shape[1], dtype=torch.float64)
     pixel_x, pixel_y = x * width - 0.5, y * height - 0.5
-    if not (-1 < pixel_x < width and -1 < pixel_y < height):  # NaN and infinity fall out here
+    if not (-1 < pixel_x < width and -1 < pixel_y < height):  # NaN and infinity are excluded here
         return total
     left, top = math.floor(pixel_x), math.floor(pixel_y)
     for row in (top, top + 1):
@@ -60,7 +61,8 @@ def fused_ms_deform_attn_oracle(
     logits: Tensor,
     points_per_level: Sequence[int],
 ) -> Tensor:
-    """The same from reference (B,Q,L,2|4), offsets (B,Q,M,P,2), logits (B,Q,M,P): specification §3.1."""
+    """Compute the fused form from reference (B,Q,L,2|4), offsets (B,Q,M,P,2), logits (B,Q,M,P)
+    (specification §3.1)."""
     B, Q, M, P = logits.shape
     locations = torch.zeros(B, Q, M, P, 2, dtype=torch.float64)
     for b in range(B):

@@ -13,7 +13,8 @@ NOT_PUBLIC = ("eval_goldens",)  # ground truths and numbers of published evaluat
 
 
 def data_set(name: str) -> Path:
-    """A data set's folder, or a path inside it ("bccd_coco/annotations"). Skips the test without it."""
+    """Return a data set's folder, or a path inside it ("bccd_coco/annotations"); skip the test if it is
+    missing."""
     top = Path(name).parts[0]
     for folder in FOLDERS:
         if (folder / top).is_dir():

@@ -1,4 +1,4 @@
-"""Made pictures and videos for the tests of `predict`, and a detector that finds bright squares in them."""
+"""Generated pictures and videos for the tests of `predict`, and a detector of bright squares in them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BACKGROUND = 60
 
 
 def write(path: Path, size: tuple[int, int] = (45, 70), mode: str = "RGB") -> Path:
-    """A picture of noise."""
+    """Return a picture of noise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(len(path.name)).integers(0, 256, (*size, 3), dtype=np.uint8)
     Image.fromarray(pixels).convert(mode).save(path)
@@ -28,7 +28,7 @@ def write(path: Path, size: tuple[int, int] = (45, 70), mode: str = "RGB") -> Pa
 
 
 def squares(size: tuple[int, int], boxes: Sequence[tuple[int, int, int, int]]) -> np.ndarray:
-    """(H, W, 3): grey with bright rectangles (x0, y0, x1, y1)."""
+    """Return a grey picture (H, W, 3) with bright rectangles (x0, y0, x1, y1)."""
     picture = np.full((*size, 3), BACKGROUND, np.uint8)
     for x0, y0, x1, y1 in boxes:
         picture[y0:y1, x0:x1] = 250
@@ -107,7 +107,7 @@ def write_video(
     codec: str = "libx264",
     pixels: str = "yuv420p",
 ) -> Path:
-    """Frames as a video file, at a fixed rate or at `times` in seconds."""
+    """Write frames to a video file, at a fixed rate or at `times` in seconds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps)

@@ -28,7 +28,7 @@ NAMES = ("car", EVIL, "größer")
 
 
 def tiny_detector(config: RunConfig | None = None) -> Detector:
-    """Untrained, with weights that make it see things everywhere."""
+    """Return an untrained detector whose weights yield detections everywhere."""
     config = config or tiny_config()
     checkpoint = new_checkpoint(config.model, ClassTable.from_names(NAMES), config.data, config.recipe, None)
     randomise(checkpoint.model)
@@ -37,7 +37,7 @@ def tiny_detector(config: RunConfig | None = None) -> Detector:
 
 @dataclass
 class WatchedBackend(Backend):
-    """Notes the shapes of the batches that it computes, and waits for `go` before each."""
+    """A backend that records the shapes of its batches, and waits for `go` before each."""
 
     inner: Backend
     go: threading.Event = field(default_factory=threading.Event)
@@ -90,7 +90,7 @@ async def running(
 
 @contextmanager
 def in_a_thread(process: ServerProcess) -> Iterator[tuple[str, threading.Thread]]:
-    """Its address, and its thread."""
+    """Start a server and return its address and its thread."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         thread = threading.Thread(target=process.run, args=([bound],))
@@ -104,7 +104,7 @@ def in_a_thread(process: ServerProcess) -> Iterator[tuple[str, threading.Thread]
 
 
 async def until(condition: Any) -> None:
-    """Wait until a condition holds; it must, soon."""
+    """Wait until a condition holds, and fail if it does not hold soon."""
     async with asyncio.timeout(20):
         while not condition():
             await asyncio.sleep(0.005)

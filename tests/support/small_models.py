@@ -50,7 +50,7 @@ LEARNED_EMBEDDINGS = (
 
 
 def random_checkpoint(config: ModelConfig, classes: ClassTable | None = None) -> Checkpoint:
-    """A checkpoint of ours with random weights."""
+    """Return a native checkpoint with random weights."""
     return Checkpoint(
         model=randomise(empty_model(config)),
         config=config,
@@ -61,7 +61,7 @@ def random_checkpoint(config: ModelConfig, classes: ClassTable | None = None) ->
 
 
 def assert_same_weights(found: nn.Module, expected: nn.Module) -> None:
-    """Equal bit by bit."""
+    """Assert that two models are equal bit by bit."""
     found_state, expected_state = found.state_dict(), expected.state_dict()
     assert found_state.keys() == expected_state.keys()
     different = [name for name, value in expected_state.items() if not torch.equal(found_state[name], value)]
@@ -84,5 +84,5 @@ def small_config(recipe_name: str, **changes: Any) -> ModelConfig:
 
 
 def smallest_detr(**changes: Any) -> ModelConfig:
-    """The quickest model to write and read: DETR on a ResNet-18."""
+    """Return the model that is fastest to write and read: DETR on a ResNet-18."""
     return small_config("detr_r50", backbone=BackboneConfig("resnet18"), **changes)

@@ -26,7 +26,7 @@ def write_tiny_data(root: Path) -> Path:
 
 
 def changed_data(source: Path, root: Path, change: Callable[[dict[str, Any]], None]) -> Path:
-    """A copy of a COCO data set after `change` of the contents of each annotation file."""
+    """Copy a COCO data set, applying `change` to the contents of each annotation file."""
     shutil.copytree(source, root)
     for path in (root / "annotations").iterdir():
         content = json.loads(path.read_text())
@@ -70,7 +70,8 @@ def tiny_config(**changes: Any) -> RunConfig:
 
 
 def repeatable_in_parts(**changes: Any) -> RunConfig:
-    """`tiny_config` without what depends on how a batch is cut: dropout, and pictures of several sizes."""
+    """Return `tiny_config` without dropout and several picture sizes, which depend on how a batch is
+    split."""
     settings = {"dropout": 0.0, "augmentation": "none", "ema_decay": 0.0, "warmup_steps": 0, "lr": 1.0}
     return tiny_config(**{**settings, "lr_backbone": 1.0, **changes})
 
@@ -129,13 +130,13 @@ def assert_same_run(run: Path, other: Path) -> None:
 
 
 def movement(run: Path, start: Path, name: str = "last") -> dict[str, Tensor]:
-    """How far training moved each weight."""
+    """Return how far training moved each weight."""
     before = weights(start)
     return {key: value - before[key] for key, value in weights(run, name).items()}
 
 
 def assert_same_movement(run: Path, other: Path, start: Path, tolerance: float) -> None:
-    """Both runs moved their weights alike; differences as a fraction of the largest movement."""
+    """Assert that two runs moved their weights alike, relative to the largest movement."""
     mine, theirs = movement(run, start), movement(other, start)
     largest = max(float(value.abs().max()) for value in theirs.values())
     assert largest > 0

@@ -1,7 +1,8 @@
 """A process in which the operators run Triton's kernels on CPU tensors, through Triton's interpreter.
 
-A process of its own, because the interpreter has to be chosen before the kernels are defined. It stands for a
-machine with a GPU and no C++ compiler: the CPU library is hidden, so that schemas come from Python.
+The process is separate, because the interpreter has to be chosen before the kernels are defined. It
+simulates a machine with a GPU and no C++ compiler: the CPU library is hidden, so that schemas come from
+Python.
 """
 
 from __future__ import annotations

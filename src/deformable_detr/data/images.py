@@ -80,8 +80,7 @@ class OpenedImage:
 
 
 def should_rotate(header: ImageHeader, annotated_size: tuple[int, int] | None) -> bool:
-    """Return True if the EXIF orientation is to be applied, unless the annotation refers to the stored
-    pixels.
+    """Return True if the EXIF orientation is to be applied: always, unless boxes refer to the stored pixels.
 
     The size decides: the rotation is applied only if it leads to the annotation's (H, W). Half turns,
     mirrorings and square pictures have the same size either way, and are applied as viewers do.

@@ -245,9 +245,10 @@ def _image_of(split: Split, image: str | Path) -> ImageRecord:
 
 def _checked_file(output: str | Path, suffixes: Sequence[str]) -> Path:
     import_extra("matplotlib", "figures", "explain")
-    if Path(output).suffix.lower() not in suffixes:
+    target = check_output_file(output)
+    if target.suffix.lower() not in suffixes:
         raise UserError(f"--output {output} must end in one of {', '.join(suffixes)}.")
-    return check_output_file(output)
+    return target
 
 
 def _save(figure: Figure, target: Path) -> None:

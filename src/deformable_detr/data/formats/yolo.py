@@ -158,7 +158,7 @@ def _in_folder(config: Config, folder: str) -> Iterator[_Listed]:
 
 
 def _in_list(config: Config, file: str, files: Files, problems: list[Problem]) -> Iterator[_Listed]:
-    """Resolve a line, which is relative to the list or to the data set, or absolute."""
+    """Yield the images of a list, whose lines are relative to the list or to the data set, or absolute."""
     called = relative(file, config.root)
     lines = [(number, line.strip()) for number, line in enumerate(read_lines(Path(file)), start=1)]
     lines = [(number, line) for number, line in lines if line]
