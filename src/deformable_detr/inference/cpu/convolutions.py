@@ -109,7 +109,8 @@ class _TwoPassGroupNorm(nn.Module):
     def _of_groups(self, tokens: Tensor) -> Tensor:
         """The mean of each group of channels over all tokens, (B, 1, C)."""
         groups = tokens.mean(1, keepdim=True).unflatten(-1, (self.norm.num_groups, -1))
-        return groups.mean(-1, keepdim=True).expand_as(groups).flatten(2)
+        means: Tensor = groups.mean(-1, keepdim=True).expand_as(groups).flatten(2)
+        return means
 
 
 def keep_sampling_in_float32(module: nn.Module) -> None:
