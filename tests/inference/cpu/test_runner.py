@@ -88,8 +88,8 @@ def kinds_of_pictures() -> dict[str, ImageBatch]:
     }
 
 
-# BiFPN's runner is off by 3e-5 where its plain model is by 4e-6. The error grows in the neck's three layers, of
-# which each normalises maps of a few pixels; the cause is not known.
+# BiFPN's runner is off by 3e-5 and its plain model by 4e-6. The error grows in the neck's three layers, which
+# normalise maps of a few pixels; the cause is not known.
 LOOSER = {"deformable_detr_r50_bifpn": 1e-4}
 
 
