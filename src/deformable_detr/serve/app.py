@@ -63,7 +63,8 @@ def create_app(
 
 
 class Server(Gate):
-    """The whole of it: `engine` computes, `api` is FastAPI's application, the gate stands before both."""
+    """The complete application: `engine` computes, `api` is FastAPI's application, and the gate guards
+    both."""
 
     def __init__(self, engine: Engine, on_failure: Callable[[], None] | None):
         self.api = _api(engine, on_failure)
@@ -149,7 +150,7 @@ async def _warm(engine: Engine, on_failure: Callable[[], None] | None) -> None:
 
 
 async def _check_parameters(request: Request) -> None:
-    """A misspelt parameter must not pass as its default."""
+    """Refuse unknown parameters, so that a misspelt one is not silently replaced by its default."""
     known = [parameter.alias for parameter in request.scope["route"].dependant.query_params]
     for name in request.query_params:
         if name not in known:
@@ -223,7 +224,7 @@ def _add_status(api: FastAPI, engine: Engine) -> None:
 
 
 def _add_files(api: FastAPI) -> None:
-    """The page and its parts, read once: no path of a request ever reaches a disk."""
+    """Add the page and its parts, which are read once, so that no request's path reaches the disk."""
     static_files = files(__package__) / "static"
     own = ("index.html", "docs.html", "app.js", "docs.js", "style.css")
     found = {name: (static_files / name).read_text(encoding="utf-8") for name in own}
@@ -250,7 +251,7 @@ def _add_files(api: FastAPI) -> None:
 
 
 def _add_handlers(api: FastAPI, engine: Engine) -> None:
-    """Refusals, and the framework's own, in one shape."""
+    """Give refusals and the framework's errors the same form."""
 
     def answer(refusal: Refusal, headers: Mapping[str, str] | None = None) -> Response:
         engine.metrics.errors.labels(refusal.kind.value).inc()

@@ -37,7 +37,7 @@ class Base64Pictures(BaseModel):
 
 
 def body_schema(most: int) -> dict[str, Any]:
-    """The request body for OpenAPI."""
+    """Return the description of the request body for OpenAPI."""
     # The limit is told in words: more is answered with 413, what breaks a schema with 422.
     limit = f"At most {most}: more are refused with 413."
     file = {"type": "string", "format": "binary"}
@@ -52,7 +52,7 @@ def body_schema(most: int) -> dict[str, Any]:
 
 
 async def pictures_of(body: bytes, headers: Headers, engine: Engine, most: int) -> list[Upload]:
-    """The pictures of a body, at least one and at most `most`.
+    """Return the pictures of a body, at least one and at most `most`.
 
     Raises:
         Refusal: the body is of another type, malformed, or holds too many.

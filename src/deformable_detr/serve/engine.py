@@ -74,7 +74,7 @@ class _Waiting:
 
 
 class Engine:
-    """One detector, to be used by many. All methods are called in one event loop."""
+    """One detector that many requests share. All methods are called in one event loop."""
 
     def __init__(self, detector: Detector, settings: ServeSettings, metrics: Metrics):
         self.detector, self.settings, self.metrics = detector, settings, metrics
@@ -106,12 +106,12 @@ class Engine:
             self.metrics.ready.set(1)
 
     def stop(self) -> None:
-        """Refuse what is new. What is accepted is finished."""
+        """Refuse new requests, and finish the accepted ones."""
         self.state = State.STOPPING
         self.metrics.ready.set(0)
 
     async def close(self) -> None:
-        """Give the threads back."""
+        """Release the threads."""
         self.stop()
         if self._batching is not None:
             self._batching.cancel()
@@ -176,7 +176,7 @@ class Engine:
                 )
 
     async def in_background(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """A short calculation that is not to hold up other requests."""
+        """Run a short calculation in a thread, so that it does not delay other requests."""
         return await self._in(self._decoders, function, *arguments)
 
     # ------------------------------------------------------------------ the way of a picture
@@ -232,7 +232,7 @@ class Engine:
                     waiting.answer.set_result(result)
 
     async def _next_batch(self) -> list[_Waiting]:
-        """The picture that has waited longest, and others like it."""
+        """Return the picture that has waited longest, and others with the same shape."""
         while True:
             self._waiting = [waiting for waiting in self._waiting if not waiting.answer.done()]
             if self._waiting:
@@ -282,7 +282,7 @@ class Engine:
         )
 
     def _warm_up(self) -> bool:
-        """Whether the model can be explained."""
+        """Return True if the model can be explained."""
         height, width = WARM_UP_SIZE
         picture = np.zeros(
             (min(height, self.max_pixels // width) or 1, min(width, self.max_pixels), 3), np.uint8

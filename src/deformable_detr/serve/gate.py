@@ -1,5 +1,5 @@
-"""What stands between the network and the application, for every request: security headers, the token, the
-limits on bytes and time, counting. A plain ASGI middleware: it sees a body while it arrives.
+"""A plain ASGI middleware that guards the application. For every request it handles security headers, the
+token, limits on bytes and time, and counting. It sees a body while it arrives.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Gate:
     # ------------------------------------------------------------------ the body
 
     async def _read(self, body: bytearray, headers: Headers, receive: Receive, deadline: float) -> None:
-        """The body into `body`, counted while it arrives."""
+        """Read the body into `body`, counting its bytes while it arrives."""
         limit = self.settings.max_body_bytes
         announced = headers.get("content-length", "")
         too_large = Refusal(
@@ -158,7 +158,7 @@ class Gate:
     async def _run(
         self, scope: Scope, receive: Receive, answer: _Answer, body: bytes, deadline: float
     ) -> None:
-        """The application, until its time is over or whoever asked has gone."""
+        """Run the application until the time limit, or until the client has disconnected."""
         work = asyncio.ensure_future(self.app(scope, _replay(body, receive), answer.send))
         gone = asyncio.ensure_future(_disconnection(receive))
         try:
@@ -190,7 +190,7 @@ def _is_address(host: str) -> bool:
 
 
 class _Answer:
-    """Sends, with the security headers, and knows what was sent."""
+    """Sends the answer with the security headers, and records what was sent."""
 
     def __init__(self, send: Send):
         self._send = send
@@ -207,7 +207,7 @@ class _Answer:
 
 
 def route_of(scope: Scope) -> str:
-    """The path below the prefix that a reverse proxy may have."""
+    """Return the path without the prefix that a reverse proxy may add."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", "").rstrip("/"))
 
@@ -216,7 +216,7 @@ ROUTES = ("/", "/v1/detect", "/v1/explain", "/v1/model", "/healthz", "/readyz", 
 
 
 def _label(path: str) -> str:
-    """Of a path, for the metrics: however many paths are tried, the labels stay few."""
+    """Return a path's label for the metrics; unknown paths share one label, so that there are only a few."""
     if path.startswith("/static/") or path == "/openapi.json":
         return "static"
     return path if path in ROUTES else "other"
