@@ -10,6 +10,11 @@ import torch
 from torch import Tensor
 
 
+def coordinate_dtype(tensor: Tensor) -> torch.dtype:
+    """Return the type of coordinates in a model whose activations have `tensor`'s type: at least float32."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
 def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
     centre, size = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:]
     return torch.cat([centre - 0.5 * size, centre + 0.5 * size], dim=-1)

@@ -276,6 +276,12 @@ class Detections:
             track_ids=None if self.track_ids is None else self.track_ids[indices],
         )
 
+    def clipped(self) -> Detections:
+        """Return the same detections with their boxes cut off at the sides of the picture."""
+        height, width = self.image_size
+        high = np.array([width, height, width, height], dtype=self.boxes_xyxy.dtype)
+        return replace(self, boxes_xyxy=self.boxes_xyxy.clip(0, high))
+
     @classmethod
     def concatenate(cls, parts: Sequence[Detections]) -> Detections:
         """Join the detections of several parts of one picture, in the order of the parts.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from deformable_detr.checkpoint import Checkpoint, authors, class_table_for, load
-from deformable_detr.checkpoint.correspondence import to_theirs
+from deformable_detr.checkpoint.correspondence import to_ours, to_theirs
 from deformable_detr.checkpoint.families import family_of, resnet_of
 from deformable_detr.config import TORCHVISION_RESNETS, BackboneConfig, ModelConfig, recipe
 from deformable_detr.errors import UserError
@@ -153,6 +153,41 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
     found = load(tmp_path / "model.pth")
     assert_same_weights(found.model, original.model)
     assert replace(found, model=original.model) == original
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_class_heads_have_the_rows_of_the_authors_coco(name: str) -> None:
+    """Their code builds 91 classes for `--dataset_file coco`, and a label there is the raw category id."""
+    config = replace(VARIANTS[name], num_classes=5)
+    classes = ClassTable(("ant", "bee", None, "cat", "dog"), (5, 4, 3, 2, 90))
+    original = random_checkpoint(config, classes)
+    content = authors.content_of(original)
+    no_object = int(config.attention == "dense")
+    sizes = {len(value) for key, value in content["model"].items() if "class_embed" in key}
+    assert sizes == {91 + no_object}
+    assert content["args"].dataset_file == "coco"
+    with torch.no_grad():
+        pixels = torch.randn(1, 3, 64, 64)
+        logits = original.model([pixels[0]]).predictions[-1].logits
+        theirs = build_model(replace(config, num_classes=91))
+        shapes = {key: value.shape for key, value in theirs.state_dict().items()}
+        naming = authors.NAMINGS[family_of(config, "test")]
+        names = naming.correspondences(replace(config, num_classes=91), shapes)
+        theirs.load_state_dict(to_ours(content["model"], names, shapes))
+        spread = theirs.eval()([pixels[0]]).predictions[-1].logits
+    torch.testing.assert_close(spread[..., list(classes.category_ids)], logits[..., :5], atol=1e-5, rtol=0)
+    unused = sorted(set(range(91)) - set(classes.category_ids))
+    assert float(spread[..., unused].max()) == -50
+    if no_object:
+        torch.testing.assert_close(spread[..., -1], logits[..., -1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("category_id", [91, 2024, -1])
+def test_ids_that_the_authors_have_no_row_for_are_refused(category_id: int, tmp_path: Path) -> None:
+    classes = ClassTable(("ant", "bee", "cat", "dog", "emu"), (0, 1, 2, 3, category_id))
+    with pytest.raises(UserError, match=f"id {category_id} cannot be written"):
+        authors.save(tmp_path / "model.pth", random_checkpoint(VARIANTS["refine"], classes))
+    assert not any(tmp_path.iterdir())
 
 
 def test_resnets_are_known_by_their_shapes() -> None:

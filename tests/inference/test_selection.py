@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,18 @@ def test_what_is_kept(options: dict[str, Any], kept: list[int]) -> None:
     wanted = Selection.of(TABLE, **options)(found)
     np.testing.assert_array_equal(wanted.scores, found.scores[kept])
     assert wanted.names == tuple(found.names[i] for i in kept)
+
+
+def test_boxes_are_clipped_to_the_picture() -> None:
+    found = replace(
+        detections(),
+        boxes_xyxy=np.tile(np.array([[-3, 2, 25, 14], [1, -0.5, 19, 10]], np.float32), (5, 1)),
+        image_size=(10, 20),
+    )
+    wanted = Selection.of(TABLE, 0.75)(found)
+    assert wanted.boxes_xyxy.tolist() == [[0, 2, 20, 10], [1, 0, 19, 10]]
+    assert wanted.boxes_xyxy.dtype == np.float32
+    assert found.boxes_xyxy[0].tolist() == [-3, 2, 25, 14]
 
 
 def test_loosened_thresholds_leave_unwanted_classes_out() -> None:

@@ -21,6 +21,7 @@ from ..config import BackboneConfig, DataConfig, ModelConfig
 from ..errors import UserError
 from ..files import DAMAGED_FILE_ERRORS, check_readable, replacing
 from ..structures import ClassTable
+from .authors_classes import DATASET_FILE, check_ids, gather, spread
 from .coco_classes import class_table_for
 from .contents import (
     Checkpoint,
@@ -134,6 +135,7 @@ def load(path: Path) -> Checkpoint:
     if isinstance(content.get("args"), argparse.Namespace):
         options |= vars(content["args"])
     with blaming(path):
+        state = _without_unused_classes(state, options)
         family, config = _infer_config(state, options)
         model = empty_model(config)
         shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
@@ -166,6 +168,16 @@ def read_pickle(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint.")
     return content
+
+
+def _without_unused_classes(state: dict[str, Tensor], options: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Undo what `save` does to class heads; the authors' own files do not name their classes."""
+    if "class_names" not in options or options.get("dataset_file") != DATASET_FILE:
+        return state
+    two_stage = "transformer.enc_output.weight" in state
+    return gather(
+        state, options["category_ids"], count(state, "transformer.decoder.layers") if two_stage else None
+    )
 
 
 def _infer_config(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Family, ModelConfig]:
@@ -256,7 +268,8 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 def content_of(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the content of the authors' file. Class names are in `args`, where their code ignores them."""
     family = check_expressible(checkpoint.config)
-    state = checkpoint.model.state_dict()
+    check_ids(checkpoint.classes.category_ids)
+    state = spread(checkpoint.model.state_dict(), checkpoint.classes.category_ids)
     return {
         "model": to_theirs(state, NAMINGS[family].correspondences(checkpoint.config, state)),
         "args": _arguments(checkpoint),
@@ -288,6 +301,7 @@ def _arguments(checkpoint: Checkpoint) -> argparse.Namespace:
         "nheads": config.num_heads,
         "num_queries": config.num_queries,
         "masks": False,
+        "dataset_file": DATASET_FILE,
         "class_names": list(checkpoint.classes.names),
         "category_ids": list(checkpoint.classes.category_ids),
     }

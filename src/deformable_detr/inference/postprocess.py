@@ -1,8 +1,9 @@
 """From the last layer's predictions to detections in pixels of the original (docs/specification.md §7.1).
 
-Boxes are not clipped. There is no non-maximum suppression either if the model follows the paper: with enough
-training, the set loss teaches it to predict each object once. `nms_iou` is for models that were trained for a
-shorter time (docs/training.md).
+Boxes are not clipped: `evaluate` measures them as they are, and `predict` clips them in its `Selection`.
+There is no non-maximum suppression either if the model follows the paper: with enough training, the set loss
+teaches it to predict each object once. `nms_iou` is for models that were trained for a shorter time
+(docs/training.md).
 """
 
 from __future__ import annotations

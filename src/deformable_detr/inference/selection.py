@@ -72,8 +72,12 @@ class Selection:
         return bool((self.thresholds == UNREACHABLE).any())
 
     def __call__(self, detections: Detections) -> Detections:
-        """Return the selected ones of `detections`."""
-        return detections.take(np.flatnonzero(self.mask(detections)))
+        """Return the selected ones of `detections`, with boxes clipped to their picture.
+
+        All predictions that somebody sees come this way; `evaluate` measures unclipped boxes, as the authors
+        do.
+        """
+        return detections.take(np.flatnonzero(self.mask(detections))).clipped()
 
     def mask(self, detections: Detections) -> np.ndarray:
         """Return for each detection whether it is selected, (N,) bool."""

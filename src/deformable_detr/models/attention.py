@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ..boxes import coordinate_dtype
 from ..ops import fused_ms_deform_attn
 from ..structures import FeatureMemory, SpatialShapes
 
@@ -101,15 +102,17 @@ class DeformableAttention(MemoryAttention):
         # Set to zero after the projection, so that padding does not even contribute its bias.
         value = self.value_projection(memory.tokens).masked_fill(memory.mask[..., None], 0.0)
         query = queries + query_positions
+        offsets, logits = self.sampling_offsets(query), self.attention_weights(query)
+        # Locations need float32: near 1, bfloat16 steps by half a pixel at width 134.
+        dtype = coordinate_dtype(offsets)
         # From the unpadded image to each padded level; (x, y) and (w, h) scale alike.
         scale = memory.valid_ratios.repeat(1, 1, references.shape[-1] // 2)  # (B, L, 2|4)
         sampled = fused_ms_deform_attn(
             value.unflatten(-1, (M, -1)),  # (B, S, M, D)
             memory.spatial_shapes,
             references[:, :, None] * scale[:, None],  # (B, Q, L, 2|4)
-            # Locations need float32: near 1, bfloat16 steps by half a pixel at width 134.
-            self.sampling_offsets(query).float().view(B, Q, M, L, K, 2),
-            self.attention_weights(query).float().view(B, Q, M, L * K),
+            offsets.to(dtype).view(B, Q, M, L, K, 2),
+            logits.to(dtype).view(B, Q, M, L * K),
         )
         output: Tensor = self.output_projection(sampled)
         return output

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..boxes import coordinate_dtype
 from ..structures import FeatureMemory
 from .attention import MemoryAttention
 from .dropout import Dropout
@@ -49,11 +50,11 @@ def token_centres(memory: FeatureMemory) -> Tensor:
 
     Tokens in the padding have a coordinate above 1.
     """
-    device = memory.valid_ratios.device
+    device, dtype = memory.valid_ratios.device, coordinate_dtype(memory.tokens)
     centres = []
     for level, (height, width) in enumerate(memory.spatial_shapes):
-        y = torch.arange(height, dtype=torch.float32, device=device) + 0.5
-        x = torch.arange(width, dtype=torch.float32, device=device) + 0.5
+        y = torch.arange(height, dtype=dtype, device=device) + 0.5
+        x = torch.arange(width, dtype=dtype, device=device) + 0.5
         ratio = memory.valid_ratios[:, level]  # (B, 2): width, height
         y = y[None] / (ratio[:, 1:] * height)  # (B, H)
         x = x[None] / (ratio[:, :1] * width)  # (B, W)

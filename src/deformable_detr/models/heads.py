@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..boxes import inverse_sigmoid
+from ..boxes import coordinate_dtype, inverse_sigmoid
 from ..structures import Predictions
 
 
@@ -37,7 +37,8 @@ class PredictionHead(nn.Module):
     def boxes(self, hidden: Tensor, reference_logits: Tensor) -> Tensor:
         """Return the boxes without the logits, (B, Q, 4) cxcywh."""
         # float32: in 16 bits, a box side near 1 would step by several pixels.
-        boxes: Tensor = (self.box_head(hidden).float() + reference_logits).sigmoid()
+        deltas: Tensor = self.box_head(hidden)
+        boxes: Tensor = (deltas.to(coordinate_dtype(deltas)) + reference_logits).sigmoid()
         return boxes
 
 

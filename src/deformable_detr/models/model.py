@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..boxes import coordinate_dtype
 from ..structures import (
     DetectorOutput,
     FeatureBatch,
@@ -71,10 +72,10 @@ class DetectionModel(nn.Module):
         masks = [resize_nearest(image_mask, shape) for shape in spatial_shapes]
         return FeatureMemory(
             tokens=tokens,
-            positions=_flatten(self.position(masks)).to(tokens.dtype),
+            positions=_flatten(self.position(masks, coordinate_dtype(tokens))).to(tokens.dtype),
             mask=torch.cat([mask.flatten(1) for mask in masks], dim=1),
             spatial_shapes=spatial_shapes,
-            valid_ratios=torch.stack([valid_ratio(mask) for mask in masks], dim=1),
+            valid_ratios=torch.stack([valid_ratio(mask, coordinate_dtype(tokens)) for mask in masks], dim=1),
         )
 
 
@@ -83,11 +84,11 @@ def _flatten(levels: Sequence[Tensor]) -> Tensor:
     return torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
 
 
-def valid_ratio(mask: Tensor) -> Tensor:
+def valid_ratio(mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return the unpadded fraction of width and height, (B, 2), of a padding mask (B, H, W)."""
     height, width = mask.shape[-2:]
-    valid_height = (~mask[:, :, 0]).sum(1)
-    valid_width = (~mask[:, 0, :]).sum(1)
+    valid_height = (~mask[:, :, 0]).sum(1).to(dtype)
+    valid_width = (~mask[:, 0, :]).sum(1).to(dtype)
     return torch.stack([valid_width / width, valid_height / height], dim=-1)
 
 

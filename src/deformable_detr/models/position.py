@@ -18,7 +18,8 @@ TEMPERATURE = 10000.0
 def sine_encoding(coordinates: Tensor, num_features: int) -> Tensor:
     """Encode coordinates (...) in [0, 2π] as (..., num_features): alternating sines and cosines of falling
     frequency."""
-    exponent = torch.arange(num_features, device=coordinates.device) // 2 * (2 / num_features)
+    steps = torch.arange(num_features, device=coordinates.device) // 2
+    exponent = steps.to(coordinates.dtype) * (2 / num_features)
     angles = coordinates[..., None] / TEMPERATURE**exponent
     return torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], dim=-1).flatten(-2)
 
@@ -35,12 +36,12 @@ class SinePosition(nn.Module):
         self.num_features = dim // 2
         self.shift = 0.5 if half_pixel else 0.0
 
-    def forward(self, masks: Sequence[Tensor]) -> list[Tensor]:
-        """Encode masks (B, H, W), True = padding, as (B, C, H, W), one per level."""
-        return [self._encode(mask) for mask in masks]
+    def forward(self, masks: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> list[Tensor]:
+        """Encode masks (B, H, W), True = padding, as (B, C, H, W) in `dtype`, one per level."""
+        return [self._encode(mask, dtype) for mask in masks]
 
-    def _encode(self, mask: Tensor) -> Tensor:
-        inside = (~mask).float()
+    def _encode(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
+        inside = (~mask).to(dtype)
         y, x = inside.cumsum(1), inside.cumsum(2)
         y = (y - self.shift) / (y[:, -1:, :] + 1e-6) * (2 * math.pi)
         x = (x - self.shift) / (x[:, :, -1:] + 1e-6) * (2 * math.pi)
@@ -56,8 +57,8 @@ class LevelPosition(nn.Module):
         self.position = position
         self.level_embedding = nn.Parameter(torch.randn(num_levels, dim))
 
-    def forward(self, masks: Sequence[Tensor]) -> list[Tensor]:
-        encoded = self.position(masks)
+    def forward(self, masks: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> list[Tensor]:
+        encoded = self.position(masks, dtype)
         return [
             level + vector[None, :, None, None]
             for level, vector in zip(encoded, self.level_embedding, strict=True)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..boxes import coordinate_dtype
 from ..structures import FeatureMemory, Predictions, Queries
 from .heads import PredictionHead
 from .position import sine_encoding
@@ -57,7 +58,8 @@ class ReferencePointQueries(FixedQueries):
         nn.init.zeros_(self.reference_points.bias)
 
     def fixed(self) -> Queries:
-        references = self.reference_points(self.positions).float().sigmoid()
+        references = self.reference_points(self.positions)
+        references = references.to(coordinate_dtype(references)).sigmoid()
         return Queries(self.content[None], self.positions[None], references[None])
 
 
@@ -155,15 +157,15 @@ def base_boxes(memory: FeatureMemory) -> tuple[Tensor, Tensor]:
     A token's base box is centred on its pixel; its side doubles from level to level. It is invalid in the
     padding, or if one of its coordinates is outside (0.01, 0.99).
     """
-    boxes, device = [], memory.tokens.device
+    boxes, device, dtype = [], memory.tokens.device, coordinate_dtype(memory.tokens)
     start = 0
     for level, (height, width) in enumerate(memory.spatial_shapes):
         padding = memory.mask[:, start : start + height * width].view(-1, height, width)
         start += height * width
         valid_height = (~padding[:, :, 0]).sum(1)[:, None, None]
         valid_width = (~padding[:, 0, :]).sum(1)[:, None, None]
-        y = (torch.arange(height, dtype=torch.float32, device=device)[None, :, None] + 0.5) / valid_height
-        x = (torch.arange(width, dtype=torch.float32, device=device)[None, None, :] + 0.5) / valid_width
+        y = (torch.arange(height, dtype=dtype, device=device)[None, :, None] + 0.5) / valid_height
+        x = (torch.arange(width, dtype=dtype, device=device)[None, None, :] + 0.5) / valid_width
         side = torch.full_like(y, PROPOSAL_SIZE * 2**level)
         level_boxes = torch.stack(torch.broadcast_tensors(x, y, side, side), dim=-1)
         boxes.append(level_boxes.flatten(1, 2))

@@ -71,6 +71,57 @@ def test_every_recipe_predicts_as_its_plain_model(name: str, monkeypatch: pytest
         assert wanted.boxes_cxcywh.std() > 0.01
 
 
+def kinds_of_pictures() -> dict[str, ImageBatch]:
+    """Smooth shapes with noise as in photographs; the same beside a smaller one; one colour; a few pixels."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(2, 3, 5, 7, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, (96, 136), mode="bicubic")
+    real = 1.2 * smooth + 0.1 * torch.randn(smooth.shape, generator=generator)
+    half = real[0].clone()
+    half[:, :58] = torch.tensor([1.5, -1.0, 2.0])[:, None, None]
+    return {
+        "real": ImageBatch.from_images([real[0]]),
+        "padded": ImageBatch.from_images([real[0], real[1, :, :48, :70]]),
+        "uniform": ImageBatch.from_images([torch.full((3, 96, 136), 2.0)]),
+        "60 % uniform": ImageBatch.from_images([half]),
+        "tiny": ImageBatch.from_images([real[0, :, :9, :7]]),
+    }
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_is_as_exact_as_the_plain_model(name: str) -> None:
+    model = small_model(name)
+    runner, exact_model = Runner(model), copy.deepcopy(model).double()
+    for kind, batch in kinds_of_pictures().items():
+        exact = plainly(exact_model, ImageBatch(batch.pixels.double(), batch.mask))
+        plain, found = plainly(model, batch), runner(batch)
+        for output in ("logits", "boxes_cxcywh"):
+            wanted = getattr(exact, output)
+            own = float((getattr(plain, output) - wanted).abs().max())
+            error = float((getattr(found, output) - wanted).abs().max())
+            assert error <= max(2 * own, 1e-5), (kind, output, error, own)
+
+
+@pytest.mark.parametrize("name", ["deformable_detr_r50", "deformable_detr_lite"])
+def test_group_norm_keeps_its_digits_in_channels_last(name: str) -> None:
+    """In the runner and in training, whose backbone is in channels_last."""
+    plain = small_model(name).neck
+    torch.manual_seed(0)
+    maps = [torch.randn(1, level[0].in_channels, 100, 134) for level in list(plain.levels)[: plain.num_maps]]
+    for each in maps:
+        each[:, :, :60] = 3 * torch.randn(1, each.shape[1], 1, 1)
+    with torch.no_grad():
+        wanted = copy.deepcopy(plain).double()([each.double() for each in maps])
+        last = [each.to(memory_format=torch.channels_last) for each in maps]
+        of_runner = Runner(small_model(name))._model.neck(last)
+        for exact, usual, training, predicting in zip(
+            wanted, plain(maps), plain(last), of_runner, strict=True
+        ):
+            bound = max(2 * float((usual - exact).abs().max()), 1e-5)  # convolutions lose some, too
+            assert float((training - exact).abs().max()) <= bound
+            assert float((predicting - exact).abs().max()) <= bound
+
+
 @pytest.mark.parametrize("mask_invalid", [True, False])
 def test_proposals_of_all_kinds(mask_invalid: bool) -> None:
     model = small_model("deformable_detr_r50_two_stage", mask_invalid_proposals=mask_invalid)

@@ -13,10 +13,10 @@ from ...models.decoder import Decoder
 from ...models.encoder import Encoder, EncoderLayer
 from ...models.queries import FixedQueries, ProposalQueries
 from .convolutions import (
-    centre_group_norms,
     fold_norms,
     in_channels_last,
     keep_sampling_in_float32,
+    norm_groups_in_two_passes,
 )
 from .decoder import LastLayerDecoder, SampledFirst
 from .encoder import ChunkedEncoder, ChunkedEncoderLayer
@@ -42,7 +42,7 @@ def optimise(model: DetectionModel, dtype: torch.dtype) -> DetectionModel:
         dtype=dtype,
     )
     if dtype == torch.float32:
-        centre_group_norms(replica.neck)
+        norm_groups_in_two_passes(replica.neck)
     else:
         keep_sampling_in_float32(replica.backbone)
     for part in (replica.backbone, replica.neck, replica.encoder):

@@ -80,17 +80,18 @@ def in_channels_last(module: ModuleT) -> ModuleT:
     return module
 
 
-def centre_group_norms(neck: nn.Module) -> None:
+def norm_groups_in_two_passes(neck: nn.Module) -> None:
     for name, module in list(neck.named_modules()):
         if type(module) is GroupNorm:
-            neck.set_submodule(name, _CentredGroupNorm(module))
+            neck.set_submodule(name, _TwoPassGroupNorm(module))
 
 
-class _CentredGroupNorm(nn.Module):
-    """A group norm that subtracts the mean first.
+class _TwoPassGroupNorm(nn.Module):
+    """Take the mean first, then the variance of what is left of it, over tokens (B, H·W, C).
 
-    In channels_last, PyTorch's group norm computes the variance as E[x²] - E[x]², which loses digits if the
-    mean is large.
+    PyTorch's group norm in channels_last adds up x and x² one pixel after the other, and takes the variance
+    as E[x²] - E[x]². On a map that is 60 % uniform it is off by 2e-4, even if the mean was subtracted before;
+    this is off by 1e-6, as PyTorch's group norm is in its usual memory format.
     """
 
     def __init__(self, norm: GroupNorm):
@@ -98,11 +99,17 @@ class _CentredGroupNorm(nn.Module):
         self.norm = norm
 
     def forward(self, x: Tensor) -> Tensor:
-        B, C = x.shape[:2]
-        of_groups = x.mean((2, 3)).view(B, self.norm.num_groups, -1).mean(-1)
-        of_channels = of_groups.repeat_interleave(C // self.norm.num_groups, dim=1)
-        normalised: Tensor = self.norm(x - of_channels[:, :, None, None])
-        return normalised
+        B, C, H, W = x.shape
+        tokens = x.permute(0, 2, 3, 1).reshape(B, H * W, C)
+        centred = tokens - self._of_groups(tokens)
+        scale = (self._of_groups(centred.square()) + self.norm.eps).rsqrt() * self.norm.weight
+        normalised = torch.addcmul(self.norm.bias, centred, scale)
+        return normalised.view(B, H, W, C).permute(0, 3, 1, 2)
+
+    def _of_groups(self, tokens: Tensor) -> Tensor:
+        """The mean of each group of channels over all tokens, (B, 1, C)."""
+        groups = tokens.mean(1, keepdim=True).unflatten(-1, (self.norm.num_groups, -1))
+        return groups.mean(-1, keepdim=True).expand_as(groups).flatten(2)
 
 
 def keep_sampling_in_float32(module: nn.Module) -> None:

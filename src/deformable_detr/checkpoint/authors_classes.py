@@ -1,0 +1,70 @@
+"""The rows of class heads in the authors' files: theirs is the raw category id, ours the class index.
+
+Their code has 91 classes for the data set named coco, whatever its annotations say, and refuses a file with
+another number. So a class is written at its id among 91 rows; rows of ids that the data set lacks never win.
+Letters: N classes here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+
+DATASET_FILE = "coco"  # the authors' option, by which their code chooses the number of classes
+NUM_CLASSES = 91
+NEVER = -50.0  # the logit of an unused class: exp(-50) vanishes beside any other, in float32 too
+_LEAVES = (".weight", ".bias")
+
+
+def check_ids(category_ids: Sequence[int]) -> None:
+    """Raise a `UserError` unless each class has a row of its id in the authors' models."""
+    outside = [category_id for category_id in category_ids if not 0 <= category_id < NUM_CLASSES]
+    if outside:
+        raise UserError(
+            f"category id {outside[0]} cannot be written as a checkpoint of the authors: their code has "
+            f"{NUM_CLASSES} classes, ids 0 to {NUM_CLASSES - 1}; convert --to native or transformers."
+        )
+
+
+def spread(state: Mapping[str, Tensor], category_ids: Sequence[int]) -> dict[str, Tensor]:
+    """Return our state dict with class heads of the authors' size."""
+    return {
+        name: _spread(tensor, _rows(category_ids, of_proposals=name.startswith("queries.")))
+        if name.endswith(tuple(f"class_head{leaf}" for leaf in _LEAVES))
+        else tensor
+        for name, tensor in state.items()
+    }
+
+
+def gather(
+    state: Mapping[str, Tensor], category_ids: Sequence[int], proposals: int | None
+) -> dict[str, Tensor]:
+    """Return the authors' state dict with class heads of N classes; `proposals`: the first stage's head."""
+    first_stage = f"class_embed.{proposals}."
+    return {
+        name: _gather(tensor, _rows(category_ids, of_proposals=first_stage in name))
+        if "class_embed." in name
+        else tensor
+        for name, tensor in state.items()
+    }
+
+
+def _rows(category_ids: Sequence[int], of_proposals: bool) -> list[int]:
+    """Where our rows are in theirs. Row 0 of the first stage's head is "object", not a class."""
+    return list(range(len(category_ids))) if of_proposals else list(category_ids)
+
+
+def _spread(tensor: Tensor, rows: list[int]) -> Tensor:
+    extra = len(tensor) - len(rows)  # one for DETR's no-object, which is last
+    theirs = tensor.new_full((NUM_CLASSES + extra, *tensor.shape[1:]), 0.0 if tensor.ndim > 1 else NEVER)
+    theirs[rows] = tensor[: len(rows)]
+    theirs[NUM_CLASSES:] = tensor[len(rows) :]
+    return theirs
+
+
+def _gather(tensor: Tensor, rows: list[int]) -> Tensor:
+    return torch.cat([tensor[rows], tensor[NUM_CLASSES:]])
