@@ -282,7 +282,7 @@ class Engine:
         )
 
     def _warm_up(self) -> bool:
-        """Return True if the model can be explained."""
+        """Predict and explain one picture; return True if the model can be explained."""
         height, width = WARM_UP_SIZE
         picture = np.zeros(
             (min(height, self.max_pixels // width) or 1, min(width, self.max_pixels), 3), np.uint8
