@@ -103,13 +103,14 @@ class _TwoPassGroupNorm(nn.Module):
         tokens = x.permute(0, 2, 3, 1).reshape(B, H * W, C)
         centred = tokens - self._of_groups(tokens)
         scale = (self._of_groups(centred.square()) + self.norm.eps).rsqrt() * self.norm.weight
-        normalised = torch.addcmul(self.norm.bias, centred, scale)
+        normalised: Tensor = torch.addcmul(self.norm.bias, centred, scale)
         return normalised.view(B, H, W, C).permute(0, 3, 1, 2)
 
     def _of_groups(self, tokens: Tensor) -> Tensor:
         """The mean of each group of channels over all tokens, (B, 1, C)."""
         groups = tokens.mean(1, keepdim=True).unflatten(-1, (self.norm.num_groups, -1))
-        return groups.mean(-1, keepdim=True).expand_as(groups).flatten(2)
+        means: Tensor = groups.mean(-1, keepdim=True).expand_as(groups).flatten(2)
+        return means
 
 
 def keep_sampling_in_float32(module: nn.Module) -> None:
