@@ -39,7 +39,7 @@ def run(job: Job) -> None:
     queries = 40 if job.quick else 300
     check = partial(findings_of, device=job.device, seed=job.seed, queries=queries)
     if job.on_gpu:
-        # Compiling takes time, so combinations run in parallel; an error may end a GPU context, so in processes.
+        # In parallel, as compiling takes time; in processes, as an error may end the context of the GPU.
         pool = ProcessPoolExecutor(WORKERS, get_context("spawn"), max_tasks_per_child=2)
         waiting = {each: pool.submit(check, *each) for each in combinations}
         for (kind, dtype), future in waiting.items():
