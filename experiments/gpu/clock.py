@@ -44,7 +44,7 @@ def median_ms(
         call()
         after.record()
     torch.cuda.synchronize()
-    return statistics.median(before.elapsed_time(after) for before, after in events)
+    return statistics.median(float(before.elapsed_time(after)) for before, after in events)
 
 
 def _event() -> torch.cuda.Event:

@@ -58,8 +58,7 @@ def _train(job: Job, finding: Facts) -> None:
         RECIPE,
         output,
         device=job.device.type,
-        **common,
-        **{"train.epochs": epochs, "train.log_every": 50},
+        **(common | {"train.epochs": epochs, "train.log_every": 50}),
     )
     seconds = time.perf_counter() - started
     rows = losses_of(output)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
 from importlib.util import find_spec
 from multiprocessing import get_context
@@ -38,13 +38,12 @@ def run(job: Job) -> None:
     combinations = [(kind, dtype) for dtype in dtypes for kind in KINDS]
     queries = 40 if job.quick else 300
     check = partial(findings_of, device=job.device, seed=job.seed, queries=queries)
-    if (
-        job.on_gpu
-    ):  # compiling takes time: side by side; and a process each, as an error may end its GPU's context
+    if job.on_gpu:
+        # In parallel, as compiling takes time; in processes, as an error may end the context of the GPU.
         pool = ProcessPoolExecutor(WORKERS, get_context("spawn"), max_tasks_per_child=2)
         waiting = {each: pool.submit(check, *each) for each in combinations}
         for (kind, dtype), future in waiting.items():
-            body = partial(_take, lambda future=future: future.result(max(job.report.time_left() - 20, 1)))
+            body = partial(_take, partial(_result_in_time, job, future))
             job.report.find(f"{kind} {_short(dtype)}", body)
         pool.shutdown(wait=False, cancel_futures=True)
     else:
@@ -67,6 +66,10 @@ def _short(dtype: torch.dtype) -> str:
 
 def _take(result: Callable[[], Facts], finding: Facts) -> None:
     finding.update(result())
+
+
+def _result_in_time(job: Job, future: Future[Facts]) -> Facts:
+    return future.result(max(job.report.time_left() - 20, 1))
 
 
 def findings_of(kind: str, dtype: torch.dtype, *, device: torch.device, seed: int, queries: int) -> Facts:

@@ -127,7 +127,7 @@ def _learns(job: Job, precision: str, updates: int, finding: Facts) -> None:
 
 def _largest_difference(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> float:
     return max(
-        abs(mine["loss"] - other["loss"]) / abs(other["loss"])
+        float(abs(mine["loss"] - other["loss"]) / abs(other["loss"]))
         for mine, other in zip(ours, theirs, strict=True)
     )
 
@@ -150,7 +150,7 @@ def _resumes(job: Job, updates: int, finding: Facts) -> None:
 def _same_gradients(job: Job, finding: Facts) -> None:
     """One batch, the same in two halves, and the same with layers that are computed again."""
     batch = int(settings(job, {})["train.batch_size"])
-    forms = {
+    forms: dict[str, dict[str, Any]] = {
         "plain": {},
         "two halves": {"train.batch_size": batch // 2, "train.accumulate": 2},
         "computed again": {"train.activation_checkpointing": True},

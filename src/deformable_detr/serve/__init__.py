@@ -1,6 +1,6 @@
-"""A detector behind HTTP: `create_app` for those who bring their own server, `serve` for the rest.
+"""Serve a detector over HTTP: `create_app` for use with your own ASGI server, `serve` for a complete server.
 
-Needs the extra `serve` (FastAPI, uvicorn).
+This package needs the extra `serve` (FastAPI, uvicorn).
 """
 
 from ..extras import import_extra

@@ -1,4 +1,4 @@
-"""The application: a detector behind HTTP."""
+"""The ASGI application that serves a detector over HTTP."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def create_app(
     *,
     on_failure: Callable[[], None] | None = None,
 ) -> Server:
-    """An ASGI application that serves a detector: `uvicorn.run(create_app(detector))`.
+    """Return an ASGI application that serves a detector: `uvicorn.run(create_app(detector))`.
 
     Args:
-        on_failure: called where the model cannot be warmed up; the exception is logged.
+        on_failure: called if the model cannot be warmed up; the exception is logged.
     """
     settings = settings or ServeSettings()
     metrics = Metrics(settings.name, settings.queue_size)
@@ -63,7 +63,8 @@ def create_app(
 
 
 class Server(Gate):
-    """The whole of it: `engine` computes, `api` is FastAPI's application, the gate stands before both."""
+    """The complete application: the engine computes, FastAPI's application `api` handles the routes, and the
+    gate guards both."""
 
     def __init__(self, engine: Engine, on_failure: Callable[[], None] | None):
         self.api = _api(engine, on_failure)
@@ -84,7 +85,7 @@ def _api(engine: Engine, on_failure: Callable[[], None] | None) -> FastAPI:
         title="deformable-detr serve",
         version=__version__,
         description=DESCRIPTION,
-        docs_url=None,  # FastAPI's own page loads its parts from the internet
+        docs_url=None,  # FastAPI's own page loads its assets from the internet
         redoc_url=None,
         lifespan=life,
     )
@@ -149,7 +150,7 @@ async def _warm(engine: Engine, on_failure: Callable[[], None] | None) -> None:
 
 
 async def _check_parameters(request: Request) -> None:
-    """A misspelt parameter must not pass as its default."""
+    """Refuse unknown parameters, so that a misspelt one is not silently replaced by its default."""
     known = [parameter.alias for parameter in request.scope["route"].dependant.query_params]
     for name in request.query_params:
         if name not in known:
@@ -167,7 +168,7 @@ def _check_classes(names: list[str], detector: Detector) -> None:
             raise Refusal(Kind.INVALID, f"classes: there is no class {name[:100]!r}; /v1/model lists them.")
 
 
-# ---------------------------------------------------------------------- what is not the model
+# ---------------------------------------------------------------------- status, metrics and static files
 
 
 def _add_status(api: FastAPI, engine: Engine) -> None:
@@ -223,7 +224,7 @@ def _add_status(api: FastAPI, engine: Engine) -> None:
 
 
 def _add_files(api: FastAPI) -> None:
-    """The page and its parts, read once: no path of a request ever reaches a disk."""
+    """Add the page and its assets. They are read once, so that no request's path reaches the disk."""
     static_files = files(__package__) / "static"
     own = ("index.html", "docs.html", "app.js", "docs.js", "style.css")
     found = {name: (static_files / name).read_text(encoding="utf-8") for name in own}
@@ -250,7 +251,7 @@ def _add_files(api: FastAPI) -> None:
 
 
 def _add_handlers(api: FastAPI, engine: Engine) -> None:
-    """Refusals, and the framework's own, in one shape."""
+    """Answer refusals and the framework's errors in the same form."""
 
     def answer(refusal: Refusal, headers: Mapping[str, str] | None = None) -> Response:
         engine.metrics.errors.labels(refusal.kind.value).inc()
@@ -278,7 +279,7 @@ def _add_handlers(api: FastAPI, engine: Engine) -> None:
         return answer(Refusal(Kind.INVALID, f"{where}: {first['msg']}."))
 
     async def of_bug(_: Request, __: Exception) -> Response:
-        # The framework raises it again behind the answer: the gate logs and counts it.
+        # The framework raises the exception again after this answer, and the gate logs and counts it.
         return Refusal(Kind.INTERNAL, "this is a bug of the server: its log says where.").response()
 
     api.add_exception_handler(Refusal, of_refusal)

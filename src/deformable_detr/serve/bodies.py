@@ -1,4 +1,7 @@
-"""Pictures out of a request's body: multipart/form-data, or JSON with base64. Nothing is written to disk."""
+"""Reading of pictures from a request body, which is multipart/form-data or JSON with base64.
+
+Nothing is written to disk.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,13 @@ FIELD = "images"
 CHUNK = 256 * 1024
 LONGEST_NAME = 200
 MOST_PARTS = 1000
-MOST_SIGNS = 4000  # of JSON's own, of each kind: a request with 16 pictures has some 40 quotation marks
+MOST_SIGNS = 4000  # per kind of JSON punctuation: a request with 16 pictures has about 40 quotation marks
 WHITESPACE = b" \t\r\n\v\f"
 JSON, MULTIPART = "application/json", "multipart/form-data"
 
 
 class Base64Pictures(BaseModel):
-    """Pictures as text."""
+    """Pictures encoded as base64 text."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -37,8 +40,8 @@ class Base64Pictures(BaseModel):
 
 
 def body_schema(most: int) -> dict[str, Any]:
-    """The request body for OpenAPI."""
-    # The limit is told in words: more is answered with 413, what breaks a schema with 422.
+    """Return OpenAPI's description of the request body."""
+    # The limit is stated in words: exceeding it is answered with 413, violating a schema with 422.
     limit = f"At most {most}: more are refused with 413."
     file = {"type": "string", "format": "binary"}
     files = {"type": "array", "minItems": 1, "items": file, "description": limit}
@@ -52,7 +55,7 @@ def body_schema(most: int) -> dict[str, Any]:
 
 
 async def pictures_of(body: bytes, headers: Headers, engine: Engine, most: int) -> list[Upload]:
-    """The pictures of a body, at least one and at most `most`.
+    """Return the pictures of a body, at least one and at most `most`.
 
     Raises:
         Refusal: the body is of another type, malformed, or holds too many.
@@ -79,7 +82,7 @@ async def pictures_of(body: bytes, headers: Headers, engine: Engine, most: int) 
 
 
 def _of_json(body: bytes, most: int) -> list[Upload]:
-    # To parse millions of values takes half a minute, in which nothing else is answered.
+    # Parsing millions of values would take half a minute, during which nothing else is answered.
     limit = MOST_SIGNS + 8 * most
     if any(_has_more_than(limit, sign, body) for sign in (b'"', b",", b"[", b"{")):
         raise Refusal(
@@ -99,7 +102,7 @@ def _of_json(body: bytes, most: int) -> list[Upload]:
 
 
 def _has_more_than(limit: int, sign: bytes, body: bytes) -> bool:
-    """Looks no further than it must."""
+    """Return True if `sign` occurs more than `limit` times, without searching further than necessary."""
     place = -1
     for _ in range(limit + 1):
         place = body.find(sign, place + 1)
@@ -115,7 +118,7 @@ def _of_text(text: str, number: int) -> Upload:
         if not head.endswith(";base64"):
             raise Refusal(Kind.INVALID, f"{label} is a data: URL without base64: encode it.")
     try:
-        # Encoders that break lines are common, other letters are mistakes.
+        # Many encoders insert line breaks; any other character outside the alphabet is a mistake.
         content = base64.b64decode(text.encode("ascii").translate(None, WHITESPACE), validate=True)
     except (binascii.Error, ValueError) as error:
         raise Refusal(Kind.INVALID, f"{label} is not base64: encode the bytes of the file.") from error
@@ -126,8 +129,10 @@ def _of_text(text: str, number: int) -> Upload:
 
 
 class _InMemory(MultiPartParser):
-    """Starlette's, without its temporary files (the body is bounded, and in memory already), and one that
-    notices where the last boundary is missing."""
+    """Starlette's parser without temporary files, since the body is bounded and already in memory.
+
+    `complete` is False if the last boundary is missing.
+    """
 
     spool_max_size = 2**62
     complete = False
@@ -140,7 +145,7 @@ async def _of_multipart(body: bytes, headers: Headers) -> list[Upload]:
     async def chunks() -> AsyncGenerator[bytes, None]:
         for start in range(0, len(body), CHUNK):
             yield body[start : start + CHUNK]
-            await asyncio.sleep(0)  # others get their turn
+            await asyncio.sleep(0)  # let other requests proceed
         if not parser.complete:
             raise MultiPartException("It ends before its last boundary.")
 

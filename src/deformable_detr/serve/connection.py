@@ -1,4 +1,4 @@
-"""A connection of uvicorn's, with limits on waiting for a request and on the number of connections."""
+"""A uvicorn connection with limits on the wait for a request and on the number of connections."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
 class Connection(H11Protocol):
-    """Closes itself if the headers of a request are not complete in time, if a request's body still arrives
-    that long after its answer, or if there are too many connections."""
+    """A connection that closes itself if a request's headers are not complete within `headers_s` seconds, if
+    its body is still arriving that long after the answer, or if there are too many connections."""
 
     headers_s: ClassVar[float] = 10.0
     _timer: asyncio.TimerHandle | None = None
@@ -42,6 +42,6 @@ class Connection(H11Protocol):
 
     def _close(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
-            return  # a request is being answered, for which the gate has limits
+            return  # a request is being answered, and the gate limits its time
         self.transport.close()
-        self._wait(self.transport.abort)  # if nobody reads the rest of an answer
+        self._wait(self.transport.abort)  # if the client does not read the rest of an answer

@@ -1,9 +1,10 @@
-"""The model behind a server: a bounded queue, pictures decoded by a few threads, batches computed by one.
+"""The model behind a server: a bounded queue, a few decoding threads, and one thread that computes batches.
 
-A picture's way: accepted (or refused, 429) → decoded and resized by one of the decoding threads → waits for
-others of its shape, at most some milliseconds and only while others are on their way → computed by the
-model's thread, whose arithmetic has threads of its own. Only pictures of equal resized shape share a batch,
-as in `Detector.predict`, so the result does not depend on who else is served.
+A picture is accepted, or refused with 429. One of the decoding threads decodes and resizes it. It then waits
+for other pictures of its shape, at most a few milliseconds and only while others are expected. Finally
+the model's thread computes the batch; PyTorch parallelises that computation over further threads. Only
+pictures of equal resized shape share a batch, as in `Detector.predict`, so the result does not depend on
+other requests.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ from .refusals import Kind, Refusal
 from .settings import ServeSettings
 
 READ_AHEAD = 4  # batches of decoded pictures that may wait for the model
-EXPLAINED_AT_ONCE = 2  # pictures that wait decoded, whole, to be explained
-EXPLANATION_NUMBERS = 1_000_000  # 16-bit numbers of an explanation: below 3 MB of base64
-WARM_UP_SIZE = (480, 640)  # (H, W), or what of it the limit allows
+EXPLAINED_AT_ONCE = 2  # decoded pictures in full size that may wait to be explained
+EXPLANATION_NUMBERS = 1_000_000  # 16-bit numbers in one explanation: less than 3 MB of base64
+WARM_UP_SIZE = (480, 640)  # (H, W), reduced if max_pixels requires it
 LONGEST_RETRY_S = 60
 Result = TypeVar("Result")
 
@@ -50,7 +51,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Upload:
-    """A picture as it came. `label` names it in messages; `file_name` is the sender's, None without one."""
+    """A picture as it was sent. `label` names it in messages; `file_name` is None if the client sent none."""
 
     content: bytes
     file_name: str | None
@@ -59,28 +60,28 @@ class Upload:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """`pixels`: (3, h, w) as the model sees them. `size`: (H, W) of the picture."""
+    """A preprocessed picture: `pixels` (3, h, w), the model's input; `size` (H, W) of the original."""
 
     pixels: Tensor
     size: tuple[int, int]
 
 
-@dataclass(frozen=True, eq=False)  # one picture is never another, whatever their pixels
+@dataclass(frozen=True, eq=False)  # compared by identity: two pictures are never equal
 class _Waiting:
     prepared: _Prepared
-    key: tuple[int, ...]  # what a batch has in common
+    key: tuple[int, ...]  # equal for all pictures of a batch
     since: float
     answer: asyncio.Future[Detections]
 
 
 class Engine:
-    """One detector, to be used by many. All methods are called in one event loop."""
+    """One detector that many requests share. Call all methods from the same event loop."""
 
     def __init__(self, detector: Detector, settings: ServeSettings, metrics: Metrics):
         self.detector, self.settings, self.metrics = detector, settings, metrics
         self.state = State.STARTING
         self.can_explain = False
-        self.accepted = 0  # pictures, from acceptance to answer
+        self.accepted = 0  # number of pictures that are accepted and not yet answered
         self.max_pixels = min(settings.max_pixels, detector.data.max_pixels)
         self._model = ThreadPoolExecutor(1, "model")
         self._decoders = ThreadPoolExecutor(settings.decode_threads, "decode")
@@ -91,10 +92,10 @@ class Engine:
         self._seconds_per_picture = 0.1
         self._batching: asyncio.Task[None] | None = None
 
-    # ------------------------------------------------------------------ life
+    # ------------------------------------------------------------------ lifecycle
 
     async def run(self) -> None:
-        """Warm up, then take requests. Returns once the model is warm."""
+        """Start batching and warm up the model; accept requests and return once it is warm."""
         self._batching = asyncio.create_task(self._batch_forever())
         try:
             self.can_explain = await self._in(self._model, self._warm_up)
@@ -106,12 +107,12 @@ class Engine:
             self.metrics.ready.set(1)
 
     def stop(self) -> None:
-        """Refuse what is new. What is accepted is finished."""
+        """Refuse new requests; accepted ones are still answered."""
         self.state = State.STOPPING
         self.metrics.ready.set(0)
 
     async def close(self) -> None:
-        """Give the threads back."""
+        """Stop the engine and its threads."""
         self.stop()
         if self._batching is not None:
             self._batching.cancel()
@@ -119,7 +120,7 @@ class Engine:
             await asyncio.to_thread(pool.shutdown, cancel_futures=True)
 
     def check_open(self) -> None:
-        """Raise a `Refusal` unless requests are taken."""
+        """Raise a `Refusal` unless the engine accepts requests."""
         if self.state is State.STARTING:
             raise Refusal(Kind.STARTING, "the server is warming up: try again in a few seconds.", 2)
         if self.state is State.STOPPING:
@@ -128,7 +129,7 @@ class Engine:
             raise Refusal(Kind.FAILED, "the model could not be warmed up: the server's log says why.")
 
     def busy(self, what: str) -> Refusal:
-        """The refusal where there is no room, with the seconds after which there may be some."""
+        """Return the refusal for a full server, with an estimate of the seconds after which to try again."""
         seconds = math.ceil(self.accepted * self._seconds_per_picture)
         wait = min(LONGEST_RETRY_S, max(1, seconds))
         return Refusal(Kind.BUSY, f"the server is busy ({what}): try again in {wait} s.", wait)
@@ -138,13 +139,14 @@ class Engine:
     async def detect(
         self, uploads: Sequence[Upload], selection: Selection, max_detections: int
     ) -> list[Detections]:
-        """The selected detections of each picture, in order, as `Detector.predict` gives them: at most
-        `max_detections` per picture, the best first.
+        """Return the selected detections of each picture, in order, as `Detector.predict` returns them.
+
+        There are at most `max_detections` per picture, best first.
 
         Raises:
             Refusal: the queue is full, or a picture cannot be used.
         """
-        # A filter chooses among all that there is; without one, the best are what `predict` gives.
+        # A class filter must choose among all detections; without one, the best detections suffice.
         candidates = self.settings.max_detections if selection.leaves_classes_out else max_detections
         with self._places(len(uploads)):
             try:
@@ -156,11 +158,13 @@ class Engine:
             return [found.take(np.arange(min(len(found), max_detections))) for found in selected]
 
     async def explain(self, upload: Upload, threshold: float, max_detections: int) -> dict[str, Any]:
-        """Where the model looked in a picture, as the page reads it (`explain.page.page_data`), and `total`:
-        how many detections there are. Of models that look at very many points fewer are explained.
+        """Return where the model looked in a picture, in the form that the page reads.
+
+        The result is that of `explain.page.page_data`, and `total`, the number of detections. Fewer
+        detections are explained if the model looks at very many points.
 
         Raises:
-            Refusal: as `detect`; or this model cannot be explained.
+            Refusal: the queue is full, the picture cannot be used, or the model cannot be explained.
         """
         if not self.can_explain:
             raise Refusal(
@@ -176,10 +180,10 @@ class Engine:
                 )
 
     async def in_background(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """A short calculation that is not to hold up other requests."""
+        """Run a short calculation in a thread, so that it does not delay other requests."""
         return await self._in(self._decoders, function, *arguments)
 
-    # ------------------------------------------------------------------ the way of a picture
+    # ------------------------------------------------------------------ queue and batches
 
     @contextmanager
     def _places(self, number: int) -> Iterator[None]:
@@ -228,11 +232,11 @@ class Engine:
             self.metrics.stage_seconds.labels("model").observe(seconds)
             self._seconds_per_picture += 0.2 * (seconds / len(batch) - self._seconds_per_picture)
             for waiting, result in zip(batch, results, strict=True):
-                if not waiting.answer.done():  # whoever asked may have gone
+                if not waiting.answer.done():  # the client may have disconnected
                     waiting.answer.set_result(result)
 
     async def _next_batch(self) -> list[_Waiting]:
-        """The picture that has waited longest, and others like it."""
+        """Wait for a batch: the picture that has waited longest, and others with the same key."""
         while True:
             self._waiting = [waiting for waiting in self._waiting if not waiting.answer.done()]
             if self._waiting:
@@ -252,7 +256,7 @@ class Engine:
     async def _in(self, pool: Executor, function: Callable[..., Result], *arguments: Any) -> Result:
         return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
 
-    # ------------------------------------------------------------------ in threads
+    # ------------------------------------------------------------------ run in threads
 
     def _decode(self, upload: Upload) -> Image:
         try:
@@ -282,7 +286,7 @@ class Engine:
         )
 
     def _warm_up(self) -> bool:
-        """Whether the model can be explained."""
+        """Predict and explain one picture; return True if the model can be explained."""
         height, width = WARM_UP_SIZE
         picture = np.zeros(
             (min(height, self.max_pixels // width) or 1, min(width, self.max_pixels), 3), np.uint8
@@ -303,5 +307,8 @@ def _explained(detector: Detector, picture: Image, threshold: float, max_detecti
     rows = np.arange(shown)
     part = Explanation(explanation.detections.take(rows), explanation.queries.take(rows), None)
     data = page_data(part, threshold)
-    del data["encoder"], data["tokens"]  # of places in a picture, which are not asked for here
+    del (
+        data["encoder"],
+        data["tokens"],
+    )  # they explain positions in a picture, which the server does not offer
     return {**data, "total": len(explanation)}

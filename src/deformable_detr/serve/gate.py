@@ -1,5 +1,7 @@
-"""What stands between the network and the application, for every request: security headers, the token, the
-limits on bytes and time, counting. A plain ASGI middleware: it sees a body while it arrives.
+"""A plain ASGI middleware that guards the application.
+
+For every request it sets security headers, checks the token, limits bytes and time, and counts. It limits
+a body while the body arrives.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from .refusals import Kind, Refusal
 
 log = logging.getLogger(__name__)
 
-# The page's own files and nothing else; pictures that it made itself.
+# The page may load only its own files, and pictures that it created itself.
 CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -35,20 +37,20 @@ SECURITY_HEADERS = {
     "X-Frame-Options": "DENY",
     "Cache-Control": "no-store",
 }
-# A body over the limit is thrown away as it comes, up to here, so that the sender gets to read the answer:
-# one that is still writing when the connection closes sees nothing but the closing.
+# A body over the limit is read and discarded, up to this size and time, so that the client can read the
+# answer: a client that is still sending when the connection closes only sees the connection fail.
 THROWN_AWAY_BYTES, THROWN_AWAY_S = 256 * 1024 * 1024, 10.0
 GONE = "client gone"
 
 
 class Gate:
-    """Wraps an application, and keeps the engine's limits."""
+    """ASGI middleware that wraps an application and enforces the limits of the engine's settings."""
 
     def __init__(self, app: ASGIApp, engine: Engine):
         self.app, self.engine = app, engine
         self.settings, self.metrics = engine.settings, engine.metrics
-        self.requests = 0  # being answered
-        self.held = 0  # bytes of bodies
+        self.requests = 0  # requests being answered
+        self.held = 0  # bytes of all bodies in memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -93,10 +95,13 @@ class Gate:
             self._hold(-len(body))
 
     def _check_host(self, headers: Headers) -> None:
-        """An address cannot be made to lead elsewhere, a name can. Browsers always send the header."""
+        """Refuse unknown host names: unlike an IP address, a name can be made to point here (DNS rebinding).
+
+        A missing header is accepted, because browsers always send one.
+        """
         try:
             host = urlsplit(f"//{headers.get('host', '')}").hostname or "localhost"
-        except ValueError:  # brackets without an address
+        except ValueError:  # brackets that do not enclose an address
             host = "?"
         allowed = {name.lower() for name in self.settings.allowed_hosts}
         if host == "localhost" or "*" in allowed or host in allowed or _is_address(host):
@@ -109,7 +114,7 @@ class Gate:
 
     def _check_sender(self, headers: Headers) -> None:
         if headers.get("sec-fetch-site") == "cross-site":
-            # It could not read the answer, but it could keep the model busy.
+            # The other page could not read the answer, but it could keep the model busy.
             raise Refusal(Kind.FORBIDDEN, "another site's page may not use this server.")
         token = self.settings.token
         if token is None:
@@ -122,7 +127,7 @@ class Gate:
     # ------------------------------------------------------------------ the body
 
     async def _read(self, body: bytearray, headers: Headers, receive: Receive, deadline: float) -> None:
-        """The body into `body`, counted while it arrives."""
+        """Read the body into `body`, counting its bytes while it arrives."""
         limit = self.settings.max_body_bytes
         announced = headers.get("content-length", "")
         too_large = Refusal(
@@ -158,7 +163,7 @@ class Gate:
     async def _run(
         self, scope: Scope, receive: Receive, answer: _Answer, body: bytes, deadline: float
     ) -> None:
-        """The application, until its time is over or whoever asked has gone."""
+        """Run the application until the time limit, or until the client has disconnected."""
         work = asyncio.ensure_future(self.app(scope, _replay(body, receive), answer.send))
         gone = asyncio.ensure_future(_disconnection(receive))
         try:
@@ -190,11 +195,11 @@ def _is_address(host: str) -> bool:
 
 
 class _Answer:
-    """Sends, with the security headers, and knows what was sent."""
+    """A wrapper of `send` that adds the security headers and records the status."""
 
     def __init__(self, send: Send):
         self._send = send
-        self.status = ""  # none yet
+        self.status = ""  # empty until the answer starts
         self.started = False
 
     async def send(self, message: Message) -> None:
@@ -207,7 +212,7 @@ class _Answer:
 
 
 def route_of(scope: Scope) -> str:
-    """The path below the prefix that a reverse proxy may have."""
+    """Return the path without the prefix that a reverse proxy may add."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", "").rstrip("/"))
 
@@ -216,7 +221,7 @@ ROUTES = ("/", "/v1/detect", "/v1/explain", "/v1/model", "/healthz", "/readyz", 
 
 
 def _label(path: str) -> str:
-    """Of a path, for the metrics: however many paths are tried, the labels stay few."""
+    """Return a path's label for the metrics; unknown paths share one label, so that there are only a few."""
     if path.startswith("/static/") or path == "/openapi.json":
         return "static"
     return path if path in ROUTES else "other"
@@ -250,7 +255,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     async def replayed() -> Message:
         if messages:
             return messages.pop()
-        await asyncio.Event().wait()  # the gate itself listens for what comes behind the body
+        await asyncio.Event().wait()  # the gate itself listens for messages after the body
         raise AssertionError
 
     return replayed

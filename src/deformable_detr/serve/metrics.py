@@ -1,4 +1,4 @@
-"""Metrics of a server for Prometheus, in a separate registry, so that servers in one process do not mix."""
+"""Prometheus metrics of a server, in a separate registry so that servers in one process do not share them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
 class Metrics:
-    """Counters, gauges and histograms of one server."""
+    """The counters, gauges and histograms of one server."""
 
     def __init__(self, model: str, queue_size: int):
         self.registry = registry = CollectorRegistry()

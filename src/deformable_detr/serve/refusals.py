@@ -1,4 +1,4 @@
-"""Every answer that is not a result, in one shape: `{"error": {"kind": …, "message": …}}`."""
+"""Answers to requests that get no result, all of the form `{"error": {"kind": …, "message": …}}`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from starlette.responses import JSONResponse
 
 
 class Kind(StrEnum):
-    """The reason why a request got no result; the value is for programs, the message next to it for
-    people."""
+    """The reason why a request got no result. Programs read this value; the message with it is for people."""
 
     MALFORMED = "malformed"  # 400: not JSON, not multipart
     UNAUTHORIZED = "unauthorized"  # 401
-    FORBIDDEN = "forbidden"  # 403: sent by another site's page, or to a foreign name
+    FORBIDDEN = "forbidden"  # 403: sent by another site's page, or to an unknown host name
     NOT_FOUND = "not_found"  # 404
     METHOD = "method_not_allowed"  # 405
     SLOW_BODY = "slow_body"  # 408
@@ -69,8 +68,8 @@ MEANINGS = {
 }
 
 
-class Refusal(Exception):  # noqa: N818 - most of them are nobody's error
-    """A request that gets no result. `message`: one sentence. `retry_after`: seconds."""
+class Refusal(Exception):  # noqa: N818 - most refusals are not errors
+    """Raised to refuse a request. `message` is one sentence; `retry_after` is in seconds."""
 
     def __init__(self, kind: Kind, message: str, retry_after: int | None = None):
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Schemas of the server's answers, for FastAPI and its OpenAPI document."""
+"""Schemas of the server's answers, which FastAPI also describes in its OpenAPI document."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .refusals import MEANINGS, Kind
 
 
 class Box(BaseModel):
-    """One object."""
+    """One detected object."""
 
     box_xyxy: tuple[float, float, float, float] = Field(description="x0, y0, x1, y1 in pixels of the picture")
     score: float = Field(ge=0, le=1)
@@ -22,7 +22,7 @@ class Box(BaseModel):
 
 
 class Found(BaseModel):
-    """What is in one picture, best first."""
+    """The detections in one picture, best first."""
 
     file_name: str | None = Field(description="as it was sent; null for base64")
     width: int = Field(ge=1)
@@ -57,14 +57,14 @@ class Found(BaseModel):
 
 
 class DetectAnswer(BaseModel):
-    """Of each picture, in the order in which they were sent."""
+    """The detections in each picture, in the order in which the pictures were sent."""
 
     model: str
     results: list[Found]
 
 
 class PackedAttention(BaseModel):
-    """Little-endian 16-bit integers in base64."""
+    """Attention as little-endian 16-bit integers in base64."""
 
     layers: int
     locations: str = Field(
@@ -78,7 +78,7 @@ class PackedAttention(BaseModel):
 
 
 class ExplainedDetection(BaseModel):
-    """One object, and what its query did. Pixels of the picture."""
+    """One detected object and the boxes of its query. Coordinates are in pixels of the picture."""
 
     name: str
     score: float
@@ -126,13 +126,13 @@ class ModelAnswer(BaseModel):
 
 
 class Status(BaseModel):
-    """`ok`, `ready`, or why not."""
+    """The state of the server: `ok` or `ready`."""
 
     status: str
 
 
 class ErrorDetail(BaseModel):
-    """`kind` for programs, `message` for people."""
+    """The reason for an error: `kind` is for programs, `message` for people."""
 
     kind: Kind
     message: str
@@ -145,7 +145,7 @@ class ErrorAnswer(BaseModel):
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """FastAPI's `responses` for these."""
+    """Return FastAPI's `responses` argument for error statuses."""
     described: dict[int | str, dict[str, Any]] = {}
     for status in statuses:
         described[status] = {"model": ErrorAnswer, "description": MEANINGS[status]}

@@ -1,4 +1,4 @@
-"""`deformable-detr serve`: runs the application on a port until it is stopped."""
+"""The command `deformable-detr serve`, which runs the application on a port until it is stopped."""
 
 from __future__ import annotations
 
@@ -36,17 +36,20 @@ def serve(
     device: str = "auto",
     dtype: str | None = None,
 ) -> None:
-    """Serve a model over HTTP until SIGTERM or Ctrl-C: then new requests get 503, accepted ones are finished.
+    """Serve a model over HTTP until SIGTERM or Ctrl-C.
+
+    The server then refuses new requests (503) and finishes the accepted ones.
 
     Args:
-        model: a `Detector`, or anything that `load` takes.
-        port: 0 takes a free one; the first line on stdout tells.
-        settings: limits. Without a token in it, that of `token_file`, else of the environment variable
-            DEFORMABLE_DETR_TOKEN.
-        root_path: the prefix under which a reverse proxy, which takes it off, shows the server.
+        model: a `Detector`, or anything that `load` accepts.
+        port: 0 chooses a free port, which the first line on stdout states.
+        settings: the limits and the token. If it has no token, the token is read from `token_file`, or else
+            from the environment variable DEFORMABLE_DETR_TOKEN.
+        root_path: the path prefix under which a reverse proxy publishes the server. The proxy removes it from
+            requests.
 
     Raises:
-        UserError: the model cannot be loaded, the address is taken, a limit or the token makes no sense.
+        UserError: the model cannot be loaded, the address is in use, or a limit or the token is invalid.
         RuntimeError: the model is loaded but cannot compute.
     """
     settings = settings or ServeSettings()
@@ -76,8 +79,11 @@ def serve(
 
 
 class ServerProcess(uvicorn.Server):
-    """uvicorn's server, which at the first signal closes its port: this one first answers what is accepted,
-    and meanwhile refuses what is new (503), so that a load balancer sees it go."""
+    """A uvicorn server that finishes accepted requests before it stops.
+
+    uvicorn closes its port at the first signal. This server keeps it open until accepted requests are
+    answered, and refuses new ones (503), so that a load balancer notices that it is stopping.
+    """
 
     def __init__(self, app: Server, root_path: str, access_log: bool):
         super().__init__(
@@ -89,7 +95,7 @@ class ServerProcess(uvicorn.Server):
                 log_level="info" if access_log else "warning",
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_S,
-                limit_concurrency=MAX_CONNECTIONS,  # requests beyond get 503, connections beyond are closed
+                limit_concurrency=MAX_CONNECTIONS,  # more requests get 503, more connections are closed
                 timeout_graceful_shutdown=int(app.settings.timeout_s) + 5,
                 ws="none",
                 lifespan="on",
@@ -115,7 +121,7 @@ class ServerProcess(uvicorn.Server):
 
 
 def read_token(path: str | Path | None) -> str | None:
-    """Read the token from a file or the environment: every user of the machine could read a command line."""
+    """Read the token from a file or the environment, as every user of the machine can read a command line."""
     if path is None:
         return os.environ.get(TOKEN_VARIABLE) or None
     try:
@@ -129,7 +135,7 @@ def read_token(path: str | Path | None) -> str | None:
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """Open the port before the model is loaded."""
+    """Bind a socket to the port, so that an address in use is reported before the model is loaded."""
     if not 0 <= port <= 65535:
         raise UserError(f"--port must be from 0 to 65535, not {port}.")
     try:

@@ -11,24 +11,25 @@ MEGABYTE = 1024 * 1024
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """Limits of a server, and who may use it.
+    """The limits of a server, and the hosts and token with which it may be used.
 
     Attributes:
-        name: what the model is called in answers, on the page and in the metrics.
-        max_batch: pictures of equal resized shape that are computed together.
-        batch_wait_ms: how long a picture waits for such others, and only while some are on their way.
-        queue_size: pictures that are accepted and not yet answered; more are refused with 429.
-        max_pictures: of one request.
-        max_body_bytes: of one request, counted while it arrives.
-        max_bytes_in_flight: of all bodies held at once; more are refused with 429.
-        max_pixels: of a picture, told from its header before it is decoded.
-        max_detections: the most that a request may ask for, per picture.
-        timeout_s: for a body to arrive (408), and for a request to be answered (504).
-        decode_threads: pictures decoded at once.
+        name: the model's name in answers, on the page and in the metrics.
+        max_batch: maximum number of pictures of equal resized shape that are computed together.
+        batch_wait_ms: maximum time that a picture waits for others of its shape, only while more are
+            expected.
+        queue_size: maximum number of pictures accepted and not yet answered; more are refused with 429.
+        max_pictures: maximum number of pictures in one request.
+        max_body_bytes: maximum size of one request body, counted while it arrives.
+        max_bytes_in_flight: maximum size of all bodies in memory at once; more are refused with 429.
+        max_pixels: maximum pixels of a picture, read from its header before it is decoded.
+        max_detections: maximum number of detections per picture that a request may ask for.
+        timeout_s: time limit for a body to arrive (408) and for a request to be answered (504).
+        decode_threads: number of pictures decoded at once.
         allowed_hosts: names that a request's Host header may have besides `localhost` and IP addresses;
-            `*` allows any. Others are refused, or a page of another site, whose name leads to this machine,
-            could use the server (DNS rebinding).
-        token: what `Authorization: Bearer …` must say, None for no token.
+            `*` allows any. Other names are refused: otherwise a page of another site whose name points to
+            this machine could use the server (DNS rebinding).
+        token: the token that `Authorization: Bearer …` must contain; None if no token is required.
     """
 
     name: str = "model"

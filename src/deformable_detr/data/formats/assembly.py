@@ -213,12 +213,11 @@ def check_boxes(
 
 
 def image_ids(names: Iterable[str]) -> dict[str, int]:
-    """Assign ids to images of a layout that has none, depending on the names in the data set, not on their
-    order.
+    """Assign ids to the images of a layout without ids. They depend on the file names, not on their order.
 
-    Where every file name is a whole number and no two are the same (`000012.jpg`, `7.jpg`), it is that
-    number, as in Pascal VOC 2007 and COCO. Otherwise 1, 2, 3, … along the sorted names: adding images then
-    moves the ids of others.
+    If every file name is a whole number and no two numbers are equal (`000012.jpg`, `7.jpg`), the ids are
+    these numbers, as in Pascal VOC 2007 and COCO. Otherwise, the ids are 1, 2, 3, … in the order of the
+    sorted names; adding images can then change the ids of existing ones.
     """
     unique = sorted(set(names))
     stems = [PurePosixPath(name).stem for name in unique]

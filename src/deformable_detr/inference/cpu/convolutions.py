@@ -103,7 +103,7 @@ class _TwoPassGroupNorm(nn.Module):
         tokens = x.permute(0, 2, 3, 1).reshape(B, H * W, C)
         centred = tokens - self._of_groups(tokens)
         scale = (self._of_groups(centred.square()) + self.norm.eps).rsqrt() * self.norm.weight
-        normalised = torch.addcmul(self.norm.bias, centred, scale)
+        normalised: Tensor = torch.addcmul(self.norm.bias, centred, scale)
         return normalised.view(B, H, W, C).permute(0, 3, 1, 2)
 
     def _of_groups(self, tokens: Tensor) -> Tensor:
