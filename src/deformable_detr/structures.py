@@ -1,4 +1,4 @@
-"""The data that travels between the rooms of the package, as plain dataclasses.
+"""The data that the parts of the package exchange, as plain dataclasses.
 
 Letters: B batch, Q queries, S memory tokens, C channels, L levels, N objects of one image.
 Points are (x, y) in [0, 1]; sizes are (H, W). A padding mask is True in the padding.
@@ -232,7 +232,7 @@ class ClassTable:
 
 
 def loose_name(name: str) -> str:
-    """Normalise a class name for comparison with another data set's: case and outer spaces are ignored."""
+    """Normalise a class name for comparison: ignore case, and spaces at the start and the end."""
     return name.strip().casefold()
 
 

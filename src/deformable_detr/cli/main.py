@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def command(name: str) -> Command:
-    """Import and return the file of a command."""
+    """Import and return the module of a command."""
     return cast(Command, import_module(f"{__package__}.{name}"))
 
 

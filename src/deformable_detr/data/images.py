@@ -257,8 +257,8 @@ def _header_of(image: Image.Image) -> ImageHeader:
 
 def _orientation(image: Image.Image) -> int:
     try:
-        # Not `image.getexif()`: PNG's version decodes the whole picture to find an EXIF chunk after the pixels,
-        # where hardly any writer puts it.
+        # Not `image.getexif()`: PNG's version decodes the whole picture to find an EXIF chunk after the
+        # pixels, where hardly any writer puts it.
         value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     except Exception:
         # Broken EXIF does not mean broken pixels. Like viewers, show them as they are stored.

@@ -231,7 +231,7 @@ def _shared(batch: MicroBatch) -> MicroBatch | UserError:
 
 @contextmanager
 def lost_workers_as_user_errors() -> Iterator[None]:
-    """Convert PyTorch's errors about workers that died or hang, which can occur at any time, to UserErrors."""
+    """Convert PyTorch's errors about dead or hanging workers, which can occur at any time, to UserErrors."""
     try:
         yield
     except RuntimeError as error:

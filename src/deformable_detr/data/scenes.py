@@ -5,7 +5,8 @@ picture, objects that occlude each other or extend beyond the picture, shadows, 
 objects, textured backgrounds, and colours that do not depend on the class. With `small_objects`, most objects
 are small and there are more of them.
 
-Letters: H, W are the size of the picture; h, w that of an object's window; N is the number of objects. Colours are RGB, 0..255.
+Letters: H, W are the size of the picture; h, w that of an object's window; N is the number of
+objects. Colours are RGB, 0..255.
 """
 
 from __future__ import annotations

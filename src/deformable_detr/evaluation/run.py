@@ -302,8 +302,8 @@ def ground_truth_of(split: Split) -> dict[str, Any]:
 def match_classes(model: ClassTable, data: ClassTable, source: Path) -> dict[int, int]:
     """Match the model's classes with the data's by name.
 
-    Names with the same spelling are matched first, then those that differ in case or outer spaces only. A
-    class is used once.
+    Names with the same spelling are matched first, then those that differ only in case or in leading or
+    trailing spaces. Each class is matched at most once.
 
     Args:
         source: where the data were read from, for the message.

@@ -127,9 +127,9 @@ def _encoder(encoder: EncoderTraces) -> tuple[list[list[float]], Attention]:
 
 
 def _packed(attention: Attention, size: tuple[int, int], max_weight: float) -> dict[str, Any]:
-    """Pack attention as fractions.
+    """Encode attention as fractions from 0 to 1.
 
-    `locations` range from half a picture before its edge to half a picture behind it, `weights` from 0 to
+    They stand for locations from -0.5 to 1.5 times the picture's size, and for weights from 0 to
     `max_weight`.
     """
     height, width = size

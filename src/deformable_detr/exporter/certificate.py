@@ -152,7 +152,7 @@ def _as_points(predictions: Predictions, classification: ClassificationScheme) -
 
 
 def complaints(drift: Drift, ap: tuple[float, float] | None, bounds: Bounds, precision: str) -> list[str]:
-    """Return the drifts that exceed their bounds as parts of a sentence. A drift of NaN exceeds any bound."""
+    """Describe each drift that exceeds its bound, for use in a sentence. A drift of NaN exceeds any bound."""
     box, where = (drift.box, "box") if precision == "fp32" else (drift.confident_box, "confident_box")
     problems = []
     if not box <= bounds.box:

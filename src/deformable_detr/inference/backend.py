@@ -14,7 +14,7 @@ from . import cpu, cuda
 
 
 class Backend(ABC):
-    """Padded pixels to the last layer's predictions."""
+    """Computes the last layer's predictions from padded pixels."""
 
     @abstractmethod
     def __call__(self, batch: ImageBatch) -> Predictions: ...
@@ -50,7 +50,7 @@ class Runner(Protocol):
 
 
 class RunnerBackend(Backend):
-    """The model's replica for its device: built at the first call, and again after the model has changed."""
+    """The model's replica for its device: built on the first call, and rebuilt after the model changes."""
 
     def __init__(self, model: DetectionModel, device: torch.device, dtype: torch.dtype):
         self.model = model.to(device)

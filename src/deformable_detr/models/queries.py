@@ -67,7 +67,7 @@ class ProposalQueries(nn.Module):
     """Queries of two-stage models: every memory token proposes a box, and the best Q become the queries.
 
     `mask_invalid`: exclude tokens in the padding, and tokens whose base box leaves the image, from the top Q.
-    The authors' code includes them (specification §11, 10), and its checkpoints depend on that.
+    The authors' code includes them (specification §11, item 10), and its checkpoints depend on that.
     Class 0 is the first stage's "object". An image with fewer tokens than `num_queries` has as many
     queries as tokens.
     """

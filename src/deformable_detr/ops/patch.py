@@ -152,8 +152,10 @@ def _equal_points(num_points: int, num_levels: int) -> tuple[int, ...]:
 
 
 def _tokens_first(value: Tensor | Sequence[Tensor], tokens: int, heads: int) -> Tensor:
-    """Return (B, S, M, D) for the same layout, RF-DETR's (B, M, D, S), or D-FINE's (B, M, D, S_l) per
-    level."""
+    """Return `value` as (B, S, M, D).
+
+    Accepts that layout, RF-DETR's (B, M, D, S), and D-FINE's sequence of (B, M, D, S_l), one per level.
+    """
     if not isinstance(value, Tensor):
         return torch.cat(list(value), dim=-1).permute(0, 3, 1, 2)
     first = tuple(value.shape[1:3]) == (tokens, heads)

@@ -48,11 +48,12 @@ def forced_tile(tile: Tile) -> Iterator[None]:
 
 
 def usual_tile(channels: int, channel_bytes: int) -> Tile:
-    """One warp, each of whose 32 threads takes 16 bytes of a pixel at once. On an H100 this was the best cut,
-    or nearly so, for every call of the model (docs/gpu.md).
+    """Return a tile for one warp, each of whose 32 threads takes 16 bytes of a pixel at once.
 
-    `channels`: of a head, padded to a power of two. `channel_bytes`: of value, or in the backward pass of its
-    gradient, which is never narrower.
+    On an H100, this tile was the fastest, or nearly so, for every call of the model (docs/gpu.md).
+
+    `channels`: the channels of a head, padded to a power of two. `channel_bytes`: the bytes per channel of
+    the value or, in the backward pass, of its gradient, whose type is never narrower.
     """
     return Tile(queries=max(1, min(32, 32 * 16 // (channels * channel_bytes))), warps=1)
 
@@ -225,7 +226,10 @@ def _run_backward(call: _Call, grad_output: Tensor) -> _Gradients:
 
 
 def _refuse_deterministic_mode() -> None:
-    """As PyTorch's own operators do: atomic additions come in any order, and round differently each time."""
+    """Raise an error or warn in deterministic mode, as PyTorch's own operators do.
+
+    Atomic additions happen in an arbitrary order, so their rounding differs from run to run.
+    """
     if not torch.are_deterministic_algorithms_enabled():
         return
     problem = (

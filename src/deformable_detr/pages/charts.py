@@ -1,6 +1,6 @@
 """Charts as inline SVG. Their text can be searched, selected and read aloud; their colours follow the page.
 
-A chart is drawn 460 units wide, so that its letters are readable on a phone, where it shrinks to about 350
+A chart is drawn 460 units wide, so that its text is readable on a phone, where it shrinks to about 350
 pixels. A dot shows its value (`<title>`) when the pointer rests on it, without a script. The templates
 chart.svg and sparkline.svg draw what is computed here.
 """

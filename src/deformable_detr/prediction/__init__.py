@@ -2,7 +2,7 @@
 
 sources.py    finds the files, folders, patterns and cameras that a user names
 finding.py    turns a picture into detections: as a whole, or (tiling.py) in tiles
-pictures.py   image files, with threads that read ahead and draw behind
+pictures.py   image files; separate threads read the next pictures and draw the finished ones
 videos.py     frames, one after the other (frames.py reads and writes them, tracking.py numbers objects)
 outputs.py    names and files of the results
 command.py    `predict`, composed of these

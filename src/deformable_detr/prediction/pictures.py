@@ -26,7 +26,7 @@ DRAWN_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})  # others are wri
 
 @dataclass(frozen=True)
 class Unreadable:
-    """The picture with this index cannot be read, for this reason."""
+    """A picture that cannot be read: its index, and the reason."""
 
     index: int
     reason: str
@@ -34,7 +34,7 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class AnnotatedPicture:
-    """The detections in the picture with this index, which is being drawn."""
+    """A picture that is being drawn: its index, and its detections."""
 
     index: int
     detections: Detections

@@ -33,8 +33,9 @@ class Level:
 
     Attributes:
         tiles: (x0, y0, x1, y1) of each tile.
-        minimum: boxes count only if their longer side has more pixels; smaller tiles show the others better.
-        reach: objects up to this size in pixels are whole in some tile.
+        minimum: boxes whose longer side is at most this many pixels are ignored, because smaller tiles show
+            such objects better.
+        reach: every object up to this size in pixels fits completely into at least one tile.
     """
 
     tiles: tuple[tuple[int, int, int, int], ...]

@@ -62,7 +62,7 @@ class ThresholdCurve:
 
     @property
     def best(self) -> int | None:
-        """The index of the best F1, the highest threshold among equals; None if no detection is right."""
+        """The index of the best F1, the highest one if several tie; None if no detection is correct."""
         if not self.num_objects or self.f1.max() <= 0:
             return None
         return int(len(self.f1) - 1 - self.f1[::-1].argmax())

@@ -285,7 +285,10 @@ def _panel(
     draw: Callable[[Any], None],
     view: np.ndarray | None = None,
 ) -> str:
-    """Draw on the picture (of `size` (H, W) in annotations) and return the result as a data URL."""
+    """Draw on the picture and return the result as a data URL.
+
+    size: (H, W) of the picture in the coordinates of its annotations.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

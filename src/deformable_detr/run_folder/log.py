@@ -134,7 +134,7 @@ class TrainingLog:
             )
 
     def epoch(self, epoch: int, step: int, metrics: Mapping[str, Any] | None) -> None:
-        """Log the evaluation after an epoch, or at the end of a run within an epoch."""
+        """Log the evaluation after an epoch, or after a run that ends in the middle of an epoch."""
         if not self.enabled or metrics is None:
             return
         row = {key: value for key, value in metrics.items() if isinstance(value, int | float | str | dict)}

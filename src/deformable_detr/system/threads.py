@@ -36,7 +36,10 @@ def read_ahead(items: Iterator[Item], thread: Executor) -> Iterator[Item]:
 
 
 class Behind:
-    """Make calls in order in another thread. An exception in one of them is raised here later."""
+    """Make calls in order in another thread.
+
+    If one of them raises an exception, it is raised again by a later call, by `finish`, or at exit.
+    """
 
     def __enter__(self) -> Behind:
         self._thread = ThreadPoolExecutor(1)

@@ -129,7 +129,7 @@ def build_parts(
     Nothing is written.
 
     Raises:
-        UserError: if the input is wrong, as `train`.
+        UserError: if the input is wrong, in the same cases as `train`.
     """
     if resume:
         require_state(output)

@@ -23,8 +23,8 @@ from ...errors import UserError
 from ..records import ImageRecord, Problem
 from .lookup import Files
 
-# Pixels by which a box may extend beyond the image without a report, since rounding to a few decimals can cause
-# that (COCO writes two; YOLO's usual six are 0.01 pixels in a picture of 10000). It is clipped all the same.
+# Pixels by which a box may extend beyond the image without a report, since rounding to a few decimals can
+# cause that (COCO writes two; YOLO's usual six are 0.01 pixels in a picture of 10000). It is still clipped.
 ROUNDING = 0.1
 
 # Nobody annotates so many objects in one picture, and processing them would take minutes and gigabytes.
@@ -214,11 +214,11 @@ def check_boxes(
 
 
 def image_ids(names: Iterable[str]) -> dict[str, int]:
-    """Assign ids to the images of a layout that has none, whatever the order of their names.
+    """Assign ids to the images of a layout without ids. They depend on the file names, not on their order.
 
-    If every file name is a whole number and all numbers differ (`000012.jpg`, `7.jpg`), the id is that
-    number, as in Pascal VOC 2007 and COCO. Otherwise the ids are 1, 2, 3, … in the order of the sorted names;
-    adding images then changes the ids of others.
+    If every file name is a whole number and no two numbers are equal (`000012.jpg`, `7.jpg`), the ids are
+    these numbers, as in Pascal VOC 2007 and COCO. Otherwise, the ids are 1, 2, 3, … in the order of the
+    sorted names; adding images can then change the ids of existing ones.
     """
     unique = sorted(set(names))
     stems = [PurePosixPath(name).stem for name in unique]

@@ -12,7 +12,7 @@ Locations of the files (S is the split; see coco_files.py):
 
 The class index is the position among the categories sorted by id, whatever the ids are (COCO's 1..90 with
 gaps, 0-based, …). Boxes are [x, y, width, height] in pixels, with x and y measured from the corner of the
-first pixel; they are used unchanged. Crowd regions are kept and marked. Segmentations of any kind are ignored.
+first pixel; they are used unchanged. Crowd regions are kept and marked. All segmentations are ignored.
 
 No image is opened. N: objects of the split.
 """

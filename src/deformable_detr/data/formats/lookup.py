@@ -2,7 +2,7 @@
 
 Annotation files are written on one machine and read on another. So a name may carry the folders of its author
 (`data/images/train/a.jpg`, `C:\\images\\a.jpg`), be composed differently (macOS decomposes accents), or
-differ in case. A name is accepted if it can mean exactly one file. Files outside the data set are never found.
+differ in case. A name is accepted if it can mean only one file. Files outside the data set are not found.
 """
 
 from __future__ import annotations

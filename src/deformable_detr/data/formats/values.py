@@ -64,7 +64,7 @@ def flag(value: Any) -> bool | None:
 
 
 def box_values(value: Any) -> list[float] | str:
-    """Return the four numbers of a bbox, or a text that explains why it has none."""
+    """Return the four numbers of a bbox, or a message that explains why they cannot be used."""
     if type(value) is str:  # pandas writes the whole list as text
         try:
             value = json.loads(value)

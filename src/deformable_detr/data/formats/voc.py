@@ -3,14 +3,14 @@
 voc_files.py describes the locations of the files.
 
 Coordinates are used unchanged: xmin and xmax are the left and right edge of the box, counted from the
-left edge of the first pixel. The VOC challenge itself counted pixels from 1 and included the last one, so that
-a box would be (xmin - 1, ymin - 1, xmax, ymax). Current annotation tools (labelImg, CVAT, Roboflow) write
-edges, and so does BCCD, whose COCO edition has exactly the same numbers; for the original VOC data the
+left edge of the first pixel. The VOC challenge itself counted pixels from 1 and included the last one, so
+that a box would be (xmin - 1, ymin - 1, xmax, ymax). Current annotation tools (labelImg, CVAT, Roboflow)
+write edges, and so does BCCD, whose COCO edition has exactly the same numbers; for the original VOC data the
 boxes are one pixel too small at the left and top.
 
 The classes are the sorted names in all splits of the data set, so that train and val agree; category ids are
-0, 1, …. `assembly.image_ids` assigns image ids over the names in all splits. `difficult` is kept. No image is opened
-unless its XML states no size.
+0, 1, …. `assembly.image_ids` assigns image ids over the names in all splits. `difficult` is kept. No
+image is opened unless its XML states no size.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ folders and blanks. Lists of single classes (`cat_train.txt`, with a second colu
 splits; if there are no other lists, all lists of train form the split train, and so on (VoTT).
 
 Without lists, folders called train, valid, … with XML files are splits (Roboflow); without these, all XML
-files form one split, called all. XML files are in Annotations/ or labels/, or next to their pictures; pictures in JPEGImages/,
-images/ or data/ (labelme, Label Studio, LabelImg, FiftyOne).
+files form one split, called all. XML files are in Annotations/ or labels/, or next to their pictures;
+pictures are in JPEGImages/, images/ or data/ (labelme, Label Studio, LabelImg, FiftyOne).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """YOLO layout: a file that names classes and splits, and one text file of boxes per image.
 
-yolo_files.py describes the file that names classes and splits, yolo_rows.py the rows of the text files.
+yolo_files.py reads the file that names the classes and splits; yolo_rows.py reads the rows of the text files.
 
-    images/…/a.jpg       labels/…/a.txt: the last folder called images is replaced by labels; if there is no
-                         such folder or file, a.txt is next to the image
+    images/…/a.jpg       labels/…/a.txt: the last folder named images is replaced by labels; if there is no
+                         such folder or no such text file, the text file is next to the image
 
 An image without a label file, or with an empty one, has no objects.
 

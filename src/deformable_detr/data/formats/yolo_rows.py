@@ -3,8 +3,8 @@
 class cx cy w h               fractions of the image's width and height
 class cx cy w h n             n is a track number (CVAT) or a score; it is not used
 class x y x y x y …           three or more points: a segment or an oriented box, taken as its bounding box
-class cx cy w h x y v …       a pose: the keypoints are not used. Without visibilities v, the same could be a
-                              segment; then the YAML file's kpt_shape says that it is a pose
+class cx cy w h x y v …       a pose: the keypoints are not used. Without visibilities v, the row could also
+                              be a segment; kpt_shape in the YAML file then marks it as a pose
 """
 
 from __future__ import annotations
