@@ -244,7 +244,7 @@ class VideoWriter:
 
 @contextmanager
 def video_file(path: Path, size: tuple[int, int], fps: float) -> Iterator[VideoWriter]:
-    """Write an MP4 file with frames of `size` (H, W), which appears if the block ends without an exception."""
+    """Write an MP4 file with frames of `size` (H, W); it appears if the block raises no exception."""
     import av
 
     with (
