@@ -1,4 +1,4 @@
-"""Read ahead of the model and write behind it in threads, so that the model never waits for a file."""
+"""Read inputs ahead of the model and write its results in threads, so that it never waits for a file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def ahead(calls: Iterable[Callable[[], Item]], pool: Executor, limit: int) -> It
 
 
 def read_ahead(items: Iterator[Item], thread: Executor) -> Iterator[Item]:
-    """Yield the items, which the one thread of `thread` produces in advance."""
+    """Yield the items, which are produced in advance by the single thread of `thread`."""
     calls: Iterator[Callable[[], Item | None]] = repeat(partial(next, items, None))
     for item in ahead(calls, thread, READ_AHEAD):
         if item is None:
