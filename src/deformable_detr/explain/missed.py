@@ -92,7 +92,7 @@ class Verdict:
 def claims(
     classification: ClassificationScheme, trace: Trace, threshold: float, nms_iou: float | None = None
 ) -> Claims:
-    """Return all (query, class) pairs that are detections at this threshold, without limiting their number."""
+    """Return all (query, class) pairs that are detections at this threshold, however many there are."""
     logits = trace.predictions.logits.float()
     selection = classification.select(logits, logits.shape[1] * classification.num_classes)
     queries, labels = selection.queries[0].cpu().numpy(), selection.labels[0].cpu().numpy()
