@@ -1,10 +1,10 @@
-"""Deformable DETR, whole: train, evaluate, predict; on a CPU or a GPU.
+"""Deformable DETR: training, evaluation and prediction on a CPU or a GPU.
 
     import deformable_detr as dd
     detector = dd.load("runs/x")
     detections = detector.predict("a.jpg", threshold=0.4)
 
-Names are imported on first use, so that `import deformable_detr` and `deformable-detr --help` are quick.
+Names are imported on first use, so that `import deformable_detr` and `deformable-detr --help` are fast.
 """
 
 from __future__ import annotations

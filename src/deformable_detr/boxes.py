@@ -1,7 +1,7 @@
-"""Boxes: conversions, overlap, and the logits in which the box heads work.
+"""Boxes: conversions, overlap, and the logits that the box heads use.
 
-`_cxcywh`: centre and size, normalised by the image. `_xyxy`: two corners. Shapes are (..., 4), and leading
-axes broadcast, so that one function compares boxes pairwise or all with all.
+`_cxcywh`: centre and size, normalised by the image size. `_xyxy`: two corners. Shapes are (..., 4). Leading
+axes broadcast, so that a function can compare boxes in pairs or each box with every other.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def coordinate_dtype(tensor: Tensor) -> torch.dtype:
-    """Return the type of coordinates in a model whose activations have `tensor`'s type: at least float32."""
+    """Return the dtype of coordinates if activations have the dtype of `tensor`. It is at least float32."""
     return torch.promote_types(tensor.dtype, torch.float32)
 
 

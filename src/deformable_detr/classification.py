@@ -1,8 +1,10 @@
-"""The meaning of class logits. One object owns the matching cost, the loss, the score and the selection of
-detections, so that they cannot disagree.
+"""The meaning of class logits.
 
-DETR: softmax with a no-object class (specification §4.5). Deformable DETR: one sigmoid per class with focal
-loss (paper, section 5; specification §5.1, §5.2). Letters: B batch, Q queries, N objects of one image.
+One object defines the matching cost, the loss, the score and the selection of detections, so that they are
+consistent. DETR uses softmax with a no-object class (specification §4.5). Deformable DETR uses one sigmoid
+per class with focal loss (paper, section 5; specification §5.1, §5.2).
+
+Letters: B batch, Q queries, N objects of one image.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ NO_OBJECT = -1  # class index of a query to which no object was assigned
 
 @dataclass(frozen=True)
 class TopPairs:
-    """The k best (query, class) pairs of each image, best first; all fields are (B, k)."""
+    """The k best (query, class) pairs of each image, best first. All fields have the shape (B, k)."""
 
     scores: Tensor
     labels: Tensor
@@ -94,7 +96,7 @@ class SigmoidFocal(ClassificationScheme):
 
 
 class SoftmaxWithNoObject(ClassificationScheme):
-    """One of num_classes classes, or none (the last logit). A query yields at most one detection."""
+    """One of num_classes classes or no object (the last logit). A query yields at most one detection."""
 
     initial_class_bias = None
 

@@ -28,12 +28,12 @@ MAX_STEPS = 12  # label heights that a label may move to find room
 def draw_boxes(
     picture: Image.Image, boxes_xyxy: np.ndarray, labels: Sequence[str], colours: Sequence[int]
 ) -> Image.Image:
-    """Return a copy of an RGB picture with boxes and their labels.
+    """Return a copy of an RGB picture on which boxes and their labels are drawn.
 
     Args:
         picture: the picture to draw on.
-        boxes_xyxy: (N, 4) pixels; parts outside the picture are cut off.
-        labels: the text of each box. If room is short, earlier labels have the better positions.
+        boxes_xyxy: (N, 4), in pixels; parts outside the picture are cut off.
+        labels: the text of each box. If space is limited, earlier labels get better positions.
         colours: each box's index into the palette.
     """
     scene = picture.copy()
@@ -68,7 +68,7 @@ def label_positions(
     font: ImageFont.FreeTypeFont,
     size: tuple[int, int],
 ) -> np.ndarray:
-    """Return the rectangles of the labels, (N, 4), inside the picture if it is large enough.
+    """Return the rectangles of the labels, (N, 4), which are inside the picture if it is large enough.
 
     A label is placed above its box, inside, below or next to it, or moved along it, so that it hides no
     object and no other label.
@@ -104,10 +104,11 @@ def _clearest(
     taken: np.ndarray,
     size: tuple[int, int],
 ) -> tuple[np.ndarray, bool]:
-    """Choose a rectangle, and return it with whether it hides a box or a part of a label.
+    """Return the best rectangle, and whether it hides a box or a part of a label.
 
-    The rectangles start at `corners` and have one (width, height), `extent`. The chosen one hides the fewest
-    `boxes` (N, 4); in case of a tie, it covers the smallest area of the labels `taken` (M, 4), then of boxes.
+    The candidates start at `corners` and have the same (width, height), `extent`. The best one hides the
+    fewest `boxes` (N, 4). In case of a tie, it covers the smallest area of the labels `taken` (M, 4), then of
+    the boxes.
     """
     starts = np.array(corners)
     # Kept inside the picture; one that is smaller than the label shows the beginning of the label.
@@ -122,7 +123,7 @@ def _clearest(
 
 
 def _shared_areas(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the areas in pixels, (N, M), that rectangles (N, 4) and (M, 4) share."""
+    """Return the areas that rectangles (N, 4) and (M, 4) share, (N, M), in pixels."""
     left, top, right, bottom = first.T[:, :, None]
     widths = np.minimum(right, second[:, 2]) - np.maximum(left, second[:, 0])
     heights = np.minimum(bottom, second[:, 3]) - np.maximum(top, second[:, 1])
@@ -132,7 +133,7 @@ def _shared_areas(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 @cache
 def label_font(size: int) -> ImageFont.FreeTypeFont:
-    """Load DejaVu Sans, which is part of the package: Pillow's own font has no letters beyond ASCII."""
+    """Load DejaVu Sans, which is part of the package because Pillow's own font has only ASCII letters."""
     return ImageFont.truetype(BytesIO(_font_file()), size, layout_engine=ImageFont.Layout.BASIC)
 
 

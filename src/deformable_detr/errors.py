@@ -1,7 +1,7 @@
 """Every exception that callers may want to catch, with the exit code of the command line.
 
-A message is one sentence: what is wrong, where, and how to fix it. The command line prints it without a
-traceback.
+A message is one sentence that states the problem, its place and its solution. The command line prints it
+without a traceback.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class NonFiniteError(ArithmeticError):
 
 
 class ExportRefusedError(RuntimeError):
-    """The exported file is too far from the PyTorch model; nothing was written."""
+    """The exported model's results differ too much from the PyTorch model's. Nothing was written."""
 
     exit_code: ClassVar[int] = 1
 
 
 class TrainingInterruptedError(Exception):
-    """Training was interrupted (Ctrl-C, SIGTERM) after saving its state; `--resume` continues from it."""
+    """Training was interrupted by Ctrl-C or SIGTERM. Its state was saved, so `--resume` continues it."""
 
     exit_code: ClassVar[int] = 130
 

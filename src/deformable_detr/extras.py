@@ -17,7 +17,7 @@ def import_extra(module: str, extra: str, use: str) -> ModuleType:
         use: the subject of the error message, for example "serve".
 
     Raises:
-        UserError: the library, or one of its own dependencies, is not installed.
+        UserError: if the library or one of its own dependencies is not installed.
     """
     try:
         return import_module(module)

@@ -1,8 +1,9 @@
-"""Write files and folders whole or not at all, and report errors of the operating system as sentences.
+"""Write files and folders completely or not at all, and report the operating system's errors as sentences.
 
-`replacing` gives every writer a draft next to its target and renames it into place when it is complete. The
-drafts of a folder are kept in its hidden sub-folder `DRAFTS`. Each has a lock there that ends with its
-process, so that the next writer can remove what a killed one left behind, and nothing else.
+`replacing` gives every writer a draft in the target's folder and renames it to the target when it is
+complete. The drafts of a folder are in its hidden subfolder `DRAFTS`. Each draft has a lock there that is
+released when its process ends, so that the next writer can remove the drafts of killed processes, but no
+others.
 """
 
 from __future__ import annotations
@@ -59,18 +60,18 @@ _PROBE = b"\0" * 2**20  # larger than the free part of a file's last block
 def replacing(path: str | Path, drafts_in: Path | None = None) -> Iterator[Path]:
     """Yield a path for a draft, a file or a folder, that replaces `path` when the block ends.
 
-    If the block raises, the draft is removed and `path` is left as it was. A reader sees the old file or the
-    new one, never a part. Missing parent folders are created. A symbolic link is kept, and its target is
-    replaced. Permissions follow the umask, whatever the writing library does. The draft has the name of its
-    target and is in a folder that the block may use for further files.
+    If the block raises, the draft is removed and `path` does not change. A reader sees either the old file or
+    the complete new one. Missing parent folders are created. If `path` is a symbolic link, its target is
+    replaced. Permissions follow the umask, even if the writing library sets others. The draft has the name of
+    its target and is in a folder that the block may use for further files.
 
     Args:
         path: the file or folder to write.
         drafts_in: the folder that holds the draft, on the same disk; by default the target's folder.
 
     Raises:
-        UserError: `path` is a device, a pipe or a socket; or it cannot be written, because the disk is full
-            or read-only, a quota is used up, or permission is missing.
+        UserError: if `path` is a device, a pipe or a socket, or if it cannot be written because the disk is
+            full or read-only, a quota is exceeded, or permission is missing.
     """
     with ExitStack() as stack:
         with writing(path):
@@ -91,8 +92,8 @@ def writing(path: str | Path, draft: Path | None = None) -> Iterator[None]:
     """Turn the errors of a block that writes `path` into a `UserError` that names it.
 
     `draft`: the file that the block writes instead of `path`; errors about any other file pass unchanged.
-    torch and other libraries do not report that the disk is full, so this is assumed if the draft cannot
-    grow.
+    torch and other libraries do not report a full disk. Therefore, if the draft cannot be extended, the disk
+    is assumed to be full.
     """
     try:
         yield
@@ -121,7 +122,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        UserError: the file cannot be read, or contains something else.
+        UserError: if the file cannot be read or does not contain a JSON object.
     """
     check_readable(path)
     try:
@@ -134,9 +135,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_readable(path: Path) -> None:
-    """Raise a `UserError` that distinguishes a missing file from one without read permission.
+    """Raise a `UserError` if a file is missing or cannot be read, and state which of these is the case.
 
-    Libraries such as safetensors report both as missing.
+    Libraries such as safetensors report an unreadable file as missing.
     """
     try:
         with path.open("rb"):
@@ -148,9 +149,9 @@ def check_readable(path: Path) -> None:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove the drafts that killed writers left anywhere in `folder`, and no others.
+    """Remove the drafts that killed writers left in `folder` and its subfolders, but no others.
 
-    `replacing` does this for the folder that it writes to.
+    `replacing` does this only for the folder to which it writes.
     """
     for drafts in folder.rglob(DRAFTS):
         _remove_abandoned(drafts)
@@ -172,7 +173,7 @@ def check_output_file(path: str | Path) -> Path:
 
 
 def make_output_folder(folder: Path) -> None:
-    """Create a folder to write to, or raise a `UserError` before any work is done."""
+    """Create an output folder, or raise a `UserError` before any work is done."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder} is a file: name a folder.")
     try:
@@ -194,7 +195,7 @@ def output_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _existing(folder: Path, make: Callable[[Path], None] | None = None) -> Iterator[None]:
-    """Create a folder and its parents; if the block raises, remove those of them that are still empty."""
+    """Create a folder and its parents; if the block raises, remove the new ones that are still empty."""
     created = list(takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
     if make is None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -210,7 +211,7 @@ def _existing(folder: Path, make: Callable[[Path], None] | None = None) -> Itera
 
 
 def _target(path: Path) -> Path:
-    """Follow links to the path that is written, even if it does not exist yet."""
+    """Follow symbolic links to the path that is written, even if that path does not exist yet."""
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -253,7 +254,7 @@ def _close_room(lock: int, room: Path) -> None:
 
 
 def _acquire(lock: int) -> bool | None:
-    """Return whether this process now has the lock; None if the system or file system has no locks."""
+    """Return whether this process now holds the lock, or None if the system does not support locks."""
     if fcntl is None:
         return None
     try:
@@ -266,7 +267,7 @@ def _acquire(lock: int) -> bool | None:
 
 
 def _remove_abandoned(drafts: Path) -> None:
-    """Remove the drafts in the folder `drafts`, if it exists, whose processes have ended."""
+    """Remove the drafts of ended processes from the folder `drafts`, if it exists."""
     for path in drafts.glob("*.lock"):
         try:
             lock = os.open(path, os.O_RDWR)
@@ -283,8 +284,10 @@ def _remove_abandoned(drafts: Path) -> None:
 
 
 def _follow_umask(draft: Path, file_mode: int) -> None:
-    """Give a draft's files the mode of a new file: some libraries create files that only the owner can
-    read."""
+    """Give a draft's files the mode of a new file.
+
+    This is needed because some libraries create files that only the owner can read.
+    """
     for path in (draft, *draft.rglob("*")) if draft.is_dir() else (draft,):
         if path.is_file() and stat.S_IMODE(path.stat().st_mode) != file_mode:
             path.chmod(file_mode)
@@ -306,7 +309,7 @@ def _put_into_place(draft: Path, target: Path, aside: Path) -> None:
 
 
 def _code_of(error: Exception, draft: Path | None) -> int | None:
-    """Return the error number if a file cannot be written, or None for any other error."""
+    """Return the error number of a failure to write the file, or None for any other error."""
     if isinstance(error, OSError):
         if draft is None:
             return error.errno
@@ -320,7 +323,7 @@ def _code_of(error: Exception, draft: Path | None) -> int | None:
 
 
 def _code_of_growing(draft: Path) -> int | None:
-    """Return the error number of an attempt to extend the draft, or None if it succeeds."""
+    """Try to extend the draft, and return the error number, or None if this succeeds."""
     try:
         with draft.open("ab", buffering=0) as file:
             if file.write(_PROBE) < len(_PROBE):

@@ -31,11 +31,11 @@ def progress_bar(
 
     Args:
         console: where the bar is shown.
-        show: False hides the bar.
+        show: whether the bar is shown at all.
         columns_after: further columns to the right of the remaining time.
-        description: the text before the bar, as a template of rich.
+        description: the text before the bar, as a `rich` template.
         width: the bar's width in characters; None uses the rest of the line.
-        transient: remove the bar at the end.
+        transient: whether the bar is removed at the end.
     """
     return Progress(
         TextColumn(description, markup=False),
@@ -50,6 +50,6 @@ def progress_bar(
 
 
 def track(items: Iterable[Item], total: int, description: str, console: Console) -> Iterator[Item]:
-    """Yield the items while a bar counts them."""
+    """Yield the items and show their number in a progress bar."""
     with progress_bar(console) as bar:
         yield from bar.track(items, total, description=description)

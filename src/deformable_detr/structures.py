@@ -2,7 +2,7 @@
 
 Letters: B batch, Q queries, S memory tokens, C channels, L levels, N objects of one image.
 Points are (x, y) in [0, 1]; sizes are (H, W). A padding mask is True in the padding.
-Boxes end in `_cxcywh` (normalised by the unpadded image) or `_xyxy` (pixels).
+Names of boxes end in `_cxcywh` (normalised by the unpadded image) or `_xyxy` (pixels).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ SpatialShapes = tuple[tuple[int, int], ...]  # ((H, W), ...) of the feature leve
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Images of one batch, zero-padded at the bottom and right to the largest height and width.
+    """A batch of images, zero-padded at the bottom and on the right to the largest height and width.
 
-    `pixels`: (B, 3, H, W) float, already normalised, so that padding is the mean colour.
+    `pixels`: (B, 3, H, W) float, already normalised, so that the padding has the mean colour.
     `mask`: (B, H, W) bool, True = padding.
     """
 
@@ -39,14 +39,14 @@ class ImageBatch:
 
     @classmethod
     def from_input(cls, images: ImageBatch | Tensor | Sequence[Tensor]) -> ImageBatch:
-        """Convert any form in which a model accepts pictures.
+        """Convert any form of pictures that a model accepts.
 
         Args:
             images: a batch; its two tensors, (pixels, mask); pictures of one size, (B, 3, H, W); or pictures
-                of several sizes, each (3, H, W), which are padded here.
+                of different sizes, each (3, H, W), which are padded here.
 
         Raises:
-            ValueError: the images have other shapes or types.
+            ValueError: if the images have other shapes or types.
         """
         if isinstance(images, ImageBatch):
             return images
@@ -65,7 +65,7 @@ class ImageBatch:
         """Pad normalised (3, H, W) float images to a common size (specification §1.6: no size divisor).
 
         Raises:
-            ValueError: there is no image, or one has another shape or type.
+            ValueError: if there is no image, or if an image has another shape or type.
         """
         if not images:
             raise ValueError("ImageBatch.from_images needs at least one image")
@@ -89,8 +89,10 @@ class ImageBatch:
         return ImageBatch(self.pixels.to(device, non_blocking=True), self.mask.to(device, non_blocking=True))
 
     def pin_memory(self) -> ImageBatch:
-        """Copy to page-locked memory, from which a GPU copies while it computes; PyTorch's loader calls
-        this."""
+        """Return a copy in page-locked memory, from which a GPU can copy while it computes.
+
+        PyTorch's data loader calls this method.
+        """
         return ImageBatch(self.pixels.pin_memory(), self.mask.pin_memory())
 
     def __len__(self) -> int:
@@ -99,9 +101,9 @@ class ImageBatch:
 
 @dataclass(frozen=True)
 class FeatureBatch:
-    """An `ImageBatch` whose pixels have been through the backbone.
+    """An `ImageBatch` after the backbone, with feature maps instead of pixels.
 
-    `maps`: (B, C, H, W) per feature map, finest first. `mask`: the pixels' padding mask, (B, H, W).
+    `maps`: the feature maps, each (B, C, H, W), finest first. `mask`: the pixels' padding mask, (B, H, W).
     """
 
     maps: tuple[Tensor, ...]
@@ -122,7 +124,7 @@ class FeatureMemory:
     """The feature levels, flattened row by row and concatenated, finest level first.
 
     `tokens`, `positions`: (B, S, C). `mask`: (B, S), True = padding.
-    `spatial_shapes`: ((H, W), ...) Python ints, one pair per level; S = Σ H·W.
+    `spatial_shapes`: ((H, W), ...), one pair of Python ints per level; S = Σ H·W.
     `valid_ratios`: (B, L, 2), the unpadded fraction of each level as (width, height).
     """
 
@@ -152,8 +154,9 @@ class Queries:
     """The decoder's input.
 
     `content`, `positions`: (B, Q, C). `references`: (B, Q, 2) points or (B, Q, 4) boxes, in [0, 1]
-    of the unpadded image. Two-stage models only: `proposals`, the first stage's predictions for every memory
-    token (in training and explanations), and `tokens` (B, Q), the token that each query comes from.
+    of the unpadded image. Two-stage models also set `proposals`, the first stage's predictions for every
+    memory token (in training and explanations), and `tokens` (B, Q), the index of the token that proposed
+    each query.
     """
 
     content: Tensor
@@ -167,7 +170,7 @@ class Queries:
 class DetectorOutput:
     """The output of a model.
 
-    `predictions`: one entry per decoder layer; the last one is the result, the others have auxiliary losses.
+    `predictions`: one entry per decoder layer. The last one is the result; the others have auxiliary losses.
     `proposals`: the first stage's predictions for all S tokens; None in a one-stage model.
     """
 
@@ -180,7 +183,7 @@ class Target:
     """The objects of one image, in the form that the losses use.
 
     `labels`: (N,) int64 class indices 0..num_classes-1. `boxes_cxcywh`: (N, 4), normalised by the
-    unpadded image that the model sees. `image_id`: the image's name in error messages.
+    unpadded image that the model sees. `image_id`: the name of the image in error messages.
     """
 
     labels: Tensor
@@ -205,7 +208,7 @@ class Target:
 class ClassTable:
     """The class of each index: its name `names[i]` and the data set's own id `category_ids[i]`.
 
-    This is the only place where a data set's ids (sparse, 0-based, 1-based) meet the model's
+    This is the only class that maps a data set's ids (sparse, 0-based or 1-based) to the model's indices
     0..num_classes-1. `names[i] is None` marks a logit that no class of the data set uses (COCO's unused ids
     in the published checkpoints with 91 logits). Such a class is never predicted.
     """
@@ -221,7 +224,7 @@ class ClassTable:
 
     @classmethod
     def from_names(cls, names: Sequence[str]) -> ClassTable:
-        """Create a table with ids 0, 1, 2, … for data without ids."""
+        """Create a table with the ids 0, 1, 2, … for data sets without ids."""
         return cls(tuple(names), tuple(range(len(names))))
 
     def __len__(self) -> int:
@@ -232,7 +235,7 @@ class ClassTable:
 
 
 def loose_name(name: str) -> str:
-    """Normalise a class name for comparison: ignore case, and spaces at the start and the end."""
+    """Normalise a class name for comparisons that ignore case and spaces at the start and the end."""
     return name.strip().casefold()
 
 
@@ -240,12 +243,12 @@ def loose_name(name: str) -> str:
 class Detections:
     """The detections of one image, best score first. N may be 0.
 
-    `boxes_xyxy`: (N, 4) float32 pixels of the original image. `scores`: (N,) float32.
+    `boxes_xyxy`: (N, 4) float32, in pixels of the original image. `scores`: (N,) float32.
     `labels`: (N,) int64 class indices; `category_ids`: (N,) int64, the data set's own ids;
     `names`: class names. `image_size`: (H, W) of the original image.
-    `image`: the picture itself if available, (H, W, 3) uint8 RGB, used by `draw()`.
-    `track_ids`: (N,) int64 in a tracked video: the same number for the same object in every frame, -1 for an
-    object that is not tracked yet. Otherwise None.
+    `image`: the picture itself, (H, W, 3) uint8 RGB, which `draw()` uses; None if not available.
+    `track_ids`: (N,) int64 in a tracked video, otherwise None. An object has the same number in every frame,
+    and -1 as long as it is not tracked yet.
     """
 
     boxes_xyxy: np.ndarray
@@ -277,7 +280,7 @@ class Detections:
         )
 
     def clipped(self) -> Detections:
-        """Return the same detections with their boxes cut off at the sides of the picture."""
+        """Return the same detections with their boxes clipped to the picture."""
         height, width = self.image_size
         high = np.array([width, height, width, height], dtype=self.boxes_xyxy.dtype)
         return replace(self, boxes_xyxy=self.boxes_xyxy.clip(0, high))
@@ -286,8 +289,8 @@ class Detections:
     def concatenate(cls, parts: Sequence[Detections]) -> Detections:
         """Join the detections of several parts of one picture, in the order of the parts.
 
-        Size and image are those of the first part. If only some parts have track ids, detections of the
-        others get -1.
+        The size and the image are those of the first part. If only some parts have track ids, the detections
+        of the other parts get -1.
         """
         tracked = any(part.track_ids is not None for part in parts)
         track_ids = [
@@ -309,7 +312,7 @@ class Detections:
         return replace(self, image=image)
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
-        """Return COCO results rows: image_id, category_id, bbox as [x, y, width, height] in pixels, score."""
+        """Return COCO result rows: image_id, category_id, bbox (x, y, width, height in pixels) and score."""
         rows = []
         for box, score, category_id in zip(self.boxes_xyxy, self.scores, self.category_ids, strict=True):
             x0, y0, x1, y1 = (float(value) for value in box)
@@ -324,7 +327,7 @@ class Detections:
         return rows
 
     def to_supervision(self) -> supervision.Detections:
-        """Convert to supervision, with class names in `data["class_name"]` and track ids in `tracker_id`."""
+        """Convert to supervision's type, with names in `data["class_name"]` and track ids in `tracker_id`."""
         result: supervision.Detections = import_supervision("to_supervision").Detections(
             xyxy=self.boxes_xyxy.astype(np.float32).reshape(-1, 4),
             confidence=self.scores.astype(np.float32),
@@ -337,14 +340,14 @@ class Detections:
     def draw(self, image: Any = None) -> Image:
         """Draw the labelled boxes on a picture.
 
-        The line width and the text grow with the picture, and labels avoid each other if there is room. The
-        colour shows the class or, in a tracked video, the object.
+        The line width and the text grow with the picture, and labels do not overlap if there is enough
+        space. The colour shows the class or, in a tracked video, the object.
 
         Args:
             image: a path, a PIL image or an (H, W, 3) RGB uint8 array; by default `self.image`.
 
         Raises:
-            ValueError: there is neither an argument nor `self.image`.
+            ValueError: if both `image` and `self.image` are None.
         """
         from PIL import Image as PILImage
 
@@ -370,7 +373,7 @@ class Detections:
 
 
 def import_supervision(use: str) -> ModuleType:
-    """Import supervision for `use`, without its advice to install OpenCV, which is not needed here."""
+    """Import supervision for `use`, and suppress its advice to install OpenCV, which is not needed here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
         return import_extra("supervision", "supervision", use)
@@ -380,9 +383,9 @@ def import_supervision(use: str) -> ModuleType:
 class BatchCount:
     """The divisors of an update's losses, counted over all its micro-batches and processes.
 
-    `objects`: the number of target boxes. `matched`: the number of queries that are assigned one (at most Q
-    per image). `images`: the number of images. Each is the share of one process, because gradients are
-    averaged over processes.
+    `objects`: the number of target boxes. `matched`: the number of queries that are matched to an object (at
+    most Q per image). `images`: the number of images. Each number is the share of one process, because
+    gradients are averaged over processes.
     """
 
     objects: float
@@ -401,10 +404,10 @@ class BatchCount:
         )
 
     def share_of(self, num_processes: int) -> BatchCount:
-        """Divide a total over all processes into the share of one process.
+        """Return the share of one process in this total over all processes.
 
-        At least one object is counted, so that an update of empty images does not divide by zero, and the
-        divisor does not depend on the number of processes.
+        At least one object is counted in total, so that an update without objects does not divide by zero and
+        the divisor does not depend on the number of processes.
         """
         return BatchCount(
             max(self.objects, 1.0) / num_processes, self.matched / num_processes, self.images / num_processes

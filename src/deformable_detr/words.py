@@ -27,7 +27,7 @@ def metric(value: float) -> str:
 
 
 def exists(value: float) -> bool:
-    """Return whether a metric exists: COCO writes -1 if the data has no objects for it."""
+    """Return whether a metric exists. COCO uses -1 if the data has no objects to measure it."""
     return math.isfinite(value) and value >= 0
 
 
@@ -61,7 +61,7 @@ def when(time: str) -> str:
 
 
 def command_line(*words: str) -> str:
-    """Return a deformable-detr command that can be pasted into a shell, with all words quoted as needed."""
+    """Return a deformable-detr command that can be pasted into a shell; words are quoted if necessary."""
     return shlex.join(["deformable-detr", *words])
 
 
@@ -79,9 +79,9 @@ def setting(value: Any) -> str:
 def printable(text: str) -> str:
     r"""Escape all characters that could control a terminal, such as ESC as \x1b, except newlines.
 
-    Names in data sets and models come from other people: control characters could clear the screen, and marks
-    that reorder the text after them could make one name look like another. Bytes of a file name that are not
-    UTF-8 are shown by their value: \xe4.
+    Names in data sets and models are not trusted: their control characters could clear the screen, and marks
+    that reorder the following text could make one name look like another. Bytes of a file name that are not
+    UTF-8 are shown by their value, such as \xe4.
     """
     if text.isprintable():
         return text

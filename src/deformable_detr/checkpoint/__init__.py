@@ -1,5 +1,6 @@
-"""Checkpoints: the package's own, and those of the authors and of Hugging Face transformers. Models are
-converted between them without changing a bit of their weights.
+"""Checkpoints in the package's own format and in those of the authors and of Hugging Face transformers.
+
+Conversions between the formats do not change a bit of the weights.
 """
 
 from .coco_classes import class_table_for

@@ -1,9 +1,8 @@
-"""The authors' checkpoints: `.pth` files of fundamentalvision/Deformable-DETR and facebookresearch/detr
-(specification §8), read and written.
+"""Read and write the authors' checkpoints (specification §8).
 
-The state dict determines nearly everything about the model. The rest (dilation, the number of heads, the
-number of queries of a two-stage model) is in `args`, which not all files have: the published DETR files do
-not.
+They are `.pth` files of fundamentalvision/Deformable-DETR and facebookresearch/detr. The state dict
+determines nearly everything about the model. The rest (dilation, the number of heads, the number of queries
+of a two-stage model) is in `args`, which some files lack, among them the published DETR files.
 """
 
 from __future__ import annotations
@@ -121,7 +120,7 @@ def load(path: Path) -> Checkpoint:
     if the file's name contains `dc5`, as the published names do. Without class names, 91 classes are COCO's.
 
     Raises:
-        UserError: the file is not one of theirs, is damaged, or contains pickled objects.
+        UserError: if the file is not an authors' checkpoint, is damaged, or contains pickled objects.
     """
     content = read_pickle(path)
     state = content.get("model", content)
@@ -171,7 +170,10 @@ def read_pickle(path: Path) -> dict[str, Any]:
 
 
 def _without_unused_classes(state: dict[str, Tensor], options: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Undo what `save` does to class heads; the authors' own files do not name their classes."""
+    """Remove the unused rows that `save` adds to class heads.
+
+    The authors' own files do not name their classes, so that they remain unchanged.
+    """
     if "class_names" not in options or options.get("dataset_file") != DATASET_FILE:
         return state
     two_stage = "transformer.enc_output.weight" in state
@@ -258,7 +260,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write a file that the authors' code can load.
 
     Raises:
-        UserError: the authors' code has no such model; names the field.
+        UserError: if the authors' code has no such model; the message names the field.
     """
     content = content_of(checkpoint)
     with replacing(path) as draft:

@@ -1,8 +1,8 @@
-"""The rows of class heads in the authors' files: theirs is the raw category id, ours the class index.
+"""Convert class heads, whose rows are category ids in the authors' files and class indices in this package.
 
-Their code has 91 classes for the data set named coco, whatever its annotations say, and refuses a file with
-another number. So a class is written at its id among 91 rows; rows of ids that the data set lacks never win.
-Letters: N classes here.
+The authors' code has 91 classes for the data set named coco, whatever its annotations contain, and refuses a
+file with another number. Therefore each class is written to the row of its id among 91 rows, and the rows of
+ids that the data set lacks never get the best score. Letters: N classes in this package.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LEAVES = (".weight", ".bias")
 
 
 def check_ids(category_ids: Sequence[int]) -> None:
-    """Raise a `UserError` unless each class has a row of its id in the authors' models."""
+    """Raise a `UserError` unless the authors' models have a row for the id of each class."""
     outside = [category_id for category_id in category_ids if not 0 <= category_id < NUM_CLASSES]
     if outside:
         raise UserError(
@@ -31,7 +31,7 @@ def check_ids(category_ids: Sequence[int]) -> None:
 
 
 def spread(state: Mapping[str, Tensor], category_ids: Sequence[int]) -> dict[str, Tensor]:
-    """Return our state dict with class heads of the authors' size."""
+    """Return this package's state dict with class heads of the authors' size."""
     return {
         name: _spread(tensor, _rows(category_ids, of_proposals=name.startswith("queries.")))
         if name.endswith(tuple(f"class_head{leaf}" for leaf in _LEAVES))
@@ -43,7 +43,7 @@ def spread(state: Mapping[str, Tensor], category_ids: Sequence[int]) -> dict[str
 def gather(
     state: Mapping[str, Tensor], category_ids: Sequence[int], proposals: int | None
 ) -> dict[str, Tensor]:
-    """Return the authors' state dict with class heads of N classes; `proposals`: the first stage's head."""
+    """Return the authors' state dict with class heads of N classes; `proposals` is the first stage's head."""
     first_stage = f"class_embed.{proposals}."
     return {
         name: _gather(tensor, _rows(category_ids, of_proposals=first_stage in name))
@@ -54,7 +54,7 @@ def gather(
 
 
 def _rows(category_ids: Sequence[int], of_proposals: bool) -> list[int]:
-    """Where our rows are in theirs. Row 0 of the first stage's head is "object", not a class."""
+    """Return the authors' row for each of our rows. Row 0 of the first stage's head means "object"."""
     return list(range(len(category_ids))) if of_proposals else list(category_ids)
 
 

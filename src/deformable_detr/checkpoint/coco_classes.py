@@ -1,5 +1,7 @@
-"""COCO's 80 class names by id, from 0 to 90. They are the class table of the published checkpoints, whose 91
-logits are COCO's raw category ids (specification §1.1).
+"""COCO's 80 class names by id, from 0 to 90.
+
+They are the class table of the published checkpoints, which have one logit for each of these 91 ids
+(specification §1.1).
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ COCO_NAMES_BY_ID: tuple[str | None, ...] = (
 
 
 def class_table_for(num_classes: int) -> ClassTable:
-    """Return the classes of a model without names: COCO's if there are 91, otherwise "class 0", …"""
+    """Return the class table of a model without class names: COCO's for 91 classes, otherwise "class 0", …"""
     if num_classes == len(COCO_NAMES_BY_ID):
         return ClassTable(COCO_NAMES_BY_ID, tuple(range(num_classes)))
     return ClassTable.from_names([f"class {index}" for index in range(num_classes)])

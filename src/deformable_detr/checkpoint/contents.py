@@ -21,9 +21,12 @@ from .description import Description
 class Checkpoint:
     """A model and everything that is needed to use it.
 
-    `config`: the configuration of `model`. `classes`: one entry per class of the model. `data`: the
-    preprocessing. `recipe`: the name of the model's recipe or, for checkpoints of other projects, of the
-    closest one. It is always a name in `config.RECIPES`.
+    Attributes:
+        config: the configuration of `model`.
+        classes: one entry per class of the model.
+        data: the settings of the preprocessing.
+        recipe: the name of the model's recipe or, for checkpoints of other projects, of the closest one. It
+            is always a name in `config.RECIPES`.
     """
 
     model: DetectionModel
@@ -39,7 +42,7 @@ class Checkpoint:
 
 
 def empty_model(config: ModelConfig) -> DetectionModel:
-    """Build the model of `config` in evaluation mode, with undefined weights, for `load_state`."""
+    """Build the model of `config` in evaluation mode with undefined weights, which `load_state` fills."""
     if config.backbone.name not in TORCHVISION_RESNETS:
         return build_model(config).eval()  # timm's models may have tensors outside their state
     # Drawing 40 million random weights, which are then overwritten, would take most of a second.
@@ -52,7 +55,7 @@ def load_state(model: DetectionModel, state: Mapping[str, Tensor]) -> None:
     """Fill `model` with `state`, which must contain all its tensors and no others.
 
     Raises:
-        UserError: tensors do not fit; names some of them.
+        UserError: if tensors do not fit; the message names some of them.
     """
     own = model.state_dict()
     check_fit(
@@ -83,7 +86,7 @@ def check_fit(missing: list[str], unexpected: list[str], unfit: list[str]) -> No
 
 @contextmanager
 def blaming(source: object) -> Iterator[None]:
-    """Prefix the message of every `UserError` of the block with `source`."""
+    """Prefix the message of every `UserError` that the block raises with `source`."""
     try:
         yield
     except UserError as error:

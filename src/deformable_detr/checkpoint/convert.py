@@ -23,8 +23,8 @@ def convert(source: str | Path, output: str | Path, to: CheckpointFormat) -> Pat
         `output` as a path.
 
     Raises:
-        UserError: `source` cannot be read, `output` exists, or the format cannot express the model; names the
-            field.
+        UserError: if `source` cannot be read, `output` exists, or the format cannot express the model. In the
+            last case, the message names the field.
     """
     output = Path(output)
     if to not in get_args(CheckpointFormat):

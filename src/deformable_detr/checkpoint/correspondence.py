@@ -1,7 +1,7 @@
-"""Correspondences between our tensors and those of another project, which are applied in both directions.
+"""Correspondences between our tensors and those of another project, for conversion in both directions.
 
-They are more than a renaming: some projects store a tensor under several names, split one of ours, or join
-two.
+Names alone are not enough, because some projects store a tensor under several names, split one of our
+tensors, or join two of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .contents import check_fit
 
 @dataclass(frozen=True)
 class Correspondence:
-    """The tensors `ours`, joined along `dim`, are the tensors `theirs`, joined along `dim`.
+    """The statement that the tensors `ours`, joined along `dim`, equal `theirs`, joined along `dim`.
 
     Each entry of `theirs` is the tuple of names under which the other project stores one tensor. The entries
     are equal parts of the whole.
@@ -30,7 +30,7 @@ class Correspondence:
 
 
 def to_theirs(state: Mapping[str, Tensor], correspondences: Iterable[Correspondence]) -> dict[str, Tensor]:
-    """Return our tensors under their names; several names of one tensor share its memory."""
+    """Return our tensors under the other project's names. Several names of one tensor share its memory."""
     result: dict[str, Tensor] = {}
     for item in correspondences:
         whole = _join([state[name].contiguous() for name in item.ours], item.dim)
@@ -44,16 +44,16 @@ def to_ours(
     correspondences: Iterable[Correspondence],
     shapes: Mapping[str, torch.Size],
 ) -> dict[str, Tensor]:
-    """Return their tensors under our names. If a tensor has several names, one of them is enough.
+    """Return the other project's tensors under our names. If a tensor has several names, one is enough.
 
     Args:
-        state: their tensors by name.
-        correspondences: those of all our tensors.
-        shapes: our tensors' shapes by name.
+        state: the other project's tensors by name.
+        correspondences: the correspondences of all our tensors.
+        shapes: the shapes of our tensors by name.
 
     Raises:
-        UserError: tensors are missing, unknown, of another shape, or different under names of one tensor;
-            names some of them.
+        UserError: if tensors are missing, unknown or of another shape, or if the names of one tensor have
+            different values. The message names some of the tensors.
     """
     result: dict[str, Tensor] = {}
     missing: list[str] = []

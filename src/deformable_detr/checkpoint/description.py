@@ -1,5 +1,7 @@
-"""The description of a model, which is everything except its weights. It is stored in a checkpoint's
-`config.json` and in the metadata of an exported file."""
+"""The description of a model, which is everything except its weights.
+
+It is stored in a checkpoint's `config.json` and in the metadata of an exported file.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ class Description:
     recipe: str
 
     def to_dict(self, format: str) -> dict[str, Any]:
-        """Convert to JSON values, with the versions that write them."""
+        """Convert to JSON values, including the versions of the software that writes them."""
         return {
             "format": format,
             "format_version": FORMAT_VERSION,
@@ -49,7 +51,7 @@ class Description:
             where: the file's name in error messages.
 
         Raises:
-            UserError: the content was written by a newer version, or is not a result of `to_dict`.
+            UserError: if the content was written by a newer version, or is not a result of `to_dict`.
         """
         version = content.get("format_version")
         if version != FORMAT_VERSION:

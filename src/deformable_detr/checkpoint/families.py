@@ -1,5 +1,6 @@
-"""The two architectures of other projects as fields of `ModelConfig` (specification §4.5), and functions that
-infer the remaining fields from their files.
+"""The two architectures of other projects as fields of `ModelConfig` (specification §4.5).
+
+Functions infer the remaining fields from the projects' files.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def family_of(config: ModelConfig, project: str) -> Family:
     """Return the architecture of `config`.
 
     Raises:
-        UserError: a checkpoint of `project` cannot express the model; names the field.
+        UserError: if a checkpoint of `project` cannot express the model; the message names the field.
     """
     family: Family = "detr" if config.attention == "dense" else "deformable_detr"
     name = {"detr": "DETR", "deformable_detr": "Deformable DETR"}[family]
@@ -86,7 +87,7 @@ def matrix_shape(state: Mapping[str, Tensor], name: str) -> tuple[int, int]:
     """Return (rows, columns) of a tensor from which sizes are inferred.
 
     Raises:
-        UserError: there is no such matrix.
+        UserError: if there is no such matrix.
     """
     if name not in state or state[name].ndim != 2:
         raise UserError(f"there is no matrix {name}: the file is damaged, or of an unsupported variant.")
@@ -95,10 +96,10 @@ def matrix_shape(state: Mapping[str, Tensor], name: str) -> tuple[int, int]:
 
 
 def points_of(attention_weights: int, num_heads: object, num_levels: int) -> int:
-    """Return K for a number of attention weights per query, M·L·K.
+    """Return the number of points K, given the number M·L·K of attention weights per query.
 
     Raises:
-        UserError: the number is not a multiple of M·L.
+        UserError: if the number is not a multiple of M·L.
     """
     if not isinstance(num_heads, int) or num_heads < 1 or attention_weights % (num_heads * num_levels):
         raise UserError(
@@ -112,7 +113,7 @@ def resnet_of(shapes: Mapping[str, torch.Size]) -> str:
     """Return the name of the ResNet that has these tensors, under torchvision's names.
 
     Raises:
-        UserError: there is none.
+        UserError: if there is no such ResNet.
     """
     for name in TORCHVISION_RESNETS:
         if _resnet_shapes(name) == shapes:

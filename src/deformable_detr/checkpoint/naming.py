@@ -1,5 +1,6 @@
-"""The names of DETR's and Deformable DETR's tensors in other projects: a `Naming`, which reads as a
-table, for each project and architecture.
+"""The names of DETR's and Deformable DETR's tensors in other projects.
+
+Each project and architecture has a `Naming`, which can be read as a table.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from .correspondence import Correspondence
 class Naming:
     """The names of one architecture in one project.
 
-    `modules`: our module paths and theirs, with `#` for a number; the longest match applies. `backbone`: the
-    prefix of torchvision's names. `queries`: the tensor of the learned queries, which in Deformable DETR
-    joins positions and content. `class_head`, `box_head`: the modules of the output layers. `numbered_heads`:
-    there is one head per layer, even if all are the same. `decoder`: the prefix under which heads that the
-    decoder itself uses are stored a second time. `splits_attention`: query, key and value projections are
-    three tensors.
+    Attributes:
+        modules: our module paths and the project's, with `#` for a number; the longest match applies.
+        backbone: the prefix of torchvision's names.
+        queries: the tensor of the learned queries, which in Deformable DETR joins positions and content.
+        class_head, box_head: the modules of the output layers.
+        numbered_heads: True if there is one head per layer, even if all are the same.
+        decoder: the prefix under which heads that the decoder itself uses are stored a second time.
+        splits_attention: True if the query, key and value projections are three tensors.
     """
 
     modules: Mapping[str, str]
@@ -33,7 +36,7 @@ class Naming:
     splits_attention: bool
 
     def correspondences(self, config: ModelConfig, names: Iterable[str]) -> Iterator[Correspondence]:
-        """Yield the correspondences of the tensors `names` of our model of `config`."""
+        """Yield the correspondences for the tensors `names` of our model with the configuration `config`."""
         for name in names:
             if name == "queries.content":
                 continue  # joined with the positions
@@ -51,7 +54,7 @@ class Naming:
                 yield Correspondence((name,), ((self.rename(name),),))
 
     def rename(self, name: str) -> str:
-        """Return their name of our tensor `name`, by `modules`."""
+        """Return the project's name for our tensor `name`, translated by `modules`."""
         parts = name.split(".")
         generic = ["#" if part.isdigit() else part for part in parts]
         for length in range(len(parts), 0, -1):
@@ -63,7 +66,7 @@ class Naming:
         raise KeyError(name)
 
     def _head_names(self, config: ModelConfig, name: str) -> tuple[str, ...]:
-        """Return all names of a prediction head's tensor; the proposals' head comes after the decoder's."""
+        """Return all names of a prediction head's tensor. The proposals' head follows the decoder's heads."""
         if name.startswith("queries.head."):
             index, rest = config.decoder_layers, name.removeprefix("queries.head.")
         else:
@@ -85,8 +88,10 @@ class Naming:
 
 
 def torchvision_key(name: str) -> str:
-    """Translate our name of a ResNet's tensor to torchvision's, the inverse of `models.backbone.resnet_key`:
-    `backbone.stages.1.0.conv1.weight` → `layer2.0.conv1.weight`."""
+    """Translate our name of a ResNet's tensor to torchvision's, the inverse of `models.backbone.resnet_key`.
+
+    For example, `backbone.stages.1.0.conv1.weight` becomes `layer2.0.conv1.weight`.
+    """
     _, part, index, rest = name.split(".", 3)
     if part == "stages":
         return f"layer{int(index) + 1}.{rest}"

@@ -20,12 +20,12 @@ CONFIG_FILE = "config.json"
 
 
 def save(folder: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint folder whole or not at all; on failure, the previous content is restored.
+    """Write a checkpoint folder completely or not at all; on failure, the previous content is restored.
 
-    An existing checkpoint is replaced, in one atomic step if only its weights change, as during a run.
+    An existing checkpoint is replaced. If only its weights change, as during a run, this is one atomic step.
 
     Raises:
-        UserError: `folder` is neither a checkpoint nor empty, or it cannot be written.
+        UserError: if `folder` is neither a checkpoint nor empty, or cannot be written.
     """
     folder = Path(folder).expanduser().resolve()
     assert len(checkpoint.classes) == checkpoint.config.num_classes
@@ -46,7 +46,7 @@ def load(folder: Path) -> Checkpoint:
     """Read a checkpoint folder.
 
     Raises:
-        UserError: it is incomplete, damaged, or written by a newer version of the package.
+        UserError: if it is incomplete, damaged, or was written by a newer version of the package.
     """
     description = read_json(folder / CONFIG_FILE)
     where = folder / CONFIG_FILE
@@ -59,7 +59,7 @@ def load(folder: Path) -> Checkpoint:
 
 
 def is_native(folder: Path) -> bool:
-    """Return whether a folder is a checkpoint of this package."""
+    """Return True if a folder is a checkpoint of this package."""
     path = folder / CONFIG_FILE
     return path.is_file() and read_json(path).get("format") == FORMAT
 

@@ -20,14 +20,14 @@ _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
 def load(source: str | Path) -> Checkpoint:
-    """Read a model, in evaluation mode on the CPU, in float32.
+    """Read a model and return it in evaluation mode, on the CPU and in float32.
 
     Args:
-        source: a run folder (its best checkpoint, else its last), a checkpoint folder, an authors' .pth file,
-            a transformers folder or hub id, or `demo` for the bundled model.
+        source: a run folder (of which the best or, failing that, the last checkpoint is read), a checkpoint
+            folder, an authors' .pth file, a transformers folder or hub id, or `demo` for the bundled model.
 
     Raises:
-        UserError: there is no such model, or it cannot be read.
+        UserError: if there is no such model, or it cannot be read.
     """
     path = Path(source).expanduser()
     if str(source) == DEMO:

@@ -1,6 +1,6 @@
-"""Hugging Face transformers' checkpoints of `deformable_detr` and `detr`, which are folders with
-`config.json` and weights, read and written without that library. transformers_names.py has the tensors'
-names.
+"""Read and write Hugging Face transformers' checkpoints of `deformable_detr` and `detr` without that library.
+
+The checkpoints are folders with `config.json` and weights. transformers_names.py has the tensors' names.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def load(folder: Path, name: str | None = None) -> Checkpoint:
     """Read a folder that transformers' `save_pretrained` wrote, or a copy of a folder on the hub.
 
     Args:
-        folder: the folder.
-        name: its name in error messages if it is a download.
+        folder: the folder to read.
+        name: the model's name in error messages if the folder was downloaded.
 
     Raises:
-        UserError: the model is of another kind, has options that this package does not have, or is damaged.
+        UserError: if the model is of another kind, has options that this package lacks, or is damaged.
     """
     values = read_json(folder / CONFIG_FILE)
     with blaming(name or folder):
@@ -99,7 +99,7 @@ def _family(values: Mapping[str, Any]) -> Family:
 
 
 def _model_config(family: Family, values: Mapping[str, Any], state: Mapping[str, Tensor]) -> ModelConfig:
-    """Infer sizes from the tensors, and the rest from transformers' options and their defaults."""
+    """Infer sizes from the tensors, and all other fields from transformers' options and their defaults."""
     for option, supported in (("activation_function", "relu"), ("position_embedding_type", "sine")):
         if values.get(option, supported) != supported:
             raise UserError(f"it has {option}={values[option]}: only {supported} is supported.")
@@ -177,7 +177,7 @@ def _backbone_config(values: Mapping[str, Any], state: Mapping[str, Tensor]) -> 
 
 
 def _fill_in_tied_class_heads(state: dict[str, Tensor], num_layers: int) -> None:
-    """Copy the class head to all layers: transformers 5 ties them in one-stage models with refinement."""
+    """Copy the class head to all layers, because transformers 5 ties them in one-stage refinement models."""
     for leaf in ("weight", "bias"):
         first = f"class_embed.0.{leaf}"
         if first in state:
@@ -213,7 +213,7 @@ def _class_table(values: Mapping[str, Any], num_classes: int) -> ClassTable:
 
 
 def _data_config(path: Path) -> DataConfig:
-    """Read sizes and normalisation from `preprocessor_config.json`; without it, use those of the paper."""
+    """Read sizes and normalisation from `preprocessor_config.json`, or use the paper's values without it."""
     if not path.is_file():
         return DataConfig()
     values = read_json(path)
@@ -239,7 +239,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a new folder for transformers' `from_pretrained`.
 
     Raises:
-        UserError: transformers has no such model; names the field.
+        UserError: if transformers has no such model; the message names the field.
     """
     family = check_expressible(checkpoint.config)
     state = checkpoint.model.state_dict()
@@ -260,7 +260,7 @@ def check_expressible(config: ModelConfig) -> Family:
 
 
 def _without_shared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Keep the first of several names of a tensor, as safetensors requires; transformers ties the others."""
+    """Keep only the first of a tensor's names, as safetensors requires. transformers ties the other names."""
     first: dict[int, str] = {}
     for name, tensor in tensors.items():
         first.setdefault(id(tensor), name)
@@ -268,7 +268,7 @@ def _without_shared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _config_values(family: Family, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the options in the form of the files on the hub, which every version of transformers reads."""
+    """Return the options in the form of the hub's files, which every version of transformers can read."""
     config, classes = checkpoint.config, checkpoint.classes
     names = [UNUSED if name is None else name for name in classes.names]
     values: dict[str, Any] = {

@@ -1,8 +1,8 @@
 """The names of the tensors of `detr` and `deformable_detr` in Hugging Face transformers.
 
-There are two generations of names, that of the files on the hub (which transformers 5 still writes) and that
-of transformers 5 in memory, and two kinds of backbone names, those of timm and of transformers' own ResNet.
-All are first translated to the hub's names with timm's backbone names.
+There are two generations of names: those of the files on the hub (which transformers 5 still writes) and
+those of transformers 5 in memory. There are also two kinds of backbone names: those of timm and those of
+transformers' own ResNet. All are first translated to the hub's names with timm's backbone names.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ _RESNET_LAYER = re.compile(
 
 
 def hub_name(name: str) -> str:
-    """Translate any name that a version of transformers uses for a tensor to its name in the hub's files."""
+    """Translate a tensor's name in any version of transformers to its name in the hub's files."""
     for pattern, replacement in _TO_HUB_NAMES:
         name = pattern.sub(replacement, name)
 

@@ -1,4 +1,4 @@
-"""`deformable-detr demo`: draw a data set, train, report, evaluate, predict; offline, in a few minutes."""
+"""`deformable-detr demo`: draw a data set, train, report, evaluate and predict offline in a few minutes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run(arguments: Namespace) -> int:
 
 
 def demo_config() -> RunConfig:
-    """Return the lite recipe for small pictures, which trains in minutes instead of an hour."""
+    """Return the lite recipe for small pictures, with which training takes minutes instead of an hour."""
     base = deformable_detr_lite()
     return replace(
         base,

@@ -1,9 +1,10 @@
-"""The command line: finds a command's file, runs it, and turns exceptions into a sentence and an exit code.
+"""The command line: run a command and turn exceptions into a sentence and an exit code.
 
-Exit codes: 0 done; 2 the input is wrong (one sentence on stderr); 1 anything else; 130 stopped by Ctrl-C.
-`--debug` puts the traceback before the sentence.
-A command is a file of this folder with SUMMARY, `add_arguments(parser)` and `run(arguments)`, which returns
-the exit code. Heavy libraries are imported in `run`, so that `--help` answers at once.
+Exit codes: 0 for success; 2 for wrong input (one sentence on stderr); 130 for Ctrl-C; 1 for other failures.
+With `--debug`, the traceback is printed before the sentence.
+
+A command is a file in this folder with SUMMARY, `add_arguments(parser)` and `run(arguments)`, which returns
+the exit code. Heavy libraries are imported in `run`, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def command(name: str) -> Command:
 
 
 def parser_of(name: str, typed: Sequence[str] = ()) -> Parser:
-    """Return a command's parser, whose help shows the defaults of the recipe that was typed."""
+    """Return a command's parser, whose help shows the defaults of the recipe in `typed`."""
     parser = Parser(f"{PROGRAM} {name}", typed)
     command(name).add_arguments(parser)
     return parser
@@ -83,7 +84,10 @@ def parser_of(name: str, typed: Sequence[str] = ()) -> Parser:
 def execute(
     make_parser: Callable[[Sequence[str]], Parser], run: Callable[[Namespace], int], typed: Sequence[str]
 ) -> int:
-    """Parse the arguments, run the command and return the exit code. Exceptions of errors.py carry theirs."""
+    """Parse the arguments, run the command and return the exit code.
+
+    The exceptions in errors.py define their own exit codes.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # neither file names nor the terminal need to be UTF-8
             stream.reconfigure(errors="backslashreplace")
@@ -112,7 +116,7 @@ def execute(
 
 
 def _detail(error: Exception) -> str:
-    """Return an error's text in brackets; MemoryError often has none."""
+    """Return an error's text in brackets, or nothing if it has none, as is common for MemoryError."""
     words = " ".join(str(error).split())
     return f" ({words:.200})" if words else ""
 

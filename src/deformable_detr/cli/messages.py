@@ -14,7 +14,7 @@ PROGRAM = "deformable-detr"
 def fail(sentence: str, code: int) -> int:
     """Print a sentence as one line on stderr and return the exit code.
 
-    Control characters in the names that it quotes are shown as escapes.
+    Control characters in the sentence, such as those in quoted names, are escaped.
     """
     print(f"{PROGRAM}: {printable(' '.join(sentence.split()))}", file=sys.stderr)
     return code
@@ -26,7 +26,7 @@ def refuse(sentence: str) -> int:
 
 
 def suggestion(unknown: str, options: Iterable[str]) -> str:
-    """Return "; did you mean --train.epochs?" for --epochs or a similar spelling, otherwise an empty text."""
+    """Return "; did you mean --train.epochs?" for --epochs or a similar spelling, otherwise ""."""
     known = list(options)
     fields = [option for option in known if option.endswith(f".{unknown.removeprefix('--')}")]
     near = fields or difflib.get_close_matches(unknown, known, n=1)

@@ -1,7 +1,7 @@
 """The parser of a command, and the options that several commands share.
 
-argparse parses. Values are read and checked like fields of a configuration (config/checks.py), and every
-error becomes a UserError that names the option as the user typed it.
+argparse splits the command line. Values are converted and checked like fields of a configuration
+(config/checks.py), and every error becomes a UserError that names the option as the user typed it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
     """The parser of one command.
 
     Args:
-        program: the words before the options, as in `deformable-detr train`.
+        program: the words before the options, such as `deformable-detr train`.
         typed: the command's arguments; the defaults that `--help` shows may depend on them.
 
     Attributes:
@@ -48,8 +48,8 @@ class Parser(argparse.ArgumentParser):
         """Add a positional argument.
 
         Args:
-            name: the attribute of the parsed arguments.
-            shown: its name in `--help` and in messages.
+            name: the name of the attribute of the parsed arguments.
+            shown: the argument's name in `--help` and in messages.
             many: accept one or more values, as a list.
             optional: the argument may be left out and is then None.
         """
@@ -78,11 +78,11 @@ class Parser(argparse.ArgumentParser):
 
         Args:
             kind: the type of the value, as an annotation: `int`, `float | None`, `Literal["a", "b"]`.
-            help: a sentence; the default is added to it.
+            help: a sentence, to which the default is added.
             shown: the name of the value in `--help`; by default it follows from `kind`.
             read: converts the typed text to the value, instead of `kind`.
             many: accept one or more values, as a list.
-            to: the attribute of the parsed arguments; by default the option's name.
+            to: the name of the attribute of the parsed arguments; by default the option's name.
             group: the title under which `--help` lists the option.
             default_shown: the default that `--help` shows, if it differs from `default`.
         """
@@ -106,8 +106,10 @@ class Parser(argparse.ArgumentParser):
         )
 
     def flag(self, name: str, help: str, *, to: str | None = None, group: str | None = None) -> None:
-        """Add an option without a value: False unless it is typed. With `to` it is absent unless it is
-        typed."""
+        """Add an option without a value.
+
+        If the option is not typed, its attribute is False or, with `to`, absent.
+        """
         options: dict[str, Any] = {"dest": to, "default": SUPPRESS} if to is not None else {}
         self.texts[name] = help
         self._group(group).add_argument(name, action="store_true", help=_escaped(help), **options)
@@ -117,7 +119,7 @@ class Parser(argparse.ArgumentParser):
 
         Raises:
             UserError: if an option is unknown or lacks its value, a value is invalid, or an argument is
-            missing.
+                missing.
         """
         chosen, unknown = self.read_known(arguments)
         if unknown:
@@ -126,7 +128,7 @@ class Parser(argparse.ArgumentParser):
         return chosen
 
     def read_known(self, arguments: Sequence[str]) -> tuple[Namespace, list[str]]:
-        """Parse the arguments that this parser knows; return them and the remaining ones."""
+        """Parse the arguments that this parser knows, and return them and the unknown ones."""
         if self.usage is None:
             self.usage = " ".join([self.prog, *self._shapes, "[options]"])
         try:
@@ -150,7 +152,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _escaped(help: str) -> str:
-    """Return help text for argparse, which formats it with %; backticks are only for the documentation."""
+    """Return a help text for argparse: escape %, which argparse interprets, and remove backticks."""
     return help.replace("%", "%%").replace("`", "")
 
 
@@ -165,7 +167,7 @@ def _reader(kind: Any) -> Reader:
 
 
 def listed(text: str) -> list[str]:
-    """Split a text of names that are separated by commas."""
+    """Split a comma-separated list of names."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
@@ -173,7 +175,7 @@ def listed(text: str) -> list[str]:
 
 
 def add_model(parser: Parser) -> None:
-    """Add MODEL and --device."""
+    """Add the argument MODEL and the option --device."""
     parser.argument(
         "model",
         "MODEL",

@@ -19,7 +19,7 @@ COMMON = "common options"
 
 
 def add_recipe(parser: Parser, usual: str) -> RunConfig:
-    """Add --recipe and --config; return the typed recipe, whose values `--help` shows as defaults."""
+    """Add --recipe and --config, and return the typed recipe, whose values `--help` shows as defaults."""
     recipe_only = Parser(parser.prog, add_help=False)
     for target in (recipe_only, parser):
         target.option(
@@ -43,7 +43,7 @@ def add_recipe(parser: Parser, usual: str) -> RunConfig:
 
 
 def add_settings(parser: Parser, shown: RunConfig, common: Collection[str] = ()) -> None:
-    """Add a flag for each field; it is absent from the parsed arguments unless it is typed.
+    """Add a flag for each field. Flags that are not typed are absent from the parsed arguments.
 
     Args:
         shown: the configuration whose values `--help` shows as defaults.
@@ -73,7 +73,7 @@ GROUPS = {
 
 
 def changes(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return the parsed arguments that are fields, by path, in the form that `config.override` takes."""
+    """Return the parsed arguments that are fields, by path, in the form that `config.override` accepts."""
     return {path: value for path, value in arguments.items() if "." in path}
 
 

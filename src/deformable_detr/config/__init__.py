@@ -1,10 +1,10 @@
 """The configuration of a run: its fields and their ranges, YAML files and overrides, and the recipes.
 
-settings.py    how a field is declared: default, range, help text
+settings.py    the declaration of a field: default, range, help text
 fields.py      the fields, and the conditions between them
-checks.py      types and ranges, and how messages name them
-choices.py     names of parts from outside the package
-files.py       dictionaries, YAML, overrides
+checks.py      checks of types and ranges, and their names in messages
+choices.py     names of parts that are defined outside the package
+files.py       conversion to and from dictionaries and YAML, overrides
 recipes.py     one function per row of the paper's tables
 """
 

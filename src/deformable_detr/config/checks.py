@@ -1,4 +1,4 @@
-"""Checks of a field's value, used alike for YAML files, Python overrides and flags.
+"""Checks of a field's value, for YAML files, Python overrides and flags alike.
 
 A hint is a field's annotation: `int`, `float | None`, `Literal["a", "b"]`, `tuple[int, ...]`.
 """
@@ -29,7 +29,7 @@ def check(config: Any, where: str) -> None:
 
     Args:
         config: a dataclass whose fields were declared by `setting`.
-        where: the prefix of its fields' names, as in `model.backbone.`.
+        where: the prefix of its fields' names, for example `model.backbone.`.
     """
     kinds = hints(type(config))
     for name, hint in kinds.items():
@@ -50,7 +50,7 @@ def check(config: Any, where: str) -> None:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Return True if a value has the type of the hint. Numbers must be finite; a bool is not a number."""
+    """Return whether a value has the type of the hint. Numbers must be finite; a bool is not a number."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return isinstance(value, str) and value in arguments
@@ -84,7 +84,7 @@ def in_words(hint: Any) -> str:
 
 
 def placeholder(hint: Any) -> str:
-    """Describe a type in one word, which `--help` shows after a flag."""
+    """Describe a type in one word for `--help`, which shows it after a flag."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return "{" + ",".join(arguments) + "}"
@@ -96,7 +96,7 @@ def placeholder(hint: Any) -> str:
 
 
 def written(value: Any) -> str:
-    """Format a value as it is typed in YAML or after a flag."""
+    """Format a value in the form that YAML files and flags use."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
@@ -107,17 +107,19 @@ def written(value: Any) -> str:
 
 
 def quoted(value: Any) -> str:
-    """Format a value for messages, which distinguish 'true' from true, and 3.0, not a whole number, from
-    3."""
+    """Format a value for messages.
+
+    Messages distinguish the text 'true' from the value true, and 3.0, which is not a whole number, from 3.
+    """
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(quoted, value)) + "]"
     return repr(value) if isinstance(value, str | float) else written(value)
 
 
 def from_text(text: str, hint: Any) -> Any:
-    """Read the value that a user typed after a flag, as YAML unless the field holds a text.
+    """Read the value that a user typed after a flag, as YAML unless the field holds a string.
 
-    An invalid value is returned as it was read, so that `fits` refuses it and the message shows it.
+    An invalid value is returned unchanged, so that `fits` refuses it and the message shows it.
     """
     kinds = _kinds(hint)
     if text == "null" and types.NoneType in kinds:
@@ -136,8 +138,10 @@ def from_text(text: str, hint: Any) -> Any:
 
 
 def as_hinted(value: Any, hint: Any) -> Any:
-    """Convert values that YAML and JSON write differently: lists to tuples, and 1e-4, a text in YAML 1.1, to
-    a number."""
+    """Convert values to their annotated types if YAML and JSON represent them differently.
+
+    Lists become tuples, and 1e-4, which is a string in YAML 1.1, becomes a number.
+    """
     if isinstance(value, list):
         kind = (get_args(hint) or (None,))[0]
         return tuple(as_hinted(item, kind) for item in value)

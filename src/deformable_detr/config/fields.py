@@ -1,9 +1,9 @@
 """All settings, as frozen dataclasses with the paper's defaults.
 
 A field is declared once, by `setting`, with its default, its range and its help text, which `--help` and
-docs/configuration.md show. Invalid settings are refused here, when the config is created, with a sentence
-that names the field, and never deep inside `forward`. Recipes (recipes.py) are instances of `RunConfig`; a
-run folder keeps its configuration as `config.yaml`; a checkpoint keeps `ModelConfig` in `config.json`.
+docs/configuration.md show. Invalid settings are refused here, when the configuration is
+created, with a sentence that names the field. Recipes (recipes.py) are instances of `RunConfig`. A run folder
+contains its configuration as `config.yaml`, and a checkpoint contains its `ModelConfig` in `config.json`.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class BackboneConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The parts of a model; the defaults are Deformable DETR with ResNet-50."""
+    """The parts of a model. The defaults describe Deformable DETR with ResNet-50."""
 
     num_classes: int = setting(
         91,
@@ -215,7 +215,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """How files become the pixels that the model sees."""
+    """The conversion of image files to the model's input."""
 
     format: Layout = setting(
         "auto",
@@ -286,7 +286,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the matching cost and of the losses; DETR's recipes set others."""
+    """Weights of the matching cost and of the losses. DETR's recipes set other values."""
 
     class_cost: float = setting(2.0, "Weight of the class in the matching cost.", minimum=0)
     box_cost: float = setting(5.0, "Weight of the L1 distance of boxes in the matching cost.", minimum=0)
@@ -411,7 +411,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A recipe with its changes: everything that a training run needs except the data."""
+    """The complete configuration of a training run, except the data: a recipe and the changes to it."""
 
     recipe: str = setting("deformable_detr_r50", "The name of the recipe that the run started from.")
     model: ModelConfig = field(default_factory=ModelConfig)

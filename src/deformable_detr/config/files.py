@@ -33,7 +33,10 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type[ConfigT], values: Mapping[str, Any], where: str = "") -> ConfigT:
-    """Invert `to_dict`. Unknown fields are refused by name; missing fields get their defaults."""
+    """Create a configuration from the result of `to_dict`.
+
+    Unknown fields are refused by name, and missing fields get their defaults.
+    """
     known = hints(cls)
     arguments: dict[str, Any] = {}
     for name, value in values.items():
@@ -51,12 +54,11 @@ def from_dict(cls: type[ConfigT], values: Mapping[str, Any], where: str = "") ->
 def override(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
     """Return a copy of `config` with some fields changed: `{"train.epochs": 12, "num_queries": 100}`.
 
-    A name without a dot is looked up in model, data and train (and their parts), where each name is unique.
-    The result is checked after all changes, so that their order does not matter.
+    A name without a dot is looked up in model, data and train and their parts, in which each name is unique.
+    The result is checked after all changes, so their order does not matter.
 
     Raises:
         UserError: if a field is unknown or its value is invalid; the message names the field.
-
     """
     values = to_dict(config)
     for name, value in changes.items():
@@ -107,7 +109,7 @@ def read_config(path: Path, base: RunConfig) -> RunConfig:
     """Return `base` with the fields that a YAML file sets.
 
     Raises:
-        UserError: if the file cannot be read or a field is wrong; the message names file and field.
+        UserError: if the file cannot be read or a field is wrong; the message names the file and the field.
     """
     return with_file(base, path, read_yaml(path))
 

@@ -1,4 +1,4 @@
-"""One function per row of the paper's tables, each derived from another one.
+"""The recipes: one function per row of the paper's tables. Most are derived from another recipe.
 
 A recipe is a whole `RunConfig`: model, data and training. Published results are COCO val2017 AP
 (specification §10); every recipe trains with
@@ -23,7 +23,7 @@ from .fields import (
 
 
 def detr_r50() -> RunConfig:
-    """DETR, ResNet-50, with the schedule of 500 epochs: 42.0 AP (41 M parameters, 86 GFLOPs)."""
+    """DETR with ResNet-50: 42.0 AP after 500 epochs (41 M parameters, 86 GFLOPs)."""
     return RunConfig(
         recipe="detr_r50",
         model=ModelConfig(
@@ -49,13 +49,13 @@ def detr_r50() -> RunConfig:
 
 
 def detr_r50_dc5() -> RunConfig:
-    """DETR-DC5: the last stage at stride 16. 43.3 AP after 500 epochs, 35.3 after 50 (187 GFLOPs)."""
+    """DETR-DC5, with the last stage at stride 16: 43.3 AP after 500 epochs, 35.3 after 50 (187 GFLOPs)."""
     base = detr_r50()
     return replace(base, recipe="detr_r50_dc5", model=_with_backbone(base.model, dilation=True))
 
 
 def detr_r50_dc5_plus() -> RunConfig:
-    """DETR-DC5+: focal loss (weight 2) and 300 queries, for a fair comparison: 36.2 AP after 50 epochs."""
+    """DETR-DC5+, with focal loss (weight 2) and 300 queries for fair comparison: 36.2 AP after 50 epochs."""
     base = detr_r50_dc5()
     return replace(
         base,
@@ -66,7 +66,7 @@ def detr_r50_dc5_plus() -> RunConfig:
 
 
 def detr_r101() -> RunConfig:
-    """DETR, ResNet-101: 43.5 AP after 500 epochs (60 M parameters, 152 GFLOPs)."""
+    """DETR with ResNet-101: 43.5 AP after 500 epochs (60 M parameters, 152 GFLOPs)."""
     base = detr_r50()
     return replace(base, recipe="detr_r101", model=_with_backbone(base.model, name="resnet101"))
 
@@ -109,19 +109,19 @@ def deformable_detr_r50_two_stage() -> RunConfig:
 
 
 def deformable_detr_r50_fpn() -> RunConfig:
-    """Table 2: with an FPN between backbone and encoder, which adds nothing: 43.8 AP after 50 epochs."""
+    """Table 2: an FPN between backbone and encoder, which brings no improvement: 43.8 AP after 50 epochs."""
     base = deformable_detr_r50()
     return replace(base, recipe="deformable_detr_r50_fpn", model=replace(base.model, neck="fpn"))
 
 
 def deformable_detr_r50_bifpn() -> RunConfig:
-    """Table 2: with a BiFPN, which adds next to nothing: 43.9 AP after 50 epochs."""
+    """Table 2: a BiFPN, which brings hardly any improvement: 43.9 AP after 50 epochs."""
     base = deformable_detr_r50()
     return replace(base, recipe="deformable_detr_r50_bifpn", model=replace(base.model, neck="bifpn"))
 
 
 def deformable_detr_r50_own_level() -> RunConfig:
-    """Table 2: multi-scale inputs without multi-scale attention, 42.3 AP after 50 epochs."""
+    """Table 2: multi-scale inputs without multi-scale attention: 42.3 AP after 50 epochs."""
     base = deformable_detr_r50()
     return replace(
         base,
@@ -131,8 +131,10 @@ def deformable_detr_r50_own_level() -> RunConfig:
 
 
 def deformable_detr_r50_own_level_k1() -> RunConfig:
-    """Table 2: own-level attention with one point per head, close to deformable convolution: 41.4 AP after
-    50 epochs."""
+    """Table 2: own-level attention with one point per head: 41.4 AP after 50 epochs.
+
+    This is close to deformable convolution.
+    """
     base = deformable_detr_r50_own_level()
     return replace(base, recipe="deformable_detr_r50_own_level_k1", model=replace(base.model, num_points=1))
 
@@ -146,7 +148,7 @@ def deformable_detr_r50_single_scale_k1() -> RunConfig:
 
 
 def deformable_detr_r101_two_stage() -> RunConfig:
-    """Table 3: two stages on ResNet-101, 48.7 AP on test-dev."""
+    """Table 3: two stages with ResNet-101: 48.7 AP on test-dev."""
     base = deformable_detr_r50_two_stage()
     return replace(
         base, recipe="deformable_detr_r101_two_stage", model=_with_backbone(base.model, name="resnet101")
@@ -154,8 +156,10 @@ def deformable_detr_r101_two_stage() -> RunConfig:
 
 
 def deformable_detr_x101_two_stage() -> RunConfig:
-    """Table 3: two stages on ResNeXt-101, 49.0 AP on test-dev. The paper does not specify its width; this is
-    64x4d."""
+    """Table 3: two stages with ResNeXt-101: 49.0 AP on test-dev.
+
+    The paper does not specify the width of the ResNeXt. This recipe uses 64x4d.
+    """
     base = deformable_detr_r101_two_stage()
     return replace(
         base,
@@ -165,7 +169,7 @@ def deformable_detr_x101_two_stage() -> RunConfig:
 
 
 def deformable_detr_x101_dcn_two_stage() -> RunConfig:
-    """Table 3: with deformable convolutions in stages C3 to C5, 50.1 AP on test-dev."""
+    """Table 3: ResNeXt-101 with deformable convolutions in stages C3 to C5: 50.1 AP on test-dev."""
     base = deformable_detr_x101_two_stage()
     return replace(
         base,
@@ -175,11 +179,11 @@ def deformable_detr_x101_dcn_two_stage() -> RunConfig:
 
 
 def deformable_detr_lite() -> RunConfig:
-    """A small detector for training on a CPU: EfficientNet-Lite0, 128 channels, 3 + 3 layers, two stages.
+    """A small two-stage detector for training on a CPU: EfficientNet-Lite0, 128 channels and 3 + 3 layers.
 
-    Sizes, schedule and augmentation were chosen by measuring on two cores: see docs/training.md. Options:
-    `--data.vertical_flip true` for pictures that have no up and down, `--data.image_size` for small objects,
-    `--model.queries reference_points --model.nms_iou null` for one stage.
+    Sizes, schedule and augmentation were chosen by measurements on two cores (docs/training.md). Useful
+    options are `--data.vertical_flip true` for pictures without an up and a down, `--data.image_size` for
+    small objects, and `--model.queries reference_points --model.nms_iou null` for one stage.
     """
     base = deformable_detr_r50()
     return replace(

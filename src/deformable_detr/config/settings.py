@@ -15,7 +15,7 @@ _KEY = "setting"  # the key in a field's metadata
 
 @dataclass(frozen=True)
 class Range:
-    """The range of numbers that a field may hold; None leaves a side open."""
+    """The range of numbers that a field may hold. A bound that is None does not limit it."""
 
     minimum: float | None = None
     above: float | None = None
@@ -39,7 +39,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Declaration:
-    """The help text and range of a field; `filled` means that its list must not be empty."""
+    """The help text and range of a field. If `filled` is True, its list must not be empty."""
 
     help: str
     range: Range
@@ -48,7 +48,7 @@ class Declaration:
 
 @dataclass(frozen=True)
 class Setting:
-    """One field of a configuration with its path, as in `model.backbone.name`, and its annotation."""
+    """One field of a configuration with its path, such as `model.backbone.name`, and its annotation."""
 
     path: str
     hint: Any
@@ -64,7 +64,7 @@ class Setting:
         return self.path.rpartition(".")[2]
 
     def of(self, config: Any) -> Any:
-        """Return the value at this path of a whole configuration."""
+        """Return this field's value in the complete configuration `config`."""
         return reduce(getattr, self.path.split("."), config)
 
 
@@ -81,8 +81,8 @@ def setting(
     """Declare a field of a frozen dataclass.
 
     Args:
-        default: its value without a recipe.
-        help: its description in one or two sentences; words that a user may type are in `backticks`.
+        default: the field's value without a recipe.
+        help: a description in one or two sentences; words that a user may type are in `backticks`.
         minimum, above, maximum, below: bounds of a number, or of every number of a list.
         filled: True if a list must not be empty.
     """
@@ -91,7 +91,7 @@ def setting(
 
 
 def declarations(cls: type) -> dict[str, Declaration]:
-    """Return the declaration of each field declared by `setting`, without groups of fields."""
+    """Return the declaration of each field that `setting` declared. Groups of fields have none."""
     return {item.name: item.metadata[_KEY] for item in dataclasses.fields(cls) if _KEY in item.metadata}
 
 

@@ -28,9 +28,9 @@ def generate(
     seed: int = 0,
     small_objects: bool = False,
 ) -> Path:
-    """Draw a data set in COCO layout: `annotations/instances_{train,val}.json`, `train/`, `val/`.
+    """Write the data set in COCO layout: `annotations/instances_{train,val}.json`, `train/`, `val/`.
 
-    Category ids are 1..6. `area` is that of the visible pixels and the box is tight around them.
+    Category ids are 1..6. `area` is the number of visible pixels, and the box encloses them.
     `root` is written completely or not at all.
 
     Raises:
@@ -61,7 +61,7 @@ def _write_split(root: Path, split: str, scenes: Iterable[Scene]) -> None:
     for image_id, scene in enumerate(scenes, start=1):
         width, height = scene.picture.size
         file_name = f"{image_id:06d}.jpg"
-        # no chroma subsampling: it would smear the colours of 8-pixel objects
+        # no chroma subsampling, which would smear the colours of 8-pixel objects
         scene.picture.save(root / split / file_name, quality=JPEG_QUALITY, subsampling=0)
         images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
         for label, (x0, y0, x1, y1), area in zip(

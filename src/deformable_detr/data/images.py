@@ -1,15 +1,17 @@
-"""Pictures of every kind as 8-bit RGB, upright, and never larger than agreed.
+"""Reading of pictures of any kind as upright 8-bit RGB, up to a given number of pixels.
 
-Three entrances: `read_header` looks only at the first bytes of a file (size, EXIF orientation), `open_image`
-decodes, `read_thumbnail` decodes as coarsely as the format can. All decide on rotation with `should_rotate`,
-so that inspecting a data set and training on it cannot disagree. Sizes are (H, W).
+`read_header` reads only the first bytes of a file (size, EXIF orientation), `open_image` decodes the picture,
+and `read_thumbnail` decodes it as coarsely as the format allows. All of them decide on rotation with
+`should_rotate`, so that inspecting a data set and training on it cannot disagree. Sizes are (H, W).
 
-What becomes of modes that are not RGB:
-- grey, 1-bit, palette, CMYK, YCbCr, HSV: Pillow's conversion;
-- transparency of any kind (RGBA, LA, PA, palette or tRNS): laid over white, as viewers show it;
-- 16-bit grey: divided by 257, so that 65535 becomes 255 (Pillow alone would cut at 255);
-- 32-bit integers: as 16-bit grey where all values fit it, otherwise stretched from their own range;
-- 32-bit floats: [0, 1] times 255, [0, 255] as it is, otherwise stretched from their own range; NaN is 0.
+Other modes than RGB are converted as follows:
+- grey, 1-bit, palette, CMYK, YCbCr and HSV: by Pillow;
+- transparency of any kind (RGBA, LA, PA, palette or tRNS): composited over white, as viewers show it;
+- 16-bit grey: divided by 257, so that 65535 becomes 255 (Pillow alone would clip at 255);
+- 32-bit integers: like 16-bit grey if all values fit into 16 bits, otherwise their range is stretched to
+  [0, 255];
+- 32-bit floats: [0, 1] is multiplied by 255, [0, 255] is kept, any other range is stretched to [0, 255]; NaN
+  becomes 0.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ..errors import UserError
 
-# Raster formats that decode inside Pillow. Not EPS, which would run Ghostscript, and none of the formats
-# without a signature, which take almost any file for a picture.
+# Raster formats that Pillow decodes itself. EPS is not among them, because it would run Ghostscript; neither
+# are formats without a signature, because their readers accept almost any file as a picture.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "JPEG2000", "AVIF", "PPM")
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".png", ".apng", ".webp", ".bmp", ".dib"}
@@ -50,10 +52,10 @@ _pillow_lock = threading.Lock()
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """The facts in the first bytes of an image file.
+    """The properties of an image file that its first bytes state.
 
     `stored_size`: (H, W) of the pixels as they are stored. `orientation`: EXIF's 1 to 8, 1 = upright.
-    A TIFF always counts as upright: Pillow itself turns it while decoding, and gives the turned size.
+    A TIFF always counts as upright: Pillow itself rotates it while decoding, and reports the rotated size.
     """
 
     stored_size: tuple[int, int]
@@ -63,16 +65,19 @@ class ImageHeader:
 
     @property
     def upright_size(self) -> tuple[int, int]:
-        """(H, W) after the rotation that EXIF requests, as a viewer shows the picture."""
+        """The size (H, W) after the rotation that EXIF requests, as a viewer shows the picture."""
         height, width = self.stored_size
         return (width, height) if self.orientation >= 5 else (height, width)
 
 
 @dataclass(frozen=True)
 class OpenedImage:
-    """`picture`: mode RGB, decoded, without metadata. `rotated`: EXIF's orientation was applied (rotation
-    or mirroring). `fits`: False where the annotation states a size that the picture has in neither position:
-    its boxes then belong to other pixels."""
+    """A decoded picture.
+
+    `picture`: mode RGB, without metadata. `rotated`: True if EXIF's orientation was applied (rotation or
+    mirroring). `fits`: False if the picture has the annotation's size neither as stored nor upright; the
+    boxes then belong to other pixels.
+    """
 
     picture: Image.Image
     rotated: bool
@@ -80,10 +85,10 @@ class OpenedImage:
 
 
 def should_rotate(header: ImageHeader, annotated_size: tuple[int, int] | None) -> bool:
-    """Return True if the EXIF orientation is to be applied: always, unless boxes refer to the stored pixels.
+    """Return True if the EXIF orientation must be applied: always, unless boxes refer to the stored pixels.
 
-    The size decides: the rotation is applied only if it leads to the annotation's (H, W). Half turns,
-    mirrorings and square pictures have the same size either way, and are applied as viewers do.
+    The size decides: the orientation is applied only if it leads to the annotation's (H, W). If the size is
+    the same either way (half turns, mirroring, square pictures), it is applied, as viewers do.
     """
     if header.orientation == 1:
         return False
@@ -91,9 +96,10 @@ def should_rotate(header: ImageHeader, annotated_size: tuple[int, int] | None) -
 
 
 def read_header(source: str | os.PathLike[str] | bytes) -> ImageHeader:
-    """Read size and orientation of an image file (a path, or its bytes) without decoding it.
+    """Read the size and orientation of an image file, given as a path or as bytes, without decoding it.
 
-    Raises UserError if there is no file or it is not an image.
+    Raises:
+        UserError: if the file does not exist or is not an image.
     """
     if isinstance(source, bytes):
         name = _name_of_bytes(source)
@@ -110,14 +116,16 @@ def open_image(
     annotated_size: tuple[int, int] | None = None,
     max_pixels: int,
 ) -> OpenedImage:
-    """Decode a picture to RGB and set it upright.
+    """Decode a picture to upright RGB.
 
-    source: a path, the bytes of an image file, a PIL image of any mode, or an (H, W, 3) uint8 RGB array.
-    annotated_size: (H, W) that the annotation states, see `should_rotate`; None for pictures without one.
-    max_pixels: the largest H·W; more is refused before anything is decoded.
+    Args:
+        source: a path, the bytes of an image file, a PIL image of any mode, or an (H, W, 3) uint8 RGB array.
+        annotated_size: (H, W) that the annotation states, see `should_rotate`; None without annotation.
+        max_pixels: the maximum H·W; larger pictures are refused before anything is decoded.
 
-    Raises UserError with the path in it: missing, a folder, not an image, truncated, too large, or pixels
-    of a kind that has no RGB.
+    Raises:
+        UserError: if the file is missing, a folder, not an image or truncated, or the picture is too large or
+            cannot be converted to RGB. The message contains the path.
     """
     if isinstance(source, np.ndarray):
         _check_array(source)
@@ -140,16 +148,19 @@ def read_thumbnail(
     annotated_size: tuple[int, int] | None = None,
     max_pixels: int,
 ) -> np.ndarray:
-    """The whole picture as (H, W) grey float32 of `size`, upright; every byte of the file was decoded for it.
+    """Return the whole picture, upright, as a grey float32 array of `size` (H, W).
 
-    JPEG is decoded at an eighth of its sides where that is enough, in a fraction of the time of `open_image`.
-    Raises what `open_image` raises.
+    JPEG is decoded at down to an eighth of its side lengths if that is enough, which takes a fraction of the
+    time of `open_image`. The whole file is decoded in any case, so broken files are noticed.
+
+    Raises:
+        UserError: as `open_image`.
     """
     name = os.fspath(path)
     with _open_file(name) as file:
         with _naming(name):
             image = _parse(file)
-            # The reader of MPO is not the one of JPEG, and has no coarse decoding that can be relied on.
+            # Pillow reads MPO with another reader than JPEG, whose coarse decoding is not reliable.
             if image.format == "JPEG" and image.height * image.width <= max_pixels:
                 rotate = should_rotate(_header_of(image), annotated_size)
                 orientation = _orientation(image)
@@ -177,11 +188,11 @@ def _decode(
 def _finish(
     image: Image.Image, annotated_size: tuple[int, int] | None, max_pixels: int, name: str
 ) -> OpenedImage:
-    """Size, pixels, mode, orientation. The result shares nothing with `image`, which may be the caller's."""
+    """Check the size, convert to RGB, rotate. The result shares no data with `image`."""
     _check_size((image.height, image.width), max_pixels, name)
     with _naming(name):
         header = _header_of(image)
-        # TIFF alone is judged by Pillow's own limit once more when its pixels are loaded.
+        # Only for TIFF does Pillow check its own size limit again when the pixels are loaded.
         with _pillow_limit(max_pixels) if image.format == "TIFF" else nullcontext():
             image.load()
         rotated = should_rotate(header, annotated_size)
@@ -190,7 +201,7 @@ def _finish(
             picture = picture.transpose(_TRANSPOSITIONS[header.orientation])
         if picture is image:
             picture = picture.copy()
-    # Metadata left behind would turn the picture a second time when it is opened again.
+    # With its metadata, a saved picture would be rotated a second time when it is opened again.
     picture.info = {}
     fits = annotated_size is None or (picture.height, picture.width) == tuple(annotated_size)
     return OpenedImage(picture, rotated, fits)
@@ -221,12 +232,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _from_16_bit(values: np.ndarray) -> np.ndarray:
-    return (values.astype(np.uint32) + 128) // 257  # v / 257, rounded
+    return (values.astype(np.uint32) + 128) // 257  # values / 257, rounded
 
 
 def _stretched(values: np.ndarray) -> np.ndarray:
     lowest, highest = values.min(), values.max()
-    # Halved, so that the range of extreme floats does not overflow.
+    # The values are halved so that the range of extreme floats does not overflow.
     span = highest / 2 - lowest / 2
     return np.round((values / 2 - lowest / 2) / span * 255) if span > 0 else np.zeros_like(values)
 
@@ -246,19 +257,19 @@ def _header_of(image: Image.Image) -> ImageHeader:
 
 def _orientation(image: Image.Image) -> int:
     try:
-        # Not `image.getexif()`: PNG's own decodes the whole picture in search of an EXIF chunk behind the
-        # pixels, where next to no writer puts it.
+        # Not `image.getexif()`: PNG's version decodes the whole picture to find an EXIF chunk after the
+        # pixels, where hardly any writer puts it.
         value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     except Exception:
-        # Broken EXIF says nothing about the pixels. Like a viewer, show them as they are stored.
+        # Broken EXIF does not mean broken pixels. Like viewers, show them as they are stored.
         return 1
     return value if value in _TRANSPOSITIONS else 1
 
 
 def _parse(file: IO[bytes]) -> Image.Image:
     """Open an image without decoding it."""
-    # Pillow judges the size by a limit of its own, which warns at 89 and refuses at 179 million pixels.
-    # Ours is the caller's, so Pillow's is set aside while it reads the header.
+    # Pillow has its own size limit: it warns at 89 and refuses at 179 million pixels. Here the caller sets
+    # the limit, so Pillow's is disabled while it reads the header.
     with _pillow_limit(None):
         Image.init()
         return Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN])
@@ -292,9 +303,11 @@ def _name_of_bytes(content: bytes) -> str:
 
 @contextmanager
 def _naming(name: str) -> Iterator[None]:
-    """Whatever goes wrong inside is the file's fault. Decoders fed with broken bytes raise almost every kind
-    of exception (OSError, SyntaxError, struct.error, KeyError, …), hence the width of the net; only calls
-    into Pillow belong inside."""
+    """Convert any exception inside to a UserError that names the file.
+
+    Given broken bytes, decoders raise almost any kind of exception (OSError, SyntaxError, struct.error,
+    KeyError, …), so all kinds are caught; therefore only calls into Pillow belong inside.
+    """
     try:
         yield
     except UnidentifiedImageError as error:

@@ -32,7 +32,7 @@ from .records import ImageRecord, Split
 from .seeds import seed_sequence
 from .transforms import training_transform
 
-WORKER_TIMEOUT_S = 300  # for a batch; the slowest disks and largest pictures take a tenth
+WORKER_TIMEOUT_S = 300  # per batch; the slowest disks and largest pictures need a tenth of it
 Sample = tuple[Tensor, Target]
 MicroBatch = tuple[ImageBatch, tuple[Target, ...]]
 SampleKey = tuple[int, int]  # (epoch, index into Split.images)
@@ -41,7 +41,7 @@ SampleKey = tuple[int, int]  # (epoch, index into Split.images)
 class Samples(Dataset[Sample]):
     """Augmented training samples of a split: `samples[epoch, index]` → (pixels (3, h, w), Target).
 
-    Crowd regions are left out: nothing can be learned from "somewhere in here are several".
+    Crowd regions are left out, because they do not state where the single objects are.
 
     Raises:
         UserError: the picture cannot be read, or is not of the size that its annotation states.
@@ -156,14 +156,15 @@ def training_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> DataLoader[MicroBatch]:
-    """Rank `rank`'s micro-batches of one epoch, `accumulate` of them per update.
+    """Return the loader of rank `rank`'s micro-batches of one epoch, `accumulate` of them per update.
 
-    Yields (ImageBatch of `batch_size` images, their targets). `start_step`: updates of this epoch that
-    are done already; their images are not read. Nothing is drawn from PyTorch's global generator.
+    It yields (ImageBatch of `batch_size` images, their targets). `start_step`: the number of
+    updates of this epoch that are already done; their images are not read. PyTorch's global generator is
+    not used.
 
     Raises:
-        UserError: the split has no images; or, while iterating, what `Samples` raises, in one sentence
-            also out of a worker process.
+        UserError: the split has no images; or, while iterating, as `Samples`, also if the samples are read in
+            a worker process.
     """
     micro_batches = micro_batch_keys(
         split,
@@ -191,11 +192,13 @@ def training_loader(
 
 
 class _MicroBatches(Dataset[Any]):
-    """Reads a micro-batch by its sample keys. A UserError is *returned*: PyTorch would raise one that
-    comes out of a worker anew, with a traceback for its sentence. `_TrainingLoader` raises it.
+    """Micro-batches, which are read by their sample keys.
 
-    Workers put the batch into shared memory here, because PyTorch, which does it in a thread, loses the batch
-    if there is no room, and training would wait for it for ever.
+    A UserError is *returned*, and `_TrainingLoader` raises it: if a worker raised it, PyTorch would raise
+    another one, whose message is a traceback.
+
+    Workers copy the batch to shared memory here. PyTorch would do that in a thread and lose the batch if
+    there is no space, and training would wait for it for ever.
     """
 
     def __init__(self, samples: Samples) -> None:
@@ -210,7 +213,7 @@ class _MicroBatches(Dataset[Any]):
 
 
 def _shared(batch: MicroBatch) -> MicroBatch | UserError:
-    """The batch with its tensors in shared memory, or a UserError if that is full."""
+    """Return the batch with its tensors in shared memory, or a UserError if that is full."""
     images, targets = batch
     try:
         for tensor in (images.pixels, images.mask, *(each for one in targets for each in vars(one).values())):
@@ -228,7 +231,7 @@ def _shared(batch: MicroBatch) -> MicroBatch | UserError:
 
 @contextmanager
 def lost_workers_as_user_errors() -> Iterator[None]:
-    """Turn PyTorch's errors about workers that died or are stuck, which come at any time, into sentences."""
+    """Convert PyTorch's errors about dead or hanging workers, which can occur at any time, to UserErrors."""
     try:
         yield
     except RuntimeError as error:
@@ -253,12 +256,12 @@ class _TrainingLoader(DataLoader[MicroBatch]):
                     raise batch
                 yield batch
         finally:
-            # PyTorch does so when `batches` is deleted, which an error's traceback may keep.
+            # PyTorch would do so when `batches` is deleted, but an error's traceback may keep it alive.
             shut_down = getattr(batches, "_shutdown_workers", None)
             if shut_down is not None:
-                shut_down()  # asks them to end, and waits for some seconds
+                shut_down()  # asks the workers to end, and waits for some seconds
             for worker in workers:
-                worker.kill()  # one that is stuck does not hear that, and would keep this process from ending
+                worker.kill()  # a worker that hangs ignores the request, and would keep this process alive
                 worker.join(5)
 
 
@@ -267,8 +270,11 @@ def _unchanged(batch: Any) -> Any:
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:
-    """Ctrl-C and schedulers signal the whole process group. Training finishes its update first and needs its
-    workers for that; they go when it goes, because PyTorch's workers watch their parent."""
+    """Ignore SIGINT and SIGTERM in a worker.
+
+    Ctrl-C and schedulers signal the whole process group, but training needs its workers to finish its
+    update. The workers end with it, because PyTorch's workers watch their parent process.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 

@@ -1,6 +1,6 @@
-"""A data set after reading, independent of its layout: classes, images, boxes, problems.
+"""The records of a data set that has been read, whatever its layout: classes, images, boxes, problems.
 
-Every reader in `data/formats/` returns a `Split`; everything after it sees nothing else.
+Every reader in `data/formats/` returns a `Split`; all other modules only use that.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from ..structures import ClassTable
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong in a data set.
+    """One problem in a data set.
 
     `kind`: a short stable slug such as `zero-size-box`, by which problems are counted.
-    `where`: file and line, or file and annotation id. `message`: what is wrong and what was done about it.
-    Of a box that could be judged: `image`, its picture, and `box_xyxy`, as the file states it.
+    `where`: file and line, or file and annotation id. `message`: the problem and how it was handled.
+    If the problem concerns a box with known coordinates: `image` is its picture, and `box_xyxy` the box as
+    the file states it.
     """
 
     kind: str
@@ -33,13 +34,13 @@ class Problem:
 class ImageRecord:
     """One image and its objects. Labels are class indices (`Split.classes`), never data set ids.
 
-    `image_id`: the data set's own integer id, or a number given by the reader (VOC, YOLO).
-    `size`: (H, W) as the annotation states it; from the file's header where the layout does not (YOLO).
+    `image_id`: the data set's integer id, or a number that the reader assigns (VOC, YOLO).
+    `size`: (H, W) as the annotation states it; from the file's header if the layout states none (YOLO).
     `boxes_xyxy`: (N, 4) float64 pixels of the annotated image, clipped to it.
-    `labels`: (N,) int64. `crowd`: (N,) bool, regions not to be learned or counted (COCO's iscrowd).
+    `labels`: (N,) int64. `crowd`: (N,) bool, regions that are neither learned nor counted (COCO's iscrowd).
     `difficult`: (N,) bool (Pascal VOC): learned, but not counted in Pascal's metric.
-    `area`: (N,) float64, COCO's `area` (of the mask where there is one), in pixels; w·h otherwise.
-    `annotation_ids`: (N,) int64, the data set's own where it has them.
+    `area`: (N,) float64, in pixels: COCO's `area` (that of the mask if there is one); otherwise w·h.
+    `annotation_ids`: (N,) int64, those of the data set if it has them.
     """
 
     path: Path
@@ -61,9 +62,9 @@ class ImageRecord:
 class Split:
     """One part of a data set: train, val, test, …
 
-    `format`: coco, voc or yolo. `source`: the file or folder the annotations came from.
+    `format`: coco, voc or yolo. `source`: the file or folder of the annotations.
     `images` are sorted by `image_id`; images without objects are kept. `num_listed_images`,
-    `num_listed_objects`: how many the files name, with those that could not be used; None if not counted.
+    `num_listed_objects`: the numbers in the files, including unusable entries; None if not counted.
     """
 
     name: str

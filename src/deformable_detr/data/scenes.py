@@ -1,10 +1,12 @@
-"""Scenes of coloured shapes, drawn here, with the pixels of each object. drawn.py makes data sets of them.
+"""Drawing of scenes of coloured shapes, with the pixels of each object; drawn.py builds data sets of them.
 
-What makes it a detection problem and not a toy: sizes from 8 pixels to half of the picture, objects that
-hide each other or leave the picture, shadows, clutter of the objects' own size, textured backgrounds, and
-colours that say nothing about the class. `small_objects` turns the mixture towards many small ones.
+Several properties make detection in these scenes a realistic problem: sizes from 8 pixels to half of the
+picture, objects that occlude each other or extend beyond the picture, shadows, clutter as large as the
+objects, textured backgrounds, and colours that do not depend on the class. With `small_objects`, most objects
+are small and there are more of them.
 
-Letters: H, W picture; h, w the window that an object is drawn in; N objects. Colours are RGB, 0..255.
+Letters: H, W are the size of the picture; h, w that of an object's window; N is the number of
+objects. Colours are RGB, 0..255.
 """
 
 from __future__ import annotations
@@ -20,17 +22,17 @@ CLASS_NAMES = ("circle", "square", "triangle", "star", "ring", "cross")
 
 SUPERSAMPLING = 4
 SMALLEST = 8.0  # pixels, long side of an object
-MIN_VISIBLE = 0.25  # of an object's area: what is hidden more is not drawn at all
+MIN_VISIBLE = 0.25  # share of an object's area; objects with a smaller visible share are not drawn
 MIN_VISIBLE_PIXELS = 16
-EMPTY_SHARE = 0.02  # of the pictures
+EMPTY_SHARE = 0.02  # share of pictures without objects
 
 
 @dataclass(frozen=True)
 class Scene:
     """A drawn picture and the visible pixels of its objects.
 
-    `picture`: RGB. `labels`: (N,) int64 indices into CLASS_NAMES. `masks`: (N, H, W) bool, the pixels
-    where object n is what one sees; no two overlap.
+    `picture`: RGB. `labels`: (N,) int64 indices into CLASS_NAMES. `masks`: (N, H, W) bool, the
+    visible pixels of each object; masks do not overlap.
     """
 
     picture: Image.Image
@@ -39,7 +41,7 @@ class Scene:
 
     @property
     def boxes_xyxy(self) -> np.ndarray:
-        """(N, 4) int64, tight around the masks: the far sides are one past the last pixel."""
+        """The boxes around the masks, (N, 4) int64; x1 and y1 are one past the last pixel."""
         boxes = np.zeros((len(self.labels), 4), dtype=np.int64)
         for box, mask in zip(boxes, self.masks, strict=True):
             ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -54,8 +56,10 @@ class Scene:
 
 
 def draw_scene(rng: np.random.Generator, image_size: tuple[int, int], small_objects: bool = False) -> Scene:
-    """Draw a picture of `image_size` (H, W) with its objects; the result depends only on the generator's
-    state."""
+    """Draw a picture of `image_size` (H, W) with its objects.
+
+    The result depends only on the arguments and the generator's state.
+    """
     style = SMALL_OBJECTS_STYLE if small_objects else USUAL_STYLE
     background = _background(rng, image_size, style)
     shapes, masks = place_shapes(rng, image_size, style)
@@ -69,9 +73,12 @@ def draw_scene(rng: np.random.Generator, image_size: tuple[int, int], small_obje
 
 @dataclass(frozen=True)
 class _Style:
-    """`num_objects`, `num_strokes`, `num_pebbles`: from, to (inclusive). `small_share`: how many objects
-    are drawn from 8 to 24 pixels; the others go up to `largest` of the picture's short side.
-    `contrast`: least colour distance between an object and what is behind it, where it can be had."""
+    """The parameters of a kind of scene.
+
+    `num_objects`, `num_strokes`, `num_pebbles`: minimum and maximum (inclusive). `small_share`: the share of
+    objects of 8 to 24 pixels; the others have at most `largest` times the picture's short side.
+    `contrast`: minimum colour distance between an object and its background, if it can be reached.
+    """
 
     num_objects: tuple[int, int]
     small_share: float
@@ -103,12 +110,12 @@ SMALL_OBJECTS_STYLE = _Style(
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Shapes: what is where
+# Shapes and their positions
 
 
 @dataclass(frozen=True)
 class _Shape:
-    """An object in its window: the window's place in the picture and its coverage (h, w) in 0..1."""
+    """An object in its window: the window's position in the picture, and the coverage (h, w) in 0..1."""
 
     label: int
     size: float
@@ -133,11 +140,10 @@ def _windows(
 def place_shapes(
     rng: np.random.Generator, image_size: tuple[int, int], style: _Style
 ) -> tuple[list[_Shape], list[np.ndarray]]:
-    """Place shapes from the nearest to the farthest; return them with the (H, W) bool masks of visible
-    pixels.
+    """Place shapes from the nearest to the farthest, and return them with their (H, W) bool masks.
 
-    Near shapes come first, so that the visible part of each shape is known when it is placed, and one that
-    would hardly be visible is left out.
+    The masks are the visible pixels. Near shapes are placed first, so that the visible part of each shape is
+    known when it is placed, and shapes that would hardly be visible can be left out.
     """
     shapes: list[_Shape] = []
     masks: list[np.ndarray] = []
@@ -173,7 +179,7 @@ def random_shape(rng: np.random.Generator, image_size: tuple[int, int], style: _
 
     extent = np.ptp(outline, axis=0) / 2
     limits = np.array([image_size[1], image_size[0]])
-    if rng.random() < 0.15:  # may leave the picture
+    if rng.random() < 0.15:  # may extend beyond the picture
         centre = rng.uniform(0, limits)
     else:
         centre = rng.uniform(np.minimum(extent, limits / 2), np.maximum(limits - extent, limits / 2))
@@ -182,7 +188,7 @@ def random_shape(rng: np.random.Generator, image_size: tuple[int, int], style: _
 
     image = Image.new("L", ((right - left) * SUPERSAMPLING, (bottom - top) * SUPERSAMPLING))
     draw = ImageDraw.Draw(image)
-    # Pillow names a pixel by its centre, geometry by its corner
+    # Pillow's coordinates refer to pixel centres, the outline's to pixel corners
     points = (outline + centre - (left, top)) * SUPERSAMPLING - 0.5
     draw.polygon(points.ravel().tolist(), fill=255)
     if CLASS_NAMES[label] == "ring":
@@ -239,7 +245,7 @@ _OUTLINES: tuple[Callable[[np.random.Generator], np.ndarray], ...] = (
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Paint: how it looks
+# Painting
 
 
 def _between(rng: np.random.Generator, limits: tuple[int, int]) -> int:
@@ -249,7 +255,7 @@ def _between(rng: np.random.Generator, limits: tuple[int, int]) -> int:
 def _colours(
     rng: np.random.Generator, count: int, saturation: tuple[float, float], brightness: tuple[float, float]
 ) -> np.ndarray:
-    """(count, 3) float32 of any hue."""
+    """Return random colours of any hue, (count, 3) float32."""
     hue, s, v = rng.uniform(
         ((0.0,), saturation[:1], brightness[:1]), ((6.0,), saturation[1:], brightness[1:]), (3, count)
     )
@@ -261,7 +267,7 @@ def _colours(
 
 
 def _cloud(rng: np.random.Generator, size: tuple[int, int], cells: int) -> np.ndarray:
-    """(H, W) float32 in about -1..1: smooth noise with `cells` bumps along the short side."""
+    """Return smooth noise, (H, W) float32 in about -1..1, with `cells` bumps along the short side."""
     height, width = size
     rows, columns = (max(2, round(cells * side / min(size))) for side in size)
     grid = Image.fromarray(rng.uniform(-1, 1, (rows, columns)).astype(np.float32))
@@ -269,7 +275,7 @@ def _cloud(rng: np.random.Generator, size: tuple[int, int], cells: int) -> np.nd
 
 
 def _background(rng: np.random.Generator, image_size: tuple[int, int], style: _Style) -> np.ndarray:
-    """(H, W, 3) float32: a colour gradient under a texture, strewn with clutter."""
+    """Return a background, (H, W, 3) float32: a colour gradient with a texture and clutter."""
     height, width = image_size
     base = _colours(rng, 1, (0.05, 0.45), (0.3, 0.95))[0]
     accents = _colours(rng, 12, (0.05, 0.5), (0.25, 1.0)).reshape(3, 4, 3)
@@ -319,10 +325,10 @@ _TEXTURES: tuple[Callable[[np.random.Generator, tuple[int, int]], np.ndarray], .
 
 
 def _strew(rng: np.random.Generator, canvas: np.ndarray, base: np.ndarray, style: _Style) -> np.ndarray:
-    """Draw strokes and long pebbles, which have the objects' sizes and colours but none of their shapes."""
+    """Draw clutter: strokes and long pebbles with the sizes and colours of objects, but other shapes."""
     height, width = canvas.shape[:2]
     scale = 2
-    # nearest: reduced again below, what no clutter covers is as it was
+    # nearest, so that pixels without clutter are unchanged when the picture is reduced again below
     picture = Image.fromarray(canvas.astype(np.uint8)).resize(
         (width * scale, height * scale), Image.Resampling.NEAREST
     )
@@ -394,7 +400,8 @@ def _throw_shadow(canvas: np.ndarray, shape: _Shape, light: np.ndarray, strength
 def _coat(
     rng: np.random.Generator, shape: _Shape, behind: np.ndarray, light: np.ndarray, style: _Style
 ) -> np.ndarray:
-    """(h, w, 3) float32: a colour that stands out from what is behind; shading, stripes, a rim."""
+    """Return the surface of a shape, (h, w, 3) float32: a colour that contrasts with the background, shading,
+    and perhaps stripes and a rim."""
     candidates = _colours(rng, 8, (0.3, 1.0), (0.2, 1.0))
     contrasts = np.linalg.norm(candidates - behind, axis=1)
     enough = contrasts >= style.contrast
@@ -410,7 +417,7 @@ def _coat(
         waves = np.sin((xs * math.cos(angle) + ys * math.sin(angle)) * rng.uniform(12, 30)) > 0
         coat += 0.45 * waves[..., None] * (_colours(rng, 1, (0.2, 1.0), (0.2, 1.0)) - coat)
     if shape.size >= 16 and rng.random() < 0.5:
-        # box blur then a threshold: an erosion whose cost does not grow with the width
+        # a box blur and a threshold: an erosion whose cost does not grow with its width
         solid = Image.fromarray((shape.coverage * 255).astype(np.uint8))
         inner = np.asarray(solid.filter(ImageFilter.BoxBlur(1 + 0.02 * shape.size)), dtype=np.float32) / 255
         rim = 1 - ((inner - 0.7) / 0.3).clip(0, 1)

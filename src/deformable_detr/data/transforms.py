@@ -26,7 +26,7 @@ from ..config import Augmentation, DataConfig
 EvaluationTransform = Callable[[Image], Tensor]
 TrainingTransform = Callable[[Image, Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor, Tensor]]
 
-# light: what a milder crop keeps of each side, and of a box for it to stay an object
+# share of each side that the "light" crop keeps, and of a box that must remain
 LIGHT_CROP_SIDE = (0.6, 1.0)
 LIGHT_MIN_VISIBLE = 0.25
 LIGHT_JITTER = 0.2
@@ -44,7 +44,7 @@ def resized_size(size: tuple[int, int], short: int, max_size: int | None = None)
     old_short, old_long = min(size), max(size)
     if max_size is not None and old_long / old_short * short > max_size:
         short = round(max_size * old_short / old_long)
-        if short == 0:  # a strip thinner than the published rule can tell
+        if short == 0:  # a strip too thin for the published rule
             return (1, max_size) if height < width else (max_size, 1)
     if old_short == short:
         return size
@@ -53,8 +53,10 @@ def resized_size(size: tuple[int, int], short: int, max_size: int | None = None)
 
 
 def evaluation_transform(config: DataConfig) -> EvaluationTransform:
-    """Convert an RGB picture (H, W) to normalised float pixels (3, h, w), with short side
-    `config.image_size`."""
+    """Return the transform of an RGB picture (H, W) to normalised float pixels (3, h, w).
+
+    The short side becomes `config.image_size`.
+    """
     return partial(_transform_for_evaluation, config=config)
 
 
@@ -109,7 +111,7 @@ class _Annotated:
 
 
 def _area(boxes_xyxy: Tensor) -> Tensor:
-    # torchvision's sanitize_bounding_boxes knows only least sizes; the published rule is x1 > x0, y1 > y0
+    # torchvision's sanitize_bounding_boxes only checks minimum sizes; the published rule is x1 > x0, y1 > y0
     x0, y0, x1, y1 = boxes_xyxy.as_subclass(Tensor).unbind(-1)
     return (x1 - x0).clamp(min=0) * (y1 - y0).clamp(min=0)
 
@@ -153,8 +155,8 @@ def _random_train_size(scene: _Annotated, generator: np.random.Generator, config
 
 
 def _paper(scene: _Annotated, generator: np.random.Generator, config: DataConfig) -> _Annotated:
-    """Augment as DETR and Deformable DETR do: flip, random crop half of the time, one of the training
-    sizes."""
+    """Augment as DETR and Deformable DETR do: flip, random crop half of the time, resize to one of the
+    training sizes."""
     if _happens(generator, 0.5):
         scene = scene.flipped()
     if _happens(generator, 0.5):
@@ -172,7 +174,7 @@ def _paper(scene: _Annotated, generator: np.random.Generator, config: DataConfig
 def _light(scene: _Annotated, generator: np.random.Generator, config: DataConfig) -> _Annotated:
     """Augment small data sets and small pictures, without moving most of an object out of the picture.
 
-    Flips, a crop that keeps most of each side, one of the training sizes, mild colour jitter.
+    It flips, crops to most of each side, resizes to one of the training sizes, and jitters colours mildly.
     """
     if _happens(generator, 0.5):
         scene = scene.flipped()

@@ -5,8 +5,8 @@ and `annotations`; an annotation has `bbox` [x, y, width, height] in pixels, `ar
 Pascal's metric, `difficult`. `evaluation.ground_truth_of` creates it from any data set. The detections
 are COCO results rows: `image_id`, `category_id`, `bbox`, `score` (`Detections.to_coco`).
 
-COCO's numbers come from faster-coco-eval; pycocotools is the tests' oracle. Pascal's are computed here.
--1 means that there is nothing to find: no true box of that size or class, or none at all.
+COCO's numbers come from faster-coco-eval, and the tests compare them with pycocotools. Pascal's are computed
+here. A value of -1 means that there is no true box, or none of that size or class.
 
 Letters: D detections and N true boxes of one image and class.
 """
@@ -34,11 +34,11 @@ CLASS_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 
 @dataclass(frozen=True)
 class CocoNumbers:
-    """COCO's numbers in [0, 1], or -1 if there is no true box (of that size).
+    """COCO's numbers in [0, 1]; a number is -1 if there is no true box (of that size).
 
     Attributes:
         summary: the twelve numbers of `COCO_METRICS`.
-        classes: by category id, the CLASS_METRICS of each class that has something to find.
+        classes: the CLASS_METRICS of each class that has true boxes, by category id.
     """
 
     summary: dict[str, float]
@@ -46,7 +46,7 @@ class CocoNumbers:
 
 
 def coco_average_precision(ground_truth: Mapping[str, Any], detections: Sequence[Row]) -> dict[str, Any]:
-    """Compute COCO's twelve numbers for boxes, and AP and AP50 of each class that has something to find.
+    """Compute COCO's twelve numbers for boxes, and AP and AP50 of each class that has true boxes.
 
     Arguments and errors are those of `coco_numbers`.
 
@@ -68,8 +68,8 @@ def coco_numbers(ground_truth: Mapping[str, Any], detections: Sequence[Row]) -> 
 
     Args:
         ground_truth: a COCO dictionary (see the head of this file), which is not changed. A missing `area`
-            is replaced by width times height, a missing `iscrowd` by 0.
-        detections: COCO results rows; the 100 with the highest scores of each image and class count.
+            is replaced by width times height, and a missing `iscrowd` by 0.
+        detections: COCO results rows. Only the 100 highest scores of each image and class count.
 
     Raises:
         UserError: if a detection names an image or category that the ground truth lacks, or has no finite
@@ -143,8 +143,8 @@ def voc_average_precision(
 ) -> dict[str, Any]:
     """Compute Pascal VOC's average precision of each class, and their mean.
 
-    By falling score (the earlier row first among equals), a detection claims the true box that it
-    overlaps most, if their IoU is at least `iou_threshold`. The first detection to claim a box is right;
+    In the order of falling scores (and of rows, if scores are equal), each detection claims the true box that
+    it overlaps most, if their IoU is at least `iou_threshold`. The first detection to claim a box is right;
     later ones are duplicates and wrong, like those that claim no box. Boxes that are difficult (or crowds)
     need not be found, and detections that claim them count neither way.
 
@@ -154,11 +154,11 @@ def voc_average_precision(
         iou_threshold: in (0, 1].
         interpolation: `every_point` (VOC 2010 and later: the area under the curve) or `11_point`
             (VOC 2007: the mean precision at recall 0, 0.1, …, 1).
-        plus_one: widths and heights count the last pixel too, x1 - x0 + 1, as in Pascal's own code.
+        plus_one: True to count the last pixel in widths and heights, x1 - x0 + 1, as Pascal's code does.
 
     Returns:
-        `mAP`, -1 if there is no true box, and `per_class`: {name: {"AP"}} of the classes with something to
-        find.
+        `mAP`, which is -1 if there is no true box, and `per_class`: {name: {"AP"}} of the classes with true
+        boxes.
 
     Raises:
         UserError: as `coco_average_precision`, or if an option is outside its range.
@@ -246,7 +246,7 @@ def _exempt(truth: Row) -> bool:
 def _voc_hits(
     truths: Sequence[Row], predicted: Sequence[Row], iou_threshold: float, plus_one: bool
 ) -> np.ndarray:
-    """Match one class by Pascal's rules; return right or wrong per counting detection, by falling score."""
+    """Match one class by Pascal's rules; return which of the detections that count are right, best first."""
     order = np.argsort([-row["score"] for row in predicted], kind="stable")
     ranked = [predicted[index] for index in order]
     truths_in, ranked_in = defaultdict(list), defaultdict(list)
@@ -276,7 +276,7 @@ def _boxes_xyxy(rows: Sequence[Row]) -> np.ndarray:
 
 
 def _area_under_curve(hits: np.ndarray, num_targets: int, interpolation: Interpolation) -> float:
-    """Compute the AP of one class from its detections by falling score.
+    """Compute the AP of one class from the hits of its detections, which are ordered by falling score.
 
     The precision at a recall is the best one at that recall or a higher one.
     """

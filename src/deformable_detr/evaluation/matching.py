@@ -1,11 +1,11 @@
 """The matching of detections with objects, at one IoU threshold at a time.
 
 COCO's rules are those of faster-coco-eval and pycocotools (the tests compare with them). Within an image and
-a class, by falling score, a detection takes the free object that it overlaps most; a crowd region excuses any
-number of detections and need not be found. Pascal VOC's rule differs: a detection claims the object that it
-overlaps most even if that object is taken, and is then wrong.
+a class, each detection in turn, best first, takes the free object that it overlaps most; a crowd region
+excuses any number of detections and need not be found. Pascal VOC's rule differs: a detection claims the
+object that it overlaps most even if that object is taken, and is then wrong.
 
-Letters: D detections, N objects, of a split or of one image; C classes of the data.
+Letters: D detections and N objects of a split or of one image, C classes of the data.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ class Matches:
     """The match of each of D detections.
 
     Attributes:
-        objects: (D,) the object that each detection found, or -1.
-        excused: (D,) bool, True for a detection on a crowd region, which is neither right nor wrong.
+        objects: (D,), the object that each detection found, or -1.
+        excused: (D,) bool, which is True for a detection on a crowd region, which is neither right nor wrong.
     """
 
     objects: np.ndarray
@@ -128,14 +128,14 @@ def match(detections: ScoredBoxes, objects: Objects, iou_threshold: float) -> Ma
 def assign(overlap: np.ndarray, iou_threshold: float) -> np.ndarray:
     """Assign objects to detections by COCO's rule, each object once.
 
-    A detection takes the free object that it overlaps most, if by at least `iou_threshold`. Of equal
-    overlaps COCO takes the last.
+    A detection takes the free object that it overlaps most, if the overlap is at least `iou_threshold`. Among
+    equal overlaps, COCO takes the last.
 
     Args:
-        overlap: (D, N) by falling score, -1 for pairs that may not match.
+        overlap: (D, N), with detections by falling score, and -1 for pairs that must not match.
 
     Returns:
-        (D,) the object that each detection takes, or -1.
+        The object that each detection takes, (D,), or -1.
     """
     taken = np.full(len(overlap), -1)
     free = np.ones(overlap.shape[1], dtype=bool)
@@ -150,8 +150,8 @@ def assign(overlap: np.ndarray, iou_threshold: float) -> np.ndarray:
 def claim(overlap: np.ndarray, iou_threshold: float) -> np.ndarray:
     """Return the object that each detection claims by Pascal's rule, (D,), or -1.
 
-    A detection claims the object that it overlaps most, if by at least `iou_threshold`, taken or not. Of
-    equal overlaps Pascal takes the first.
+    A detection claims the object that it overlaps most if the overlap is at least `iou_threshold`, even if
+    the object is taken. Among equal overlaps, Pascal takes the first.
 
     Args:
         overlap: (D, N) with N at least 1.
@@ -166,7 +166,7 @@ def _reachable(iou_threshold: float) -> float:
 def in_same_image(
     detections: ScoredBoxes, objects: Objects, *, same_class: bool
 ) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """Return (image, its detections by falling score, its objects) for each image (and class) with both."""
+    """Return (image, detections by falling score, objects) for each image (and class) that has both."""
 
     def groups(images: np.ndarray, labels: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
         keys = labels if same_class else np.zeros_like(labels)
@@ -190,11 +190,11 @@ def overlaps(
 ) -> np.ndarray:
     """Compute the IoU of detections and objects, (D, N).
 
-    For a crowd region, it is the share of the detection inside it. Boxes without area do not overlap.
+    For a crowd region, the result is the share of the detection inside it. Boxes without area do not overlap.
 
     Args:
         crowd: (N,) bool; None means no crowds.
-        extra: is added to widths and heights. Pascal's own code counts the last pixel too and adds 1.
+        extra: a number to add to widths and heights; 1 in Pascal's own code, which counts the last pixel.
     """
     a, b = detections_xyxy[:, None], objects_xyxy[None]
     sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
@@ -213,12 +213,13 @@ def overlaps(
 def confusion(
     detections: ScoredBoxes, objects: Objects, matches: Matches, threshold: float, num_classes: int
 ) -> np.ndarray:
-    """Count confusions, (C + 1, C + 1): rows are the objects' classes, columns those of the detections.
+    """Count confusions, (C + 1, C + 1), with the objects' classes as rows and the detections' as columns.
 
-    Detections of at least `threshold` that found an object of their own class (`matches`) keep it. Each of
-    the others, by falling score, takes the remaining object that it overlaps most, if by at least LOOSE: a
-    confusion. The last column counts the objects that no detection took (missed), the last row the detections
-    that took no object (background). Crowds, and the detections that they excuse, are left out.
+    Detections of at least `threshold` that found an object of their own class (`matches`) keep it. Then each
+    other detection, best first, takes the remaining object that it overlaps most, if the overlap is at least
+    LOOSE, which is a confusion. The last column counts the objects that no detection took (missed), and the
+    last row the detections that took no object (background). Crowds, and the detections that they excuse, are
+    left out.
     """
     table = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
     above = detections.scores >= threshold

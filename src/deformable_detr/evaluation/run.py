@@ -1,4 +1,4 @@
-"""A model's average precision on a data set: `deformable-detr evaluate`, and the evaluation after each epoch.
+"""Evaluate a model on a data set, for `deformable-detr evaluate` and after each epoch of training.
 
 pictures → detections (`collect_detections`) → numbers (average_precision.py) → metrics.json
 
@@ -85,7 +85,7 @@ def evaluate(
     """Detect in every image of a split and score the detections.
 
     The model's classes are those of the data that have the same name, whatever their ids. Classes that
-    only the model has are left out; classes that only the data have cannot be found and lower the mean.
+    only the model has are left out; classes that only the data have cannot be detected and lower the mean.
 
     Args:
         model: a `Detector`, or anything that `deformable_detr.load` takes.
@@ -95,16 +95,16 @@ def evaluate(
             `voc_average_precision`.
         batching: `exact` or `padded`, see the head of this file.
         batch_size: the maximum number of images per batch and process.
-        threshold: detections with a lower score are left out. Average precision needs all of them, 0.
-        max_detections: per image, over all classes of the model.
+        threshold: detections with a lower score are left out. Use 0 for average precision, which needs all.
+        max_detections: the maximum number per image, over all classes of the model.
         output: the JSON file for the result, written whole or not at all, by the first process.
-        device: where `model` is loaded; "auto" gives each process of a node its own GPU. A `Detector` stays
-            where it is.
+        device: the device to load `model` on; "auto" gives each process of a node its own GPU. A `Detector`
+            stays where it is.
         max_pixels: the largest H·W of a picture, as for `load`.
         tta: test-time augmentation (tta.py): True for flips and its usual scales, or the scales to use with
             flips. Batching is then `exact`.
-        console: where notes are printed; standard error by default.
-        progress: show a progress bar there, if it is a terminal.
+        console: the console for notes; standard error by default.
+        progress: True to show a progress bar there, if it is a terminal.
 
     Returns:
         The content of metrics.json, the same in every process: the numbers of `coco_average_precision` (or
@@ -306,10 +306,10 @@ def match_classes(model: ClassTable, data: ClassTable, source: Path) -> dict[int
     trailing spaces. Each class is matched at most once.
 
     Args:
-        source: where the data were read from, for the message.
+        source: the path of the data, for the message.
 
     Returns:
-        The category id of the data for each class index of the model; classes that the data lack are missing.
+        The data's category id by the model's class index, without classes that the data lack.
 
     Raises:
         UserError: if there is no class in common.
@@ -332,7 +332,7 @@ def match_classes(model: ClassTable, data: ClassTable, source: Path) -> dict[int
 
 
 def print_metrics(metrics: Mapping[str, Any], console: Console) -> None:
-    """Print a result of `evaluate` as tables in percent, at most 80 columns wide; n/a without true boxes."""
+    """Print a result of `evaluate` as tables in percent, at most 80 columns wide."""
     if "mAP" in metrics:
         columns: tuple[str, ...] = ("AP",)
         console.print(Text(f"mAP {percent(metrics['mAP'])} (Pascal VOC, in percent)", "bold"))

@@ -1,5 +1,4 @@
-"""Explanations in files: figures (paper, figures 5 and 6), an interactive page, and a verdict on every missed
-object."""
+"""Explanations of a model: figures (paper, figures 5 and 6), an interactive page, and verdicts on misses."""
 
 from .commands import (
     print_missed,

@@ -1,7 +1,7 @@
-"""`deformable-detr explain`: write explanations to files.
+"""The command `deformable-detr explain`, which writes explanations to files.
 
-The output is the explanation of one picture (.png, or .html to explore), the gradients of its detections, or
-a folder with verdicts on the missed objects of a data set.
+The output is the explanation of one picture (.png, or .html for an interactive page), the gradients of its
+detections, or a folder with verdicts on the missed objects of a data set.
 """
 
 from __future__ import annotations
@@ -69,14 +69,15 @@ def write_explanation(
     device: str = "auto",
     max_pixels: int | None = None,
 ) -> int:
-    """Explain one picture in a file: .png (also .pdf, .svg), or .html, an interactive page.
+    """Write the explanation of one picture to a .png, .pdf or .svg file, or to an interactive .html page.
 
     Args:
-        model: a `Detector`, or anything that `load` takes.
-        layer: the decoder layer to draw, counted from 1; None means the last.
+        model: a `Detector`, or anything that `load` accepts.
+        layer: the decoder layer to draw, counted from 1; None means the last one.
         most: the maximum number of detections that get a panel.
         max_pixels: the largest H·W of a picture, as for `load`.
-        at: points (x, y) in pixels at which the encoder's attention is drawn too. The page chooses its own.
+        at: points (x, y) in pixels for which the encoder's attention is also drawn. An .html page chooses its
+            own points.
 
     Returns:
         The number of detections.
@@ -119,7 +120,7 @@ def write_gradient(
         The number of detections that are drawn.
 
     Raises:
-        UserError: as `write_explanation`, or if nothing is detected.
+        UserError: in the same cases as `write_explanation`, or if nothing is detected.
     """
     target = _checked_file(output, PICTURES)
     detector = model if isinstance(model, Detector) else load(model, device, max_pixels=max_pixels)
@@ -182,7 +183,7 @@ def write_missed(
 
 
 def print_missed(report: MissedReport, console: Console) -> None:
-    """Print a report as two tables: a line for each stage, and a line for each class."""
+    """Print a report as two tables, one with a line for each stage and one with a line for each class."""
     objects, missed = sum(report.stages.values()), len(report.rows)
     table = Table(
         title=f"{missed} of {objects} objects missed at threshold {report.threshold}", title_justify="left"
@@ -204,7 +205,7 @@ def print_missed(report: MissedReport, console: Console) -> None:
 
 
 def _draw_missed(detector: Detector, split: Split, judged: Judged, number: int, verdict: Verdict) -> Figure:
-    """Draw the object (dashed) and the query that came furthest."""
+    """Draw the object with a dashed line, and the query that passed the most stages."""
     record = judged.record
     box = record.boxes_xyxy[number]
     opened = open_image(record.path, annotated_size=record.size, max_pixels=detector.data.max_pixels)

@@ -1,8 +1,8 @@
-"""An `Explanation` as a figure in the style of the paper's figure 6.
+"""Draw an `Explanation` as a figure in the style of the paper's figure 6.
 
-Each detection has its own panel with its sampling points over all heads and levels, coloured by attention
-weight, the reference that they were sampled around, and the boxes after each decoder layer, later layers
-drawn more strongly.
+Each detection has its own panel. It shows the sampling points of all heads and levels, coloured by attention
+weight, the reference around which they were sampled, and the box after each decoder layer; boxes of later
+layers are drawn more strongly.
 
 Letters: N detections, T layers, M heads, L levels, K points, P encoder points.
 """
@@ -38,12 +38,12 @@ BOX_COLOUR, PROPOSAL_COLOUR, OBJECT_COLOUR = "#35e055", "#ffd21f", "#ff3b30"
 
 
 def draw(explanation: Explanation, *, layer: int = -1, most: int = 5) -> Figure:
-    """Draw the picture with its detections, then panels for the best `most` of them and every encoder point.
+    """Draw the picture with its detections, and panels for the best `most` of them and every encoder point.
 
     The panels of detections are zoomed in so that their points can be distinguished.
 
     Args:
-        layer: the layer whose attention to draw, 0 to T - 1; -1 is the last.
+        layer: the layer whose attention is drawn, from 0 to T - 1; -1 means the last one.
     """
     image = explanation.detections.image
     assert image is not None
@@ -77,7 +77,7 @@ def draw(explanation: Explanation, *, layer: int = -1, most: int = 5) -> Figure:
 
 
 def _surrounding(queries: QueryTraces, row: int, layer: int, size: tuple[int, int]) -> np.ndarray:
-    """Return the box around the final box and all points inside the picture that carry weight."""
+    """Return the box around the final box and all points with weight inside the picture."""
     corners = queries.boxes_xyxy[row, -1].reshape(2, 2)
     if isinstance(queries.attention, SamplingPoints):
         locations, weights = queries.attention.locations[row, layer], queries.attention.weights[row, layer]
@@ -115,8 +115,9 @@ def grid(
     """Create a figure of equal panels for pictures of `size` (H, W), row by row, each with room for a title.
 
     Args:
-        legend_for: the largest weight of the colour bar below the panels; None for no colour bar.
-        min_width: the minimum width of a panel in inches, for its title; the height grows in proportion.
+        legend_for: the largest weight of the colour bar below the panels; None means no colour bar.
+        min_width: the minimum width of a panel in inches, so that its title fits; the height grows in
+            proportion.
     """
     # Not pyplot, which keeps figures alive and asks for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -150,7 +151,7 @@ def grid(
 
 
 def show_picture(panel: Axes, image: np.ndarray) -> None:
-    """Draw the picture so that its pixel (0, 0) covers [0, 1] × [0, 1]; anything outside is cut off."""
+    """Draw the picture so that its pixel (0, 0) covers [0, 1] × [0, 1]. Anything outside it is cut off."""
     height, width = image.shape[:2]
     # The picture is greyed a little, because colour shows the weights.
     grey = image @ LUMA
@@ -161,9 +162,9 @@ def show_picture(panel: Axes, image: np.ndarray) -> None:
 
 
 def zoom(panel: Axes, box_xyxy: np.ndarray, size: tuple[int, int]) -> None:
-    """Show the part of a picture, with the picture's aspect ratio, around a box.
+    """Show the part of a picture around a box, in the picture's aspect ratio.
 
-    The box fills at most 1 / CONTEXT of a side. size: (H, W) of the picture.
+    The box fills at most 1 / CONTEXT of a side. `size` is the (H, W) of the picture.
     """
     extent, low, high = np.array(size[::-1]), box_xyxy[:2], box_xyxy[2:]
     share = min(1.0, float((CONTEXT * (high - low) / extent).max()))
@@ -174,7 +175,7 @@ def zoom(panel: Axes, box_xyxy: np.ndarray, size: tuple[int, int]) -> None:
 
 
 def title(panel: Axes, left: str, right: str) -> None:
-    """Write a line above a panel, in letters small enough for both sides to fit."""
+    """Write a title line above a panel, in a font small enough for both of its sides to fit."""
     # Class names contain no mathematics: a $ stays a $.
     common: dict[str, Any] = {"pad": 2.5, "parse_math": False}
     texts = {
@@ -208,7 +209,7 @@ def draw_query(
 def draw_attention(
     panel: Axes, attention: Attention, row: int, layer: int, max_weight: float | None = None
 ) -> None:
-    """Draw the sampling points of all heads and levels, the heaviest on top, or a map over the picture."""
+    """Draw the sampling points of all heads and levels, largest weights on top, or a map over the picture."""
     max_weight = max_weight or largest(attention, layer)
     if isinstance(attention, AttentionMaps):
         height, width = attention.image_size
@@ -254,9 +255,9 @@ def _cross(panel: Axes, point: np.ndarray) -> None:
 
 
 def largest(attention: Attention, layer: int) -> float:
-    """Return the weight that gets the last colour.
+    """Return the weight that is drawn in the last colour of the scale.
 
-    Weights beyond the 99.5th percentile share that colour, so that outliers do not darken the rest.
+    All weights above the 99.5th percentile get that colour, so that outliers do not darken the others.
     """
     if isinstance(attention, SamplingPoints):
         weights = attention.weights[:, layer]

@@ -1,10 +1,10 @@
 """The gradients of a detection's numbers with respect to the picture (paper, figure 5).
 
-The numbers are the centre x and y, the width, the height and the class score of a detection. For each of
-them, the derivative with respect to every pixel that the model sees is reduced to its norm over the three
+The numbers are the centre x and y, the width, the height and the class score of a detection. For each
+number, the derivative with respect to every pixel that the model sees is reduced to its norm over the three
 colours.
 
-Letters: N detections; h, w height and width of the picture as the model sees it.
+Letters: N detections; h, w the height and width of the picture as the model sees it.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Gradients:
     """The gradient norms of N detections.
 
     Attributes:
-        norms: (N, 5, h, w) in the order of TERMS, per unit of the normalised pixel values; x, y, width and
-            height are fractions of the picture, the score is a probability.
+        norms: the norms in the order of TERMS, per unit of the normalised pixel values, (N, 5, h, w). The
+            terms x, y, width and height are fractions of the picture, and the score is a probability.
         detections: the N detections.
     """
 
@@ -45,13 +45,13 @@ class Gradients:
 def gradients(
     detector: Detector, image: Picture, threshold: float = 0.5, *, max_detections: int = 4
 ) -> Gradients:
-    """Compute the gradient norms of the best detections in a picture, with five backward passes for each.
+    """Compute the gradient norms of the best detections in a picture, with five backward passes for each one.
 
     A two-stage model passes no gradient through the proposals' boxes, and a model with refinement passes none
     from layer to layer (paper, appendix A.4), so the gradients are those of the last layer's own correction.
 
     Raises:
-        UserError: as `Detector.explain`.
+        UserError: in the same cases as `Detector.explain`.
     """
     picture = read_picture(image, detector.data.max_pixels)
     explanation = detector.explain(picture, threshold, max_detections=max_detections)
@@ -77,7 +77,10 @@ def _norms(detector: Detector, pixels: Tensor, explanation: Explanation, row: in
 
 
 def terms_of(detector: Detector, pixels: Tensor, query: int, label: int) -> Tensor:
-    """Return x, y, width, height and score of one query, (5,), differentiable in the pixels (3, h, w)."""
+    """Return x, y, width, height and score of one query, (5,), as a function of the pixels (3, h, w).
+
+    The result is differentiable with respect to the pixels.
+    """
     model = detector.model
     was_training = model.training
     model.eval()
@@ -92,7 +95,7 @@ def terms_of(detector: Detector, pixels: Tensor, query: int, label: int) -> Tens
 
 
 def draw_gradients(result: Gradients) -> Figure:
-    """Draw a row for each detection and a panel for each of the five terms, each on its own scale."""
+    """Draw a row for each detection, with a panel for each of the five terms on its own scale."""
     detections = result.detections
     assert detections.image is not None
     height, width = detections.image_size

@@ -1,8 +1,8 @@
-"""The reason why an object was missed: the first stage of the model that lost it.
+"""Find the reason why an object was missed, which is the first stage of the model that lost it.
 
-The stages are checked in the order of an object's way through the model, and the first that fails is the
-answer. Did any query look at the object? Did one of them place its box there? Did that query predict the
-object's class, with a high enough score, and was it still free?
+The stages are checked in the order in which the model works: whether any query looked at the object, whether
+one of these queries placed its box there, whether that query predicted the object's class, whether its score
+was high enough, and whether the query was neither taken nor suppressed by another object.
 
 Letters: N objects, Q queries, T decoder layers.
 """
@@ -33,7 +33,7 @@ PLACED = 0.5  # minimum IoU
 
 
 class Stage(Enum):
-    """The stage of the model at which an object was lost, or FOUND."""
+    """The stage of the model at which an object was lost, or FOUND if it was not lost."""
 
     FOUND = "found"
     NEVER_ATTENDED = "never attended"
@@ -57,8 +57,8 @@ class Claims:
     """The detections of one picture above the threshold, best first, as arrays of equal length.
 
     Attributes:
-        suppressed: the (query, class) pairs that non-maximum suppression removed, each with the claim that it
-            overlaps most; empty if the model uses no suppression (`model.nms_iou`).
+        suppressed: the (query, class) pairs that non-maximum suppression removed, mapped to the claim that
+            each overlaps most; empty if the model uses no suppression (`model.nms_iou`).
     """
 
     queries: np.ndarray
@@ -69,15 +69,15 @@ class Claims:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The fate of one object.
+    """The result for one object: the stage at which it was lost, and the query that passed the most stages.
 
     Attributes:
         attention: the largest share of a query's weight inside the object's box, in any layer.
-        iou: the IoU of the best placed box.
-        query: the query that came furthest through the stages.
+        iou: the IoU of the best placed box with the object's box.
+        query: the query that passed the most stages.
         label: the class to which this query gives its highest score.
         score: its score for the object's class.
-        taken_by: the number of the object that has the query, if the stage is LOST.
+        taken_by: the number of the object that is matched to the query, if the stage is LOST.
     """
 
     stage: Stage
@@ -92,7 +92,7 @@ class Verdict:
 def claims(
     classification: ClassificationScheme, trace: Trace, threshold: float, nms_iou: float | None = None
 ) -> Claims:
-    """Return all (query, class) pairs that are detections at this threshold, without a limit."""
+    """Return all (query, class) pairs that are detections at this threshold, however many there are."""
     logits = trace.predictions.logits.float()
     selection = classification.select(logits, logits.shape[1] * classification.num_classes)
     queries, labels = selection.queries[0].cpu().numpy(), selection.labels[0].cpu().numpy()
@@ -119,9 +119,9 @@ def verdicts(
 
     Args:
         queries: all Q queries.
-        claimed: their detections above the threshold.
-        boxes_xyxy: (N, 4) in pixels.
-        labels: (N,) class indices of the model.
+        claimed: the queries' detections above the threshold.
+        boxes_xyxy: the objects' boxes in pixels, (N, 4).
+        labels: the objects' class indices in the model, (N,).
     """
     if not len(labels):
         return []
@@ -184,8 +184,8 @@ class Judged:
     """The objects of one image with their verdicts.
 
     Attributes:
-        numbers: indices of the objects in the record.
-        labels: their class indices in the model.
+        numbers: the indices of the objects in the image's record.
+        labels: the objects' class indices in the model.
     """
 
     record: ImageRecord
@@ -201,9 +201,9 @@ class MissedReport:
 
     Attributes:
         stages: the number of objects that ended at each stage.
-        per_class: the same by class name.
+        per_class: the number of objects of each class, by name, that ended at each stage.
         unknown: the number of objects of classes that the model does not have.
-        rows: one per missed object, ready for JSON.
+        rows: one row per missed object, as JSON values.
     """
 
     threshold: float
@@ -234,8 +234,8 @@ def missed_objects(
     """Judge the objects of a split's images, one image after the other. Crowd regions are left out.
 
     Raises:
-        UserError: if an image cannot be read or has another size than annotated, or if the model and the data
-            have no class in common.
+        UserError: if an image cannot be read or does not have its annotated size, or if the model and the
+            data have no class in common.
     """
     to_model = {
         split.classes.category_ids.index(category_id): label

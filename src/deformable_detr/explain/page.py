@@ -1,9 +1,9 @@
-"""An explanation as one interactive HTML file, which works offline and can be used by keyboard.
+"""Write an explanation as one interactive HTML file, which works offline and can be used by keyboard.
 
-Hovering over a box highlights its points; sliders choose the layer, head, level and weight; a click shows
-where the encoder looks from that point.
+Hovering over a box highlights its points; sliders choose the layer, head, level and weight; a click on the
+picture shows where the encoder looks from that point.
 
-Numbers are stored as 16-bit integers in base64: a point takes six bytes instead of about thirty as JSON.
+Numbers are stored as 16-bit integers in base64, so that a point takes six bytes; JSON takes about thirty.
 Letters: T layers, M heads, L levels, K points.
 """
 
@@ -31,10 +31,10 @@ def page(
 ) -> tuple[str, int]:
     """Return the page and the number of detections that it shows.
 
-    Fewer detections fit in if the model looks at very many points (dense attention).
+    The page contains fewer detections if the model looks at very many points (dense attention).
 
     Raises:
-        UserError: as `Detector.explain`.
+        UserError: in the same cases as `Detector.explain`.
     """
     picture = read_picture(image, detector.data.max_pixels)
     first = detector.explain(picture, threshold, max_detections=max_detections)
@@ -116,7 +116,7 @@ def _grid_points(size: tuple[int, int], maximum: int) -> list[tuple[float, float
 
 
 def _encoder(encoder: EncoderTraces) -> tuple[list[list[float]], Attention]:
-    """Return the tokens as [level, x, y] and their attention; points that share a token give it once."""
+    """Return the tokens at some points as [level, x, y], each token only once, and their attention."""
     numbers, rows = np.unique(encoder.tokens, return_index=True)
     levels = np.broadcast_to(np.arange(encoder.tokens.shape[1]), encoder.tokens.shape).ravel()[rows]
     centres = encoder.centres.reshape(-1, 2)[rows]
@@ -127,9 +127,9 @@ def _encoder(encoder: EncoderTraces) -> tuple[list[list[float]], Attention]:
 
 
 def _packed(attention: Attention, size: tuple[int, int], max_weight: float) -> dict[str, Any]:
-    """Encode attention as fractions from 0 to 1.
+    """Encode locations and weights of attention as fractions from 0 to 1.
 
-    They stand for locations from -0.5 to 1.5 times the picture's size, and for weights from 0 to
+    The fractions represent locations from -0.5 to 1.5 times the picture's size, and weights from 0 to
     `max_weight`.
     """
     height, width = size
@@ -149,7 +149,7 @@ def _base64(fractions: np.ndarray) -> str:
 
 
 def _centre(references: np.ndarray) -> np.ndarray:
-    """Return points (R, 2) unchanged, and the centres of boxes (R, 4)."""
+    """Return the centres (R, 2) of boxes (R, 4); points (R, 2) are returned unchanged."""
     return references if references.shape[-1] == 2 else (references[:, :2] + references[:, 2:]) / 2
 
 

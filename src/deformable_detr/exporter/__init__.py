@@ -1,7 +1,9 @@
-"""Export a model for ONNX Runtime, OpenVINO or torch.export with a certificate: the file is compared with the
-PyTorch model before it is put into place (docs/export.md). inference/exported/ reads .onnx and .xml.
+"""Export a model for ONNX Runtime, OpenVINO or torch.export, with a certificate.
 
-    exportation.py      `export`, from the model to the files
+The exported file is compared with the PyTorch model before it is moved to its final path (docs/export.md).
+inference/exported/ reads .onnx and .xml.
+
+    exportation.py      `export`, which writes the files for a model
     graph.py            the model in the form that is traced
     sampling.py         deformable attention with standard operators
     formats.py          .onnx, .xml, .pt2

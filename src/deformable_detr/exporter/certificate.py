@@ -1,6 +1,6 @@
 """Measure the drift of an exported file from the PyTorch model on pictures, and compare it with bounds.
 
-Letters: B batch, H, W the size that the model sees, Q queries.
+Letters: B batch size; H, W height and width of the picture as the model sees it; Q queries.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ BEST = 5
 class Bounds:
     """The maximum accepted drifts.
 
-    `box`: of a coordinate, as a fraction of the picture's side. `score`: of a class score. `ap`: the loss of
-    average precision.
+    Attributes:
+        box: the maximum drift of a coordinate, as a fraction of the picture's side.
+        score: the maximum drift of a class score.
+        ap: the maximum loss of average precision.
     """
 
     box: float
@@ -45,10 +47,14 @@ INT8 = Bounds(box=0.05, score=0.15, ap=0.02)
 
 @dataclass(frozen=True)
 class CheckedPicture:
-    """A picture to compare on.
+    """A picture on which the two models are compared.
 
-    `name` and `sha256` are those of its file (`sha256` of its pixels if it was drawn). `size`: its (H, W).
-    `model_size`: (H, W) as the model sees it. `pixels`: the normalised picture, (3, H, W).
+    Attributes:
+        name: the name of the picture's file.
+        sha256: the hash of the file, or of the pixels if the picture was drawn.
+        size: the picture's (H, W).
+        model_size: the (H, W) of the picture as the model sees it.
+        pixels: the normalised picture, (3, H, W).
     """
 
     name: str
@@ -65,7 +71,9 @@ class CheckedPicture:
 class Drift:
     """The maximum differences over all queries and pictures.
 
-    `confident_box`: only over queries with a confident score in PyTorch. `worst`: the batch of each maximum.
+    Attributes:
+        confident_box: the maximum over queries with a confident score in PyTorch only.
+        worst: the batch in which each maximum occurred.
     """
 
     logit: float
@@ -78,10 +86,12 @@ class Drift:
 def measure(
     detector: Detector, exported: Backend, plain: Backend, pictures: Sequence[CheckedPicture]
 ) -> tuple[Drift, list[tuple[int, int, int]]]:
-    """Measure the drift on each picture alone, then on the first with a part of the last, which adds padding.
+    """Measure the drift on each picture, and on a batch of the first one and a part of the last one.
+
+    The pictures of that batch differ in size, so that it has padding.
 
     Returns:
-        The drift, and (B, H, W) of each batch.
+        The drift, and the (B, H, W) of each batch.
     """
     first, last = pictures[0], pictures[-1]
     _, H, W = last.pixels.shape
@@ -129,9 +139,9 @@ def _differences(
 def _in_the_order_of(
     expected: Predictions, actual: Predictions, classification: ClassificationScheme
 ) -> Predictions:
-    """Reorder `actual` so that each query is compared with the nearest of `expected`, one to one.
+    """Reorder the queries of `actual` to match them one to one with the nearest queries of `expected`.
 
-    Queries from proposals are in the order of their objectness, and nearly equal ones may be swapped.
+    Queries from proposals are sorted by objectness, so that queries with nearly equal values may be swapped.
     """
     if actual.logits.shape != expected.logits.shape:
         return actual
@@ -152,7 +162,7 @@ def _as_points(predictions: Predictions, classification: ClassificationScheme) -
 
 
 def complaints(drift: Drift, ap: tuple[float, float] | None, bounds: Bounds, precision: str) -> list[str]:
-    """Describe each drift that exceeds its bound, for use in a sentence. A drift of NaN exceeds any bound."""
+    """Describe each drift that exceeds its bound as part of a sentence. A drift of NaN exceeds any bound."""
     box, where = (drift.box, "box") if precision == "fp32" else (drift.confident_box, "confident_box")
     problems = []
     if not box <= bounds.box:
@@ -178,7 +188,7 @@ def sha256_of_pixels(picture: np.ndarray) -> str:
 
 
 def measured(drift: Drift, ap: tuple[float, float] | None) -> dict[str, Any]:
-    """Return the drift in the form of the certificate."""
+    """Return the drift in the form that the certificate uses."""
     content: dict[str, Any] = asdict(drift)
     if ap is not None:
         content["ap"] = {"pytorch": ap[0], "exported": ap[1]}

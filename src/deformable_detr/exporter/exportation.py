@@ -1,6 +1,6 @@
-"""Export a model: trace it, write a draft, open it, compare it with the PyTorch model, and put it into place.
+"""Export a model: trace it, write a draft, compare the draft with the PyTorch model, and rename it.
 
-Draft (formats.py) → file → opened → drift (certificate.py) → file with certificate, renamed
+formats.py has the drafts, and certificate.py measures the drift. The final file contains the certificate.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ DRAWN_SIZES = ((480, 640), (640, 480), (427, 640), (500, 333))
 class Export:
     """The result of an export.
 
-    `files`: the exported file and, for an .xml, its .bin. `certificate`: the content of `certificate_file`.
+    Attributes:
+        files: the exported file and, for an .xml file, its .bin file.
+        certificate: the content of `certificate_file`.
     """
 
     files: tuple[Path, ...]
@@ -108,33 +110,35 @@ def export(
     max_ap_drift: float | None = None,
     console: Console | None = None,
 ) -> Export:
-    """Write `model` for another engine, with a certificate of its difference from the PyTorch model.
+    """Export `model` to a file for another engine, and certify how far it differs from the PyTorch model.
 
     The file takes `pixels` (B, 3, H, W) float32, normalised, and `mask` (B, H, W) bool, True = padding, for
     any B, H and W. It returns `logits` (B, Q, classes) and `boxes_cxcywh` (B, Q, 4). Its metadata contains
-    everything else that a detector needs, so `load(output)` returns one, except for a .pt2, which is for
-    other programs.
+    everything else that a detector needs, so that `load(output)` returns a detector. A .pt2 file is an
+    exception: it is for other programs.
 
     Args:
         model: a `Detector`, or anything that `load` accepts except an exported file.
-        output: a .onnx file, an .xml (OpenVINO, with a .bin next to it), or a .pt2 (torch.export).
+        output: an .onnx file, an .xml file (OpenVINO, which adds a .bin file), or a .pt2 file (torch.export).
         to: the engine.
-        operator: how deformable attention samples. `grid_sample`: with a standard operator. `gather`: with
-            arithmetic alone, for engines whose GridSample is missing or wrong. `native` (torch only, and its
-            default): with this package's operator, which must be installed where the file runs.
-        precision: `fp32`, or `int8` (the convolutions of backbone and neck), which needs `calibration`.
-        images: pictures, folders or globs to compare on; by default pictures of `data`, or drawn ones.
-        data: a data set; if given, average precision on its `split` is compared as well.
+        operator: the way in which deformable attention samples. `grid_sample` uses a standard operator.
+            `gather` uses only arithmetic, for engines whose GridSample is missing or wrong. `native` (for
+            torch only, and its default) uses this package's operator, which must be installed where the file
+            runs.
+        precision: `fp32`, or `int8` (for the convolutions of backbone and neck), which needs `calibration`.
+        images: the pictures, folders or globs on which the models are compared. The default is pictures of
+            `data` or, without `data`, drawn ones.
+        data: a data set. If it is given, the average precision on its `split` is compared as well.
         split: the part of `data` to use.
         format: the layout of `data`.
-        calibration: pictures, folders or globs from which int8 takes the ranges of its numbers.
+        calibration: pictures, folders or globs that determine the numeric ranges for int8.
         num_images: the maximum number of pictures that are compared.
         max_box_drift, max_score_drift, max_ap_drift: bounds; see `certificate.Bounds` for their units.
-        console: where progress is shown; by default nowhere.
+        console: the console on which progress is shown; None shows none.
 
     Raises:
-        UserError: an option is wrong, or a library of the extra [export] is missing.
-        ExportRefusedError: the file exceeded a bound and was not written.
+        UserError: if an option is wrong, or a library of the extra [export] is missing.
+        ExportRefusedError: if the exported model exceeded a bound; the file is not written.
     """
     target = Path(output).expanduser()
     operator = _checked(target, to, operator, precision, calibration, num_images)
@@ -150,9 +154,11 @@ def export(
 
 @dataclass(frozen=True)
 class _Task:
-    """An export whose options are checked.
+    """An export whose options have been checked.
 
-    `pictures`: the pictures to compare on. `part`: a part of a data set to compare average precision on.
+    Attributes:
+        pictures: the pictures on which the models are compared.
+        part: the part of a data set on which average precision is compared.
     """
 
     detector: Detector
@@ -171,7 +177,7 @@ class _Task:
         return TorchBackend(copied, torch.device("cpu"), torch.float32)
 
     def trace(self, calibration: list[Path] | None) -> Draft:
-        """Convert the model. `calibration`: pictures for int8, or None."""
+        """Convert the model. `calibration` contains the pictures for int8; otherwise it is None."""
         self.console.print(f"tracing {self.detector.recipe} ({self.operator}, {self.precision}) …")
         if self.to == "torch":
             return TorchDraft(self.plain.model, self.operator)
@@ -181,7 +187,7 @@ class _Task:
         return onnx_draft if self.to == "onnx" else OpenVinoDraft(onnx_draft)
 
     def write(self, graph: Draft, target: Path) -> Export:
-        """Write the graph with its certificate if it is near enough to the PyTorch model."""
+        """Write the graph with its certificate if its drift from the PyTorch model is within the bounds."""
         metadata = Metadata(self.detector.checkpoint.description, None)
         with replacing(target) as draft:
             graph.save(draft, metadata.to_texts())
@@ -203,7 +209,7 @@ class _Task:
         """Compare an exported file with the PyTorch model and return the content of its certificate.
 
         Raises:
-            ExportRefusedError: a bound is exceeded, so `target` must not be written.
+            ExportRefusedError: if a bound is exceeded, so that `target` must not be written.
         """
         self.console.print(f"comparing with PyTorch on {len(self.pictures)} pictures …")
         drift, shapes = measure(self.detector, opened.backend, self.plain, self.pictures)
@@ -234,7 +240,7 @@ class _Task:
         }
 
     def save_certified(self, graph: Draft, draft: Path, metadata: Metadata) -> None:
-        """Save the graph again, now with its certificate, and run the file that is put into place."""
+        """Save the graph again, this time with its certificate, and run the resulting file."""
         graph.save(draft, metadata.to_texts())
         opened = graph.open(draft)
         detector = Detector(opened, opened.backend)

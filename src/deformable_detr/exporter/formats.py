@@ -1,4 +1,4 @@
-"""The three formats: each is a traced model that can be saved with metadata and opened again."""
+"""The three export formats. Each is a traced model that can be saved with metadata and opened again."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ REMARKS = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "fro
 
 
 class Draft(ABC):
-    """A graph that has not been written to a file yet."""
+    """An exported graph that has not been written to a file yet."""
 
     @abstractmethod
     def save(self, path: Path, texts: Mapping[str, str]) -> None:
         """Write the graph with `texts` as its metadata."""
 
     def open(self, path: Path) -> ExportedModel:
-        """Open what `save` wrote to `path`, to compare it with the PyTorch model."""
+        """Open the file that `save` wrote to `path`, to compare it with the PyTorch model."""
         return exported.load(path)
 
 
 class OnnxDraft(Draft):
-    """An ONNX graph of standard operators, with all weights, that reveals nothing about this machine."""
+    """An ONNX graph of standard operators with all weights. It reveals nothing about this machine."""
 
     def __init__(self, proto: Any):
         self.proto = proto
@@ -63,7 +63,7 @@ class OnnxDraft(Draft):
         """Trace a model and convert it to ONNX.
 
         Raises:
-            UserError: the model needs operators that ONNX does not have.
+            UserError: if the model needs operators that ONNX does not have.
         """
         with torch.no_grad(), quietly():
             program = torch.onnx.export(
@@ -106,7 +106,7 @@ def _tidy(proto: Any) -> None:
 
 
 class OpenVinoDraft(Draft):
-    """OpenVINO's conversion of an ONNX graph; weights stay in float32."""
+    """OpenVINO's conversion of an ONNX graph. Its weights remain in float32."""
 
     def __init__(self, onnx_draft: OnnxDraft):
         openvino = engine("openvino")
@@ -141,8 +141,10 @@ class TorchDraft(Draft):
         path.write_bytes(self._saved)
 
     def open(self, path: Path) -> ExportedModel:
-        """Open the bytes of `save` from memory: the file could have been replaced since, and
-        `torch.export.load` runs code that its file contains."""
+        """Open the bytes that `save` wrote, from memory.
+
+        The file could have been replaced since, and `torch.export.load` runs code that its file contains.
+        """
         texts = {DESCRIPTION: "", CERTIFICATE: ""}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -168,14 +170,14 @@ class ProgramBackend(ExportedBackend):
 
 
 def check_libraries(to: str) -> None:
-    """Raise a `UserError` if a library of the extra [export] is not installed."""
+    """Raise a `UserError` if a library that the extra [export] installs is missing."""
     for name in LIBRARIES[to]:
         engine(name)
 
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Silence onnxscript and torch, which report every folded constant on standard output and by logging."""
+    """Silence onnxscript and torch, which print and log every folded constant."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

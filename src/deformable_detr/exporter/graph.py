@@ -1,7 +1,6 @@
-"""The model in the form that is exported: a copy in which parts that torch.export or another engine does not
-support are replaced.
+"""A copy of the model for export, without parts that torch.export or other engines do not support.
 
-`DetectionModel.forward` is kept, and the copy computes the same function. The replacements are:
+The copy uses `DetectionModel.forward` unchanged and computes the same function. The replacements are:
 
     backbone        frozen norms are folded into the convolutions; timm's "same" padding has no branches
     attention       sampling uses standard operators (sampling.py), unless the package's own was requested
@@ -57,9 +56,9 @@ class Graph(nn.Module):
 class SamePaddedConvolution(nn.Module):
     """A convolution with TensorFlow's "same" padding.
 
-    As many zeros are added as ceil(size / stride) outputs need, an odd one at the end. timm tests whether
-    their number is positive, which would fix the parity of the picture's sides. For kernels that are not
-    smaller than their stride, it always is.
+    It adds as many zeros as ceil(size / stride) outputs need; if their number is odd, the extra zero is at
+    the end. timm tests whether the number is positive, and tracing this test would fix the parity of the
+    picture's sides. The test is not needed, because kernels here are not smaller than their stride.
     """
 
     def __init__(self, convolution: nn.Conv2d):
@@ -84,7 +83,7 @@ class SamePaddedConvolution(nn.Module):
 
 
 def traced(model: DetectionModel, operator: str) -> torch.export.ExportedProgram:
-    """Trace the model as a program of pixels and mask for any batch size, height and width."""
+    """Trace the model as a program that takes pixels and mask of any batch size, height and width."""
     B, H, W = EXAMPLE
     pixels, mask = torch.zeros(B, 3, H, W), torch.zeros(B, H, W, dtype=torch.bool)
     free = torch.export.Dim.DYNAMIC  # unlike Dim.AUTO, raises an error if one would be fixed

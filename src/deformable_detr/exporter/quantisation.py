@@ -1,5 +1,8 @@
-"""Quantise to int8 with ONNX Runtime's static quantisation: calibrated on pictures, with weights per channel,
-and as pairs of QuantizeLinear and DequantizeLinear (QDQ), which OpenVINO supports as well."""
+"""Quantise to int8 with ONNX Runtime's static quantisation, which is calibrated on pictures.
+
+Weights are quantised per channel. The graph contains pairs of QuantizeLinear and DequantizeLinear (QDQ),
+which OpenVINO also supports.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ def quantised(draft: OnnxDraft, detector: Detector, files: Sequence[Path], conso
     """Convert a graph to int8.
 
     Raises:
-        UserError: a calibration picture cannot be read.
+        UserError: if a calibration picture cannot be read.
     """
     onnx, quantization = engine("onnx"), engine("onnxruntime.quantization")
     chosen = files[:: max(1, len(files) // MAX_CALIBRATION)][:MAX_CALIBRATION]

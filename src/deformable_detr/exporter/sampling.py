@@ -1,11 +1,10 @@
-"""Deformable attention's sampling with operators that every engine has, in two forms of the same sum.
+"""Deformable attention's sampling with operators that every engine has, as two ways to compute the same sum.
 
-`grid_sample` uses one GridSample per level. `gather` uses none: the four corners of each point are fetched as
-rows and weighted by bilinear arithmetic, for engines whose GridSample is missing, slow or wrong. Both are
-written for torch.export, where the sizes of levels may be symbols, so they are only combined with tensors
-arithmetically.
+`grid_sample` uses one GridSample per level. `gather` uses none, for engines whose GridSample is missing, slow
+or wrong: it fetches the four corners of each point as rows and weights them bilinearly. Both are written for
+torch.export. The sizes of levels may be symbols there, so they are combined with tensors only by arithmetic.
 
-Letters: B batch, S memory tokens, M heads, D head dimension, Q queries, L levels, K points per level.
+Letters: B batch size, S memory tokens, M heads, D head dimension, Q queries, L levels, K points per level.
 """
 
 from __future__ import annotations
@@ -58,8 +57,8 @@ class StandardAttention(MemoryAttention, ABC):
     def _locations(self, reference: Tensor, offsets: Tensor, shape: tuple[int, int]) -> Tensor:
         """Return locations (B, Q, M, K, 2) on one level.
 
-        The units of `offsets` (B, Q, M, K, 2) are pixels around reference points (B, Q, 2), and half box
-        sides divided by K around reference boxes (B, Q, 4).
+        The unit of `offsets` (B, Q, M, K, 2) is a pixel if the references are points (B, Q, 2), and half a
+        box side divided by K if they are boxes (B, Q, 4).
         """
         reference = reference[:, :, None, None]
         if reference.shape[-1] == 4:
@@ -75,7 +74,7 @@ class StandardAttention(MemoryAttention, ABC):
     def sample(
         self, value: Tensor, shapes: SpatialShapes, locations: list[Tensor], weights: list[Tensor]
     ) -> Tensor:
-        """Sum weighted samples of value (B, S, M, D) to (B, Q, M·D).
+        """Return the weighted sums (B, Q, M·D) of samples of `value` (B, S, M, D).
 
         Each level has locations (B, Q, M, K, 2) and weights (B, Q, M, K).
         """
@@ -122,7 +121,10 @@ class GatherAttention(StandardAttention):
 
 
 def _neighbours(location: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the pixels before and after each location on an axis, as indices and weights (zero outside)."""
+    """Yield the indices and weights of the pixels before and after each location on an axis.
+
+    The weights of pixels outside the axis are zero.
+    """
     position = location * size - 0.5
     first = position.floor()
     for pixel, weight in ((first, first + 1 - position), (first + 1, position - first)):

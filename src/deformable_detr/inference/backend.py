@@ -1,5 +1,7 @@
-"""Backends: padded pixels to the last layer's predictions. Everything else in a detector is the same, whether
-PyTorch, ONNX Runtime or OpenVINO computes them."""
+"""Backends, which compute the last layer's predictions from padded pixels.
+
+The rest of a detector does not depend on whether PyTorch, ONNX Runtime or OpenVINO computes them.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,7 @@ class TorchBackend(Backend):
 
 
 class Runner(Protocol):
-    """A model rebuilt to be fast: cpu/ and cuda/ have one each."""
+    """A model that was rebuilt for speed; the packages cpu/ and cuda/ each have one such class."""
 
     def is_current(self, model: DetectionModel) -> bool: ...
 
@@ -50,7 +52,7 @@ class Runner(Protocol):
 
 
 class RunnerBackend(Backend):
-    """The model's replica for its device: built on the first call, and rebuilt after the model changes."""
+    """Runs a replica of the model for its device, built on the first call and rebuilt after changes."""
 
     def __init__(self, model: DetectionModel, device: torch.device, dtype: torch.dtype):
         self.model = model.to(device)
@@ -71,7 +73,7 @@ class RunnerBackend(Backend):
 
 
 def backend_for(model: DetectionModel, device: torch.device, dtype: torch.dtype) -> Backend:
-    """The fastest way there is to run a model on a device."""
+    """Return the fastest backend for a model on a device."""
     if device.type in ("cpu", "cuda"):
         return RunnerBackend(model, device, dtype)
     return TorchBackend(model, device, dtype)

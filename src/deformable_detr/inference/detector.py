@@ -1,8 +1,8 @@
-"""The detector: it turns pictures into detections.
+"""The detector, which turns pictures into detections.
 
-`Detector` = preprocessing + backend + postprocessing. A backend maps padded pixels to the last layer's
-predictions: on a CPU an optimised replica of the model (cpu/), elsewhere the model itself, or an exported
-file (exported/). Evaluate, predict and serve see only the detector.
+`Detector` = preprocessing + backend + postprocessing. A backend computes the last layer's predictions from
+padded pixels. It runs a replica of the model for a CPU (cpu/) or a GPU (cuda/), the model itself, or an
+exported file (exported/). Evaluation, prediction and the server use only the detector.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Augmentation(Protocol):
-    """Another way of looking at pictures than once and as a whole, see tta.py."""
+    """A way to detect objects in several views of a picture; see tta.py."""
 
     def preprocess(self, picture: Image.Image) -> Tensor: ...
 
@@ -50,7 +50,7 @@ class Augmentation(Protocol):
 
 
 class Detector:
-    """Finds objects in pictures; created by `load`, `create` or `train`.
+    """Finds objects in pictures. Detectors are created by `load`, `create` and `train`.
 
     Attributes:
         classes: class names and the data set's own ids.
@@ -185,20 +185,20 @@ class Detector:
 
         Args:
             images: a path, PIL image, (H, W, 3) RGB uint8 array, or (3, H, W) tensor (uint8, or float in
-                [0, 1]); or a list of such.
+                [0, 1]); or a list of these.
             threshold: detections below this score are left out.
             classes: names of the classes to find; None means all.
-            class_thresholds: by class name, if it differs from `threshold`.
-            max_detections: the maximum number per picture, before classes are left out.
+            class_thresholds: the threshold by class name, for classes with a threshold of their own.
+            max_detections: the maximum number of detections per picture, before classes are left out.
             batch_size: the number of pictures of equal resized shape that are computed together; the result
                 does not depend on it.
 
         Returns:
-            `Detections` for one picture, a list of them for a list; boxes in pixels of the original.
+            `Detections` for one picture, or a list of them for a list. Boxes are in pixels of the original.
 
         Raises:
             UserError: if a picture cannot be read, an option is out of range, or the model does not have a
-                class; the message names it.
+                class, which the message names.
         """
         check_options(threshold, max_detections, batch_size)
         selection = Selection.of(self.classes, threshold, classes, class_thresholds)
@@ -216,7 +216,7 @@ class Detector:
     ) -> Explanation:
         """Return where the model looked for each detection in a picture, as arrays in pixels of the original.
 
-        The plain PyTorch model computes it in float32 without augmentation, whatever `predict` uses.
+        The plain PyTorch model computes this in float32 without augmentation, whatever `predict` uses.
 
         Args:
             image, threshold, max_detections: as for `predict`.
@@ -274,13 +274,13 @@ def load(
     id, or an exported .onnx or .xml file.
 
     Args:
-        device: `auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`, … Exported files run on the CPU.
-        dtype: None or `fp32`, `bf16`, `fp16`: the type the model computes in (weights stay float32). Exported
-            files compute as they were exported.
-        max_pixels: the largest H·W of a picture; None is the limit that the model was trained with.
+        device: `auto` (CUDA if there is a GPU), `cpu`, `cuda`, `cuda:1`, … Exported files run on the CPU.
+        dtype: the type in which the model computes: None or `fp32`, `bf16`, `fp16` (weights stay float32). An
+            exported file computes in the type in which it was exported.
+        max_pixels: the largest H·W of a picture; None means the limit with which the model was trained.
 
     Raises:
-        UserError: where there is no such model, it cannot be read, or the device does not compute in `dtype`.
+        UserError: if there is no such model, it cannot be read, or the device does not compute in `dtype`.
     """
     if max_pixels is not None and max_pixels < 1:
         raise UserError(f"max_pixels must be at least 1, not {max_pixels}.")

@@ -1,7 +1,7 @@
-"""From the last layer's predictions to detections in pixels of the original (docs/specification.md §7.1).
+"""Convert the last layer's predictions to detections in pixels of the original (specification §7.1).
 
 Boxes are not clipped: `evaluate` measures them as they are, and `predict` clips them in its `Selection`.
-There is no non-maximum suppression either if the model follows the paper: with enough training, the set loss
+A model that follows the paper needs no non-maximum suppression, because with enough training the set loss
 teaches it to predict each object once. `nms_iou` is for models that were trained for a shorter time
 (docs/training.md).
 """
@@ -35,8 +35,8 @@ def postprocess(
         logits: (B, Q, num_logits).
         boxes_cxcywh: (B, Q, 4), normalised by the unpadded image.
         original_sizes: (H, W) of each picture before resizing, in pixels.
-        nms_iou: leave out detections that overlap a better one of their class by more than this IoU; None
-            leaves out none.
+        nms_iou: detections that overlap a better one of their class by more than this IoU are left out; None
+            disables this.
     """
     results = detections_of_queries(
         logits, boxes_cxcywh, classification, classes, original_sizes, max_detections, nms_iou

@@ -23,7 +23,7 @@ from ..structures import DetectorOutput, FeatureMemory, ImageBatch, Queries
 
 @dataclass(frozen=True)
 class SampledLayer:
-    """The inputs of the operator of one deformable attention.
+    """The inputs of the operator in one deformable attention module.
 
     Attributes:
         references: (B, R, 2|4) in [0, 1] of the unpadded image.
@@ -36,13 +36,13 @@ class SampledLayer:
     weights: Tensor
 
     def of_image(self, valid_ratios: Tensor) -> Tensor:
-        """Return the locations as fractions of the unpadded image. valid_ratios: (B, L, 2)."""
+        """Return the locations as fractions of the unpadded image; `valid_ratios` is (B, L, 2)."""
         return self.locations / valid_ratios[:, None, None, :, None, :]
 
 
 @dataclass(frozen=True)
 class DenseLayer:
-    """One dense attention; `weights` is (B, R, M, S), with a sum of one over S."""
+    """The weights of one dense attention module, (B, R, M, S), with a sum of one over S."""
 
     weights: Tensor
 
@@ -104,8 +104,8 @@ def record(model: DetectionModel, batch: ImageBatch, places: Tensor | None = Non
 def tokens_at(memory: FeatureMemory, places: Tensor) -> Tensor:
     """Return the memory token of each level that covers each place, (B, P, L).
 
-    Places on the right or bottom border get the nearest token. places: (P, 2), fractions of the unpadded
-    image.
+    Places on the right or bottom border get the nearest token. `places` is (P, 2), in fractions of the
+    unpadded image.
     """
     tokens, start = [], 0
     for level, (height, width) in enumerate(memory.spatial_shapes):

@@ -42,8 +42,8 @@ class Selection:
             class_thresholds: the minimum score by class name.
 
         Raises:
-            UserError: if the model does not have a class of that name (the message has the closest names), or
-                if a score is outside [0, 1].
+            UserError: if the model does not have one of these classes (the message lists the closest names),
+                or if a score is outside [0, 1].
         """
         _check_score("threshold", threshold)
         if isinstance(classes, str):
@@ -72,15 +72,15 @@ class Selection:
         return bool((self.thresholds == UNREACHABLE).any())
 
     def __call__(self, detections: Detections) -> Detections:
-        """Return the selected ones of `detections`, with boxes clipped to their picture.
+        """Return those of `detections` that are selected, with boxes clipped to their picture.
 
-        All predictions that somebody sees come this way; `evaluate` measures unclipped boxes, as the authors
-        do.
+        Every prediction that is shown to a user passes through here; `evaluate` measures unclipped boxes, as
+        the authors do.
         """
         return detections.take(np.flatnonzero(self.mask(detections))).clipped()
 
     def mask(self, detections: Detections) -> np.ndarray:
-        """Return for each detection whether it is selected, (N,) bool."""
+        """Return a mask of the selected detections, (N,) bool."""
         mask: np.ndarray = detections.scores >= self.thresholds[detections.labels]
         return mask
 
@@ -90,7 +90,7 @@ class Selection:
 
 
 def _with_commas(parts: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Join neighbouring parts that together are the name of a class."""
+    """Join neighbouring parts that together form the name of a class."""
     by_parts = {tuple(part.strip() for part in name.split(",") if part.strip()): name for name in known}
     longest = max(map(len, by_parts), default=1)
     names: list[str] = []

@@ -41,7 +41,10 @@ class SamplingPoints:
         return SamplingPoints(self.locations[rows], self.weights[rows])
 
     def share_inside(self, boxes_xyxy: np.ndarray) -> np.ndarray:
-        """Return the share of each row's weight inside a box, (R, T). boxes_xyxy: (4,), or (R, 4) by row."""
+        """Return the share of each row's weight inside a box, (R, T).
+
+        `boxes_xyxy` is one box for all rows, (4,), or one box for each row, (R, 4).
+        """
         low, high = np.split(np.broadcast_to(boxes_xyxy, (len(self.weights), 4)), 2, axis=-1)
         expand = (slice(None), *[None] * (self.locations.ndim - 2))
         inside = ((self.locations >= low[expand]) & (self.locations <= high[expand])).all(-1)
@@ -79,7 +82,7 @@ class AttentionMaps:
         return share
 
     def upsampled(self, row: int, layer: int = -1, head: int | None = None) -> np.ndarray:
-        """Return the smoothed weights, (H, W) of the picture, of one `head` or the mean over heads."""
+        """Return the smoothed weights of one `head`, or their mean over heads, as (H, W) of the picture."""
         cells = self.weights[row, layer]
         chosen = cells.mean(0) if head is None else cells[head]
         return (
@@ -203,7 +206,7 @@ def explain_picture(
     places: Sequence[tuple[float, float]] = (),
     nms_iou: float | None = None,
 ) -> Explanation:
-    """Explain one picture. pixels: (3, h, w), the model's input; picture: (H, W, 3) uint8."""
+    """Explain one picture, from the model's input `pixels` (3, h, w) and `picture` (H, W, 3) uint8."""
     size = (picture.shape[0], picture.shape[1])
     trace = trace_picture(model, classification, classes, pixels, size, places)
     logits, boxes = trace.predictions.logits, trace.predictions.boxes_cxcywh
@@ -223,7 +226,7 @@ def trace_picture(
     size: tuple[int, int],
     places: Sequence[tuple[float, float]] = (),
 ) -> Trace:
-    """Trace every query. pixels: (3, h, w); size: (H, W) of the original picture.
+    """Trace every query, for `pixels` (3, h, w) and `size`, the (H, W) of the original picture.
 
     Raises:
         UserError: if a place is outside the picture, or the model has no encoder.

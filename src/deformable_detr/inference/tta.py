@@ -1,12 +1,12 @@
 """Test-time augmentation: a detector that sees each picture several times, flipped and in several sizes, and
 merges the detections (paper, Table 3, last row).
 
-It is built outside the model: the detector is given the views and can be evaluated and used like any other.
+It is separate from the model: a detector with views can be evaluated and used like any other detector.
 
-Merging: overlapping detections of one class are one object. torchvision's non-maximum suppression finds its
-best box. The merged box is the mean of all its boxes, weighted by score; the merged score is the mean over
-the views of the best score in each, with 0 for a view without the object. The paper does not specify how it
-merged.
+Overlapping detections of one class are merged into one object. torchvision's non-maximum suppression finds
+its best box. The merged box is the mean of all its boxes, weighted by score; the merged score is the mean
+over the views of the best score in each, with 0 for a view without the object. The paper does not specify
+its method.
 
 Letters: N detections, V views.
 """
@@ -34,7 +34,7 @@ OVERLAP = 0.65  # minimum IoU of two boxes of one object
 
 @dataclass(frozen=True)
 class View:
-    """A view of a picture: its short side times `scale`, mirrored left to right if `flipped`."""
+    """A view of a picture: its short side is multiplied by `scale`, and it is mirrored if `flipped`."""
 
     scale: float
     flipped: bool
@@ -124,14 +124,14 @@ class MergedViews:
 
 
 def tta_scales(tta: bool | Sequence[float]) -> tuple[float, ...]:
-    """Return the scales for the option `tta`: none, the usual ones, or the given ones."""
+    """Return the scales for the option `tta`: no scales, the usual ones, or those that it lists."""
     if isinstance(tta, bool):
         return SCALES if tta else ()
     return tuple(tta)
 
 
 def augmented(detector: Detector, scales: Sequence[float] = SCALES) -> Detector:
-    """Return the detector with flips and these scales; it explains detections as the plain one does."""
+    """Return the detector with flips and these scales; its explanations are those of the plain detector."""
     return detector.augmented(MergedViews(detector, views_of(scales)))
 
 
@@ -142,7 +142,7 @@ def augmented_as_requested(detector: Detector, tta: bool | Sequence[float]) -> D
 
 
 def merge(views: Sequence[Detections], overlap: float = OVERLAP, max_detections: int = 100) -> Detections:
-    """Merge one picture's detections in V views, which are in the picture's coordinates; best first.
+    """Merge the detections in V views of one picture, in the picture's coordinates; return the best first.
 
     A single view is not changed, because the model predicts each object once.
     """

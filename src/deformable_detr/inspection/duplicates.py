@@ -1,12 +1,12 @@
-"""Duplicate pictures in a data set: the same picture with any file name, size or compression.
+"""Find duplicate pictures in a data set, even if their file names, sizes or compression differ.
 
-The fingerprint of a picture is its grey thumbnail of 16 x 17 means; its perceptual hash is the sign of the
-difference of neighbours, 256 bits (Krawetz's difference hash, at twice its usual width). Two pictures are the
-same if all of these hold:
+The fingerprint of a picture is its grey thumbnail of 16 x 17 means. Its perceptual hash consists of the signs
+of the differences between neighbouring means, 256 bits (Krawetz's difference hash, at twice its usual width).
+Two pictures are considered the same if all of the following hold:
 
-- their sides have the same ratio, to 3 %;
+- the ratios of their sides agree to within 3 %;
 - at most 20 of the 256 bits differ;
-- the thumbnails differ by at most 5 % of their contrast (mean absolute difference by standard deviation).
+- the thumbnails differ by at most 5 % of their contrast (mean absolute difference over standard deviation).
 
 The hash alone is not enough: frames from a drone that are seconds apart differ by as few as 18 bits. This was
 measured on the 500 photographs, microscope and aerial pictures of data/. Re-encoding as JPEG of quality 30
@@ -47,7 +47,7 @@ class DuplicateGroup:
 
     Attributes:
         members: the entries as (split, file name).
-        bits: the largest distance, of 256 bits, between two entries that were matched with each other.
+        bits: the largest number of different bits, out of 256, between two entries that were matched.
     """
 
     members: tuple[tuple[str, str], ...]
@@ -63,7 +63,7 @@ class DuplicateGroup:
 
 
 def find_duplicates(prints: Sequence[Fingerprint]) -> tuple[DuplicateGroup, ...]:
-    """Return the groups of two or more equal pictures, those over several splits first."""
+    """Return the groups of two or more equal pictures; groups that span several splits come first."""
     if len(prints) < 2:
         return ()
     thumbnails = np.stack([fingerprint.thumbnail for fingerprint in prints])

@@ -1,4 +1,4 @@
-"""The choice of a page's pictures: samples, the fullest picture, the tiniest objects, suspected boxes."""
+"""Choose a page's pictures: samples, the picture with the most objects, tiny objects and suspect boxes."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ class ExampleBox:
     """A box of an example.
 
     Attributes:
-        box_xyxy: pixels of the picture. A suspected box is as its file states it, even outside the picture.
-        marked: False for the neighbours of the object that the picture is shown for.
+        box_xyxy: the box in pixels of the picture. A suspect box is kept as its file states it, even if it is
+            outside the picture.
+        marked: True for the object that the picture illustrates, False for its neighbours.
     """
 
     box_xyxy: tuple[float, float, float, float]
@@ -41,8 +42,8 @@ class Example:
     """A picture to show.
 
     Attributes:
-        size: its annotated (H, W).
-        crop_xyxy: the part to show in whole pixels, or None for the whole picture.
+        size: the picture's annotated (H, W).
+        crop_xyxy: the part to show, in whole pixels, or None for the whole picture.
     """
 
     section: Section
@@ -58,7 +59,7 @@ class Example:
 def choose_examples(
     splits: Sequence[Split], view: RecipeView, duplicates: Sequence[DuplicateGroup]
 ) -> tuple[Example, ...]:
-    """Choose the examples, always the same for the same data. Some of them may be impossible to open."""
+    """Choose the examples; the same data always give the same choice. It may include unreadable pictures."""
     return (
         *_suspects(splits),
         *_tiniest(splits, view),
@@ -130,7 +131,7 @@ def _tiniest(splits: Sequence[Split], view: RecipeView) -> list[Example]:
 
 
 def _around(box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return a part of the picture, centred on the object, 4 times as wide and at least 96 pixels."""
+    """Return a part of the picture centred on the object, 4 times as wide and at least 96 pixels wide."""
     height, width = size
     x0, y0, x1, y1 = box.tolist()
     half = max(48.0, 4 * max(x1 - x0, y1 - y0))
@@ -144,7 +145,7 @@ def _around(box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]
 
 
 def _suspects(splits: Sequence[Split]) -> list[Example]:
-    """Choose pictures with boxes that were dropped or clipped, first one of each kind of problem."""
+    """Choose pictures with boxes that were dropped or clipped, starting with one for each kind of problem."""
     found: list[tuple[int, Split, ImageRecord, list[Problem]]] = []
     for split in splits:
         records = {image.path: image for image in split.images}

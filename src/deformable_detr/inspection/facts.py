@@ -1,4 +1,4 @@
-"""The results of an inspection as plain dataclasses, for the terminal, for JSON and for the page."""
+"""The results of an inspection as plain dataclasses for the terminal, JSON and the page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ClassCount:
     """The number of boxes of a class in a split.
 
     Attributes:
-        index: the class index in the model, that is its row of the class head.
+        index: the class index in the model, which is the class's row in the class head.
         category_id: the data set's own id.
         boxes: the number of boxes without crowds.
         images: the number of images with at least one of these boxes.
@@ -36,23 +36,24 @@ class ClassCount:
 
 @dataclass(frozen=True)
 class SplitReport:
-    """One split in numbers.
+    """The measurements for one split.
 
     Attributes:
         boxes: the number of all objects, including the `crowds` and `difficult` ones.
         empty_images: the number of images without any object.
-        objects_mean, objects_max: objects per image without crowds, for which a model needs no query.
+        objects_mean, objects_max: the mean and maximum number of objects per image, without crowds, because
+            a model needs no queries for those.
         over_queries: the number of images with more objects than the recipe has queries.
-        small, medium, large: shares of the objects by COCO's area (below 32², below 96², the rest), without
-            crowds; 0 if there are no objects.
+        small, medium, large: the shares of objects, without crowds, whose COCO area is below 32², from 32² to
+            below 96², and larger; 0 if there are no objects.
         sizes: the sizes of the same objects as the model sees them.
-        smallest_image, largest_image: (H, W), by number of pixels.
-        images_checked: decode, headers or no, see `inspect`.
+        smallest_image, largest_image: the (H, W) of the images with the fewest and the most pixels.
+        images_checked: `decode`, `headers` or `no`; see `inspect`.
         rotated: the number of images that are turned according to EXIF when they are opened.
         not_rotated: the number of images whose EXIF orientation is ignored, because they were annotated as
             they are stored.
-        problems: all problems in the order of the files, except those that an earlier split has.
-        notes: observations that do no harm.
+        problems: all problems in the order of the files, except those already listed for an earlier split.
+        notes: harmless observations.
     """
 
     name: str
@@ -111,7 +112,7 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class Remark:
-    """One sentence about the data set as a whole: the fact, and the option that helps, if there is one."""
+    """A sentence that states a fact about the whole data set and, if one helps, recommends an option."""
 
     kind: str
     message: str
@@ -125,11 +126,11 @@ class Forecast:
         update_seconds, update_spread: the mean duration of an update and its standard deviation, in seconds.
         update_cpu_seconds: the processor time of an update, over all threads.
         evaluation_seconds: the duration of the evaluation after an epoch; 0 if there is no validation split.
-        peak_bytes: the peak memory of the training process and its loaders, with a batch of the largest
-            pictures.
-        gpu_bytes: the peak GPU memory, 0 on a CPU.
-        largest_batch: (H, W) of that batch.
-        load: the number of processes that were ready to run on the `cores`.
+        peak_bytes: the peak memory of the training process and its loaders, measured with a batch of the
+            largest pictures.
+        gpu_bytes: the peak GPU memory; 0 on a CPU.
+        largest_batch: the (H, W) of the batch of the largest pictures.
+        load: the number of processes that were ready to run on the `cores` processor cores.
     """
 
     recipe: str
@@ -180,9 +181,9 @@ class DataReport:
     Attributes:
         format: the layout that was read.
         formats: all layouts in which the data set exists.
-        view: the recipe by which sizes and queries were judged.
+        view: the recipe's settings, by which sizes and queries were judged.
         unusable: the splits that could not be read at all.
-        duplicates: None if pictures were not decoded.
+        duplicates: the groups of duplicate pictures; None if the pictures were not decoded.
         examples: the pictures that a page shows.
     """
 
@@ -208,7 +209,7 @@ class DataReport:
         return next((split for split in self.splits if split.name == name), self.splits[0])
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON. Problems are counted by kind, with the first examples of each."""
+        """Convert to JSON values. Problems are counted by kind, with the first examples of each kind."""
         return {
             "root": str(self.root),
             "format": self.format,
@@ -224,8 +225,8 @@ class DataReport:
     def class_rows(self) -> list[tuple[int | None, int, str, list[int | None]]]:
         """List the classes as (row of the class head, category id, name, boxes of each split).
 
-        Rows are those of the split to train on; they are None for classes that only other splits have. The
-        number of boxes is None if a split does not list the class.
+        The row of the class head comes from the split to train on; it is None for classes that only other
+        splits have. The number of boxes in a split is None if the split does not list the class.
         """
         rows = {(row.category_id, row.name): row.index for row in self.shown_split.classes}
         counts = [{(row.category_id, row.name): row.boxes for row in split.classes} for split in self.splits]
@@ -237,7 +238,7 @@ class DataReport:
 
 
 def by_kind(problems: Sequence[Problem]) -> dict[str, Any]:
-    """Return the count and the first examples of each kind, the most frequent kind first."""
+    """Return the number and the first examples of each kind of problem, the most frequent kind first."""
     return {
         kind: {
             "count": len(found),

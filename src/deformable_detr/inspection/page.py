@@ -49,7 +49,7 @@ _GALLERIES: dict[Section, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class ProblemList:
-    """The problems of one kind in a split; `more` is the number of those that are not in `listed`."""
+    """The problems of one kind in a split; `more` is the number of problems that are not in `listed`."""
 
     split: str
     kind: str
@@ -74,8 +74,9 @@ class Shape:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture with its boxes; `view` and `place` are (left, top, width, height) of the part that is shown
-    and of the picture.
+    """A picture with its boxes.
+
+    `view` is the part that is shown, and `place` the whole picture; both are (left, top, width, height).
     """
 
     name: str
@@ -88,7 +89,7 @@ class Drawn:
 
     @property
     def legend(self) -> dict[tuple[str, str], int]:
-        """The number of boxes of each (name, colour)."""
+        """The number of boxes for each pair (name, colour)."""
         return Counter((shape.name, shape.colour) for shape in self.shapes)
 
 
@@ -100,7 +101,7 @@ class Gallery:
 
 
 def check_output(path: str | Path) -> None:
-    """Raise a UserError if `write_inspection` cannot write such a file."""
+    """Raise a UserError if `write_inspection` cannot write a file of this name."""
     if Path(path).suffix.lower() not in SUFFIXES:
         raise UserError(f"--output {path} must end in .json or .html.")
     check_output_file(path)
@@ -110,7 +111,7 @@ def write_inspection(report: DataReport, path: str | Path) -> None:
     """Write the report as JSON or as a page, depending on the suffix of `path`.
 
     Raises:
-        UserError: if the suffix is another one, or the file cannot be written.
+        UserError: if the suffix is unknown, or the file cannot be written.
     """
     check_output(path)
     if Path(path).suffix.lower() == ".html":
@@ -120,7 +121,7 @@ def write_inspection(report: DataReport, path: str | Path) -> None:
 
 
 def inspection_page(report: DataReport) -> str:
-    """Return the page. It shows the pictures of `report.examples` and leaves out those that do not open."""
+    """Return the page. It shows the pictures of `report.examples` that can be opened."""
     galleries = {section: _gallery(report, section) for section in _GALLERIES}
     galleries = {section: gallery for section, gallery in galleries.items() if gallery.pictures}
     titles = {section: gallery.title for section, gallery in galleries.items()}
@@ -173,7 +174,7 @@ def _gallery(report: DataReport, section: Section) -> Gallery:
 
 
 def _drawn(example: Example, max_pixels: int) -> Drawn | None:
-    """Read a picture and its boxes; None if the picture does not open."""
+    """Read a picture and its boxes. Return None if the picture cannot be opened."""
     try:
         opened = open_image(example.path, annotated_size=example.size, max_pixels=max_pixels)
     except UserError:  # it is listed among the problems
@@ -215,5 +216,5 @@ def _shape(box: ExampleBox, shown_width: int) -> Shape:
 
 
 def _colour(box: ExampleBox) -> str:
-    """Return a colour; those of neighbouring classes are the golden angle apart on the colour wheel."""
+    """Return a class's colour. Successive classes are the golden angle apart on the colour wheel."""
     return "#ff2d2d" if box.suspected else f"hsl({(150 + 137.5 * box.index) % 360:.0f} 90% 58%)"

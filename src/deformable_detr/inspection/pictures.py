@@ -1,4 +1,4 @@
-"""Checks of a split's image files: whether they open, to the last byte, and have the annotated size.
+"""Check that a split's image files can be read to the last byte and have their annotated sizes.
 
 The same pass computes the fingerprints for duplicates.py.
 """
@@ -35,8 +35,8 @@ class _Seen:
     """The result for one file.
 
     Attributes:
-        rotated: the image is turned according to its EXIF data.
-        not_rotated: its EXIF orientation is ignored, because it was annotated as it is stored.
+        rotated: True if the image is turned according to its EXIF data.
+        not_rotated: True if the EXIF orientation is ignored, because the image was annotated as it is stored.
     """
 
     problem: Problem | None = None
@@ -51,9 +51,9 @@ def check_pictures(
     """Check the image files of a split.
 
     Args:
-        how: `decode` reads every byte of every file (JPEG at an eighth of its sides), `headers` the first
-            bytes, `no` nothing.
-        console: where to show the progress, if it is a terminal.
+        how: `decode` reads every byte of every file (and decodes JPEG at an eighth of its sides), `headers`
+            reads only the first bytes, and `no` reads nothing.
+        console: the console on which to show the progress if it is a terminal.
     """
     if how == "no":
         return PictureCheck()

@@ -1,6 +1,6 @@
-"""Conclusions from the facts as sentences, each with the option or the step that helps.
+"""Conclusions from the facts, written as sentences, each with an option or a step that helps.
 
-Below the thresholds the data are normal, and a remark would be noise.
+Values below the thresholds are normal, so that a remark on them would only distract.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Object sizes as the model sees them: pixels after the recipe's resizing, and cells of its feature levels.
+"""Object sizes as the model sees them, in pixels after the recipe's resizing and in cells of feature levels.
 
 An object's size is the square root of its box's area. Crowds are left out, because they are not learned.
 Letters: N objects, L levels.
@@ -28,7 +28,7 @@ class RecipeView:
     """The settings of a recipe that determine how its model sees objects.
 
     Attributes:
-        strides: (L,) pixels of the resized picture per cell of each level, finest first.
+        strides: the side of a cell of each level in pixels of the resized picture, (L,), finest level first.
     """
 
     recipe: str
@@ -56,9 +56,9 @@ class ObjectSizes:
     """The sizes of N objects in pixels after resizing.
 
     Attributes:
-        quantiles: at `QUANTILES`; zeros if there are no objects.
-        bins: the number of objects smaller than 1 cell of the finest level, from 1 to 2, …, of at least 16
-            cells (`BIN_EDGES`).
+        quantiles: the sizes at `QUANTILES`; zeros if there are no objects.
+        bins: the number of objects in each range of sizes, in cells of the finest level: smaller than 1,
+            from 1 to 2, …, at least 16 (`BIN_EDGES`).
     """
 
     count: int
@@ -96,7 +96,7 @@ class ObjectSizes:
 
 
 def spread(sizes: ObjectSizes, stride: int, decimals: int) -> list[str]:
-    """Format the quantiles in cells of `stride` pixels for a table; n/a if there are no objects."""
+    """Format the quantiles in cells of `stride` pixels for a table. Return n/a if there are no objects."""
     if not sizes.count:
         return [NOT_AVAILABLE] * len(QUANTILES)
     return [f"{value / stride:.{decimals}f}" for value in sizes.quantiles]

@@ -1,4 +1,4 @@
-"""The inspection itself: it reads every split, checks every picture, counts, and adds remarks."""
+"""Inspect a data set: read every split, check every picture, count the objects, and add remarks."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ def inspect(
     images: Images = "decode",
     console: Console | None = None,
 ) -> DataReport:
-    """Read a data set, and judge it as the model of a recipe will see it.
+    """Read a data set and judge it as the model of a recipe will see it.
 
-    A split that cannot be read at all is reported as such if at least one other can be read.
+    A split that cannot be read at all is reported as unusable if at least one other split can be read.
 
     Args:
         data: the data set's folder, or a COCO JSON or YOLO YAML file.
-        recipe: a name, or a whole configuration; objects are measured by its image sizes, feature levels and
-            number of queries.
-        format: coco, voc, yolo, or auto.
-        splits: names of splits; None means all.
-        images: `decode` reads every file (and finds truncated files and duplicates), `headers` only their
-            headers, `no` nothing.
-        console: where to show the progress.
+        recipe: a recipe's name, or a whole configuration. Its image sizes, feature levels and number of
+            queries determine how objects are judged.
+        format: `coco`, `voc`, `yolo`, or `auto`.
+        splits: the names of the splits to inspect; None means all.
+        images: `decode` reads every file (and finds truncated files and duplicates), `headers` reads only the
+            files' headers, and `no` reads nothing.
+        console: the console on which to show the progress.
 
     Raises:
         UserError: if there is no data set, a split or the recipe is unknown, or no split is usable.
@@ -87,7 +87,7 @@ def inspect(
 def _read_splits(
     data: str | Path, format: str, names: Sequence[str] | None
 ) -> tuple[list[Split], list[Problem]]:
-    """Return the splits, and a problem for each that cannot be read; named splits must all be readable."""
+    """Return the splits, and a problem for each split that cannot be read. Named splits must be readable."""
     found = list_splits(data, format=format) if names is None else tuple(names)
     if not found:
         raise UserError(f"{data} has no splits to inspect: name the folder of a data set.")
@@ -106,7 +106,7 @@ def _read_splits(
 
 
 def _without_repeated_problems(report: SplitReport, others: Sequence[SplitReport]) -> SplitReport:
-    """Remove the problems that other splits have: splits from one file, or of the same images, share them."""
+    """Remove repeated problems, which splits share if they come from one file or have the same images."""
     earlier = [problem for other in others for problem in (*other.problems, *other.notes)]
     known = {(problem.kind, problem.where, problem.message) for problem in earlier}
 
@@ -119,7 +119,7 @@ def _without_repeated_problems(report: SplitReport, others: Sequence[SplitReport
 
 
 def _is_union(part: Split, parts: Sequence[Split]) -> bool:
-    """Return True for a deliberate union of other splits (trainval): its pictures are no duplicates."""
+    """Return True for a deliberate union of other splits (trainval), whose pictures are not duplicates."""
     own = {image.path for image in part.images}
     others = [{image.path for image in other.images} for other in parts if other is not part]
     return sum(other < own for other in others) >= 2
@@ -179,7 +179,7 @@ def _class_counts(split: Split) -> tuple[ClassCount, ...]:
 
 
 def _listed_twice(split: Split) -> list[Problem]:
-    """Find entries with different ids for the same file, each of which has only some of its objects."""
+    """Find files that several entries with different ids list, so that each has only some of the objects."""
     first: dict[Path, int] = {}
     problems = []
     for image in split.images:
@@ -194,7 +194,7 @@ def _listed_twice(split: Split) -> list[Problem]:
 
 
 def _doubled_boxes(split: Split) -> list[Problem]:
-    """Find objects that are annotated twice: only a wrong detection can match the second box."""
+    """Find objects that are annotated twice. Only a wrong detection can match such a second box."""
     problems = []
     for image in split.images:
         boxes = image.boxes_xyxy

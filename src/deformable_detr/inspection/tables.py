@@ -11,7 +11,7 @@ from .sizes import RecipeView, bin_names, spread
 
 
 def overview(report: DataReport) -> list[list[str]]:
-    """Return a row for each fact and a column for each split; blanks indent a fact under the one above it."""
+    """Return a row for each fact and a column for each split. Leading spaces indent subordinate facts."""
     splits = report.splits
     facts = {
         "images": [f"{split.images:,}" for split in splits],
@@ -33,7 +33,10 @@ def overview(report: DataReport) -> list[list[str]]:
 
 
 def class_boxes(report: DataReport, max_rows: int) -> list[TableRow]:
-    """Return row of the class head, id, name and the boxes of each split; the splits' classes may differ."""
+    """Return a table of the classes: the row of the class head, the id, the name, and each split's boxes.
+
+    The splits' classes may differ.
+    """
     rows = report.class_rows()
     maxima = [max([1, *(row[3][column] or 0 for row in rows)]) for column in range(len(report.splits))]
 
@@ -64,7 +67,7 @@ def size_bins(report: DataReport) -> list[TableRow]:
 
 
 def size_spread(split: SplitReport, view: RecipeView) -> list[list[str]]:
-    """Return the quantiles of the objects' sizes, first in pixels, then in cells of each level."""
+    """Return the quantiles of the objects' sizes in pixels, then in cells of each level."""
     levels = [
         [f"{split.name}, cells of level {level} ({stride} px)", *spread(split.sizes, stride, 1)]
         for level, stride in enumerate(view.strides, start=1)

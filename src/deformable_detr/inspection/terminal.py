@@ -106,7 +106,7 @@ def forecast_sentences(forecast: Forecast) -> tuple[str, ...]:
 
 
 def duration(seconds: float) -> str:
-    """Format a duration with about two significant digits, as a forecast is no more precise."""
+    """Format a duration with about two significant digits, because a forecast is no more precise."""
     if seconds < 90:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     if seconds < 90 * 60:
@@ -181,5 +181,5 @@ def _print_duplicates(groups: Sequence[DuplicateGroup], console: Console) -> Non
 
 
 def _text(content: str, style: str = "") -> Text:
-    """Return text without interpreting markup or control characters, since names come from files."""
+    """Return text in which markup and control characters have no effect, because names come from files."""
     return Text(printable(content), style)

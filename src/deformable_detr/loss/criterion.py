@@ -1,5 +1,6 @@
-"""The set loss: the predictions of every layer are matched to the objects and pulled towards them
-(DETR, section 3.1; specification §5.2).
+"""The set loss (DETR, section 3.1; specification §5.2).
+
+The predictions of every layer are matched to the objects, and the loss measures how far they differ.
 
 Letters: B batch, Q queries, N matched pairs of the batch.
 """
@@ -24,9 +25,9 @@ from .matcher import HungarianMatcher, Match, Stage
 class Losses:
     """The losses of a batch.
 
-    `total`: the weighted sum to differentiate. `terms`: the unweighted terms by name, detached: `class`,
-    `box` and `giou` for the last layer, with a suffix `_0`, `_1`, … for the earlier ones and `_proposals` for
-    the first stage.
+    `total`: the weighted sum, which is differentiated. `terms`: the unweighted terms by name, detached. They
+    are `class`, `box` and `giou` for the last layer; the same names have the suffixes `_0`, `_1`, … for the
+    earlier layers and `_proposals` for the first stage.
     """
 
     total: Tensor
@@ -47,12 +48,12 @@ class SetCriterion:
         """Compute the losses of one (micro-)batch.
 
         Args:
-            output: predictions of all layers.
-            targets: one per image; an image may have no objects.
-            count: counts over the whole update; None if this batch is the whole update.
+            output: the predictions of all layers.
+            targets: one target per image; an image may have no objects.
+            count: the counts over the whole update; None if this batch is the whole update.
 
         Raises:
-            NonFiniteError: predictions or target boxes are not finite; names the image.
+            NonFiniteError: if predictions or target boxes are not finite; the message names the image.
         """
         last = output.predictions[-1]
         count = count or BatchCount.from_targets(targets, last.logits.shape[1]).share_of(1)

@@ -26,7 +26,7 @@ class Match:
     """The matched pairs (query, object) of one stage, image after image, as two int64 tensors.
 
     There are min(Q, N) pairs per image. `queries`: indices into the batch's B·Q queries. `objects`: indices
-    into the batch's objects, all images together.
+    into the concatenated objects of all images.
     """
 
     queries: Tensor
@@ -34,7 +34,7 @@ class Match:
 
 
 class HungarianMatcher:
-    """Finds the one-to-one assignment of minimum total cost, image by image."""
+    """Find each image's one-to-one assignment with the minimum total cost."""
 
     def __init__(
         self, classification: ClassificationScheme, class_cost: float, box_cost: float, giou_cost: float
@@ -50,7 +50,7 @@ class HungarianMatcher:
         resulting indices.
 
         Raises:
-            NonFiniteError: predictions or target boxes are not finite; names the image.
+            NonFiniteError: if predictions or target boxes are not finite; the message names the image.
         """
         costs = [
             self._cost(logits, boxes, target)
@@ -92,7 +92,7 @@ def _to_host(matrices: Sequence[Tensor]) -> list[np.ndarray]:
 
 
 def _on_device(pairs: Sequence[np.ndarray], device: torch.device) -> list[Match]:
-    """Copy the pairs to the device at once, from page-locked memory so that the host need not wait."""
+    """Copy the pairs to the device in one transfer, from page-locked memory so the host need not wait."""
     indices = torch.from_numpy(np.concatenate(pairs, axis=1))
     if device.type == "cuda":
         indices = indices.pin_memory()

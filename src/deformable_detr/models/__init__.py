@@ -1,4 +1,4 @@
-"""The parts of the paper's models. Only `build.py` chooses among them."""
+"""The parts of the paper's models. Only `build.py` decides which of them a model uses."""
 
 from .backbone import register_backbone
 from .build import build_model, register_queries

@@ -1,5 +1,7 @@
-"""Trade time for memory: the activations of encoder and decoder layers are computed again in the backward
-pass instead of being stored (Chen et al. 2016)."""
+"""Activation checkpointing (Chen et al. 2016), which trades time for memory.
+
+The activations of encoder and decoder layers are computed again in the backward pass instead of being stored.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,8 @@ from .model import DetectionModel
 def checkpoint_activations(model: DetectionModel) -> None:
     """Store only the inputs of each encoder and decoder layer of `model` until its backward pass.
 
-    Gradients stay the same bit for bit, dropout included, but each layer's forward pass runs twice. The names
-    of the weights do not change. Without gradients there is no effect.
+    Gradients stay bitwise identical, even with dropout, but each layer's forward pass runs twice. The names
+    of the weights do not change. If gradients are disabled, this function has no effect.
     """
     for layer in (*model.encoder.layers, *model.decoder.layers):
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)

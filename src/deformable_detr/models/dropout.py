@@ -1,8 +1,8 @@
 """Dropout that is fast on CPUs.
 
-On processors other than Intel's, PyTorch draws a mask value by value: 17 ns each, as long as the product with
-the 256 x 1024 matrix of a feed-forward layer takes per value. Here one 64-bit draw serves four values.
-Letters: p is the probability of a zero.
+On processors other than Intel's, PyTorch draws the values of a mask one by one. Each takes 17 ns, which is as
+long as the product with the 256 x 1024 matrix of a feed-forward layer takes per value. Here, one 64-bit
+random number serves four values. Letters: p is the probability of a zero.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ _VALUES_PER_DRAW = 4
 
 
 class Dropout(nn.Module):
-    """torch.nn.Dropout's rule: in training, a value is set to zero with probability p, or divided by 1 - p.
+    """Dropout as in torch.nn.Dropout.
 
-    On a CPU, p is rounded to the nearest 1/65536, and the divisor with it, so that the mean is preserved.
+    In training, each value is set to zero with probability p and is otherwise divided by 1 - p. On a CPU, p
+    is rounded to a multiple of 1/65536, also in the divisor, so that the mean is preserved.
     Random numbers come from PyTorch's global generator.
     """
 
@@ -44,7 +45,7 @@ class Dropout(nn.Module):
 def relu_dropout_(x: Tensor, p: float) -> Tensor:
     """Return `dropout(relu(x))` in the memory of `x`, whose old values must no longer be needed.
 
-    The backward pass needs only the result, whose zeros mark negative and dropped values alike. This takes a
+    The backward pass needs only the result, in which both negative and dropped values are zero. This takes a
     third of the usual memory. If p is 0, only relu is applied.
     """
     if p == 0:

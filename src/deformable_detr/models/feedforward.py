@@ -1,4 +1,4 @@
-"""The feed-forward half of an encoder or decoder layer, with its residual and norm (post-norm)."""
+"""The feed-forward half of an encoder or decoder layer, including the residual and the norm after it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .dropout import Dropout, relu_dropout_
 
 
 class FeedForward(nn.Module):
-    """norm(x + linear2(relu(linear1(x)))), with dropout after both linear layers. x: (B, Q, C)."""
+    """Compute norm(x + linear2(relu(linear1(x)))) of x (B, Q, C), with dropout after the ReLU and linear2."""
 
     def __init__(self, dim: int, ffn_dim: int, dropout: float):
         super().__init__()

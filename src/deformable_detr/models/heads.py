@@ -1,7 +1,7 @@
-"""The output layers: class head and box head (paper, appendix A.3; specification §4.2).
+"""The output layers: a class head and a box head (paper, appendix A.3; specification §4.2).
 
-One identity serves all variants: box = sigmoid(delta + logit(reference)). DETR has the constant
-reference 0.5, whose logit is 0. Letters: B batch, Q queries, C channels.
+All variants compute box = sigmoid(delta + logit(reference)). In DETR, the reference is the constant 0.5,
+whose logit is 0. Letters: B batch, Q queries, C channels.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class PredictionHead(nn.Module):
         )
 
     def start_at_reference(self, size_bias: float) -> None:
-        """Initialise as in Deformable DETR: boxes equal their references, with `size_bias` as size logits."""
+        """Initialise as in Deformable DETR: boxes equal their references; the size logits are `size_bias`."""
         last = self.box_head[-1]
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)

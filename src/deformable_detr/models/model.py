@@ -1,6 +1,6 @@
-"""The skeleton that all models share: pixels → maps → levels → memory → queries → predictions.
+"""The structure of all models: pixels → maps → levels → memory → queries → predictions.
 
-It receives its parts from `build.py`, and `forward` returns the same type in training and in evaluation.
+The model receives its parts from `build.py`. Its `forward` returns the same type in training and evaluation.
 Letters: B batch, S memory tokens, C channels, L levels.
 """
 
@@ -67,7 +67,10 @@ class DetectionModel(nn.Module):
         return self.locate(_flatten(levels), shapes, batch.mask)
 
     def locate(self, tokens: Tensor, spatial_shapes: SpatialShapes, image_mask: Tensor) -> FeatureMemory:
-        """Add to tokens (B, S, C) what depends only on sizes and padding: positions, masks, valid ratios."""
+        """Add to tokens (B, S, C) their positions, masks and valid ratios.
+
+        These depend only on sizes and padding.
+        """
         # Each level's mask is resized from the image's (specification §1.6), never from another level's.
         masks = [resize_nearest(image_mask, shape) for shape in spatial_shapes]
         return FeatureMemory(
@@ -93,9 +96,9 @@ def valid_ratio(mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def copy_on_same_memory(model: DetectionModel) -> DetectionModel:
-    """Copy the modules but share the memory of their tensors, without gradients.
+    """Copy the modules of `model`, but not their tensors, which the copy shares and does not train.
 
-    Replacing a module or parameter of the copy leaves `model` unchanged.
+    If a module or parameter of the copy is replaced, `model` does not change.
     """
     shared: dict[int, object] = {}
     for parameter in model.parameters():

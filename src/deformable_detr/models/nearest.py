@@ -1,8 +1,8 @@
-"""Nearest-neighbour resizing of maps and masks, as `F.interpolate` does it by default, written out.
+"""Nearest-neighbour resizing of maps and masks with explicit indices, equal to `F.interpolate`'s default.
 
-ONNX's Resize divides instead of multiplying like PyTorch, and picks a neighbouring row or column if the
-quotient of two sizes is not exact in floating point, which is the case for one size in ten. Indices that are
-computed in the graph are the same everywhere.
+PyTorch computes an index by multiplication, ONNX's Resize by division. ONNX therefore picks a neighbouring
+row or column if the quotient of two sizes is not exact in floating point, which is the case for one size in
+ten. Indices that are computed in the graph are the same in every runtime.
 """
 
 from __future__ import annotations

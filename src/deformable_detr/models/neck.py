@@ -1,7 +1,7 @@
-"""Necks turn the backbone's maps into feature levels of equal width (paper, appendix A.2 and Table 2;
+"""Necks, which turn the backbone's maps into feature levels of equal width (paper, appendix A.2 and Table 2;
 specification §2.2).
 
-Letters: B batch, C = hidden_dim, H, W the size of a level.
+Letters: B batch, C channels (`hidden_dim`), H and W height and width of a level.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .nearest import resize_nearest
 
 
 class Projection(nn.Module):
-    """DETR's neck: a 1x1 convolution of the last map, without norm."""
+    """DETR's neck: a 1x1 convolution of the last map, without a norm."""
 
     def __init__(self, in_channels: Sequence[int], dim: int):
         super().__init__()
@@ -28,9 +28,10 @@ class Projection(nn.Module):
 
 
 class GroupNorm(nn.GroupNorm):
-    """PyTorch's group norm, except that a group may be a single value, which becomes the bias.
+    """PyTorch's group norm, except that a group may consist of a single value, which becomes the bias.
 
-    The coarsest level of a small picture is one pixel, and at width 32 a group is one channel.
+    This happens if the coarsest level of a small picture is one pixel and, at width 32, a group is one
+    channel.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -43,7 +44,7 @@ class GroupNorm(nn.GroupNorm):
 class ChannelMapper(nn.Module):
     """Deformable DETR's neck: a 1x1 convolution with group norm for each map.
 
-    Further levels are computed by 3x3 convolutions of stride 2, the first of them from the last backbone map.
+    Further levels are computed by 3x3 convolutions of stride 2; the first uses the last backbone map.
     """
 
     def __init__(self, in_channels: Sequence[int], dim: int, num_levels: int):
@@ -75,8 +76,8 @@ class ChannelMapper(nn.Module):
 class FPN(nn.Module):
     """A feature pyramid (Lin et al. 2017) on top of `ChannelMapper`.
 
-    Starting from the coarsest, each level is upsampled (nearest) and added to the next finer one. Then each
-    level has a 3x3 convolution with group norm.
+    From the coarsest level on, each level is upsampled to its nearest neighbours and added to the next finer
+    one. Then a 3x3 convolution with group norm is applied to each level.
     """
 
     def __init__(self, in_channels: Sequence[int], dim: int, num_levels: int):
@@ -99,7 +100,8 @@ class FPN(nn.Module):
 class BiFPN(nn.Module):
     """EfficientDet's pyramid (Tan et al. 2020) on top of `ChannelMapper`.
 
-    It has three layers, as in EfficientDet-D0 (the paper gives no number), each from coarse to fine and back.
+    It has three layers, as in EfficientDet-D0 (the paper gives no number). Each of them goes from coarse to
+    fine levels and back.
     """
 
     def __init__(self, in_channels: Sequence[int], dim: int, num_levels: int, num_layers: int = 3):

@@ -1,7 +1,7 @@
-"""Position encodings of tokens: sines of x and y and, with several levels, a learned vector per level
+"""Position encodings of tokens: sines of x and y and, if there are several levels, a learned vector per level
 (paper, section 4.1, "scale-level embedding"; specification §2.3).
 
-Letters: B batch, C channels, H, W the sizes of one level.
+Letters: B batch, C channels, H and W height and width of a level.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ TEMPERATURE = 10000.0
 
 
 def sine_encoding(coordinates: Tensor, num_features: int) -> Tensor:
-    """Encode coordinates (...) in [0, 2π] as (..., num_features): alternating sines and cosines of falling
-    frequency."""
+    """Encode coordinates (...) in [0, 2π] as (..., num_features).
+
+    The features are alternating sines and cosines of decreasing frequency.
+    """
     steps = torch.arange(num_features, device=coordinates.device) // 2
     exponent = steps.to(coordinates.dtype) * (2 / num_features)
     angles = coordinates[..., None] / TEMPERATURE**exponent
@@ -25,10 +27,10 @@ def sine_encoding(coordinates: Tensor, num_features: int) -> Tensor:
 
 
 class SinePosition(nn.Module):
-    """Encode the positions in the levels' masks: y in the first half of the channels, x in the second.
+    """Encode the positions in the levels' masks: y in the first half of the channels and x in the second.
 
     Coordinates count unpadded pixels only, so an image's encoding does not depend on its padding.
-    `half_pixel` shifts them to the pixels' centres, which Deformable DETR does and DETR does not.
+    `half_pixel` shifts coordinates to the pixels' centres, as in Deformable DETR but not in DETR.
     """
 
     def __init__(self, dim: int, half_pixel: bool):

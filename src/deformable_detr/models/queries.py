@@ -1,7 +1,9 @@
-"""Sources of object queries: learned (DETR), learned with reference points (Deformable DETR), or the first
-stage's proposals (paper, section 4.2; specification §4.1, §4.4).
+"""Sources of object queries (paper, section 4.2; specification §4.1, §4.4).
 
-Each is a module with forward(memory) -> Queries. Letters: B batch, Q queries, S memory tokens, C channels.
+Queries are learned (DETR), learned with reference points (Deformable DETR), or the first stage's proposals.
+Each source is a module with forward(memory) -> Queries.
+
+Letters: B batch, Q queries, S memory tokens, C channels.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ PROPOSAL_SIZE = 0.05
 
 
 class FixedQueries(nn.Module, ABC):
-    """Queries that consist of weights alone and are the same for every image."""
+    """Queries that consist only of weights and are the same for every image."""
 
     @abstractmethod
     def fixed(self) -> Queries:
@@ -47,7 +49,10 @@ class StaticQueries(FixedQueries):
 
 
 class ReferencePointQueries(FixedQueries):
-    """Deformable DETR's queries: learned content and positions, with reference points linear in these."""
+    """Deformable DETR's queries: learned content, positions and reference points.
+
+    The logits of the reference points are linear in the positions.
+    """
 
     def __init__(self, num_queries: int, dim: int):
         super().__init__()
@@ -66,9 +71,9 @@ class ReferencePointQueries(FixedQueries):
 class ProposalQueries(nn.Module):
     """Queries of two-stage models: every memory token proposes a box, and the best Q become the queries.
 
-    `mask_invalid`: exclude tokens in the padding, and tokens whose base box leaves the image, from the top Q.
-    The authors' code includes them (specification §11, item 10), and its checkpoints depend on that.
-    Class 0 is the first stage's "object". An image with fewer tokens than `num_queries` has as many
+    `mask_invalid` excludes tokens in the padding, and tokens whose base box leaves the image, from the best
+    Q. The authors' code includes them (specification §11, item 10), and its checkpoints depend on that.
+    In the first stage, class 0 means "object". An image with fewer tokens than `num_queries` has as many
     queries as tokens.
     """
 
@@ -100,8 +105,10 @@ class ProposalQueries(nn.Module):
     def starting_at(
         self, references: Tensor, tokens: Tensor, proposals: Predictions | None = None
     ) -> Queries:
-        """Encode the boxes (B, Q, 4) that queries start from. `tokens` (B, Q) are the ones that proposed
-        them."""
+        """Return the queries that start from the boxes `references` (B, Q, 4).
+
+        `tokens` (B, Q) are the indices of the tokens that proposed the boxes.
+        """
         dim = self.memory_norm.normalized_shape[0]
         encoded = sine_encoding(references * (2 * math.pi), dim // 2).flatten(2)  # (B, Q, 2C)
         positions, content = self.box_norm(self.box_projection(encoded)).chunk(2, dim=-1)
@@ -109,8 +116,11 @@ class ProposalQueries(nn.Module):
 
 
 class BestProposals(nn.Module):
-    """`ProposalQueries` for inference: objectness (one logit of the class head) for all S tokens, boxes only
-    for the chosen Q. In training, the boxes of all tokens have losses."""
+    """A faster `ProposalQueries` for inference.
+
+    It computes the objectness (one logit of the class head) of all S tokens, but the boxes of the Q best ones
+    only. In training, all boxes are needed, because all of them contribute to the loss.
+    """
 
     def __init__(self, queries: ProposalQueries):
         super().__init__()
@@ -154,8 +164,8 @@ def for_each_image(queries: Queries, memory: FeatureMemory) -> Queries:
 def base_boxes(memory: FeatureMemory) -> tuple[Tensor, Tensor]:
     """Return the boxes that proposals are relative to, (B, S, 4) cxcywh, and a mask of invalid ones, (B, S).
 
-    A token's base box is centred on its pixel; its side doubles from level to level. It is invalid in the
-    padding, or if one of its coordinates is outside (0.01, 0.99).
+    A token's base box is centred on its pixel, and its side doubles from level to level. A box is invalid if
+    its token is in the padding or if one of its coordinates is outside (0.01, 0.99).
     """
     boxes, device, dtype = [], memory.tokens.device, coordinate_dtype(memory.tokens)
     start = 0

@@ -2,10 +2,12 @@
 
 An ordinary kernel reads its input on a fixed grid. Here, each tap of the kernel is displaced by an offset
 that a small convolution predicts at every position, and in the modulated form (v2) its value is weighted as
-well. Section 4.1 of the paper states the relation: deformable attention with one head per tap, one point, and
-the kernel as output projection is deformable convolution (tests/ops/test_deform_conv.py tests this equation).
+well. Section 4.1 of the paper relates the two operators: deformable attention with one head per tap, one
+point and the kernel as its output projection is a deformable convolution (tested by
+tests/ops/test_deform_conv.py).
 
-Letters: B batch, C channels, H, W input map, H', W' output map, G offset groups, T = kh·kw taps of a kernel.
+Letters: B batch, C channels, H and W size of the input map, H' and W' size of the output map,
+G offset groups, T = kh·kw taps of a kernel.
 """
 
 from __future__ import annotations
@@ -17,17 +19,18 @@ from ..errors import UserError
 
 
 class DeformConv2d(nn.Conv2d):
-    """A convolution that learns where to read: forward maps (B, C, H, W) to (B, C', H', W').
+    """A convolution that learns where to read its input. `forward` maps (B, C, H, W) to (B, C', H', W').
 
     `weight` and `bias` have the names, shapes and initial values of a plain convolution. `sampling_offsets`
     and, if modulated, `modulation` are further convolutions of the same geometry. Both start at zero, and the
     modulation is 2·sigmoid, so the layer starts as the plain convolution and can use its trained kernel. (The
-    second paper uses sigmoid, which starts every tap at one half. As the factor 2 can be part of the kernel,
-    both can express the same functions.) torchvision's operator does the arithmetic.
+    second paper uses sigmoid, so every tap starts at one half. Because the factor 2 can be part of the
+    kernel, both forms can express the same functions.) torchvision's operator does the arithmetic.
 
     Attributes:
-        sampling_offsets: computes (B, G·T·2, H', W'): (dy, dx) per group and tap, in pixels of the input map.
-        modulation: computes (B, G·T, H', W'), before 2·sigmoid; None if not modulated.
+        sampling_offsets: computes the offsets (dy, dx) of each group and tap in pixels of the input map,
+            (B, G·T·2, H', W').
+        modulation: computes (B, G·T, H', W'), the argument of 2·sigmoid; None if not modulated.
     """
 
     def __init__(
@@ -46,14 +49,14 @@ class DeformConv2d(nn.Conv2d):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
-        """Create the layer with the arguments of `nn.Conv2d` and two further ones.
+        """Create the layer. All other arguments are those of `nn.Conv2d`.
 
         Args:
-            offset_groups: G; each of the G groups of input channels has separate offsets.
-            modulated: v2 (offsets and modulation); otherwise v1 (offsets only).
+            offset_groups: the number G of groups of input channels; each group has separate offsets.
+            modulated: use v2 (offsets and modulation) instead of v1 (offsets only).
 
         Raises:
-            ValueError: `groups` or `offset_groups` do not divide the channels.
+            ValueError: if `groups` or `offset_groups` does not divide the number of channels.
         """
         super().__init__(
             in_channels,
@@ -85,10 +88,10 @@ class DeformConv2d(nn.Conv2d):
 
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, *, offset_groups: int = 1, modulated: bool = True) -> DeformConv2d:
-        """Make `conv` deformable, with the same parameters and, until it is trained, the same output.
+        """Return a deformable version of `conv` with its parameters and, until it is trained, its output.
 
         Raises:
-            ValueError: `conv` does not pad with a fixed number of zeros, which torchvision requires.
+            ValueError: if `conv` does not pad with a fixed number of zeros, which torchvision requires.
         """
         if isinstance(conv.padding, str) or conv.padding_mode != "zeros":
             raise ValueError(
@@ -117,7 +120,7 @@ class DeformConv2d(nn.Conv2d):
         Under autocast, the two small convolutions run in the narrow dtype, and the sampling runs in float32.
 
         Raises:
-            UserError: torchvision's operator does not support the dtype (bfloat16) outside autocast.
+            UserError: if torchvision's operator does not support the dtype (bfloat16) outside autocast.
         """
         offsets = self.sampling_offsets(input)
         modulation = None if self.modulation is None else 2 * self.modulation(input).sigmoid()
@@ -159,7 +162,7 @@ class DeformConv2d(nn.Conv2d):
 
     @torch.no_grad()
     def sampling_locations(self, input: Tensor) -> Tensor:
-        """Return where each output reads, (B, H', W', G, T, 2), as (x, y) in pixels of `input`.
+        """Return the locations (x, y) that each output reads, (B, H', W', G, T, 2), in pixels of `input`.
 
         (0, 0) is the centre of the first pixel.
         """
@@ -167,7 +170,7 @@ class DeformConv2d(nn.Conv2d):
         offsets = offsets.unflatten(1, (self.offset_groups, -1, 2)).permute(0, 4, 5, 1, 2, 3).flip(-1)
 
         def along(axis: int, size: int) -> tuple[Tensor, Tensor]:
-            """Return the position of the kernel's first tap for each output, and all taps relative to it."""
+            """Return the position of the first tap for each output, and the offsets of all taps from it."""
             start = torch.arange(size, device=input.device) * self.stride[axis] - int(self.padding[axis])
             return start, torch.arange(self.kernel_size[axis], device=input.device) * self.dilation[axis]
 

@@ -1,8 +1,8 @@
 """The operator's cost for `torch.utils.flop_counter.FlopCounterMode` (paper, appendix A.1).
 
 A sample costs five multiply-adds per channel: four for the bilinear interpolation and one for the attention
-weight. torch counts a multiply-add as two operations. Softmax and locations, 10 operations per point against
-320 for a sample of 32 channels, are not counted, just as torch counts no elementwise operations.
+weight. torch counts a multiply-add as two operations. Softmax and locations are not counted, because torch
+does not count elementwise operations: they take 10 operations per point, a sample of 32 channels 320.
 
 Letters: B batch, Q queries, M heads, D head dimension, P points of a head.
 """
@@ -20,7 +20,7 @@ MULTIPLY_ADDS_PER_SAMPLE = 5
 
 
 def sampling_flops(output_shape: Sequence[int], points: int) -> int:
-    """Return the operations for outputs that are each a weighted sum of `points` bilinear samples."""
+    """Return the number of operations if each output is a weighted sum of `points` bilinear samples."""
     return 2 * MULTIPLY_ADDS_PER_SAMPLE * math.prod(output_shape) * points
 
 
@@ -38,15 +38,18 @@ def _forward(*inputs: Any, out_shape: Sequence[int], **_: Any) -> int:
 
 
 def _backward(grad_output_shape: Sequence[int], *inputs: Any, **_: Any) -> int:
-    """Count twice the forward pass, as for a matrix product: gradients of values and of locations."""
+    """Return twice the cost of the forward pass, for the gradients of values and of locations.
+
+    torch counts the backward pass of a matrix product in the same way.
+    """
     return 2 * sampling_flops(grad_output_shape, points=sum(inputs[-1]))
 
 
 def grid_sample_flops(*_: Any, out_shape: Sequence[int], **__: Any) -> int:
-    """Count `aten.grid_sampler_2d`, for the operator in plain PyTorch (reference.py).
+    """Return the cost of `aten.grid_sampler_2d`, which the operator in plain PyTorch (reference.py) calls.
 
-    The count is the same, including the attention weight that follows. It is meant for a counter of this
-    package's models and must not be registered globally.
+    The cost includes the later product with the attention weight, so that it equals the other operators'
+    cost. It is only correct in this package's models, so do not register it globally.
     """
     return sampling_flops(out_shape, points=1)
 

@@ -1,8 +1,8 @@
-"""Multi-scale deformable attention: the public functions. Paper: section 4.1, equation 3.
+"""The public functions of multi-scale deformable attention (paper, section 4.1, equation 3).
 
 Letters: B batch, S value tokens, M heads, D head dimension, Q queries, L levels, K points per level,
-P = Σ K_l. With the same number of points on each level, locations and weights have separate axes (L, K); with
-`points_per_level` (ragged), they have one axis P, level after level.
+P = Σ K_l. If all levels have the same number of points, locations and weights have separate axes (L, K). With
+`points_per_level`, they have a single axis P, on which the points are sorted by level.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ def ms_deform_attn(
     """Sample `value` bilinearly at `sampling_locations` and sum with `attention_weights`.
 
     Args:
-        value: (B, S, M, D), levels flattened row by row, finest first; S = Σ H·W.
-        spatial_shapes: ((H, W), ...), Python ints, one pair per level.
-        sampling_locations: (B, Q, M, L, K, 2), (x, y) in [0, 1] of each (padded) level. Samples outside
-            are zero.
+        value: (B, S, M, D), the levels, flattened row by row, finest first; S = Σ H·W.
+        spatial_shapes: ((H, W), ...), one pair of Python ints per level.
+        sampling_locations: (B, Q, M, L, K, 2), (x, y) in [0, 1] of each (padded) level. Samples
+            outside a level are zero.
         attention_weights: (B, Q, M, L, K). They usually sum to one over (L, K), but need not.
-        points_per_level: (K_0, …), if levels differ. Locations are then (B, Q, M, P, 2), and weights
-            (B, Q, M, P).
+        points_per_level: (K_0, …), if the levels have different numbers of points. Locations are then
+            (B, Q, M, P, 2), and weights (B, Q, M, P).
 
     Returns:
-        (B, Q, M·D), head after head.
+        (B, Q, M·D), in the order of the heads.
 
     Raises:
-        ValueError: shapes disagree; names them.
+        ValueError: if the shapes disagree; the message names them.
     """
     shapes = _checked_shapes(value, spatial_shapes)
     points = _checked_points(len(shapes), sampling_locations, attention_weights, points_per_level)
@@ -67,7 +67,9 @@ def fused_ms_deform_attn(
     *,
     points_per_level: Sequence[int] | None = None,
 ) -> Tensor:
-    """Compute `ms_deform_attn` with softmax and `reference + offset` inside the operator.
+    """Compute `ms_deform_attn` from references, offsets and logits.
+
+    The operator computes the softmax and the sampling locations as well.
 
     Args:
         value: as in `ms_deform_attn`.
@@ -82,7 +84,7 @@ def fused_ms_deform_attn(
         (B, Q, M·D).
 
     Raises:
-        ValueError: shapes disagree; names them.
+        ValueError: if the shapes disagree; the message names them.
     """
     shapes = _checked_shapes(value, spatial_shapes)
     B, Q, M = attention_logits.shape[:3]
@@ -118,7 +120,10 @@ def fused_ms_deform_attn(
 
 
 def _real_dtype(value: Tensor) -> torch.dtype:
-    """Return the dtype of coordinates and weights: a location in bfloat16 may be half a pixel off."""
+    """Return the dtype of coordinates and weights, at least float32.
+
+    A location in bfloat16 may be off by half a pixel.
+    """
     return torch.float64 if value.dtype == torch.float64 else torch.float32
 
 

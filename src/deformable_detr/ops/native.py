@@ -1,10 +1,10 @@
-"""Integrate the native operators into PyTorch: loading, schemas, kernels for GPUs, shapes, autograd, vmap.
+"""Integrate the native operators into PyTorch.
 
 The library (csrc/, docs/operator.md) defines `ms_deform_attn` and `fused_ms_deform_attn` and their backward
 operators in `torch.ops.deformable_detr`, with kernels for the CPU. If it is missing, they are defined here
-without these kernels. In either case, this module registers what LibTorch's stable ABI cannot express, and
-the kernels for GPUs (triton_operators.py). On a device whose kernels are missing, the public functions in
-`ms_deform_attn.py` use plain PyTorch, after one warning.
+without these kernels. In either case, this module registers the kernels for GPUs (triton_operators.py) and
+the parts that LibTorch's stable ABI cannot express: shapes, autograd and vmap. On a device whose kernels are
+missing, the public functions in `ms_deform_attn.py` use plain PyTorch, after one warning.
 
 Letters: B batch, S value tokens, M heads, D head dimension, Q queries, L levels, P points of a head.
 """
@@ -28,7 +28,7 @@ _PACKAGE = "deformable_detr.ops"
 
 
 class NativeOperatorMissing(RuntimeWarning):
-    """This installation lacks the operator for the CPU or for GPUs, and uses a much slower one."""
+    """A warning that the native operator for the CPU or for GPUs is missing and a much slower one is used."""
 
 
 def native_available() -> bool:
@@ -39,8 +39,8 @@ def native_available() -> bool:
 def kernels() -> dict[str, str]:
     """Describe the kernels that compute multi-scale deformable attention, by device type.
 
-    `cpu` is "native (INSTRUCTION SET)" or "reference (REASON)"; `cuda` (GPUs of NVIDIA, and of AMD under
-    ROCm) is "Triton" or "reference (REASON)"; `other` is every other device.
+    `cpu` is "native (INSTRUCTION SET)" or "reference (REASON)"; `cuda` (NVIDIA's GPUs, and AMD's under
+    ROCm) is "Triton" or "reference (REASON)"; `other` describes all other devices.
     """
     cpu = f"native ({cpu_kernels()[0]})" if _MISSING is None else f"reference ({_MISSING})"
     cuda = "Triton" if _TRITON_MISSING is None else f"reference ({_TRITON_MISSING})"
@@ -48,7 +48,7 @@ def kernels() -> dict[str, str]:
 
 
 def cpu_kernels() -> tuple[str, ...]:
-    """Return the instruction set in use, then all compiled ones that this CPU can run, best first."""
+    """Return the instruction set in use, followed by all compiled sets that this CPU can run, best first."""
     return tuple(torch.ops.deformable_detr.cpu_kernels().split())
 
 
@@ -79,7 +79,7 @@ def _warn_once(problem: str) -> None:
 
 
 def _load() -> str | None:
-    """Load the library. Return None, or the reason why it is missing."""
+    """Load the library. If it is missing, return the reason, otherwise None."""
     # The search is Python's for extension modules, although the library is not one (it does not use Python),
     # so that it is also found in an editable installation, which stores it far from this file.
     spec = find_spec(f"{_PACKAGE}._native")
@@ -93,7 +93,7 @@ def _load() -> str | None:
 
 
 def _build_problem() -> str:
-    """Return the problem that the build recorded (CMakeLists.txt)."""
+    """Return the problem that CMakeLists.txt recorded during the build."""
     package = find_spec(_PACKAGE)
     folders = package.submodule_search_locations if package is not None else None
     for folder in folders or ():
@@ -134,7 +134,7 @@ def _define() -> None:
 
 
 def register_triton_kernels(device: str) -> None:
-    """Register Triton's kernels of the operators on "cuda" (in tests "cpu", with Triton's interpreter)."""
+    """Register the operators' Triton kernels for "cuda", or in tests for "cpu" with Triton's interpreter."""
     for name in SCHEMAS:
         torch.library.impl(f"deformable_detr::{name}", device)(_triton_kernel(name))
 

@@ -2,10 +2,10 @@
 
 Such models have the operator in one of three places: in a submodule without weights (transformers' Deformable
 DETR, RT-DETR, Grounding DINO), in an attribute (D-FINE, RT-DETR's authors), or in a function of the module's
-file, which `forward` calls by name (Mask2Former, RT-DETRv2, RF-DETR, mmcv). All of them use the same names
-for its arguments, by which it is recognised and called, so that no package is imported here and copies need
-no separate entry. Only attributes of module instances are set: other models in the process, `state_dict` keys
-and the other project's source stay as they are.
+file, which `forward` calls by name (Mask2Former, RT-DETRv2, RF-DETR, mmcv). All of them use the same argument
+names, by which the operator is recognised and called. Therefore, this module imports none of these packages
+and also recognises copies of their code. It sets only attributes of module instances: other models in the
+process, `state_dict` keys and the other project's source do not change.
 
 Letters: B batch, S value tokens, M heads, D head dimension, Q queries, L levels, K points per level.
 """
@@ -38,7 +38,7 @@ _METHOD_ATTRIBUTES = ("method", "decoder_method")  # the kind of sampling in RT-
 def patch(model: nn.Module) -> PatchHandle:
     """Replace multi-scale deformable attention everywhere inside `model` by `ops.ms_deform_attn`.
 
-    It recognises modules, functions and autograd functions with "deform" in their name that take `value`,
+    This recognises modules, functions and autograd functions with "deform" in their name that take `value`,
     spatial shapes, `sampling_locations` and `attention_weights` and no unknown arguments: all of
     transformers' models with this operator, RF-DETR, D-FINE, RT-DETR, mmcv, the authors' code, and copies of
     them. Results and gradients of finite inputs stay the same up to rounding; the output has the dtype of
@@ -48,10 +48,10 @@ def patch(model: nn.Module) -> PatchHandle:
     it requires this package. Patch a model under `torch.compile` before its first call.
 
     Returns:
-        A handle with `count` and `undo()`, which is also a context manager.
+        A handle with `count` and `undo()`, which can be used as a context manager.
 
     Raises:
-        ValueError: there is nothing to replace, something is already patched (undo that first), or the
+        ValueError: if there is nothing to replace, something is already patched (undo that first), or the
             operator cannot be replaced: RT-DETRv2's "discrete" method uses the nearest pixel.
     """
     swaps = [swap for name, module in model.named_modules() for swap in _swaps_in(name, module)]
@@ -85,7 +85,7 @@ class PatchHandle:
         """Restore the model's own operators. A second call does nothing.
 
         Raises:
-            RuntimeError: a patched attribute was replaced since; nothing is changed then.
+            RuntimeError: if a patched attribute has been replaced since; nothing is changed in this case.
         """
         if self._undone:
             return
@@ -117,10 +117,10 @@ class PatchHandle:
 
 
 class _Operator:
-    """Our operator, called with the arguments of one of theirs.
+    """This package's operator, called with the arguments of another project's operator.
 
-    `parameters`: the names of their parameters, in order. `defaults`: default values by name. It is a class
-    and not a closure, so that a patched model can be pickled.
+    `parameters`: the names of the other operator's parameters, in order. `defaults`: their default values by
+    name. This is a class instead of a closure, so that a patched model can be pickled.
     """
 
     def __init__(self, parameters: tuple[str, ...], defaults: dict[str, Any]) -> None:
@@ -154,7 +154,7 @@ def _equal_points(num_points: int, num_levels: int) -> tuple[int, ...]:
 def _tokens_first(value: Tensor | Sequence[Tensor], tokens: int, heads: int) -> Tensor:
     """Return `value` as (B, S, M, D).
 
-    Accepts that layout, RF-DETR's (B, M, D, S), and D-FINE's sequence of (B, M, D, S_l), one per level.
+    It may have that layout, RF-DETR's (B, M, D, S), or D-FINE's: one (B, M, D, S_l) per level.
     """
     if not isinstance(value, Tensor):
         return torch.cat(list(value), dim=-1).permute(0, 3, 1, 2)
@@ -169,9 +169,9 @@ def _tokens_first(value: Tensor | Sequence[Tensor], tokens: int, heads: int) -> 
 
 
 class _ReboundForward:
-    """The forward of a module's class, in which the operator's names refer to ours.
+    """The `forward` of a module's class, in which the operator's names refer to this package's operator.
 
-    It is a class and not a bound method, so that copies and pickles of the module have a separate one.
+    This is a class instead of a bound method, so that each copy or pickle of the module has its own instance.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -187,10 +187,10 @@ class _ReboundForward:
 
 @functools.cache
 def _rebound(forward: FunctionType) -> FunctionType:
-    """Return the same code with other globals, which affects neither its file nor other instances.
+    """Return a function with the same code and other globals, without changing its file or other instances.
 
     Python looks up a function's global names in one dictionary, its `__globals__`. The code is copied because
-    torch.compile stores its results on the code object, and they are invalid with another dictionary.
+    torch.compile stores its results on the code object, and these are invalid for another dictionary.
     """
     function = FunctionType(
         forward.__code__.replace(),
@@ -223,7 +223,7 @@ class _Swap:
 
 
 def _swaps_in(name: str, module: nn.Module) -> Iterator[_Swap]:
-    """Find the operators of one module. Raises ValueError if they cannot be replaced."""
+    """Yield the replacements of one module's operators, or raise ValueError if one cannot be replaced."""
     name = name or type(module).__name__
     own = vars(module)
     if any(_is_ours(value) for value in own.values()):
@@ -260,7 +260,7 @@ def _operators_called_by(forward: FunctionType) -> dict[str, Any]:
 
 
 def _replacement_for(value: object) -> Callable[..., Tensor] | SimpleNamespace | None:
-    """Return our operator in place of a function, partial function or autograd function, or None."""
+    """Return the replacement for a function, partial function or autograd function, or None."""
     if isinstance(value, functools.partial):
         function = _replacement_for(value.func)
         return functools.partial(function, *value.args, **value.keywords) if callable(function) else None
@@ -273,7 +273,7 @@ def _replacement_for(value: object) -> Callable[..., Tensor] | SimpleNamespace |
 
 
 def _operator_for(name: str, function: Callable[..., Any], skip: int) -> _Operator | None:
-    """Return our operator if this function is theirs. The `skip` first parameters (self, ctx) are omitted."""
+    """Return the replacement if this function is the operator, without its first `skip` parameters."""
     if "deform" not in name.lower():
         return None
     parameters = list(inspect.signature(function).parameters.values())[skip:]
@@ -291,7 +291,7 @@ def _is_ours(value: object) -> bool:
 
 
 def _require_bilinear(name: str, module: nn.Module, value: object) -> None:
-    """Raise the error now that `_Operator` would raise at its first call."""
+    """Raise now the error that `_Operator` would otherwise raise at its first call."""
     keywords = value.keywords if isinstance(value, functools.partial) else {}
     for method in (keywords.get("method"), *(getattr(module, key, None) for key in _METHOD_ATTRIBUTES)):
         if method == "discrete":

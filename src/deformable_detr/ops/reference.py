@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention in plain PyTorch, which defines the operator and runs on any device.
+"""Multi-scale deformable attention in plain PyTorch. It defines the operator and runs on any device.
 
 Paper: section 4.1, equations 2 and 3. Letters: B batch, S value tokens, M heads, D head dimension,
 Q queries, L levels, K points per level, P = Σ K_l points of one head and query over all levels.
@@ -22,9 +22,9 @@ def ms_deform_attn_reference(
 ) -> Tensor:
     """Compute the weighted sum of bilinear samples, level by level, with `grid_sample`.
 
-    Samples outside a level are zero, and a location that is not finite is outside. The dtype of the locations
-    is used for the computation: a location in bfloat16 may be half a pixel off, so 16-bit values need float32
-    locations.
+    Samples outside a level are zero, and a location that is not finite is outside. The computation uses the
+    dtype of the locations. 16-bit values need float32 locations, because a location in bfloat16 may be off by
+    half a pixel.
 
     Args:
         value: (B, S, M, D).
@@ -75,7 +75,7 @@ def sampling_locations_of(
     """Add offsets (B, Q, M, P, 2) to references (B, Q, L, 2|4); return sampling locations (B, Q, M, P, 2).
 
     The unit of an offset is a pixel of the level for a reference point, and half a box side divided by K for
-    a reference box (specification §3.1), so that the initial offsets stay inside the box.
+    a reference box (specification §3.1), so that the initial points are inside the box.
     """
     levels = torch.tensor(
         [level for level, points in enumerate(points_per_level) for _ in range(points)],
@@ -97,7 +97,7 @@ def fused_ms_deform_attn_reference(
     attention_logits: Tensor,
     points_per_level: Sequence[int],
 ) -> Tensor:
-    """Compute the same from offsets (B, Q, M, P, 2) and logits (B, Q, M, P), before softmax."""
+    """Compute deformable attention from offsets (B, Q, M, P, 2) and logits (B, Q, M, P), before softmax."""
     locations = sampling_locations_of(spatial_shapes, reference, sampling_offsets, points_per_level)
     return ms_deform_attn_reference(
         value, spatial_shapes, locations, attention_logits.softmax(-1), points_per_level

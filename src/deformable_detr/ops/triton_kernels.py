@@ -1,9 +1,9 @@
-"""The kernels of multi-scale deformable attention on a GPU, in Triton. Paper: section 4.1, equations 2 and 3.
+"""Triton kernels of multi-scale deformable attention for GPUs (paper, section 4.1, equations 2 and 3).
 
-triton_operators.py launches them. docs/operator.md, "On a GPU", explains them.
+triton_operators.py launches them. The section "On a GPU" of docs/operator.md explains them.
 
-A program takes one head of one image and a block of queries. A row of its tensors is a query, a column is a
-channel. It goes through the points one by one, and every row reads four pixels for each.
+A program computes one head of one image for a block of queries. The rows of its tensors are queries, and the
+columns are channels. The program processes the points one by one and reads four pixels per row and point.
 
 Letters: B batch, S value tokens, M heads, D channels of a head, Q queries, L levels, K points of a level,
 P = Σ K_l points of a head.
@@ -28,10 +28,10 @@ import triton.language as tl
 
 @triton.jit
 def _program(Q, M: tl.constexpr, BLOCK_Q: tl.constexpr):
-    """This program's image, head and queries, and which of these queries there are.
+    """Return this program's image, head and queries, and a mask of the queries that exist.
 
-    All in one grid dimension: the other two end at 65,535. Neighbours in time are neighbours in the picture,
-    and share the cache.
+    The grid has one dimension, because the other two are limited to 65,535. Programs that run at the same
+    time process neighbouring parts of the picture, so they share the cache.
     """
     blocks = tl.cdiv(Q, BLOCK_Q)
     program = tl.program_id(0)
@@ -41,7 +41,7 @@ def _program(Q, M: tl.constexpr, BLOCK_Q: tl.constexpr):
 
 @triton.jit
 def _load_points(rows, exists, P: tl.constexpr, P_PADDED: tl.constexpr, beyond):
-    """Numbers of all points of each row, `beyond` after the last point."""
+    """Load the values of all points of each row; `beyond` is the value after the last point."""
     point = tl.arange(0, P_PADDED)[None, :]
     block = tl.load(rows[:, None] + point, mask=exists[:, None] & (point < P), other=0.0)
     return tl.where(point < P, block, beyond)
@@ -49,22 +49,25 @@ def _load_points(rows, exists, P: tl.constexpr, P_PADDED: tl.constexpr, beyond):
 
 @triton.jit
 def _softmax_terms(logits):
-    """Largest logit and Σ exp(logit - largest) of each row: softmax is exp(logit - largest) / sum."""
+    """Return each row's largest logit and its sum Σ exp(logit - largest).
+
+    The softmax is exp(logit - largest) / sum.
+    """
     largest = tl.max(logits, 1)
     return largest, tl.sum(tl.exp(logits - largest[:, None]), 1)
 
 
 @triton.jit
 def _half_side_step(size, K: tl.constexpr):
-    """Half a box side divided by K, in pixels per unit of the reference."""
+    """Return half a box side divided by K, in pixels per unit of the reference."""
     return 0.5 * size / max(K, 1)  # (with no points, nobody uses it)
 
 
 @triton.jit
 def _pixel_map(reference, exists, H, W, step_y, step_x, REFERENCE_SIZE: tl.constexpr):
-    """(base, scale) for x and y with pixel = base + scale · input: all that tells the kinds of input apart.
+    """Return (base, scale) for x and y, such that pixel = base + scale · input.
 
-    Pixel centres lie at (i + 1/2) / W: hence the half.
+    The kinds of input differ only in these. The half is needed because pixel centres are at (i + 1/2) / W.
     """
     base_x, scale_x, base_y, scale_y = -0.5, W, -0.5, H
     if REFERENCE_SIZE > 0:
@@ -79,10 +82,10 @@ def _pixel_map(reference, exists, H, W, step_y, step_x, REFERENCE_SIZE: tl.const
 
 @triton.jit
 def _sides(pixel, size):
-    """Along one axis: the pixel before, the fraction of the way to the next, whether these two are inside.
+    """Return the previous pixel along one axis, the fraction of the way to the next, and if each is inside.
 
-    Outside is outside, however far: clamped before the conversion to integers, which is undefined for NaN,
-    infinity and large numbers. Comparisons with NaN are false: it becomes -2.
+    Positions are clamped before the conversion to integers, which is undefined for NaN, infinity and large
+    numbers. This keeps outside positions outside. NaN becomes -2, because comparisons with NaN are false.
     """
     pixel = tl.where(pixel >= -2.0, pixel, -2.0)
     pixel = tl.where(pixel <= size + 1, pixel, size + 1)
@@ -186,7 +189,10 @@ def backward_kernel(
     P_PADDED: tl.constexpr,
     UNROLL: tl.constexpr,
 ):
-    """Walks as the forward kernel does. Of g = grad_output, a point needs ⟨g, pixel⟩ of its four pixels."""
+    """Compute the gradients in the same order as the forward kernel.
+
+    With g = grad_output, each point needs the products ⟨g, pixel⟩ of its four pixels.
+    """
     REAL: tl.constexpr = points.dtype.element_ty
     L: tl.constexpr = len(STARTS) - 1
     P: tl.constexpr = STARTS[L]

@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention on a GPU: from tensors to a launch of the kernels in triton_kernels.py.
+"""Multi-scale deformable attention on a GPU: checks tensors and launches the kernels in triton_kernels.py.
 
 The four functions at the end are the CUDA kernels of the operators in `torch.ops.deformable_detr`;
 `native.py` registers them and imports this file when the first CUDA tensor arrives.
@@ -25,8 +25,11 @@ from .triton_kernels import backward_kernel, forward_kernel
 
 @dataclass(frozen=True)
 class Tile:
-    """How a launch is cut up: each program takes `queries` queries (a power of two) of one head, with `warps`
-    warps, and reads `unroll` points of a level in a row."""
+    """The division of a launch into programs.
+
+    Each program computes `queries` queries (a power of two) of one head with `warps` warps. Its loop over the
+    points of a level is unrolled by the factor `unroll`.
+    """
 
     queries: int
     warps: int
@@ -38,7 +41,7 @@ _forced: Tile | None = None
 
 @contextmanager
 def forced_tile(tile: Tile) -> Iterator[None]:
-    """Launch with `tile` instead of the usual one: for measurements, which look for better ones."""
+    """Launch with `tile` instead of the usual tile, to measure it."""
     global _forced
     before, _forced = _forced, tile
     try:
@@ -48,7 +51,7 @@ def forced_tile(tile: Tile) -> Iterator[None]:
 
 
 def usual_tile(channels: int, channel_bytes: int) -> Tile:
-    """Return a tile for one warp, each of whose 32 threads takes 16 bytes of a pixel at once.
+    """Return a tile for one warp, in which each of the 32 threads reads 16 bytes of a pixel at once.
 
     On an H100, this tile was the fastest, or nearly so, for every call of the model (docs/gpu.md).
 
@@ -60,7 +63,7 @@ def usual_tile(channels: int, channel_bytes: int) -> Tile:
 
 @dataclass(frozen=True)
 class _Call:
-    """Inputs of a launch, checked: no kernel reads outside of them. `reference` is None where not fused."""
+    """The checked inputs of a launch, outside of which no kernel reads. `reference` is None if not fused."""
 
     value: Tensor  # channels dense
     reference: Tensor | None  # dense, as are the next two
@@ -79,7 +82,7 @@ class _Call:
 
     @property
     def inputs(self) -> tuple[Any, ...]:
-        """Arguments that both kernels have in common."""
+        """The arguments that both kernels share."""
         # Where there is no reference the kernels ask for none, but a pointer has to be passed.
         reference = self.points if self.reference is None else self.reference
         return self.value, reference, self.points, self.weights, tuple(map(float, self.spatial_shapes))
@@ -89,7 +92,7 @@ class _Call:
         return self.value.stride(0), self.value.stride(1), self.value.stride(2)
 
     def launch(self, kernel: Any, channel_bytes: int, *arguments: Any) -> None:
-        """Run `kernel`, a program for each head of each image and block of queries."""
+        """Run `kernel` with one program for each image, head and block of queries."""
         B, _, M, D = self.value.shape
         _, Q, _, P = self.weights.shape
         block_of_channels = triton.next_power_of_2(D)
@@ -117,7 +120,11 @@ def _checked(
     weights: Tensor,
     points_per_level: Sequence[int],
 ) -> _Call:
-    """Raises RuntimeError where inputs do not fit each other, in the words of the CPU operator."""
+    """Return the checked inputs.
+
+    Raises:
+        RuntimeError: if the inputs do not fit each other; the message is that of the CPU operator.
+    """
     real = torch.float64 if value.dtype == torch.float64 else torch.float32
     L = len(points_per_level)
     _require(
@@ -228,7 +235,7 @@ def _run_backward(call: _Call, grad_output: Tensor) -> _Gradients:
 def _refuse_deterministic_mode() -> None:
     """Raise an error or warn in deterministic mode, as PyTorch's own operators do.
 
-    Atomic additions happen in an arbitrary order, so their rounding differs from run to run.
+    Atomic additions are executed in an arbitrary order, so their rounding differs from run to run.
     """
     if not torch.are_deterministic_algorithms_enabled():
         return
@@ -252,7 +259,7 @@ def ms_deform_attn(
     weights: Tensor,
     points_per_level: Sequence[int],
 ) -> Tensor:
-    """(B, Q, M·D) of value's type."""
+    """Return the output, (B, Q, M·D), in the dtype of `value`."""
     return _run_forward(_checked(value, spatial_shapes, None, locations, weights, points_per_level))
 
 
@@ -264,7 +271,7 @@ def ms_deform_attn_backward(
     weights: Tensor,
     points_per_level: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of value, locations and weights."""
+    """Return the gradients of value, locations and weights."""
     call = _checked(value, spatial_shapes, None, locations, weights, points_per_level)
     grads = _run_backward(call, grad_output)
     return grads.value, grads.points, grads.weights
@@ -278,7 +285,7 @@ def fused_ms_deform_attn(
     logits: Tensor,
     points_per_level: Sequence[int],
 ) -> Tensor:
-    """(B, Q, M·D) of value's type."""
+    """Return the output, (B, Q, M·D), in the dtype of `value`."""
     return _run_forward(_checked(value, spatial_shapes, reference, offsets, logits, points_per_level))
 
 
@@ -291,7 +298,7 @@ def fused_ms_deform_attn_backward(
     logits: Tensor,
     points_per_level: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of value, reference, offsets and logits."""
+    """Return the gradients of value, reference, offsets and logits."""
     call = _checked(value, spatial_shapes, reference, offsets, logits, points_per_level)
     grads = _run_backward(call, grad_output)
     return grads.value, grads.reference, grads.points, grads.weights

@@ -1,8 +1,8 @@
-"""HTML pages of one file that load nothing: Jinja2 templates, tables, charts, and pictures as data URLs.
+"""Self-contained HTML pages, built from Jinja2 templates, tables, charts, and pictures as data URLs.
 
-`report/`, `inspection/` and `explain/` decide on the content of a page, and this package on its appearance.
-Every text is escaped unless it is Markup, and no template is built from strings, because a class or a file
-may have any name.
+`report/`, `inspection/` and `explain/` determine a page's content, and this package its appearance. Every
+text is escaped unless it is Markup, and no template is built from strings, because classes and files may
+have any names.
 """
 
 from .charts import Axis, Bar, Line, Mark, axis_for, line_chart, sparkline, unit_axis, whole_axis

@@ -1,8 +1,8 @@
-"""Charts as inline SVG. Their text can be searched, selected and read aloud; their colours follow the page.
+"""Charts as inline SVG. Their text can be searched, selected and read aloud, and they use the page's colours.
 
 A chart is drawn 460 units wide, so that its text is readable on a phone, where it shrinks to about 350
-pixels. A dot shows its value (`<title>`) when the pointer rests on it, without a script. The templates
-chart.svg and sparkline.svg draw what is computed here.
+pixels. A dot shows its value (`<title>`) when the pointer rests on it; this needs no script. This module
+computes the charts, and the templates chart.svg and sparkline.svg draw them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_POINTS = 240  # points of a line, more than a screen shows
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis with the title `label` from `low` to `high`, with numbers at the values `ticks`."""
+    """An axis from `low` to `high` with the title `label`; it has numbers at the values `ticks`."""
 
     label: str
     low: float
@@ -45,8 +45,8 @@ class Line:
     """A line of a chart. It is interrupted at points that are nan.
 
     Attributes:
-        colour: the number of one of the page's colours; None draws a faint line.
-        dots: draw a dot with a tooltip at each point.
+        colour: the number of one of the page's colours; None means a faint line.
+        dots: True if a dot with a tooltip is drawn at each point.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Mark:
-    """A vertical line with a short text."""
+    """A vertical line with a short label."""
 
     x: float
     text: str
@@ -67,7 +67,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar from `start` to `end` along x, with `height` along y."""
+    """A bar that extends from `start` to `end` along x and by `height` along y."""
 
     start: float
     end: float
@@ -116,7 +116,7 @@ def line_chart(
     bars: Sequence[Bar] = (),
     named: Sequence[Line] | None = None,
 ) -> Markup:
-    """Draw a chart, with a legend if there are several `named` lines (by default, all with a colour)."""
+    """Draw a chart. It has a legend if several lines are `named` (by default, all that have a colour)."""
     text = render(
         "chart.svg",
         plot=_Plot(x, y),
@@ -204,7 +204,7 @@ class _Plot:
 
 
 def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Average neighbouring points if there are more than a screen shows; the last point stays."""
+    """Average neighbouring points if there are more than a screen can show. The last point is kept."""
     if len(x) <= MAX_POINTS:
         return x, y
     parts = np.array_split(np.arange(len(x)), MAX_POINTS)

@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def data_url(picture: Image.Image, max_side: int | None = None, quality: int = 82) -> str:
-    """Return the picture as a JPEG in a data URL, reduced if a side is longer than `max_side` pixels."""
+    """Return the picture as a JPEG in a data URL, shrunk if a side is longer than `max_side` pixels."""
     if max_side is not None and max(picture.size) > max_side:
         picture = picture.copy()
         picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)

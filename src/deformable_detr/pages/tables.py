@@ -10,15 +10,15 @@ TableRow = Sequence["str | Cell"]
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell with more than plain text.
+    """A table cell that has more than plain text.
 
     Attributes:
-        text: is escaped unless it is Markup.
+        text: the cell's text, which is escaped unless it is Markup.
         tag: a few words in a frame after the text.
         kind: a class of the style sheet.
         share: the share of the cell to colour, in [0, 1].
-        title: is shown when the pointer rests on the cell.
-        value: the number to sort by, if it is not the text.
+        title: the text that is shown when the pointer rests on the cell.
+        value: the number to sort by, if the cell is not sorted by its text.
     """
 
     text: str
@@ -34,7 +34,7 @@ class Cell:
 
     @property
     def attributes(self) -> dict[str, str | None]:
-        """The attributes of the HTML element; None for those that it does not have."""
+        """The attributes of the HTML element; the value is None for attributes that it does not have."""
         return {
             "style": None if self.share is None else f"--share:{self.share:.3f}",
             "title": self.title or None,
@@ -44,12 +44,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells, of which the first is the row's head. The table scrolls sideways on a narrow screen.
+    """A table. The first cell of each row is its header. The table scrolls sideways on a narrow screen.
 
     Attributes:
         label: a description for readers who do not see the table.
         kind: classes of the style sheet.
-        left: the columns that are aligned to the left, as texts are.
+        left: the columns that are aligned to the left, which are those with text.
     """
 
     heads: Sequence[str]

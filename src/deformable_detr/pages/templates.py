@@ -15,7 +15,7 @@ from .tables import Cell
 
 
 def render(name: str, **content: Any) -> str:
-    """Fill the template `name` with its content. It is an error if a value that it needs is missing."""
+    """Fill the template `name` with its content, and raise an error if a value that it needs is missing."""
     return _environment().get_template(name).render(**content)
 
 
@@ -47,12 +47,12 @@ def _environment() -> Environment:
 
 
 def _finalize(value: Any) -> Any:
-    """Escape control characters in text, which may come from a file, but not in Markup, which is our own."""
+    """Escape control characters in text, which may come from a file, but not in the package's own Markup."""
     return words.printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _with_code(sentence: str) -> Markup:
-    """Mark `words in backticks` and options with numbers (--data.image_size 640) in a sentence as code."""
+    """Mark words in backticks and options with numbers (--data.image_size 640) in a sentence as code."""
     text = str(escape(words.printable(sentence)))
     text = re.sub(r"`([^`<>]+)`", r"<code>\1</code>", text)
     return Markup(re.sub(r"(--[\w.-]+ (?:\d+|\[[\d,]+\]))", r'<code class="option">\1</code>', text))

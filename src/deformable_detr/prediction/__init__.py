@@ -1,12 +1,12 @@
-"""Prediction on pictures, videos and cameras, with annotated media and `predictions.json`, or on JSON lines.
+"""Prediction on pictures, videos, cameras and JSON lines.
 
 sources.py    finds the files, folders, patterns and cameras that a user names
-finding.py    turns a picture into detections: as a whole, or (tiling.py) in tiles
+finding.py    detects objects in a whole picture, or in its tiles (tiling.py)
 pictures.py   image files; separate threads read the next pictures and draw the finished ones
-videos.py     frames, one after the other (frames.py reads and writes them, tracking.py numbers objects)
+videos.py     videos, frame by frame (frames.py reads and writes frames, tracking.py numbers objects)
 outputs.py    names and files of the results
-command.py    `predict`, composed of these
-lines.py      `predict MODEL -`
+command.py    `predict`, which combines the modules above
+lines.py      `predict MODEL -`, which reads and writes JSON lines
 terminal.py   the terminal's output
 """
 

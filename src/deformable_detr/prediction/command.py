@@ -58,23 +58,24 @@ def predict(
     Args:
         model: a `Detector`, or anything that `load` takes.
         sources: image and video files, folders (with subfolders), globs, cameras (`webcam:0`).
-        output: a folder for the annotated media, which keep their names (videos become .mp4),
-            `predictions.json` and `report.json`.
+        output: the folder for `predictions.json`, `report.json` and the annotated media, which keep their
+            names (videos become .mp4).
         threshold: detections below this score are left out.
         classes: names of the classes to find; None means all.
-        class_thresholds: by class name, if it differs from `threshold`.
-        tiling: process pictures and frames in tiles (`Tiling()`), for small objects in large pictures.
-        track: number the objects of videos.
-        every: process only every n-th frame of videos.
-        max_pixels: the largest H·W of a picture or frame, as for `load`; not with a `Detector`.
+        class_thresholds: the threshold by class name, for classes with a threshold of their own.
+        tiling: the settings with which pictures and frames are processed in tiles, to find small objects in
+            large pictures; `Tiling()` has the usual ones. None means whole pictures.
+        track: True to number the objects of videos.
+        every: n, to process only every n-th frame of videos.
+        max_pixels: the largest H·W of a picture or frame, as for `load`; not allowed with a `Detector`.
         tta: test-time augmentation, as for `evaluate`.
-        progress: is called with the name of a source, the number done and the total number.
+        progress: a function of a source's name, the number of finished items and the total number.
 
     Raises:
         UserError: if no source is found or readable (single unreadable ones are skipped and reported), an
             option is out of range, a class is unknown, the output cannot be written or would overwrite a
             source, or a package that tracking or a camera needs is not installed.
-        PredictionInterrupted: on Ctrl-C, after the results so far are written.
+        PredictionInterrupted: on Ctrl-C, after the results so far have been written.
     """
     check_options(threshold, max_detections, batch_size)
     check_every(every)
@@ -95,7 +96,7 @@ def predict(
 
 @dataclass(frozen=True)
 class _Settings:
-    """How pictures and frames are processed."""
+    """The settings for processing pictures and frames."""
 
     detector: Detector
     selection: Selection
@@ -213,7 +214,7 @@ def _annotate_video(
 
 
 def _targets(inputs: Sources, folder: Path) -> list[Path]:
-    """Return the annotated files of all inputs, none of which may be a source."""
+    """Return the paths of the annotated files of all inputs, after checking that none of them is a source."""
     images = []
     for path in inputs.images:
         suffix = path.suffix.lower()

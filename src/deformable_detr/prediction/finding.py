@@ -1,4 +1,4 @@
-"""From a picture to its selected detections in two steps, of which another thread can do the first ahead."""
+"""Find the selected detections in a picture, in two steps; another thread can do the first in advance."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Finder(ABC):
 
     @abstractmethod
     def prepare(self, picture: Image.Image) -> Prepared:
-        """Do the part of the work that does not need the model."""
+        """Do the part of the work that does not require the model."""
 
     @abstractmethod
     def find(self, prepared: Sequence[Prepared]) -> list[Detections]:

@@ -1,7 +1,8 @@
-"""Frames from video files and cameras, one after the other, and H.264 files from frames.
+"""Read frames from video files and cameras one at a time, and write frames to H.264 files.
 
-Files are read and written with PyAV rather than with OpenCV: it reports when each frame is shown (a phone's
-frames have no fixed rate) and writes what browsers play. Cameras are read with OpenCV (extra `video`).
+Files are read and written with PyAV rather than OpenCV, because PyAV reports when each frame is shown (a
+phone's frames have no fixed rate) and writes files that browsers play. Cameras are read with OpenCV
+(extra `video`).
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ HD_HEIGHT = 720  # players expect colours by ITU-R BT.709 from this height on, b
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame.
+    """One frame of a video or camera.
 
     Attributes:
         picture: (H, W, 3) uint8 RGB, upright.
-        index: its number in the source, from 0.
-        time: seconds after the first frame.
+        index: its number in the source, counted from 0.
+        time: the seconds since the first frame.
     """
 
     picture: np.ndarray
@@ -52,8 +53,8 @@ class FrameSource(ABC):
 
     Attributes:
         fps: the average number of frames per second.
-        total: the number of frames that the file states, or None.
-        broken_packets: the number of parts skipped so far because they could not be decoded.
+        total: the number of frames that the file states; None if it states none.
+        broken_packets: the number of parts that have been skipped so far because they could not be decoded.
     """
 
     fps: float
@@ -71,8 +72,8 @@ def open_source(source: str | Path | Camera, max_pixels: int) -> FrameSource:
     """Open a video file or camera for reading.
 
     Raises:
-        UserError: if it does not exist, is not a video, is broken from the start, or has frames of more than
-            `max_pixels`.
+        UserError: if it does not exist, is not a video, cannot be decoded from the start, or has frames of
+            more than `max_pixels`.
     """
     return CameraSource(source) if isinstance(source, Camera) else VideoFile(Path(source), max_pixels)
 
@@ -153,7 +154,7 @@ class VideoFile(FrameSource):
 
 
 class CameraSource(FrameSource):
-    """The frames of a camera; the driver drops those that arrive while no one reads."""
+    """The frames of a camera; the driver drops frames that arrive while nothing reads them."""
 
     total = None
     broken_packets = 0
@@ -223,7 +224,7 @@ class VideoWriter:
         self._last = -1
 
     def write(self, picture: np.ndarray, time: float) -> None:
-        """Show a picture, (H, W, 3) uint8 RGB, from `time` (in seconds) on; times must increase."""
+        """Add a picture, (H, W, 3) uint8 RGB, that is shown from `time` (in seconds); times must increase."""
         import av
         from av.video.reformatter import Colorspace
 
@@ -243,7 +244,7 @@ class VideoWriter:
 
 @contextmanager
 def video_file(path: Path, size: tuple[int, int], fps: float) -> Iterator[VideoWriter]:
-    """Write an MP4 file with frames of `size` (H, W). It appears if the block ends without an exception."""
+    """Write an MP4 file with frames of `size` (H, W); it appears if the block raises no exception."""
     import av
 
     with (

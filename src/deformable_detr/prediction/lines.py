@@ -1,4 +1,4 @@
-"""`predict MODEL -`: JSON objects in, JSON objects out, one per line, for programs that keep a model loaded.
+"""`predict MODEL -` answers each line of JSON with a line of JSON, for programs that keep a model loaded.
 
     {"path": "a.jpg", "id": 7}                  a file, or
     {"image": "…base64 of an image file…"}      the picture itself
@@ -6,7 +6,7 @@
  →  {"id": 7, "error": "there is no image file a.jpg: check the path."}
 
 `bbox` is [x, y, width, height] in pixels. Without an `id`, the answer contains the number of the line. Each
-line is answered before the next one is read; the answer to a wrong line contains `error`.
+line is answered before the next one is read; the answer to an invalid line contains `error`.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def answer_lines(
     max_detections: int = 100,
     max_bytes: int = MAX_BYTES,
 ) -> LinesReport:
-    """Answer every line of `requests` until it ends; empty lines are skipped.
+    """Answer every line of `requests`, except empty ones.
 
     Args:
-        answer: is called with each answer, one line of JSON without a line break.
+        answer: a function that is called with each answer, a line of JSON without a line break.
         threshold, classes, class_thresholds, tiling, max_detections: as for `predict`.
-        max_bytes: longer lines are refused, without being held in memory.
+        max_bytes: the maximum length of a line. Longer lines are refused without being held in memory.
 
     Raises:
         UserError: if an option is out of range or a class is unknown.
@@ -109,7 +109,7 @@ def answer_stdin(
 ) -> LinesReport:
     """Answer every line of stdin on stdout, and redirect all other output to stderr.
 
-    If the reader of the answers closes the pipe, this ends without an error.
+    The function ends without an error if the reader of the answers closes the pipe.
 
     Args:
         model, device, dtype, max_pixels: as `load` takes them.

@@ -22,7 +22,7 @@ MADE_BY = "deformable-detr predict"  # in report.json: it lets later runs recogn
 
 @dataclass(frozen=True)
 class PictureResult:
-    """The result for a picture of `size` (H, W); `image_id` is that of predictions.json."""
+    """The result for a picture of `size` (H, W); `image_id` is its id in predictions.json."""
 
     source: Path
     output: Path
@@ -40,7 +40,7 @@ class VideoResult:
         frames: the number of frames that were processed.
         image_ids: the first and the last id of its frames in predictions.json.
         broken_packets: the number of parts that could not be decoded and were skipped, as players do.
-        stopped: True if Ctrl-C ended the video before its end.
+        stopped: True if Ctrl-C stopped the video before its end.
     """
 
     source: str
@@ -60,13 +60,13 @@ class PredictionReport:
 
     Attributes:
         images, videos: the inputs that could be read.
-        skipped: (path, reason) of the inputs that could not be read.
+        skipped: the inputs that could not be read, as (path, reason).
         left_out: folders with results of earlier runs that were found among the inputs.
-        passed_over: files in folders that are neither pictures nor videos by their names.
+        passed_over: files in folders whose names are not those of pictures or videos.
         detections: the number of detections.
         predictions: the JSON file with COCO results rows plus `file_name` and `category_name`; rows of videos
             also have `frame`, `time` and `track_id`.
-        report: report.json, which contains all of this.
+        report: report.json, which contains all these results.
         stopped: True if Ctrl-C ended the run.
     """
 
@@ -87,7 +87,7 @@ class PredictionReport:
 
 
 def output_names(stems_and_suffixes: Sequence[tuple[str, str]]) -> list[str]:
-    """Return a file name for each input; equal names get a number, and too long names are shortened."""
+    """Return a file name for each input; equal names get a number, and overlong names are shortened."""
     taken: set[str] = set()
     names = []
     for stem, suffix in stems_and_suffixes:
@@ -151,7 +151,7 @@ class RowFile:
             self.count += 1
 
     def finish(self) -> None:
-        """Write the rows that still wait, and end the list."""
+        """Write the rows that are still waiting, and end the list."""
         for image_id in sorted(self._waiting):  # the run was stopped before the ids in between
             self._write(self._waiting[image_id])
         self._file.write("\n]\n" if self.count else "]\n")

@@ -1,7 +1,7 @@
 """The annotation of image files.
 
-There are three threads, so that the model never waits for a file: one decodes and resizes the next pictures,
-one runs the model (whose arithmetic has its own threads), one draws and writes the detections.
+Three threads ensure that the model never waits for a file: one decodes and resizes the next pictures, one
+runs the model (whose arithmetic has its own threads), and one draws and writes the detections.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DRAWN_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})  # others are wri
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A picture that cannot be read: its index, and the reason."""
+    """The index of a picture that cannot be read, and the reason."""
 
     index: int
     reason: str
@@ -34,7 +34,7 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class AnnotatedPicture:
-    """A picture that is being drawn: its index, and its detections."""
+    """The index and the detections of a picture that is being drawn."""
 
     index: int
     detections: Detections
@@ -51,7 +51,7 @@ class _Batch:
 def annotate_pictures(
     finder: Finder, paths: Sequence[Path], targets: Sequence[Path]
 ) -> Generator[AnnotatedPicture | Unreadable]:
-    """Draw each picture's detections to its target and yield the results, in the order of batches.
+    """Draw each picture's detections, write the result to its target, and yield results batch by batch.
 
     All files are written when the generator ends.
     """
@@ -68,8 +68,8 @@ def annotate_pictures(
 def _read(finder: Finder, paths: Sequence[Path]) -> Iterator[_Batch | Unreadable]:
     """Read pictures into batches of equal shape.
 
-    A batch is complete when it is full. If too many pictures wait for others of their shape, the oldest batch
-    is used as it is.
+    A batch is complete when it is full. If too many pictures are waiting for others of their shape, the
+    oldest batch is yielded although it is not full.
     """
     waiting: dict[tuple[int, int], list[tuple[int, Prepared]]] = {}
 

@@ -31,7 +31,7 @@ _CAMERA = re.compile(r"webcam:(\d+)")
 
 @dataclass(frozen=True)
 class Camera:
-    """A camera of this machine, as `webcam:0` names it."""
+    """A camera of this machine, which a user names as `webcam:0`."""
 
     index: int
 
@@ -45,7 +45,7 @@ class Sources:
 
     Attributes:
         left_out: folders with results of an earlier `predict`, whose annotated pictures are not inputs.
-        passed_over: files in folders that are neither pictures nor videos by their names.
+        passed_over: files in folders whose names are not those of pictures or videos.
     """
 
     images: tuple[Path, ...]
@@ -58,7 +58,7 @@ class Sources:
 
 
 def find_sources(sources: str | Path | Sequence[str | Path], output: Path | None = None) -> Sources:
-    """Find files and cameras; folders are searched with their subfolders and sorted by name.
+    """Find files and cameras. Folders are searched with their subfolders, and their files sorted by name.
 
     Args:
         output: the folder for results, if any. It is left out of folders and patterns, as is any other folder
@@ -87,10 +87,10 @@ def find_sources(sources: str | Path | Sequence[str | Path], output: Path | None
 
 
 def find_pictures(sources: str | Path | Sequence[str | Path], output: Path | None = None) -> list[Path]:
-    """Find pictures only, as `find_sources`.
+    """Find only pictures, by the rules of `find_sources`.
 
     Raises:
-        UserError: if a source names nothing, or a video.
+        UserError: if a source names nothing, or if it names a video.
     """
     inputs = find_sources(sources, output)
     if inputs.videos:
@@ -99,7 +99,7 @@ def find_pictures(sources: str | Path | Sequence[str | Path], output: Path | Non
 
 
 def as_source(source: str | Path) -> Path | Camera:
-    """Return a camera if the text names one, else a path."""
+    """Return a camera if `source` names one, else a path."""
     camera = _CAMERA.fullmatch(str(source))
     return Camera(int(camera[1])) if camera else Path(source)
 
@@ -162,7 +162,7 @@ class _Search:
     def _holds_results(self, folder: Path, top: Path) -> bool:
         """Return True if a folder, found in a search from `top` on, holds results of `predict`.
 
-        The output folder always does, even after a run that was killed, unless the search starts there.
+        The output folder counts as such, even after a run that was killed, unless the search starts there.
         """
         if folder.resolve() == self.output != top.resolve():
             return True

@@ -1,10 +1,12 @@
-"""Large pictures in tiles: the model sees a 4000x3000 picture at full resolution, one overlapping part after
-the other, so that small objects are not lost in resizing.
+"""Process large pictures in tiles.
 
-Every object no larger than the overlap is whole in at least one tile. Larger objects are found in tiles of
-twice the size, then of four times the size, up to the whole picture; together these cost a third more, and no
-object has to be assembled from parts. If they still miss one, its parts are merged. supervision does the
-suppression and merging.
+The model sees a 4000x3000 picture at full resolution, in overlapping parts, so that small objects are not
+lost in resizing.
+
+Every object that is no larger than the overlap is whole in at least one tile. Larger objects are found in
+tiles of twice the size, then of four times the size, up to the whole picture. The larger tiles add a third to
+the cost, and no object has to be assembled from parts. If an object is still not found whole, its parts are
+merged. The library supervision does the suppression and merging.
 """
 
 from __future__ import annotations
@@ -64,9 +66,10 @@ class Tiling:
             raise UserError(f"the overlap of tiles must be a share between 0 and 0.75, not {self.overlap}.")
 
     def levels(self, size: tuple[int, int], image_size: int) -> list[Level]:
-        """Return the levels for a picture of `size` (H, W), the smallest tiles first, the whole picture last.
+        """Return the levels for a picture of `size` (H, W), from the smallest tiles to the whole picture.
 
-        image_size: the model's `data.image_size`.
+        Args:
+            image_size: the model's `data.image_size`.
         """
         side, minimum = self.size or image_size, 0
         levels = []
@@ -77,7 +80,7 @@ class Tiling:
             side, minimum = 2 * side, self.reach(side)
 
     def _tiles(self, size: tuple[int, int], side: int) -> tuple[tuple[int, int, int, int], ...]:
-        """Return tiles of equal size; overlaps become wider where the picture is no multiple of the size."""
+        """Return tiles of equal size; they overlap more if the picture's size is not a multiple of theirs."""
         height, width = (min(side, length) for length in size)
         return tuple(
             (x, y, x + width, y + height)
@@ -92,7 +95,7 @@ class Tiling:
         return [round(start) for start in np.linspace(0, length - side, count)]
 
     def reach(self, side: int) -> int:
-        """Return the minimum overlap in pixels, the size up to which objects are whole in some tile."""
+        """Return the minimum overlap in pixels; objects up to this size are whole in at least one tile."""
         return min(round(side * self.overlap), side - 1)
 
 
@@ -170,10 +173,10 @@ def predict_tiled(
     max_detections: int = 100,
     batch_size: int = 4,
 ) -> Detections:
-    """Find objects in one large picture, tile by tile; otherwise as `Detector.predict`.
+    """Find objects in one large picture tile by tile; other arguments are those of `Detector.predict`.
 
     Args:
-        tiling: size and overlap of the tiles; None means `Tiling()`.
+        tiling: the size and the overlap of the tiles; None means `Tiling()`.
         max_detections: the maximum number of detections per tile.
         batch_size: the number of tiles that are computed together.
 
@@ -203,7 +206,7 @@ def finder_for(
 def is_cut(
     boxes_xyxy: np.ndarray, tile: tuple[int, int, int, int], size: tuple[int, int], border: float
 ) -> np.ndarray:
-    """Return for each box whether it ends at a side of its tile that is not a side of the picture, (N,)."""
+    """Return a mask of the boxes that end at a side of their tile that is not a side of the picture, (N,)."""
     x0, y0, x1, y1 = tile
     height, width = size
     cut: np.ndarray = np.zeros(len(boxes_xyxy), bool)
@@ -219,7 +222,7 @@ def is_cut(
 
 
 def merge_parts(found: Detections, cut: np.ndarray) -> Detections:
-    """Remove duplicates and merge parts of objects; return the result with the best score first.
+    """Remove duplicates and merge parts of objects; return the detections, best score first.
 
     Of overlapping whole boxes of a class, the best remains. A box that is cut by a tile's border is removed
     if most of it is inside a whole box, whatever its score. The remaining cut boxes that overlap are parts of

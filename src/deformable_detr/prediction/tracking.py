@@ -1,4 +1,4 @@
-"""Tracking: an object keeps its number from frame to frame (ByteTrack from the library `trackers`)."""
+"""Track objects, so that each keeps its number from frame to frame (ByteTrack of the library `trackers`)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _SURE, _UNSURE, _BETWEEN = 1.0, 0.5, 0.75  # the tracker gets these instead of s
 
 
 class ObjectTracker:
-    """Assigns `track_ids` to detections. Numbers start at 1, in the second frame that shows an object.
+    """Assigns `track_ids` to detections. Numbers start at 1; an object gets its number in its second frame.
 
     ByteTrack also needs faint detections: they locate an object that is half hidden, so that its track
     continues. Therefore `update` takes the detections that `faint` selects, and returns those that the
     selection contains. Which detections are certain depends on the class, which the tracker does not know, so
-    it gets only two scores: one for selected detections, one for the others.
+    it gets only two scores: one for selected detections, and one for all others.
     """
 
     def __init__(self, selection: Selection, fps: float):
@@ -35,7 +35,7 @@ class ObjectTracker:
         )
 
     def update(self, detections: Detections, time: float) -> Detections:
-        """Return the selected detections of a frame with `track_ids`. time: in seconds, increasing."""
+        """Return the selected detections of a frame with `track_ids`; `time` (in seconds) must increase."""
         is_selected = self.selection.mask(detections)
         converted = detections.to_supervision()
         converted.confidence = np.where(is_selected, _SURE, _UNSURE).astype(np.float32)

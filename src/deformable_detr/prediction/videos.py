@@ -1,7 +1,7 @@
 """The annotation of videos and cameras, frame by frame, with objects numbered across frames.
 
-As for pictures, there are three threads: one decodes and resizes, one runs the model and the tracker, one
-draws and encodes. About a dozen frames are in memory at a time, whatever the length of the video.
+As for pictures, there are three threads: one decodes and resizes, one runs the model and the tracker, and
+one draws and encodes. About a dozen frames are in memory at a time, whatever the length of the video.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class FrameDetections:
     """The detections in one frame.
 
     Attributes:
-        index: the frame's number in the source, from 0.
-        time: seconds after the first frame.
-        detections: with the frame and, if objects are tracked, `track_ids`.
+        index: the frame's number in the source, counted from 0.
+        time: the seconds since the first frame.
+        detections: the detections, with the frame's picture and, if objects are tracked, `track_ids`.
     """
 
     index: int
@@ -61,13 +61,15 @@ def predict_frames(
     max_detections: int = 100,
     batch_size: int = 4,
 ) -> Iterator[FrameDetections]:
-    """Find objects in a video file or camera (`webcam:0`), frame by frame as it plays. A `break` ends it.
+    """Find objects in a video file or camera (`webcam:0`), frame by frame as it plays.
+
+    The caller may stop early with `break`.
 
     Args:
         threshold, classes, class_thresholds, max_detections: as for `Detector.predict`.
-        tiling: process each frame in tiles.
-        track: give objects numbers that stay the same from frame to frame.
-        every: process only every n-th frame.
+        tiling: the settings with which each frame is processed in tiles; None means whole frames.
+        track: True to give objects numbers that stay the same from frame to frame.
+        every: n, to process only every n-th frame.
         batch_size: the number of frames of a file that are computed together.
 
     Raises:
@@ -147,7 +149,8 @@ def annotate_video(
 def _first_ctrl_c() -> Iterator[Event]:
     """Turn the first Ctrl-C into an event; a second one interrupts as usual.
 
-    An exception could be raised anywhere, even where a library drops it, and a camera never ends by itself.
+    An exception could be raised anywhere, even in a library that discards it, and a camera never ends by
+    itself.
     """
     stop = Event()
 
@@ -214,7 +217,7 @@ def _write(video: VideoWriter, frame: FrameDetections) -> None:
 def frame_rows(frame: FrameDetections, image_id: int, source: str) -> list[dict[str, Any]]:
     """Return COCO results rows with the frame's number and time in seconds and the object's number.
 
-    The object's number is None if it has none (yet).
+    The object's number is None if none has been assigned (yet).
     """
     rows = coco_rows(frame.detections, image_id, source)
     ids = frame.detections.track_ids

@@ -1,4 +1,4 @@
-"""The report on a model: its training, its accuracy and what limits it, in one self-contained HTML file."""
+"""The report on a model's training, accuracy and limits, as one self-contained HTML file."""
 
 from .writing import report_text, write_report
 

@@ -59,12 +59,12 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class in numbers.
+    """The measurements for one class.
 
     Attributes:
-        ap: the evaluator's CLASS_METRICS, or None if the split has no object of this class.
-        curve: (R,) precision at an IoU of 0.5; `tight_curve` is the same at 0.75.
-        thresholds: the threshold curve of this class alone.
+        ap: the values of the evaluator's CLASS_METRICS; None if the split has no object of this class.
+        curve: the precision at an IoU of 0.5, (R,); `tight_curve` is the precision at an IoU of 0.75.
+        thresholds: the threshold curve for this class alone.
         known: True if the model has this class.
     """
 
@@ -95,7 +95,7 @@ class Accuracy:
         loose, tight: the matches at an IoU of 0.5 and of 0.75.
         thresholds: the threshold curve over all classes.
         threshold: the score threshold that the report recommends and uses.
-        confusion: (C + 1, C + 1) counts, see `evaluation.matching.confusion`.
+        confusion: (C + 1, C + 1) counts; see `evaluation.matching.confusion`.
     """
 
     split: Split
@@ -126,7 +126,7 @@ class Accuracy:
 
     @property
     def mean_curves(self) -> tuple[np.ndarray, np.ndarray]:
-        """(R,) each: the class means at an IoU of 0.5 and of 0.75, whose areas are AP50 and AP75."""
+        """The class means of the curves at IoUs of 0.5 and 0.75, (R,) each; their areas are AP50 and AP75."""
         rows = self.classes_to_find
         return (
             np.mean([row.curve for row in rows], axis=0),
@@ -135,7 +135,7 @@ class Accuracy:
 
     @property
     def false_positives(self) -> np.ndarray:
-        """Indices into `detections` of the wrong ones above the threshold, best score first."""
+        """The indices of the wrong detections above the threshold, in order of decreasing score."""
         return np.flatnonzero(self.loose.wrong & (self.detections.scores >= self.threshold))
 
 
@@ -192,7 +192,7 @@ def measure(split: Split, rows: Sequence[Mapping[str, Any]], unknown: Sequence[s
 
 
 def mistakes(accuracy: Accuracy) -> dict[int, Mistake]:
-    """The kind of each of `accuracy.false_positives`, by its index and in their order."""
+    """Map the index of each of `accuracy.false_positives` to its kind of mistake, in the same order."""
     detections, objects = accuracy.detections, accuracy.objects
     wrong = accuracy.false_positives
     kinds = dict.fromkeys(wrong.tolist(), Mistake.BACKGROUND)

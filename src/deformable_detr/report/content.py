@@ -15,14 +15,14 @@ from .pictures import Misses, Shown
 
 @dataclass(frozen=True)
 class Content:
-    """Everything that a report shows.
+    """The data that a report shows.
 
     Attributes:
-        model, data: as a user names them in a command.
+        model, data: the names of the model and of the data, as a user writes them in a command.
         environment: the machine and the package versions with which the report is written.
-        history: None if the model is not a run folder.
-        accuracy: None if there is no split to measure on; then `misses` is None, and `mistakes` and
-            `false_positives` are empty.
+        history: the history of the run; None if the model is not a run folder.
+        accuracy: the measurements; None if there is no split to measure on. In that case, `misses` is None,
+            and `mistakes` and `false_positives` are empty.
     """
 
     detector: Detector

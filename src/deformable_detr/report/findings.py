@@ -1,4 +1,4 @@
-"""The conclusions from the numbers, in sentences: the titles of the report's charts, and its first screen."""
+"""Conclusions from the numbers, written as sentences for the report's chart titles and its first screen."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MISTAKE_HELP = {
 
 @dataclass(frozen=True)
 class Limit:
-    """One thing that limits the result: `short` names it, `text` explains it and states what helps."""
+    """A factor that limits the result: `short` names it, and `text` explains it and suggests a remedy."""
 
     short: str
     text: str
@@ -62,7 +62,7 @@ def headline(accuracy: Accuracy | None) -> str:
 
 
 def limits(accuracy: Accuracy, misses: Misses | None, mistakes: Mapping[Mistake, int]) -> list[Limit]:
-    """List what limits the result, the reasons for misses first; empty if no detection is right."""
+    """List the limits of the result, reasons for misses first. The list is empty if no detection is right."""
     if accuracy.thresholds.best is None:
         return []
     result: list[Limit] = []
@@ -118,7 +118,7 @@ def limits(accuracy: Accuracy, misses: Misses | None, mistakes: Mapping[Mistake,
 
 
 def weakest_class(accuracy: Accuracy) -> ClassRow | None:
-    """Return the class with the lowest AP; None for a single class, or if none is clearly below the mean."""
+    """Return the class with the lowest AP, or None if there is only one or none is clearly below the mean."""
     if len(accuracy.classes_to_find) < 2:
         return None
     weakest = min(accuracy.classes_to_find, key=lambda row: row.mean_ap)
@@ -177,7 +177,7 @@ def training_title(history: History) -> str:
 
 
 def training_limit(history: History) -> Limit | None:
-    """Return a limit if training is not finished or the curve shows that longer training may help."""
+    """Return a limit if training is unfinished or if the curve suggests that longer training may help."""
     if history.unfinished:
         done, planned = history.updates[-1]["epoch"] + 1, history.config.train.epochs
         return Limit("Training is not finished", f"{done} of {planned} epochs: continue with --resume.")
@@ -266,7 +266,7 @@ def confusion_title(accuracy: Accuracy) -> str:
 
 
 def data_title(splits: Sequence[Split], counts: Mapping[str, int]) -> str:
-    """Describe the splits in one sentence. counts: the number of objects of each class in the first split."""
+    """Describe the splits in one sentence. `counts` has the first split's number of objects per class."""
     title = " and ".join(f"{len(split):,} {split.name} images" for split in splits)
     if len(counts) < 2:
         return title

@@ -20,12 +20,13 @@ MIN_SCORE = 0.05  # calibration leaves out the many detections below it, which n
 def precision_at_recalls(right: np.ndarray, wrong: np.ndarray, num_objects: int) -> np.ndarray:
     """Return COCO's precision at each of the R recall levels; its mean is the average precision.
 
-    At each recall it is the best precision at that recall or a higher one, 0 if the recall is never reached.
+    The precision at a recall is the best one at that recall or a higher one; it is 0 if the recall is never
+    reached.
 
     Args:
-        right, wrong: (D,) bool, the detections of one class by falling score; those that are neither do not
-            count.
-        num_objects: at least 1.
+        right, wrong: (D,) bool, for the detections of one class in order of decreasing score. Detections that
+            are neither right nor wrong are ignored.
+        num_objects: the number of objects of the class, at least 1.
     """
     counts = right | wrong
     hits = np.cumsum(right[counts])
@@ -38,7 +39,7 @@ def precision_at_recalls(right: np.ndarray, wrong: np.ndarray, num_objects: int)
 
 
 def class_curves(detections: ScoredBoxes, objects: Objects, matches: Matches, num_classes: int) -> np.ndarray:
-    """Return `precision_at_recalls` of each class, (C, R); nan for a class without objects."""
+    """Return `precision_at_recalls` for each class, (C, R); it is nan for a class without objects."""
     counts = np.bincount(objects.labels[~objects.crowd], minlength=num_classes)
     curves = np.full((num_classes, len(RECALLS)), np.nan)
     for label in np.flatnonzero(counts):
@@ -62,7 +63,7 @@ class ThresholdCurve:
 
     @property
     def best(self) -> int | None:
-        """The index of the best F1, the highest one if several tie; None if no detection is correct."""
+        """The index of the best F1, the highest index in case of a tie; None if no detection is correct."""
         if not self.num_objects or self.f1.max() <= 0:
             return None
         return int(len(self.f1) - 1 - self.f1[::-1].argmax())
@@ -92,14 +93,14 @@ def _at_least(scores: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How often detections with a given score are right, in NUM_BINS equal ranges of scores.
+    """The share of detections that are right, in each of NUM_BINS equal ranges of scores.
 
     Attributes:
         counts: the number of detections in each range.
-        accuracy: the share of them that is right, nan if there are none.
-        confidence: their mean score, nan if there are none.
+        accuracy: the share of these detections that are right; nan if there are none.
+        confidence: the mean score of these detections; nan if there are none.
         error: the expected calibration error, Σ count · |accuracy - confidence| / D.
-        bias: the mean score minus the share that is right; positive means over-confident.
+        bias: the mean score minus the share that is right; a positive value means over-confidence.
     """
 
     counts: np.ndarray
@@ -110,7 +111,7 @@ class Calibration:
 
 
 def calibration(scores: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> Calibration | None:
-    """Calibrate the detections with a score of at least MIN_SCORE; None if there are none."""
+    """Return the calibration of the detections that score at least MIN_SCORE, or None if there are none."""
     used = (right | wrong) & (scores >= MIN_SCORE)
     values, hits = scores[used].astype(np.float64), right[used].astype(np.float64)
     if not len(values):

@@ -1,4 +1,4 @@
-"""The report as one HTML file; the template report.html draws it. Its only script sorts the class table."""
+"""The report as one HTML file, drawn by the template report.html. Its only script sorts the class table."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Tile:
 
 
 def report_page(content: Content) -> str:
-    """The whole page."""
+    """Return the whole page."""
     accuracy = content.accuracy
     measured = accuracy is not None and accuracy.num_objects > 0
     return render(
@@ -105,7 +105,7 @@ def _tiles(accuracy: Accuracy) -> list[Tile]:
 
 
 def _all_limits(content: Content, accuracy: Accuracy) -> list[Limit]:
-    """List the limits that the split's numbers show, then those of the model and of its training."""
+    """List the limits that the split's numbers show, followed by those of the model and of its training."""
     result = limits(accuracy, content.misses, content.mistakes)
     max_objects = max(int((~image.crowd).sum()) for image in accuracy.split.images)
     queries = content.detector.config.num_queries

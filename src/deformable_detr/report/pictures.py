@@ -1,7 +1,7 @@
-"""Pictures of the worst false positives and misses: the box, the annotations, and where the model looked.
+"""Pictures of the worst false positives and misses, with the box, the annotations and the sampling points.
 
-Each consists of two small JPEGs: the whole picture with the box, and the part around it with the sampling
-points of the query, drawn as `deformable-detr explain` draws them.
+Each false positive or miss is shown in two small JPEGs: the whole picture with the box, and the area around
+the box with the sampling points of the query, drawn as `deformable-detr explain` draws them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Shown:
     """The two pictures of one miss or false positive, with their caption.
 
     Attributes:
-        kind: the stage or the mistake in words.
+        kind: the name of the stage that lost the object, or of the mistake.
         alt: a description for readers who do not see the pictures.
         whole, near: the pictures as data URLs.
     """
@@ -62,11 +62,11 @@ class Shown:
 
 @dataclass(frozen=True)
 class Misses:
-    """How many objects each stage of the model lost, and pictures of some of them.
+    """The number of objects that each stage of the model lost, and pictures of some of them.
 
     Attributes:
         threshold: the score threshold.
-        images: the number of images that were judged, of the `split_images` of the split.
+        images: the number of images that were judged, out of the `split_images` images of the split.
     """
 
     threshold: float
@@ -91,7 +91,7 @@ class Misses:
 
 @dataclass(frozen=True)
 class _Missed:
-    """A missed object; the only row of `queries` is the query that came furthest."""
+    """A missed object. The only row of `queries` is the query that passed the most stages."""
 
     record: ImageRecord
     number: int
@@ -131,7 +131,7 @@ def find_misses(
 
 
 def show_false_positives(detector: Detector, accuracy: Accuracy, max_shown: int) -> tuple[Shown, ...]:
-    """Draw the wrong detections with the highest scores, some of each kind, and where the model looked."""
+    """Draw the highest-scoring wrong detections, some of each kind, with their queries' sampling points."""
     kinds = mistakes(accuracy)
     images = accuracy.detections.images
     chosen = varied(list(kinds), lambda row: kinds[row], lambda row: int(images[row]), max_shown)
@@ -153,7 +153,7 @@ def varied(
     *,
     rarest_last: bool = False,
 ) -> list[Item]:
-    """Choose at most `maximum` items, the first of each kind in turn; new images precede repeated ones."""
+    """Choose at most `maximum` items, taking each kind in turn and preferring images not yet chosen."""
     queues: dict[Hashable, list[Item]] = defaultdict(list)
     for item in items:
         queues[kind(item)].append(item)
@@ -252,9 +252,9 @@ def _nearest(accuracy: Accuracy, row: int) -> str:
 def _query_of(
     detector: Detector, split: Split, picture: Image.Image, label: int, box: np.ndarray, score: float
 ) -> QueryTraces:
-    """Trace the query of a detection: the one with the nearest box and score.
+    """Trace the query whose box and score are nearest to those of a detection.
 
-    Both differ a little from the detection's, which may have been computed in lower precision.
+    They may differ slightly, because the detection may have been computed in lower precision.
     """
     of_data = match_classes(detector.classes, split.classes, split.source)
     category_id = split.classes.category_ids[label]
@@ -287,7 +287,7 @@ def _panel(
 ) -> str:
     """Draw on the picture and return the result as a data URL.
 
-    size: (H, W) of the picture in the coordinates of its annotations.
+    `size` is the picture's (H, W) in the coordinates of its annotations.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

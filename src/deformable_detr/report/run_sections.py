@@ -1,4 +1,4 @@
-"""The report's sections on a run: training, settings, data, and commands to continue with."""
+"""The report's sections on a run: training, settings, data, and suggested commands for the next steps."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _loss_figure(history: History, x: Axis) -> Figure:
 
 
 def _term_figures(history: History, x: Axis) -> list[Figure]:
-    """Return one figure, or none if the log has no loss terms."""
+    """Return a list of one figure, or an empty list if the log has no loss terms."""
     terms = {
         name: [row.get(name, np.nan) for row in history.updates]
         for name in ("class", "box", "giou")
@@ -71,7 +71,7 @@ def _term_figures(history: History, x: Axis) -> list[Figure]:
 
 
 def _rate_figures(history: History, x: Axis) -> list[Figure]:
-    """Return one figure, or none if the log has no learning rates."""
+    """Return a list of one figure, or an empty list if the log has no learning rates."""
     rows = [row.get("learning_rate", {}) for row in history.updates]
     rates = {
         name: 1e4 * np.array([row.get(name, np.nan) for row in rows])
@@ -124,7 +124,7 @@ def _percent_chart(lines: Sequence[Line], epochs: int, title: str, marks: Sequen
 
 
 def _without_spikes(values: Sequence[float]) -> np.ndarray:
-    """Leave out rare spikes, which would flatten the rest of the curve."""
+    """Remove rare spikes, which would flatten the rest of the curve."""
     finite = np.array([value for value in values if np.isfinite(value)])
     if len(finite) < 20:
         return finite
@@ -202,7 +202,7 @@ def _versions(row: Mapping[str, Any]) -> str:
 
 
 def data_section(splits: Sequence[Split]) -> Section:
-    """Describe the `splits`, of which there is at least one."""
+    """Return the section that describes the `splits`. There must be at least one."""
     heads = [split.name for split in splits]
     columns = [_split_facts(split) for split in splits]
     counts = [class_counts(split) for split in splits]
@@ -246,7 +246,7 @@ def class_counts(split: Split) -> dict[str, int]:
 
 
 def commands(content: Content) -> list[tuple[str, str]]:
-    """Return the (purpose, command line) pairs to continue with."""
+    """Return pairs (purpose, command line) for the next steps."""
     model, data, accuracy = content.model, content.data, content.accuracy
     above = ("--threshold", f"{0.5 if accuracy is None else accuracy.threshold:.2f}")
     result: list[tuple[str, tuple[str, ...]]] = [

@@ -39,16 +39,16 @@ def write_report(
     max_pixels: int | None = None,
     progress: bool = True,
 ) -> Path:
-    """Measure a model on a split and write the report, one HTML file that loads nothing.
+    """Measure a model on a split and write the report as one HTML file that loads no other files.
 
     Args:
-        model: anything that `load` takes; with a run folder, the report also shows its curves and settings.
+        model: anything that `load` accepts. For a run folder, the report also shows its curves and settings.
         data: the data set's folder.
-        split: the split to measure on. Data without `val` are measured on `test`; without both, the report
-            covers only training, settings and data.
-        output: the file. None means `report.html` (`report_SPLIT.html` if the split is not val), in the run
-            folder, or in the current folder if `model` is not a run folder.
-        most_images: the maximum number of images to trace, to find the stage that lost an object.
+        split: the split to measure on. If the data have no `val`, `test` is used; if they have neither, the
+            report covers only training, settings and data.
+        output: the file to write. None means `report.html` (`report_SPLIT.html` if the split is not val) in
+            the run folder, or in the current folder if `model` is not a run folder.
+        most_images: the maximum number of images to trace to find the stages that lost objects.
         max_pixels: the largest H·W of a picture, as for `load`.
 
     Returns:
@@ -91,9 +91,9 @@ def report_text(
 
     Args:
         rows: the result of `collect_detections` on `split`.
-        split: None if nothing is measured.
-        model, data: as the page's commands name them; if `model` is a run folder, the page also shows its
-            curves and settings.
+        split: the split to measure on, or None to measure nothing.
+        model, data: the names that the page's commands use. If `model` is a run folder, the page also shows
+            its curves and settings.
     """
     accuracy = misses = None
     kinds: dict[int, Any] = {}

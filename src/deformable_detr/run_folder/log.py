@@ -1,6 +1,6 @@
 """The writer of a run's log: a progress bar with the remaining time, `metrics.jsonl`, and TensorBoard events.
 
-`metrics.jsonl` has one JSON object per line: `{"kind": "train", step, epoch, loss, class, box, giou, …,
+`metrics.jsonl` contains one JSON object per line: `{"kind": "train", step, epoch, loss, class, box, giou, …,
 learning_rate, images_per_second, seconds}` every few updates and
 `{"kind": "evaluation", step, epoch, AP, …}`.
 
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 
 class TrainingLog:
-    """A context that logs the updates and evaluations of a run. It does nothing if it is not `enabled`.
+    """A context that logs the updates and evaluations of a run if it is `enabled`.
 
     Args:
-        first_step: the number of updates done before, whose rows stay in the log.
-        closed_step: the last update after which an evaluation counts; a resumed run repeats later ones.
+        first_step: the number of updates that were done before; their rows stay in the log.
+        closed_step: the last update whose evaluation counts; a resumed run repeats later evaluations.
         last_step: the number of updates of the whole run.
     """
 
@@ -101,7 +101,7 @@ class TrainingLog:
         seconds: float,
         every: int,
     ) -> None:
-        """Log an update; every `every` updates, a row of means is written."""
+        """Log an update, and write a row of means after every `every` updates."""
         if not self.enabled:
             return
         self.window.append(losses)
@@ -151,7 +151,7 @@ class TrainingLog:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Stop the progress bar inside the block, whose time is not training time."""
+        """Stop the progress bar inside the block, so that its time does not count as training time."""
         self.progress.stop()
         try:
             yield
@@ -172,7 +172,7 @@ class TrainingLog:
 def note_start(
     folder: Path, *, step: int, device: str | torch.device, processes: int, data: Mapping[str, Any]
 ) -> None:
-    """Add a line to the run's `environment.jsonl`. data: a description of the data, ready for JSON."""
+    """Add a line to the run's `environment.jsonl`; `data` describes the data in JSON values."""
     row = {"step": step, **environment(device, processes), "data": dict(data)}
     path = folder / STARTS_FILE
     with writing(path):
@@ -203,7 +203,7 @@ def _open_events(folder: Path, first_step: int, console: Console) -> SummaryWrit
 def _means(window: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Return the mean of each value over the updates that have it.
 
-    An update that fp16's scaler skips has no gradient norm.
+    For example, an update that the float16 scaler skips has no gradient norm.
     """
     names = dict.fromkeys(name for row in window for name in row)
     values = {name: [row[name] for row in window if name in row] for name in names}

@@ -18,7 +18,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read the rows of a `metrics.jsonl`, without the incomplete row that a crash may leave at its end.
 
     Raises:
-        UserError: if there is no such file, or a line cannot be read; the message names the line.
+        UserError: if there is no such file, or a line cannot be read. The message names the line.
     """
     if not path.is_file():
         raise UserError(f"there is no {path}: name a run folder or its metrics.jsonl.")
@@ -38,10 +38,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def read_starts(folder: Path) -> tuple[dict[str, Any], ...]:
-    """Read one row for each start of the run. Runs by older versions have none, or rows without `data`.
+    """Read one row for each start of the run. Runs of older versions have no rows, or rows without `data`.
 
     Raises:
-        UserError: if the file cannot be read; the message names it.
+        UserError: if the file cannot be read. The message names it.
     """
     path = folder / STARTS_FILE
     if not path.is_file():
@@ -84,15 +84,15 @@ class History:
 
     @property
     def best(self) -> Mapping[str, Any] | None:
-        """The evaluation with the best AP, the first among equals: that of `checkpoints/best`."""
+        """The evaluation of `checkpoints/best`, which has the best AP (the first one among equals)."""
         return max(self.evaluations, key=lambda row: row["AP"], default=None)
 
 
 def read_history(folder: Path) -> History | None:
-    """Read the history of a run; None if `folder` is not a run folder.
+    """Read the history of a run; return None if `folder` is not a run folder.
 
     Raises:
-        UserError: if a file cannot be read; the message names it, and the line.
+        UserError: if a file cannot be read. The message names the file and the line.
     """
     if not (folder / RUN_CONFIG_FILE).is_file():
         return None
@@ -116,7 +116,7 @@ class Change:
 
 
 def changes_from_recipe(config: RunConfig) -> list[Change]:
-    """List the settings that differ from the recipe's, except the number of classes of the data."""
+    """List the settings that differ from the recipe's, except for the data's number of classes."""
     of_run, of_recipe = _flat(to_dict(config)), _flat(to_dict(recipe_of(config.recipe)))
     return [
         Change(path, of_recipe[path], value)

@@ -307,8 +307,6 @@ def _explained(detector: Detector, picture: Image, threshold: float, max_detecti
     rows = np.arange(shown)
     part = Explanation(explanation.detections.take(rows), explanation.queries.take(rows), None)
     data = page_data(part, threshold)
-    del (
-        data["encoder"],
-        data["tokens"],
-    )  # they explain positions in a picture, which the server does not offer
+    # These explain positions in a picture, which the server does not offer.
+    del data["encoder"], data["tokens"]
     return {**data, "total": len(explanation)}

@@ -1,1 +1,1 @@
-"""The machine: versions, memory, allocator, threads, and a self-test of the operator."""
+"""Utilities for the machine: versions, memory, allocator, threads, and a self-test of the operator."""

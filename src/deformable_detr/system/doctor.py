@@ -1,4 +1,4 @@
-"""The doctor reports versions, devices and the kernels in use, and tests the operator."""
+"""Report the versions, the devices and the kernels in use, and test the operator (`doctor`)."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ PACKAGES = (
 class Diagnosis:
     """The result of `diagnose`.
 
-    `facts`: versions, devices and kernels by name. `tests`: the maximum error of each self-test by name (0 is
-    exact). `healthy`: whether all errors are within their bounds.
+    Attributes:
+        facts: the versions, devices and kernels by name.
+        tests: the maximum error of each self-test by name; 0 means an exact result.
+        healthy: True if all errors are within their bounds.
     """
 
     facts: dict[str, str]
@@ -78,7 +80,7 @@ def _case(device: str) -> dict[str, Any]:
 
 
 def _direct(value: torch.Tensor, locations: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Compute equation 3 of the paper as a tent function of every pixel's distance, without sampling code."""
+    """Compute the paper's equation 3 without sampling code, with a tent function of each pixel's distance."""
     outputs, start = torch.zeros(()), 0
     for level, (height, width) in enumerate(SHAPES):
         pixels = value[:, start : start + height * width].unflatten(1, (height, width))

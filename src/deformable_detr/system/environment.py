@@ -1,5 +1,7 @@
-"""Describe the machine and the versions that a program runs on. A run folder stores one such line per start
-(run_folder/log.py), because nobody remembers them a month later."""
+"""Describe the machine and the versions with which a program runs.
+
+A run folder stores one such description per start (run_folder/log.py), so that it can be looked up later.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,10 @@ PACKAGES = ("deformable-detr", "torchvision", "timm", "faster-coco-eval")
 
 
 def environment(device: str | torch.device, processes: int = 1) -> dict[str, Any]:
-    """Return `time` (UTC), `device` in words, `processes`, `system`, `python` and `versions` as JSON
-    values."""
+    """Return the `time` (UTC), `device`, `processes`, `system`, `python` and `versions` as JSON values.
+
+    The `device` is described in words.
+    """
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": _in_words(torch.device(device)),

@@ -1,4 +1,4 @@
-"""Describe the machine: processor, system and versions of packages."""
+"""Describe the machine: its processor, its system and the versions of its packages."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def version_of(package: str) -> str | None:
 
 
 def versions_of(packages: Iterable[str]) -> dict[str, str]:
-    """Return the versions of those packages that are installed."""
+    """Return the versions of the packages that are installed."""
     return {name: version for name in packages if (version := version_of(name)) is not None}
 
 
 def package_version() -> str:
-    """Return this package's version, or `unknown` if it runs from a source tree without installation."""
+    """Return this package's version, or `unknown` if it runs from a source tree and is not installed."""
     return version_of(PACKAGE) or "unknown"
 
 
@@ -42,7 +42,7 @@ def num_cores() -> int:
 
 
 def cpu_model() -> str:
-    """Return the processor's name, family and model: hypervisors shorten the name to "AMD EPYC"."""
+    """Return the processor's name, family and model, because hypervisors shorten the name to "AMD EPYC"."""
     path = Path("/proc/cpuinfo")
     if not path.exists():
         return platform.processor() or platform.machine()

@@ -36,12 +36,12 @@ def status_bytes(name: str) -> int:
 
 
 def bytes_of_children() -> int:
-    """Return the current private memory of this process's children; 0 if the system does not list them."""
+    """Return the current private memory of this process's children, or 0 if the system does not list them."""
     return sum(map(private_bytes, children()))
 
 
 def children() -> tuple[int, ...]:
-    """Return the ids of this process's children; none if the system does not list them."""
+    """Return the ids of this process's children; the result is empty if the system does not list them."""
     try:
         text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
     except OSError:
@@ -50,7 +50,7 @@ def children() -> tuple[int, ...]:
 
 
 def private_bytes(process: int) -> int:
-    """Return the memory that a process shares with no other, or 0 once it has ended."""
+    """Return the memory that a process shares with no other process, or 0 if the process has ended."""
     try:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     except OSError:

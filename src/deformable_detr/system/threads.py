@@ -1,4 +1,4 @@
-"""Read ahead of the model and write behind it in threads, so that the model never waits for a file."""
+"""Read inputs ahead of the model and write its results in threads, so that it never waits for a file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 
 
 def ahead(calls: Iterable[Callable[[], Item]], pool: Executor, limit: int) -> Iterator[Item]:
-    """Yield the results of the calls in order. The threads of `pool` make up to `limit` calls in advance."""
+    """Yield the calls' results in order, while the threads of `pool` make up to `limit` calls in advance."""
     waiting: deque[Future[Item]] = deque()
     for call in calls:
         waiting.append(pool.submit(call))
@@ -27,7 +27,7 @@ def ahead(calls: Iterable[Callable[[], Item]], pool: Executor, limit: int) -> It
 
 
 def read_ahead(items: Iterator[Item], thread: Executor) -> Iterator[Item]:
-    """Yield the items, which the one thread of `thread` produces in advance."""
+    """Yield the items, which are produced in advance by the single thread of `thread`."""
     calls: Iterator[Callable[[], Item | None]] = repeat(partial(next, items, None))
     for item in ahead(calls, thread, READ_AHEAD):
         if item is None:
@@ -36,7 +36,7 @@ def read_ahead(items: Iterator[Item], thread: Executor) -> Iterator[Item]:
 
 
 class Behind:
-    """Make calls in order in another thread.
+    """Makes calls in order in another thread.
 
     If one of them raises an exception, it is raised again by a later call, by `finish`, or at exit.
     """

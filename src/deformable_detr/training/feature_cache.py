@@ -3,7 +3,7 @@
 If the backbone is frozen and the pixels of an image are the same in each epoch, its feature maps are the same
 too, so the epochs after the first one run only neck, encoder and decoder. The maps depend on the padding of
 the batch, so they are stored by image *and* padded size; gradients are the same with and without the cache.
-Maps are stored in memory up to a limit, then in files up to another limit; the others are computed each time.
+Maps are stored in memory up to a limit, then in files up to another limit; other maps are computed each time.
 
 Letters: B batch; C channels; H, W height and width of a feature map.
 """
@@ -33,7 +33,7 @@ MapsKey = tuple[int, int, int]  # (index of the image, height and width of the p
 
 @dataclass(frozen=True)
 class CacheLimits:
-    """The maximum bytes of features in memory and in files, for this process."""
+    """The maximum number of bytes of features that this process stores in memory and in files."""
 
     memory: int
     files: int
@@ -43,12 +43,12 @@ class FeatureCache:
     """`cache[keys]` is `collate([samples[key] for key in keys])` with the backbone's maps instead of pixels.
 
     Args:
-        samples: must give the same pixels in each epoch.
-        folder: used by this process only; it is emptied now and removed by `close`.
-        computing: returns the context in which the backbone computes (autocast).
+        samples: the images, whose pixels must be the same in each epoch.
+        folder: a folder for this process only, which is emptied now and removed by `close`.
+        computing: a function that returns the context in which the backbone computes (autocast).
 
     Attributes:
-        num_computed, num_recalled: the number of images that were computed, and of those that were stored.
+        num_computed, num_recalled: how often features were computed, and how often stored ones were used.
 
     Raises:
         UserError: if the backbone is not the same function in every update.

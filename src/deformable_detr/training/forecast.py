@@ -1,9 +1,9 @@
 """A forecast of the time of an epoch and the memory of training, measured on a few updates with the data.
 
 The updates are those of training (rehearsal.py), with the recipe's augmentation and loader. They run in a
-separate process, because the peak memory of a process never falls. The last update uses an artificial batch
-as large as the recipe's, of pictures of the largest size that the data can produce and with the objects of
-the fullest images; it determines how much memory is needed. No result is kept.
+separate process, because the peak memory of a process never falls. The last update determines how much
+memory is needed: it uses an artificial batch of the recipe's size, whose pictures have the largest size that
+the data can produce and the objects of the fullest images. The trained weights are discarded.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def forecast(
         recipe: a name, or a whole configuration.
         format: coco, voc, yolo or auto; None means that of the configuration.
         device: auto, cpu or cuda.
-        seconds: how long to measure; at least three updates are measured after two to warm up.
+        seconds: the duration of the measurement; it has at least three updates, after two to warm up.
 
     Raises:
         UserError: if training would refuse the data, there is no split to train on, or the machine has too

@@ -1,4 +1,4 @@
-"""The lock of a run folder: two simultaneous trainings would replace each other's files."""
+"""The lock of a run folder, because two simultaneous trainings would overwrite each other's files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def locked(output: Path) -> Iterator[None]:
     """Create `output` and keep other processes from training there until the block or this process ends.
 
     The lock belongs to the process and not to its children, so a killed run can be resumed at once, even
-    while its loader processes are still ending. Windows, and file systems without locks, have none.
+    while its loader processes are still ending. There is no lock on Windows or on a file system that does not
+    support locks.
 
     Raises:
         UserError: if another process is training there, or `output` cannot be written.

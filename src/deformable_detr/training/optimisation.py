@@ -1,7 +1,7 @@
 """Optimisation: parameter groups, learning rate, moving average (paper, section 5; docs/specification.md
 §6.1, §6.2).
 
-Everything here is a pure function of the update's number, so that a resumed run needs no scheduler state.
+Learning rate and decay are pure functions of the update's number, so a resumed run needs no scheduler state.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
 
 
 def adamw(groups: list[dict[str, Any]], config: TrainConfig) -> torch.optim.Optimizer:
-    """Return the paper's optimizer, fused, which needs one pass over the weights and moments, not a dozen."""
+    """Return the paper's optimizer, fused, which needs one pass over the weights instead of a dozen."""
     return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
 
 
@@ -89,5 +89,5 @@ def update_moving_average(average: nn.Module, model: nn.Module, decay: float, st
 
 
 def cpu_copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy tensors for a file: on the CPU, contiguous, and independent of the originals."""
+    """Copy tensors for a file. The copies are contiguous, on the CPU and independent."""
     return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}

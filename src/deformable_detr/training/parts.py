@@ -1,4 +1,4 @@
-"""The parts of a run, built but not started: `run.py` trains with them, `rehearsal.py` times them."""
+"""Build the parts of a run without starting it; `run.py` trains with them, and `rehearsal.py` times them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Parts:
     """The parts that one process needs for training.
 
     Attributes:
-        start: the contents of a checkpoint; its model is the state's.
+        start: the contents of a checkpoint, with the same model as `state`.
         state: everything that changes during training.
         model: the state's model, wrapped so that several processes share its gradients.
         dtype: the type in which the forward pass computes.
@@ -79,7 +79,7 @@ class Parts:
         return steps if settings.max_steps is None else min(steps, settings.max_steps)
 
     def updates(self, epoch: int, first: int, end: int) -> Iterator[list[MicroBatch]]:
-        """Yield this process's micro-batches of each update of an epoch from `first` to before `end`."""
+        """Yield this process's micro-batches of each update of an epoch, from `first` to `end` - 1."""
         if first >= end:
             return
         settings = self.config.train
@@ -129,7 +129,7 @@ def build_parts(
     Nothing is written.
 
     Raises:
-        UserError: if the input is wrong, in the same cases as `train`.
+        UserError: in the same cases as `train`.
     """
     if resume:
         require_state(output)

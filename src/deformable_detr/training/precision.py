@@ -1,4 +1,4 @@
-"""The number format that a model computes in while it trains: float32, or a 16-bit type under autocast."""
+"""The number format of the computations in training: float32, or a 16-bit type under autocast."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     """Return the type for `train.precision` on a device.
 
     `auto` is bfloat16 on a GPU that supports it, else float32.
+
     Raises:
         UserError: if the device cannot train in this type.
     """
@@ -30,5 +31,5 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
 
 
 def gradient_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:
-    """Return a scaler for losses in float16, whose gradients would vanish; other types are not scaled."""
+    """Return a scaler that keeps float16 gradients from vanishing; it does nothing for other types."""
     return torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)

@@ -19,7 +19,7 @@ from ..inference.detector import choose_device
 
 @dataclass(frozen=True)
 class Processes:
-    """This process and the number of those that train together; rank 0 writes the files."""
+    """This process and the number of processes that train together; rank 0 writes the files."""
 
     rank: int
     world_size: int
@@ -32,7 +32,8 @@ class Processes:
     def share_gradients(self, model: nn.Module, *, some_unused: bool) -> nn.Module:
         """Wrap `model` so that its backward pass averages gradients over the processes.
 
-        some_unused: True if parameters may get no gradient in an update.
+        Args:
+            some_unused: True if some parameters may get no gradient in an update.
         """
         if self.world_size == 1:
             return model
@@ -58,7 +59,7 @@ class Processes:
 
 
 def join_processes(device: str) -> Processes:
-    """Return this process's place among those that train together.
+    """Return this process's place among the processes that train together.
 
     Under torchrun, the first call creates the process group. It stays, because the evaluation and later runs
     in the same processes use it too.

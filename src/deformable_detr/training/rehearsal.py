@@ -1,4 +1,4 @@
-"""Timed updates without results, from which `forecast.py` predicts the cost of training."""
+"""Timed updates from which `forecast.py` predicts the cost of training; their results are discarded."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def take_largest_update(run: Parts) -> tuple[int, int]:
 
 
 def evaluation_seconds(run: Parts, num_images: int) -> float:
-    """Estimate the time of an evaluation on the validation split from its first images; 0 without a split."""
+    """Estimate the seconds of an evaluation from the first images of its split; 0 if there is no split."""
     split = run.val_split
     if split is None:
         return 0.0

@@ -1,4 +1,4 @@
-"""Training, in one loop that can be read from top to bottom (paper, section 5; docs/specification.md §6).
+"""Training in a single loop (paper, section 5; docs/specification.md §6).
 
 A run folder contains `config.yaml`, `checkpoints/{last,best}/`, `training_state.pt`, `metrics.jsonl`,
 TensorBoard's event files, `environment.jsonl` (a line for each start) and `report.html`.
@@ -61,7 +61,7 @@ def train(
         output: the run folder. It must not contain a run yet, except with `resume`.
         config: a YAML file with fields of `RunConfig`; precedence is recipe < config < overrides.
         init_from: a model to start from; its classes may differ.
-        resume: continue the run in `output` exactly.
+        resume: True to continue the run in `output` exactly where it stopped.
         device: `auto`, `cpu` or `cuda`; CUDA_VISIBLE_DEVICES and torchrun choose the GPU.
         overrides: fields by dotted path or by name: `**{"train.epochs": 12}`, `epochs=12`, `num_queries=50`.
 
@@ -70,7 +70,7 @@ def train(
 
     Raises:
         UserError: if the input is wrong.
-        NonFiniteError: if the loss is not finite; the message names the update and its images.
+        NonFiniteError: if the loss is not finite. The message names the update and its images.
         TrainingInterruptedError: if a signal stopped the run; its state is saved.
     """
     settings = override(_resolve(recipe, output, config, init_from, resume), overrides)
@@ -112,7 +112,7 @@ def _train(run: Parts) -> Detector:
 
 
 def _train_epochs(run: Parts, log: TrainingLog, stop: StopRequest) -> None:
-    """Run the loop. A resumed run enters it within an epoch, or at an epoch's end before its evaluation."""
+    """Run the loop. A resumed run starts in the middle of an epoch, or at its end before the evaluation."""
     settings, state = run.config.train, run.state
     while state.closed_step < run.last_step:
         epoch = state.closed_step // run.updates_per_epoch
@@ -157,9 +157,9 @@ def _train_epochs(run: Parts, log: TrainingLog, stop: StopRequest) -> None:
 
 
 def _next(updates: Iterator[list[MicroBatch]], run: Parts, stop: StopRequest) -> list[MicroBatch] | None:
-    """Return the next update's micro-batches, or None.
+    """Return the next update's micro-batches, or None if there are no more.
 
-    A signal interrupts the wait for them, unless other processes would then wait for this one.
+    A signal interrupts the wait for them, except if other processes would then wait for this one.
     """
     with stop.at_once() if run.processes.world_size == 1 else nullcontext():
         return next(updates, None)
@@ -232,9 +232,9 @@ def _best_detector(run: Parts) -> Detector:
 
 
 def _write_report(run: Parts, detector: Detector) -> None:
-    """Write the report; all processes detect, and the first one writes.
+    """Write the report. All processes detect objects, and the first process writes the file.
 
-    The run is finished and saved, so an error is printed and not raised.
+    As the run is finished and saved, an error is printed and not raised.
     """
     run.console.print("measuring the best weights for the report", highlight=False)
     try:

@@ -28,10 +28,10 @@ def resolve_config(
     init_from: str | Path | None = None,
     resume: bool = False,
 ) -> RunConfig:
-    """Return the configuration before flags: that of the stopped run, or the recipe and the config file.
+    """Return the configuration before flags, from the stopped run or from the recipe and the config file.
 
-    Without a recipe, the config file may name it; otherwise it is that of `init_from`, with the architecture
-    and the preprocessing of its weights.
+    If no recipe is given, it is the one that the config file names, or else that of `init_from`, with the
+    architecture and the preprocessing of its weights.
 
     Raises:
         UserError: if the recipe is unknown, a file is unreadable, two recipes contradict each other, or there
@@ -118,7 +118,7 @@ def config_for_classes(config: RunConfig, split: Split) -> RunConfig:
 
 
 def describe_data(train: Split, val: Split | None) -> dict[str, Any]:
-    """Describe the data of a run, independently of where they are stored; ready for JSON."""
+    """Describe the data of a run as JSON values that do not depend on where the data are stored."""
     return {
         "train_images": len(train),
         "val_images": None if val is None else len(val),

@@ -1,6 +1,6 @@
 """Signal handling: on Ctrl-C and SIGTERM, training finishes its update and saves its state.
 
-If it is only waiting, it stops at once.
+If training is only waiting, it stops at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from types import FrameType
 
 
 class StopNow(BaseException):
-    """Raised by a signal if nothing has to be finished; a `BaseException`, so that no library catches it."""
+    """A signal arrived when nothing has to be finished. No library catches it, as it is a `BaseException`."""
 
 
 @dataclass

@@ -1,8 +1,8 @@
 """The state of a run: everything that changes during training, and the file from which `--resume` continues.
 
-A sample is a pure function of (seed, epoch, index), the dropout of an update one of (seed, update, rank), and
-the learning rate one of the update's number. Therefore weights, optimizer moments and two counters are enough
-to continue a stopped run exactly.
+A sample is a pure function of (seed, epoch, index), the dropout of an update depends only on (seed, update,
+rank), and the learning rate depends only on the update's number. Therefore weights, optimizer moments and two
+counters are enough to continue a stopped run exactly.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ FORMAT = 3  # format 1, which had no number, used other seeds for dropout; forma
 
 @dataclass
 class TrainingState:
-    """Everything that an update changes, and the progress of the run.
+    """The values that an update changes, and the progress of the run.
 
     Attributes:
         average: the moving average of the weights, or None.
         step: the number of updates done.
-        closed_step: the update after which an epoch was last closed (evaluated, its checkpoints written).
-        best_ap: the best AP of the evaluations so far; None before the first one that has an AP.
+        closed_step: the update after which an epoch was last evaluated and its checkpoints were written.
+        best_ap: the best AP so far; None before the first evaluation that has an AP.
     """
 
     model: DetectionModel
@@ -53,13 +53,13 @@ class TrainingState:
         return self.model if self.average is None else self.average
 
     def is_best(self, ap: float) -> bool:
-        """Return True if `ap` is better than all before; -1 means that there was nothing to find."""
+        """Return True if `ap` is better than every earlier AP; -1 means that the split has no objects."""
         return exists(ap) and (self.best_ap is None or ap > self.best_ap)
 
 
 @dataclass(frozen=True)
 class Identity:
-    """The facts that must not change when a run is resumed, as images are identified by their numbers."""
+    """The facts that must not change before a run is resumed, because images are identified by number."""
 
     total_batch: int
     num_images: int
@@ -100,7 +100,7 @@ def save_state(output: Path, state: TrainingState, identity: Identity) -> None:
 def load_state(output: Path, state: TrainingState, identity: Identity) -> None:
     """Load the saved state into `state`, whose model and optimizer are built from the current settings.
 
-    Learning rates and weight decay stay those of the current settings, which may have changed.
+    Learning rates and weight decay are those of the current settings, which may differ from the saved ones.
 
     Raises:
         UserError: if the file is damaged or was changed, is from another version, or is from a run with other
@@ -141,7 +141,7 @@ def load_state(output: Path, state: TrainingState, identity: Identity) -> None:
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of all values, as PyTorch's reader does not detect changed bytes in a tensor."""
+    """Return the SHA-256 of all values, because PyTorch does not detect changed bytes in a tensor."""
     digest = hashlib.sha256()
 
     def add(value: Any) -> None:

@@ -26,7 +26,7 @@ class Transfer:
     """The result of a transfer.
 
     Attributes:
-        matched_classes: the class names that the source has too.
+        matched_classes: the names of the classes that the source has too.
         fresh_classes, fresh_queries, fresh_tensors: classes, queries and whole tensors that start untrained.
         unused_tensors: tensors of the source that the model does not have.
     """
@@ -106,7 +106,7 @@ def transfer(source: Checkpoint, target: Checkpoint) -> Transfer:
 
 
 def _fits(name: str, tensor: Tensor, source: Tensor) -> bool:
-    """Return True if `source` fits `tensor`; class heads and learned queries need only the same width."""
+    """Return True if `source` fits `tensor`. Class heads and learned queries need only the same width."""
     if CLASS_HEAD in name or name in LEARNED_QUERIES:
         return tensor.shape[1:] == source.shape[1:]
     return tensor.shape == source.shape

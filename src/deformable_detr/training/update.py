@@ -1,4 +1,4 @@
-"""One update: forward and backward passes of its micro-batches, and one step of the optimizer."""
+"""One update, which consists of its micro-batches' forward and backward passes and an optimizer step."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def update(
     clip_norm: float = 0.0,
     number: int = 1,
 ) -> dict[str, float]:
-    """Change the weights of `model` by one step of `optimizer`.
+    """Update the weights of `model` by one step of `optimizer`.
 
     Args:
-        model: maps an ImageBatch or FeatureBatch to a DetectorOutput; may be wrapped for several processes.
+        model: maps an ImageBatch or FeatureBatch to a DetectorOutput, and may be wrapped for many processes.
         micro_batches: this process's part of the update, on any device.
         count: this process's share of the objects and images of the whole update, from `count_update`.
         dtype: the type in which the forward pass computes.
-        scaler: needed for float16 only; it skips an update whose gradient is not finite.
-        clip_norm: gradients are scaled down to at most this norm; 0 leaves them unchanged.
+        scaler: the gradient scaler, needed only for float16. It skips an update whose gradient is not finite.
+        clip_norm: the maximum norm, to which larger gradients are scaled down; 0 leaves them unchanged.
         number: the number of the update, for messages.
 
     Returns:
-        This process's losses: `loss`, each term by name, and `gradient_norm` if gradients are clipped.
+        This process's losses by name: `loss`, its terms, and `gradient_norm` if gradients are clipped.
 
     Raises:
         NonFiniteError: if a loss or the gradient is not finite; the message names the update and its images.

@@ -15,7 +15,7 @@ Kinds:
                   duplicate-image (read once), missing-size (taken from the file)
     the rest      malformed-category, duplicate-category-id, class-count, label-without-image, pose-or-polygon
     notes         polygon, pose, extra-column, path-not-found, missing-split, respelt-name: nothing is lost,
-                  `strict` does not mind
+                  and `strict` allows them
 
 A split has its name in the data set; `val` also finds val2017 and valid, `train` finds train2017. Input is
 treated only as data: no path leaves the data set's folder, XML with a document type is refused, and YAML tags
@@ -59,7 +59,10 @@ _LAYOUTS = {
 def formats_found(root: Path | str) -> tuple[str, ...]:
     """Return the layouts that a data set has, out of coco, voc, yolo in this order; empty if it has none.
 
-    root: the data set's folder, or a COCO JSON or YOLO YAML file. Raises UserError where there is none.
+    root: the data set's folder, or a COCO JSON or YOLO YAML file.
+
+    Raises:
+        UserError: if `root` does not exist.
     """
     place = _place(root)
     return tuple(name for name, layout in _LAYOUTS.items() if layout.present(place))
@@ -68,7 +71,8 @@ def formats_found(root: Path | str) -> tuple[str, ...]:
 def detect_format(root: Path | str) -> str:
     """Return the layout that "auto" reads: the first of `formats_found`.
 
-    Raises UserError where `root` is no data set, saying what was looked for.
+    Raises:
+        UserError: if `root` is not a data set; the message lists the files that were looked for.
     """
     found = formats_found(root)
     if not found:
@@ -86,12 +90,15 @@ def list_splits(root: Path | str, *, format: str = "auto") -> tuple[str, ...]:
 def read_split(root: Path | str, split: str, *, format: str = "auto", strict: bool = False) -> Split:
     """Read one split of a data set.
 
-    root: the data set's folder, or a COCO JSON or YOLO YAML file. split: its name, see `list_splits`.
-    format: coco, voc, yolo, or auto to find out. strict: refuse data with problems (`NOTES` excepted)
-    instead of dropping what is broken.
+    Args:
+        root: the data set's folder, or a COCO JSON or YOLO YAML file.
+        split: the split's name, see `list_splits`.
+        format: coco, voc or yolo; auto recognises the layout.
+        strict: refuse data with problems (except `NOTES`) instead of dropping broken entries.
 
-    Raises UserError: no such folder, no data set in it, unknown split, unusable files, no image left,
-    problems in strict mode.
+    Raises:
+        UserError: if there is no such folder, no data set in it, no such split, a file is unusable, no image
+            is left, or there are problems in strict mode.
     """
     name = _match(split, list_splits(root, format=format), root)
     result = _layout(root, format).read(_place(root), name)
@@ -135,7 +142,7 @@ def _in_brackets(hints: Sequence[str]) -> str:
 
 
 def _place(root: Path | str) -> Path:
-    # Absolute, but links are kept: a linked data set is called as its user calls it.
+    # Absolute, but with links kept, so that messages use the path that the user gave.
     place = Path(os.path.abspath(root))
     if not place.exists():
         raise UserError(f"there is no data set at {root}: check the path.")

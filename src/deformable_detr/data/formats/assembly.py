@@ -1,11 +1,10 @@
 """Conversion of raw columns to `ImageRecord`s, which all layouts share.
 
 A reader (coco, voc, yolo) turns its files into two things: a list of `RawImage` and the columns of
-`RawObjects`, as the files state them. Here the boxes are judged, dropped or clipped, in one pass of NumPy
-over the whole split, and assigned to their images. So the three layouts cannot disagree about what a
-broken box is.
+`RawObjects`, as the files state them. Here the boxes are checked, dropped or clipped, in one pass of NumPy
+over the whole split, and assigned to their images. So the three layouts treat broken boxes alike.
 
-This file also has the rule for image ids if a layout has none.
+This module also assigns image ids if a layout has none.
 
 N: objects of the split.
 """
@@ -24,23 +23,23 @@ from ...errors import UserError
 from ..records import ImageRecord, Problem
 from .lookup import Files
 
-# Pixels by which a box may leave the image unmentioned: what rounding to a few decimals can do (COCO writes
-# two; YOLO's usual six are 0.01 pixels in a picture of 10000). It is clipped all the same.
+# Pixels by which a box may extend beyond the image without a report, since rounding to a few decimals can
+# cause that (COCO writes two; YOLO's usual six are 0.01 pixels in a picture of 10000). It is still clipped.
 ROUNDING = 0.1
 
-# Nobody annotates so many objects in one picture, and what is done with them takes minutes and gigabytes.
+# Nobody annotates so many objects in one picture, and processing them would take minutes and gigabytes.
 MOST_OBJECTS = 100_000
 _TOO_MANY = f"{{:,}} objects in one picture, more than {MOST_OBJECTS:,}: it is left out with all of them"
 
 # Boxes in pixels that all lie within the first pixel of pictures larger than this are fractions.
 _LARGER_THAN_FRACTIONS = 4
 
-# An annotation of one image is some kilobytes. A file of this size is not one, and is not parsed.
+# The annotation of one image has a few kilobytes. A file larger than this is something else: not parsed.
 MAX_ANNOTATION_BYTES = 16 * 2**20
 
 
 class RawImage(NamedTuple):
-    """An image that exists. `size` is (H, W)."""
+    """An image whose file exists. `size` is (H, W)."""
 
     path: str
     file_name: str
@@ -54,7 +53,7 @@ class RawObjects:
 
     `image_index`: (N,) int64, position in the list of images. `labels`: (N,) int64 class indices.
     `boxes_xyxy`: (N, 4) float64 pixels, unchecked. `crowd`, `difficult`: (N,) bool.
-    `area`: (N,) float64, NaN where the files state none. `annotation_ids`: (N,) int64.
+    `area`: (N,) float64, NaN if the files state none. `annotation_ids`: (N,) int64.
     """
 
     image_index: np.ndarray
@@ -83,7 +82,7 @@ def assemble(
 ) -> tuple[tuple[ImageRecord, ...], list[Problem]]:
     """Return records sorted by image id, and the problems of their boxes.
 
-    where: returns the location (file and line, or annotation id) of the object in a row of `objects`.
+    `where` returns the location (file and line, or annotation id) of the object in a row of `objects`.
     """
     counts = np.bincount(objects.image_index, minlength=len(images))
     crowded = [
@@ -159,8 +158,10 @@ def assemble(
 
 
 def _fractions(boxes_xyxy: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Return (N,) bool: boxes within the first pixel of their picture, if these are at least two and over
-    half."""
+    """Return (N,) bool, True for boxes within the first pixel of their picture.
+
+    All are False unless these are at least two boxes and more than half of all.
+    """
     within = (boxes_xyxy >= 0).all(axis=1) & (boxes_xyxy <= 1 + 1e-3).all(axis=1)
     within &= sizes.min(axis=1, initial=np.inf) > _LARGER_THAN_FRACTIONS
     number = np.count_nonzero(within)
@@ -170,7 +171,7 @@ def _fractions(boxes_xyxy: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 def check_boxes(
     boxes_xyxy: np.ndarray, sizes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str, str]]]:
-    """Judge boxes (N, 4) in images of sizes (N, 2), given as (H, W).
+    """Check boxes (N, 4) in images of sizes (N, 2), given as (H, W).
 
     Returns the boxes clipped to their images, which of them to keep (N,) bool, and the findings as
     (row, kind, message) in the order of the rows.
@@ -243,8 +244,11 @@ def respelt_names(files: Files, where: str) -> list[Problem]:
 def read_annotation(
     path: str, most_bytes: int = MAX_ANNOTATION_BYTES, what: str = "the annotation of one image"
 ) -> bytes:
-    """Return the bytes of a small annotation file. Raises UserError if it cannot be read or is far too
-    large."""
+    """Return the bytes of a small annotation file.
+
+    Raises:
+        UserError: if it cannot be read or is far too large.
+    """
     try:
         size = os.path.getsize(path)
         if size > most_bytes:
@@ -255,7 +259,7 @@ def read_annotation(
 
 
 def read_lines(file: Path) -> list[str]:
-    """Return the lines of a list of names. Like file names they need not be UTF-8."""
+    """Return the lines of a list of names, which, like file names, need not be UTF-8."""
     data = read_annotation(str(file), what="a list")
     try:
         if data.startswith((b"\xff\xfe", b"\xfe\xff")):

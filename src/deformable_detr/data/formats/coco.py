@@ -1,18 +1,18 @@
 """COCO layout: one JSON file per split with `images`, `annotations` and `categories`.
 
-Where the files are (S is the split; coco_files.py):
+Locations of the files (S is the split; see coco_files.py):
 
     annotations/instances_S.json   images in S/, images/S/, S/images/, images/ or the root; for train2017 also
                                    in train/ and so on. Without any instances_*.json: annotations/S.json or
                                    S_annotations.json
-    S/_annotations.coco.json       images beside it (Roboflow)
+    S/_annotations.coco.json       images in the same folder (Roboflow)
     S/labels.json                  images in S/data/ (FiftyOne)
     result.json, labels.json, …    in the root, images in images/, data/ or the root (Label Studio, VIA,
                                    makesense, labelme's script, FiftyOne)
 
-Class index = position among the categories sorted by id, whatever the ids are (COCO's 1..90 with gaps,
-0-based, …). Boxes are [x, y, width, height] in pixels, x and y from the corner of the first pixel: taken as
-they are. Crowd regions are kept and marked. Segmentations of any kind are not looked at.
+The class index is the position among the categories sorted by id, whatever the ids are (COCO's 1..90 with
+gaps, 0-based, …). Boxes are [x, y, width, height] in pixels, with x and y measured from the corner of the
+first pixel; they are used unchanged. Crowd regions are kept and marked. All segmentations are ignored.
 
 No image is opened. N: objects of the split.
 """
@@ -61,7 +61,11 @@ def hint(root: Path) -> str:
 
 
 def read(root: Path, split: str) -> Split:
-    """Raises UserError if the file as a whole cannot be used, or none of its images can."""
+    """Read one split.
+
+    Raises:
+        UserError: if the file as a whole, or every image in it, is unusable.
+    """
     source = find_sources(root)[split]
     content = load(source.file)
     places = Places(source.file, Path(source.file).relative_to(source.root).as_posix())
@@ -96,7 +100,7 @@ def _classes(rows: list[Any], places: Places, problems: list[Problem]) -> ClassT
     for position, row in enumerate(rows):
         category_id = values.whole_number(row.get("id")) if isinstance(row, dict) else None
         name = row.get("name") if isinstance(row, dict) else None
-        if type(name) is int:  # a class called 7
+        if type(name) is int:  # a class named 7
             name = str(name)
         if category_id is None or not isinstance(name, str):
             message = "not an object with an integer id and a name: dropped"
@@ -208,7 +212,7 @@ def _objects(
         position = sound[index].position
         problems.append(Problem(kind, places.annotation(rows[position], position), f"{what}: dropped"))
 
-    # Objects of an image that was left out go with it: its own problem says so.
+    # Objects of an image that was left out are dropped without a report: the image has its own problem.
     image_index, image_usable = _positions(image_id, [image.image_id for image in images])
     labels, _ = _positions(category_id, classes.category_ids)
     keep = np.flatnonzero(category_known & image_usable)
@@ -216,7 +220,7 @@ def _objects(
     kept = [rows[position] for position in at.tolist()]
 
     xywh = np.array([sound[index].xywh for index in keep], dtype=np.float64).reshape(-1, 4)
-    with np.errstate(over="ignore", invalid="ignore"):  # judged in assembly.check_boxes
+    with np.errstate(over="ignore", invalid="ignore"):  # checked in assembly.check_boxes
         boxes_xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
     objects = RawObjects(
         image_index=image_index[keep],
@@ -231,7 +235,7 @@ def _objects(
 
 
 def _judge(row: Any, position: int) -> _Judged:
-    """Raises _UnusableError if the annotation is unusable by itself."""
+    """Check the fields of one annotation; raise _UnusableError if one of them is unusable."""
     if not isinstance(row, dict):
         raise _UnusableError("malformed-annotation", "not an object")
     image_id = values.whole_number(row.get("image_id"))
@@ -250,7 +254,7 @@ def _judge(row: Any, position: int) -> _Judged:
 def _crowds(
     rows: list[dict[str, Any]], at: np.ndarray, places: Places, problems: list[Problem]
 ) -> np.ndarray:
-    """Return (N,) bool. A value that is neither 0 nor 1 does not mark a crowd."""
+    """Return which annotations are crowds, (N,) bool. A value that is neither 0 nor 1 counts as 0."""
     crowds = np.zeros(len(rows), dtype=bool)
     missing: list[int] = []
     for index, row in enumerate(rows):
@@ -293,7 +297,7 @@ def _annotation_ids(
 
 
 def _areas(rows: list[dict[str, Any]], at: np.ndarray, places: Places, problems: list[Problem]) -> np.ndarray:
-    """Return (N,) float64, with NaN if no area is stated or the value is invalid."""
+    """Return the areas, (N,) float64, with NaN if no area is stated or the value is invalid."""
     areas = np.full(len(rows), np.nan)
     for index, row in enumerate(rows):
         area = values.number(row.get("area"))

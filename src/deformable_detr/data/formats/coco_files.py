@@ -1,6 +1,6 @@
-"""Where the files of a COCO data set are: its annotation files, and the folders of their images.
+"""Locations of the files of a COCO data set: annotation files, and the folders of their images.
 
-Exporters agree on the content of the JSON file, not on its name and place; `coco.py` lists what is found.
+Exporters agree on the content of the JSON file, but not on its name and folder; `coco.py` lists the variants.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from .splits import meaning
 
 LOOKED_FOR = "annotations/*.json, *.json or */*.json with images, annotations and categories (COCO)"
 
-# COCO's other files that share the folder and hold no boxes to learn from.
+# COCO's other files in the same folder, which have no boxes to learn from.
 _OTHER_TASKS = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_info_")
 _IMAGE_FOLDERS = ("images", "data", "JPEGImages")
 _ROBOFLOW = "_annotations.coco.json"
-_MOST_FILES = 50  # more JSON files in one folder are one for each picture
-# The file's first key: a COCO file of hundreds of megabytes is not parsed to see what it is. The rest is
-# judged when it is read.
+_MOST_FILES = 50  # with more JSON files in a folder, each belongs to one picture
+# The file's first key. A COCO file of hundreds of megabytes is not parsed just to recognise it; the rest is
+# checked when it is read.
 _BEGINNING = re.compile(
     rb'\s*\{\s*"(images|annotations|categories|info|licenses|type|infos?|dataset)"\s*:\s*[\[{"]'
 )
-# Not only info and categories, as in Label Studio's notes.json.
+# Keys of an annotation file, as Label Studio's notes.json has only info and categories.
 _CONTENT = re.compile(rb'"(images|annotations|file_name|bbox)"')
 _PROBED_BYTES = 2**16
 _NOT_THE_SPLIT = re.compile(
@@ -114,7 +114,7 @@ def _begins_as_coco(file: Path) -> bool:
             opened.seek(max(0, file.stat().st_size - _PROBED_BYTES))
             end = opened.read()
     except OSError:
-        return True  # its reader says why it cannot be read
+        return True  # the reader reports why it cannot be read
     if beginning[:2] in (b"\xff\xfe", b"\xfe\xff"):
         beginning, end = beginning[2:].replace(b"\0", b""), end.replace(b"\0", b"")
     return (
@@ -142,8 +142,7 @@ def _image_folders(root: Path, split: str, file: Path) -> tuple[str, ...]:
 
 
 def other_json(root: Path) -> str:
-    """Return a JSON file that is in the place of an annotation file but is not one; empty if there is
-    none."""
+    """Return a JSON file that is where an annotation file is expected, but is none; empty without one."""
     files = [
         file
         for folder in (*folders_in(root, _holds_annotations), str(root))

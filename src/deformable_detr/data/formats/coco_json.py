@@ -14,7 +14,11 @@ from .values import whole_number
 
 
 def load(file: str) -> dict[str, Any]:
-    """Raises UserError if the file cannot be read, is not JSON, or has not COCO's three lists."""
+    """Read a COCO JSON file without segmentations.
+
+    Raises:
+        UserError: if the file cannot be read, is not JSON, or lacks one of COCO's three lists.
+    """
     try:
         data = Path(file).read_bytes()
     except OSError as error:
@@ -42,7 +46,7 @@ def load(file: str) -> dict[str, Any]:
 
 
 def _without_segmentation(entry: dict[str, Any]) -> dict[str, Any]:
-    # Outlines are nine tenths of COCO's numbers. Discarded while parsing, they never add up in memory.
+    # Outlines are nine tenths of COCO's numbers. They are discarded while parsing, to save memory.
     entry.pop("segmentation", None)
     return entry
 
@@ -50,8 +54,8 @@ def _without_segmentation(entry: dict[str, Any]) -> dict[str, Any]:
 class Places:
     """The names of the file's entries in messages: file, line, and id or position.
 
-    A line is given if the file has several; lines are looked for when the first entry is to be named, since
-    sound files need none.
+    A line is given if the file has several. Lines are counted when the first entry has to be named, because
+    valid files need none.
     """
 
     def __init__(self, file: str, called: str) -> None:
@@ -97,7 +101,7 @@ def _lines(text: str) -> dict[str, list[int]]:
     at, counted, line = after_blanks(0) + 1, 0, 1
     while text[at := after_blanks(at)] != "}":
         key, at = decoder.raw_decode(text, at)
-        at = after_blanks(after_blanks(at) + 1)  # the colon
+        at = after_blanks(after_blanks(at) + 1)  # skip the colon
         if text[at] == "[":
             starts = lines[key] = []
             at += 1

@@ -1,8 +1,8 @@
-"""Finding the files that annotations name, although a name may be written differently than on the disk.
+"""Finding the files that annotations name, even if a name is spelled differently on the disk.
 
-Annotation files are made on one machine and read on another. So a name may carry the folders of its author
+Annotation files are written on one machine and read on another. So a name may carry the folders of its author
 (`data/images/train/a.jpg`, `C:\\images\\a.jpg`), be composed differently (macOS decomposes accents), or
-differ in case. A name is accepted if exactly one file can be meant. Nothing outside the data set is found.
+differ in case. A name is accepted if it can mean only one file. Files outside the data set are not found.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def path_inside(root: str, *parts: str) -> str | None:
     """Return the joined path, or None if it leads out of `root` (`..`, an absolute path) or is not a valid
     path.
 
-    Only the text is judged: links inside the data set are its owner's way to keep images elsewhere.
+    Only the text is checked: with links, the owner of a data set may keep images elsewhere.
     """
     root = os.path.abspath(root)
     path = os.path.abspath(os.path.join(root, *parts)) if all("\0" not in part for part in parts) else ""
@@ -154,11 +154,11 @@ class Files:
 
 
 class NamedFiles:
-    """The files that a list of names means: in one of several folders, and perhaps without the first parts of
-    every name, which were the folders of the list's author.
+    """The files that a list of names refers to.
 
-    The folder and the number of parts are those with most hits among some of the names. If two names then
-    mean the same file, neither does.
+    The files are in one of several folders. The first parts of every name may be folders on the machine of
+    the list's author, and are then ignored. The folder and the number of ignored parts are those that find
+    most files for a sample of the names. If two names then refer to the same file, neither is used.
     """
 
     def __init__(self, files: Files, folders: Sequence[str], names: Sequence[str]) -> None:
@@ -220,7 +220,7 @@ def loosened(name: str) -> str:
 
 
 def _one(folder: _Folder, name: str, among: set[str]) -> str | None:
-    """Return the only entry that is composed like `name`, else the only one that differs just in case."""
+    """Return the only entry equal to `name` up to the composition of accents, else also up to case."""
     if not folder.loosely:
         for entry in folder.files | folder.folders:
             folder.loosely.setdefault(loosened(entry), []).append(entry)

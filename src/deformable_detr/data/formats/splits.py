@@ -52,7 +52,7 @@ def name_to_measure_on(names: Sequence[str]) -> str | None:
 
 
 def in_usual_order(names: Sequence[str]) -> tuple[str, ...]:
-    """Sort train, val and test first, then the others by name."""
+    """Return the names with train, val and test first, then the others sorted."""
 
     def rank(name: str) -> tuple[int, str]:
         plain = meaning(name)
@@ -62,8 +62,10 @@ def in_usual_order(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def names_meant(wanted: str, names: Sequence[str]) -> list[str]:
-    """The names that `wanted` can stand for: itself if it is one of them, else all of the same meaning; for
-    train also what `training_name` finds."""
+    """Return the names that `wanted` can stand for: itself if it is one of them, else all with its meaning.
+
+    If train has none of these, the result of `training_name` is returned.
+    """
     if wanted in names:
         return [wanted]
     found = [name for name in names if meaning(name) == meaning(wanted)]

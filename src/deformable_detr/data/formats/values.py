@@ -1,7 +1,7 @@
 """Checks of single values of annotation files, by value and by type.
 
 Exporters write the same number in several ways: pandas makes 1 of it 1.0 and a missing value NaN, JavaScript
-tools write "1". What has only one meaning is read; everything else is None, and its object is dropped.
+tools write "1". Values with only one meaning are read; all others are None, and the object is dropped.
 """
 
 from __future__ import annotations
@@ -52,8 +52,7 @@ def is_missing(value: Any) -> bool:
 
 
 def flag(value: Any) -> bool | None:
-    """Yes or no, for iscrowd and difficult. A missing value is False; None if it is neither 0 nor 1 nor a
-    word for them."""
+    """Read iscrowd or difficult. A missing value is False; None if it is neither 0, 1 nor a word for them."""
     if is_missing(value):
         return False
     if isinstance(value, int | float):
@@ -75,7 +74,7 @@ def box_values(value: Any) -> list[float] | str:
         return "no bbox"
     if not isinstance(value, list) or len(value) != 4:
         return "bbox must be a list of four numbers, [x, y, width, height]"
-    if _FLOATS.issuperset(map(type, value)):  # nearly always, and a file may have millions
+    if _FLOATS.issuperset(map(type, value)):  # fast path: a file may have millions
         return value
     numbers = [number(item) for item in value]
     sound = [item for item in numbers if item is not None]
@@ -83,5 +82,5 @@ def box_values(value: Any) -> list[float] | str:
 
 
 def _bounded(value: int) -> float:
-    # JSON's integers have no bound; these are outside every picture.
+    # JSON's integers are unbounded; the limits here are outside every picture.
     return float(max(-_HUGE, min(_HUGE, value)))

@@ -1,16 +1,16 @@
 """Pascal VOC layout: one XML file per image, and lists of image names or folders as splits.
 
-Where the files are: see voc_files.py.
+voc_files.py describes the locations of the files.
 
-Coordinates are taken as they are written: xmin and xmax are the box's left and right edge, counted from the
-left edge of the first pixel. The VOC challenge itself counted pixels from 1 and included the last one, which
-would make it (xmin - 1, ymin - 1, xmax, ymax). Annotation tools of today (labelImg, CVAT, Roboflow) write
-edges, and so does BCCD, whose COCO edition agrees to the digit; for true VOC data the difference is a
-pixel at the left and top.
+Coordinates are used unchanged: xmin and xmax are the left and right edge of the box, counted from the
+left edge of the first pixel. The VOC challenge itself counted pixels from 1 and included the last one, so
+that a box would be (xmin - 1, ymin - 1, xmax, ymax). Current annotation tools (labelImg, CVAT, Roboflow)
+write edges, and so does BCCD, whose COCO edition has exactly the same numbers; for the original VOC data the
+boxes are one pixel too small at the left and top.
 
-Classes: the names in all splits of the data set, sorted, so that train and val agree; category ids 0, 1, ….
-Image ids: see `assembly.image_ids`, over the names in all splits. `difficult` is kept. No image is opened,
-except where its XML states no size.
+The classes are the sorted names in all splits of the data set, so that train and val agree; category ids are
+0, 1, …. `assembly.image_ids` assigns image ids over the names in all splits. `difficult` is kept. No
+image is opened unless its XML states no size.
 """
 
 from __future__ import annotations
@@ -50,7 +50,11 @@ def hint(root: Path) -> str:
 
 
 def read(root: Path, split: str) -> Split:
-    """Raises UserError if a list cannot be read."""
+    """Read one split.
+
+    Raises:
+        UserError: if a list cannot be read.
+    """
     home = find_home(root)
     ids = image_ids(item.name for listed in home.splits.values() for item in listed)
     pictures = Pictures(home)

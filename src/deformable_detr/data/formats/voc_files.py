@@ -1,14 +1,14 @@
-"""Where the files of a Pascal VOC data set are: splits, annotations, pictures.
+"""Locations of the files of a Pascal VOC data set: splits, annotations, pictures.
 
     Annotations/NAME.xml  JPEGImages/NAME.jpg  ImageSets/Main/S.txt     S is the split, one NAME per line
 
-in the folder itself, in VOC2007/ (or another year) below it, or in VOCdevkit/VOC2007/. NAME may hold
-folders and blanks. Lists of single classes (`cat_train.txt`, with a second column of -1, 0, 1) are no splits;
-if there are no other lists, those of train together are the split train, and so on (VoTT).
+These are in the root, in VOC2007/ (or another year) below it, or in VOCdevkit/VOC2007/. NAME may hold
+folders and blanks. Lists of single classes (`cat_train.txt`, with a second column of -1, 0, 1) are not
+splits; if there are no other lists, all lists of train form the split train, and so on (VoTT).
 
-Without any lists: folders called train, valid, … with XML files (Roboflow); else all XML files are one split,
-called all. XML files are in Annotations/ or labels/, or beside their pictures; pictures in JPEGImages/,
-images/ or data/ (labelme, Label Studio, LabelImg, FiftyOne).
+Without lists, folders called train, valid, … with XML files are splits (Roboflow); without these, all XML
+files form one split, called all. XML files are in Annotations/ or labels/, or next to their pictures;
+pictures are in JPEGImages/, images/ or data/ (labelme, Label Studio, LabelImg, FiftyOne).
 """
 
 from __future__ import annotations
@@ -39,8 +39,11 @@ _CLASS_ROW = re.compile(r"(.*\S)\s+(-1|0|1)")
 
 @dataclass(frozen=True)
 class Listed:
-    """A picture of a split. `file` is its XML file, None if that would be outside the data set; `where` is
-    the location that lists it."""
+    """A picture of a split.
+
+    `file` is its XML file, None if that would be outside the data set; `where` is the location that lists
+    the picture.
+    """
 
     name: str
     file: str | None
@@ -49,8 +52,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class Home:
-    """The folders of a data set: `root` holds everything, `source` the annotations, `pictures` the
-    pictures."""
+    """The folders of a data set: `root` holds all files, `source` the annotations, `pictures` the images."""
 
     root: Path
     source: Path
@@ -63,7 +65,11 @@ def is_there(root: Path) -> bool:
 
 
 def find_home(root: Path) -> Home:
-    """Raises UserError if there are several, a list cannot be read, or there is no folder of pictures."""
+    """Return the folders of the data set.
+
+    Raises:
+        UserError: if there are several data sets, a list cannot be read, or no folder of pictures exists.
+    """
     homes = _homes(root)
     if len(homes) > 1:
         raise UserError(
@@ -234,7 +240,7 @@ def _is_usual(name: str) -> bool:
 
 
 class Pictures:
-    """The pictures of a data set by their names without suffix, with or without the folders they are in."""
+    """The pictures of a data set, indexed by their names without suffix, with and without their folders."""
 
     def __init__(self, home: Home) -> None:
         self.called = " or ".join(relative(folder, str(home.root)) for folder in home.pictures)
@@ -257,7 +263,7 @@ class Pictures:
         wanted = (name, os.path.splitext(stated)[0], os.path.splitext(os.path.basename(stated))[0])
         for key in (key for one in wanted for key in (one, loosened(one))):
             found = list(self._by_name.get(key, ()))
-            # The same name in several folders of pictures: the first folder's, as JPEGImages before images.
+            # If several folders of pictures have the name, the first is used: JPEGImages before images.
             near = [path for path in found if self._tops[path] == self._tops[found[0]]]
             named = [path for path in near if os.path.basename(path) == os.path.basename(stated)]
             if len({os.path.splitext(path)[0] for path in named or near}) == 1:

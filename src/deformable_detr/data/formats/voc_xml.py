@@ -30,14 +30,16 @@ class Annotation:
 
 
 class _RefusedError(Exception):
-    """Raised for XML that is not an annotation of Pascal VOC, or has a document type, which allows entity
-    bombs and external files and which no annotation needs."""
+    """Raised for XML that is not an annotation of Pascal VOC or has a document type.
+
+    A document type allows entity bombs and external files, and no annotation needs one.
+    """
 
 
 def parse(file: str) -> Annotation | Problem:
     """Return the annotation, or the reason why it is unreadable (`where` is then ":line", or empty).
 
-    This uses expat, which knows the line of each element and lets a document type be refused.
+    The parser is expat, which reports the line of each element and allows a document type to be refused.
     """
     try:
         data = read_annotation(file)
@@ -97,6 +99,6 @@ def parse(file: str) -> Annotation | Problem:
             f":{error.lineno}",
             f"not well-formed XML ({expat.ErrorString(error.code)}): left out",
         )
-    except (ValueError, LookupError) as error:  # an encoding that Python or expat does not have
+    except (ValueError, LookupError) as error:  # an encoding that Python or expat does not support
         return Problem("unreadable-annotation", "", f"not readable XML ({error}): left out")
     return annotation

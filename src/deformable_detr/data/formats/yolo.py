@@ -7,8 +7,8 @@ yolo_files.py reads the file that names the classes and splits; yolo_rows.py rea
 
 An image without a label file, or with an empty one, has no objects.
 
-Sizes come from the images' headers, after the rotation that EXIF asks for: this layout states none. Image
-ids: see `assembly.image_ids`, over all splits. Category ids are the indices in `names`.
+This layout states no sizes. They are read from the images' headers, with the rotation that EXIF requests.
+`assembly.image_ids` assigns image ids over all splits. Category ids are the indices in `names`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,11 @@ def splits(root: Path) -> tuple[str, ...]:
 
 
 def read(root: Path, split: str) -> Split:
-    """Raises UserError if the describing file or a path in it cannot be used."""
+    """Read one split.
+
+    Raises:
+        UserError: if the describing file, or a path in it, is unusable.
+    """
     config = read_config(root)
     files = Files(config.root)
     problems = list(config.problems)
@@ -128,7 +132,7 @@ def _names_of_other_splits(config: Config, split: str) -> list[str]:
         if other != split:
             try:
                 names += [item.name for item in _listed(config, other, Files(config.root), [])]
-            except UserError:  # its own reader will say so; here it has no names to take into account
+            except UserError:  # reported when that split is read; here it only means that there are no names
                 continue
     return names
 
@@ -204,7 +208,7 @@ def _labels_without_image(config: Config, split: str, files: Files, claimed: set
             continue
         labels, *beside = _label_names(f"{relative(folder, config.root)}/any.jpg")
         place = files.folder(config.root, os.path.dirname(labels))
-        if not beside or place is None:  # labels beside the images: a text file may be anything
+        if not beside or place is None:  # labels next to the images: a text file there may be anything
             continue
         for parent, names in walk(place):
             for file in names:

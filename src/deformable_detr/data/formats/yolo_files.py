@@ -31,18 +31,21 @@ _SPLITS = ("train", "val", "test")
 _USUAL_FILES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _NAMES_FILES = ("classes.txt", "labels/classes.txt", "obj.names", "labels.txt")
 _IMAGE_FOLDERS = ("images", "data", "obj_train_data")
-_NOTHING = ("", "~", "null", "Null", "NULL")  # YAML's ways to say it
-# A list of 100,000 names has a megabyte, and takes two seconds to parse.
+_NOTHING = ("", "~", "null", "Null", "NULL")  # spellings of an empty value in YAML
+# A list of 100,000 names is one megabyte large, and takes two seconds to parse.
 _MOST_BYTES = 2 * 2**20
 
-# Written in C; it refuses deep nesting, which would exhaust the stack.
+# The C loader refuses deep nesting, which would exhaust the stack.
 _YAML_LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
 @dataclass(frozen=True)
 class Config:
-    """The content of the describing file. Paths may not leave the folder `root`; the entries of `splits` are
-    relative to the folder `base`; with `keypoints` rows have keypoints after the box."""
+    """The content of the describing file.
+
+    All paths must be inside the folder `root`; the entries of `splits` are relative to the folder `base`. If
+    `keypoints` is true, rows have keypoints after the box.
+    """
 
     file: str
     root: str
@@ -66,7 +69,7 @@ def find_files(root: Path) -> list[Path]:
     for file in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
         try:
             content = _load_yaml(file)
-        except UserError:  # some other tool's file, which nobody asked to be understood
+        except UserError:  # a file of another tool, which need not be readable
             continue
         if "names" in content and _entries(content):
             found.append(file)
@@ -78,7 +81,11 @@ def find_files(root: Path) -> list[Path]:
 
 
 def read_config(root: Path) -> Config:
-    """Raises UserError if the describing file, or a path in it, cannot be used."""
+    """Read the describing file.
+
+    Raises:
+        UserError: if the file, or a path in it, is unusable.
+    """
     files = find_files(root)
     if len(files) > 1:
         raise UserError(
@@ -140,7 +147,7 @@ def _entries(content: Mapping[str, Any]) -> dict[str, Any]:
 def _with_test_only_if_there(
     splits: dict[str, list[str]], file: Path, base: str, problems: list[Problem]
 ) -> dict[str, list[str]]:
-    """Drop Roboflow's ../test/images if there is no such folder: it is named even without test pictures."""
+    """Drop ../test/images if there is no such folder: Roboflow names it even without test pictures."""
     if "test" not in splits or len(splits) == 1:
         return splits
     files = Files(file.parent)
@@ -159,13 +166,13 @@ def _is_outside(files: Files, base: str, entry: str) -> bool:
 def resolve(files: Files, base: str, entry: str) -> str | None:
     """Return the folder or list inside the data set to which an entry refers; None if there is none.
 
-    The first parts of an entry may be its author's: Roboflow writes ../train/images into the file that is
-    beside train/, CVAT data/train.txt for the root's train.txt.
+    The first parts of an entry may be folders on its author's machine, and are dropped if necessary: Roboflow
+    writes ../train/images into a file next to train/, CVAT writes data/train.txt for train.txt in the root.
     """
     parts = [part for part in entry.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     tried = [entry, "/".join(parts)] if parts else [entry]
     for cut in range(1, len(parts)):
-        # Not down to a folder such as images, which could be that of any split.
+        # Do not shorten an entry to a folder such as images, which could belong to any split.
         if cut < len(parts) - 1 or "." in parts[-1] or _is_usual(parts[-1]):
             tried.append("/".join(parts[cut:]))
     for text in tried:
@@ -178,7 +185,7 @@ def resolve(files: Files, base: str, entry: str) -> str | None:
 def _load_yaml(file: Path) -> dict[str, Any]:
     data = read_annotation(str(file), _MOST_BYTES, "the description of a data set")
     try:
-        # BaseLoader makes dicts, lists and strings only: tags are inert, and a class called "no" is no False.
+        # BaseLoader creates only dicts, lists and strings: tags are inert, and the class "no" is not False.
         content = yaml.load(data, Loader=_YAML_LOADER)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{file} is not valid YAML ({' '.join(str(error).split())}): fix it.") from error
@@ -190,7 +197,7 @@ def _load_yaml(file: Path) -> dict[str, Any]:
 
 
 def _base(value: Any, file: Path, home: str, problems: list[Problem]) -> str:
-    """Return the folder to which `path` refers. It is often a folder on the author's machine only."""
+    """Return the folder to which `path` refers, which often exists only on the author's machine."""
     if not isinstance(value, str):
         raise UserError(f"path of {file} must be a folder, not a {type(value).__name__}.")
     if value in _NOTHING:

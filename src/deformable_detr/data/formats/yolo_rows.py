@@ -17,10 +17,10 @@ from ...structures import ClassTable
 from ..records import Problem
 from .assembly import RawObjects
 
-# Boxes may well leave the image, but a row beyond this counts in pixels.
+# Boxes may extend beyond the image, but a row with larger numbers is in pixels.
 _LARGEST_FRACTION = 2.0
 _VISIBILITIES = frozenset({0.0, 1.0, 2.0})
-_POINTS_OF_A_POSE = 3  # at least so many in every row, if rows without visibilities are to look like poses
+_POINTS_OF_A_POSE = 3  # minimum in every row for rows without visibilities to look like poses
 _NOTES = {
     "polygon": "{} polygons, the first one here: taken as their bounding boxes",
     "extra-column": "{} rows with a sixth column (track number or score), the first one here: it is not used",
@@ -29,7 +29,7 @@ _NOTES = {
 
 
 class Rows:
-    """Collects the rows of label files as columns; `places` gives file and line of each."""
+    """The rows of label files, collected as columns; `places` states the file and line of each."""
 
     def __init__(self, classes: ClassTable, keypoints: bool) -> None:
         self.places: list[str] = []
@@ -80,7 +80,7 @@ class Rows:
                 self.problems.append(Problem(kind, f"{called}:{lines[0]}", message.format(len(lines))))
 
     def _form(self, values: list[float]) -> str | None:
-        """Return box, extra-column, pose or polygon; None if the row is none of them."""
+        """Return the form of a row: box, extra-column, pose or polygon; None if it has none of these."""
         count = len(values)
         if count == 4:
             return "box"
@@ -122,15 +122,18 @@ def _from_centre(values: list[float], size: tuple[int, int]) -> tuple[float, flo
 
 def _around(points: list[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
     height, width = size
-    if not all(map(math.isfinite, points)):  # min and max would depend on where the NaN stands
+    if not all(map(math.isfinite, points)):  # min and max would depend on the position of the NaN
         return (math.nan,) * 4
     xs, ys = points[0::2], points[1::2]
     return min(xs) * width, min(ys) * height, max(xs) * width, max(ys) * height
 
 
 class _Polygons:
-    """Rows of points. Segments differ in length; rows of one length whose later points all lie in the box
-    that the first four numbers would make are more likely poses."""
+    """Statistics of rows of points, to detect poses that look like polygons.
+
+    Segments differ in length. Rows of equal length are more likely poses if all later points are inside the
+    box that the first four numbers would form.
+    """
 
     def __init__(self) -> None:
         self._lengths: set[int] = set()

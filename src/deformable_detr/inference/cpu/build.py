@@ -1,4 +1,4 @@
-"""From a plain model to its optimised replica: this module alone determines which parts are replaced."""
+"""Build the optimised replica of a plain model. Only this module determines which parts are replaced."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from .queries import ChunkedProposals, ComputedQueries
 
 
 def optimise(model: DetectionModel, dtype: torch.dtype) -> DetectionModel:
-    """Build a model in evaluation mode with the same predictions of the last layer.
+    """Build a model in evaluation mode whose last layer makes the same predictions.
 
     Backbone, neck and encoder, which do most of the arithmetic, compute in `dtype`; queries, decoder and
-    heads, with a few percent of it, compute in float32.
+    heads, which do a few percent of it, compute in float32.
     """
     model = copy_on_same_memory(model).eval()
     fold_norms(model.backbone)

@@ -1,4 +1,4 @@
-"""Backbone and neck: frozen batch norm is folded into the preceding convolutions, weights are channels_last.
+"""Optimise backbone and neck: fold frozen batch norms into convolutions, store weights in channels_last.
 
 Letters: B batch; C channels; H, W height and width of a map.
 """
@@ -17,7 +17,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def fold_norms(backbone: nn.Module) -> None:
-    """Move the scale and shift of a frozen norm into a convolution whose output only this norm reads.
+    """Move each frozen norm's scale and shift into the convolution before it if that has no other reader.
 
     The readers are found by tracing. A backbone that cannot be traced keeps its norms.
     """
@@ -43,7 +43,7 @@ def fold_norms(backbone: nn.Module) -> None:
 
 
 class _Tracer(fx.Tracer):
-    """Traces into blocks, but not into norms or convolutions (some of which pad by the picture's size)."""
+    """Traces blocks but treats norms and convolutions, some of which pad by the picture's size, as leaves."""
 
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
         known = isinstance(module, nn.Conv2d | DeformConv2d) or _is_frozen_norm(module)
@@ -60,7 +60,10 @@ def _is_frozen_norm(module: nn.Module) -> bool:
 
 
 def _fold(convolution: Any, norm: Any) -> None:
-    """norm(conv(x)) = scale · (W x + b - mean) + shift, with scale = weight / √(variance + ε)."""
+    """Fold a norm into a convolution.
+
+    norm(conv(x)) = scale · (W x + b - mean) + shift, with scale = weight / √(variance + ε).
+    """
     scale: Tensor = norm.weight * (norm.running_var + norm.eps).rsqrt()
     bias = -norm.running_mean if convolution.bias is None else convolution.bias - norm.running_mean
     weight = convolution.weight * scale[:, None, None, None]
@@ -87,11 +90,11 @@ def norm_groups_in_two_passes(neck: nn.Module) -> None:
 
 
 class _TwoPassGroupNorm(nn.Module):
-    """Take the mean first, then the variance of what is left of it, over tokens (B, H·W, C).
+    """Compute group norm of tokens (B, H·W, C): the mean first, then the variance of the deviations from it.
 
     PyTorch's group norm in channels_last adds up x and x² one pixel after the other, and takes the variance
-    as E[x²] - E[x]². On a map that is 60 % uniform it is off by 2e-4, even if the mean was subtracted before;
-    this is off by 1e-6, as PyTorch's group norm is in its usual memory format.
+    as E[x²] - E[x]². On a map that is 60 % uniform, its error is 2e-4, even if the mean was subtracted
+    before. The error of this class is 1e-6, like that of PyTorch's group norm in its usual memory format.
     """
 
     def __init__(self, norm: GroupNorm):
@@ -107,7 +110,7 @@ class _TwoPassGroupNorm(nn.Module):
         return normalised.view(B, H, W, C).permute(0, 3, 1, 2)
 
     def _of_groups(self, tokens: Tensor) -> Tensor:
-        """The mean of each group of channels over all tokens, (B, 1, C)."""
+        """Return the mean of each group of channels over all tokens, (B, 1, C)."""
         groups = tokens.mean(1, keepdim=True).unflatten(-1, (self.norm.num_groups, -1))
         means: Tensor = groups.mean(-1, keepdim=True).expand_as(groups).flatten(2)
         return means

@@ -1,4 +1,4 @@
-"""The decoder: with few queries and a large memory, it samples first and projects only the samples.
+"""The decoder. As queries are few and the memory is large, it samples first and projects only the samples.
 
 Letters: B batch, Q queries, S memory tokens, C channels, M heads, D = C/M, L levels, K points.
 """
@@ -49,7 +49,7 @@ class LastLayerDecoder(Decoder):
 
 
 def with_ones(memory: LocatedMemory) -> Tensor:
-    """Append a one to each token, (B, S, C + ONES); padding is all zeros."""
+    """Append a one to each token, (B, S, C + ONES); tokens of padding are all zeros."""
     B, S, C = memory.tokens.shape
     extended = memory.tokens.new_zeros(B, S, C + ONES)
     extended[..., :C] = memory.tokens
@@ -62,8 +62,8 @@ class SampledFirst(MemoryAttention):
 
     Sampling is linear: Σ aₚ (W xₚ + b) = W Σ aₚ xₚ + b Σ aₚ, over the points p inside the image. Therefore
     each head can sample the tokens themselves and project Q rows instead of S; the second sum comes from the
-    channel of ones. For a COCO picture, 17,821 rows become 300 rows for each of 8 heads, which project with
-    an eighth of the matrix.
+    channel of ones. For a COCO picture, 300 rows for each of 8 heads replace 17,821 rows, and each head
+    multiplies its rows by an eighth of the matrix.
     """
 
     def __init__(self, attention: DeformableAttention):

@@ -1,8 +1,8 @@
 """The deformable encoder, computed in chunks of tokens.
 
 In an encoder layer, only the values need all tokens. The rest, from the sampling offsets to the last norm, is
-independent for each token. So a chunk passes through all of it while it is in the cache, and the hidden layer
-of the feed-forward network (73 MB for a COCO picture) never exists as a whole.
+independent for each token. So a chunk passes through all these steps while it is in the cache, and the hidden
+layer of the feed-forward network (73 MB for a COCO picture) never exists as a whole.
 
 Letters: B batch, S memory tokens, C channels, M heads, D = C/M, L levels, K points.
 """
@@ -56,7 +56,7 @@ class ChunkedEncoderLayer(nn.Module):
         self.feedforward = layer.feedforward
 
     def project_values(self, memory: LocatedMemory, buffer: Tensor | None) -> Tensor:
-        """Return the values, (B, M, S, D); each head's rows are together, which suits the operator best."""
+        """Return the values, (B, M, S, D); each head's rows are contiguous, which suits the operator best."""
         B, S, C = memory.tokens.shape
         M = self.num_heads
         values = memory.tokens.new_empty(B, M, S, C // M) if buffer is None else buffer

@@ -22,7 +22,7 @@ KEPT_SIZES = 4  # picture sizes; one takes 19 MB at 800x1066
 
 @dataclass(frozen=True)
 class LocatedMemory(FeatureMemory):
-    """A memory with more facts about its tokens.
+    """A memory that also contains the centres of its tokens and the tensor that the decoder samples.
 
     Attributes:
         centres: (B, S, L, 2) float32, each token's pixel centre (x, y) on each padded level.

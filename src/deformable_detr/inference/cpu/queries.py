@@ -14,7 +14,7 @@ from .encoder import chunks
 
 
 class ComputedQueries(nn.Module):
-    """The precomputed result of queries that depend only on weights."""
+    """Returns the precomputed result of queries that depend only on weights."""
 
     def __init__(self, queries: FixedQueries):
         super().__init__()

@@ -1,4 +1,4 @@
-"""A plain model's optimised replica for CPUs, which can tell if the plain model has changed."""
+"""An optimised replica of a plain model for CPUs, which detects changes of the plain model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a plain model to its replica for GPUs."""
+"""Build the replica of a plain model for GPUs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from ..cpu.convolutions import fold_norms, in_channels_last, keep_sampling_in_fl
 
 
 class TypedModel(DetectionModel):
-    """The skeleton. Backbone, neck and encoder hold their weights in `dtype`; queries, decoder and heads, a
-    small part of the work, keep theirs in float32 and compute under autocast if `dtype` is a 16-bit type."""
+    """A model whose backbone, neck and encoder hold their weights in `dtype`.
+
+    Queries, decoder and heads, which do a small part of the work, keep their weights in float32 and compute
+    under autocast if `dtype` is a 16-bit type.
+    """
 
     def __init__(self, *, dtype: torch.dtype, **parts: Any):
         super().__init__(**parts)
         self.dtype = dtype
 
     def forward(self, images: Any) -> DetectorOutput:
-        """As the skeleton's; it predicts the last layer's boxes from the same number format as autocast."""
+        """Run the model, and predict the last layer's boxes from the same number format as under autocast."""
         batch = ImageBatch.from_input(images)
         memory = self.encoder(self.embed(batch))
         # Autocast may keep cast weights: a CUDA graph would read them after they are gone.
@@ -38,8 +41,10 @@ class TypedModel(DetectionModel):
 
 
 def optimise(model: DetectionModel, dtype: torch.dtype) -> TypedModel:
-    """A model in evaluation mode that predicts the same; two-stage models leave out the boxes of tokens that
-    are not chosen."""
+    """Return a model in evaluation mode that makes the same predictions.
+
+    Two-stage models do not compute the boxes of tokens that are not chosen.
+    """
     model = copy_on_same_memory(model).eval()
     fold_norms(model.backbone)
     queries = model.queries

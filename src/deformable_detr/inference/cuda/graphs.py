@@ -1,4 +1,4 @@
-"""A function of tensors as CUDA graphs, one for each shape that comes again."""
+"""Record a function of tensors as CUDA graphs, one for each shape that occurs again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REMEMBERED_SHAPES = 256  # that came once
 
 
 class Replay(ABC):
-    """One call, recorded: `replay` repeats it on what `inputs` then hold, and fills `outputs` anew."""
+    """A recorded call. `replay` repeats it on the current values of `inputs` and overwrites `outputs`."""
 
     inputs: Inputs
     outputs: tuple[Tensor, ...]
@@ -31,7 +31,7 @@ class Replay(ABC):
 
 
 class CudaReplay(Replay):
-    """A CUDA graph. Its tensors stay where they are: nothing is allocated when it is replayed."""
+    """A CUDA graph. Its tensors have fixed addresses, so nothing is allocated when it is replayed."""
 
     def __init__(self, function: Function, inputs: Inputs, pool: Any):
         self.inputs = tuple(each.clone() for each in inputs)
@@ -50,12 +50,14 @@ class CudaReplay(Replay):
 
 
 class Graphs:
-    """Calls `function`; from the second time that inputs of the same shapes come, by replaying a graph.
+    """Calls `function`, by replaying a graph from the second time that inputs of the same shapes occur.
 
-    A graph costs several calls, so it is made when a shape comes again. The graphs of the shapes that were
-    used last are kept. One call at a time: threads wait for each other.
+    Recording a graph takes as long as several calls, so it is delayed until a shape occurs again. The graphs
+    of the most recently used shapes are kept. Only one call runs at a time; other threads wait.
 
-    `record` makes a graph: `record(function, inputs)`. `kept`: how many graphs at most.
+    Args:
+        record: creates a graph, as `record(function, inputs)`.
+        kept: the maximum number of graphs.
     """
 
     def __init__(
@@ -68,7 +70,7 @@ class Graphs:
         self._lock = threading.Lock()
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """New tensors, the caller's own. Inputs may be on the CPU: a graph takes them from there."""
+        """Return new tensors, which no later call changes. The inputs may be on the CPU."""
         with self._lock:
             shapes = tuple((tuple(each.shape), each.dtype) for each in inputs)
             replay = self._replay_for(shapes, inputs)
@@ -80,7 +82,7 @@ class Graphs:
             return tuple(each.clone() for each in replay.outputs)
 
     def _replay_for(self, shapes: Shapes, inputs: Inputs) -> Replay | None:
-        """The shapes' graph, made if they come for the second time; None at their first."""
+        """Return the graph for these shapes, recorded when they occur again; None the first time."""
         if shapes in self._replays:
             self._replays.move_to_end(shapes)
             return self._replays[shapes]

@@ -1,4 +1,4 @@
-"""A plain model's replica on a GPU, with its graphs, and whether it is still one."""
+"""A replica of a plain model on a GPU with its graphs, which detects changes of the plain model."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .graphs import CudaReplay, Function, Graphs, Inputs
 
 
 class Runner:
-    """The last layer's predictions of a plain model, on its device, computed in `dtype`.
+    """Computes the last layer's predictions of a plain model on its device, in `dtype`.
 
-    The plain model is not changed; ask `is_current` if it may have been since.
+    The plain model is not changed; `is_current` reports whether it has been changed since.
     """
 
     def __init__(self, model: DetectionModel, device: torch.device, dtype: torch.dtype):
@@ -33,7 +33,7 @@ class Runner:
             self._call = Graphs(self._compute, record)
 
     def is_current(self, model: DetectionModel) -> bool:
-        """Whether `model` is what this runner was built from, with the same weights."""
+        """Return True if this runner was built from `model` with its current weights."""
         return model is self._root and self._seen.still_holds()
 
     def __call__(self, batch: ImageBatch) -> Predictions:
@@ -47,8 +47,10 @@ class Runner:
 
 
 def can_be_captured(model: nn.Module) -> bool:
-    """Whether a CUDA graph of `model` replays all of it. torchvision launches the kernels of deformable
-    convolution outside the current stream, so a graph lacks them and replays old features (seen on an H100).
+    """Return True if a CUDA graph can replay all of `model`.
+
+    torchvision launches the kernels of deformable convolution outside the current stream. A graph therefore
+    lacks them and replays old features, as was observed on an H100.
     """
     return not any(isinstance(module, DeformConv2d) for module in model.modules())
 

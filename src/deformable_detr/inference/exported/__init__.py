@@ -1,5 +1,7 @@
-"""Exported files as a detector's backend: .onnx with ONNX Runtime, .xml with OpenVINO; no model is built.
-The detector's other settings (classes, preprocessing, …) are in the file's metadata.
+"""Exported files as backends of a detector, without a PyTorch model.
+
+ONNX Runtime runs .onnx files, and OpenVINO runs .xml files. The detector's other settings (classes,
+preprocessing, …) are in the file's metadata.
 
 A file may come from anyone: metadata is parsed strictly, sizes are limited, no other file is read (except the
 .bin of an .xml), and only the graph is executed.

@@ -1,7 +1,7 @@
-"""The metadata of an exported file, two JSON texts in addition to its graph.
+"""The metadata of an exported file, which are two JSON texts in addition to its graph.
 
 `deformable_detr`: the description of the model (checkpoint/description.py) and of its export.
-`deformable_detr_certificate`: the measurements before the file was written (exporter/certificate.py).
+`deformable_detr_certificate`: the measurements from before the file was written (exporter/certificate.py).
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ MAX_BYTES = 2**31  # protobuf's own limit, and ten times a ResNet-101 model
 
 
 class ExportedBackend(Backend):
-    """Runs a graph: pixels (B, 3, H, W) float32 and mask (B, H, W) bool to logits and boxes_cxcywh."""
+    """Runs a graph from pixels (B, 3, H, W) float32 and mask (B, H, W) bool to logits and boxes_cxcywh."""
 
     def __init__(self, path: Path, description: Description):
         self.path = path
@@ -107,7 +107,7 @@ def _blaming(path: Path, what: str) -> Iterator[None]:
 
 
 def reading(path: Path) -> Any:
-    """Return a context that reports errors inside as a file that cannot be read."""
+    """Return a context that turns an error into the message that the file cannot be read."""
     return _blaming(path, "cannot be read, it is damaged or was not written by `deformable-detr export`")
 
 

@@ -1,4 +1,4 @@
-"""ONNX files, run by ONNX Runtime."""
+"""ONNX files, which ONNX Runtime runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .model import (
 
 
 def open_onnx(path: Path) -> ExportedModel:
-    """Open a file; raise a `UserError` if it is not ours, is damaged, or needs data from other files."""
+    """Open a file; raise a `UserError` if it is foreign, is damaged, or needs data from other files."""
     onnx, onnxruntime = engine("onnx"), engine("onnxruntime")
     check_size(path)
     content = path.read_bytes()

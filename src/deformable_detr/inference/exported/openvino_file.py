@@ -22,7 +22,7 @@ from .model import (
 
 
 def open_openvino(path: Path) -> ExportedModel:
-    """Open a file; raise a `UserError` if the files are not ours or are damaged, or the .bin is missing."""
+    """Open a file; raise a `UserError` if it is foreign or damaged, or if the .bin is missing."""
     openvino = engine("openvino")
     weights = path.with_suffix(".bin")
     if not weights.is_file():
