@@ -211,6 +211,11 @@ def detr() -> Checkpoint:
 
 
 @pytest.fixture(scope="module")
+def detr_of_coco() -> Checkpoint:
+    return random_checkpoint(replace(smallest_detr(), num_classes=91))
+
+
+@pytest.fixture(scope="module")
 def two_stage() -> Checkpoint:
     return random_checkpoint(VARIANTS["two_stage"])
 
@@ -243,12 +248,13 @@ class TestFilesWithoutOptions:
         self, two_stage: Checkpoint, load_changed: Callable[..., Checkpoint]
     ) -> None:
         found = load_changed(two_stage, without_options)
-        assert found.config == replace(two_stage.config, num_queries=300)
-        assert found.classes == class_table_for(5)
+        # Their file has a row for each of COCO's ids, used or not: only the options say which are.
+        assert found.config == replace(two_stage.config, num_queries=300, num_classes=91)
+        assert found.classes == class_table_for(91)
 
-    def test_bare_state_dict(self, detr: Checkpoint, tmp_path: Path) -> None:
-        torch.save(authors.content_of(detr)["model"], tmp_path / "model.pth")
-        assert_same_weights(load(tmp_path / "model.pth").model, detr.model)
+    def test_bare_state_dict(self, detr_of_coco: Checkpoint, tmp_path: Path) -> None:
+        torch.save(authors.content_of(detr_of_coco)["model"], tmp_path / "model.pth")
+        assert_same_weights(load(tmp_path / "model.pth").model, detr_of_coco.model)
 
     def test_dilation_is_in_the_published_names(self, load_changed: Callable[..., Checkpoint]) -> None:
         checkpoint = random_checkpoint(small_config("detr_r50"))
@@ -262,13 +268,13 @@ class TestFilesWithoutOptions:
         assert not load_changed(detr, lambda content: None, "dc5.pth").config.backbone.dilation
 
 
-def test_a_training_checkpoint_of_the_authors(detr: Checkpoint, tmp_path: Path) -> None:
+def test_a_training_checkpoint_of_the_authors(detr_of_coco: Checkpoint, tmp_path: Path) -> None:
     """With optimizer, scheduler, and options that we do not know; before and after PyTorch 1.6."""
     layer = torch.nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(layer.parameters())
     layer(torch.ones(2)).sum().backward()
     optimizer.step()
-    content = authors.content_of(detr)
+    content = authors.content_of(detr_of_coco)
     options = vars(content["args"])
     del options["class_names"], options["category_ids"]
     content["args"] = argparse.Namespace(**options, lr_backbone_names=["backbone.0"], resume="", gpu=0)
@@ -277,7 +283,7 @@ def test_a_training_checkpoint_of_the_authors(detr: Checkpoint, tmp_path: Path) 
     content["epoch"] = 49
     for zipped in (True, False):
         torch.save(content, tmp_path / "model.pth", _use_new_zipfile_serialization=zipped)
-        assert_same_weights(load(tmp_path / "model.pth").model, detr.model)
+        assert_same_weights(load(tmp_path / "model.pth").model, detr_of_coco.model)
 
 
 class Malicious:

@@ -205,7 +205,7 @@ def test_a_model_by_name_and_a_folder(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "data" / "annotations" / "instances_val.json").write_text(json.dumps(ground_truth))
     loaded = []
 
-    def load(model: str | Path, device: str) -> ColourDetector:
+    def load(model: str | Path, device: str, max_pixels: int | None = None) -> ColourDetector:
         loaded.append((model, device))
         return ColourDetector()
 
