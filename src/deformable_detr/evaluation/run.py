@@ -84,7 +84,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Detect in every image of a split and score the detections.
 
-    The model's classes are those of the data that have the same name, whatever their ids. Classes that
+    The model's classes are those of the data that have the same name; their ids may differ. Classes that
     only the model has are left out; classes that only the data have cannot be detected and lower the mean.
 
     Args:

@@ -123,11 +123,11 @@ class QueryTraces:
 
     Attributes:
         indices: (R,), the queries' numbers.
-        scores: (R, classes), 0 for logits that no class uses.
+        scores: (R, classes), with 0 for logits that no class uses.
         boxes_xyxy: (R, T, 4), the boxes after each layer.
         references: for each layer, the points (R, 2) or boxes (R, 4; xyxy) around which it sampled (with
             refinement, points in the first layer and boxes after it); empty for DETR, which has none.
-        proposals: None for models with one stage.
+        proposals: the proposals of the queries; None for models with one stage.
     """
 
     indices: np.ndarray
@@ -175,7 +175,7 @@ class Explanation:
     Attributes:
         detections: N detections with their picture.
         queries: N rows, the traces of the detections' queries.
-        encoder: None if no places were requested.
+        encoder: the traces from the requested places; None if none were requested.
     """
 
     detections: Detections

@@ -58,7 +58,7 @@ def with_ones(memory: LocatedMemory) -> Tensor:
 
 
 class SampledFirst(MemoryAttention):
-    """`DeformableAttention` with its value projection after the sampling.
+    """A `DeformableAttention` that applies its value projection after the sampling.
 
     Sampling is linear: Σ aₚ (W xₚ + b) = W Σ aₚ xₚ + b Σ aₚ, over the points p inside the image. Therefore
     each head can sample the tokens themselves and project Q rows instead of S; the second sum comes from the
