@@ -213,7 +213,7 @@ def explain_picture(
     candidates, queries = detections_of_queries(
         logits, boxes, classification, classes, [size], max_detections, nms_iou
     )[0]
-    detections = candidates.above(threshold).with_image(picture)
+    detections = candidates.above(threshold).clipped().with_image(picture)
     queries = queries[: len(detections)]  # best first, as detections are
     return Explanation(detections, trace.queries.take(queries), trace.encoder)
 
