@@ -90,7 +90,7 @@ def evaluate(
     Args:
         model: a `Detector`, or anything that `deformable_detr.load` takes.
         data: a data set's folder, or a `Split`; with a `Split`, `split`, `format` and `strict` are ignored.
-        strict: refuse a folder with problems instead of counting them.
+        strict: True to refuse a folder with problems; otherwise the problems are counted.
         metric: `coco`, or `voc` with the options `iou_threshold`, `interpolation` and `plus_one` of
             `voc_average_precision`.
         batching: `exact` or `padded`, see the head of this file.

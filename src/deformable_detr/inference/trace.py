@@ -156,10 +156,10 @@ class EncoderTraces:
     """The encoder's attention from P places, with one token per level for each place.
 
     Attributes:
-        places: (P, 2), as requested.
+        places: (P, 2), the requested places.
         tokens: (P, L), the numbers of the tokens.
         centres: (P, L, 2), the centres of the tokens' cells.
-        attention: P·L rows, with the levels of a place in sequence.
+        attention: the attention of the tokens, with P·L rows; the levels of a place are in sequence.
     """
 
     places: np.ndarray
@@ -173,8 +173,8 @@ class Explanation:
     """An explanation of where a model looked.
 
     Attributes:
-        detections: N detections with their picture.
-        queries: N rows, the traces of the detections' queries.
+        detections: the N detections, with their picture.
+        queries: the traces of the detections' queries, with N rows.
         encoder: the traces from the requested places; None if none were requested.
     """
 

@@ -23,7 +23,7 @@ ONES = 8  # channels after those of the memory: a one and seven zeros, which kee
 
 
 class LastLayerDecoder(Decoder):
-    """Predicts only after the last layer. With refinement, earlier layers predict boxes only."""
+    """Predicts only after the last layer. With refinement, earlier layers predict only boxes."""
 
     def __init__(self, decoder: Decoder):
         layers, heads = list(decoder.layers), list(decoder.heads)
