@@ -13,7 +13,7 @@ from types import FrameType
 
 
 class StopNow(BaseException):
-    """Raised by a signal if nothing has to be finished. As a `BaseException`, libraries do not catch it."""
+    """Raised by a signal if nothing has to be finished. Libraries do not catch a `BaseException`."""
 
 
 @dataclass
