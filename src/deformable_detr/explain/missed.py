@@ -69,7 +69,7 @@ class Claims:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The fate of one object.
+    """The result for one object: the stage at which it was lost, and the query that passed the most stages.
 
     Attributes:
         attention: the largest share of a query's weight inside the object's box, in any layer.
@@ -92,7 +92,7 @@ class Verdict:
 def claims(
     classification: ClassificationScheme, trace: Trace, threshold: float, nms_iou: float | None = None
 ) -> Claims:
-    """Return all (query, class) pairs that are detections at this threshold, without a limit."""
+    """Return all (query, class) pairs that are detections at this threshold, however many there are."""
     logits = trace.predictions.logits.float()
     selection = classification.select(logits, logits.shape[1] * classification.num_classes)
     queries, labels = selection.queries[0].cpu().numpy(), selection.labels[0].cpu().numpy()

@@ -36,7 +36,7 @@ class ClassCount:
 
 @dataclass(frozen=True)
 class SplitReport:
-    """One split in numbers.
+    """The measurements for one split.
 
     Attributes:
         boxes: the number of all objects, including the `crowds` and `difficult` ones.

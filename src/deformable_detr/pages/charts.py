@@ -59,7 +59,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Mark:
-    """A vertical line with a short text."""
+    """A vertical line with a short label."""
 
     x: float
     text: str

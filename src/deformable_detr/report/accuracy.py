@@ -59,7 +59,7 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class in numbers.
+    """The measurements for one class.
 
     Attributes:
         ap: the values of the evaluator's CLASS_METRICS; None if the split has no object of this class.

@@ -15,7 +15,7 @@ from .pictures import Misses, Shown
 
 @dataclass(frozen=True)
 class Content:
-    """Everything that a report shows.
+    """The data that a report shows.
 
     Attributes:
         model, data: the names of the model and of the data, as a user writes them in a command.

@@ -266,7 +266,7 @@ def confusion_title(accuracy: Accuracy) -> str:
 
 
 def data_title(splits: Sequence[Split], counts: Mapping[str, int]) -> str:
-    """Describe the splits in one sentence. counts: the number of objects of each class in the first split."""
+    """Describe the splits in one sentence. `counts` has the first split's number of objects per class."""
     title = " and ".join(f"{len(split):,} {split.name} images" for split in splits)
     if len(counts) < 2:
         return title

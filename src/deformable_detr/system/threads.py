@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 
 
 def ahead(calls: Iterable[Callable[[], Item]], pool: Executor, limit: int) -> Iterator[Item]:
-    """Yield the results of the calls in order. The threads of `pool` make up to `limit` calls in advance."""
+    """Yield the calls' results in order, while the threads of `pool` make up to `limit` calls in advance."""
     waiting: deque[Future[Item]] = deque()
     for call in calls:
         waiting.append(pool.submit(call))
@@ -36,7 +36,7 @@ def read_ahead(items: Iterator[Item], thread: Executor) -> Iterator[Item]:
 
 
 class Behind:
-    """Make calls in order in another thread.
+    """Makes calls in order in another thread.
 
     If one of them raises an exception, it is raised again by a later call, by `finish`, or at exit.
     """
