@@ -1,4 +1,4 @@
-"""`python -m deformable_detr`, which equals the command `deformable-detr`. torchrun needs a module."""
+"""Make `python -m deformable_detr` the same as `deformable-detr`, because torchrun needs a module."""
 
 import sys
 

@@ -58,7 +58,7 @@ class ClassificationScheme(ABC):
 
     @abstractmethod
     def select(self, logits: Tensor, k: int) -> TopPairs:
-        """Return the k best (query, class) pairs of each image, or all if there are fewer."""
+        """Return the k best (query, class) pairs of each image, or all pairs if there are fewer than k."""
 
 
 class SigmoidFocal(ClassificationScheme):

@@ -1,6 +1,6 @@
 """Draw labelled boxes with Pillow alone, in a few milliseconds, so that drawing keeps up with the model.
 
-Labels are placed so that they hide no object and no other label, even if boxes share a corner.
+Labels are placed so that they do not hide objects or other labels, even if boxes share a corner.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def label_positions(
 ) -> np.ndarray:
     """Return the rectangles of the labels, (N, 4), which are inside the picture if it is large enough.
 
-    A label is placed above its box, inside, below or next to it, or moved along it, so that it hides no
+    A label is placed above, inside, below or next to its box, or moved along the box, so that it hides no
     object and no other label.
 
     Args:

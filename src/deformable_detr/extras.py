@@ -14,7 +14,7 @@ def import_extra(module: str, extra: str, use: str) -> ModuleType:
     Args:
         module: the module's name, with dots for a submodule.
         extra: the extra's name in pyproject.toml.
-        use: the subject of the error message, for example "serve".
+        use: the subject of the error message, such as "serve".
 
     Raises:
         UserError: if the library or one of its own dependencies is not installed.

@@ -58,7 +58,7 @@ _PROBE = b"\0" * 2**20  # larger than the free part of a file's last block
 
 @contextmanager
 def replacing(path: str | Path, drafts_in: Path | None = None) -> Iterator[Path]:
-    """Yield a path for a draft, a file or a folder, that replaces `path` when the block ends.
+    """Yield the path of a draft file or folder that replaces `path` when the block ends.
 
     If the block raises, the draft is removed and `path` does not change. A reader sees either the old file or
     the complete new one. Missing parent folders are created. If `path` is a symbolic link, its target is
@@ -135,7 +135,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_readable(path: Path) -> None:
-    """Raise a `UserError` if a file is missing or cannot be read, and state which of these is the case.
+    """Raise a `UserError` if a file cannot be read. Its message states whether the file is missing.
 
     Libraries such as safetensors report an unreadable file as missing.
     """
@@ -254,7 +254,7 @@ def _close_room(lock: int, room: Path) -> None:
 
 
 def _acquire(lock: int) -> bool | None:
-    """Return whether this process now holds the lock, or None if the system does not support locks."""
+    """Return whether this process now holds the lock, or None if the (file) system does not support locks."""
     if fcntl is None:
         return None
     try:

@@ -30,7 +30,7 @@ def progress_bar(
     """Create a progress bar that is shown only in a terminal.
 
     Args:
-        console: where the bar is shown.
+        console: the console that shows the bar.
         show: whether the bar is shown at all.
         columns_after: further columns to the right of the remaining time.
         description: the text before the bar, as a `rich` template.

@@ -340,7 +340,7 @@ class Detections:
     def draw(self, image: Any = None) -> Image:
         """Draw the labelled boxes on a picture.
 
-        The line width and the text grow with the picture, and labels do not overlap if there is enough
+        The line width and the text size grow with the picture, and labels do not overlap if there is enough
         space. The colour shows the class or, in a tracked video, the object.
 
         Args:

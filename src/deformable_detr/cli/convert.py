@@ -1,4 +1,4 @@
-"""`deformable-detr convert MODEL OUT --to FORMAT`."""
+"""The command `deformable-detr convert MODEL OUT --to FORMAT`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`deformable-detr demo`: draw a data set, train, report, evaluate and predict offline in a few minutes."""
+"""The command `deformable-detr demo`, which tries all steps on a drawn data set, offline in a few minutes."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def demo_config() -> RunConfig:
 def demo(output: str | Path = "demo_output", *, seed: int = 0, epochs: int | None = None) -> None:
     """Draw a data set, train, evaluate and predict, and print what was written.
 
-    Writes `data/` (COCO layout), `run/` (checkpoints, metrics.jsonl, report.html), `metrics.json` and
-    `predictions/` (annotated pictures, predictions.json) into `output`.
+    The files in `output` are `data/` (COCO layout), `run/` (checkpoints, metrics.jsonl, report.html),
+    `metrics.json` and `predictions/` (annotated pictures, predictions.json).
 
     Raises:
         UserError: if `output` is not empty.

@@ -1,4 +1,4 @@
-"""`deformable-detr doctor`."""
+"""The command `deformable-detr doctor`."""
 
 from __future__ import annotations
 

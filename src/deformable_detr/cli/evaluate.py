@@ -1,4 +1,4 @@
-"""`deformable-detr evaluate MODEL DATA`."""
+"""The command `deformable-detr evaluate MODEL DATA`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`deformable-detr explain MODEL IMAGE`, and `explain MODEL --missed DATA`."""
+"""The commands `deformable-detr explain MODEL IMAGE` and `explain MODEL --missed DATA`."""
 
 from __future__ import annotations
 

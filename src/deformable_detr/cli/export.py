@@ -1,4 +1,4 @@
-"""`deformable-detr export MODEL --to FORMAT --output FILE`."""
+"""The command `deformable-detr export MODEL --to FORMAT --output FILE`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`deformable-detr inspect DATA`."""
+"""The command `deformable-detr inspect DATA`."""
 
 from __future__ import annotations
 

@@ -50,8 +50,8 @@ class Parser(argparse.ArgumentParser):
         Args:
             name: the name of the attribute of the parsed arguments.
             shown: the argument's name in `--help` and in messages.
-            many: accept one or more values, as a list.
-            optional: the argument may be left out and is then None.
+            many: whether one or more values are accepted, as a list.
+            optional: whether the argument may be omitted, in which case it is None.
         """
         nargs = "+" if many else "?" if optional else None
         shape = f"{shown} [{shown} …]" if many else f"[{shown}]" if optional else shown
@@ -80,8 +80,8 @@ class Parser(argparse.ArgumentParser):
             kind: the type of the value, as an annotation: `int`, `float | None`, `Literal["a", "b"]`.
             help: a sentence, to which the default is added.
             shown: the name of the value in `--help`; by default it follows from `kind`.
-            read: converts the typed text to the value, instead of `kind`.
-            many: accept one or more values, as a list.
+            read: a function that converts the typed text to the value, instead of `kind`.
+            many: whether one or more values are accepted, as a list.
             to: the name of the attribute of the parsed arguments; by default the option's name.
             group: the title under which `--help` lists the option.
             default_shown: the default that `--help` shows, if it differs from `default`.

@@ -1,4 +1,4 @@
-"""`deformable-detr predict MODEL SOURCE …`, and `predict MODEL -` for JSON lines."""
+"""The commands `deformable-detr predict MODEL SOURCE …` and, for JSON lines, `predict MODEL -`."""
 
 from __future__ import annotations
 

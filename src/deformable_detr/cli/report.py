@@ -1,4 +1,4 @@
-"""`deformable-detr report MODEL DATA`."""
+"""The command `deformable-detr report MODEL DATA`."""
 
 from __future__ import annotations
 

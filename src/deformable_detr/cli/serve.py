@@ -1,4 +1,4 @@
-"""`deformable-detr serve MODEL`."""
+"""The command `deformable-detr serve MODEL`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`deformable-detr train DATA`."""
+"""The command `deformable-detr train DATA`."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """All settings, as frozen dataclasses with the paper's defaults.
 
-A field is declared once, by `setting`, with its default, its range and its help text, which `--help` and
-docs/configuration.md show. Invalid settings are refused here, when the configuration is
-created, with a sentence that names the field. Recipes (recipes.py) are instances of `RunConfig`. A run folder
-contains its configuration as `config.yaml`, and a checkpoint contains its `ModelConfig` in `config.json`.
+`setting` declares each field once, with its default, its range and its help text, which `--help` and
+docs/configuration.md show. Invalid settings are refused here, when the configuration is created, with
+a sentence that names the field. Recipes (recipes.py) are instances of `RunConfig`. A run folder contains its
+configuration as `config.yaml`, and a checkpoint contains its `ModelConfig` in `config.json`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The recipes: one function per row of the paper's tables. Most are derived from another recipe.
 
-A recipe is a whole `RunConfig`: model, data and training. Published results are COCO val2017 AP
-(specification §10); every recipe trains with
+A recipe is a complete `RunConfig`: model, data and training. Published results are COCO val2017 AP
+(specification §10). To train with a recipe, run
 
     deformable-detr train DATA --recipe NAME --output runs/NAME
 """

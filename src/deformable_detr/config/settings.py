@@ -15,7 +15,7 @@ _KEY = "setting"  # the key in a field's metadata
 
 @dataclass(frozen=True)
 class Range:
-    """The range of numbers that a field may hold. A bound that is None does not limit it."""
+    """The range of numbers that a field may hold. A bound of None means no limit."""
 
     minimum: float | None = None
     above: float | None = None

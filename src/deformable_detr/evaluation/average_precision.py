@@ -146,12 +146,12 @@ def voc_average_precision(
     In the order of falling scores (and of rows, if scores are equal), each detection claims the true box that
     it overlaps most, if their IoU is at least `iou_threshold`. The first detection to claim a box is right;
     later ones are duplicates and wrong, like those that claim no box. Boxes that are difficult (or crowds)
-    need not be found, and detections that claim them count neither way.
+    need not be found, and detections that claim them are neither right nor wrong.
 
     Args:
         ground_truth: a COCO dictionary whose annotations may have `difficult` (see the head of this file).
         detections: COCO results rows, without a limit per image.
-        iou_threshold: in (0, 1].
+        iou_threshold: the minimum IoU, in (0, 1].
         interpolation: `every_point` (VOC 2010 and later: the area under the curve) or `11_point`
             (VOC 2007: the mean precision at recall 0, 0.1, …, 1).
         plus_one: True to count the last pixel in widths and heights, x1 - x0 + 1, as Pascal's code does.
@@ -161,7 +161,7 @@ def voc_average_precision(
         boxes.
 
     Raises:
-        UserError: as `coco_average_precision`, or if an option is outside its range.
+        UserError: in the same cases as `coco_average_precision`, or if an option is outside its range.
     """
     check_voc_options(iou_threshold, interpolation)
     check_detections(ground_truth, detections)

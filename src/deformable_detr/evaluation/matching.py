@@ -30,7 +30,7 @@ class Objects:
         images: indices into `split.images`.
         numbers: indices into the objects of that image.
         labels: class indices of the data.
-        areas: in pixels; the mask's area if there is a mask.
+        areas: the area of each object in pixels; that of its mask if it has one.
     """
 
     images: np.ndarray
@@ -75,7 +75,7 @@ class ScoredBoxes:
 
     @classmethod
     def from_rows(cls, rows: Sequence[Mapping[str, Any]], split: Split) -> ScoredBoxes:
-        """Convert COCO results rows with the split's own ids, as `evaluation.collect_detections` returns."""
+        """Convert COCO results rows with the split's own ids, from `evaluation.collect_detections`."""
         image_of = {image.image_id: index for index, image in enumerate(split.images)}
         label_of = {category_id: label for label, category_id in enumerate(split.classes.category_ids)}
         boxes = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)

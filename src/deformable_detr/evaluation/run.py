@@ -84,13 +84,13 @@ def evaluate(
 ) -> dict[str, Any]:
     """Detect in every image of a split and score the detections.
 
-    The model's classes are those of the data that have the same name, whatever their ids. Classes that
+    The model's classes are those of the data that have the same name; their ids may differ. Classes that
     only the model has are left out; classes that only the data have cannot be detected and lower the mean.
 
     Args:
         model: a `Detector`, or anything that `deformable_detr.load` takes.
         data: a data set's folder, or a `Split`; with a `Split`, `split`, `format` and `strict` are ignored.
-        strict: refuse a folder with problems instead of counting them.
+        strict: True to refuse a folder with problems; otherwise the problems are counted.
         metric: `coco`, or `voc` with the options `iou_threshold`, `interpolation` and `plus_one` of
             `voc_average_precision`.
         batching: `exact` or `padded`, see the head of this file.

@@ -23,7 +23,7 @@ class Backend(ABC):
 
 
 class TorchBackend(Backend):
-    """The PyTorch model itself, in evaluation mode, under autocast if `dtype` is a 16-bit type."""
+    """Runs the PyTorch model itself in evaluation mode, under autocast if `dtype` is a 16-bit type."""
 
     def __init__(self, model: DetectionModel, device: torch.device, dtype: torch.dtype):
         self.model = model.to(device)

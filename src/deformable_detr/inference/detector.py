@@ -223,7 +223,7 @@ class Detector:
             at: points (x, y) in pixels for which the encoder's attention is returned as well.
 
         Raises:
-            UserError: as `predict`, or if a point is outside the picture.
+            UserError: in the same cases as `predict`, or if a point is outside the picture.
         """
         check_options(threshold, max_detections, 1)
         picture = read_picture(image, self.data.max_pixels)
@@ -270,10 +270,9 @@ def load(
 ) -> Detector:
     """Load a detector.
 
-    MODEL is a run folder, a checkpoint folder, an authors' .pth file, a transformers folder or hub
-    id, or an exported .onnx or .xml file.
-
     Args:
+        model: a run folder, a checkpoint folder, an authors' .pth file, a transformers folder or hub id, or
+            an exported .onnx or .xml file.
         device: `auto` (CUDA if there is a GPU), `cpu`, `cuda`, `cuda:1`, … Exported files run on the CPU.
         dtype: the type in which the model computes: None or `fp32`, `bf16`, `fp16` (weights stay float32). An
             exported file computes in the type in which it was exported.

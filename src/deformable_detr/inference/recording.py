@@ -130,7 +130,7 @@ def _watch(attention: Tensor | nn.Module, places: Tensor | None, hooks: ExitStac
 
 
 class _Watch(ABC):
-    """Hooks on one attention module. They record the rows of the tokens at `places`, or all rows if None."""
+    """Hooks on one attention module. They record the rows of the tokens at `places`; None means all rows."""
 
     @abstractmethod
     def layer(self) -> LayerRecord: ...
@@ -183,7 +183,7 @@ class _DeformableWatch(_Watch):
 
 
 class _OwnLevelWatch(_Watch):
-    """Hooks on an attention that is called level by level; levels without attention get the weight 0."""
+    """Hooks on an attention module that is called level by level; unattended levels get the weight 0."""
 
     def __init__(self, attention: OwnLevelAttention, places: Tensor | None, hooks: ExitStack):
         self.of_tokens = places is not None
@@ -207,7 +207,7 @@ def _interleave(tensors: Sequence[Tensor], dim: int) -> Tensor:
 
 
 class _DenseWatch(_Watch):
-    """Hooks on PyTorch's attention, which returns its weights only on request."""
+    """Hooks on PyTorch's attention module, which returns its weights only on request."""
 
     def __init__(self, attention: DenseAttention, places: Tensor | None, hooks: ExitStack):
         self.places = places

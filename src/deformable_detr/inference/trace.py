@@ -123,11 +123,11 @@ class QueryTraces:
 
     Attributes:
         indices: (R,), the queries' numbers.
-        scores: (R, classes), 0 for logits that no class uses.
+        scores: (R, classes), with 0 for logits that no class uses.
         boxes_xyxy: (R, T, 4), the boxes after each layer.
         references: for each layer, the points (R, 2) or boxes (R, 4; xyxy) around which it sampled (with
             refinement, points in the first layer and boxes after it); empty for DETR, which has none.
-        proposals: None for models with one stage.
+        proposals: the proposals of the queries; None for models with one stage.
     """
 
     indices: np.ndarray
@@ -156,10 +156,10 @@ class EncoderTraces:
     """The encoder's attention from P places, with one token per level for each place.
 
     Attributes:
-        places: (P, 2), as requested.
+        places: (P, 2), the requested places.
         tokens: (P, L), the numbers of the tokens.
         centres: (P, L, 2), the centres of the tokens' cells.
-        attention: P·L rows, with the levels of a place in sequence.
+        attention: the attention of the tokens, with P·L rows; the levels of a place are in sequence.
     """
 
     places: np.ndarray
@@ -173,9 +173,9 @@ class Explanation:
     """An explanation of where a model looked.
 
     Attributes:
-        detections: N detections with their picture.
-        queries: N rows, the traces of the detections' queries.
-        encoder: None if no places were requested.
+        detections: the N detections, with their picture.
+        queries: the traces of the detections' queries, with N rows.
+        encoder: the traces from the requested places; None if none were requested.
     """
 
     detections: Detections

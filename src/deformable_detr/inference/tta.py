@@ -62,7 +62,7 @@ def views_of(scales: Sequence[float] = SCALES, flip: bool = True) -> tuple[View,
 
 
 class MergedViews:
-    """Detects objects in several views of each picture, and merges them.
+    """Detects objects in several views of each picture, and merges the detections.
 
     With a single, unchanged view, the result is that of the plain detector.
     """

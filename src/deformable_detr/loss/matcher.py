@@ -34,7 +34,7 @@ class Match:
 
 
 class HungarianMatcher:
-    """Find each image's one-to-one assignment with the minimum total cost."""
+    """A function that finds each image's one-to-one assignment with the minimum total cost."""
 
     def __init__(
         self, classification: ClassificationScheme, class_cost: float, box_cost: float, giou_cost: float
@@ -46,8 +46,8 @@ class HungarianMatcher:
     def __call__(self, stages: Sequence[Stage]) -> list[Match]:
         """Return one `Match` per stage.
 
-        The host waits for a GPU only once: the costs of all stages are transferred together, and so are the
-        resulting indices.
+        The host waits for a GPU only once: all stages' costs are transferred together, as are the resulting
+        indices.
 
         Raises:
             NonFiniteError: if predictions or target boxes are not finite; the message names the image.

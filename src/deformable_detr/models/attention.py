@@ -126,7 +126,7 @@ class DeformableAttention(MemoryAttention):
 class OwnLevelAttention(MemoryAttention):
     """Deformable attention in which each query attends only to the feature level that it belongs to.
 
-    The paper's Table 2 calls this "multi-scale inputs without multi-scale attention". All levels share the
+    This is "multi-scale inputs without multi-scale attention" (paper, Table 2). All levels share the
     projections.
 
     `queries_per_level(Q, spatial_shapes)` returns how many of the Q queries belong to each level. Queries are
@@ -159,7 +159,7 @@ class OwnLevelAttention(MemoryAttention):
 
 
 def tokens_per_level(num_queries: int, spatial_shapes: SpatialShapes) -> list[int]:
-    """Return the number of tokens on each level, because the encoder's queries are the memory's tokens."""
+    """Return the number of tokens on each level, which is the number of queries in the encoder."""
     return [height * width for height, width in spatial_shapes]
 
 

@@ -1,6 +1,8 @@
 """Backbones, which turn pixels into feature maps: torchvision's ResNets and any timm feature extractor.
 
-Batch norm is frozen in all of them (specification §2.1): detection batches are too small for its statistics.
+Batch norm is frozen in all of them, because detection batches are too small for its statistics (specification
+§2.1).
+
 Letters: B batch, C channels of a map, H and W height and width of a map.
 """
 
@@ -25,7 +27,9 @@ from ..ops import DeformConv2d
 
 
 class Backbone(nn.Module, ABC):
-    """Map normalised pixels (B, 3, H, W) to the last `num_maps` feature maps (B, C, H, W), finest first.
+    """A network that maps normalised pixels (B, 3, H, W) to feature maps (B, C, H, W), finest first.
+
+    It returns the last `num_maps` maps.
 
     Attributes:
         channels: the number of channels of each map.
@@ -123,8 +127,10 @@ def _make_deformable(stage: nn.Module) -> None:
 
 
 def resnet_key(key: str) -> str:
-    """Translate torchvision's name of a ResNet weight: `layer2.0.conv1.weight` →
-    `stages.1.0.conv1.weight`."""
+    """Translate torchvision's name of a ResNet weight.
+
+    For example, `layer2.0.conv1.weight` becomes `stages.1.0.conv1.weight`.
+    """
     head, _, rest = key.partition(".")
     if head.startswith("layer"):
         return f"stages.{int(head.removeprefix('layer')) - 1}.{rest}"

@@ -158,7 +158,7 @@ def register_queries(name: str, build: QueriesBuilder) -> None:
 
     Args:
         name: the value of `model.queries`.
-        build: a function of the configuration and the prediction heads that returns a module, which maps a
+        build: a function of the configuration and the prediction heads. It returns a module that maps a
             `FeatureMemory` to `Queries`.
     """
     add_choice("model.queries", name)

@@ -8,7 +8,10 @@ from .dropout import Dropout, relu_dropout_
 
 
 class FeedForward(nn.Module):
-    """Compute norm(x + linear2(relu(linear1(x)))) of x (B, Q, C), with dropout after the ReLU and linear2."""
+    """The function norm(x + linear2(relu(linear1(x)))), with dropout after the ReLU and linear2.
+
+    x has the shape (B, Q, C).
+    """
 
     def __init__(self, dim: int, ffn_dim: int, dropout: float):
         super().__init__()

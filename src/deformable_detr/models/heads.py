@@ -14,7 +14,7 @@ from ..structures import Predictions
 
 
 class PredictionHead(nn.Module):
-    """Map hidden states (B, Q, C) and reference logits (B, Q, 4) to `Predictions`."""
+    """The heads that map hidden states (B, Q, C) and reference logits (B, Q, 4) to `Predictions`."""
 
     def __init__(self, dim: int, num_logits: int):
         super().__init__()

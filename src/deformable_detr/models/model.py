@@ -96,7 +96,7 @@ def valid_ratio(mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def copy_on_same_memory(model: DetectionModel) -> DetectionModel:
-    """Copy the modules of `model`, but not their tensors, which the copy shares and does not train.
+    """Copy the modules of `model`, but share the memory of their tensors. The copy has no gradients.
 
     If a module or parameter of the copy is replaced, `model` does not change.
     """

@@ -76,8 +76,8 @@ class ChannelMapper(nn.Module):
 class FPN(nn.Module):
     """A feature pyramid (Lin et al. 2017) on top of `ChannelMapper`.
 
-    From the coarsest level on, each level is upsampled to its nearest neighbours and added to the next finer
-    one. Then a 3x3 convolution with group norm is applied to each level.
+    From the coarsest level on, each level is upsampled (nearest neighbour) and added to the next finer one.
+    Then a 3x3 convolution with group norm is applied to each level.
     """
 
     def __init__(self, in_channels: Sequence[int], dim: int, num_levels: int):

@@ -73,8 +73,8 @@ class ProposalQueries(nn.Module):
 
     `mask_invalid` excludes tokens in the padding, and tokens whose base box leaves the image, from the best
     Q. The authors' code includes them (specification §11, item 10), and its checkpoints depend on that.
-    In the first stage, class 0 means "object". An image with fewer tokens than `num_queries` has as many
-    queries as tokens.
+    In the first stage, class 0 means "object". If an image has fewer tokens than `num_queries`, each token
+    becomes a query.
     """
 
     def __init__(self, num_queries: int, dim: int, head: PredictionHead, mask_invalid: bool):

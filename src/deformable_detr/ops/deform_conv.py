@@ -6,7 +6,7 @@ well. Section 4.1 of the paper relates the two operators: deformable attention w
 point and the kernel as its output projection is a deformable convolution (tested by
 tests/ops/test_deform_conv.py).
 
-Letters: B batch, C channels, H and W size of the input map, H' and W' size of the output map,
+Letters: B batch, C channels, H and W height and width of the input map, H' and W' those of the output map,
 G offset groups, T = kh·kw taps of a kernel.
 """
 
@@ -49,7 +49,7 @@ class DeformConv2d(nn.Conv2d):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
-        """Create the layer. All other arguments are those of `nn.Conv2d`.
+        """Create the layer. The arguments that are not listed here are those of `nn.Conv2d`.
 
         Args:
             offset_groups: the number G of groups of input channels; each group has separate offsets.

@@ -2,7 +2,8 @@
 
 A sample costs five multiply-adds per channel: four for the bilinear interpolation and one for the attention
 weight. torch counts a multiply-add as two operations. Softmax and locations are not counted, because torch
-does not count elementwise operations: they take 10 operations per point, a sample of 32 channels 320.
+does not count elementwise operations: they take 10 operations per point.
+A sample of 32 channels takes 320.
 
 Letters: B batch, Q queries, M heads, D head dimension, P points of a head.
 """

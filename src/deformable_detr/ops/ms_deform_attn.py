@@ -24,7 +24,7 @@ def ms_deform_attn(
     *,
     points_per_level: Sequence[int] | None = None,
 ) -> Tensor:
-    """Sample `value` bilinearly at `sampling_locations` and sum with `attention_weights`.
+    """Sum bilinear samples of `value` at `sampling_locations`, weighted by `attention_weights`.
 
     Args:
         value: (B, S, M, D), the levels, flattened row by row, finest first; S = Σ H·W.
@@ -120,7 +120,7 @@ def fused_ms_deform_attn(
 
 
 def _real_dtype(value: Tensor) -> torch.dtype:
-    """Return the dtype of coordinates and weights, at least float32.
+    """Return the dtype of coordinates and weights, which is at least float32.
 
     A location in bfloat16 may be off by half a pixel.
     """

@@ -79,7 +79,7 @@ def _warn_once(problem: str) -> None:
 
 
 def _load() -> str | None:
-    """Load the library. If it is missing, return the reason, otherwise None."""
+    """Load the library. Return the reason if it is missing, otherwise None."""
     # The search is Python's for extension modules, although the library is not one (it does not use Python),
     # so that it is also found in an editable installation, which stores it far from this file.
     spec = find_spec(f"{_PACKAGE}._native")

@@ -36,7 +36,7 @@ _METHOD_ATTRIBUTES = ("method", "decoder_method")  # the kind of sampling in RT-
 
 
 def patch(model: nn.Module) -> PatchHandle:
-    """Replace multi-scale deformable attention everywhere inside `model` by `ops.ms_deform_attn`.
+    """Replace multi-scale deformable attention everywhere inside `model` with `ops.ms_deform_attn`.
 
     This recognises modules, functions and autograd functions with "deform" in their name that take `value`,
     spatial shapes, `sampling_locations` and `attention_weights` and no unknown arguments: all of
@@ -52,7 +52,7 @@ def patch(model: nn.Module) -> PatchHandle:
 
     Raises:
         ValueError: if there is nothing to replace, something is already patched (undo that first), or the
-            operator cannot be replaced: RT-DETRv2's "discrete" method uses the nearest pixel.
+            operator cannot be replaced, such as RT-DETRv2's "discrete" method, which uses the nearest pixel.
     """
     swaps = [swap for name, module in model.named_modules() for swap in _swaps_in(name, module)]
     if not swaps:
@@ -69,7 +69,7 @@ def patch(model: nn.Module) -> PatchHandle:
 class PatchHandle:
     """The replacements that `patch` made in a model, which can be undone.
 
-    As a context manager, it undoes them at the end of the block.
+    If used as a context manager, it undoes them at the end of the block.
     """
 
     def __init__(self, swaps: Sequence[_Swap]) -> None:
@@ -154,7 +154,7 @@ def _equal_points(num_points: int, num_levels: int) -> tuple[int, ...]:
 def _tokens_first(value: Tensor | Sequence[Tensor], tokens: int, heads: int) -> Tensor:
     """Return `value` as (B, S, M, D).
 
-    It may have that layout, RF-DETR's (B, M, D, S), or D-FINE's: one (B, M, D, S_l) per level.
+    The argument may have this layout, RF-DETR's (B, M, D, S), or D-FINE's, one (B, M, D, S_l) per level.
     """
     if not isinstance(value, Tensor):
         return torch.cat(list(value), dim=-1).permute(0, 3, 1, 2)

@@ -74,8 +74,8 @@ def sampling_locations_of(
 ) -> Tensor:
     """Add offsets (B, Q, M, P, 2) to references (B, Q, L, 2|4); return sampling locations (B, Q, M, P, 2).
 
-    The unit of an offset is a pixel of the level for a reference point, and half a box side divided by K for
-    a reference box (specification §3.1), so that the initial points are inside the box.
+    The unit of an offset is a pixel of the level for a reference point. For a reference box, it is half a box
+    side divided by K (specification §3.1), so that the initial points are inside the box.
     """
     levels = torch.tensor(
         [level for level, points in enumerate(points_per_level) for _ in range(points)],

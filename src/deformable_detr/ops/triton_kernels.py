@@ -30,8 +30,8 @@ import triton.language as tl
 def _program(Q, M: tl.constexpr, BLOCK_Q: tl.constexpr):
     """Return this program's image, head and queries, and a mask of the queries that exist.
 
-    The grid has one dimension, because the other two are limited to 65,535. Programs that run at the same
-    time process neighbouring parts of the picture, so they share the cache.
+    The grid has one dimension, because the second and third are limited to 65,535. Programs that run at the
+    same time process neighbouring parts of the picture, so they share the cache.
     """
     blocks = tl.cdiv(Q, BLOCK_Q)
     program = tl.program_id(0)
@@ -67,7 +67,7 @@ def _half_side_step(size, K: tl.constexpr):
 def _pixel_map(reference, exists, H, W, step_y, step_x, REFERENCE_SIZE: tl.constexpr):
     """Return (base, scale) for x and y, such that pixel = base + scale · input.
 
-    The kinds of input differ only in these. The half is needed because pixel centres are at (i + 1/2) / W.
+    The kinds of input differ only in these values. The half accounts for pixel centres, at (i + 1/2) / W.
     """
     base_x, scale_x, base_y, scale_y = -0.5, W, -0.5, H
     if REFERENCE_SIZE > 0:
@@ -82,7 +82,9 @@ def _pixel_map(reference, exists, H, W, step_y, step_x, REFERENCE_SIZE: tl.const
 
 @triton.jit
 def _sides(pixel, size):
-    """Return the previous pixel along one axis, the fraction of the way to the next, and if each is inside.
+    """Return the previous pixel along one axis, the fraction of the way to the next, and two masks.
+
+    The masks show whether these two pixels are inside the map.
 
     Positions are clamped before the conversion to integers, which is undefined for NaN, infinity and large
     numbers. This keeps outside positions outside. NaN becomes -2, because comparisons with NaN are false.

@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention on a GPU: checks tensors and launches the kernels in triton_kernels.py.
+"""Multi-scale deformable attention on a GPU: check tensors and launch the kernels in triton_kernels.py.
 
 The four functions at the end are the CUDA kernels of the operators in `torch.ops.deformable_detr`;
 `native.py` registers them and imports this file when the first CUDA tensor arrives.

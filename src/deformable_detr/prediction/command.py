@@ -67,7 +67,7 @@ def predict(
             large pictures; `Tiling()` has the usual ones. None means whole pictures.
         track: True to number the objects of videos.
         every: n, to process only every n-th frame of videos.
-        max_pixels: the largest H·W of a picture or frame, as for `load`; not allowed with a `Detector`.
+        max_pixels: the largest H·W of a picture or frame, as for `load`; a `Detector` has its own limit.
         tta: test-time augmentation, as for `evaluate`.
         progress: a function of a source's name, the number of finished items and the total number.
 
@@ -112,7 +112,7 @@ class _Settings:
 
 @dataclass
 class _Results:
-    """The results of the inputs so far."""
+    """The results of the inputs that have been processed so far."""
 
     images: list[PictureResult] = field(default_factory=list)
     videos: list[VideoResult] = field(default_factory=list)

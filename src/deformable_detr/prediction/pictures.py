@@ -53,7 +53,7 @@ def annotate_pictures(
 ) -> Generator[AnnotatedPicture | Unreadable]:
     """Draw each picture's detections, write the result to its target, and yield results batch by batch.
 
-    All files are written when the generator ends.
+    All files have been written when the generator ends.
     """
     with Behind() as behind, ThreadPoolExecutor(1) as reader:
         for batch in read_ahead(_read(finder, paths), reader):

@@ -109,7 +109,7 @@ def is_video(path: Path) -> bool:
 
 
 def names_shown(files: Sequence[Path]) -> str:
-    """Return the first names of a list and the number of the others."""
+    """Return the first names of a list and the number of remaining names."""
     more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
     return ", ".join(file.name for file in files[:_SHOWN]) + more
 

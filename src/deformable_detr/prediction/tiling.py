@@ -35,9 +35,9 @@ class Level:
 
     Attributes:
         tiles: (x0, y0, x1, y1) of each tile.
-        minimum: boxes whose longer side is at most this many pixels are ignored, because smaller tiles show
-            such objects better.
-        reach: every object up to this size in pixels fits completely into at least one tile.
+        minimum: a length in pixels. Boxes whose longer side does not exceed it are ignored, because smaller
+            tiles show such objects better.
+        reach: the size in pixels up to which every object fits completely into at least one tile.
     """
 
     tiles: tuple[tuple[int, int, int, int], ...]
@@ -181,7 +181,7 @@ def predict_tiled(
         batch_size: the number of tiles that are computed together.
 
     Raises:
-        UserError: as `Detector.predict`.
+        UserError: in the same cases as `Detector.predict`.
     """
     check_options(threshold, max_detections, batch_size)
     selection = Selection.of(detector.classes, threshold, classes, class_thresholds)

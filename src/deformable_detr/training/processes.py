@@ -1,4 +1,4 @@
-"""The processes that train together under torchrun: their ranks and devices, and the exchange between them.
+"""The processes that train together under torchrun: their ranks and devices, and their communication.
 
 This is plain `torch.distributed`; docs/decisions/0006-plain-torch-distributed.md explains why.
 """
@@ -61,8 +61,8 @@ class Processes:
 def join_processes(device: str) -> Processes:
     """Return this process's place among the processes that train together.
 
-    Under torchrun, the first call creates the process group. It stays, because the evaluation and later runs
-    in the same processes use it too.
+    Under torchrun, the first call creates the process group. The group is not destroyed, because the
+    evaluation and later runs in the same processes use it too.
 
     Args:
         device: auto, cpu or cuda. Each process takes the GPU of its local rank.

@@ -56,7 +56,7 @@ def train(
 
     Args:
         data: a folder in COCO, Pascal VOC or YOLO layout, with a split `train` and, to choose the best
-            checkpoint, `val` (else `test`).
+            checkpoint, `val` (or else `test`).
         recipe: a name in `recipes.RECIPES`, or a whole `RunConfig`.
         output: the run folder. It must not contain a run yet, except with `resume`.
         config: a YAML file with fields of `RunConfig`; precedence is recipe < config < overrides.

@@ -13,7 +13,7 @@ from types import FrameType
 
 
 class StopNow(BaseException):
-    """A signal arrived when nothing has to be finished. No library catches it, as it is a `BaseException`."""
+    """Raised by a signal if nothing has to be finished. Libraries do not catch a `BaseException`."""
 
 
 @dataclass

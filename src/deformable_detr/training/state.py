@@ -33,7 +33,7 @@ class TrainingState:
     """The values that an update changes, and the progress of the run.
 
     Attributes:
-        average: the moving average of the weights, or None.
+        average: the moving average of the weights; None if there is none.
         step: the number of updates done.
         closed_step: the update after which an epoch was last evaluated and its checkpoints were written.
         best_ap: the best AP so far; None before the first evaluation that has an AP.

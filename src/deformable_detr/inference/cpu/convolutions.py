@@ -17,7 +17,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def fold_norms(backbone: nn.Module) -> None:
-    """Move each frozen norm's scale and shift into the convolution before it if that has no other reader.
+    """Move a frozen norm's scale and shift into the preceding convolution if only the norm reads its output.
 
     The readers are found by tracing. A backbone that cannot be traced keeps its norms.
     """
@@ -43,7 +43,7 @@ def fold_norms(backbone: nn.Module) -> None:
 
 
 class _Tracer(fx.Tracer):
-    """Traces blocks but treats norms and convolutions, some of which pad by the picture's size, as leaves."""
+    """Treats norms and convolutions as leaves, because some of them pad by the picture's size."""
 
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
         known = isinstance(module, nn.Conv2d | DeformConv2d) or _is_frozen_norm(module)
@@ -74,8 +74,8 @@ def _fold(convolution: Any, norm: Any) -> None:
 def in_channels_last(module: ModuleT) -> ModuleT:
     """Store the channels of a pixel next to each other.
 
-    Then a 1x1 convolution is a matrix product, depthwise convolutions load whole vectors, and flattening a
-    level to tokens is free.
+    In this format, a 1x1 convolution is a matrix product, depthwise convolutions load whole vectors, and
+    flattening a level to tokens is free.
     """
     for part in module.modules():
         if isinstance(part, nn.Conv2d):

@@ -23,7 +23,7 @@ ONES = 8  # channels after those of the memory: a one and seven zeros, which kee
 
 
 class LastLayerDecoder(Decoder):
-    """Predicts only after the last layer. With refinement, earlier layers predict boxes only."""
+    """Predicts only after the last layer. With refinement, earlier layers predict only boxes."""
 
     def __init__(self, decoder: Decoder):
         layers, heads = list(decoder.layers), list(decoder.heads)
@@ -58,7 +58,7 @@ def with_ones(memory: LocatedMemory) -> Tensor:
 
 
 class SampledFirst(MemoryAttention):
-    """`DeformableAttention` with its value projection after the sampling.
+    """A `DeformableAttention` that applies its value projection after the sampling.
 
     Sampling is linear: Σ aₚ (W xₚ + b) = W Σ aₚ xₚ + b Σ aₚ, over the points p inside the image. Therefore
     each head can sample the tokens themselves and project Q rows instead of S; the second sum comes from the

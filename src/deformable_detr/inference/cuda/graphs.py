@@ -50,7 +50,7 @@ class CudaReplay(Replay):
 
 
 class Graphs:
-    """Calls `function`, by replaying a graph from the second time that inputs of the same shapes occur.
+    """Calls `function`. For inputs whose shapes occur again, it records a graph and replays it instead.
 
     Recording a graph takes as long as several calls, so it is delayed until a shape occurs again. The graphs
     of the most recently used shapes are kept. Only one call runs at a time; other threads wait.

@@ -8,7 +8,7 @@ A file may come from anyone: metadata is parsed strictly, sizes are limited, no 
 
     model.py            ExportedModel, ExportedBackend, and the checks of every file and every output
     metadata.py         description and certificate as text
-    onnx_file.py openvino_file.py      one format each
+    onnx_file.py openvino_file.py      the two formats
 
 A .pt2 file is written for other programs and never read: docs/decisions/0008-pt2-is-written-not-read.md.
 """
@@ -38,7 +38,7 @@ def is_exported(model: object) -> bool:
 def load(
     path: str | Path, device: str | torch.device = "auto", dtype: str | torch.dtype | None = None
 ) -> ExportedModel:
-    """Open an exported file. Engines use as many threads as `torch.get_num_threads()` returns now.
+    """Open an exported file. Its engine uses `torch.get_num_threads()` threads, as set at this time.
 
     Raises:
         UserError: if there is no such file, it is a .pt2, it was not written by `deformable-detr export`, it
