@@ -47,7 +47,7 @@ def test_data_cannot_end_its_script() -> None:
 def test_text_is_escaped_and_markup_is_not() -> None:
     table = Table([EVIL], [[Cell(EVIL, tag=EVIL, title=EVIL), Markup("<i>x</i>"), EVIL]], EVIL, [EVIL])
     parts = {"classes": table, "sizes": table}
-    section = SimpleNamespace(anchor="classes", place=("classes", EVIL), title=EVIL, parts=parts)
+    section = SimpleNamespace(anchor="classes", navigation_entry=("classes", EVIL), title=EVIL, parts=parts)
     texts = dict.fromkeys(("title", "kicker", "headline", "command"), EVIL)
     made = dict.fromkeys(("version", "model", "time"), EVIL)
     reader = Reader(render("report.html", **texts, made=made, sections=[section], tiles=(), limits=()))

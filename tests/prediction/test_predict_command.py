@@ -22,7 +22,7 @@ from tests.support.scenes import SquareFinder, moving_squares, squares, write, w
 def finder(monkeypatch: pytest.MonkeyPatch) -> SquareFinder:
     """What every MODEL is."""
     finder = SquareFinder()
-    monkeypatch.setattr(command, "load", lambda *_: finder)
+    monkeypatch.setattr(command, "load", lambda *_, **__: finder)
     return finder
 
 
@@ -152,7 +152,7 @@ def test_json_lines_through_pipes(detector: Detector, tmp_path: Path) -> None:
     code = (
         "import sys; from deformable_detr import cli; from deformable_detr.inference import detector as d\n"
         "load = d.load\n"
-        "d.load = lambda *a: (print('a library prints'), load(*a))[1]\n"
+        "d.load = lambda *a, **k: (print('a library prints'), load(*a, **k))[1]\n"
         f"sys.exit(cli.main(['predict', {str(model)!r}, '-', '--threshold', '0', '--max-detections', '3']))"
     )
     process = subprocess.Popen(

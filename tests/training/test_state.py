@@ -132,7 +132,7 @@ def test_resuming_detr(tiny_data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"batch_size": 3}, "made with 2 images per update, now there are 3"),
+        ({"batch_size": 3}, "2 images per update, now there are 3"),
         ({"num_queries": 12}, "the model differs from the one in .*queries.*same model settings"),
         ({"model.backbone.trainable_layers": 1}, "the model differs from the one in .*same model settings"),
     ],

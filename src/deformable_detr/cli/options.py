@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
         self._titled: dict[str, Any] = {}
         if add_help:
             self.add_argument("-h", "--help", action="help", help="Show this text.")
-            # Main.py removes it before parsing
+            # main.py removes it before parsing
             self.flag("--debug", "Show the traceback of an error.", to="debug")
 
     def argument(

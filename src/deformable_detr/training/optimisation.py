@@ -1,5 +1,5 @@
-"""Optimisation: parameter groups, learning rate, moving average (paper, section 5; docs/specification.md
-§6.1, §6.2).
+"""Optimisation: parameter groups, learning rate, moving average (paper, section 5;
+specification §6.1, specification §6.2).
 
 Learning rate and decay are pure functions of the update's number, so a resumed run needs no scheduler state.
 """

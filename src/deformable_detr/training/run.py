@@ -1,4 +1,4 @@
-"""Training in a single loop (paper, section 5; docs/specification.md §6).
+"""Training in a single loop (paper, section 5; specification §6).
 
 A run folder contains `config.yaml`, `checkpoints/{last,best}/`, `training_state.pt`, `metrics.jsonl`,
 TensorBoard's event files, `environment.jsonl` (a line for each start) and `report.html`.

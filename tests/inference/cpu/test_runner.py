@@ -192,7 +192,7 @@ def test_a_known_size_is_not_computed_again_and_few_are_kept(monkeypatch: pytest
     calls = []
     position = runner._model.position
     encode = position.forward
-    monkeypatch.setattr(position, "forward", lambda masks: calls.append(1) or encode(masks))
+    monkeypatch.setattr(position, "forward", lambda *masks: calls.append(1) or encode(*masks))
     for size in [(64, 64), (64, 64), (64, 96)]:
         runner(images(size))
     runner(images((64, 96), (64, 96)))  # of another batch size
