@@ -472,7 +472,7 @@ CASES: dict[str, Case] = {
         fatal=True,
     ),
     "train leads out": Case(
-        yolo(yaml=swap("train: images/train", "train: ../../../../../tmp")),
+        yolo(yaml=swap("train: images/train", "train: ../..")),
         "unusable-split",
         "train",
         "leads out of the data set, to",

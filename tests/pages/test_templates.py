@@ -49,8 +49,8 @@ def test_text_is_escaped_and_markup_is_not() -> None:
     parts = {"classes": table, "sizes": table}
     section = SimpleNamespace(anchor="classes", navigation_entry=("classes", EVIL), title=EVIL, parts=parts)
     texts = dict.fromkeys(("title", "kicker", "headline", "command"), EVIL)
-    made = dict.fromkeys(("version", "model", "time"), EVIL)
-    reader = Reader(render("report.html", **texts, made=made, sections=[section], tiles=(), limits=()))
+    origin = dict.fromkeys(("version", "model", "time"), EVIL)
+    reader = Reader(render("report.html", **texts, origin=origin, sections=[section], tiles=(), limits=()))
     tags = [tag for tag, _ in reader.elements]
     assert "img" not in tags
     assert (tags.count("i"), tags.count("script")) == (2, 1)
