@@ -1,7 +1,7 @@
 """Small data sets as annotation tools export them: same two pictures, one cat and one dog in each.
 
-Each function writes what its tool writes (names of files and fields, order of columns), found by reading the
-tool's code.
+Each function writes the names of files and fields and the order of columns of its tool. VoTT's follow its code;
+the others follow examples and descriptions of the formats.
 """
 
 from __future__ import annotations

@@ -35,9 +35,10 @@ COMMANDS = (
     "doctor",
 )
 
+_NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")  # in torch's messages
+
 # Errors of the operating system when a file cannot be written. (Code that reads a user's file checks that it
 # exists first.)
-_NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")  # in torch's messages
 _WRONG_PATH = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError, FileNotFoundError)
 
 
@@ -105,7 +106,7 @@ def execute(
         code = getattr(error, "exit_code", None)
         if code is not None:
             return fail(str(error), code)
-        if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY):
+        if isinstance(error, MemoryError) or any(phrase in str(error).lower() for phrase in _NO_MEMORY):
             return refuse(
                 "there is not enough memory for this input: use a larger machine, or smaller pictures, "
                 f"batches or files{_detail(error)}; --debug shows where."

@@ -89,7 +89,6 @@ class SetCriterion:
         assigned = torch.full((logits.shape[0] * logits.shape[1],), NO_OBJECT, device=logits.device)
         assigned = assigned.scatter(0, match.queries, labels[match.objects]).view(logits.shape[:2])
         class_loss = self.classification.loss(logits, assigned, count)
-        # The gradient of `boxes[…]` would make the host wait for a GPU; that of index_select does not.
         predicted = boxes.flatten(0, 1).index_select(0, match.queries)
         target_boxes = torch.cat([target.boxes_cxcywh for target in targets])[match.objects].to(predicted)
         box_loss = F.l1_loss(predicted, target_boxes, reduction="sum") / count.objects
