@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..inference.cpu.convolutions import fold_norms
+from ..inference.convolutions import fold_norms
 from ..models import DetectionModel, copy_on_same_memory
 from ..models.attention import DeformableAttention
 from ..models.queries import BestProposals, ProposalQueries

@@ -16,8 +16,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from deformable_detr.config import RECIPES, BackboneConfig, DataConfig, recipe
 from deformable_detr.inference.backend import RunnerBackend
+from deformable_detr.inference.convolutions import fold_norms
 from deformable_detr.inference.cpu import Runner, encoder
-from deformable_detr.inference.cpu.convolutions import fold_norms
 from deformable_detr.inference.cpu.encoder import ChunkedEncoder
 from deformable_detr.inference.cpu.memory import KEPT_SIZES
 from deformable_detr.inference.cpu.queries import ChunkedProposals

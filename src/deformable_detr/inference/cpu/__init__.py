@@ -3,7 +3,8 @@
 `optimise` (build.py) copies the model's parts and replaces those for which there is a faster version; unknown
 parts stay unchanged. The structure is still that of `DetectionModel.forward`:
 
-    pixels → backbone → neck          convolutions.py   norms folded into the weights, channels_last
+    pixels → backbone → neck          ../convolutions.py and group_norm.py: norms folded into the weights,
+                                                        channels_last, group norm in two passes
            → locate                   memory.py         positions are cached for each picture size
            → encoder                  encoder.py        chunks of tokens, from sampling to the last norm
            → queries                  queries.py        caches fixed queries; encodes proposals in chunks

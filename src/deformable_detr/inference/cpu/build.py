@@ -12,14 +12,10 @@ from ...models.attention import DeformableAttention
 from ...models.decoder import Decoder
 from ...models.encoder import Encoder, EncoderLayer
 from ...models.queries import FixedQueries, ProposalQueries
-from .convolutions import (
-    fold_norms,
-    in_channels_last,
-    keep_sampling_in_float32,
-    norm_groups_in_two_passes,
-)
+from ..convolutions import fold_norms, in_channels_last, keep_sampling_in_float32
 from .decoder import LastLayerDecoder, SampledFirst
 from .encoder import ChunkedEncoder, ChunkedEncoderLayer
+from .group_norm import norm_groups_in_two_passes
 from .memory import LocatingModel
 from .queries import ChunkedProposals, ComputedQueries
 

@@ -9,7 +9,7 @@ import torch
 from ...models import DetectionModel, copy_on_same_memory
 from ...models.queries import BestProposals, ProposalQueries
 from ...structures import DetectorOutput, FeatureBatch, FeatureMemory, ImageBatch
-from ..cpu.convolutions import fold_norms, in_channels_last, keep_sampling_in_float32
+from ..convolutions import fold_norms, in_channels_last, keep_sampling_in_float32
 
 
 class TypedModel(DetectionModel):
