@@ -62,7 +62,7 @@ class Commands:
         return parser
 
     def run(self, arguments: Namespace) -> int:
-        import_module(f"{self.package}.{arguments.what}").run(arguments)
+        import_module(f"{self.package}.{vars(arguments).pop('what')}").run(arguments)
         return 0
 
 

@@ -97,25 +97,17 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> None:
-    benchmark_infer(
-        recipe=arguments.recipe,
-        size=arguments.size,
-        against=arguments.against,
-        threads=arguments.threads,
-        repeats=arguments.repeats,
-        output=arguments.output,
-        console=Console(),
-    )
+    benchmark_infer(**vars(arguments), console=Console())
 
 
 def benchmark_infer(
     *,
-    recipe: str = "deformable_detr_r50",
-    size: str = "800x1066",
-    against: str | None = None,
-    threads: int | None = None,
-    repeats: int = 5,
-    output: str | None = None,
+    recipe: str,
+    size: str,
+    against: str | None,
+    threads: int | None,
+    repeats: int,
+    output: str | None,
     console: Console,
 ) -> dict[str, Any]:
     """Measure, print tables to `console`, write `output` if given, and return what was written.

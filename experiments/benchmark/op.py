@@ -78,25 +78,17 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> None:
-    benchmark_op(
-        against=arguments.against,
-        threads=arguments.threads,
-        repeats=arguments.repeats,
-        output=arguments.output,
-        keep_buffers=arguments.keep_buffers,
-        quick=arguments.quick,
-        console=Console(),
-    )
+    benchmark_op(**vars(arguments), console=Console())
 
 
 def benchmark_op(
     *,
-    against: str | None = None,
-    threads: str = "1,all",
-    repeats: int = 11,
-    output: str | None = None,
-    keep_buffers: bool = False,
-    quick: bool = False,
+    against: str | None,
+    threads: str,
+    repeats: int,
+    output: str | None,
+    keep_buffers: bool,
+    quick: bool,
     console: Console,
 ) -> dict[str, Any]:
     """Measure, print tables to `console`, write `output` if given, and return what was written.

@@ -75,27 +75,18 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> None:
-    benchmark_train(
-        recipe=arguments.recipe,
-        size=arguments.size,
-        batch=arguments.batch,
-        against=arguments.against,
-        threads=arguments.threads,
-        repeats=arguments.repeats,
-        output=arguments.output,
-        console=Console(),
-    )
+    benchmark_train(**vars(arguments), console=Console())
 
 
 def benchmark_train(
     *,
-    recipe: str = "deformable_detr_r50",
-    size: str = "480x640",
-    batch: int = 2,
-    against: str | None = None,
-    threads: int | None = None,
-    repeats: int = 5,
-    output: str | None = None,
+    recipe: str,
+    size: str,
+    batch: int,
+    against: str | None,
+    threads: int | None,
+    repeats: int,
+    output: str | None,
     console: Console,
 ) -> dict[str, Any]:
     """Measure, print tables to `console`, write `output` if given, and return what was written.
