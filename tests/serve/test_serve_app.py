@@ -453,8 +453,9 @@ async def test_nothing_is_computed_for_those_who_have_gone() -> None:
     async with running(detector, ServeSettings(max_batch=1)) as (server, client):
         watched.go.clear()
         watched.batches.clear()
+        begun = watched.begun
         first = asyncio.create_task(client.post(DETECT, files=form(PNG)))
-        await until(lambda: server.engine.accepted == 1)
+        await until(lambda: watched.begun == begun + 1)  # else the second could overtake it
         request = client.build_request("POST", "http://localhost/v1/detect", files=form(PNG))
         body = b"".join([piece async for piece in request.stream])  # type: ignore[union-attr]
         messages: list[dict[str, Any]] = [{"type": "http.request", "body": body}]

@@ -37,13 +37,18 @@ def tiny_detector(config: RunConfig | None = None) -> Detector:
 
 @dataclass
 class WatchedBackend(Backend):
-    """A backend that records the shapes of its batches, and waits for `go` before each."""
+    """A backend that records the shapes of its batches, and waits for `go` before each.
+
+    `begun` counts the batches that it was given, those that still wait for `go` included.
+    """
 
     inner: Backend
     go: threading.Event = field(default_factory=threading.Event)
     batches: list[tuple[int, ...]] = field(default_factory=list)
+    begun: int = 0
 
     def __call__(self, batch: ImageBatch) -> Predictions:
+        self.begun += 1
         assert self.go.wait(30)
         self.batches.append(tuple(batch.pixels.shape))
         return self.inner(batch)
