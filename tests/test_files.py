@@ -7,7 +7,6 @@ import os
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -262,8 +261,7 @@ for number in range(200):
     write_text(f"{sys.argv[1]}_{number % 7}.txt", "x" * 1000)
 """
     writers = [subprocess.Popen([sys.executable, "-c", program, str(i)], cwd=tmp_path) for i in range(3)]
-    start = time.monotonic()
-    assert [writer.wait(60 - (time.monotonic() - start)) for writer in writers] == [0, 0, 0]
+    assert [writer.wait(600) for writer in writers] == [0, 0, 0]
     assert len(names(tmp_path)) == 21
     assert all(path.stat().st_size == 1000 for path in tmp_path.iterdir())
 

@@ -261,18 +261,45 @@ def test_a_norm_is_folded_only_where_nobody_else_sees_the_convolution() -> None:
 # ---------------------------------------------------------------- 16 bit
 
 
-@pytest.mark.parametrize("name", ["detr_r50", "deformable_detr_r50", "deformable_detr_lite"])
+# A bfloat16 is off by up to 2⁻⁹ = 0.2 %, and some twenty layers follow each other: √20 · 0.2 % = 1 %.
+# Processors differ in the order in which they add and in where they round, so five times that is allowed.
+OF_BFLOAT16 = 0.05
+
+
+def root_mean_square(x: Tensor) -> float:
+    return float(x.square().mean().sqrt())
+
+
+@pytest.mark.parametrize("name", ["detr_r50", "deformable_detr_r50"])
 def test_bfloat16_stays_close_and_keeps_coordinates_in_float32(name: str) -> None:
     model = small_model(name)
     batch = images((70, 101), (48, 90))
     runner = Runner(model, torch.bfloat16)
     found, wanted = runner(batch), plainly(model, batch)
     assert found.logits.dtype == found.boxes_cxcywh.dtype == torch.float32
-    error = (found.logits - wanted.logits).abs()
-    assert 0 < error.max() < 0.1 * wanted.logits.std()
-    assert (found.boxes_cxcywh - wanted.boxes_cxcywh).abs().max() < 0.02
+    for output in ("logits", "boxes_cxcywh"):
+        right = getattr(wanted, output)
+        assert 0 < root_mean_square(getattr(found, output) - right) < OF_BFLOAT16 * float(right.std())
     assert {parameter.dtype for parameter in runner._model.encoder.parameters()} == {torch.bfloat16}
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", ["deformable_detr_lite", "deformable_detr_r50_two_stage"])
+def test_bfloat16_stays_close_up_to_the_choice_of_proposals(name: str) -> None:
+    """Rounding may decide which proposals are the best, and then queries differ: memories are compared."""
+    model = small_model(name)
+    runner = Runner(model, torch.bfloat16)
+    memories: list[Tensor] = []
+    for encoder_ in (model.encoder, runner._model.encoder):
+        encoder_.register_forward_hook(lambda _, __, memory: memories.append(memory.tokens.float().clone()))
+    batch = images((70, 101), (48, 90))
+    plainly(model, batch)
+    found = runner(batch)
+    plain, in_bfloat16 = memories
+    assert 0 < root_mean_square(in_bfloat16 - plain) < OF_BFLOAT16 * root_mean_square(plain)
+    assert found.logits.dtype == found.boxes_cxcywh.dtype == torch.float32
+    assert torch.isfinite(found.logits).all()
+    assert ((found.boxes_cxcywh >= 0) & (found.boxes_cxcywh <= 1)).all()
 
 
 # ---------------------------------------------------------------- changes of the model

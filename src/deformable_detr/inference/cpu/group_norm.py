@@ -24,8 +24,8 @@ class _TwoPassGroupNorm(nn.Module):
     as E[x²] - E[x]². On a map that is 60 % uniform, its error is 2e-4, even if the mean was subtracted
     before. The error of this class is 1e-6, like that of PyTorch's group norm in its usual memory format.
 
-    If a map hardly varies, the norm magnifies the rounding of the mean, by up to 1/√ε = 316. Therefore the mean
-    of the deviations, which is that rounding, is subtracted too.
+    If a map hardly varies, the norm magnifies the rounding of the mean, by up to 1/√ε = 316. Therefore the
+    mean of the deviations, which is that rounding, is subtracted too.
     """
 
     def __init__(self, norm: GroupNorm):
