@@ -16,6 +16,7 @@ from deformable_detr.files import (
     DRAFTS,
     check_output_file,
     check_readable,
+    make_output_folder,
     read_json,
     replacing,
     write_json,
@@ -128,6 +129,16 @@ def test_a_linked_folder_stays_linked(tmp_path: Path) -> None:
         (draft / "weights").write_text("new")
     assert (tmp_path / "link").is_symlink()
     assert names(tmp_path / "disk") == ["weights"]
+
+
+def test_an_output_folder_is_created_where_its_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("disk/out")
+    make_output_folder(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "disk" / "out").is_dir()
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match="loop"):
+        make_output_folder(tmp_path / "loop")
 
 
 def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:

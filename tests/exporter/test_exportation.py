@@ -320,6 +320,7 @@ def test_the_command_hands_its_options_on(
         "split": "test",
         "format": "auto",
         "num_images": 3,
+        "max_pixels": None,
         "max_box_drift": None,
         "max_score_drift": None,
         "max_ap_drift": 0.1,

@@ -78,7 +78,7 @@ def form(*contents: bytes) -> list[tuple[str, tuple[str, bytes, str]]]:
 
 def client_of(server: Server, **options: Any) -> httpx.AsyncClient:
     transport = httpx.ASGITransport(server, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60, **options)
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=300, **options)
 
 
 @asynccontextmanager

@@ -84,9 +84,9 @@ def read_splits(data: str | Path, config: RunConfig) -> tuple[Split, Split | Non
     train = read("train")
     if train.num_objects == 0:
         crowds = sum(map(len, train.images))
-        only = f"only {crowds} crowd regions" if crowds else "none"
+        only = f" (only {crowds:,} crowd regions)" if crowds else ""
         raise UserError(
-            f"the split {train.name} of {train.source} has no object to learn from, {only}"
+            f"the split {train.name} of {train.source} has no object to learn from{only}"
             f"{main_reason(train)}: correct the annotations."
         )
     name = name_to_measure_on(list_splits(data, format=config.data.format))
