@@ -65,7 +65,7 @@ def read_bytes(url: str, *, attempts: int = ATTEMPTS, first_wait_s: float = FIRS
         except Exception as error:  # each network library has its own
             last = error
     raise UserError(
-        f"{url} could not be read in {attempts} attempts ({_reason(last)}): check the connection and try again."
+        f"{url} could not be read in {attempts} attempts ({_reason(last)}): check the connection."
     ) from last
 
 
