@@ -149,7 +149,11 @@ def test_the_configuration_reaches_the_scheme() -> None:
     softmax = build_classification(ModelConfig(num_classes=7, classification="softmax"), loss)
     assert isinstance(focal, SigmoidFocal)
     assert (focal.num_logits, focal.alpha, focal.gamma) == (7, 0.5, 1.0)
-    for name, kind in (("mal", SigmoidMatchability), ("varifocal", SigmoidVarifocal)):
-        assert type(build_classification(ModelConfig(), LossConfig(classification_loss=name))) is kind
+    assert type(build_classification(ModelConfig(), LossConfig(classification_loss="mal"))) is (
+        SigmoidMatchability
+    )
+    assert type(build_classification(ModelConfig(), LossConfig(classification_loss="varifocal"))) is (
+        SigmoidVarifocal
+    )
     assert isinstance(softmax, SoftmaxWithNoObject)
     assert (softmax.num_logits, softmax.no_object_weight) == (8, 0.3)

@@ -23,7 +23,8 @@ def small_plus(**changes: object) -> DetectionModel:
 
 def memory_of(model: DetectionModel) -> FeatureMemory:
     with torch.no_grad():
-        return model.encoder(model.embed(IMAGES))
+        memory: FeatureMemory = model.encoder(model.embed(IMAGES))
+    return memory
 
 
 def test_the_i_th_best_proposal_has_the_i_th_row_of_the_content() -> None:
@@ -54,6 +55,7 @@ def test_fewer_tokens_than_queries_use_the_first_rows() -> None:
     model = small_plus(num_queries=500)
     queries = model.queries(memory_of(model))
     assert queries.content.shape[1] < 500
+    assert isinstance(model.queries, MixedQueries)
     assert torch.equal(queries.content[0], model.queries.content[: queries.content.shape[1]])
 
 
@@ -75,5 +77,6 @@ def test_queries_that_choose_proposals_otherwise_stay_as_they_are() -> None:
             return super().forward(replace(memory, tokens=-memory.tokens))
 
     model = small_plus()
+    assert isinstance(model.queries, MixedQueries)
     worst = Worst(7, 32, model.queries.head, mask_invalid=False)
     assert with_best_proposals(worst) is worst

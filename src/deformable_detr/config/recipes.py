@@ -15,11 +15,11 @@ from ..errors import UserError
 from .fields import (
     BackboneConfig,
     DataConfig,
-    LossConfig,
     ModelConfig,
     RunConfig,
     TrainConfig,
 )
+from .losses import LossConfig
 
 
 def detr_r50() -> RunConfig:

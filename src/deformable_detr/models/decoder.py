@@ -79,6 +79,7 @@ class Decoder(nn.Module):
         for index, layer in enumerate(self.layers):
             content = layer(content, queries.positions, references, memory)
             head = self.heads[index % len(self.heads)]
+            assert isinstance(head, PredictionHead)
             hidden = self.norm(content)
             logits, deltas = head.class_head(hidden), head.box_head(hidden)
             boxes = corrected(logits_of_references(origins), deltas)
