@@ -166,18 +166,21 @@ def _recipe_row(name: str) -> str:
 
 
 def _verdict(differences: Sequence[float], published: float) -> Verdict:
-    """Compare the sign of the differences with the published one. It counts as decided if chance would give
-    it in less than 5 % of all cases: Student's one-sided t test of the seeds' differences."""
+    """Compare the sign of the differences with the published one, if they have a sign beyond chance."""
     if not differences:
         return "not run"
     if len(differences) == 1:
         return "one seed"
-    if not _has_a_sign(differences):
+    if not has_a_sign(differences):
         return "undecided"
     return "as published" if fmean(differences) * published > 0 else "not as published"
 
 
-def _has_a_sign(differences: Sequence[float]) -> bool:
+def has_a_sign(differences: Sequence[float]) -> bool:
+    """Return True if chance would give the mean of these differences its sign in less than 5 % of all cases.
+
+    This is Student's one-sided t test; there must be at least two differences.
+    """
     error = stdev(differences) / len(differences) ** 0.5
     least = float(student.ppf(1 - CHANCE, len(differences) - 1)) * error
     result: bool = abs(fmean(differences)) > least

@@ -19,13 +19,17 @@ from .rows import AP_NAMES
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run; `curve` maps an epoch (from 1) to its metrics."""
+    """A finished run; `curve` maps an epoch (from 1) to its metrics.
+
+    `cpu_minutes` includes the evaluations; it is None for older results.
+    """
 
     data: str
     row: str
     epochs: int
     seed: int
     hours: float
+    cpu_minutes: float | None
     metrics: Mapping[str, float]
     curve: Mapping[int, Mapping[str, float]]
 
@@ -73,16 +77,19 @@ def _read_result(path: Path) -> Result:
         content = json.loads(path.read_text(encoding="utf-8"))
         result = Result(
             data=str(content["data"]),
-            row=ROWS[content["row"]].name,
+            row=str(content["row"]),
             epochs=_whole(content, "epochs"),
             seed=_whole(content, "seed"),
             hours=float(content["training_hours"]),
+            cpu_minutes=float(content["cpu_seconds"]) / 60 if "cpu_seconds" in content else None,
             metrics={name: float(content[name]) for name in AP_NAMES},
             curve={
                 _whole(row, "epoch"): {name: float(row[name]) for name in AP_NAMES}
                 for row in content["curve"]
             },
         )
+        if result.row not in ROWS and "settings" not in content:
+            raise ValueError(f"there is no row {result.row}")
         if result.epochs < 1 or result.hours <= 0 or result.epochs not in result.curve:
             raise ValueError("nothing was trained, or its end not evaluated")
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -98,12 +105,13 @@ def _whole(content: Mapping[str, Any], name: str) -> int:
 
 
 def group(results: Iterable[Result]) -> list[Experiment]:
-    """Group results by data set, then in the order of tables 1 and 2, then by epochs."""
+    """Group results by data set, then by row (of tables 1 and 2 first, then variants), then by epochs."""
     groups: dict[tuple[str, str, int], list[Result]] = defaultdict(list)
     for result in results:
         groups[result.data, result.row, result.epochs].append(result)
     order = [row.name for row in (*table1.ROWS, *table2.ROWS)]
-    keys = sorted(groups, key=lambda key: (key[0], order.index(key[1]), key[2]))
+    rank = {name: place for place, name in reversed(list(enumerate(order)))}
+    keys = sorted(groups, key=lambda key: (key[0], rank.get(key[1], len(order)), key[1], key[2]))
     return [Experiment(*key, tuple(sorted(groups[key], key=lambda run: run.seed))) for key in keys]
 
 

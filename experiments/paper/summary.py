@@ -21,13 +21,13 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from deformable_detr.cli.options import Parser
-from deformable_detr.errors import UserError
 from deformable_detr.files import write_json, write_text
 from experiments.commands import add_output
 
 from . import published
 from .claims import DEFORMABLE, DENSE, Convergence, Effect, convergence, effects
 from .finished import Experiment, group, missing, read_results
+from .markers import put_between, split_at_markers
 from .pictures import COLOURS, new_figure, save_figure
 from .queue import ROWS, read_queue
 from .rows import AP_NAMES
@@ -44,7 +44,6 @@ PUBLISHED_RIVALS = {
     "DETR-DC5, 50 epochs": published.DETR_DC5_50,
     "DETR-DC5, 500 epochs": published.DETR_DC5_500,
 }
-BEGIN, END = "<!-- paper summary: begin -->", "<!-- paper summary: end -->"
 
 
 def add_arguments(parser: Parser) -> None:
@@ -65,7 +64,8 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: Namespace) -> None:
     output = Path(arguments.output)
     into = None if arguments.into is None else Path(arguments.into)
-    surroundings = None if into is None else _split_at_markers(into)
+    if into is not None:
+        split_at_markers(into)  # before any work is done
     experiments = group(read_results(Path(arguments.results)))
     queued = [] if arguments.queue is None else read_queue(Path(arguments.queue))[1]
     absent = missing(experiments, queued)
@@ -86,27 +86,12 @@ def run(arguments: Namespace) -> None:
         written += save_figure(figure, output / f"summary_{name}")
         if into is not None:
             written += save_figure(figure, into.parent / "images" / f"paper_{name}")
-    if into is not None and surroundings is not None:
-        before, after = surroundings
+    if into is not None:
         pictures = "".join(f"\n![AP against epoch on {name}](images/paper_{name}.png)\n" for name in names)
-        write_text(into, f"{before}{BEGIN}\n\n{text}{pictures}\n{END}{after}")
+        put_between(into, text + pictures)
         written.append(into)
     print(text)
     print("written: " + ", ".join(map(str, written)))
-
-
-def _split_at_markers(path: Path) -> tuple[str, str]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--into {path} cannot be read ({error.strerror}): name a Markdown file.") from error
-    before, begun, rest = text.partition(BEGIN)
-    _, ended, after = rest.partition(END)
-    if not begun or not ended:
-        raise UserError(
-            f"--into {path} has no place for the tables: put the lines {BEGIN} and {END} into it."
-        )
-    return before, after
 
 
 def _entry(each: Experiment) -> dict[str, Any]:
