@@ -64,7 +64,8 @@ def run_on_two_machines(data: Path, folder: Path, deaths: tuple[str, ...]) -> Pa
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     }
     agents = []
-    for machine in ("first", "second"):
+    # torchrun gives rank 0 to the machine whose address comes first in alphabetical order.
+    for machine, address in (("first", "127.0.0.1"), ("second", "127.0.0.2")):
         launch = [
             "--nnodes",
             "2",
@@ -76,7 +77,7 @@ def run_on_two_machines(data: Path, folder: Path, deaths: tuple[str, ...]) -> Pa
             "0.2",
         ]
         launch += ["--rdzv-backend", "c10d", "--rdzv-id", "test", "--rdzv-endpoint", endpoint]
-        launch += ["--rdzv-conf", f"is_host={machine == 'first'}", "--local-addr", "127.0.0.1"]
+        launch += ["--rdzv-conf", f"is_host={machine == 'first'}", "--local-addr", address]
         with (folder / f"{machine}.log").open("w") as log:
             agents.append(
                 subprocess.Popen(
