@@ -6,11 +6,14 @@ TensorBoard's event files, `environment.jsonl` (a line for each start) and `repo
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -19,13 +22,13 @@ from .. import checkpoint as checkpoints
 from ..config import RunConfig, override, read_config, to_dict
 from ..data.loading import lost_workers_as_user_errors
 from ..data.seeds import seed_sequence
-from ..errors import TrainingInterruptedError
+from ..errors import TrainingInterruptedError, UserError
 from ..evaluation import collect_detections, evaluate
 from ..files import remove_abandoned, write_text
 from ..inference.detector import Detector
 from ..report import report_text
 from ..run_folder.log import TrainingLog, note_start
-from ..run_folder.names import BEST, LAST, REPORT_PAGE, RUN_CONFIG_FILE
+from ..run_folder.names import BEST, LAST, REPORT_PAGE, RUN_CONFIG_FILE, STATE_FILE
 from .lock import locked
 from .messages import opening_lines
 from .optimisation import (
@@ -48,11 +51,14 @@ def train(
     *,
     config: str | Path | None = None,
     init_from: str | Path | None = None,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
     device: str = "auto",
     **overrides: Any,
 ) -> Detector:
     """Train a detector; under torchrun, call this in every process.
+
+    Only the first process reads and writes the run folder. Data and the files of `init_from` and of the
+    backbone's weights must be on every machine.
 
     Args:
         data: a folder in COCO, Pascal VOC or YOLO layout, with a split `train` and, to choose the best
@@ -61,7 +67,8 @@ def train(
         output: the run folder. It must not contain a run yet, except with `resume`.
         config: a YAML file with fields of `RunConfig`; precedence is recipe < config < overrides.
         init_from: a model to start from; its classes may differ.
-        resume: True to continue the run in `output` exactly where it stopped.
+        resume: True to continue the run in `output` exactly where it stopped; "auto" to do so if it saved a
+            state, and to start a run otherwise.
         device: `auto`, `cpu` or `cuda`; CUDA_VISIBLE_DEVICES and torchrun choose the GPU.
         overrides: fields by dotted path or by name: `**{"train.epochs": 12}`, `epochs=12`, `num_queries=50`.
 
@@ -73,10 +80,19 @@ def train(
         NonFiniteError: if the loss is not finite. The message names the update and its images.
         TrainingInterruptedError: if a signal stopped the run; its state is saved.
     """
-    settings = override(_resolve(recipe, output, config, init_from, resume), overrides)
+    if resume not in (True, False, "auto"):
+        raise UserError(f"resume must be True, False or auto, not {resume}.")
     output = Path(output)
-    with locked(output) if join_processes(device).is_first else nullcontext():
-        return _train(build_parts(data, settings, output, init_from=init_from, resume=resume, device=device))
+    processes = join_processes(device)
+    resumes = processes.from_first(partial(_resumes, output, resume))
+    base = processes.from_first(partial(_resolve, recipe, output, config, init_from, resumes))
+    settings = override(base, overrides)
+    with locked(output) if processes.is_first else nullcontext():
+        return _train(build_parts(data, settings, output, init_from=init_from, resume=resumes, device=device))
+
+
+def _resumes(output: Path, resume: bool | Literal["auto"]) -> bool:
+    return (output / STATE_FILE).is_file() if resume == "auto" else resume
 
 
 def _train(run: Parts) -> Detector:
@@ -224,9 +240,14 @@ def _open_folder(run: Parts) -> None:
 
 
 def _best_detector(run: Parts) -> Detector:
-    """Read the best checkpoint from the run folder, or the last one if there was no evaluation."""
-    run.processes.wait()
-    checkpoint = checkpoints.load(run.output)
+    """Return the best checkpoint of the run folder, or the last one if there was no evaluation."""
+    if run.processes.is_first:
+        checkpoint = checkpoints.load(run.output)
+    else:
+        checkpoint = replace(run.start, model=copy.deepcopy(run.state.model_to_keep))
+    weights = run.processes.from_first(checkpoint.model.state_dict)
+    if not run.processes.is_first:
+        checkpoint.model.load_state_dict(weights)
     checkpoint.model.eval()
     return Detector.of(checkpoint, run.processes.device)
 
