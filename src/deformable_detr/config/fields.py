@@ -391,6 +391,13 @@ class TrainConfig:
         "Compute each encoder and decoder layer twice, instead of keeping what its gradient needs: less "
         "memory, more time, the same result.",
     )
+    precision_at_least: float | None = setting(
+        None,
+        "Choose the model's score thresholds for the most objects found with at least this precision, from 0 "
+        "to 1; null: for the best F1.",
+        above=0,
+        maximum=1,
+    )
     report: bool = setting(True, "Write report.html into the run folder at the end.")
     cache_features: bool = setting(
         False,

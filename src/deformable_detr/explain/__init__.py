@@ -1,6 +1,7 @@
 """Explanations of a model: figures (paper, figures 5 and 6), an interactive page, and verdicts on misses."""
 
 from .commands import (
+    Explained,
     print_missed,
     write_explanation,
     write_gradient,
@@ -12,6 +13,7 @@ from .missed import MissedReport, Stage, Verdict, missed_objects, verdicts
 from .page import explanation_page, page
 
 __all__ = [
+    "Explained",
     "Gradients",
     "MissedReport",
     "Stage",

@@ -43,7 +43,7 @@ class Gradients:
 
 
 def gradients(
-    detector: Detector, image: Picture, threshold: float = 0.5, *, max_detections: int = 4
+    detector: Detector, image: Picture, threshold: float | None = None, *, max_detections: int = 4
 ) -> Gradients:
     """Compute the gradient norms of the best detections in a picture, with five backward passes for each one.
 

@@ -23,6 +23,7 @@ from ..models import DetectionModel
 from ..structures import ClassTable, Detections, ImageBatch, Predictions
 from .postprocess import detections_of_queries
 from .recording import DenseLayer, LayerRecord, Recording, SampledLayer, record
+from .selection import Selection
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ def explain_picture(
     classes: ClassTable,
     pixels: Tensor,
     picture: np.ndarray,
-    threshold: float,
+    selection: Selection,
     max_detections: int,
     places: Sequence[tuple[float, float]] = (),
     nms_iou: float | None = None,
@@ -213,9 +214,8 @@ def explain_picture(
     candidates, queries = detections_of_queries(
         logits, boxes, classification, classes, [size], max_detections, nms_iou
     )[0]
-    detections = candidates.above(threshold).clipped().with_image(picture)
-    queries = queries[: len(detections)]  # best first, as detections are
-    return Explanation(detections, trace.queries.take(queries), trace.encoder)
+    queries = queries[selection.mask(candidates)]
+    return Explanation(selection(candidates).with_image(picture), trace.queries.take(queries), trace.encoder)
 
 
 def trace_picture(

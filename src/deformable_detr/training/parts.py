@@ -131,12 +131,7 @@ def build_parts(
     Raises:
         UserError: in the same cases as `train`.
     """
-    if resume:
-        require_state(output)
-    elif (output / STATE_FILE).exists():
-        raise UserError(
-            f"{output} already contains a run: add --resume to continue it, or choose another --output."
-        )
+    require_room(output, resume)
     train_split, val_split = read_splits(data, config)
     config = config_for_classes(config, train_split)
     settings = config.train
@@ -169,6 +164,16 @@ def build_parts(
     if resume:
         load_state(output, state, Identity.from_split(train_split, parts.total_batch))
     return parts
+
+
+def require_room(output: Path, resume: bool) -> None:
+    """Raise a `UserError` if there is no run to resume in `output` or, without `resume`, if there is one."""
+    if resume:
+        require_state(output)
+    elif (output / STATE_FILE).exists():
+        raise UserError(
+            f"{output} already contains a run: add --resume to continue it, or choose another --output."
+        )
 
 
 def _untrained(config: RunConfig, split: Split, *, pretrained: bool) -> Checkpoint:
