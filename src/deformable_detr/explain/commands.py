@@ -25,9 +25,7 @@ from ..extras import import_extra
 from ..files import check_output_file, make_output_folder, replacing, write_json, write_text
 from ..inference.detector import Detector, Picture, load
 from ..inference.selection import Selection
-from ..progress import track
-from ..words import printable
-from .drawing import (
+from ..inference.trace_drawing import (
     OBJECT_COLOUR,
     draw,
     draw_box,
@@ -37,6 +35,8 @@ from .drawing import (
     title,
     zoom,
 )
+from ..progress import track
+from ..words import printable
 from .gradient import draw_gradients, gradients
 from .missed import (
     MEANINGS,

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ..inference.detector import Detector, Picture, read_picture
 from ..inference.trace import Explanation
+from ..inference.trace_drawing import BOX_COLOUR, LUMA, draw_box, grid, title, zoom
 from ..structures import Detections, ImageBatch
-from .drawing import BOX_COLOUR, LUMA, draw_box, grid, title, zoom
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

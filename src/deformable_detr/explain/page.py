@@ -18,8 +18,8 @@ from PIL import Image
 from ..inference.detector import Detector, Picture, read_picture
 from ..inference.selection import Selection
 from ..inference.trace import Attention, EncoderTraces, Explanation, SamplingPoints
+from ..inference.trace_drawing import WEIGHT_COLOURS
 from ..pages import data_url, render
-from .drawing import WEIGHT_COLOURS
 
 SHOWN_SIDE = 1600  # pixels of the picture in the page; coordinates stay those of the original
 NUM_COLOURS = 64

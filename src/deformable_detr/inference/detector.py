@@ -28,6 +28,7 @@ from ..data.transforms import evaluation_transform, resized_size
 from ..errors import UserError
 from ..models import DetectionModel, build_model
 from ..structures import ClassTable, Detections, ImageBatch
+from ..words import count, listed, printable
 from . import exported
 from .backend import Backend, backend_for
 from .devices import choose_device, choose_dtype
@@ -36,6 +37,7 @@ from .postprocess import postprocess
 from .selection import Selection
 from .trace import Explanation, explain_picture
 
+MAX_NAMES = 8  # the most class names that a detector's repr lists
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 
 
@@ -70,15 +72,15 @@ class Detector:
         self._augmentation = augmentation
         self.backend = backend
         description = source.description
-        self.classes = description.classes
-        self.config = description.config
-        self.data = description.data
-        self.recipe = description.recipe
-        self.decision = description.decision
+        self.config, self.data, self.recipe = description.config, description.data, description.recipe
+        self.classes, self.decision = description.classes, description.decision
         self.classification = build_classification(description.config)
         self._transform = evaluation_transform(description.data)
         # PIL RGB → (3, h, w) for `detect`, normalised if there is no augmentation
         self.preprocess = self._transform if augmentation is None else augmentation.preprocess
+
+    def __repr__(self) -> str:
+        return _in_words(self)
 
     @classmethod
     def of(
@@ -110,11 +112,7 @@ class Detector:
 
     @property
     def model(self) -> DetectionModel:
-        """The plain, trainable PyTorch model: `detector.model(images) -> DetectorOutput`.
-
-        Raises:
-            UserError: if this detector comes from an exported file.
-        """
+        """The plain, trainable model: `detector.model(images) -> DetectorOutput`; see `checkpoint`."""
         return self.checkpoint.model
 
     def save(self, folder: str | Path) -> Path:
@@ -250,6 +248,14 @@ class Detector:
             at,
             self.config.nms_iou,
         )
+
+
+def _in_words(detector: Detector) -> str:
+    """Return the model, its classes and its device in one line."""
+    names = [name for name in detector.classes.names if name is not None]
+    device = getattr(detector.backend, "device", "cpu")  # exported files run on the CPU
+    known = f"{count(len(names), 'class')}: {listed(names, MAX_NAMES)}"
+    return printable(f"Detector({detector.recipe}; {known}; on {device})")
 
 
 def _predict(

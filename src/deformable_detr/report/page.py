@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..evaluation.matching import LOOSE
-from ..explain.drawing import BOX_COLOUR, OBJECT_COLOUR
+from ..inference.trace_drawing import BOX_COLOUR, OBJECT_COLOUR
 from ..pages import render
 from ..words import command_line, count, duration, percent, when
 from .accuracy import Accuracy

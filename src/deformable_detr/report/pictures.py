@@ -18,7 +18,11 @@ from ..data.images import open_image
 from ..data.records import ImageRecord, Split
 from ..evaluation import match_classes
 from ..evaluation.matching import overlaps
-from ..explain.drawing import (
+from ..explain.missed import Stage, Tally, Verdict, missed_objects
+from ..inference.detector import Detector
+from ..inference.selection import Selection
+from ..inference.trace import QueryTraces, trace_picture
+from ..inference.trace_drawing import (
     BOX_COLOUR,
     OBJECT_COLOUR,
     PANEL_INCHES,
@@ -27,10 +31,6 @@ from ..explain.drawing import (
     show_picture,
     zoom,
 )
-from ..explain.missed import Stage, Tally, Verdict, missed_objects
-from ..inference.detector import Detector
-from ..inference.selection import Selection
-from ..inference.trace import QueryTraces, trace_picture
 from ..pages import data_url
 from .accuracy import Accuracy, Mistake, mistakes
 
