@@ -271,7 +271,7 @@ class Detections:
         return f"Detections({self.in_words()})"
 
     def in_words(self) -> str:
-        """Return the number of objects by class and the picture's size: '3 objects: 2 car, 1 bus; 640x480'."""
+        """Return the number of objects by class and the picture's size: '3 objects: 2 car, 1 bus; 64x48'."""
         numbers = Counter(self.names).most_common()
         listed_numbers = listed([f"{number} {name}" for name, number in numbers], MAX_NAMES)
         objects = f"{count(len(self), 'object')}: {listed_numbers}" if numbers else "no objects"

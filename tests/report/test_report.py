@@ -26,7 +26,7 @@ from deformable_detr.report.pictures import spread, varied
 from deformable_detr.run_folder.names import REPORT_PAGE
 from deformable_detr.run_folder.reading import changes_from_recipe, read_history
 from deformable_detr.structures import ClassTable
-from deformable_detr.training import run as training
+from deformable_detr.training import finish as training
 from deformable_detr.training.run import train
 from deformable_detr.words import percent
 from tests.support.html_elements import NestedElements
