@@ -34,7 +34,12 @@ def add_arguments(parser: Parser) -> None:
         shown="MODEL",
         group=COMMON,
     )
-    parser.flag("--resume", "Continue the run in --output exactly where it stopped.", group=COMMON)
+    parser.switch(
+        "--resume",
+        "auto",
+        "Continue the run in --output exactly where it stopped; with auto, start it if no state was saved.",
+        group=COMMON,
+    )
     add_device(parser, COMMON)
     add_settings(parser, shown, COMMON_FIELDS)
     group = GROUPS["data"]

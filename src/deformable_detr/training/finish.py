@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -22,9 +23,7 @@ def finish(run: Parts) -> Detector:
     All processes detect objects, and the first process writes the files. As the run is finished and saved, an
     error is printed and not raised.
     """
-    run.processes.wait()
-    best = checkpoints.load(run.output)
-    best.model.eval()
+    best = _best_checkpoint(run)
     detector = Detector.of(best, run.processes.device)
     try:
         rows = _detect(run, detector)
@@ -42,6 +41,19 @@ def finish(run: Parts) -> Detector:
             style="red",
         )
     return detector
+
+
+def _best_checkpoint(run: Parts) -> Checkpoint:
+    """Return the best checkpoint of the run folder, or the last one if there was no evaluation."""
+    if run.processes.is_first:
+        checkpoint = checkpoints.load(run.output)
+    else:
+        checkpoint = replace(run.start, model=copy.deepcopy(run.state.model_to_keep))
+    weights = run.processes.from_first(checkpoint.model.state_dict)
+    if not run.processes.is_first:
+        checkpoint.model.load_state_dict(weights)
+    checkpoint.model.eval()
+    return checkpoint
 
 
 def _detect(run: Parts, detector: Detector) -> list[dict[str, Any]]:

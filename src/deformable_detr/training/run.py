@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -19,12 +20,12 @@ from rich.console import Console
 from ..config import RunConfig, override, read_config, to_dict
 from ..data.loading import lost_workers_as_user_errors
 from ..data.seeds import seed_sequence
-from ..errors import TrainingInterruptedError
+from ..errors import TrainingInterruptedError, UserError
 from ..evaluation import evaluate
 from ..files import remove_abandoned, write_text
 from ..inference.detector import Detector
 from ..run_folder.log import TrainingLog, note_start
-from ..run_folder.names import BEST, LAST, RUN_CONFIG_FILE
+from ..run_folder.names import BEST, LAST, RUN_CONFIG_FILE, STATE_FILE
 from .choice import choice_line
 from .finish import finish
 from .lock import locked
@@ -36,7 +37,7 @@ from .optimisation import (
     update_moving_average,
 )
 from .parts import Parts, build_parts, require_room
-from .processes import join_processes
+from .processes import Processes, join_processes
 from .settings import describe_data, names_a_recipe, resolve_config
 from .signals import StopNow, StopRequest, catch_stop_signals
 from .update import MicroBatch, count_update, update
@@ -49,11 +50,14 @@ def train(
     *,
     config: str | Path | None = None,
     init_from: str | Path | None = None,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
     device: str = "auto",
     **overrides: Any,
 ) -> Detector:
     """Train a detector; under torchrun, call this in every process.
+
+    Only the first process reads and writes the run folder. Data and the files of `init_from` and of the
+    backbone's weights must be on every machine.
 
     Args:
         data: a folder in COCO, Pascal VOC or YOLO layout, with a split `train` and, to choose the best
@@ -63,7 +67,8 @@ def train(
         output: the run folder. It must not contain a run yet, except with `resume`.
         config: a YAML file with fields of `RunConfig`; precedence is recipe < config < overrides.
         init_from: a model to start from; its classes may differ.
-        resume: True to continue the run in `output` exactly where it stopped.
+        resume: True to continue the run in `output` exactly where it stopped; "auto" to do so if it saved a
+            state, and to start a run otherwise.
         device: `auto`, `cpu` or `cuda`; CUDA_VISIBLE_DEVICES and torchrun choose the GPU.
         overrides: fields by dotted path or by name: `**{"train.epochs": 12}`, `epochs=12`, `num_queries=50`.
 
@@ -75,15 +80,32 @@ def train(
         NonFiniteError: if the loss is not finite. The message names the update and its images.
         TrainingInterruptedError: if a signal stopped the run; its state is saved.
     """
-    settings = override(_resolve(recipe, output, config, init_from, resume, device), overrides)
-    output, processes = Path(output), join_processes(device)
+    if resume not in (True, False, "auto"):
+        raise UserError(f"resume must be True, False or auto, not {resume}.")
+    output = Path(output)
+    processes = join_processes(device)
+    resumes = processes.from_first(partial(_resumes, output, resume))
+    base = processes.from_first(partial(_resolve, recipe, output, config, init_from, resumes, device))
+    settings = override(base, overrides)
     with locked(output) if processes.is_first else nullcontext():
-        require_room(output, resume)
-        if not names_a_recipe(recipe, config, init_from, resume):
-            console = Console(quiet=not processes.is_first)
-            line = choice_line(data, settings, device, console, alone=processes.world_size == 1)
-            console.print(line, highlight=False, soft_wrap=True)
-        return _train(build_parts(data, settings, output, init_from=init_from, resume=resume, device=device))
+        if processes.is_first and not names_a_recipe(recipe, config, init_from, resumes):
+            _say_what_was_chosen(data, settings, output, device, processes)
+        return _train(build_parts(data, settings, output, init_from=init_from, resume=resumes, device=device))
+
+
+def _say_what_was_chosen(
+    data: str | Path, settings: RunConfig, output: Path, device: str, processes: Processes
+) -> None:
+    """Print the line on the recipe that was chosen for this machine."""
+    alone, console = processes.world_size == 1, Console()
+    if alone:
+        require_room(output, resume=False)  # before updates are measured in vain
+    line = choice_line(data, settings, device, console, alone=alone)
+    console.print(line, highlight=False, soft_wrap=True)
+
+
+def _resumes(output: Path, resume: bool | Literal["auto"]) -> bool:
+    return (output / STATE_FILE).is_file() if resume == "auto" else resume
 
 
 def _train(run: Parts) -> Detector:
