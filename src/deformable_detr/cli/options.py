@@ -236,7 +236,8 @@ def add_data(parser: Parser) -> None:
 
 
 def add_split(parser: Parser, help: str = "The part of DATA to use.") -> None:
-    parser.option("--split", str, "val", help, shown="NAME")
+    help = f"{help} Default: the one that training measures on, val or else test."
+    parser.option("--split", str | None, None, help, shown="NAME")
 
 
 def add_format(parser: Parser) -> None:
@@ -254,6 +255,16 @@ def add_max_pixels(parser: Parser) -> None:
         None,
         "The largest picture to read, in pixels. Default: the limit that MODEL was trained with.",
         to="max_pixels",
+    )
+
+
+def add_threshold(parser: Parser) -> None:
+    parser.option(
+        "--threshold",
+        float | None,
+        None,
+        "The minimum score of a detection. Default: the thresholds of MODEL, one for each class, or 0.5 if "
+        "it has none.",
     )
 
 
