@@ -13,6 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..drawing import encoded
 from ..errors import UserError
 from ..files import replacing
 from ..inference.detector import read_picture
@@ -94,6 +95,6 @@ def _read(finder: Finder, paths: Sequence[Path]) -> Iterator[_Batch | Unreadable
 
 
 def draw_picture(detections: Detections, target: Path) -> None:
-    drawn = detections.draw()
+    content = encoded(detections.draw(), Image.registered_extensions()[target.suffix], quality=92)
     with replacing(target) as draft:
-        drawn.save(draft, format=Image.registered_extensions()[target.suffix], quality=92)
+        draft.write_bytes(content)
