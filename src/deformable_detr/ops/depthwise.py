@@ -60,7 +60,11 @@ class _DepthwiseConv(torch.autograd.Function):
         ctx.save_for_backward(pixels, taps)
         ctx.geometry = stride, *start
         output: Tensor = torch.ops.deformable_detr.depthwise_conv(pixels, taps, bias, stride, *start, *size)
-        return output.permute(0, 3, 1, 2)
+        # A view, which `permute` returns, could not be changed in place by the activation that follows.
+        channels_second = output.permute(0, 3, 1, 2)
+        return torch.empty(0, dtype=output.dtype).set_(
+            output.untyped_storage(), 0, channels_second.shape, channels_second.stride()
+        )
 
     @staticmethod
     @once_differentiable

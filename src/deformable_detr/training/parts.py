@@ -23,8 +23,10 @@ from ..data.records import Split
 from ..errors import UserError
 from ..inference.detector import Detector, new_checkpoint
 from ..loss import SetCriterion
+from ..models import DetectionModel
 from ..models.activation_checkpointing import checkpoint_activations
 from ..run_folder.names import CHECKPOINTS, FEATURE_CACHE, STATE_FILE
+from .cpu import replica_for_training
 from .feature_cache import CacheLimits, FeatureCache
 from .optimisation import adamw, parameter_groups
 from .precision import autocast, gradient_scaler, resolve_precision
@@ -42,7 +44,8 @@ class Parts:
     Attributes:
         start: the contents of a checkpoint, with the same model as `state`.
         state: everything that changes during training.
-        model: the state's model, wrapped so that several processes share its gradients.
+        model: the state's model, or a faster one with its parameters, wrapped so that several processes share
+            its gradients.
         dtype: the type in which the forward pass computes.
         cache: the backbone's features; None if they are computed in every update.
     """
@@ -145,6 +148,7 @@ def build_parts(
         for sentence in transfer(checkpoints.load(init_from), start).sentences():
             console.print(sentence, highlight=False)
     state = _prepare(start, config, processes.device, dtype)
+    model = replica_for_training(state.model, processes.device, dtype)
     parts = Parts(
         data=data,
         output=output,
@@ -157,9 +161,9 @@ def build_parts(
         start=start,
         state=state,
         # Without auxiliary losses the earlier layers' heads get no gradient.
-        model=processes.share_gradients(state.model, some_unused=not settings.loss.auxiliary),
+        model=processes.share_gradients(model, some_unused=not settings.loss.auxiliary),
         criterion=SetCriterion(build_classification(config.model, settings.loss), settings.loss),
-        cache=_feature_cache(state, train_split, config, output, processes, dtype),
+        cache=_feature_cache(model, train_split, config, output, processes, dtype),
     )
     if resume:
         content = processes.from_first(partial(read_state, output))
@@ -200,7 +204,7 @@ def _prepare(start: Checkpoint, config: RunConfig, device: torch.device, dtype: 
 
 
 def _feature_cache(
-    state: TrainingState,
+    model: DetectionModel,
     split: Split,
     config: RunConfig,
     output: Path,
@@ -212,7 +216,7 @@ def _feature_cache(
         return None
     return FeatureCache(
         Samples(split, config.data, settings.seed),
-        state.model.backbone,
+        model.backbone,
         processes.device,
         output / FEATURE_CACHE / str(processes.rank),
         CacheLimits(memory=int(settings.cache_memory_gb * 1e9), files=int(settings.cache_disk_gb * 1e9)),

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..models.attention import DeformableAttention
-from ..models.encoder import Encoder, EncoderLayer
-from ..structures import FeatureMemory, SpatialShapes
+from ...models.attention import DeformableAttention
+from ...models.encoder import Encoder, EncoderLayer
+from ...structures import FeatureMemory, SpatialShapes
 
 ImageShapes = tuple[SpatialShapes, ...]  # the unpadded (H, W) of each level, one tuple per image
 
@@ -36,7 +36,9 @@ class UnpaddedEncoder(Encoder):
     def suits(encoder: Encoder) -> bool:
         """Return whether the result is that of `encoder`; dropout would be drawn in another order."""
         return type(encoder) is Encoder and all(
-            type(layer) is EncoderLayer and type(layer.attention) is DeformableAttention and layer.dropout.p == 0
+            type(layer) is EncoderLayer
+            and type(layer.attention) is DeformableAttention
+            and layer.dropout.p == 0
             for layer in encoder.layers
         )
 
