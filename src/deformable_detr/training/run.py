@@ -24,9 +24,9 @@ from ..evaluation import collect_detections, evaluate
 from ..files import remove_abandoned, write_text
 from ..inference.detector import Detector
 from ..report import report_text
+from ..run_folder.lock import locked
 from ..run_folder.log import TrainingLog, note_start
 from ..run_folder.names import BEST, LAST, REPORT_PAGE, RUN_CONFIG_FILE
-from .lock import locked
 from .messages import opening_lines
 from .optimisation import (
     batch_size_factor,
