@@ -163,8 +163,8 @@ def predict_tables(
     job = Job(
         model=str(model) if str(model) == "demo" or not Path(model).exists() else str(Path(model).absolute()),
         device=engine.device(device),
-        dtype=dtype,
-        threshold=threshold,
+        dtype=dtype or "fp32",
+        threshold=float(threshold),
         classes=None if classes is None else tuple(classes),
         class_thresholds=None if class_thresholds is None else dict(class_thresholds),
         tiling=tiling,
@@ -199,7 +199,7 @@ def _run(
     job: Job, engine: Engine, sources: list[str], output: Path, shard_size: int, progress: Progress | None
 ) -> TablesReport:
     # The driver of Ray needs no GPU: it only identifies the model.
-    loaded = (replace(job, device="cpu", dtype=None) if engine.name == "ray" else job).load()
+    loaded = (replace(job, device="cpu", dtype="fp32") if engine.name == "ray" else job).load()
     job.finder(loaded)  # refuses unknown classes
     plan = make_plan(output, sources, shard_size, job.identity(loaded))
     classes = loaded.classes

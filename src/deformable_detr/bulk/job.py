@@ -31,7 +31,7 @@ class Job:
 
     model: str
     device: str
-    dtype: str | None = None
+    dtype: str = "fp32"
     threshold: float = 0.5
     classes: tuple[str, ...] | None = None
     class_thresholds: dict[str, float] | None = None

@@ -6,6 +6,7 @@ workers need access to the model and the pictures only, and nothing is written t
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,16 +19,23 @@ from .plan import Plan
 from .table import Counts, Part
 from .worker import Worker
 
-RETRIES = 3  # of a shard whose worker was killed; a picture that kills workers must not do so forever
-
 
 class RayWorker:
-    """A worker in the form that Ray Data's `map_batches` calls."""
+    """A worker in the form that Ray Data's `map_batches` calls.
+
+    Ray would start a worker again and again if it failed, so the first call reports the failure.
+    """
 
     def __init__(self, job: Job, plan: Plan):
-        self._worker = Worker(job, plan)
+        self._worker: Worker | UserError
+        try:
+            self._worker = Worker(job, plan)
+        except UserError as error:
+            self._worker = error
 
     def __call__(self, shard: Any) -> Any:
+        if isinstance(self._worker, UserError):
+            raise self._worker
         part = self._worker(shard)
         counts = part.counts
         return library("pyarrow").table(
@@ -51,14 +59,13 @@ def run_on_ray(
 
     Raises:
         UserError: if there is no cluster at `address`, or a worker raises one.
-        WorkerLostError: if workers are killed again and again.
+        WorkerLostError: if Ray cannot replace a worker that was killed.
     """
     ray = library("ray")
     library("ray.data")
     with _cluster(ray, address, workers * job.threads):
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        context.print_on_execution_start = False
         dataset = ray.data.from_arrow_refs([ray.put(shard) for shard in shards]).map_batches(
             RayWorker,
             fn_constructor_args=(job, plan),
@@ -67,7 +74,6 @@ def run_on_ray(
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
             num_cpus=job.threads,
             num_gpus=gpus_per_worker,
-            max_task_retries=RETRIES,
         )
         batches = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
         with _sentences(ray):
@@ -84,11 +90,16 @@ def _cluster(ray: Any, address: str | None, cpus: int) -> Iterator[None]:
         yield
         return
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray would report its use over the network
+    os.environ.setdefault(
+        "RAY_BACKEND_LOG_LEVEL", "fatal"
+    )  # else notes of its C++ code mix with the progress
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
-            ray.init(num_cpus=max(cpus, os.cpu_count() or 1), include_dashboard=False, log_to_driver=False)
+            ray.init(num_cpus=max(cpus, os.cpu_count() or 1), include_dashboard=False, **quiet)
         else:
-            ray.init(address, log_to_driver=False)
+            ray.init(address, **quiet)
     except Exception as error:  # among them ConnectionError, ValueError and RuntimeError
         reason = " ".join(str(error).split())[:300]
         raise UserError(
@@ -111,6 +122,6 @@ def _sentences(ray: Any) -> Iterator[None]:
         raise (UserError(str(cause)) if isinstance(cause, UserError) else error) from error
     except ray.exceptions.RayActorError as error:
         raise WorkerLostError(
-            f"a shard's workers were killed {RETRIES + 1} times: finished parts are written; give workers "
-            "more memory or find the picture that kills them, and repeat the command to continue."
+            "Ray has lost workers and could not replace them: the finished parts are written; repeat the "
+            "command to continue."
         ) from error
