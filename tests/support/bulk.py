@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +86,66 @@ def assert_complete(output: Path, pictures: int) -> None:
 def copy_of(folder: Path, to: Path) -> Path:
     shutil.copytree(folder, to)
     return to
+
+
+# ---------------------------------------------------------------------- runs in processes of their own
+
+
+def start(model: Path, source: Path | str, output: Path, *words: str) -> subprocess.Popen[str]:
+    """Start `predict --format parquet` in a process, without its output."""
+    command = [sys.executable, "-m", "deformable_detr", "predict", str(model), str(source)]
+    command += ["--output", str(output), "--format", "parquet", "--threshold", "0", "--max-detections", "5"]
+    return subprocess.Popen([*command, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_parts(output: Path, number: int, process: subprocess.Popen[str]) -> None:
+    """Wait until a run has written some parts.
+
+    Raises:
+        AssertionError: if it ends before that.
+    """
+    while len(list(output.glob("part-*.parquet"))) < number:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+
+
+def processes() -> dict[int, tuple[int, str]]:
+    """Return (parent, command) of every process by its number."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+        except OSError:  # it has just ended
+            continue
+        found[int(folder.name)] = (parent, command.strip())
+    return found
+
+
+def descendants(ancestor: int) -> dict[int, str]:
+    """Return the commands of the processes that `ancestor` and its children have started, by number."""
+    all_of_them, family = processes(), {ancestor}
+    while new := {number for number, (parent, _) in all_of_them.items() if parent in family} - family:
+        family |= new
+    return {number: all_of_them[number][1] for number in family - {ancestor} if number in all_of_them}
+
+
+def wait_for_end(numbers: Iterable[int], seconds: float = 120) -> None:
+    """Wait until processes have ended.
+
+    Raises:
+        AssertionError: if one of them has not after `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    while left := [number for number in numbers if _runs(number)]:
+        assert time.monotonic() < deadline, f"still running: {left}"
+        time.sleep(0.05)
+
+
+def _runs(number: int) -> bool:
+    try:
+        return ") Z" not in Path(f"/proc/{number}/stat").read_text()
+    except OSError:
+        return False
