@@ -173,7 +173,8 @@ def test_a_full_disk_is_one_sentence_and_the_run_continues(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Space for two parts; the disk that is really full is in test_faults.py."""
-    write_bytes, written = Path.write_bytes, []
+    write_bytes = Path.write_bytes
+    written: list[Path] = []
 
     def limited(path: Path, content: bytes) -> int:
         if len(written) == 2:

@@ -60,11 +60,11 @@ def test_parts_of_two_processes_are_those_of_one(
 def test_a_killed_worker_process_stops_the_run_which_continues(
     model: Path, many: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
-    victims = []
+    victims: list[int] = []
 
     def kill(done: int, total: int, failed: int) -> None:
         if done >= 20 and not victims:
-            victims.append(multiprocessing.active_children()[0].pid)
+            victims.append(multiprocessing.active_children()[0].pid or 0)
             os.kill(victims[0], signal.SIGKILL)
 
     output = tmp_path / "out"

@@ -70,7 +70,7 @@ def test_a_run_may_change_its_engine(
 def test_a_killed_worker_is_replaced(
     cluster: None, model: Path, photos: Path, plain: Path, tmp_path: Path
 ) -> None:
-    killed = []
+    killed: list[int] = []
 
     def kill(done: int, total: int, failed: int) -> None:
         if done and not killed:
