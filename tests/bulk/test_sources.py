@@ -69,7 +69,7 @@ def test_files_that_are_no_lists_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"a.jpg\n\xff\n")
     with pytest.raises(UserError, match=r"a\.txt, line 2 is not UTF-8"):
         list(list_pictures([str(tmp_path / "a.txt")]))
-    with pytest.raises(UserError, match=r"nothere://x cannot be listed"):
+    with pytest.raises(UserError, match=r"nothere://x cannot be opened"):
         list(list_pictures(["nothere://x"]))
 
 

@@ -53,7 +53,11 @@ def test_rows_are_means_since_the_last_row(tmp_path: Path) -> None:
         "images_per_second": 8.0,
         "seconds": 1.0,
     }
-    assert "update 4/5  loss 3.500  8.0 img/s" in log.console.file.getvalue()  # type: ignore[attr-defined]
+    shown = log.console.file.getvalue()  # type: ignore[attr-defined]
+    assert "update 4/5  loss 3.500  8.0 img/s  0 seconds left" in shown  # half a second
+    assert "update 2/5" in shown
+    assert "2 seconds left" in shown
+    assert shown.rstrip().endswith("img/s")  # nothing is left after the last update
 
 
 def test_a_value_that_some_updates_lack(tmp_path: Path) -> None:

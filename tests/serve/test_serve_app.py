@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deformable_detr.checkpoint import Decision
 from deformable_detr.errors import UserError
 from deformable_detr.inference.detector import Detector
 from deformable_detr.serve import ServeSettings
@@ -92,6 +93,30 @@ async def test_detections_are_those_of_predict(shared: Detector, client: httpx.A
         for result, one, detections in zip(results, pictures, expected, strict=True):
             assert (result["height"], result["width"]) == one.shape[:2]
             assert_same(result["detections"], detections)
+
+
+async def test_without_a_threshold_the_models_own_are_used() -> None:
+    detector = tiny_detector()
+    scores = detector.predict(picture(), 0.0, max_detections=300).scores
+    middle = round(float(np.median(scores)), 4)
+    decision = Decision((middle, 1.0, middle), ("own", "all classes", "own"), 0.8, "val", 9)
+    detector = Detector.of(replace(detector.checkpoint, decision=decision), "cpu")
+    expected = detector.predict(picture(), max_detections=100)
+    assert 0 < len(expected) < len(scores)
+    assert EVIL not in expected.names
+    async with running(detector) as (_, client):
+        about = (await client.get("/v1/model")).json()
+        assert about["thresholds"] == pytest.approx([middle, 1.0, middle])
+        assert "precision of at least 0.8 on val" in about["thresholds_from"]
+        answer = (await client.post("/v1/detect", files=form(PNG))).json()
+        assert answer["thresholds_from"] == about["thresholds_from"]
+        assert_same(answer["results"][0]["detections"], expected)
+        explained = (await client.post("/v1/explain", files=form(PNG))).json()
+        assert explained["total"] == len(expected)
+        assert explained["threshold"] is None
+        asked = (await client.post("/v1/detect?threshold=1", files=form(PNG))).json()
+        assert asked["results"][0]["detections"] == []
+        assert asked["thresholds_from"] == "as requested"
 
 
 async def test_parameters_choose_among_the_detections(shared: Detector, client: httpx.AsyncClient) -> None:

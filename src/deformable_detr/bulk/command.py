@@ -116,7 +116,7 @@ def predict_tables(
     sources: str | Path | Sequence[str | Path],
     output: str | Path,
     *,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     classes: Sequence[str] | None = None,
     class_thresholds: Mapping[str, float] | None = None,
     tiling: Tiling | None = None,
@@ -164,7 +164,7 @@ def predict_tables(
         model=str(model) if str(model) == "demo" or not Path(model).exists() else str(Path(model).absolute()),
         device=engine.device(device),
         dtype=dtype or "fp32",
-        threshold=float(threshold),
+        threshold=None if threshold is None else float(threshold),
         classes=None if classes is None else tuple(classes),
         class_thresholds=None if class_thresholds is None else dict(class_thresholds),
         tiling=tiling,
@@ -180,7 +180,7 @@ def predict_tables(
 
 
 def _check(
-    threshold: float,
+    threshold: float | None,
     max_detections: int,
     batch_size: int,
     threads: int,

@@ -13,7 +13,6 @@ import torch
 from ..errors import UserError
 from ..inference.detector import Detector, load
 from ..inference.exported import is_exported
-from ..inference.selection import Selection
 from ..inference.tta import augmented_as_requested
 from ..prediction.finding import Finder
 from ..prediction.tiling import Tiling, finder_for
@@ -32,7 +31,7 @@ class Job:
     model: str
     device: str
     dtype: str = "fp32"
-    threshold: float = 0.5
+    threshold: float | None = None
     classes: tuple[str, ...] | None = None
     class_thresholds: dict[str, float] | None = None
     tiling: Tiling | None = None
@@ -48,7 +47,7 @@ class Job:
         return load(self.model, self.device, self.dtype, max_pixels=self.max_pixels)
 
     def finder(self, detector: Detector) -> Finder:
-        selection = Selection.of(detector.classes, self.threshold, self.classes, self.class_thresholds)
+        selection = detector.selection(self.threshold, self.classes, self.class_thresholds)
         augmented = augmented_as_requested(detector, self.tta)
         return finder_for(augmented, selection, self.max_detections, self.batch_size, self.tiling)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,13 +17,13 @@ from typing import Any
 from PIL import Image
 
 from ..data.images import open_image
+from ..data.remote import is_url, open_file_system, read_bytes
 from ..errors import UserError
 from ..system.threads import ahead
 from .libraries import library
-from .sources import Picture, file_system, is_url, open_binary
+from .sources import Picture, open_binary
 
 FETCHES = 16  # files that are fetched from URLs at the same time
-ATTEMPTS = 4  # for each URL, after 0, 1, 2 and 4 seconds; file systems such as s3fs also repeat requests
 _ROWS = 16  # pictures that are read from a table at a time
 # Errors of a disk or a network, not of a file.
 _LOST = {
@@ -90,28 +89,21 @@ def _fetch(picture: Picture) -> bytes:
         UserError: if the file does not exist, while its folder does.
         SourceLostError: if the file cannot be fetched, or its folder does not exist any more.
     """
-    url = picture.path
-    files, path = file_system(url)
-    for attempt in range(ATTEMPTS):
-        try:
-            if attempt:
-                time.sleep(2 ** (attempt - 1))
-            content: bytes = files.cat_file(path)
-            return content
-        except FileNotFoundError as error:
-            if picture.root and not _exists(files, picture.root):
-                raise _lost(picture.root, error) from error
-            raise UserError(f"there is no file {url}.") from error
-        except PermissionError as error:
-            raise _lost(url, error) from error
-        except Exception as error:  # every file system has its own exceptions
-            last = error
-    raise _lost(url, last) from last
-
-
-def _exists(files: Any, url: str) -> bool:
     try:
-        return bool(files.exists(url))
+        return read_bytes(picture.path)
+    except UserError as error:
+        cause = error.__cause__
+        if isinstance(cause, IsADirectoryError):
+            raise
+        if isinstance(cause, FileNotFoundError) and (not picture.root or _exists(picture.root)):
+            raise
+        raise _lost(picture.root or picture.path, error) from error
+
+
+def _exists(url: str) -> bool:
+    files, path = open_file_system(url, keeps_listings=False)
+    try:
+        return bool(files.exists(path))
     except Exception:  # no answer is an answer here
         return False
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from ..checkpoint.sources import DEMO, demo_pictures
 from ..data.formats.lookup import walk
 from ..data.images import IMAGE_SUFFIXES
+from ..data.remote import is_url, open_file_system
 from ..errors import UserError
 from ..prediction.sources import VIDEO_SUFFIXES, fixed_folder, holds_drawings
 from .libraries import library
@@ -45,10 +46,6 @@ class Picture(NamedTuple):
     def place(self) -> tuple[str, int]:
         """The place from which the picture is read, which differs from those of all other pictures."""
         return (self.table, self.row) if self.table else (self.path, 0)
-
-
-def is_url(path: str) -> bool:
-    return "://" in path
 
 
 def absolute(source: str | Path) -> str:
@@ -107,7 +104,7 @@ def _list_local(source: str) -> Iterator[Picture]:
 def _list_url(source: str) -> Iterator[Picture]:
     """List a URL. Of a folder, one subfolder at a time is in memory."""
     try:
-        files, path = file_system(source)
+        files, path = open_file_system(source, keeps_listings=False)
         if glob.has_magic(path):
             root = files.unstrip_protocol(posixpath.dirname(path.split("*")[0]))
             yield from (Picture(files.unstrip_protocol(found), root) for found in sorted(files.glob(path)))
@@ -189,15 +186,9 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def file_system(url: str) -> tuple[Any, str]:
-    """Return fsspec's file system of a URL, without a cache of its listings, and the path in it."""
-    files, path = library("fsspec.core").url_to_fs(url, use_listings_cache=False)
-    return files, path
-
-
 def open_binary(path: str) -> Any:
     """Open a local file or a URL for reading."""
     if not is_url(path):
         return open(path, "rb")
-    files, inside = file_system(path)
+    files, inside = open_file_system(path)
     return files.open(inside, "rb")

@@ -101,7 +101,7 @@ def export(
     precision: Precision = "fp32",
     images: str | Path | Sequence[str | Path] | None = None,
     data: Split | str | Path | None = None,
-    split: str = "val",
+    split: str | None = None,
     format: str = "auto",
     calibration: str | Path | Sequence[str | Path] | None = None,
     num_images: int = 4,
@@ -129,7 +129,7 @@ def export(
         images: the pictures, folders or globs on which the models are compared. The default is pictures of
             `data` or, without `data`, drawn ones.
         data: a data set. If it is given, the average precision on its `split` is compared as well.
-        split: the part of `data` to use.
+        split: the part of `data` to use; None means `val`, or else `test`.
         format: the layout of `data`.
         calibration: pictures, folders or globs that determine the numeric ranges for int8.
         num_images: the maximum number of pictures that are compared.

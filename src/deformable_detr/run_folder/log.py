@@ -24,7 +24,7 @@ from rich.progress import TextColumn
 from ..files import write_text, writing
 from ..progress import progress_bar
 from ..system.environment import environment
-from ..words import exists, metric
+from ..words import duration, exists, metric
 from .names import METRICS_FILE, STARTS_FILE
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ class TrainingLog:
             return
         means = _means(self.window)
         spent = self.window_seconds
+        left = (self.last_step - step) * spent / len(self.window)
         self.window, self.window_images, self.window_seconds = [], 0, 0.0
         row = {
             "kind": "train",
@@ -129,7 +130,7 @@ class TrainingLog:
         if not self.console.is_terminal:
             self.console.print(
                 f"epoch {epoch + 1}  update {step}/{self.last_step}  loss {means['loss']:.3f}  "
-                f"{speed:.1f} img/s",
+                f"{speed:.1f} img/s{f'  {duration(left)} left' if step < self.last_step else ''}",
                 highlight=False,
             )
 

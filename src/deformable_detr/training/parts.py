@@ -30,7 +30,7 @@ from .optimisation import adamw, parameter_groups
 from .precision import autocast, gradient_scaler, resolve_precision
 from .processes import Processes, join_processes
 from .settings import config_for_classes, read_splits
-from .state import Identity, TrainingState, load_state, require_state, save_state
+from .state import Identity, TrainingState, load_state, read_state, require_state, save_state
 from .transfer import transfer
 from .update import MicroBatch
 
@@ -131,16 +131,11 @@ def build_parts(
     Raises:
         UserError: in the same cases as `train`.
     """
-    if resume:
-        require_state(output)
-    elif (output / STATE_FILE).exists():
-        raise UserError(
-            f"{output} already contains a run: add --resume to continue it, or choose another --output."
-        )
+    processes = join_processes(device)
+    processes.from_first(partial(require_room, output, resume))
     train_split, val_split = read_splits(data, config)
     config = config_for_classes(config, train_split)
     settings = config.train
-    processes = join_processes(device)
     dtype = resolve_precision(settings.precision, processes.device)
     console = Console(quiet=not processes.is_first)
 
@@ -167,8 +162,19 @@ def build_parts(
         cache=_feature_cache(state, train_split, config, output, processes, dtype),
     )
     if resume:
-        load_state(output, state, Identity.from_split(train_split, parts.total_batch))
+        content = processes.from_first(partial(read_state, output))
+        load_state(content, output, state, Identity.from_split(train_split, parts.total_batch))
     return parts
+
+
+def require_room(output: Path, resume: bool) -> None:
+    """Raise a `UserError` if there is no run to resume in `output` or, without `resume`, if there is one."""
+    if resume:
+        require_state(output)
+    elif (output / STATE_FILE).exists():
+        raise UserError(
+            f"{output} already contains a run: add --resume to continue it, or choose another --output."
+        )
 
 
 def _untrained(config: RunConfig, split: Split, *, pretrained: bool) -> Checkpoint:
@@ -186,6 +192,7 @@ def _prepare(start: Checkpoint, config: RunConfig, device: torch.device, dtype: 
     # Depthwise and 1x1 convolutions run faster in this layout, on CPUs and GPUs.
     model.backbone.to(memory_format=torch.channels_last)
     average = copy.deepcopy(model) if settings.ema_decay > 0 else None
+    model.decoder.look_forward_twice = settings.look_forward_twice
     if settings.activation_checkpointing:
         checkpoint_activations(model)
     optimizer = adamw(parameter_groups(model, settings), settings)

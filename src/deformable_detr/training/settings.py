@@ -17,6 +17,7 @@ from ..data.records import Split
 from ..errors import UserError
 from ..evaluation import match_classes
 from ..run_folder.names import RUN_CONFIG_FILE
+from .choice import usual_recipe
 from .state import require_state
 
 
@@ -27,11 +28,12 @@ def resolve_config(
     config: str | Path | None = None,
     init_from: str | Path | None = None,
     resume: bool = False,
+    device: str = "auto",
 ) -> RunConfig:
     """Return the configuration before flags, from the stopped run or from the recipe and the config file.
 
     If no recipe is given, it is the one that the config file names, or else that of `init_from`, with the
-    architecture and the preprocessing of its weights.
+    architecture and the preprocessing of its weights. Without any of these, the recipe suits the device.
 
     Raises:
         UserError: if the recipe is unknown, a file is unreadable, two recipes contradict each other, or there
@@ -48,8 +50,16 @@ def resolve_config(
     elif init_from is not None:
         base = _config_of_model(init_from)
     else:
-        base = recipe_of("deformable_detr_r50")
+        base = recipe_of(usual_recipe(device))
     return base if config is None else with_file(base, Path(config), content)
+
+
+def names_a_recipe(
+    recipe: str | RunConfig | None, config: str | Path | None, init_from: str | Path | None, resume: bool
+) -> bool:
+    """Return whether one of these arguments of `train` says what to train."""
+    in_file = config is not None and "recipe" in read_yaml(Path(config))
+    return recipe is not None or init_from is not None or resume or in_file
 
 
 def _config_of_run(output: Path, recipe: str | None) -> RunConfig:

@@ -97,14 +97,11 @@ def save_state(output: Path, state: TrainingState, identity: Identity) -> None:
         torch.save(content, draft)
 
 
-def load_state(output: Path, state: TrainingState, identity: Identity) -> None:
-    """Load the saved state into `state`, whose model and optimizer are built from the current settings.
-
-    Learning rates and weight decay are those of the current settings, which may differ from the saved ones.
+def read_state(output: Path) -> dict[str, Any]:
+    """Return the content of `training_state.pt`, for `load_state`.
 
     Raises:
-        UserError: if the file is damaged or was changed, is from another version, or is from a run with other
-            data, another number of images per update or another model.
+        UserError: if the file is damaged or was changed, or is from another version.
     """
     path = output / STATE_FILE
     content = _read(path)
@@ -118,6 +115,23 @@ def load_state(output: Path, state: TrainingState, identity: Identity) -> None:
             f"--resume: {path} is not as it was written (its digest differs), so that its run cannot be "
             f"continued exactly: restore the file from a copy, or start a new run with --init-from {output}."
         )
+    return content
+
+
+def load_state(content: Mapping[str, Any], output: Path, state: TrainingState, identity: Identity) -> None:
+    """Load a saved state into `state`, whose model and optimizer are built from the current settings.
+
+    Learning rates and weight decay are those of the current settings, which may differ from the saved ones.
+
+    Args:
+        content: what `read_state(output)` returned, maybe in another process.
+        output: the run folder, for messages.
+
+    Raises:
+        UserError: if the state is from a run with other data, another number of images per update or another
+            model.
+    """
+    path = output / STATE_FILE
     _require_same(content, identity, output)
     groups = state.optimizer.param_groups
     settings = [{name: group[name] for name in ("initial_lr", "weight_decay")} for group in groups]

@@ -85,19 +85,8 @@ def assemble(
     `where` returns the location (file and line, or annotation id) of the object in a row of `objects`.
     """
     counts = np.bincount(objects.image_index, minlength=len(images))
-    crowded = [
-        Problem("too-many-objects", images[index].file_name, _TOO_MANY.format(counts[index]))
-        for index in np.flatnonzero(counts > MOST_OBJECTS).tolist()
-    ]
-    if crowded:
-        left = np.flatnonzero(counts <= MOST_OBJECTS).tolist()
-        rows = np.flatnonzero(counts[objects.image_index] <= MOST_OBJECTS)
-        position = np.cumsum(counts <= MOST_OBJECTS) - 1
-        kept = objects.take(rows, position)
-        left_records, left_problems = assemble(
-            [images[index] for index in left], kept, lambda row: where(int(rows[row]))
-        )
-        return left_records, [*crowded, *left_problems]
+    if (counts > MOST_OBJECTS).any():
+        return _without_crowded(images, objects, where, counts)
 
     sizes = np.array([image.size for image in images], dtype=np.float64).reshape(-1, 2)
     boxes, keep, findings = check_boxes(objects.boxes_xyxy, sizes[objects.image_index])
@@ -121,6 +110,31 @@ def assemble(
         for row, kind, message in findings
     ]
 
+    return _records(images, objects, boxes, keep), problems
+
+
+def _without_crowded(
+    images: Sequence[RawImage], objects: RawObjects, where: Callable[[int], str], counts: np.ndarray
+) -> tuple[tuple[ImageRecord, ...], list[Problem]]:
+    """Assemble the images with at most MOST_OBJECTS objects; each other one is a problem."""
+    few = counts <= MOST_OBJECTS
+    crowded = [
+        Problem("too-many-objects", images[index].file_name, _TOO_MANY.format(counts[index]))
+        for index in np.flatnonzero(~few).tolist()
+    ]
+    rows = np.flatnonzero(few[objects.image_index])
+    records, problems = assemble(
+        [images[index] for index in np.flatnonzero(few).tolist()],
+        objects.take(rows, position=np.cumsum(few) - 1),
+        lambda row: where(int(rows[row])),
+    )
+    return records, [*crowded, *problems]
+
+
+def _records(
+    images: Sequence[RawImage], objects: RawObjects, boxes_xyxy: np.ndarray, keep: np.ndarray
+) -> tuple[ImageRecord, ...]:
+    """Return records sorted by image id, with the checked boxes (N, 4) where `keep` (N,) is True."""
     by_id = sorted(range(len(images)), key=lambda index: images[index].image_id)
     rank = np.empty(len(images), dtype=np.int64)
     rank[by_id] = np.arange(len(images))
@@ -128,7 +142,7 @@ def assemble(
     rows = rows[np.argsort(rank[objects.image_index[rows]], kind="stable")]
     ends = np.cumsum(np.bincount(rank[objects.image_index[rows]], minlength=len(images)))
 
-    boxes = boxes[rows]
+    boxes = boxes_xyxy[rows]
     own_area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     area = np.where(np.isnan(objects.area[rows]), own_area, objects.area[rows])
     labels, annotation_ids = objects.labels[rows], objects.annotation_ids[rows]
@@ -154,7 +168,7 @@ def assemble(
             )
         )
         start = end
-    return tuple(records), problems
+    return tuple(records)
 
 
 def _fractions(boxes_xyxy: np.ndarray, sizes: np.ndarray) -> np.ndarray:
