@@ -25,7 +25,8 @@ def is_url(text: str) -> bool:
 def open_file_system(url: str, *, keeps_listings: bool = True) -> tuple[Any, str]:
     """Return fsspec's file system of a URL, and the path in it.
 
-    With `keeps_listings`, it remembers the folders that it has listed, as is usual for fsspec. A forked process gets its own file system, so the result must not be kept across a fork.
+    With `keeps_listings`, it remembers the folders that it has listed, as is usual for fsspec. A forked
+    process gets its own file system, so the result must not be kept across a fork.
 
     Raises:
         UserError: if the protocol is unknown, its library is not installed, or the URL is malformed.
