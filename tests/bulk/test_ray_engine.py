@@ -109,15 +109,6 @@ def test_errors_of_workers_are_sentences(cluster: None, model: Path, photos: Pat
     assert_complete(tmp_path / "out", PICTURES)
 
 
-def test_no_cluster_at_the_address(model: Path, photos: Path, tmp_path: Path) -> None:
-    if ray.is_initialized():
-        ray.shutdown()
-    with pytest.raises(UserError, match=r"there is no Ray cluster at 127\.0\.0\.1:1 "):
-        predict_tables(
-            model, photos, tmp_path / "out", **OPTIONS, engine=Engine("ray", ray_address="127.0.0.1:1")
-        )
-
-
 def test_a_killed_driver_leaves_nothing_running_and_continues(
     model: Path, photos: Path, tmp_path: Path
 ) -> None:
