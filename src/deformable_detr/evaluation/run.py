@@ -31,10 +31,12 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from ..config import DataConfig
 from ..data.formats import NOTES, read_split
 from ..data.formats.losses import most_is_lost
 from ..data.loading import open_annotated
 from ..data.records import ImageRecord, Split
+from ..data.remote_folder import RemoteFolder, remote_folder
 from ..errors import UserError
 from ..files import check_output_file, write_json
 from ..inference.detector import Detector, equal_shape_batches, load
@@ -67,6 +69,9 @@ def evaluate(
     split: str = "val",
     format: str = "auto",
     strict: bool = False,
+    images: str | None = None,
+    cache_gb: float = DataConfig.cache_gb,
+    cache_folder: str = DataConfig.cache_folder,
     metric: Metric = "coco",
     batching: Batching = "exact",
     batch_size: int = 2,
@@ -89,8 +94,10 @@ def evaluate(
 
     Args:
         model: a `Detector`, or anything that `deformable_detr.load` takes.
-        data: a data set's folder, or a `Split`; with a `Split`, `split`, `format` and `strict` are ignored.
+        data: a data set's folder, or a `Split`; with a `Split`, the options of reading it are ignored.
         strict: True to refuse a folder with problems; otherwise the problems are counted.
+        images, cache_gb, cache_folder: as the fields of `DataConfig`: a URL with the pictures, and their
+            cache.
         metric: `coco`, or `voc` with the options `iou_threshold`, `interpolation` and `plus_one` of
             `voc_average_precision`.
         batching: `exact` or `padded`, see the head of this file.
@@ -131,7 +138,8 @@ def evaluate(
             model = load(model, device=_own_device(device, num_processes), max_pixels=max_pixels)
         scales = tta_scales(tta)
         detector = augmented_as_requested(model, scales)
-        part = data if isinstance(data, Split) else _read(data, split, format, strict, console)
+        folder = remote_folder(images, cache_gb, cache_folder)
+        part = data if isinstance(data, Split) else _read(data, split, format, strict, folder, console)
         if len(part) == 0:
             raise UserError(f"{part.source}: the split {part.name} has no images to evaluate on.")
         unknown = _classes_not_in_model(detector.classes, part.classes, part.source)
@@ -175,8 +183,10 @@ def evaluate(
     return metrics
 
 
-def _read(data: str | Path, split: str, format: str, strict: bool, console: Console) -> Split:
-    part = read_split(data, split, format=format, strict=strict)
+def _read(
+    data: str | Path, split: str, format: str, strict: bool, images: RemoteFolder | None, console: Console
+) -> Split:
+    part = read_split(data, split, format=format, strict=strict, images=images)
     problems = [problem for problem in part.problems if problem.kind not in NOTES]
     if problems:
         note = f"{part.source} has problems: {len(problems)} (`deformable-detr inspect` lists them)."
@@ -249,7 +259,7 @@ def collect_detections(
 def _check_finite(detections: Detections, image: ImageRecord) -> None:
     if not (np.isfinite(detections.scores).all() and np.isfinite(detections.boxes_xyxy).all()):
         raise UserError(
-            f"the model's output for {image.path} is not finite, so its weights are broken: use a checkpoint "
+            f"the model's output for {image.file} is not finite, so its weights are broken: use a checkpoint "
             "from before the training diverged."
         )
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from ...errors import UserError
 from ..records import ImageRecord, Problem
+from ..remote_folder import RemoteFile
 from .lookup import Files
 
 # Pixels by which a box may extend beyond the image without a report, since rounding to a few decimals can
@@ -39,12 +40,13 @@ MAX_ANNOTATION_BYTES = 16 * 2**20
 
 
 class RawImage(NamedTuple):
-    """An image whose file exists. `size` is (H, W)."""
+    """An image whose file exists or is `remote`. `size` is (H, W)."""
 
     path: str
     file_name: str
     image_id: int
     size: tuple[int, int]
+    remote: RemoteFile | None = None
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,7 @@ def _records(
                 difficult=difficult[part],
                 area=area[part],
                 annotation_ids=annotation_ids[part],
+                remote=image.remote,
             )
         )
         start = end
