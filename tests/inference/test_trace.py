@@ -40,6 +40,7 @@ VARIANTS = {
     "refined": lambda: detector(),
     "plain": lambda: detector(refine_references=False),
     "two stages": lambda: detector(queries="proposals"),
+    "mixed": lambda: detector(queries="mixed"),
     "two stages, as the authors": lambda: detector(queries="proposals", mask_invalid_proposals=False),
     "own level": lambda: detector(attention="deformable_own_level"),
     "one level": lambda: detector(num_levels=1),
@@ -100,7 +101,7 @@ def test_references_without_refinement_stay() -> None:
     np.testing.assert_allclose(first, fractions * np.array(SIZE[::-1]), atol=1e-3)
 
 
-@pytest.mark.parametrize("variant", ["two stages", "two stages, as the authors"])
+@pytest.mark.parametrize("variant", ["two stages", "mixed", "two stages, as the authors"])
 def test_proposals_are_where_the_first_layer_looks_and_name_their_token(variant: str) -> None:
     subject = VARIANTS[variant]()
     queries = subject.explain(picture(), 0.0).queries

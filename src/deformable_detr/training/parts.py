@@ -192,6 +192,7 @@ def _prepare(start: Checkpoint, config: RunConfig, device: torch.device, dtype: 
     # Depthwise and 1x1 convolutions run faster in this layout, on CPUs and GPUs.
     model.backbone.to(memory_format=torch.channels_last)
     average = copy.deepcopy(model) if settings.ema_decay > 0 else None
+    model.decoder.look_forward_twice = settings.look_forward_twice
     if settings.activation_checkpointing:
         checkpoint_activations(model)
     optimizer = adamw(parameter_groups(model, settings), settings)
