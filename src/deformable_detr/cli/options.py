@@ -236,7 +236,8 @@ def add_data(parser: Parser) -> None:
 
 
 def add_split(parser: Parser, help: str = "The part of DATA to use.") -> None:
-    parser.option("--split", str, "val", help, shown="NAME")
+    help = f"{help} Default: the one that training measures on, val or else test."
+    parser.option("--split", str | None, None, help, shown="NAME")
 
 
 def add_format(parser: Parser) -> None:
@@ -280,6 +281,16 @@ def add_remote_images(parser: Parser) -> None:
         "The folder for such pictures.",
         shown="FOLDER",
         to="cache_folder",
+    )
+
+
+def add_threshold(parser: Parser) -> None:
+    parser.option(
+        "--threshold",
+        float | None,
+        None,
+        "The minimum score of a detection. Default: the thresholds of MODEL, one for each class, or 0.5 if "
+        "it has none.",
     )
 
 

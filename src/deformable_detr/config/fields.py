@@ -374,6 +374,13 @@ class TrainConfig:
         "Compute each encoder and decoder layer twice, instead of keeping what its gradient needs: less "
         "memory, more time, the same result.",
     )
+    precision_at_least: float | None = setting(
+        None,
+        "Choose the model's score thresholds for the most objects found with at least this precision, from 0 "
+        "to 1; null: for the best F1.",
+        above=0,
+        maximum=1,
+    )
     look_forward_twice: bool = setting(
         False,
         "With refinement, the loss of a layer's boxes also teaches the layer before it, which made the boxes "

@@ -132,7 +132,7 @@ def build_parts(
         UserError: in the same cases as `train`.
     """
     processes = join_processes(device)
-    processes.from_first(partial(_check_output, output, resume))
+    processes.from_first(partial(require_room, output, resume))
     train_split, val_split = read_splits(data, config)
     config = config_for_classes(config, train_split)
     settings = config.train
@@ -167,7 +167,8 @@ def build_parts(
     return parts
 
 
-def _check_output(output: Path, resume: bool) -> None:
+def require_room(output: Path, resume: bool) -> None:
+    """Raise a `UserError` if there is no run to resume in `output` or, without `resume`, if there is one."""
     if resume:
         require_state(output)
     elif (output / STATE_FILE).exists():
