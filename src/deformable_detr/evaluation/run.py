@@ -148,8 +148,8 @@ def evaluate(
             model = load(model, device=_own_device(device, num_processes), max_pixels=max_pixels)
         scales = tta_scales(tta)
         detector = augmented_as_requested(model, scales)
-        folder = remote_folder(images, cache_gb, cache_folder)
-        part = data if isinstance(data, Split) else _read(data, split, format, strict, folder, console)
+        remote = remote_folder(images, cache_gb, cache_folder)
+        part = data if isinstance(data, Split) else _read(data, split, format, strict, remote, console)
         if len(part) == 0:
             raise UserError(f"{part.source}: the split {part.name} has no images to evaluate on.")
         unknown = _classes_not_in_model(detector.classes, part.classes, part.source)
