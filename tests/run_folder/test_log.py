@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,14 @@ def test_without_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert [
         line for line in lines if "only metrics.jsonl is written" in line and "deformable-detr[train]" in line
     ]
+
+
+def test_a_folder_that_tensorboard_cannot_spell(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"K\xe4fer")
+    with log_in(folder) as log:
+        update(log, 1)
+    assert [path.name for path in folder.iterdir()] == [METRICS_FILE]
+    assert "not UTF-8: only metrics.jsonl is written" in log.console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_metric_that_does_not_exist(tmp_path: Path) -> None:

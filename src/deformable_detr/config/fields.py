@@ -275,6 +275,17 @@ class DataConfig:
     max_pixels: int = setting(
         100_000_000, "Refuse images with more pixels than this before they are decoded.", minimum=1
     )
+    images: str | None = setting(
+        None,
+        "A URL such as `s3://bucket/coco/{split}` with the pictures of a COCO data set whose folder holds "
+        "only annotations; `{split}` stands for train2017, val2017, …; null: they are in the folder.",
+    )
+    cache_gb: float = setting(
+        10.0, "With data.images, maximum size of the pictures that are kept on the disk, in GB.", minimum=0
+    )
+    cache_folder: str = setting(
+        "~/.cache/deformable_detr/pictures", "With data.images, the folder in which pictures are kept."
+    )
     num_workers: int = setting(
         2, "Processes that load images; with 0 the training process loads them itself.", minimum=0
     )

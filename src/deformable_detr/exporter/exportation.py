@@ -105,6 +105,7 @@ def export(
     format: str = "auto",
     calibration: str | Path | Sequence[str | Path] | None = None,
     num_images: int = 4,
+    max_pixels: int | None = None,
     max_box_drift: float | None = None,
     max_score_drift: float | None = None,
     max_ap_drift: float | None = None,
@@ -133,6 +134,7 @@ def export(
         format: the layout of `data`.
         calibration: pictures, folders or globs that determine the numeric ranges for int8.
         num_images: the maximum number of pictures that are compared.
+        max_pixels: the largest H·W of a picture, as for `load`.
         max_box_drift, max_score_drift, max_ap_drift: bounds; see `certificate.Bounds` for their units.
         console: the console on which progress is shown; None shows none.
 
@@ -144,7 +146,9 @@ def export(
     operator = _checked(target, to, operator, precision, calibration, num_images)
     bounds = _bounds(precision, max_box_drift, max_score_drift, max_ap_drift)
     check_libraries(to)
-    detector = load(model, device="cpu") if isinstance(model, str | Path) else model
+    if isinstance(model, Detector) and max_pixels is not None:
+        raise UserError("max_pixels cannot change a detector that is already loaded: pass it to load().")
+    detector = load(model, device="cpu", max_pixels=max_pixels) if isinstance(model, str | Path) else model
     part = data if data is None or isinstance(data, Split) else read_split(data, split, format=format)
     pictures = _pictures(detector, images, part, num_images)
     console = console or Console(quiet=True)

@@ -185,20 +185,21 @@ def note_start(
 def _open_events(folder: Path, first_step: int, console: Console) -> SummaryWriter | None:
     """Return TensorBoard's writer, which drops the events of updates that will be repeated.
 
-    It is None if TensorBoard is not installed.
+    It is None if TensorBoard is not installed, or cannot write to a folder whose name is not UTF-8.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        console.print(
-            "TensorBoard is not installed, so only metrics.jsonl is written, no events: "
-            'pip install "deformable-detr[train]" installs it.',
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
-        return None
-    return SummaryWriter(str(folder), purge_step=first_step + 1)
+        reason = 'TensorBoard is not installed (pip install "deformable-detr[train]")'
+    else:
+        try:
+            return SummaryWriter(str(folder), purge_step=first_step + 1)
+        except UnicodeEncodeError:
+            reason = "TensorBoard cannot write to a folder whose name is not UTF-8"
+    console.print(
+        f"{reason}: only metrics.jsonl is written, no events.", markup=False, highlight=False, soft_wrap=True
+    )
+    return None
 
 
 def _means(window: Sequence[Mapping[str, float]]) -> dict[str, float]:

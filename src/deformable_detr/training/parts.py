@@ -184,7 +184,8 @@ def require_room(output: Path, resume: bool) -> None:
 def _untrained(config: RunConfig, split: Split, *, pretrained: bool) -> Checkpoint:
     # The first process's weights are sent to all others, but every process can read the file.
     weights = config.train.backbone_weights if pretrained else None
-    return new_checkpoint(config.model, split.classes, config.data, config.recipe, weights)
+    data = replace(config.data, images=None)  # a model may be passed on; where its pictures were is private
+    return new_checkpoint(config.model, split.classes, data, config.recipe, weights)
 
 
 def _prepare(start: Checkpoint, config: RunConfig, device: torch.device, dtype: torch.dtype) -> TrainingState:

@@ -16,8 +16,8 @@ from .encoder import UnpaddedEncoder
 def replica_for_training(model: DetectionModel, device: torch.device, dtype: torch.dtype) -> DetectionModel:
     """Return a model with the same parameters, predictions and gradients that computes an update faster.
 
-    The parameters and buffers are those of `model`, not copies, so an update changes both. Only `model` should
-    be saved, because the names differ. Predictions and gradients differ in the order of sums. If there
+    The parameters and buffers are those of `model`, not copies, so an update changes both. Save only `model`,
+    because the names differ. Predictions and gradients differ in the order of sums. If there
     is nothing to gain, `model` itself is returned; the paper's recipes are among these.
 
     Args:
