@@ -89,7 +89,7 @@ class Decoder(nn.Module):
         self, queries: Queries, memory: FeatureMemory, attend: Sequence[SelfAttend] | None = None
     ) -> tuple[Predictions, ...]:
         """Return the predictions of all layers; `attend` replaces the self-attention of each layer."""
-        steps = attend or [None] * len(self.layers)
+        steps: Sequence[SelfAttend | None] = attend or [None] * len(self.layers)
         content, references = queries.content, queries.references
         origins = references  # the boxes that are corrected: the references, perhaps with a gradient
         predictions = []

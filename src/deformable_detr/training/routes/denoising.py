@@ -146,8 +146,9 @@ def noisy_boxes(boxes_cxcywh: Tensor) -> Tensor:
     return xyxy_to_cxcywh(torch.cat([low, high], dim=-1))
 
 
-def attend_within_groups(layer: DecoderLayer, slots: Slots, content: Tensor, positions: Tensor) -> Tensor:
+def attend_within_groups(layer: nn.Module, slots: Slots, content: Tensor, positions: Tensor) -> Tensor:
     """Let queries (B, G·2·M, C) see those of their own group that have an object, and themselves."""
+    assert isinstance(layer, DecoderLayer)
     G, twice_M = slots.num_groups, slots.empty.shape[1]
     heads = layer.self_attention.num_heads
     unseen = slots.empty[:, None] & ~torch.eye(twice_M, dtype=torch.bool)  # (B, 2M, 2M)

@@ -103,4 +103,5 @@ class Instructed(Route):
 
 def _width(layer: nn.Module) -> int:
     assert isinstance(layer, DecoderLayer)
-    return layer.self_attention.embed_dim
+    width: int = layer.self_attention.embed_dim
+    return width
