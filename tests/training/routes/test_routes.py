@@ -18,7 +18,7 @@ from deformable_detr.models import build_model
 from deformable_detr.structures import ImageBatch, Queries, Target
 from deformable_detr.training import train
 from deformable_detr.training.learner import Learner
-from deformable_detr.training.routes import build_routes
+from deformable_detr.training.routes import Route, build_routes
 from deformable_detr.training.routes.instructed import Instructed, Instruction
 from deformable_detr.training.routes.no_self_attention import NoSelfAttention
 from tests.support.interrupted import CrashError, before_update, crash
@@ -85,6 +85,7 @@ def test_the_models_own_pass_is_what_it_is_without_routes() -> None:
 def test_routes_of_weight_zero_do_not_change_the_gradient() -> None:
     learner, criterion = learner_of(without_dropout())
     for route in learner.routes.values():
+        assert isinstance(route, Route)
         route.weight = 0.0
     with_routes = gradients(learner, criterion)
     alone, criterion = learner_of(without_dropout(**dict.fromkeys(ROUTE_WEIGHTS, 0.0)))
@@ -223,7 +224,7 @@ def test_resumed_after_a_crash(
 def test_resume_refuses_other_routes(tiny_data: Path, tmp_path: Path) -> None:
     train(tiny_data, routed_config(max_steps=1), tmp_path / "run")
     with pytest.raises(UserError, match=r"train\.routes are no_self_attention, instructed, denoising, now"):
-        train(tiny_data, None, tmp_path / "run", resume=True, **{"train.routes.instructed": 0.0})
+        train(tiny_data, None, tmp_path / "run", resume=True, instructed=0.0)
 
 
 def test_micro_batches_give_the_weights_of_one_batch(
