@@ -7,7 +7,17 @@ from typing import Any
 
 from ..errors import PredictionInterrupted, UserError
 from .messages import fail
-from .options import Parser, add_dtype, add_max_pixels, add_model, add_output, add_tta, listed, without_tta
+from .options import (
+    Parser,
+    add_dtype,
+    add_max_pixels,
+    add_model,
+    add_output,
+    add_threshold,
+    add_tta,
+    listed,
+    without_tta,
+)
 
 SUMMARY = "find objects in pictures and videos, draw and list them"
 
@@ -26,7 +36,7 @@ def add_arguments(parser: Parser) -> None:
         "sources", "SOURCE", "Images, videos, folders, globs, webcam:0, or - for JSON lines.", many=True
     )
     add_output(parser, None, "The folder to write to. Default: predictions.", shown="FOLDER")
-    parser.option("--threshold", float, 0.5, "The minimum score of a detection.")
+    add_threshold(parser)
     parser.option(
         "--class-thresholds",
         str,
@@ -83,7 +93,7 @@ def _predict_files(no_track: bool, output: str | None, **options: Any) -> int:
             report = predict(**options, output=output or "predictions", track=not no_track, progress=progress)
     except PredictionInterrupted as interruption:
         report = interruption.report
-    print_report(report, options["threshold"])
+    print_report(report)
     if report.stopped and not all(source.startswith("webcam:") for source in options["sources"]):
         return fail("stopped; what was done until then is written.", PredictionInterrupted.exit_code)
     return 0  # Ctrl-C is the usual way to stop a camera

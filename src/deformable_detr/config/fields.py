@@ -276,6 +276,17 @@ class DataConfig:
     max_pixels: int = setting(
         100_000_000, "Refuse images with more pixels than this before they are decoded.", minimum=1
     )
+    images: str | None = setting(
+        None,
+        "A URL such as `s3://bucket/coco/{split}` with the pictures of a COCO data set whose folder holds "
+        "only annotations; `{split}` stands for train2017, val2017, …; null: they are in the folder.",
+    )
+    cache_gb: float = setting(
+        10.0, "With data.images, maximum size of the pictures that are kept on the disk, in GB.", minimum=0
+    )
+    cache_folder: str = setting(
+        "~/.cache/deformable_detr/pictures", "With data.images, the folder in which pictures are kept."
+    )
     num_workers: int = setting(
         2, "Processes that load images; with 0 the training process loads them itself.", minimum=0
     )
@@ -363,6 +374,13 @@ class TrainConfig:
         False,
         "Compute each encoder and decoder layer twice, instead of keeping what its gradient needs: less "
         "memory, more time, the same result.",
+    )
+    precision_at_least: float | None = setting(
+        None,
+        "Choose the model's score thresholds for the most objects found with at least this precision, from 0 "
+        "to 1; null: for the best F1.",
+        above=0,
+        maximum=1,
     )
     look_forward_twice: bool = setting(
         False,

@@ -42,7 +42,7 @@ def open_file_system(url: str) -> tuple[Any, str]:
     return file_system, path
 
 
-def read_bytes(url: str, *, attempts: int = ATTEMPTS, first_wait_s: float = FIRST_WAIT_S) -> bytes:
+def read_bytes(url: str, *, attempts: int = ATTEMPTS) -> bytes:
     """Return the content of the file at a URL. Failed reads are repeated after growing waits.
 
     A file that does not exist, is a folder, or may not be read is reported at once.
@@ -53,7 +53,7 @@ def read_bytes(url: str, *, attempts: int = ATTEMPTS, first_wait_s: float = FIRS
     last: BaseException | None = None
     for attempt in range(attempts):
         if attempt:
-            time.sleep(first_wait_s * 2 ** (attempt - 1))
+            time.sleep(FIRST_WAIT_S * 2 ** (attempt - 1))
         file_system, path = open_file_system(url)
         try:
             content: bytes = file_system.cat_file(path)

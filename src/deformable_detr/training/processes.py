@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import UserError
-from ..inference.detector import choose_device
+from ..inference.devices import choose_device
 
 Result = TypeVar("Result")
 
@@ -73,9 +73,9 @@ class Processes:
             except UserError as error:
                 shared[1] = error
         torch.distributed.broadcast_object_list(shared)
-        result, error = shared
-        if error is not None:
-            raise error
+        result, problem = shared
+        if problem is not None:
+            raise problem
         return result  # type: ignore[no-any-return]
 
     def wait(self) -> None:
