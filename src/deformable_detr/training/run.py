@@ -24,11 +24,11 @@ from ..errors import TrainingInterruptedError, UserError
 from ..evaluation import evaluate
 from ..files import remove_abandoned, write_text
 from ..inference.detector import Detector
+from ..run_folder.lock import locked
 from ..run_folder.log import TrainingLog, note_start
 from ..run_folder.names import BEST, LAST, RUN_CONFIG_FILE, STATE_FILE
 from .choice import choice_line
 from .finish import finish
-from .lock import locked
 from .messages import opening_lines
 from .optimisation import (
     batch_size_factor,
