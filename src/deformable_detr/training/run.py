@@ -206,7 +206,7 @@ def take_update(run: Parts, micro_batches: list[MicroBatch]) -> dict[str, float]
     key = (state.step, run.processes.rank, 0)
     torch.manual_seed(int(seed_sequence(settings.seed, *key).generate_state(1, "uint64")[0]))
     losses = update(
-        run.model,
+        run.learner,
         run.criterion,
         state.optimizer,
         micro_batches,
