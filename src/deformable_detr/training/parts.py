@@ -26,9 +26,11 @@ from ..loss import SetCriterion
 from ..models.activation_checkpointing import checkpoint_activations
 from ..run_folder.names import CHECKPOINTS, FEATURE_CACHE, STATE_FILE
 from .feature_cache import CacheLimits, FeatureCache
+from .learner import Learner
 from .optimisation import adamw, parameter_groups
 from .precision import autocast, gradient_scaler, resolve_precision
 from .processes import Processes, join_processes
+from .routes import build_routes
 from .settings import config_for_classes, read_splits
 from .state import Identity, TrainingState, load_state, read_state, require_state, save_state
 from .transfer import transfer
@@ -42,7 +44,7 @@ class Parts:
     Attributes:
         start: the contents of a checkpoint, with the same model as `state`.
         state: everything that changes during training.
-        model: the state's model, wrapped so that several processes share its gradients.
+        learner: the state's model and routes, wrapped so that several processes share their gradients.
         dtype: the type in which the forward pass computes.
         cache: the backbone's features; None if they are computed in every update.
     """
@@ -57,7 +59,7 @@ class Parts:
     dtype: torch.dtype
     start: Checkpoint
     state: TrainingState
-    model: nn.Module
+    learner: nn.Module
     criterion: SetCriterion
     cache: FeatureCache | None
 
@@ -144,7 +146,9 @@ def build_parts(
     if init_from is not None and not resume:
         for sentence in transfer(checkpoints.load(init_from), start).sentences():
             console.print(sentence, highlight=False)
-    state = _prepare(start, config, processes.device, dtype)
+    criterion = SetCriterion(build_classification(config.model, settings.loss), settings.loss)
+    routes = build_routes(config, start.model, criterion)
+    state = _prepare(start, routes, config, processes.device, dtype)
     parts = Parts(
         data=data,
         output=output,
@@ -157,8 +161,10 @@ def build_parts(
         start=start,
         state=state,
         # Without auxiliary losses the earlier layers' heads get no gradient.
-        model=processes.share_gradients(state.model, some_unused=not settings.loss.auxiliary),
-        criterion=SetCriterion(build_classification(config.model, settings.loss), settings.loss),
+        learner=processes.share_gradients(
+            Learner(state.model, state.routes), some_unused=not settings.loss.auxiliary
+        ),
+        criterion=criterion,
         cache=_feature_cache(state, train_split, config, output, processes, dtype),
     )
     if resume:
@@ -184,7 +190,9 @@ def _untrained(config: RunConfig, split: Split, *, pretrained: bool) -> Checkpoi
     return new_checkpoint(config.model, split.classes, data, config.recipe, weights)
 
 
-def _prepare(start: Checkpoint, config: RunConfig, device: torch.device, dtype: torch.dtype) -> TrainingState:
+def _prepare(
+    start: Checkpoint, routes: nn.ModuleDict, config: RunConfig, device: torch.device, dtype: torch.dtype
+) -> TrainingState:
     """Prepare the model for training and build its moving average and its optimizer."""
     settings = config.train
     model = start.model.to(device)
@@ -196,8 +204,8 @@ def _prepare(start: Checkpoint, config: RunConfig, device: torch.device, dtype: 
     model.decoder.look_forward_twice = settings.look_forward_twice
     if settings.activation_checkpointing:
         checkpoint_activations(model)
-    optimizer = adamw(parameter_groups(model, settings), settings)
-    return TrainingState(model, average, optimizer, gradient_scaler(device, dtype))
+    optimizer = adamw(parameter_groups(model, settings, routes.to(device)), settings)
+    return TrainingState(model, average, optimizer, gradient_scaler(device, dtype), routes=routes)
 
 
 def _feature_cache(
