@@ -96,15 +96,20 @@ def test_without_a_right_detection_there_are_no_thresholds(
     assert dd.load(tmp_path / "run").decision is None
 
 
-def test_without_a_split_to_choose_on(
-    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_without_another_split_some_training_pictures_serve(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = changed_data(tiny_data, tmp_path / "data", lambda content: None)
     (data / "annotations" / "instances_val.json").unlink()
-    assert train(data, tiny_config(max_steps=1), tmp_path / "run").decision is None
+    monkeypatch.setattr(module, "MAX_TRAINING_IMAGES", 5)
+    detector = train_perfectly(monkeypatch, data, tmp_path / "run", report=True)
+    assert detector.decision is not None
+    assert (detector.decision.split, detector.decision.images) == ("train", 4)  # every third of 12
     said = capsys.readouterr().out
-    assert "no split val or test to choose thresholds on" in said
-    assert "0.5" in said
+    assert "no split val or test" in said
+    assert "4 pictures that the model was trained on" in said
+    report = (tmp_path / "run" / REPORT_PAGE).read_text(encoding="utf-8")
+    assert "not measured" in report
 
 
 def test_a_failure_is_no_failure_of_the_run(

@@ -12,6 +12,7 @@ from .options import (
     add_max_pixels,
     add_model,
     add_output,
+    add_remote_images,
     add_split,
     add_tta,
     without_tta,
@@ -28,6 +29,7 @@ def add_arguments(parser: Parser) -> None:
     add_format(parser)
     add_max_pixels(parser)
     parser.flag("--strict", "Refuse data that has problems.")
+    add_remote_images(parser)
     add_output(parser, None, "Write the result as JSON to this file (metrics.json).")
     parser.option("--metric", Literal["coco", "voc"], "coco", "COCO's or Pascal VOC's average precision.")
     parser.option(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, NoReturn
 
-from ..config import Layout
+from ..config import DataConfig, Layout
 from ..config.checks import fits, from_text, in_words, placeholder, quoted, written
 from ..errors import UserError
 from .messages import suggestion
@@ -255,6 +255,32 @@ def add_max_pixels(parser: Parser) -> None:
         None,
         "The largest picture to read, in pixels. Default: the limit that MODEL was trained with.",
         to="max_pixels",
+    )
+
+
+def add_remote_images(parser: Parser) -> None:
+    parser.option(
+        "--data.images",
+        str | None,
+        None,
+        "A URL such as s3://bucket/coco/{split} with the pictures, if DATA has only COCO annotations.",
+        shown="URL",
+        to="images",
+    )
+    parser.option(
+        "--data.cache_gb",
+        float,
+        DataConfig.cache_gb,
+        "The maximum size of such pictures on the disk.",
+        to="cache_gb",
+    )
+    parser.option(
+        "--data.cache_folder",
+        str,
+        DataConfig.cache_folder,
+        "The folder for such pictures.",
+        shown="FOLDER",
+        to="cache_folder",
     )
 
 

@@ -32,11 +32,13 @@ from torch import Tensor
 
 from ..checkpoint import checkpoint_folder, save_decision
 from ..checkpoint.decision import Rule
+from ..config import DataConfig
 from ..data.formats import NOTES, read_split
 from ..data.formats.losses import most_is_lost
 from ..data.formats.splits import meaning
 from ..data.loading import open_annotated
 from ..data.records import ImageRecord, Split
+from ..data.remote_folder import RemoteFolder, remote_folder
 from ..errors import UserError
 from ..files import check_output_file, write_json
 from ..inference.detector import Detector, equal_shape_batches, load
@@ -71,6 +73,9 @@ def evaluate(
     split: str | None = None,
     format: str = "auto",
     strict: bool = False,
+    images: str | None = None,
+    cache_gb: float = DataConfig.cache_gb,
+    cache_folder: str = DataConfig.cache_folder,
     metric: Metric = "coco",
     batching: Batching = "exact",
     batch_size: int = 2,
@@ -94,9 +99,11 @@ def evaluate(
 
     Args:
         model: a `Detector`, or anything that `deformable_detr.load` takes.
-        data: a data set's folder, or a `Split`; with a `Split`, `split`, `format` and `strict` are ignored.
+        data: a data set's folder, or a `Split`; with a `Split`, the options of reading it are ignored.
         split: the split's name; None means the one that training measures on, `val` or else `test`.
         strict: True to refuse a folder with problems; otherwise the problems are counted.
+        images, cache_gb, cache_folder: as the fields of `DataConfig`: a URL with the pictures, and their
+            cache.
         metric: `coco`, or `voc` with the options `iou_threshold`, `interpolation` and `plus_one` of
             `voc_average_precision`.
         batching: `exact` or `padded`, see the head of this file.
@@ -141,7 +148,8 @@ def evaluate(
             model = load(model, device=_own_device(device, num_processes), max_pixels=max_pixels)
         scales = tta_scales(tta)
         detector = augmented_as_requested(model, scales)
-        part = data if isinstance(data, Split) else _read(data, split, format, strict, console)
+        remote = remote_folder(images, cache_gb, cache_folder)
+        part = data if isinstance(data, Split) else _read(data, split, format, strict, remote, console)
         if len(part) == 0:
             raise UserError(f"{part.source}: the split {part.name} has no images to evaluate on.")
         unknown = _classes_not_in_model(detector.classes, part.classes, part.source)
@@ -210,8 +218,15 @@ def _decide(
     return decision.by_class(detector.classes.names)
 
 
-def _read(data: str | Path, split: str | None, format: str, strict: bool, console: Console) -> Split:
-    part = read_split(data, split, format=format, strict=strict)
+def _read(
+    data: str | Path,
+    split: str | None,
+    format: str,
+    strict: bool,
+    images: RemoteFolder | None,
+    console: Console,
+) -> Split:
+    part = read_split(data, split, format=format, strict=strict, images=images)
     if split is None and meaning(part.name) != "val":
         console.print(Text(printable(f"There is no split val: {part.name} is measured."), "yellow"))
     problems = [problem for problem in part.problems if problem.kind not in NOTES]
@@ -286,7 +301,7 @@ def collect_detections(
 def _check_finite(detections: Detections, image: ImageRecord) -> None:
     if not (np.isfinite(detections.scores).all() and np.isfinite(detections.boxes_xyxy).all()):
         raise UserError(
-            f"the model's output for {image.path} is not finite, so its weights are broken: use a checkpoint "
+            f"the model's output for {image.file} is not finite, so its weights are broken: use a checkpoint "
             "from before the training diverged."
         )
 

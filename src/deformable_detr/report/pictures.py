@@ -270,7 +270,7 @@ def _query_of(
 
 
 def _read(record: ImageRecord, detector: Detector) -> Image.Image:
-    return open_image(record.path, annotated_size=record.size, max_pixels=detector.data.max_pixels).picture
+    return open_image(record.file, annotated_size=record.size, max_pixels=detector.data.max_pixels).picture
 
 
 def _around(first: np.ndarray, second: np.ndarray) -> np.ndarray:

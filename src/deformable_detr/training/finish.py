@@ -16,6 +16,8 @@ from ..report import report_text
 from ..run_folder.names import REPORT_PAGE
 from .parts import Parts
 
+MAX_TRAINING_IMAGES = 200  # to choose thresholds on, if there is no other split
+
 
 def finish(run: Parts) -> Detector:
     """Return the detector with the best weights, or with the last ones if there was no evaluation.
@@ -26,11 +28,14 @@ def finish(run: Parts) -> Detector:
     best = _best_checkpoint(run)
     detector = Detector.of(best, run.processes.device)
     try:
-        rows = _detect(run, detector)
-        if run.val_split is not None and run.last_step > 0:
-            detector = _with_thresholds(run, best, run.val_split, rows)
+        split = run.val_split or _some_of(run.train_split)
+        report = " and the report" if run.config.train.report else ""
+        _say(run, f"measuring the best weights on {split.name} for the thresholds{report}")
+        rows = collect_detections(detector, split, progress=False)
+        if run.last_step > 0:
+            detector = _with_thresholds(run, best, split, rows)
         if run.config.train.report:
-            _write_report(run, detector, rows)
+            _write_report(run, detector, rows if run.val_split is not None else [])
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         _say(
@@ -56,22 +61,14 @@ def _best_checkpoint(run: Parts) -> Checkpoint:
     return checkpoint
 
 
-def _detect(run: Parts, detector: Detector) -> list[dict[str, Any]]:
-    if run.val_split is None:
-        _say(
-            run,
-            "The data have no split val or test to choose thresholds on, so the model's detections count "
-            "from a score of 0.5: `deformable-detr evaluate MODEL DATA --decide best_f1` chooses them on "
-            "other data.",
-        )
-        return []
-    report = " and the report" if run.config.train.report else ""
-    _say(run, f"measuring the best weights for the thresholds{report}")
-    return collect_detections(detector, run.val_split, progress=False)
+def _some_of(split: Split) -> Split:
+    """Return at most MAX_TRAINING_IMAGES images of the training split, evenly spaced."""
+    step = -(-len(split) // MAX_TRAINING_IMAGES)
+    return replace(split, images=split.images[::step])
 
 
 def _with_thresholds(run: Parts, best: Checkpoint, split: Split, rows: list[dict[str, Any]]) -> Detector:
-    """Choose the thresholds of the best weights on the split that is also measured, and save them."""
+    """Choose the thresholds of the best weights on a split, save them, and say how far to trust them."""
     device = run.processes.device
     rule = run.config.train.precision_at_least or "best_f1"
     decision = choose_thresholds(
@@ -88,11 +85,20 @@ def _with_thresholds(run: Parts, best: Checkpoint, split: Split, rows: list[dict
         checkpoints.save_decision(checkpoints.checkpoint_folder(run.output), decision)
     for line in decision_lines(decision.by_class(best.classes.names)):
         _say(run, line)
-    _say(
-        run,
-        f"They are saved in the model. {split.name} is also the split that is measured, which flatters "
-        "precision and recall at these thresholds a little.",
-    )
+    _say(run, "They are saved in the model.")
+    if run.val_split is None:
+        _say(
+            run,
+            f"As the data have no split val or test, they come from {len(split)} pictures that the model was "
+            "trained on, where its scores are too high: `deformable-detr evaluate MODEL DATA --decide "
+            "best_f1` chooses them on other pictures.",
+        )
+    else:
+        _say(
+            run,
+            f"{split.name} is also the split that is measured, which flatters precision and recall at these "
+            "thresholds a little.",
+        )
     return Detector.of(replace(best, decision=decision), device)
 
 

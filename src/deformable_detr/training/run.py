@@ -24,11 +24,11 @@ from ..errors import TrainingInterruptedError, UserError
 from ..evaluation import evaluate
 from ..files import remove_abandoned, write_text
 from ..inference.detector import Detector
+from ..run_folder.lock import locked
 from ..run_folder.log import TrainingLog, note_start
 from ..run_folder.names import BEST, LAST, RUN_CONFIG_FILE, STATE_FILE
 from .choice import choice_line
 from .finish import finish
-from .lock import locked
 from .messages import opening_lines
 from .optimisation import (
     batch_size_factor,
@@ -206,7 +206,7 @@ def take_update(run: Parts, micro_batches: list[MicroBatch]) -> dict[str, float]
     key = (state.step, run.processes.rank, 0)
     torch.manual_seed(int(seed_sequence(settings.seed, *key).generate_state(1, "uint64")[0]))
     losses = update(
-        run.model,
+        run.learner,
         run.criterion,
         state.optimizer,
         micro_batches,

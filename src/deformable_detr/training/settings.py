@@ -14,6 +14,7 @@ from ..data.formats import list_splits, read_split
 from ..data.formats.losses import main_reason
 from ..data.formats.splits import name_to_measure_on
 from ..data.records import Split
+from ..data.remote_folder import remote_folder
 from ..errors import UserError
 from ..evaluation import match_classes
 from ..run_folder.names import RUN_CONFIG_FILE
@@ -79,8 +80,8 @@ def _config_of_model(init_from: str | Path) -> RunConfig:
     return replace(
         base,
         model=replace(source.config, num_classes=base.model.num_classes),
-        # The layout of the new data's files is their own, and so is how strictly to read them.
-        data=replace(source.data, format=base.data.format, strict=base.data.strict),
+        # The layout and place of the new data's files are their own, and so is how strictly to read them.
+        data=replace(source.data, format=base.data.format, strict=base.data.strict, images=base.data.images),
     )
 
 
@@ -90,7 +91,8 @@ def read_splits(data: str | Path, config: RunConfig) -> tuple[Split, Split | Non
     Raises:
         UserError: if the data cannot be read, have no object to learn from, or have no class in common.
     """
-    read = partial(read_split, data, format=config.data.format, strict=config.data.strict)
+    folder = remote_folder(config.data.images, config.data.cache_gb, config.data.cache_folder)
+    read = partial(read_split, data, format=config.data.format, strict=config.data.strict, images=folder)
     train = read("train")
     if train.num_objects == 0:
         crowds = sum(map(len, train.images))

@@ -31,6 +31,7 @@ from pathlib import Path
 
 from ...errors import UserError
 from ..records import Split
+from ..remote_folder import RemoteFolder
 from . import coco, voc, yolo
 from .splits import in_usual_order, name_to_measure_on, names_meant
 
@@ -87,7 +88,14 @@ def list_splits(root: Path | str, *, format: str = "auto") -> tuple[str, ...]:
     return in_usual_order(_layout(root, format).splits(_place(root)))
 
 
-def read_split(root: Path | str, split: str | None, *, format: str = "auto", strict: bool = False) -> Split:
+def read_split(
+    root: Path | str,
+    split: str | None,
+    *,
+    format: str = "auto",
+    strict: bool = False,
+    images: RemoteFolder | None = None,
+) -> Split:
     """Read one split of a data set.
 
     Args:
@@ -96,6 +104,7 @@ def read_split(root: Path | str, split: str | None, *, format: str = "auto", str
             `val` or else `test`.
         format: coco, voc or yolo; auto recognises the layout.
         strict: refuse data with problems (except `NOTES`) instead of dropping broken entries.
+        images: the folder behind a URL that holds the pictures, if they are not in the data set (only COCO).
 
     Raises:
         UserError: if there is no such folder, no data set in it, no such split, a file is unusable, no image
@@ -103,7 +112,15 @@ def read_split(root: Path | str, split: str | None, *, format: str = "auto", str
     """
     splits = list_splits(root, format=format)
     name = _to_measure_on(splits, root) if split is None else _match(split, splits, root)
-    result = _layout(root, format).read(_place(root), name)
+    if images is None:
+        result = _layout(root, format).read(_place(root), name)
+    elif (detect_format(root) if format == "auto" else format) == "coco":
+        result = coco.read(_place(root), name, images)
+    else:
+        raise UserError(
+            f"pictures behind a URL ({images.url}) need annotations in COCO layout, which states names and "
+            f"sizes, and {root} has another layout: convert it to COCO, or copy the pictures to the disk."
+        )
     if not result.images:
         lost = [problem for problem in result.problems if problem.kind not in NOTES]
         why = (

@@ -21,6 +21,7 @@ import numpy as np
 
 from ...errors import UserError
 from ..records import ImageRecord, Problem
+from ..remote_folder import RemoteFile
 from .lookup import Files
 
 # Pixels by which a box may extend beyond the image without a report, since rounding to a few decimals can
@@ -40,12 +41,13 @@ MAX_LIST_BYTES = 256 * 2**20  # names of some millions of images
 
 
 class RawImage(NamedTuple):
-    """An image whose file exists. `size` is (H, W)."""
+    """An image whose file exists or is `remote`. `size` is (H, W)."""
 
     path: str
     file_name: str
     image_id: int
     size: tuple[int, int]
+    remote: RemoteFile | None = None
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,7 @@ def _records(
                 difficult=difficult[part],
                 area=area[part],
                 annotation_ids=annotation_ids[part],
+                remote=image.remote,
             )
         )
         start = end
