@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ def test_rows_are_means_since_the_last_row(tmp_path: Path) -> None:
             update(log, step, every=2)
     rows = read(tmp_path)
     assert [(row["step"], row["loss"]) for row in rows] == [(2, 1.5), (4, 3.5), (5, 5.0)]
+    assert 0.05 < rows[0].pop("peak_memory_gb") < 1000
     assert rows[0] == {
         "kind": "train",
         "epoch": 0,
@@ -53,7 +55,7 @@ def test_rows_are_means_since_the_last_row(tmp_path: Path) -> None:
         "images_per_second": 8.0,
         "seconds": 1.0,
     }
-    assert "update 4/5  loss 3.500  8.0 img/s" in log.console.file.getvalue()  # type: ignore[attr-defined]
+    assert re.search(r"update 4/5  loss 3.500  8.0 img/s  \d+\.\d GB", log.console.file.getvalue())  # type: ignore[attr-defined]
 
 
 def test_a_value_that_some_updates_lack(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from ..config import DataConfig
 from ..errors import UserError
 from ..structures import ImageBatch, Target
+from ..system.allocator import release_free_memory
 from .images import open_image
 from .records import ImageRecord, Split
 from .seeds import seed_sequence
@@ -247,6 +248,7 @@ def lost_workers_as_user_errors() -> Iterator[None]:
 
 class _TrainingLoader(DataLoader[MicroBatch]):
     def __iter__(self) -> Iterator[MicroBatch]:  # type: ignore[override]
+        release_free_memory()  # else a forked worker would keep it, while this process writes to a copy
         others = set(multiprocessing.active_children())
         batches = super().__iter__()
         workers = set(multiprocessing.active_children()) - others

@@ -24,6 +24,7 @@ from ..errors import UserError
 from ..inference.detector import Detector, new_checkpoint
 from ..loss import SetCriterion
 from ..models.activation_checkpointing import checkpoint_activations
+from ..models.relu6 import keep_only_results_of_relu6
 from ..run_folder.names import CHECKPOINTS, FEATURE_CACHE, STATE_FILE
 from .feature_cache import CacheLimits, FeatureCache
 from .optimisation import adamw, parameter_groups
@@ -186,6 +187,7 @@ def _prepare(start: Checkpoint, config: RunConfig, device: torch.device, dtype: 
     # Depthwise and 1x1 convolutions run faster in this layout, on CPUs and GPUs.
     model.backbone.to(memory_format=torch.channels_last)
     average = copy.deepcopy(model) if settings.ema_decay > 0 else None
+    keep_only_results_of_relu6(model.backbone)
     if settings.activation_checkpointing:
         checkpoint_activations(model)
     optimizer = adamw(parameter_groups(model, settings), settings)
