@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from deformable_detr.system.allocator import release_free_memory
+from deformable_detr.system.allocator import HUGE_PAGES, release_free_memory
 
 CODE = """
 import numpy as np
@@ -30,3 +32,28 @@ def test_free_buffers_are_kept_until_they_are_released() -> None:
     kept, left = map(int, answer.stdout.split())
     assert kept > 150_000_000
     assert left < 50_000_000
+
+
+HUGE = """
+import re
+from pathlib import Path
+from deformable_detr.system.allocator import keep_large_buffers
+
+keep_large_buffers()
+import torch
+buffer = torch.ones(10_000_000)
+print(re.search(r"AnonHugePages: +(\\d+) kB", Path("/proc/self/smaps_rollup").read_text())[1])
+"""
+SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(
+    not SETTING.exists() or "[never]" in SETTING.read_text() or not release_free_memory(),
+    reason="the system has no transparent huge pages, or the C library is not glibc",
+)
+def test_large_buffers_are_in_huge_pages() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != HUGE_PAGES}
+    answer = subprocess.run(
+        [sys.executable, "-c", HUGE], check=True, capture_output=True, text=True, env=environment
+    )
+    assert int(answer.stdout) > 10_000

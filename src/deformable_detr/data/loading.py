@@ -11,7 +11,6 @@ batch_size · accumulate · world_size images, cut into micro-batches of batch_s
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from ..config import DataConfig
 from ..errors import UserError
 from ..structures import ImageBatch, Target
 from ..system.allocator import release_free_memory
+from ..system.machine import num_cores
 from .images import open_image
 from .records import ImageRecord, Split
 from .seeds import seed_sequence
@@ -178,7 +178,7 @@ def training_loader(
         world_size=world_size,
     )
     # more processes than cores only cost memory, and PyTorch warns of them
-    num_workers = min(config.num_workers, _num_cores(), len(micro_batches))
+    num_workers = min(config.num_workers, num_cores(), len(micro_batches))
     return _TrainingLoader(
         _MicroBatches(Samples(split, config, seed)),
         sampler=micro_batches,
@@ -279,12 +279,6 @@ def _leave_signals_to_the_main_process(worker: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-
-
-def _num_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _generator(seed: int, *place: int) -> np.random.Generator:

@@ -22,7 +22,7 @@ def keep_only_results_of_relu6(module: nn.Module) -> None:
     """
     for part in module.modules():
         if isinstance(part, nn.ReLU6) and part.inplace:
-            part.forward = relu6_  # type: ignore[method-assign]
+            part.forward = relu6_  # type: ignore[method-assign, assignment]
 
 
 def relu6_(x: Tensor) -> Tensor:
@@ -45,4 +45,5 @@ class _ReLU6(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (result,) = ctx.saved_tensors
-        return torch.ops.aten.hardtanh_backward(grad, result, 0, 6)
+        gradient: Tensor = torch.ops.aten.hardtanh_backward(grad, result, 0, 6)
+        return gradient
