@@ -18,7 +18,7 @@ from .machine import cores_of_affinity, num_cores
 
 THREADS, SPINS = "OMP_NUM_THREADS", "GOMP_SPINCOUNT"
 WAITING = ("OMP_WAIT_POLICY", SPINS, "KMP_BLOCKTIME")  # each of them means that the user has decided
-FEW_SPINS = 3000  # on the processors of docs/speed.md, about 0.1 ms
+FEW_SPINS = 1000  # some ten microseconds: longer than most pauses between two operations
 
 
 def prepare_threads() -> None:
