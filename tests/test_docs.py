@@ -138,8 +138,7 @@ def parse(arguments: list[str]) -> None:
     if not arguments or arguments[0].startswith("-"):
         return
     name, *rest = arguments
-    # What a line resumes or starts from is not there.
-    rest = [word for word in rest if word != "--resume"]
+    # What a line starts from is not there.
     for option in ("--init-from", "--config"):
         if option in rest:
             index = rest.index(option)

@@ -14,6 +14,7 @@ EXPERIMENTS = {
     "figure6": "where encoder and decoder look",
     "queue": "the small-scale runs, from a file",
     "summary": "what those runs say of the claims",
+    "compare": "what variants of a recipe add, by a paired test",
     "complexity": "cost against resolution, attention at the start",
     "attention": "how attention finds its keys over the epochs",
 }

@@ -2,7 +2,8 @@
 
     python -m experiments.paper queue experiments/paper/queue.yaml --output runs/paper --results FOLDER
 
-A finished run leaves RESULTS/DATA-ROW-EPOCHSep-seedSEED.json with its curve, time, machine and command.
+A finished run leaves RESULTS/DATA-ROW-EPOCHSep-seedSEED.json with its curve, time, machine and command. A row
+is one of tables 1 and 2 at the small scale, or one of the file's `variants`: a recipe with other settings.
 Finished runs are not repeated, and a stopped run continues where it stopped. The run folders are where
 `paper table1 --scale small --output OUTPUT/DATA --rebuild` looks for them.
 
@@ -13,6 +14,7 @@ queues, each with a share of the threads. For small models two runs use two core
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import signal
@@ -20,6 +22,7 @@ import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,9 +43,11 @@ from deformable_detr.run_folder.reading import read_metrics
 from experiments.commands import add_output
 
 from . import table1, table2
-from .rows import AP_NAMES, Row, read_run, require_data, run_folder
+from .published import Published
+from .rows import AP_NAMES, Row, Variant, read_run, require_data, run_folder
 
 ROWS: dict[str, Row] = {row.name: row for row in (*table2.ROWS, *table1.ROWS)}
+CPU_FILE = "cpu_seconds.jsonl"  # in a run folder: one row per start of the run that ended by itself
 _FIELDS = {"row", "data", "epochs", "seeds", "evaluate_every", "minutes"}
 _DRAWN_FIELDS = {"train", "val", "image_size", "seed", "small_objects"}  # options of data.drawn.generate
 
@@ -125,7 +130,8 @@ def run(arguments: Namespace) -> None:
                     before = read_run(folder)
                     if before is not None:
                         require_data(before, val)
-                    each.row.train(source, each.config, folder, arguments.device)
+                    with _processor_time(folder):
+                        each.row.train(source, each.config, folder, arguments.device)
                     content = json.dumps(result_of(each, folder, command), indent=1)
                     write_text(result, content + "\n")
         except Timeout:
@@ -135,6 +141,18 @@ def run(arguments: Namespace) -> None:
             failed.append(each.name)
     if failed:
         raise UserError(f"failed: {', '.join(failed)}; their folders in {output} show where, remove them.")
+
+
+@contextmanager
+def _processor_time(folder: Path) -> Iterator[None]:
+    """Append the processor time that this process and its ended children spend to a file of the run."""
+    start = sum(os.times()[:4])
+    try:
+        yield
+    finally:
+        if folder.is_dir():
+            with (folder / CPU_FILE).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"seconds": round(sum(os.times()[:4]) - start, 3)}) + "\n")
 
 
 def _run_jobs(arguments: Namespace, console: Console) -> None:
@@ -204,12 +222,14 @@ def read_queue(path: Path) -> tuple[dict[str, Any], list[QueuedRun]]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         data, entries = dict(content["data"]), list(content["runs"])
+        variants = dict(content.get("variants", {}))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         why = " ".join(str(error).split())
         raise UserError(f"{path} is not a queue of runs ({why}): it needs `data` and `runs`.") from error
     for name, description in data.items():
         _check_data(name, description, path)
-    runs = [each for entry in entries for each in _queued(entry, data, path)]
+    rows = {**ROWS, **{name: _variant(name, entry, path) for name, entry in variants.items()}}
+    runs = [each for entry in entries for each in _queued(entry, data, rows, path)]
     names = [each.name for each in runs]
     for name in names:
         if names.count(name) > 1:
@@ -236,17 +256,30 @@ def _check_data(name: str, description: Any, path: Path) -> None:
         raise UserError(f"{what}: `image_size` [height, width], the others whole numbers.")
 
 
-def _queued(entry: Any, data: Mapping[str, Any], path: Path) -> Iterator[QueuedRun]:
+def _variant(name: str, entry: Any, path: Path) -> Variant:
+    if not isinstance(entry, Mapping) or "recipe" not in entry or entry.keys() - {"recipe", "settings"}:
+        raise UserError(f"{path}: the variant {name} needs a recipe and may have settings, not {entry!r}.")
+    row = Variant(
+        name, str(entry["recipe"]), 0, Published(math.nan), variant=name, settings=entry.get("settings", {})
+    )
+    try:
+        row.config("small", None, 0)
+    except UserError as error:
+        raise UserError(f"{path}: the variant {name}: {error}") from error
+    return row
+
+
+def _queued(entry: Any, data: Mapping[str, Any], rows: Mapping[str, Row], path: Path) -> Iterator[QueuedRun]:
     if not isinstance(entry, Mapping):
-        raise UserError(f"{path}: {entry!r} is not a run: say row, data, epochs and seeds.")
+        raise UserError(f"{path}: {entry!r} is not a run: it needs row, data, epochs and seeds.")
     missing = {"row", "data", "epochs", "seeds"} - entry.keys()
     unknown = entry.keys() - _FIELDS
     if missing or unknown:
         words = "misses" if missing else "has unknown fields"
         fields = ", ".join(sorted(map(str, missing or unknown)))
         raise UserError(f"{path}: the run {dict(entry)} {words} {fields}.")
-    if str(entry["row"]) not in ROWS:
-        raise UserError(f"{path}: there is no row {entry['row']}: choose among {', '.join(ROWS)}.")
+    if str(entry["row"]) not in rows:
+        raise UserError(f"{path}: there is no row {entry['row']}: choose among {', '.join(rows)}.")
     if str(entry["data"]) not in data:
         raise UserError(f"{path}: there is no data set {entry['data']} among {', '.join(map(str, data))}.")
     epochs, every, seeds = entry["epochs"], entry.get("evaluate_every", 1), entry["seeds"]
@@ -255,7 +288,7 @@ def _queued(entry: Any, data: Mapping[str, Any], path: Path) -> Iterator[QueuedR
     if type(epochs) is not int or type(every) is not int or min(epochs, every) < 1:
         raise UserError(f"{path}: the run {dict(entry)} needs epochs and evaluate_every of at least 1.")
     for seed in seeds:
-        yield QueuedRun(ROWS[entry["row"]], entry["data"], epochs, seed, every)
+        yield QueuedRun(rows[entry["row"]], entry["data"], epochs, seed, every)
 
 
 def _data_folder(description: str | Mapping[str, Any], output: Path, name: str) -> Path:
@@ -279,6 +312,12 @@ def _data_folder(description: str | Mapping[str, Any], output: Path, name: str) 
     return drawn
 
 
+def _rows_of(path: Path) -> list[dict[str, Any]]:
+    return (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    )
+
+
 def result_of(queued: QueuedRun, folder: Path, command: str) -> dict[str, Any]:
     """Return the JSON of a finished run; `command` repeats the run."""
     run = read_run(folder)
@@ -293,7 +332,9 @@ def result_of(queued: QueuedRun, folder: Path, command: str) -> dict[str, Any]:
         "command": command,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        **({"settings": dict(queued.row.settings)} if isinstance(queued.row, Variant) else {}),
         "training_hours": round(run.hours, 6),
+        "cpu_seconds": round(sum(row["seconds"] for row in _rows_of(folder / CPU_FILE)), 1),
         **{name: run.metrics.get(name) for name in AP_NAMES},
         "curve": [
             {"epoch": row["epoch"] + 1, **{name: row[name] for name in AP_NAMES}} for row in evaluations

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
-from deformable_detr.config import RunConfig, read_config, recipe
+from deformable_detr.config import RunConfig, override, read_config, recipe
 from deformable_detr.data.records import Split
 from deformable_detr.errors import UserError
 from deformable_detr.inference.detector import Detector, new_checkpoint
@@ -100,6 +100,30 @@ class RecipeRow(Row):
 
     def untrained(self, config: RunConfig, classes: ClassTable, device: str) -> Detector:
         return Detector.of(new_checkpoint(config.model, classes, config.data, config.recipe, None), device)
+
+
+@dataclass(frozen=True)
+class Variant(RecipeRow):
+    """A recipe with other `settings`, such as {"train.lr": 1e-4}, at its own scale and on its own schedule.
+
+    No paper has published it; a queue's file defines it.
+    """
+
+    variant: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.variant
+
+    @property
+    def run_name(self) -> str:
+        return self.variant
+
+    def config(self, scale: Scale, epochs: int | None, seed: int) -> RunConfig:
+        """Return the recipe with its settings, the seed and, if given, the number of epochs."""
+        length = {} if epochs is None else {"train.epochs": epochs}
+        return override(recipe(self.recipe), {**length, **self.settings, "train.seed": seed})
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -170,7 +170,7 @@ def test_options_have_the_defaults_of_the_function_behind_them(command: str, fun
         ("train d --train.lr", "--train.lr: expected one argument"),
         ("train d --data.train_sizes 480", "data.train_sizes must be a list of whole numbers, not 480"),
         ("train d --format xml", "--format must be one of auto, coco, voc, yolo, not 'xml'"),
-        ("train d --resume=yes", "--resume: ignored explicit argument 'yes'"),
+        ("train d --resume=yes", "--resume must have no value or auto, not 'yes'"),
         ("predict m s --treshold 0.3", "did you mean --threshold?"),
         ("train nowhere", "there is no data set at nowhere"),
         ("train d --init-from nowhere", "there is no model nowhere"),
@@ -185,6 +185,23 @@ def test_wrong_arguments_are_refused_in_one_sentence(
     capsys: pytest.CaptureFixture[str], line: str, words: str
 ) -> None:
     assert words in refused(capsys, *line.split())
+
+
+@pytest.mark.parametrize(
+    ("line", "resume"),
+    [
+        ("d", False),
+        ("d --resume", True),
+        ("--resume d", True),
+        ("d --resume auto", "auto"),
+        ("--resume auto d", "auto"),
+        ("d --resume=auto", "auto"),
+        ("d --resume --train.epochs 3", True),
+    ],
+)
+def test_resume_with_and_without_a_word(line: str, resume: bool | str) -> None:
+    arguments = parser_of("train").read(line.split())
+    assert (arguments.data, arguments.resume) == ("d", resume)
 
 
 def test_help_shows_the_defaults_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:

@@ -210,7 +210,7 @@ def test_predict_leaves_the_model_as_it_was() -> None:
 def test_16_bit_types_find_about_the_same(
     detector: Detector, tmp_path: Path, dtype: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deformable_detr.inference.detector.cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr("deformable_detr.inference.devices.cpu_has_bfloat16", lambda: True)
     folder = detector.save(tmp_path / "model")
     half = dd.load(folder, device="cpu", dtype=dtype)
     assert next(half.model.parameters()).dtype == torch.float32
@@ -263,6 +263,18 @@ def test_boxes_are_in_pixels_of_the_original_image(detector: Detector) -> None:
     assert (found[0].names, found[0].category_ids.tolist()) == (("cat",), [7])
     # 64 x 263 would pass max_size 120; 10 wide becomes 60 by the same rule, 64 otherwise.
     assert stub.backend.shapes == [(1, 3, 29, 118), (1, 3, 120, 60)]  # type: ignore[attr-defined]
+
+
+def test_a_detector_describes_itself_in_a_line(detector: Detector) -> None:
+    words = repr(detector)
+    assert words.startswith("Detector(")
+    assert detector.recipe in words
+    assert all(name in words for name in ("cat", "dog", "bird"))
+    assert "None" not in words
+    assert words.endswith("on cpu)")
+    many = dd.create("deformable_detr_lite", classes=[f"class {n}" for n in range(30)], device="cpu")
+    assert "30 classes" in repr(many)
+    assert "… and 22 more" in repr(many)
 
 
 def test_threshold_and_number_of_detections(detector: Detector) -> None:

@@ -142,3 +142,18 @@ def assert_same_movement(run: Path, other: Path, start: Path, tolerance: float) 
     assert largest > 0
     worst = {key: float((mine[key] - theirs[key]).abs().max()) / largest for key in mine}
     assert max(worst.values()) < tolerance, max(worst, key=lambda key: worst[key])
+
+
+# All routes that only training has, with different weights.
+ROUTES = {
+    "train.routes.no_self_attention": 0.33,
+    "train.routes.instructed": 1.0,
+    "train.routes.denoising": 0.5,
+    "train.routes.denoising_queries": 8,
+}
+
+
+def routed_config(**changes: Any) -> RunConfig:
+    """Return `tiny_config` with mixed queries, look forward twice and all routes."""
+    config = tiny_config(queries="mixed", look_forward_twice=True)
+    return override(config, {**ROUTES, **changes})

@@ -54,6 +54,30 @@ def test_resumed_after_a_crash(
     assert not any(drafts.exists() for drafts in left)
 
 
+def test_resume_auto_starts_a_run_and_continues_it(
+    whole_run: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def attempt() -> None:
+        train(tiny_data, tiny_config(checkpoint_every=4), tmp_path / "run", resume="auto")
+
+    for moment in (3, 6):  # before a state was saved, and after
+        with monkeypatch.context() as patch:
+            before_update(patch, moment, crash)
+            with pytest.raises(CrashError):
+                attempt()
+    attempt()
+    assert_same_run(tmp_path / "run", whole_run)
+    finished = state(tmp_path / "run")
+    attempt()
+    assert state(tmp_path / "run")["digest"] == finished["digest"]
+
+
+def test_resume_takes_no_other_word(tiny_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="resume must be True, False or auto, not never"):
+        train(tiny_data, tiny_config(), tmp_path / "run", resume="never")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("moment", [4, 6, 12])
 def test_resumed_after_a_signal(
     whole_run: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int

@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 from argparse import SUPPRESS, ArgumentError, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, NoReturn
 
-from ..config import Layout
+from ..config import DataConfig, Layout
 from ..config.checks import fits, from_text, in_words, placeholder, quoted, written
 from ..errors import UserError
 from .messages import suggestion
@@ -35,6 +36,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=program, add_help=False, allow_abbrev=False, exit_on_error=False)
         self.typed = list(typed)
         self.texts: dict[str, str] = {}
+        self._switches: dict[str, str] = {}
         self._shapes: list[str] = []  # required arguments, for the usage line
         self._titled: dict[str, Any] = {}
         if add_help:
@@ -114,6 +116,23 @@ class Parser(argparse.ArgumentParser):
         self.texts[name] = help
         self._group(group).add_argument(name, action="store_true", help=_escaped(help), **options)
 
+    def switch(self, name: str, word: str, help: str, *, group: str | None = None) -> None:
+        """Add an option that is typed alone or followed by `word`; its attribute is False, True or `word`.
+
+        Any other text after it is the next argument, as after a flag.
+        """
+        self.texts[name] = help
+        self._switches[name] = word
+        self._group(group).add_argument(
+            name,
+            type=partial(_switched, word),
+            nargs="?",
+            const=True,
+            default=False,
+            metavar=word,
+            help=_escaped(help),
+        )
+
     def read(self, arguments: Sequence[str]) -> Namespace:
         """Parse the typed arguments.
 
@@ -132,12 +151,22 @@ class Parser(argparse.ArgumentParser):
         if self.usage is None:
             self.usage = " ".join([self.prog, *self._shapes, "[options]"])
         try:
-            return self.parse_known_args(arguments)
+            return self.parse_known_args(self._with_joined_switches(arguments))
         except ArgumentError as error:
             if error.argument_name is None:
                 self.error(error.message)
             joint = " " if error.message.startswith("must ") else ": "
             self.error(f"{error.argument_name}{joint}{error.message}")
+
+    def _with_joined_switches(self, arguments: Sequence[str]) -> list[str]:
+        """Join each switch with its word, or else with an empty text, lest it take the next argument."""
+        joined: list[str] = []
+        for argument in arguments:
+            if joined and argument == self._switches.get(joined[-1].removesuffix("=")):
+                joined[-1] += argument
+            else:
+                joined.append(f"{argument}=" if argument in self._switches else argument)
+        return joined
 
     def error(self, message: str) -> NoReturn:
         """Raise a UserError instead of printing the usage and exiting, as argparse does."""
@@ -164,6 +193,12 @@ def _reader(kind: Any) -> Reader:
         return value
 
     return read
+
+
+def _switched(word: str, text: str) -> bool | str:
+    if text not in ("", word):
+        raise ArgumentTypeError(f"must have no value or {word}, not {quoted(text)}")
+    return text or True
 
 
 def listed(text: str) -> list[str]:
@@ -201,7 +236,8 @@ def add_data(parser: Parser) -> None:
 
 
 def add_split(parser: Parser, help: str = "The part of DATA to use.") -> None:
-    parser.option("--split", str, "val", help, shown="NAME")
+    help = f"{help} Default: the one that training measures on, val or else test."
+    parser.option("--split", str | None, None, help, shown="NAME")
 
 
 def add_format(parser: Parser) -> None:
@@ -219,6 +255,42 @@ def add_max_pixels(parser: Parser) -> None:
         None,
         "The largest picture to read, in pixels. Default: the limit that MODEL was trained with.",
         to="max_pixels",
+    )
+
+
+def add_remote_images(parser: Parser) -> None:
+    parser.option(
+        "--data.images",
+        str | None,
+        None,
+        "A URL such as s3://bucket/coco/{split} with the pictures, if DATA has only COCO annotations.",
+        shown="URL",
+        to="images",
+    )
+    parser.option(
+        "--data.cache_gb",
+        float,
+        DataConfig.cache_gb,
+        "The maximum size of such pictures on the disk.",
+        to="cache_gb",
+    )
+    parser.option(
+        "--data.cache_folder",
+        str,
+        DataConfig.cache_folder,
+        "The folder for such pictures.",
+        shown="FOLDER",
+        to="cache_folder",
+    )
+
+
+def add_threshold(parser: Parser) -> None:
+    parser.option(
+        "--threshold",
+        float | None,
+        None,
+        "The minimum score of a detection. Default: the thresholds of MODEL, one for each class, or 0.5 if "
+        "it has none.",
     )
 
 

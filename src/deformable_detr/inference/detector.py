@@ -28,15 +28,17 @@ from ..data.transforms import evaluation_transform, resized_size
 from ..errors import UserError
 from ..models import DetectionModel, build_model
 from ..structures import ClassTable, Detections, ImageBatch
+from ..words import count, listed, printable
 from . import exported
 from .backend import Backend, backend_for
+from .devices import choose_device, choose_dtype
 from .exported import ExportedModel
 from .postprocess import postprocess
 from .selection import Selection
 from .trace import Explanation, explain_picture
 
+MAX_NAMES = 8  # the most class names that a detector's repr lists
 Picture = str | Path | Image.Image | np.ndarray | Tensor
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Augmentation(Protocol):
@@ -57,6 +59,7 @@ class Detector:
         data: the configuration of the preprocessing.
         config: the configuration of the model.
         recipe: the name of the model's recipe.
+        decision: the model's own thresholds; None if it has none, so that 0.5 is used.
     """
 
     def __init__(
@@ -69,14 +72,15 @@ class Detector:
         self._augmentation = augmentation
         self.backend = backend
         description = source.description
-        self.classes = description.classes
-        self.config = description.config
-        self.data = description.data
-        self.recipe = description.recipe
+        self.config, self.data, self.recipe = description.config, description.data, description.recipe
+        self.classes, self.decision = description.classes, description.decision
         self.classification = build_classification(description.config)
         self._transform = evaluation_transform(description.data)
         # PIL RGB → (3, h, w) for `detect`, normalised if there is no augmentation
         self.preprocess = self._transform if augmentation is None else augmentation.preprocess
+
+    def __repr__(self) -> str:
+        return _in_words(self)
 
     @classmethod
     def of(
@@ -108,11 +112,7 @@ class Detector:
 
     @property
     def model(self) -> DetectionModel:
-        """The plain, trainable PyTorch model: `detector.model(images) -> DetectorOutput`.
-
-        Raises:
-            UserError: if this detector comes from an exported file.
-        """
+        """The plain, trainable model: `detector.model(images) -> DetectorOutput`; see `checkpoint`."""
         return self.checkpoint.model
 
     def save(self, folder: str | Path) -> Path:
@@ -153,7 +153,7 @@ class Detector:
     def predict(
         self,
         images: Picture,
-        threshold: float = ...,
+        threshold: float | None = ...,
         *,
         classes: Sequence[str] | None = ...,
         class_thresholds: Mapping[str, float] | None = ...,
@@ -164,7 +164,7 @@ class Detector:
     def predict(
         self,
         images: list[Picture] | tuple[Picture, ...],
-        threshold: float = ...,
+        threshold: float | None = ...,
         *,
         classes: Sequence[str] | None = ...,
         class_thresholds: Mapping[str, float] | None = ...,
@@ -174,7 +174,7 @@ class Detector:
     def predict(
         self,
         images: Picture | list[Picture] | tuple[Picture, ...],
-        threshold: float = 0.5,
+        threshold: float | None = None,
         *,
         classes: Sequence[str] | None = None,
         class_thresholds: Mapping[str, float] | None = None,
@@ -186,7 +186,8 @@ class Detector:
         Args:
             images: a path, PIL image, (H, W, 3) RGB uint8 array, or (3, H, W) tensor (uint8, or float in
                 [0, 1]); or a list of these.
-            threshold: detections below this score are left out.
+            threshold: detections below this score are left out. None means the model's own thresholds, one
+                for each class (`decision`), or 0.5 if it has none.
             classes: names of the classes to find; None means all.
             class_thresholds: the threshold by class name, for classes with a threshold of their own.
             max_detections: the maximum number of detections per picture, before classes are left out.
@@ -201,15 +202,24 @@ class Detector:
                 class, which the message names.
         """
         check_options(threshold, max_detections, batch_size)
-        selection = Selection.of(self.classes, threshold, classes, class_thresholds)
+        selection = self.selection(threshold, classes, class_thresholds)
         if isinstance(images, list | tuple):
             return _predict(self, images, selection, max_detections, batch_size)
         return _predict(self, [images], selection, max_detections, batch_size)[0]
 
+    def selection(
+        self,
+        threshold: float | None = None,
+        classes: Sequence[str] | None = None,
+        class_thresholds: Mapping[str, float] | None = None,
+    ) -> Selection:
+        """Return the minimum score of each class for these options of `predict`, with the same errors."""
+        return Selection.of(self.classes, threshold, classes, class_thresholds, self.decision)
+
     def explain(
         self,
         image: Picture,
-        threshold: float = 0.5,
+        threshold: float | None = None,
         *,
         max_detections: int = 100,
         at: Sequence[tuple[float, float]] = (),
@@ -233,11 +243,19 @@ class Detector:
             self.classes,
             self._transform(picture),
             np.asarray(picture),
-            threshold,
+            self.selection(threshold),
             max_detections,
             at,
             self.config.nms_iou,
         )
+
+
+def _in_words(detector: Detector) -> str:
+    """Return the model, its classes and its device in one line."""
+    names = [name for name in detector.classes.names if name is not None]
+    device = getattr(detector.backend, "device", "cpu")  # exported files run on the CPU
+    known = f"{count(len(names), 'class')}: {listed(names, MAX_NAMES)}"
+    return printable(f"Detector({detector.recipe}; {known}; on {device})")
 
 
 def _predict(
@@ -349,9 +367,9 @@ def _check_names(classes: Sequence[str]) -> None:
         raise UserError(f"classes must differ from each other: {', '.join(repeated)} is there twice.")
 
 
-def check_options(threshold: float, max_detections: int, batch_size: int) -> None:
+def check_options(threshold: float | None, max_detections: int, batch_size: int) -> None:
     """Raise a `UserError` if an option of `predict` is out of range."""
-    if not 0 <= threshold <= 1:
+    if threshold is not None and not 0 <= threshold <= 1:
         raise UserError(f"threshold must be between 0 and 1, not {threshold}.")
     for name, value in (("max_detections", max_detections), ("batch_size", batch_size)):
         if value < 1:
@@ -393,41 +411,3 @@ def read_picture(image: Picture, max_pixels: int) -> Image.Image:
             f"not {type(image).__name__}: convert it first."
         )
     return open_image(image, max_pixels=max_pixels).picture
-
-
-def choose_device(device: str | torch.device) -> torch.device:
-    """Return the device: `auto` is CUDA if there is a GPU, else the CPU; any other device must exist."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"this machine has no device {device}: use auto or cpu.") from error
-    return chosen
-
-
-def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """Return the type; None is float32. A 16-bit type must be one that the device supports natively."""
-    if dtype is None:
-        return torch.float32
-    chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen is None or chosen not in DTYPES.values():
-        raise UserError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype}.")
-    if device.type == "cpu" and chosen == torch.float16:
-        raise UserError("dtype fp16 is for GPUs: use fp32 on a CPU, or bf16 if the CPU supports it.")
-    if device.type == "cpu" and chosen == torch.bfloat16 and not cpu_has_bfloat16():
-        raise UserError(
-            "dtype bf16 would be slower than fp32 here: this CPU has no bfloat16 instructions (AVX512-BF16, "
-            "AMX or Arm's); use fp32."
-        )
-    return chosen
-
-
-def cpu_has_bfloat16() -> bool:
-    """Return True if the CPU has instructions for bfloat16 matrices."""
-    if not hasattr(torch.cpu, "get_capabilities"):  # torch 2.10
-        supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        return supported
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

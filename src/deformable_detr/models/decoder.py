@@ -6,7 +6,7 @@ Letters: B batch, Q queries, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
@@ -14,7 +14,11 @@ from ..structures import FeatureMemory, Predictions, Queries
 from .attention import MemoryAttention
 from .dropout import Dropout
 from .feedforward import FeedForward
-from .heads import PredictionHead, logits_of_references
+from .heads import PredictionHead, corrected, logits_of_references
+
+# The first sub-layer of a decoder layer, in which queries see each other: (content, positions) → content, all
+# (B, Q, C). A route that only training has may take another step than `DecoderLayer.self_attend`.
+SelfAttend = Callable[[Tensor, Tensor], Tensor]
 
 
 class DecoderLayer(nn.Module):
@@ -34,15 +38,24 @@ class DecoderLayer(nn.Module):
         self.feedforward = FeedForward(dim, ffn_dim, dropout)
 
     def forward(
-        self, content: Tensor, positions: Tensor, references: Tensor, memory: FeatureMemory
+        self,
+        content: Tensor,
+        positions: Tensor,
+        references: Tensor,
+        memory: FeatureMemory,
+        attend: SelfAttend | None = None,
     ) -> Tensor:
-        query = content + positions
-        attended, _ = self.self_attention(query, query, content, need_weights=False)
-        content = self.self_norm(content + self.self_dropout(attended))
+        content = (attend or self.self_attend)(content, positions)
         attended = self.cross_attention(content, positions, references, memory)
         content = self.cross_norm(content + self.cross_dropout(attended))
         updated: Tensor = self.feedforward(content)
         return updated
+
+    def self_attend(self, content: Tensor, positions: Tensor) -> Tensor:
+        query = content + positions
+        attended, _ = self.self_attention(query, query, content, need_weights=False)
+        normalised: Tensor = self.self_norm(content + self.self_dropout(attended))
+        return normalised
 
 
 class Decoder(nn.Module):
@@ -51,6 +64,10 @@ class Decoder(nn.Module):
     `norm` is applied to the input of a layer's head, but not to the input of the next layer. Only DETR has
     it; in other models, it is `nn.Identity`. With `refine_references`, each layer starts from the boxes that
     the previous layer predicted.
+
+    Attributes:
+        look_forward_twice: set by training (specification §12.2): with refinement, the loss of a layer's
+            boxes also reaches the layer before it, but none further back. Predictions do not depend on it.
     """
 
     def __init__(
@@ -66,15 +83,29 @@ class Decoder(nn.Module):
         self.heads = nn.ModuleList(heads)
         self.norm = norm
         self.refine_references = refine_references
+        self.look_forward_twice = False
 
-    def forward(self, queries: Queries, memory: FeatureMemory) -> tuple[Predictions, ...]:
+    def forward(
+        self, queries: Queries, memory: FeatureMemory, attend: Sequence[SelfAttend] | None = None
+    ) -> tuple[Predictions, ...]:
+        """Return the predictions of all layers; `attend` replaces the self-attention of each layer."""
+        steps: Sequence[SelfAttend | None] = attend or [None] * len(self.layers)
         content, references = queries.content, queries.references
+        origins = references  # the boxes that are corrected: the references, perhaps with a gradient
         predictions = []
-        for index, layer in enumerate(self.layers):
-            content = layer(content, queries.positions, references, memory)
+        for index, (layer, step) in enumerate(zip(self.layers, steps, strict=True)):
+            content = layer(content, queries.positions, references, memory, step)
             head = self.heads[index % len(self.heads)]
-            predictions.append(head(self.norm(content), logits_of_references(references)))
+            assert isinstance(head, PredictionHead)
+            hidden = self.norm(content)
+            logits, deltas = head.class_head(hidden), head.box_head(hidden)
+            boxes = corrected(logits_of_references(origins), deltas)
+            predictions.append(Predictions(logits, boxes))
             if self.refine_references:
-                # Detached: each layer learns to correct a box, not to please the layers before it.
-                references = predictions[-1].boxes_cxcywh.detach()
+                if self.look_forward_twice:
+                    origins = corrected(logits_of_references(references), deltas)
+                else:
+                    # Detached: each layer learns to correct a box, not to please the layers before it.
+                    origins = boxes.detach()
+                references = origins.detach()
         return tuple(predictions)

@@ -25,7 +25,7 @@ from ..files import write_text, writing
 from ..progress import progress_bar
 from ..system.environment import environment
 from ..system.memory import peak_bytes_with_children
-from ..words import exists, metric
+from ..words import duration, exists, metric
 from .names import METRICS_FILE, STARTS_FILE
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ class TrainingLog:
         spent = self.window_seconds
         memory = peak_bytes_with_children() / 1e9
         self.progress.update(self.task, memory=memory)
+        left = (self.last_step - step) * spent / len(self.window)
         self.window, self.window_images, self.window_seconds = [], 0, 0.0
         row = {
             "kind": "train",
@@ -134,9 +135,10 @@ class TrainingLog:
         self._add_events("train", means, step)
         self._add_events("learning_rate", rates, step)
         if not self.console.is_terminal:
+            left_in_words = f"  {duration(left)} left" if step < self.last_step else ""
             self.console.print(
                 f"epoch {epoch + 1}  update {step}/{self.last_step}  loss {means['loss']:.3f}  "
-                f"{speed:.1f} img/s  {memory:.1f} GB",
+                f"{speed:.1f} img/s  {memory:.1f} GB{left_in_words}",
                 highlight=False,
             )
 
@@ -191,20 +193,21 @@ def note_start(
 def _open_events(folder: Path, first_step: int, console: Console) -> SummaryWriter | None:
     """Return TensorBoard's writer, which drops the events of updates that will be repeated.
 
-    It is None if TensorBoard is not installed.
+    It is None if TensorBoard is not installed, or cannot write to a folder whose name is not UTF-8.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        console.print(
-            "TensorBoard is not installed, so only metrics.jsonl is written, no events: "
-            'pip install "deformable-detr[train]" installs it.',
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
-        return None
-    return SummaryWriter(str(folder), purge_step=first_step + 1)
+        reason = 'TensorBoard is not installed (pip install "deformable-detr[train]")'
+    else:
+        try:
+            return SummaryWriter(str(folder), purge_step=first_step + 1)
+        except UnicodeEncodeError:
+            reason = "TensorBoard cannot write to a folder whose name is not UTF-8"
+    console.print(
+        f"{reason}: only metrics.jsonl is written, no events.", markup=False, highlight=False, soft_wrap=True
+    )
+    return None
 
 
 def _means(window: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -28,6 +28,12 @@ def opening_lines(run: Parts) -> list[str]:
         f"learning rate {settings.lr * factor:.2e} (backbone {settings.lr_backbone * factor:.2e}): "
         f"rule '{settings.lr_rule}', {settings.lr:.2e} is for {settings.lr_batch_size} images per update",
     ]
+    if run.state.routes:
+        extra = sum(parameter.numel() for parameter in run.state.routes.parameters())
+        lines.append(
+            f"routes through the decoder that only training has: {', '.join(run.state.routes)} "
+            f"({extra:,} parameters of their own)"
+        )
     problems = [problem for problem in split.problems if problem.kind not in NOTES]
     if problems:
         lines.append(

@@ -27,11 +27,13 @@ from ..models.activation_checkpointing import checkpoint_activations
 from ..models.relu6 import keep_only_results_of_relu6
 from ..run_folder.names import CHECKPOINTS, FEATURE_CACHE, STATE_FILE
 from .feature_cache import CacheLimits, FeatureCache
+from .learner import Learner
 from .optimisation import adamw, parameter_groups
 from .precision import autocast, gradient_scaler, resolve_precision
 from .processes import Processes, join_processes
+from .routes import build_routes
 from .settings import config_for_classes, read_splits
-from .state import Identity, TrainingState, load_state, require_state, save_state
+from .state import Identity, TrainingState, load_state, read_state, require_state, save_state
 from .transfer import transfer
 from .update import MicroBatch
 
@@ -43,7 +45,7 @@ class Parts:
     Attributes:
         start: the contents of a checkpoint, with the same model as `state`.
         state: everything that changes during training.
-        model: the state's model, wrapped so that several processes share its gradients.
+        learner: the state's model and routes, wrapped so that several processes share their gradients.
         dtype: the type in which the forward pass computes.
         cache: the backbone's features; None if they are computed in every update.
     """
@@ -58,7 +60,7 @@ class Parts:
     dtype: torch.dtype
     start: Checkpoint
     state: TrainingState
-    model: nn.Module
+    learner: nn.Module
     criterion: SetCriterion
     cache: FeatureCache | None
 
@@ -132,16 +134,11 @@ def build_parts(
     Raises:
         UserError: in the same cases as `train`.
     """
-    if resume:
-        require_state(output)
-    elif (output / STATE_FILE).exists():
-        raise UserError(
-            f"{output} already contains a run: add --resume to continue it, or choose another --output."
-        )
+    processes = join_processes(device)
+    processes.from_first(partial(require_room, output, resume))
     train_split, val_split = read_splits(data, config)
     config = config_for_classes(config, train_split)
     settings = config.train
-    processes = join_processes(device)
     dtype = resolve_precision(settings.precision, processes.device)
     console = Console(quiet=not processes.is_first)
 
@@ -150,7 +147,9 @@ def build_parts(
     if init_from is not None and not resume:
         for sentence in transfer(checkpoints.load(init_from), start).sentences():
             console.print(sentence, highlight=False)
-    state = _prepare(start, config, processes.device, dtype)
+    criterion = SetCriterion(build_classification(config.model, settings.loss), settings.loss)
+    routes = build_routes(config, start.model, criterion)
+    state = _prepare(start, routes, config, processes.device, dtype)
     parts = Parts(
         data=data,
         output=output,
@@ -163,22 +162,38 @@ def build_parts(
         start=start,
         state=state,
         # Without auxiliary losses the earlier layers' heads get no gradient.
-        model=processes.share_gradients(state.model, some_unused=not settings.loss.auxiliary),
-        criterion=SetCriterion(build_classification(config.model, settings.loss), settings.loss),
+        learner=processes.share_gradients(
+            Learner(state.model, state.routes), some_unused=not settings.loss.auxiliary
+        ),
+        criterion=criterion,
         cache=_feature_cache(state, train_split, config, output, processes, dtype),
     )
     if resume:
-        load_state(output, state, Identity.from_split(train_split, parts.total_batch))
+        content = processes.from_first(partial(read_state, output))
+        load_state(content, output, state, Identity.from_split(train_split, parts.total_batch))
     return parts
+
+
+def require_room(output: Path, resume: bool) -> None:
+    """Raise a `UserError` if there is no run to resume in `output` or, without `resume`, if there is one."""
+    if resume:
+        require_state(output)
+    elif (output / STATE_FILE).exists():
+        raise UserError(
+            f"{output} already contains a run: add --resume to continue it, or choose another --output."
+        )
 
 
 def _untrained(config: RunConfig, split: Split, *, pretrained: bool) -> Checkpoint:
     # The first process's weights are sent to all others, but every process can read the file.
     weights = config.train.backbone_weights if pretrained else None
-    return new_checkpoint(config.model, split.classes, config.data, config.recipe, weights)
+    data = replace(config.data, images=None)  # a model may be passed on; where its pictures were is private
+    return new_checkpoint(config.model, split.classes, data, config.recipe, weights)
 
 
-def _prepare(start: Checkpoint, config: RunConfig, device: torch.device, dtype: torch.dtype) -> TrainingState:
+def _prepare(
+    start: Checkpoint, routes: nn.ModuleDict, config: RunConfig, device: torch.device, dtype: torch.dtype
+) -> TrainingState:
     """Prepare the model for training and build its moving average and its optimizer."""
     settings = config.train
     model = start.model.to(device)
@@ -188,10 +203,11 @@ def _prepare(start: Checkpoint, config: RunConfig, device: torch.device, dtype: 
     model.backbone.to(memory_format=torch.channels_last)
     average = copy.deepcopy(model) if settings.ema_decay > 0 else None
     keep_only_results_of_relu6(model.backbone)
+    model.decoder.look_forward_twice = settings.look_forward_twice
     if settings.activation_checkpointing:
         checkpoint_activations(model)
-    optimizer = adamw(parameter_groups(model, settings), settings)
-    return TrainingState(model, average, optimizer, gradient_scaler(device, dtype))
+    optimizer = adamw(parameter_groups(model, settings, routes.to(device)), settings)
+    return TrainingState(model, average, optimizer, gradient_scaler(device, dtype), routes=routes)
 
 
 def _feature_cache(

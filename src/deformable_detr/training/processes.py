@@ -6,7 +6,9 @@ This is plain `torch.distributed`; docs/decisions/0006-plain-torch-distributed.m
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
@@ -14,7 +16,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import UserError
-from ..inference.detector import choose_device
+from ..inference.devices import choose_device
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,28 @@ class Processes:
     def any(self, flag: bool) -> bool:
         """Return True if `flag` is True in at least one process."""
         return self.sum([float(flag)])[0] > 0
+
+    def from_first(self, compute: Callable[[], Result]) -> Result:
+        """Return, in every process, what `compute` returns in the first one; the others do not call it.
+
+        So only the machine of the first process needs the run folder, and all agree on what was in it.
+
+        Raises:
+            UserError: in every process, if `compute` raises it in the first one.
+        """
+        if self.world_size == 1:
+            return compute()
+        shared: list[Any] = [None, None]
+        if self.is_first:
+            try:
+                shared[0] = compute()
+            except UserError as error:
+                shared[1] = error
+        torch.distributed.broadcast_object_list(shared)
+        result, problem = shared
+        if problem is not None:
+            raise problem
+        return result  # type: ignore[no-any-return]
 
     def wait(self) -> None:
         """Wait until all processes have reached this point."""

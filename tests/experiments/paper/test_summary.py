@@ -11,20 +11,12 @@ import yaml
 
 from deformable_detr.errors import UserError
 from experiments.paper.__main__ import main
+from experiments.paper.claims import INGREDIENTS, convergence, effects
+from experiments.paper.finished import group, missing, read_results
+from experiments.paper.markers import BEGIN, END
 from experiments.paper.queue import read_queue
 from experiments.paper.rows import AP_NAMES
-from experiments.paper.summary import (
-    BEGIN,
-    END,
-    INGREDIENTS,
-    convergence,
-    draw,
-    effects,
-    group,
-    markdown,
-    missing,
-    read_results,
-)
+from experiments.paper.summary import draw, markdown
 
 ROOT = Path(__file__).resolve().parents[3]
 RESULTS = ROOT / "experiments" / "results" / "paper"

@@ -21,6 +21,7 @@ import numpy as np
 
 from ...errors import UserError
 from ..records import ImageRecord, Problem
+from ..remote_folder import RemoteFile
 from .lookup import Files
 
 # Pixels by which a box may extend beyond the image without a report, since rounding to a few decimals can
@@ -36,15 +37,17 @@ _LARGER_THAN_FRACTIONS = 4
 
 # The annotation of one image has a few kilobytes. A file larger than this is something else: not parsed.
 MAX_ANNOTATION_BYTES = 16 * 2**20
+MAX_LIST_BYTES = 256 * 2**20  # names of some millions of images
 
 
 class RawImage(NamedTuple):
-    """An image whose file exists. `size` is (H, W)."""
+    """An image whose file exists or is `remote`. `size` is (H, W)."""
 
     path: str
     file_name: str
     image_id: int
     size: tuple[int, int]
+    remote: RemoteFile | None = None
 
 
 @dataclass(frozen=True)
@@ -85,19 +88,8 @@ def assemble(
     `where` returns the location (file and line, or annotation id) of the object in a row of `objects`.
     """
     counts = np.bincount(objects.image_index, minlength=len(images))
-    crowded = [
-        Problem("too-many-objects", images[index].file_name, _TOO_MANY.format(counts[index]))
-        for index in np.flatnonzero(counts > MOST_OBJECTS).tolist()
-    ]
-    if crowded:
-        left = np.flatnonzero(counts <= MOST_OBJECTS).tolist()
-        rows = np.flatnonzero(counts[objects.image_index] <= MOST_OBJECTS)
-        position = np.cumsum(counts <= MOST_OBJECTS) - 1
-        kept = objects.take(rows, position)
-        left_records, left_problems = assemble(
-            [images[index] for index in left], kept, lambda row: where(int(rows[row]))
-        )
-        return left_records, [*crowded, *left_problems]
+    if (counts > MOST_OBJECTS).any():
+        return _without_crowded(images, objects, where, counts)
 
     sizes = np.array([image.size for image in images], dtype=np.float64).reshape(-1, 2)
     boxes, keep, findings = check_boxes(objects.boxes_xyxy, sizes[objects.image_index])
@@ -121,6 +113,31 @@ def assemble(
         for row, kind, message in findings
     ]
 
+    return _records(images, objects, boxes, keep), problems
+
+
+def _without_crowded(
+    images: Sequence[RawImage], objects: RawObjects, where: Callable[[int], str], counts: np.ndarray
+) -> tuple[tuple[ImageRecord, ...], list[Problem]]:
+    """Assemble the images with at most MOST_OBJECTS objects; each other one is a problem."""
+    few = counts <= MOST_OBJECTS
+    crowded = [
+        Problem("too-many-objects", images[index].file_name, _TOO_MANY.format(counts[index]))
+        for index in np.flatnonzero(~few).tolist()
+    ]
+    rows = np.flatnonzero(few[objects.image_index])
+    records, problems = assemble(
+        [images[index] for index in np.flatnonzero(few).tolist()],
+        objects.take(rows, position=np.cumsum(few) - 1),
+        lambda row: where(int(rows[row])),
+    )
+    return records, [*crowded, *problems]
+
+
+def _records(
+    images: Sequence[RawImage], objects: RawObjects, boxes_xyxy: np.ndarray, keep: np.ndarray
+) -> tuple[ImageRecord, ...]:
+    """Return records sorted by image id, with the checked boxes (N, 4) where `keep` (N,) is True."""
     by_id = sorted(range(len(images)), key=lambda index: images[index].image_id)
     rank = np.empty(len(images), dtype=np.int64)
     rank[by_id] = np.arange(len(images))
@@ -128,7 +145,7 @@ def assemble(
     rows = rows[np.argsort(rank[objects.image_index[rows]], kind="stable")]
     ends = np.cumsum(np.bincount(rank[objects.image_index[rows]], minlength=len(images)))
 
-    boxes = boxes[rows]
+    boxes = boxes_xyxy[rows]
     own_area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     area = np.where(np.isnan(objects.area[rows]), own_area, objects.area[rows])
     labels, annotation_ids = objects.labels[rows], objects.annotation_ids[rows]
@@ -151,10 +168,11 @@ def assemble(
                 difficult=difficult[part],
                 area=area[part],
                 annotation_ids=annotation_ids[part],
+                remote=image.remote,
             )
         )
         start = end
-    return tuple(records), problems
+    return tuple(records)
 
 
 def _fractions(boxes_xyxy: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -244,15 +262,17 @@ def respelt_names(files: Files, where: str) -> list[Problem]:
 def read_annotation(
     path: str, most_bytes: int = MAX_ANNOTATION_BYTES, what: str = "the annotation of one image"
 ) -> bytes:
-    """Return the bytes of a small annotation file.
+    """Return the bytes of an annotation file.
 
     Raises:
-        UserError: if it cannot be read or is far too large.
+        UserError: if it cannot be read or is far too large, which is noticed before anything is read.
     """
     try:
         size = os.path.getsize(path)
         if size > most_bytes:
-            raise UserError(f"{path} has {size:,} bytes, too many for {what}: replace the file.")
+            raise UserError(
+                f"{path} has {size:,} bytes, too many for {what} (at most {most_bytes:,}): replace the file."
+            )
         return Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
@@ -260,7 +280,7 @@ def read_annotation(
 
 def read_lines(file: Path) -> list[str]:
     """Return the lines of a list of names, which, like file names, need not be UTF-8."""
-    data = read_annotation(str(file), what="a list")
+    data = read_annotation(str(file), MAX_LIST_BYTES, "a list")
     try:
         if data.startswith((b"\xff\xfe", b"\xfe\xff")):
             return data.decode("utf-16").splitlines()

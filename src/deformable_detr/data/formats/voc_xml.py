@@ -36,62 +36,64 @@ class _RefusedError(Exception):
     """
 
 
-def parse(file: str) -> Annotation | Problem:
-    """Return the annotation, or the reason why it is unreadable (`where` is then ":line", or empty).
+class _Reader:
+    """Fills an `Annotation` from expat's events; expat reports the line of each element."""
 
-    The parser is expat, which reports the line of each element and allows a document type to be refused.
-    """
+    def __init__(self) -> None:
+        self.annotation = Annotation()
+        self.parser = expat.ParserCreate()
+        self.parser.buffer_text = True
+        self.parser.StartDoctypeDeclHandler = self._doctype
+        self.parser.StartElementHandler = self._start
+        self.parser.EndElementHandler = self._end
+        self._text: list[str] = []
+        self.parser.CharacterDataHandler = self._text.append
+        self._path: list[str] = []
+
+    def _doctype(self, *_: object) -> None:
+        raise _RefusedError("it declares a document type, which is refused")
+
+    def _start(self, tag: str, _: dict[str, str]) -> None:
+        if not self._path and tag != "annotation":
+            raise _RefusedError(f"its root is <{tag}>, not <annotation>")
+        self._path.append(tag)
+        self._text.clear()
+        line = self.parser.CurrentLineNumber
+        if self._path[1:] == ["object"]:
+            self.annotation.objects.append(Object(line, line))
+        elif self._path[1:] == ["object", "bndbox"]:
+            self.annotation.objects[-1].box_line = line
+
+    def _end(self, tag: str) -> None:
+        content = "".join(self._text).strip()
+        self._text.clear()
+        match self._path[1:]:
+            case ["filename"]:
+                self.annotation.file_name = content
+            case ["size", side]:
+                self.annotation.size[side] = content
+            case ["object", "name"]:
+                self.annotation.objects[-1].name = content
+            case ["object", "difficult"]:
+                self.annotation.objects[-1].difficult = bool(values.flag(content))
+            case ["object", "bndbox", corner]:
+                self.annotation.objects[-1].corners[corner] = content
+        self._path.pop()
+
+
+def parse(file: str) -> Annotation | Problem:
+    """Return the annotation, or the reason why it is unreadable (`where` is then ":line", or empty)."""
     try:
         data = read_annotation(file)
     except UserError as error:
         return Problem("unreadable-annotation", "", f"{error} Left out")
     if not data.strip():
         return Problem("unreadable-annotation", "", "the file is empty: left out")
-
-    annotation = Annotation()
-    path: list[str] = []
-    text: list[str] = []
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-
-    def doctype(*_: object) -> None:
-        raise _RefusedError("it declares a document type, which is refused")
-
-    def start(tag: str, _: dict[str, str]) -> None:
-        if not path and tag != "annotation":
-            raise _RefusedError(f"its root is <{tag}>, not <annotation>")
-        path.append(tag)
-        text.clear()
-        if path[1:] == ["object"]:
-            line = parser.CurrentLineNumber
-            annotation.objects.append(Object(line, line))
-        elif path[1:] == ["object", "bndbox"]:
-            annotation.objects[-1].box_line = parser.CurrentLineNumber
-
-    def end(tag: str) -> None:
-        content = "".join(text).strip()
-        text.clear()
-        match path[1:]:
-            case ["filename"]:
-                annotation.file_name = content
-            case ["size", side]:
-                annotation.size[side] = content
-            case ["object", "name"]:
-                annotation.objects[-1].name = content
-            case ["object", "difficult"]:
-                annotation.objects[-1].difficult = bool(values.flag(content))
-            case ["object", "bndbox", corner]:
-                annotation.objects[-1].corners[corner] = content
-        path.pop()
-
-    parser.StartDoctypeDeclHandler = doctype
-    parser.StartElementHandler = start
-    parser.EndElementHandler = end
-    parser.CharacterDataHandler = text.append
+    reader = _Reader()
     try:
-        parser.Parse(data, True)
+        reader.parser.Parse(data, True)
     except _RefusedError as error:
-        where = f":{parser.CurrentLineNumber}"
+        where = f":{reader.parser.CurrentLineNumber}"
         return Problem("unreadable-annotation", where, f"{error}: left out")
     except expat.ExpatError as error:
         return Problem(
@@ -101,4 +103,4 @@ def parse(file: str) -> Annotation | Problem:
         )
     except (ValueError, LookupError) as error:  # an encoding that Python or expat does not support
         return Problem("unreadable-annotation", "", f"not readable XML ({error}): left out")
-    return annotation
+    return reader.annotation

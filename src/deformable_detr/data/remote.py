@@ -1,0 +1,75 @@
+"""Files behind a URL of any kind that fsspec knows: `s3://`, `gs://`, `https://`, `memory://`, `file://`, …
+
+Networks fail now and then, so a read is tried several times before its error is reported with the URL.
+The libraries behind a protocol (s3fs, gcsfs, aiohttp) are the user's to install.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+from ..errors import UserError
+
+ATTEMPTS = 5
+FIRST_WAIT_S = 0.5  # doubled after each attempt: 7.5 s in all
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
+
+
+def is_url(text: str) -> bool:
+    """Return whether a text is a URL and not a path."""
+    return _URL.match(text) is not None
+
+
+def open_file_system(url: str, *, keeps_listings: bool = True) -> tuple[Any, str]:
+    """Return fsspec's file system of a URL, and the path in it.
+
+    With `keeps_listings`, it remembers the folders that it has listed, as is usual for fsspec. A forked
+    process gets its own file system, so the result must not be kept across a fork.
+
+    Raises:
+        UserError: if the protocol is unknown, its library is not installed, or the URL is malformed.
+    """
+    import fsspec
+
+    try:
+        options = {} if keeps_listings else {"use_listings_cache": False}
+        file_system, path = fsspec.core.url_to_fs(url, **options)
+    except ImportError as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"{url} needs a library that is not installed ({reason}): install it.") from error
+    except Exception as error:  # each protocol has its own
+        raise UserError(f"{url} cannot be opened ({_reason(error)}): correct the URL.") from error
+    return file_system, path
+
+
+def read_bytes(url: str, *, attempts: int = ATTEMPTS) -> bytes:
+    """Return the content of the file at a URL. Failed reads are repeated after growing waits.
+
+    A file that does not exist, is a folder, or may not be read is reported at once.
+
+    Raises:
+        UserError: if the file cannot be read. The message contains the URL.
+    """
+    last: BaseException | None = None
+    for attempt in range(attempts):
+        if attempt:
+            time.sleep(FIRST_WAIT_S * 2 ** (attempt - 1))
+        file_system, path = open_file_system(url)
+        try:
+            content: bytes = file_system.cat_file(path)
+            return content
+        except FileNotFoundError as error:
+            raise UserError(f"there is no file {url}: check the URL.") from error
+        except (IsADirectoryError, PermissionError) as error:
+            raise UserError(f"{url} cannot be read ({_reason(error)}): check the URL and access.") from error
+        except Exception as error:  # each network library has its own
+            last = error
+    raise UserError(
+        f"{url} could not be read in {attempts} attempts ({_reason(last)}): check the connection."
+    ) from last
+
+
+def _reason(error: BaseException | None) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".: ")
