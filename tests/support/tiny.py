@@ -64,6 +64,7 @@ def tiny_config(**changes: Any) -> RunConfig:
         ema_decay=0.9,
         backbone_weights=None,
         log_every=1,
+        fit_to_data=False,
         report=False,  # tests of the report ask for it
     )
     return override(RunConfig("deformable_detr_lite", model, data, train), changes)
