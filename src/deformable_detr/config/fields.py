@@ -311,6 +311,16 @@ class TrainConfig:
     max_steps: int | None = setting(
         None, "End training after this many updates, even if fewer epochs are done.", minimum=0
     )
+    fit_to_data: bool = setting(
+        False,
+        "Adapt to the data what is still as the recipe has it: at least 500 updates, warm-up in at most a "
+        "tenth of them, and queries for one and a half times the objects of the fullest image. The log says "
+        "what changed.",
+    )
+    balance: bool = setting(
+        False,
+        "Draw images with rare classes more often (and others less often, as epochs stay equally long).",
+    )
     batch_size: int = setting(2, "Images per process and micro-batch.", minimum=1)
     accumulate: int = setting(1, "Micro-batches per update.", minimum=1)
     lr: float = setting(2e-4, "AdamW's learning rate, at a total batch of lr_batch_size images.", minimum=0)

@@ -248,6 +248,7 @@ def deformable_detr_lite() -> RunConfig:
         ),
         train=TrainConfig(
             epochs=64,
+            fit_to_data=True,
             batch_size=4,
             lr=5e-4,
             lr_backbone=1e-4,
