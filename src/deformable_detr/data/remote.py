@@ -22,10 +22,11 @@ def is_url(text: str) -> bool:
     return _URL.match(text) is not None
 
 
-def open_file_system(url: str) -> tuple[Any, str]:
+def open_file_system(url: str, *, keeps_listings: bool = True) -> tuple[Any, str]:
     """Return fsspec's file system of a URL, and the path in it.
 
-    A forked process gets its own file system, so the result must not be kept across a fork.
+    With `keeps_listings`, it remembers the folders that it has listed, as is usual for fsspec. A forked
+    process gets its own file system, so the result must not be kept across a fork.
 
     Raises:
         UserError: if the protocol is unknown, its library is not installed, or the URL is malformed.
@@ -33,7 +34,8 @@ def open_file_system(url: str) -> tuple[Any, str]:
     import fsspec
 
     try:
-        file_system, path = fsspec.core.url_to_fs(url)
+        options = {} if keeps_listings else {"use_listings_cache": False}
+        file_system, path = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(f"{url} needs a library that is not installed ({reason}): install it.") from error

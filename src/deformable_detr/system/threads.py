@@ -1,14 +1,20 @@
-"""Read inputs ahead of the model and write its results in threads, so that it never waits for a file."""
+"""Read inputs ahead of the model and write its results in threads, so that it never waits for a file.
+
+`limited_threads` sets the number of threads of the model's arithmetic itself.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from itertools import repeat
 from types import TracebackType
 from typing import Any, TypeVar
+
+import torch
 
 READ_AHEAD = 2  # batches that are read while the model works
 WRITE_BEHIND = 8  # pictures that may wait to be drawn
@@ -66,3 +72,14 @@ class Behind:
         self._thread.shutdown(cancel_futures=kind is not None and issubclass(kind, Exception))
         if kind is None:
             self.finish()
+
+
+@contextmanager
+def limited_threads(number: int) -> Iterator[None]:
+    """Let PyTorch use `number` threads in a block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
