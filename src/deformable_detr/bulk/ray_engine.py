@@ -93,6 +93,7 @@ def _cluster(ray: Any, address: str | None, cpus: int) -> Iterator[None]:
     os.environ.setdefault(
         "RAY_BACKEND_LOG_LEVEL", "fatal"
     )  # else notes of its C++ code mix with the progress
+    os.environ.setdefault("RAY_worker_niceness", "0")  # as local workers; Ray's default is 15
     logging.getLogger("ray").setLevel(logging.ERROR)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
