@@ -11,18 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from .backbone import BackboneConfig
 from .checks import check, require
 from .losses import LossConfig
+from .routes import RouteConfig
 from .settings import setting
 
-TORCHVISION_RESNETS = (
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnext101_32x8d",
-    "resnext101_64x4d",
-)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -36,54 +30,6 @@ Augmentation = Literal["paper", "light", "none"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Schedule = Literal["step", "cosine"]
 LearningRateRule = Literal["none", "sqrt", "linear"]
-
-
-@dataclass(frozen=True)
-class BackboneConfig:
-    """The network that computes the features."""
-
-    name: str = setting(
-        "resnet50",
-        "A torchvision ResNet (resnet18/34/50/101, resnext101_32x8d/64x4d), or any timm model that returns "
-        "feature maps, by timm's name (`tf_efficientnet_lite0`).",
-    )
-    dilation: bool = setting(
-        False,
-        "DC5: the last stage keeps stride 16 and dilates its convolutions by 2. This works for ResNets with "
-        "bottlenecks and for the timm models that support it.",
-    )
-    trainable_layers: int = setting(
-        3,
-        "How many stages learn, counted from the last one (torchvision's term). The paper's 3 freezes the "
-        "stem and the first stage of a ResNet. Batch norm is always frozen.",
-        minimum=0,
-        maximum=5,
-    )
-    deformable_stages: tuple[int, ...] = setting(
-        (),
-        "Stages, 2 to 5 for C2 to C5, whose 3x3 convolutions learn where to sample (ResNets only). "
-        '"ResNeXt-101 + DCN" in the paper\'s Table 3 is a resnext101 with stages 3, 4 and 5.',
-        minimum=2,
-        maximum=5,
-    )
-
-    def __post_init__(self) -> None:
-        check(self, "model.backbone.")
-        require(bool(self.name), "model.backbone.name is empty: name a torchvision ResNet or a timm model.")
-        require(
-            not (self.dilation and self.name in ("resnet18", "resnet34")),
-            f"model.backbone.dilation needs bottleneck blocks (resnet50 or larger), {self.name} has none.",
-        )
-        stages = self.deformable_stages
-        require(
-            len(set(stages)) == len(stages),
-            f"model.backbone.deformable_stages names a stage twice: {list(stages)}.",
-        )
-        require(
-            not stages or self.name in TORCHVISION_RESNETS,
-            f"model.backbone.deformable_stages works for {', '.join(TORCHVISION_RESNETS)}, not for "
-            f"{self.name}.",
-        )
 
 
 @dataclass(frozen=True)
@@ -310,6 +256,16 @@ class TrainConfig:
     max_steps: int | None = setting(
         None, "End training after this many updates, even if fewer epochs are done.", minimum=0
     )
+    fit_to_data: bool = setting(
+        False,
+        "Adapt to the data what is still as the recipe has it: at least 500 updates, warm-up in at most a "
+        "tenth of them, and queries for one and a half times the objects of the fullest image. The log says "
+        "what changed.",
+    )
+    balance: bool = setting(
+        False,
+        "Draw images with rare classes more often (and others less often, as epochs stay equally long).",
+    )
     batch_size: int = setting(2, "Images per process and micro-batch.", minimum=1)
     accumulate: int = setting(1, "Micro-batches per update.", minimum=1)
     lr: float = setting(2e-4, "AdamW's learning rate, at a total batch of lr_batch_size images.", minimum=0)
@@ -399,6 +355,7 @@ class TrainConfig:
         20.0, "Maximum size of the cached features on disk, in GB per process.", minimum=0
     )
     loss: LossConfig = field(default_factory=LossConfig)
+    routes: RouteConfig = field(default_factory=RouteConfig)
 
     def __post_init__(self) -> None:
         check(self, "train.")
@@ -438,4 +395,18 @@ class RunConfig:
             self.model.classification == "sigmoid_focal" or self.train.loss.classification_loss == "focal",
             f"train.loss.classification_loss is {self.train.loss.classification_loss}, which needs one "
             "sigmoid per class: set model.classification to sigmoid_focal.",
+        )
+        extended = [
+            ("train.loss.object_repeats", self.train.loss.object_repeats > 1),
+            ("train.routes", self.train.routes.is_any),
+        ]
+        for name, is_used in extended:
+            require(
+                self.model.classification != "softmax" or not is_used,
+                f"{name} needs one sigmoid per class: set model.classification to sigmoid_focal.",
+            )
+        require(
+            self.model.two_stage or self.train.routes.denoising == 0,
+            "train.routes.denoising needs queries that can start at any box: set model.queries to mixed or "
+            "proposals.",
         )

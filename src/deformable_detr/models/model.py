@@ -18,6 +18,7 @@ from ..structures import (
     FeatureBatch,
     FeatureMemory,
     ImageBatch,
+    Queries,
     SpatialShapes,
 )
 from .backbone import Backbone
@@ -54,9 +55,17 @@ class DetectionModel(nn.Module):
         Returns:
             `DetectorOutput`: `.predictions[-1].logits` (B, Q, num_logits) and `.boxes_cxcywh` (B, Q, 4).
         """
+        memory = self.remember(images)
+        return self.answer(self.queries(memory), memory)
+
+    def remember(self, images: ImageBatch | FeatureBatch | Tensor | Sequence[Tensor]) -> FeatureMemory:
+        """Return the encoder's output for any input of `forward`."""
         batch = images if isinstance(images, FeatureBatch) else ImageBatch.from_input(images)
-        memory = self.encoder(self.embed(batch))
-        queries = self.queries(memory)
+        memory: FeatureMemory = self.encoder(self.embed(batch))
+        return memory
+
+    def answer(self, queries: Queries, memory: FeatureMemory) -> DetectorOutput:
+        """Return the predictions for the queries."""
         return DetectorOutput(self.decoder(queries, memory), queries.proposals)
 
     def embed(self, batch: ImageBatch | FeatureBatch) -> FeatureMemory:
