@@ -26,7 +26,7 @@ from deformable_detr.cli.options import Parser
 from deformable_detr.config import RunConfig
 from deformable_detr.config import recipe as recipe_of
 from deformable_detr.errors import UserError
-from deformable_detr.inference.detector import cpu_has_bfloat16
+from deformable_detr.inference.devices import cpu_has_bfloat16
 from deformable_detr.loss import SetCriterion
 from deformable_detr.models import build_model
 from deformable_detr.models.activation_checkpointing import checkpoint_activations

@@ -13,14 +13,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torchvision.ops import sigmoid_focal_loss
+import numpy as np
 
 from .config import LossConfig, ModelConfig, add_choice
 from .structures import BatchCount
+
+if TYPE_CHECKING:
+    # Not imported when the program runs: the detections of an exported model are selected without PyTorch.
+    from torch import Tensor
 
 NO_OBJECT = -1  # class index of a query to which no object was assigned
 
@@ -32,6 +34,18 @@ class TopPairs:
     scores: Tensor
     labels: Tensor
     queries: Tensor
+
+    def arrays(self) -> TopArrays:
+        return TopArrays(*(field.cpu().numpy() for field in (self.scores, self.labels, self.queries)))
+
+
+@dataclass(frozen=True)
+class TopArrays:
+    """`TopPairs` as arrays."""
+
+    scores: np.ndarray
+    labels: np.ndarray
+    queries: np.ndarray
 
 
 class ClassificationScheme(ABC):
@@ -72,11 +86,14 @@ class SigmoidFocal(ClassificationScheme):
 
     def matching_cost(self, logits: Tensor, labels: Tensor) -> Tensor:
         p = logits.sigmoid()[:, labels]
-        negative = (1 - self.alpha) * p**self.gamma * -torch.log(1 - p + 1e-8)
-        positive = self.alpha * (1 - p) ** self.gamma * -torch.log(p + 1e-8)
+        negative = (1 - self.alpha) * p**self.gamma * -(1 - p + 1e-8).log()
+        positive = self.alpha * (1 - p) ** self.gamma * -(p + 1e-8).log()
         return positive - negative
 
     def loss(self, logits: Tensor, assigned: Tensor, count: BatchCount) -> Tensor:
+        import torch.nn.functional as F
+        from torchvision.ops import sigmoid_focal_loss
+
         # The extra column holds the queries without an object, and is cut off.
         target = F.one_hot(assigned.where(assigned != NO_OBJECT, self.num_classes), self.num_classes + 1)
         result: Tensor = (
@@ -109,6 +126,8 @@ class SoftmaxWithNoObject(ClassificationScheme):
         return -logits.softmax(-1)[:, labels]
 
     def loss(self, logits: Tensor, assigned: Tensor, count: BatchCount) -> Tensor:
+        import torch.nn.functional as F
+
         target = assigned.where(assigned != NO_OBJECT, self.num_classes)
         weight = logits.new_ones(self.num_logits)
         weight[-1] = self.no_object_weight
@@ -145,3 +164,26 @@ def register_classification(name: str, build: SchemeBuilder) -> None:
 def build_classification(model: ModelConfig, loss: LossConfig | None = None) -> ClassificationScheme:
     """Build the scheme that `model.classification` names."""
     return _SCHEMES[model.classification](model, loss or LossConfig())
+
+
+def select_from_arrays(scheme: ClassificationScheme, logits: np.ndarray, k: int) -> TopArrays:
+    """Return `scheme.select` of logits (B, Q, num_logits) float32 as arrays.
+
+    For the package's own schemes, this does not import PyTorch. Pairs with equal scores are in the order of
+    the queries.
+    """
+    if type(scheme) is SigmoidFocal:
+        scores = 1 / (1 + np.exp(-np.clip(logits, -80, None)))  # exp(80) is below float32's maximum
+        scores = scores.reshape(len(logits), -1)
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        classes = scheme.num_classes
+        return TopArrays(np.take_along_axis(scores, best, 1), best % classes, best // classes)
+    if type(scheme) is SoftmaxWithNoObject:
+        exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+        scores = (exponentials / exponentials.sum(-1, keepdims=True))[..., :-1]
+        labels, scores = scores.argmax(-1), scores.max(-1)  # (B, Q)
+        queries = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return TopArrays(*(np.take_along_axis(each, queries, 1) for each in (scores, labels)), queries)
+    import torch
+
+    return scheme.select(torch.from_numpy(logits), k).arrays()

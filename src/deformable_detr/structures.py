@@ -14,14 +14,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from .extras import import_extra
 
 if TYPE_CHECKING:
+    # Not imported when the program runs: exported models are used without PyTorch.
     import supervision
+    import torch
     from PIL.Image import Image
+    from torch import Tensor
 
 SpatialShapes = tuple[tuple[int, int], ...]  # ((H, W), ...) of the feature levels, finest first
 
@@ -48,9 +49,11 @@ class ImageBatch:
         Raises:
             ValueError: if the images have other shapes or types.
         """
+        import torch
+
         if isinstance(images, ImageBatch):
             return images
-        if not isinstance(images, Tensor) and len(images) == 2 and images[0].ndim == 4:
+        if not isinstance(images, torch.Tensor) and len(images) == 2 and images[0].ndim == 4:
             pixels, mask = images
             if mask.dtype != torch.bool or mask.shape != (len(pixels), *pixels.shape[2:]):
                 raise ValueError(
@@ -67,6 +70,8 @@ class ImageBatch:
         Raises:
             ValueError: if there is no image, or if an image has another shape or type.
         """
+        import torch
+
         if not images:
             raise ValueError("ImageBatch.from_images needs at least one image")
         for index, image in enumerate(images):

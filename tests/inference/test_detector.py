@@ -210,7 +210,7 @@ def test_predict_leaves_the_model_as_it_was() -> None:
 def test_16_bit_types_find_about_the_same(
     detector: Detector, tmp_path: Path, dtype: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deformable_detr.inference.detector.cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr("deformable_detr.inference.devices.cpu_has_bfloat16", lambda: True)
     folder = detector.save(tmp_path / "model")
     half = dd.load(folder, device="cpu", dtype=dtype)
     assert next(half.model.parameters()).dtype == torch.float32

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..config import RECIPES, DataConfig, ModelConfig, from_dict, to_dict
 from ..errors import UserError
 from ..structures import ClassTable
@@ -32,6 +30,8 @@ class Description:
 
     def to_dict(self, format: str) -> dict[str, Any]:
         """Convert to JSON values, including the versions of the software that writes them."""
+        import torch
+
         return {
             "format": format,
             "format_version": FORMAT_VERSION,

@@ -9,13 +9,11 @@ from ..errors import UserError
 from ..run_folder.names import BEST, CHECKPOINTS, LAST
 from . import authors, native, transformers_format
 from .contents import Checkpoint
+from .names import BUNDLED, DEMO, EXPORTED
 
 SUPPORTED = (
     "a run folder, a checkpoint folder, an authors' .pth file, a transformers folder or hub id, or `demo`"
 )
-DEMO = "demo"  # the bundled model, whereas ./demo is a folder
-BUNDLED = Path(__file__).parents[1] / "bundled"
-EXPORTED = (".onnx", ".xml", ".pt2")  # inference/exported/ reads all but the last
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
@@ -43,11 +41,6 @@ def load(source: str | Path) -> Checkpoint:
     if isinstance(source, str) and _HUB_ID.fullmatch(source):
         return transformers_format.load(_download(source), source)
     raise UserError(f"there is no model {source}: give {SUPPORTED}.")
-
-
-def demo_pictures() -> list[Path]:
-    """Return the pictures that accompany the bundled model, which was not trained on them."""
-    return sorted((BUNDLED / "pictures").iterdir())
 
 
 def _load_folder(folder: Path) -> Checkpoint:

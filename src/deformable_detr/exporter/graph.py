@@ -4,7 +4,11 @@ The copy uses `DetectionModel.forward` unchanged and computes the same function.
 
     backbone        frozen norms are folded into the convolutions; timm's "same" padding has no branches
     attention       sampling uses standard operators (sampling.py), unless the package's own was requested
-    proposals       heads are computed only for the proposals that are used
+    proposals       heads are computed only for the proposals that are used, whose number is fixed
+
+Tracing spends most of its time on the sizes of tensors, which are expressions of the picture's height and
+width. Therefore these expressions are kept short: (H - 1) // 8 + 1 instead of nested quotients, and a number
+of queries that does not depend on the picture.
 """
 
 from __future__ import annotations
@@ -46,11 +50,18 @@ class Graph(nn.Module):
             elif type(part) is DeformableAttention and operator in OPERATORS:
                 self.model.set_submodule(name, OPERATORS[operator](part))
             elif type(part) is ProposalQueries:
-                self.model.set_submodule(name, BestProposals(part))
+                self.model.set_submodule(name, FixedNumberOfProposals(part))
 
     def forward(self, pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         last = self.model(ImageBatch(pixels, mask)).predictions[-1]
         return last.logits, last.boxes_cxcywh
+
+
+class FixedNumberOfProposals(BestProposals):
+    """`BestProposals` of pictures with at least as many tokens as queries; engines refuse other ones."""
+
+    def num_best(self, num_tokens: int) -> int:
+        return self.plain.num_queries
 
 
 class SamePaddedConvolution(nn.Module):
@@ -59,6 +70,9 @@ class SamePaddedConvolution(nn.Module):
     It adds as many zeros as ceil(size / stride) outputs need; if their number is odd, the extra zero is at
     the end. timm tests whether the number is positive, and tracing this test would fix the parity of the
     picture's sides. The test is not needed, because kernels here are not smaller than their stride.
+
+    Here the end gets more zeros than that, up to the kernel's span minus one in total. No output reads them,
+    and the size of the output becomes (size - 1) // stride + 1, which PyTorch simplifies if it is nested.
     """
 
     def __init__(self, convolution: nn.Conv2d):
@@ -74,8 +88,8 @@ class SamePaddedConvolution(nn.Module):
         conv = self.convolution
         padding: list[int] = []
         for size, span, stride in zip(x.shape[2:], self.spans, conv.stride, strict=True):
-            total = ((size + stride - 1) // stride - 1) * stride + span - size
-            padding = [total // 2, total - total // 2, *padding]  # F.pad takes the last axis first
+            before = ((size - 1) // stride * stride + span - size) // 2
+            padding = [before, span - 1 - before, *padding]  # F.pad takes the last axis first
         output: Tensor = F.conv2d(
             F.pad(x, padding), conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups
         )

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import UserError
-from ..inference.detector import choose_device
+from ..inference.devices import choose_device
 
 Result = TypeVar("Result")
 
