@@ -55,16 +55,23 @@ class DetectionModel(nn.Module):
             `DetectorOutput`: `.predictions[-1].logits` (B, Q, num_logits) and `.boxes_cxcywh` (B, Q, 4).
         """
         batch = images if isinstance(images, FeatureBatch) else ImageBatch.from_input(images)
-        memory = self.encoder(self.embed(batch))
+        return self.detect(self.embed(batch))
+
+    def detect(self, memory: FeatureMemory) -> DetectorOutput:
+        """Detect objects in the encoder's input, which `embed` returns."""
+        memory = self.encoder(memory)
         queries = self.queries(memory)
         return DetectorOutput(self.decoder(queries, memory), queries.proposals)
 
     def embed(self, batch: ImageBatch | FeatureBatch) -> FeatureMemory:
         """Turn pixels or feature maps into the encoder's input: flattened levels with positions and masks."""
         maps = batch.maps if isinstance(batch, FeatureBatch) else self.backbone(batch.pixels)
-        levels: list[Tensor] = self.neck(maps)
+        return self.flattened(self.neck(maps), batch.mask)
+
+    def flattened(self, levels: Sequence[Tensor], image_mask: Tensor) -> FeatureMemory:
+        """Flatten the neck's levels (B, C, H, W), and add positions and masks."""
         shapes = tuple((level.shape[-2], level.shape[-1]) for level in levels)
-        return self.locate(_flatten(levels), shapes, batch.mask)
+        return self.locate(_flatten(levels), shapes, image_mask)
 
     def locate(self, tokens: Tensor, spatial_shapes: SpatialShapes, image_mask: Tensor) -> FeatureMemory:
         """Add to tokens (B, S, C) their positions, masks and valid ratios.
