@@ -18,7 +18,7 @@ import sys
 import torch.nn.functional as F
 from torch import Tensor
 
-from deformable_detr.classification import NO_OBJECT, SigmoidFocal, register_classification
+from deformable_detr.classification import SigmoidFocal, register_classification
 from deformable_detr.cli.main import main
 from deformable_detr.structures import BatchCount
 
@@ -28,9 +28,8 @@ OBJECT_EXPONENT, BACKGROUND_EXPONENT = 0.0, 4.0
 class Asymmetric(SigmoidFocal):
     """Sigmoids whose easy background terms fade faster than their easy objects."""
 
-    def loss(self, logits: Tensor, assigned: Tensor, count: BatchCount) -> Tensor:
-        classes = assigned.where(assigned != NO_OBJECT, self.num_classes)  # (B, Q)
-        targets = F.one_hot(classes, self.num_classes + 1)[..., :-1].to(logits.dtype)
+    def loss(self, logits: Tensor, assigned: Tensor, quality: Tensor, count: BatchCount) -> Tensor:
+        targets = self.target(logits, assigned)  # (B, Q, classes)
         error = (logits.sigmoid() - targets).abs()
         exponent = OBJECT_EXPONENT * targets + BACKGROUND_EXPONENT * (1 - targets)
         terms = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")

@@ -15,8 +15,11 @@ recipe=$2
 shift 2
 gpus=${GPUS:-8}
 batch=${BATCH:-2}           # pictures per GPU and step
-total=${TOTAL:-32}          # pictures per update; 32 is the published setting of all rows but DETR's, 64
-epochs=${EPOCHS:-50}
+# Pictures per update and epochs as published; DETR's rows need TOTAL=64.
+case $recipe in
+    deformable_detr_r50_plus*) total=${TOTAL:-16} epochs=${EPOCHS:-12} ;;
+    *) total=${TOTAL:-32} epochs=${EPOCHS:-50} ;;
+esac
 seed=${SEED:-42}
 for number in "$gpus" "$batch" "$total" "$epochs"; do
     if ! [[ $number =~ ^[1-9][0-9]*$ ]]; then
@@ -24,7 +27,12 @@ for number in "$gpus" "$batch" "$total" "$epochs"; do
         exit 2
     fi
 done
-drop=$((epochs > 1 ? epochs * 4 / 5 : 1)) # the learning rate, as in the papers
+# The epoch after which the learning rate falls, as published: 40 of 50; 11 of 12, 20 of 24 and 30 of 36.
+case $recipe in
+    deformable_detr_r50_plus*) drop=$((epochs > 12 ? epochs * 5 / 6 : epochs * 11 / 12)) ;;
+    *) drop=$((epochs * 4 / 5)) ;;
+esac
+drop=$((drop > 0 ? drop : 1))
 accumulate=$((total / (gpus * batch)))
 if [ $((accumulate * gpus * batch)) -ne "$total" ]; then
     echo "GPUS=$gpus times BATCH=$batch must divide TOTAL=$total: choose another." >&2

@@ -174,3 +174,26 @@ def test_all_forms_of_pictures_make_the_same_batch() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             ImageBatch.from_input(wrong)
+
+
+def test_detections_describe_themselves_in_a_line() -> None:
+    assert repr(detections(3)) == "Detections(3 objects: 2 cat, 1 dog; 80x60)"
+    assert repr(detections(1)) == "Detections(1 object: 1 cat; 80x60)"
+    assert repr(detections(0)) == "Detections(no objects; 80x60)"
+    evil = replace(detections(2), names=("a\x1b[2J\nb", "cat"))
+    assert "\x1b" not in repr(evil)
+    many = replace(detections(40), names=tuple(f"class {n}" for n in range(40)))
+    assert "… and 32 more" in repr(many)
+
+
+def test_a_notebook_shows_the_picture_and_a_table() -> None:
+    evil = '<img src=x onerror="alert(1)">'
+    shown = replace(detections(3), names=("cat", evil, "cat"))._repr_html_()
+    assert shown.count('<img src="data:image/jpeg;base64,') == 1
+    assert evil not in shown
+    assert "&lt;img src=x" in shown
+    assert shown.count("<tr>") == 4
+    assert "<td>0.90</td><td>8.0</td><td>6.0</td>" in shown  # the score, and the box's first corner
+    assert "<img" not in detections(3, picture=False)._repr_html_()
+    assert "<table>" not in detections(0)._repr_html_()
+    assert "and 10 more" in detections(30)._repr_html_()

@@ -18,7 +18,7 @@ import numpy as np
 
 from deformable_detr.cli.options import Parser
 from deformable_detr.errors import UserError
-from deformable_detr.explain.drawing import draw
+from deformable_detr.explain import draw
 from deformable_detr.inference.detector import Detector, Picture, load
 from deformable_detr.inference.trace import Explanation
 

@@ -2,7 +2,8 @@
 
 One object defines the matching cost, the loss, the score and the selection of detections, so that they are
 consistent. DETR uses softmax with a no-object class (specification §4.5). Deformable DETR uses one sigmoid
-per class with focal loss (paper, section 5; specification §5.1, §5.2).
+per class with focal loss (paper, section 5; specification §5.1, §5.2). Two other losses of sigmoids know how
+good the boxes are (specification §12.3).
 
 Letters: B batch, Q queries, N objects of one image.
 """
@@ -60,10 +61,11 @@ class ClassificationScheme(ABC):
         """Return the cost (Q, N) of assigning each object (N,) to each query (Q, num_logits)."""
 
     @abstractmethod
-    def loss(self, logits: Tensor, assigned: Tensor, count: BatchCount) -> Tensor:
+    def loss(self, logits: Tensor, assigned: Tensor, quality: Tensor, count: BatchCount) -> Tensor:
         """Return the scalar loss of logits (B, Q, num_logits).
 
-        `assigned` (B, Q) holds class indices or NO_OBJECT.
+        `assigned` (B, Q) holds class indices or NO_OBJECT. `quality` (B, Q) holds the IoU of the query's box
+        with its object, without a gradient, and 0 if it has none; a scheme may ignore it.
         """
 
     @abstractmethod
@@ -90,19 +92,20 @@ class SigmoidFocal(ClassificationScheme):
         positive = self.alpha * (1 - p) ** self.gamma * -(p + 1e-8).log()
         return positive - negative
 
-    def loss(self, logits: Tensor, assigned: Tensor, count: BatchCount) -> Tensor:
-        import torch.nn.functional as F
+    def loss(self, logits: Tensor, assigned: Tensor, quality: Tensor, count: BatchCount) -> Tensor:
         from torchvision.ops import sigmoid_focal_loss
+
+        target = self.target(logits, assigned)
+        focal: Tensor = sigmoid_focal_loss(logits, target, self.alpha, self.gamma, reduction="sum")
+        return focal / count.objects
+
+    def target(self, logits: Tensor, assigned: Tensor) -> Tensor:
+        """Return a one for each query's class and zeros elsewhere, (B, Q, num_classes)."""
+        import torch.nn.functional as F
 
         # The extra column holds the queries without an object, and is cut off.
         target = F.one_hot(assigned.where(assigned != NO_OBJECT, self.num_classes), self.num_classes + 1)
-        result: Tensor = (
-            sigmoid_focal_loss(
-                logits, target[..., :-1].to(logits.dtype), self.alpha, self.gamma, reduction="sum"
-            )
-            / count.objects
-        )
-        return result
+        return target[..., :-1].to(logits.dtype)
 
     def scores(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()
@@ -110,6 +113,44 @@ class SigmoidFocal(ClassificationScheme):
     def select(self, logits: Tensor, k: int) -> TopPairs:
         scores, index = self.scores(logits).flatten(1).topk(min(k, logits.shape[1] * self.num_classes))
         return TopPairs(scores, index % self.num_classes, index // self.num_classes)
+
+
+class SigmoidMatchability(SigmoidFocal):
+    """Sigmoids that learn the quality of the box: the matchability-aware loss (DEIM, CVPR 2025).
+
+    The target t of a matched query's class is IoU^γ, and its binary cross-entropy has the weight 1. All other
+    targets are 0, with the weight p^γ. The matching cost is that of the focal loss.
+    """
+
+    exponent = 1.5  # γ
+
+    def loss(self, logits: Tensor, assigned: Tensor, quality: Tensor, count: BatchCount) -> Tensor:
+        import torch
+        import torch.nn.functional as F
+
+        pairs = self.target(logits, assigned)
+        target = pairs * quality[..., None] ** self.exponent
+        weight = torch.where(pairs > 0, 1.0, logits.detach().sigmoid() ** self.exponent)
+        return F.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum") / count.objects
+
+
+class SigmoidVarifocal(SigmoidFocal):
+    """Sigmoids that learn the quality of the box: the varifocal loss (Zhang et al., CVPR 2021; RT-DETR).
+
+    The target t of a matched query's class is the IoU, and its binary cross-entropy has the weight t. All
+    other targets are 0, with the weight α·p^γ. The matching cost is that of the focal loss.
+    """
+
+    share, exponent = 0.75, 2.0  # α and γ
+
+    def loss(self, logits: Tensor, assigned: Tensor, quality: Tensor, count: BatchCount) -> Tensor:
+        import torch
+        import torch.nn.functional as F
+
+        pairs = self.target(logits, assigned)
+        target = pairs * quality[..., None]
+        weight = torch.where(pairs > 0, target, self.share * logits.detach().sigmoid() ** self.exponent)
+        return F.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum") / count.objects
 
 
 class SoftmaxWithNoObject(ClassificationScheme):
@@ -125,7 +166,7 @@ class SoftmaxWithNoObject(ClassificationScheme):
     def matching_cost(self, logits: Tensor, labels: Tensor) -> Tensor:
         return -logits.softmax(-1)[:, labels]
 
-    def loss(self, logits: Tensor, assigned: Tensor, count: BatchCount) -> Tensor:
+    def loss(self, logits: Tensor, assigned: Tensor, quality: Tensor, count: BatchCount) -> Tensor:
         import torch.nn.functional as F
 
         target = assigned.where(assigned != NO_OBJECT, self.num_classes)
@@ -145,10 +186,18 @@ class SoftmaxWithNoObject(ClassificationScheme):
         return TopPairs(scores, labels.gather(1, queries), queries)
 
 
+_SIGMOIDS: dict[str, type[SigmoidFocal]] = {  # by LossConfig.classification_loss
+    "focal": SigmoidFocal,
+    "mal": SigmoidMatchability,
+    "varifocal": SigmoidVarifocal,
+}
+
 SchemeBuilder = Callable[[ModelConfig, LossConfig], ClassificationScheme]
 _SCHEMES: dict[str, SchemeBuilder] = {
     "softmax": lambda model, loss: SoftmaxWithNoObject(model.num_classes, loss.no_object_weight),
-    "sigmoid_focal": lambda model, loss: SigmoidFocal(model.num_classes, loss.focal_alpha, loss.focal_gamma),
+    "sigmoid_focal": lambda model, loss: _SIGMOIDS[loss.classification_loss](
+        model.num_classes, loss.focal_alpha, loss.focal_gamma
+    ),
 }
 
 
@@ -169,16 +218,17 @@ def build_classification(model: ModelConfig, loss: LossConfig | None = None) -> 
 def select_from_arrays(scheme: ClassificationScheme, logits: np.ndarray, k: int) -> TopArrays:
     """Return `scheme.select` of logits (B, Q, num_logits) float32 as arrays.
 
-    For the package's own schemes, this does not import PyTorch. Pairs with equal scores are in the order of
-    the queries.
+    If the scheme inherits its selection from one of the package, this does not import PyTorch. Pairs with
+    equal scores are in the order of the queries.
     """
-    if type(scheme) is SigmoidFocal:
+    kind = type(scheme)
+    if (kind.scores, kind.select) == (SigmoidFocal.scores, SigmoidFocal.select):
         scores = 1 / (1 + np.exp(-np.clip(logits, -80, None)))  # exp(80) is below float32's maximum
         scores = scores.reshape(len(logits), -1)
         best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         classes = scheme.num_classes
         return TopArrays(np.take_along_axis(scores, best, 1), best % classes, best // classes)
-    if type(scheme) is SoftmaxWithNoObject:
+    if (kind.scores, kind.select) == (SoftmaxWithNoObject.scores, SoftmaxWithNoObject.select):
         exponentials = np.exp(logits - logits.max(-1, keepdims=True))
         scores = (exponentials / exponentials.sum(-1, keepdims=True))[..., :-1]
         labels, scores = scores.argmax(-1), scores.max(-1)  # (B, Q)

@@ -30,6 +30,12 @@ class ExportRefusedError(RuntimeError):
     exit_code: ClassVar[int] = 1
 
 
+class WorkerLostError(RuntimeError):
+    """A process that computes a part of a prediction was killed, and nothing has replaced it."""
+
+    exit_code: ClassVar[int] = 1
+
+
 class TrainingInterruptedError(Exception):
     """Training was interrupted by Ctrl-C or SIGTERM. Its state was saved, so `--resume` continues it."""
 

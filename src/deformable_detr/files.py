@@ -173,11 +173,14 @@ def check_output_file(path: str | Path) -> Path:
 
 
 def make_output_folder(folder: Path) -> None:
-    """Create an output folder, or raise a `UserError` before any work is done."""
+    """Create an output folder, or raise a `UserError` before any work is done.
+
+    A link to a folder that does not exist yet is followed.
+    """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder} is a file: name a folder.")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        os.makedirs(os.path.realpath(folder), exist_ok=True)
     except OSError as error:
         raise UserError(
             f"--output {folder} cannot be created ({error.strerror}): name another folder."

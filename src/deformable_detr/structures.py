@@ -8,6 +8,7 @@ Names of boxes end in `_cxcywh` (normalised by the unpadded image) or `_xyxy` (p
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .extras import import_extra
+from .words import count, listed, printable
 
 if TYPE_CHECKING:
     # Not imported when the program runs: exported models are used without PyTorch.
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+NOTEBOOK_SIDE, NOTEBOOK_ROWS = 900, 20  # pixels of a picture, and rows of a table, in a notebook
+MAX_NAMES = 8  # the most classes that a line lists
 SpatialShapes = tuple[tuple[int, int], ...]  # ((H, W), ...) of the feature levels, finest first
 
 
@@ -244,7 +248,7 @@ def loose_name(name: str) -> str:
     return name.strip().casefold()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Detections:
     """The detections of one image, best score first. N may be 0.
 
@@ -267,6 +271,26 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def __repr__(self) -> str:
+        return f"Detections({self.in_words()})"
+
+    def in_words(self) -> str:
+        """Return the number of objects by class and the picture's size: '3 objects: 2 car, 1 bus; 64x48'."""
+        numbers = Counter(self.names).most_common()
+        listed_numbers = listed([f"{number} {name}" for name, number in numbers], MAX_NAMES)
+        objects = f"{count(len(self), 'object')}: {listed_numbers}" if numbers else "no objects"
+        return printable(f"{objects}; {self.image_size[1]}x{self.image_size[0]}")
+
+    def _repr_html_(self) -> str:
+        """Return the drawn picture and a table for a notebook."""
+        from .pages import data_url, render
+
+        picture = None if self.image is None else data_url(self.draw(), NOTEBOOK_SIDE)
+        rows = list(zip(self.names, self.scores.tolist(), self.boxes_xyxy.tolist(), strict=True))
+        return render(
+            "detections.html", title=self.in_words(), picture=picture, rows=rows, most=NOTEBOOK_ROWS
+        )
 
     def above(self, threshold: float) -> Detections:
         """Return only the detections with a score of at least `threshold`."""

@@ -153,6 +153,7 @@ def test_models_that_others_do_not_have(
     [
         (replace(PLAIN, backbone=RESNET18), "backbone.name=resnet18"),
         (replace(TWO_STAGE, hidden_dim=128), "hidden_dim=128"),
+        (replace(TWO_STAGE, queries="mixed"), "queries=mixed"),
     ],
 )
 def test_models_that_the_authors_do_not_have(

@@ -55,7 +55,14 @@ def test_too_little_memory_is_a_sentence(
 
 
 @pytest.mark.parametrize(
-    "command", ["predict demo a.png", "explain demo a.png", "evaluate demo d", "report demo d"]
+    "command",
+    [
+        "predict demo a.png",
+        "explain demo a.png",
+        "evaluate demo d",
+        "report demo d",
+        "export demo --to onnx --output m.onnx",
+    ],
 )
 def test_the_advice_on_large_pictures_can_be_followed(command: str) -> None:
     name, *words = command.split()
@@ -69,6 +76,20 @@ def test_a_larger_limit_reads_a_larger_picture(tmp_path: Path, capsys: pytest.Ca
     assert main([*words, "100"]) == 2
     assert "--data.max_pixels" in capsys.readouterr().err
     assert main([*words, "3072"]) == 0
+
+
+@pytest.mark.parametrize(
+    "command", ["inspect LONG", "predict demo LONG.png", "explain demo a.png --output LONG.png"]
+)
+def test_names_that_are_too_long_are_a_users_error(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_image(tmp_path / "a.png")
+    assert main(command.replace("LONG", "y" * 300).split()) == 2
+    said = capsys.readouterr().err
+    assert "y" * 300 in said
+    assert "too long" in said or "no " in said
 
 
 def test_thresholds_of_classes_whose_names_have_commas() -> None:

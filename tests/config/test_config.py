@@ -66,6 +66,7 @@ REFUSALS: list[tuple[type, dict[str, Any], str]] = [
         {"queries": "proposals", "refine_references": True, "num_levels": 6},
         "works with up to 5 levels, not 6",
     ),
+    (ModelConfig, {"queries": "mixed"}, "model.queries=mixed .* needs model.refine_references=true"),
     (DataConfig, {"image_size": 31}, "data.image_size must be at least 32"),
     (DataConfig, {"image_size": 900, "max_size": 899}, r"data.max_size \(899\) must not be smaller"),
     (DataConfig, {"train_sizes": ()}, "data.train_sizes must not be an empty list"),
@@ -121,6 +122,19 @@ WRONG_TYPES: list[tuple[type, dict[str, Any], str]] = [
     (TrainConfig, {"max_steps": "x"}, "train.max_steps must be a whole number or null, not 'x'"),
     (LossConfig, {"class_cost": None}, "train.loss.class_cost must be a number, not null"),
     (RunConfig, {"recipe": 3}, "recipe must be a text, not 3"),
+    (
+        RunConfig,
+        {"train": TrainConfig(look_forward_twice=True)},
+        "train.look_forward_twice .* set model.refine_references to true",
+    ),
+    (
+        RunConfig,
+        {
+            "model": ModelConfig(classification="softmax"),
+            "train": TrainConfig(loss=LossConfig(classification_loss="mal")),
+        },
+        "train.loss.classification_loss is mal.* set model.classification to sigmoid_focal",
+    ),
 ]
 
 
@@ -147,7 +161,7 @@ def test_every_combination_of_parts_works_or_is_refused(monkeypatch: pytest.Monk
     for neck, attention, queries, classification, refine in itertools.product(
         ("projection", "channel_mapper"),
         ("dense", "deformable"),
-        ("static", "reference_points", "proposals"),
+        ("static", "reference_points", "proposals", "mixed"),
         ("softmax", "sigmoid_focal"),
         (False, True),
     ):

@@ -155,6 +155,19 @@ def test_detr_differs_from_deformable_detr_where_the_papers_differ() -> None:
             "deformable_detr_x101_two_stage",
             {"model.backbone.deformable_stages": ([], [3, 4, 5])},
         ),
+        (
+            "deformable_detr_r50_plus",
+            "deformable_detr_r50_two_stage",
+            {
+                "model.queries": ("proposals", "mixed"),
+                "model.ffn_dim": (1024, 2048),
+                "model.dropout": (0.1, 0.0),
+                "train.epochs": (50, 12),
+                "train.lr_batch_size": (32, 16),
+                "train.lr_drop_epochs": ([40], [11]),
+                "train.look_forward_twice": (False, True),
+            },
+        ),
     ],
 )
 def test_a_recipe_differs_from_its_base_in_nothing_else(

@@ -6,9 +6,15 @@ import fsspec
 import pytest
 from fsspec.registry import known_implementations
 
+from deformable_detr.data import remote
 from deformable_detr.data.remote import is_url, open_file_system, read_bytes
 from deformable_detr.errors import UserError
 from tests.support.file_server import FileServer
+
+
+@pytest.fixture(autouse=True)
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "FIRST_WAIT_S", 0.0)
 
 
 @pytest.mark.parametrize("text", ["s3://bucket/a.jpg", "memory://a", "https://host/a.jpg", "file:///a"])
@@ -30,20 +36,20 @@ def test_a_file_is_read_from_memory() -> None:
 
 def test_a_failing_server_is_asked_again() -> None:
     with FileServer({"a.jpg": b"content"}, failures=2) as server:
-        assert read_bytes(f"{server.url}/a.jpg", first_wait_s=0) == b"content"
+        assert read_bytes(f"{server.url}/a.jpg") == b"content"
         assert server.requests == ["/a.jpg"] * 3
 
 
 def test_a_connection_that_breaks_inside_a_file_is_an_error_and_not_a_short_file() -> None:
     with FileServer({"a.jpg": b"content" * 1000}, failures=2, cut_short=True) as server:
-        assert read_bytes(f"{server.url}/a.jpg", first_wait_s=0) == b"content" * 1000
+        assert read_bytes(f"{server.url}/a.jpg") == b"content" * 1000
         assert len(server.requests) == 3
 
 
 def test_the_attempts_are_limited_and_the_error_names_the_file() -> None:
     with FileServer({"a.jpg": b"content"}, failures=100) as server:
         with pytest.raises(UserError) as error:
-            read_bytes(f"{server.url}/a.jpg", attempts=3, first_wait_s=0)
+            read_bytes(f"{server.url}/a.jpg", attempts=3)
         assert len(server.requests) == 3
     assert f"{server.url}/a.jpg" in str(error.value)
     assert "503" in str(error.value)

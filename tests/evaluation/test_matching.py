@@ -16,7 +16,8 @@ from deformable_detr.data.records import ImageRecord, Split
 from deformable_detr.evaluation import ground_truth_of
 from deformable_detr.evaluation.average_precision import coco_average_precision
 from deformable_detr.evaluation.matching import LOOSE, Objects, ScoredBoxes, confusion, match
-from deformable_detr.report.measures import class_curves, threshold_curve
+from deformable_detr.evaluation.thresholds import threshold_curve
+from deformable_detr.report.measures import class_curves
 from deformable_detr.structures import ClassTable
 from tests.support.paths import data_set
 
@@ -174,7 +175,7 @@ def test_the_confusion_matrix_is_that_of_nested_loops(
     split, rows = scene
     found, objects = ScoredBoxes.from_rows(rows, split), Objects.from_split(split)
     matches = match(found, objects, LOOSE)
-    table = confusion(found, objects, matches, threshold, 3)
+    table = confusion(found, objects, matches, found.scores >= threshold, 3)
     wanted = nested_loop_confusion(split, found, threshold, matches.right, matches.excused, matches.objects)
     np.testing.assert_array_equal(table, wanted)
     # every object is in one cell of its row, every detection that counts in one of its column
@@ -194,7 +195,7 @@ def test_the_diagonal_is_what_the_threshold_curve_counts() -> None:
     ]
     found, truths = ScoredBoxes.from_rows(rows, split), Objects.from_split(split)
     matches = match(found, truths, LOOSE)
-    table = confusion(found, truths, matches, 0.5, 3)
+    table = confusion(found, truths, matches, found.scores >= 0.5, 3)
     assert table.tolist() == [[1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0], [1, 0, 0, 0]]
     curve = threshold_curve(found.scores, matches.right, matches.wrong, 2)
     assert curve.precision[49] == pytest.approx(1 / 3)
@@ -207,6 +208,6 @@ def test_an_object_of_its_own_class_goes_first() -> None:
     # It overlaps the other class's object more, but is right about its own.
     rows = [row((0.0, 0.0, 20.0, 20.0), 0.9, 0, 0)]
     found, truths = ScoredBoxes.from_rows(rows, split), Objects.from_split(split)
-    table = confusion(found, truths, match(found, truths, LOOSE), 0.5, 3)
+    table = confusion(found, truths, match(found, truths, LOOSE), found.scores >= 0.5, 3)
     assert table[0, 0] == 1
     assert table[1, 3] == 1

@@ -92,7 +92,7 @@ def test_missed_objects_of_a_split_and_of_one_image(
         ("MODEL PICTURE --output a.gif", "a.gif must end in one of .png"),
         ("MODEL PICTURE --output .", "is a folder"),
         ("MODEL PICTURE --gradient --output OUT/a.html", "must end in one of .png"),
-        ("MODEL PICTURE --gradient --output OUT/a.png --threshold 1", "nothing is detected above 1.0"),
+        ("MODEL PICTURE --gradient --output OUT/a.png --threshold 1", "nothing is detected above 1,"),
         ("MODEL PICTURE --gradient --at 1,2", "--gradient and --at do not go together"),
         ("MODEL --missed DATA --gradient", "--missed and --gradient do not go together"),
         ("MODEL PICTURE --at 1", "--at must be X,Y in pixels, such as 120,80, not 1"),

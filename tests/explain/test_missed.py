@@ -22,6 +22,7 @@ from deformable_detr.explain.missed import (
     verdicts,
 )
 from deformable_detr.inference.detector import Detector, new_checkpoint
+from deformable_detr.inference.selection import Selection
 from deformable_detr.inference.trace import QueryTraces, SamplingPoints, Trace
 from deformable_detr.structures import ClassTable, Predictions
 from tests.support.tiny import tiny_config
@@ -42,12 +43,17 @@ def queries(*rows: tuple[list[float], list[float], float]) -> QueryTraces:
     boxes = np.array([box for box, _, _ in rows])
     return QueryTraces(
         indices=np.arange(len(rows)),
-        scores=np.array([scores for _, scores, _ in rows]),
+        scores=np.array([scores for _, scores, _ in rows], dtype=np.float32),
         boxes_xyxy=np.stack([np.full_like(boxes, 7.0), boxes], axis=1),
         references=(),
         attention=SamplingPoints(locations, weights),
         proposals=None,
     )
+
+
+def chosen(*thresholds: float) -> Selection:
+    """Return the selection with these thresholds of two classes, or with the same one for both."""
+    return Selection(np.broadcast_to(np.float32(thresholds), 2), ("star", "circle"), "made")
 
 
 def judge(
@@ -59,7 +65,7 @@ def judge(
 ) -> list[Verdict]:
     logits = torch.from_numpy(traces.scores).float().clamp(1e-6, 1 - 1e-6).logit()[None]
     trace = Trace(traces, None, Predictions(logits, torch.zeros(1, len(traces), 4)))
-    claimed = claims(SigmoidFocal(traces.scores.shape[1]), trace, threshold, nms_iou)
+    claimed = claims(SigmoidFocal(traces.scores.shape[1]), trace, chosen(threshold), nms_iou)
     return verdicts(traces, claimed, np.array(objects), np.array(labels))
 
 
@@ -92,6 +98,14 @@ def test_under_the_threshold() -> None:
     assert verdict.stage is Stage.UNDER_THRESHOLD
     assert (verdict.query, verdict.score) == (1, pytest.approx(0.4))
     assert judge(queries(*rows), threshold=0.4)[0].stage is Stage.FOUND
+
+
+def test_every_class_has_its_threshold() -> None:
+    traces = queries((NEAR, [0.3, 0.2], 0.5), (FAR, [0.2, 0.3], 0.5))
+    logits = torch.from_numpy(traces.scores).float().logit()[None]
+    trace = Trace(traces, None, Predictions(logits, torch.zeros(1, 2, 4)))
+    found = claims(SigmoidFocal(2), trace, chosen(0.25, 0.35))
+    assert (found.queries.tolist(), found.labels.tolist()) == ([0], [0])
 
 
 def test_lost_to_another_object() -> None:
@@ -149,7 +163,7 @@ def test_claims_of_softmax_are_one_class_per_query() -> None:
     scores = logits.softmax(-1)[0, :, :2].numpy()
     traces = queries((NEAR, list(scores[0]), 1.0), (FAR, list(scores[1]), 0.0))
     trace = Trace(traces, None, Predictions(logits, torch.zeros(1, 2, 4)))
-    found = claims(SoftmaxWithNoObject(2), trace, 0.3)
+    found = claims(SoftmaxWithNoObject(2), trace, chosen(0.3))
     assert (found.queries.tolist(), found.labels.tolist()) == ([0], [0])
 
 
@@ -166,8 +180,9 @@ def detector(names: tuple[str, ...]) -> Detector:
 def test_every_object_of_a_split_is_judged(tiny_data: Path) -> None:
     split = read_split(tiny_data, "val")
     subject = detector(("star", "circle"))  # other indices than the data's, and fewer
-    tally = Tally(subject, 0.3)
-    for judged in missed_objects(subject, split, 0.3):
+    selection = subject.selection(0.3)
+    tally = Tally(subject, selection)
+    for judged in missed_objects(subject, split, selection):
         assert len(judged.verdicts) == len(judged.numbers) == len(judged.labels)
         for number, label in zip(judged.numbers, judged.labels, strict=True):
             name = split.classes.names[judged.record.labels[number]]
@@ -191,4 +206,4 @@ def test_every_object_of_a_split_is_judged(tiny_data: Path) -> None:
 
 def test_data_of_other_classes_are_refused(tiny_data: Path) -> None:
     with pytest.raises(UserError, match="no class in common"):
-        list(missed_objects(detector(("cat",)), read_split(tiny_data, "val"), 0.5))
+        list(missed_objects(detector(("cat",)), read_split(tiny_data, "val"), chosen(0.5)))

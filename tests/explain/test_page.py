@@ -54,8 +54,10 @@ def decoded(text: str) -> np.ndarray:
 
 @pytest.mark.parametrize("places", [(), [(10.0, 20.0), (11.0, 20.0), (70.0, 50.0)]])
 def test_the_page_holds_the_explanation(places: Any) -> None:
-    explanation = detector(tiny_config(queries="proposals")).explain(PICTURE, 0.1, at=places)
-    data = data_of(explanation_page(explanation, 0.1, "picture"))
+    subject = detector(tiny_config(queries="proposals"))
+    explanation = subject.explain(PICTURE, 0.1, at=places)
+    data = data_of(explanation_page(explanation, subject.selection(0.1), "picture"))
+    assert data["threshold"] == 0.1
     queries = explanation.queries
     assert [row["name"] for row in data["detections"]] == list(explanation.detections.names)
     assert [row["query"] for row in data["detections"]] == queries.indices.tolist()

@@ -18,6 +18,7 @@ RECIPES = (
     "deformable_detr_r50_refine",
     "deformable_detr_r50_two_stage",
     "deformable_detr_r50_own_level",
+    "deformable_detr_r50_plus",
     "deformable_detr_lite",
 )
 

@@ -265,6 +265,18 @@ def test_boxes_are_in_pixels_of_the_original_image(detector: Detector) -> None:
     assert stub.backend.shapes == [(1, 3, 29, 118), (1, 3, 120, 60)]  # type: ignore[attr-defined]
 
 
+def test_a_detector_describes_itself_in_a_line(detector: Detector) -> None:
+    words = repr(detector)
+    assert words.startswith("Detector(")
+    assert detector.recipe in words
+    assert all(name in words for name in ("cat", "dog", "bird"))
+    assert "None" not in words
+    assert words.endswith("on cpu)")
+    many = dd.create("deformable_detr_lite", classes=[f"class {n}" for n in range(30)], device="cpu")
+    assert "30 classes" in repr(many)
+    assert "… and 22 more" in repr(many)
+
+
 def test_threshold_and_number_of_detections(detector: Detector) -> None:
     everything = detector.predict(picture(40, 50), 0.0, max_detections=10_000)
     assert len(everything) == 10 * 3  # one of the four logits stands for no class

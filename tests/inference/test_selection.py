@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deformable_detr.checkpoint import Decision
 from deformable_detr.errors import UserError
 from deformable_detr.inference.selection import Selection
 from deformable_detr.structures import ClassTable, Detections
@@ -45,6 +46,38 @@ def test_what_is_kept(options: dict[str, Any], kept: list[int]) -> None:
     wanted = Selection.of(TABLE, **options)(found)
     np.testing.assert_array_equal(wanted.scores, found.scores[kept])
     assert wanted.names == tuple(found.names[i] for i in kept)
+
+
+OWN = Decision((0.32, 0.45, 0.4, 0.28), ("own", "own", "all classes", "own"), "best_f1", "val", 9)
+
+
+@pytest.mark.parametrize(
+    ("options", "thresholds", "words"),
+    [
+        ({}, [0.32, 0.45, 0.4, 0.28], "car 0.32, bus 0.45, person 0.28 (best F1 on val)"),
+        ({"threshold": 0.3}, [0.3] * 4, "0.3 (as requested)"),
+        ({"classes": ["bus"]}, [np.inf, 0.45, np.inf, np.inf], "0.45 (best F1 on val)"),
+        (
+            {"class_thresholds": {"car": 0.9}},
+            [0.9, 0.45, 0.4, 0.28],
+            "car 0.9, bus 0.45, person 0.28 (best F1 on val; as requested for car)",
+        ),
+        ({"decision": None}, [0.5] * 4, "0.5 (the usual one; the model has no thresholds of its own)"),
+    ],
+)
+def test_the_models_own_thresholds(options: dict[str, Any], thresholds: list[float], words: str) -> None:
+    selection = Selection.of(TABLE, **{"decision": OWN, **options})
+    np.testing.assert_array_equal(selection.thresholds, np.array(thresholds, dtype=np.float32))
+    assert selection.in_words() == words
+
+
+def test_many_thresholds_are_not_all_listed() -> None:
+    names = tuple(f"class{n}" for n in range(80))
+    decision = Decision(tuple(n / 100 for n in range(80)), ("own",) * 80, 0.9, "val", 9)
+    selection = Selection.of(ClassTable.from_names(names), decision=decision)
+    assert "… and 72 more" in selection.in_words()
+    assert selection.common is None
+    assert selection.by_class["class79"] == 0.79
 
 
 def test_boxes_are_clipped_to_the_picture() -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from deformable_detr.checkpoint import Decision
 from deformable_detr.config import ModelConfig
 from deformable_detr.errors import UserError
 from deformable_detr.inference.detector import Detector, new_checkpoint
 from deformable_detr.inference.trace import AttentionMaps, SamplingPoints
 from deformable_detr.structures import ClassTable, ImageBatch
+from tests.support.matching import assert_same_detections
 from tests.support.small_models import randomise
 from tests.support.tiny import as_detr, tiny_config
 
@@ -40,6 +43,7 @@ VARIANTS = {
     "refined": lambda: detector(),
     "plain": lambda: detector(refine_references=False),
     "two stages": lambda: detector(queries="proposals"),
+    "mixed": lambda: detector(queries="mixed"),
     "two stages, as the authors": lambda: detector(queries="proposals", mask_invalid_proposals=False),
     "own level": lambda: detector(attention="deformable_own_level"),
     "one level": lambda: detector(num_levels=1),
@@ -51,13 +55,9 @@ VARIANTS = {
 def test_an_explanation_explains_what_is_predicted(variant: str) -> None:
     subject = VARIANTS[variant]()
     image = picture()
-    explanation = subject.explain(image, 0.1)
-    predicted = subject.predict(image, 0.1)
-    assert 0 < len(explanation) == len(predicted)
+    explanation = subject.explain(image, 0.0)
     # predict's runner computes in another order
-    np.testing.assert_allclose(explanation.detections.boxes_xyxy, predicted.boxes_xyxy, atol=0.02)
-    np.testing.assert_allclose(explanation.detections.scores, predicted.scores, atol=1e-4)
-    assert explanation.detections.names == predicted.names
+    assert_same_detections(explanation.detections, subject.predict(image, 0.0), score=1e-4, box=0.02)
     assert np.array_equal(explanation.detections.image, image)
 
     queries, N, T = explanation.queries, len(explanation), 2
@@ -100,7 +100,7 @@ def test_references_without_refinement_stay() -> None:
     np.testing.assert_allclose(first, fractions * np.array(SIZE[::-1]), atol=1e-3)
 
 
-@pytest.mark.parametrize("variant", ["two stages", "two stages, as the authors"])
+@pytest.mark.parametrize("variant", ["two stages", "mixed", "two stages, as the authors"])
 def test_proposals_are_where_the_first_layer_looks_and_name_their_token(variant: str) -> None:
     subject = VARIANTS[variant]()
     queries = subject.explain(picture(), 0.0).queries
@@ -213,3 +213,29 @@ def test_the_share_of_a_map_inside_a_box_counts_touched_cells() -> None:
     assert maps.share_inside(np.array([29, 9, 30, 11]))[0, 0] == pytest.approx(0.625)
     assert maps.share_inside(np.array([0, 0, 30, 20]))[0, 0] == pytest.approx(1.0)
     assert replace(maps).take(np.array([0, 0])).weights.shape[0] == 2
+
+
+def test_an_explanation_shows_itself() -> None:
+    explanation = detector().explain(picture(), 0.0, max_detections=2)
+    assert repr(explanation).startswith("Explanation(2 objects: ")
+    assert "2 decoder layers" in repr(explanation)
+    assert "\n" not in repr(explanation)
+    figure = explanation.draw(layer=0, most=1)
+    assert len(figure.axes) == 3  # the picture, a detection, and the colours
+    shown = Image.open(BytesIO(explanation._repr_png_()))
+    assert shown.format == "PNG"
+    assert min(shown.size) > 100
+
+
+def test_an_explanation_selects_by_class() -> None:
+    subject = detector()
+    everything = subject.explain(picture(), 0.0)
+    scores, names = everything.detections.scores, np.array(everything.detections.names)
+    limit = np.float32(np.median(scores))
+    decision = Decision((float(limit), 0.5, 1.0), ("own",) * 3, "best_f1", "val", 1)
+    subject = Detector.of(replace(subject.checkpoint, decision=decision), "cpu")
+    found = subject.explain(picture())
+    kept = (scores >= limit) & (names == NAMES.names[0])
+    assert 0 < kept.sum() < len(everything)
+    np.testing.assert_array_equal(found.detections.scores, scores[kept])
+    np.testing.assert_array_equal(found.queries.indices, everything.queries.indices[kept])

@@ -22,6 +22,7 @@ from deformable_detr.evaluation import evaluate
 from deformable_detr.inference.detector import Backend, Detector, new_checkpoint
 from deformable_detr.inference.tta import SCALES, MergedViews, View, augmented, merge, views_of
 from deformable_detr.structures import ClassTable, Detections, ImageBatch, Predictions
+from tests.support.matching import assert_same_detections
 from tests.support.small_models import randomise
 from tests.support.tiny import tiny_config
 
@@ -204,8 +205,7 @@ def test_neighbours_in_a_batch_change_nothing() -> None:
     together = detector.predict(list(PICTURES), 0.0)
     for picture, expected in zip(PICTURES, together, strict=True):
         alone = detector.predict(picture, 0.0)
-        np.testing.assert_allclose(alone.boxes_xyxy, expected.boxes_xyxy, atol=1e-3)
-        np.testing.assert_allclose(alone.scores, expected.scores, atol=1e-5)
+        assert_same_detections(alone, expected, score=1e-5, box=1e-3)
 
 
 def test_explaining_is_the_plain_detectors() -> None:

@@ -40,6 +40,9 @@ ROWS = {
     "Deformable DETR": (config(DEFORMABLE), *PARAMETERS[DEFORMABLE], R50_BUFFERS),
     "refine": (config(f"{DEFORMABLE}_refine"), *PARAMETERS[f"{DEFORMABLE}_refine"], R50_BUFFERS),
     "two-stage": (config(f"{DEFORMABLE}_two_stage"), *PARAMETERS[f"{DEFORMABLE}_two_stage"], R50_BUFFERS),
+    "plus": (config(f"{DEFORMABLE}_plus"), *PARAMETERS[f"{DEFORMABLE}_plus"], R50_BUFFERS),
+    "plus, 1024 wide": (config(f"{DEFORMABLE}_plus", ffn_dim=1024), 41_258_329, 41_035_929, R50_BUFFERS),
+    "plus, 900 queries": (config(f"{DEFORMABLE}_plus", num_queries=900), 47_715_673, 47_493_273, R50_BUFFERS),
     "R101": (config(DEFORMABLE, "resnet101"), 59_009_569, 58_787_169, R101_BUFFERS),
     "R101 two-stage": (
         config(f"{DEFORMABLE}_two_stage", "resnet101"),

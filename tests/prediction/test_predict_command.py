@@ -169,7 +169,7 @@ def test_json_lines_through_pipes(detector: Detector, tmp_path: Path) -> None:
         process.stdin.write(json.dumps(line) + "\n")
         process.stdin.flush()
         answers.append(json.loads(process.stdout.readline()))
-    rest, errors = process.communicate(timeout=60)
+    rest, errors = process.communicate(timeout=600)
     assert rest == ""
     assert "a library prints" in errors
     assert process.returncode == 0

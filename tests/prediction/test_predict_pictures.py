@@ -200,8 +200,8 @@ def test_reading_and_drawing_go_on_while_the_model_works(
     def detecting(*arguments: Any, **options: Any) -> list[Detections]:
         number = len(detected)
         detected.append(number)
-        assert number == 0 or drawn[number - 1].wait(20)
-        assert number == len(paths) - 1 or read[paths[number + 1]].wait(20)
+        assert number == 0 or drawn[number - 1].wait(100)
+        assert number == len(paths) - 1 or read[paths[number + 1]].wait(100)
         return detect(*arguments, **options)
 
     def drawing(detections: Detections) -> Image.Image:

@@ -1,18 +1,14 @@
-"""Precision, thresholds and calibration on made scores, where the answer is known."""
+"""Precision and calibration on made scores, where the answer is known."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from deformable_detr.report.measures import (
     MIN_SCORE,
-    THRESHOLDS,
     calibration,
     precision_at_recalls,
-    threshold_curve,
 )
 
 
@@ -32,39 +28,7 @@ def test_what_is_excused_counts_neither_way() -> None:
 def test_no_detections() -> None:
     nothing = np.zeros(0, dtype=bool)
     assert precision_at_recalls(nothing, nothing, 3).sum() == 0
-    curve = threshold_curve(np.zeros(0), nothing, nothing, 3)
-    assert curve.best is None
-    assert curve.best_threshold is None
-    assert np.isnan(curve.precision).all()
     assert calibration(np.zeros(0), nothing, nothing) is None
-
-
-def test_no_objects() -> None:
-    wrong = np.array([True])
-    curve = threshold_curve(np.array([0.9]), ~wrong, wrong, 0)
-    assert curve.best is None
-    assert (curve.recall == 0).all()
-
-
-@given(st.lists(st.tuples(st.floats(0, 1, width=32), st.booleans()), max_size=30), st.integers(0, 10))
-def test_thresholds_are_counts(detections: list[tuple[float, bool]], missed: int) -> None:
-    scores = np.array([score for score, _ in detections], dtype=np.float32)
-    right = np.array([hit for _, hit in detections], dtype=bool)
-    objects = int(right.sum()) + missed
-    curve = threshold_curve(scores, right, ~right, objects)
-    for index, threshold in enumerate(THRESHOLDS):
-        kept = [hit for score, hit in zip(scores, right, strict=True) if score >= np.float32(threshold)]
-        hits = sum(kept)
-        if kept:
-            assert curve.precision[index] == pytest.approx(hits / len(kept))
-        else:
-            assert np.isnan(curve.precision[index])
-        assert curve.recall[index] == pytest.approx(hits / max(objects, 1))
-        precision, recall = hits / max(len(kept), 1), hits / max(objects, 1)
-        f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
-        assert curve.f1[index] == pytest.approx(f1)
-    if curve.best is not None:
-        assert curve.f1[curve.best] == curve.f1.max()
 
 
 def test_calibrated_scores_have_no_error() -> None:

@@ -20,13 +20,13 @@ from deformable_detr.evaluation import collect_detections, evaluate, ground_trut
 from deformable_detr.evaluation.average_precision import coco_average_precision
 from deformable_detr.inference.detector import Detector, load, new_checkpoint
 from deformable_detr.report import report_text, write_report
-from deformable_detr.report.accuracy import Mistake, measure, mistakes
+from deformable_detr.report.accuracy import Cut, Mistake, measure, mistakes
 from deformable_detr.report.accuracy_sections import MAX_IN_MATRIX, fold
 from deformable_detr.report.pictures import spread, varied
 from deformable_detr.run_folder.names import REPORT_PAGE
 from deformable_detr.run_folder.reading import changes_from_recipe, read_history
 from deformable_detr.structures import ClassTable
-from deformable_detr.training import run as training
+from deformable_detr.training import finish as training
 from deformable_detr.training.run import train
 from deformable_detr.words import percent
 from tests.support.html_elements import NestedElements
@@ -129,7 +129,7 @@ def test_training_leaves_a_report_with_its_numbers(run: Path, tiny_data: Path) -
     names = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
     assert all_classes[3:10] == [percent(metrics[name]) for name in names]
     for name, numbers in metrics["per_class"].items():
-        (cells,) = [row for row in reader.rows if row and row[0] == name and len(row) == 13]
+        (cells,) = [row for row in reader.rows if row and row[0] == name and len(row) == 14]
         assert cells[3:5] == [percent(numbers["AP"]), percent(numbers["AP50"])]
     assert f"val: 6 images, {len(ground_truth_of(read_split(tiny_data, 'val'))['annotations'])} obj" in text
     for change in changes_from_recipe(tiny_config(report=True, epochs=3)):
@@ -339,7 +339,7 @@ def test_everything_is_right(tiny_data: Path) -> None:
     text = report_text(detector, detections, part, None, model="m", data="d")
     checked(text)
     assert (
-        "the threshold 0.90, the model finds 100 of 100 objects, and 100 of 100 detections are right" in text
+        "the threshold 0.45, the model finds 100 of 100 objects, and 100 of 100 detections are right" in text
     )
     assert "None of the" in text
 
@@ -364,7 +364,7 @@ def test_the_numbers_of_some_detections(tiny_data: Path) -> None:
     text = report_text(detector, detections, part, None, model="m", data="d")
     reader = checked(text)
     for name, numbers in wanted["per_class"].items():
-        (cells,) = [row for row in reader.rows if row and row[0] == name and len(row) == 13]
+        (cells,) = [row for row in reader.rows if row and row[0] == name and len(row) == 14]
         assert cells[3:5] == [percent(numbers["AP"]), percent(numbers["AP50"])]
     (all_classes,) = [row for row in reader.rows if row and row[0] == "all"]
     assert all_classes[3:6] == [percent(wanted[name]) for name in ("AP", "AP50", "AP75")]
@@ -379,7 +379,7 @@ def test_the_numbers_of_some_detections(tiny_data: Path) -> None:
     best = accuracy.thresholds.best
     assert best is not None
     (row,) = [row for row in reader.rows if row and row[0].endswith("best F1")]
-    found = accuracy.detections.scores >= accuracy.threshold
+    found = accuracy.cut.mask(accuracy.detections)
     assert row[4] == str(int(found.sum()))
     hits = int((found & accuracy.loose.right).sum())
     assert row[1:3] == [percent(hits / found.sum()), percent(hits / accuracy.num_objects)]
@@ -441,7 +441,7 @@ def test_kinds_of_mistakes(tiny_data: Path) -> None:
         row((x0, y0, width, height), other, 0.6),
         row((x0, y0, width * 0.3, height), other, 0.5),
     ]
-    accuracy = replace(measure(part, detections), threshold=0.2)
+    accuracy = measure(part, detections, cut=Cut.uniform(0.2, len(ids), "made"))
     found = mistakes(accuracy)
     assert list(found.values()) == [
         Mistake.DUPLICATE,

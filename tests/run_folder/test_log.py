@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,11 @@ def test_rows_are_means_since_the_last_row(tmp_path: Path) -> None:
         "images_per_second": 8.0,
         "seconds": 1.0,
     }
-    assert "update 4/5  loss 3.500  8.0 img/s" in log.console.file.getvalue()  # type: ignore[attr-defined]
+    shown = log.console.file.getvalue()  # type: ignore[attr-defined]
+    assert "update 4/5  loss 3.500  8.0 img/s  0 seconds left" in shown  # half a second
+    assert "update 2/5" in shown
+    assert "2 seconds left" in shown
+    assert shown.rstrip().endswith("img/s")  # nothing is left after the last update
 
 
 def test_a_value_that_some_updates_lack(tmp_path: Path) -> None:
@@ -119,6 +124,14 @@ def test_without_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert [
         line for line in lines if "only metrics.jsonl is written" in line and "deformable-detr[train]" in line
     ]
+
+
+def test_a_folder_that_tensorboard_cannot_spell(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"K\xe4fer")
+    with log_in(folder) as log:
+        update(log, 1)
+    assert [path.name for path in folder.iterdir()] == [METRICS_FILE]
+    assert "not UTF-8: only metrics.jsonl is written" in log.console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_metric_that_does_not_exist(tmp_path: Path) -> None:

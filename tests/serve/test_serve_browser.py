@@ -8,12 +8,17 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import numpy as np
 import pytest
 
+from deformable_detr.checkpoint import Decision
+from deformable_detr.inference.detector import Detector
 from deformable_detr.serve import ServeSettings, create_app
 from deformable_detr.serve.server import ServerProcess
 from tests.support.serving import (
@@ -58,8 +63,8 @@ class Served:
         self.address, self.process, self.backend = address, process, backend
 
 
-def served(settings: ServeSettings) -> Iterator[Served]:
-    detector = tiny_detector()
+def served(settings: ServeSettings, detector: Detector | None = None) -> Iterator[Served]:
+    detector = detector or tiny_detector()
     backend = watch(detector)
     process = ServerProcess(create_app(detector, settings), "", False)
     with in_a_thread(process) as (address, _):
@@ -187,6 +192,39 @@ def test_upload_slider_hover_classes_and_download(browser: Browser, server: Serv
     assert download.value.suggested_filename == "photo.json"
     assert saved["threshold"] == 0.3
     assert len(saved["detections"]) == rows(page)
+    assert wrong == []
+    close(page)
+
+
+def test_the_models_own_thresholds_are_used_until_the_slider_moves(browser: Browser, files: Path) -> None:
+    plain = tiny_detector()
+    everything = plain.predict(picture(size=(120, 160)), 0.05)
+    middle = round(float(np.median(everything.scores)), 3)
+    decision = Decision((middle, 0.0, 1.0), ("own",) * 3, "best_f1", "val", 9)
+    own = Detector.of(replace(plain.checkpoint, decision=decision), "cpu")
+    expected = own.predict(picture(size=(120, 160)))
+    assert len(expected) > 0
+    with contextmanager(served)(ServeSettings(name="tiny"), own) as server:
+        page, wrong = opened(browser, server.address)
+        page.set_input_files("#file", files / "photo.png")
+        page.wait_for_selector("#download:enabled")
+        assert page.is_checked("#own")
+        assert "best F1 on val" in page.inner_text("#own-line")
+        assert rows(page) == len(expected)
+        assert "the thresholds of their classes" in page.inner_text("#count")
+        slide(page, "threshold", 100)
+        assert not page.is_checked("#own")
+        assert rows(page) < len(expected)
+        page.check("#own")
+        assert rows(page) == len(expected)
+        assert wrong == []
+        close(page)
+
+
+def test_without_different_thresholds_there_is_only_the_slider(browser: Browser, server: Served) -> None:
+    page, wrong = opened(browser, server.address)
+    assert page.is_hidden("#own-line")
+    assert page.input_value("#threshold") == "50"
     assert wrong == []
     close(page)
 

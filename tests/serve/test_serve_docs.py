@@ -38,7 +38,7 @@ def address() -> Iterator[str]:
     randomise(checkpoint.model)
     process = ServerProcess(create_app(Detector.of(checkpoint, "cpu"), ServeSettings(name="bccd")), "", False)
     with in_a_thread(process) as (address, _):
-        while httpx.get(f"{address}/readyz").status_code != 200:
+        while httpx.get(f"{address}/readyz", timeout=300).status_code != 200:
             time.sleep(0.05)
         yield address
 
@@ -55,7 +55,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("number", range(len(CURLS)))
 def test_the_curl_examples(address: str, folder: Path, number: int) -> None:
     command = CURLS[number].replace("http://127.0.0.1:8000", address)
-    done = subprocess.run(["bash", "-ec", command], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(["bash", "-ec", command], capture_output=True, text=True, check=True, timeout=300)
     answer = json.loads(done.stdout or (folder / "explanation.json").read_text())
     assert "error" not in answer
     assert answer.get("results") or answer["decoder"]

@@ -33,10 +33,10 @@ bounded = settings(
 def address() -> Iterator[str]:
     process = ServerProcess(create_app(tiny_detector(), ServeSettings(max_pictures=4)), "", False)
     with in_a_thread(process) as (address, _):
-        while httpx.get(f"{address}/readyz").status_code != 200:
+        while httpx.get(f"{address}/readyz", timeout=300).status_code != 200:
             time.sleep(0.1)
         yield address
-        metrics = httpx.get(f"{address}/metrics").text
+        metrics = httpx.get(f"{address}/metrics", timeout=300).text
         assert 'kind="internal"' not in metrics
         assert 'route="/v1/detect",status="200"' in metrics
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import select
 import socket
 import time
 from collections.abc import Iterator
@@ -15,7 +17,16 @@ from deformable_detr.serve import ServeSettings, bodies, create_app
 from deformable_detr.serve import server as server_module
 from deformable_detr.serve.connection import Connection
 from deformable_detr.serve.server import ServerProcess
-from tests.support.serving import form, in_a_thread, kind_of, picture, png, running, tiny_detector
+from tests.support.serving import (
+    form,
+    in_a_thread,
+    kind_of,
+    picture,
+    png,
+    running,
+    tiny_detector,
+    wait_until,
+)
 
 pytestmark = pytest.mark.anyio
 PNG = png(picture())
@@ -132,11 +143,12 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
     """Of a server that waits for headers for a fifth of a second and takes four connections."""
     monkeypatch.setattr(Connection, "headers_s", 0.2)
     monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 4)
-    with in_a_thread(ServerProcess(create_app(tiny_detector()), "", access_log=False)) as (address, _):
+    process = ServerProcess(create_app(tiny_detector()), "", access_log=False)
+    with in_a_thread(process) as (address, _):
         url = httpx.URL(address)
         assert url.port is not None
-        while httpx.get(address + "/readyz").status_code != 200:
-            time.sleep(0.05)
+        # Not asked over a connection, which would count, and which a busy machine may open too slowly.
+        wait_until(lambda: process.app.engine.state == "ready")
         yield url.host, url.port
 
 
@@ -151,44 +163,44 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
 )
 def test_who_never_finishes_a_request_is_cut_off(address: tuple[str, int], start: bytes) -> None:
     with socket.create_connection(address) as connection:
-        connection.settimeout(20)
-        connection.sendall(start)
-        while connection.recv(65536):  # ends when the server closes it
-            pass
+        connection.settimeout(100)
+        with contextlib.suppress(ConnectionError):  # if it was closed before `start` had left
+            connection.sendall(start)
+            while connection.recv(65536):  # ends when the server closes it
+                pass
 
 
 def test_a_trickle_does_not_keep_a_connection(address: tuple[str, int]) -> None:
     with socket.create_connection(address) as connection:
         connection.settimeout(0.05)
-        connection.sendall(b"GET / HTTP/1.1\r\nX-Long: ")
-        for _ in range(400):
-            try:
+        end = time.monotonic() + 100
+        with contextlib.suppress(ConnectionError):  # reset
+            connection.sendall(b"GET / HTTP/1.1\r\nX-Long: ")
+            while time.monotonic() < end:
                 connection.sendall(b"x")
-                if not connection.recv(100):
-                    return
-            except TimeoutError:
-                continue
-            except OSError:  # reset
-                return
-        raise AssertionError("still open after 20 s")
+                with contextlib.suppress(TimeoutError):
+                    if not connection.recv(100):
+                        return
+            raise AssertionError("still open after 100 s")
 
 
 def test_the_number_of_connections_is_bounded(
     address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Connection, "headers_s", 60.0)
+    monkeypatch.setattr(Connection, "headers_s", 1000.0)
     opened = [socket.create_connection(address) for _ in range(10)]
+
+    def closed(wait_s: float) -> set[socket.socket]:
+        """A connection that the server has closed has an end to read."""
+        return set(select.select(opened, [], [], wait_s)[0])
+
     try:
-        closed = 0
-        for connection in opened:
-            connection.settimeout(0.5)
-            try:
-                closed += connection.recv(1) == b""
-            except TimeoutError:
-                pass
-            except OSError:
-                closed += 1
-        assert closed == 6
+        wait_until(lambda: len(closed(1)) >= 6)
+        assert len(closed(0)) == 6
+        for connection in set(opened) - closed(0):
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            connection.settimeout(100)
+            assert connection.recv(9) == b"HTTP/1.1 "  # any answer
     finally:
         for connection in opened:
             connection.close()

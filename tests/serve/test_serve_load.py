@@ -51,11 +51,11 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         address = process.stdout.readline().split(" at ")[1].split()[0]
-        while httpx.get(f"{address}/readyz", timeout=60).status_code != 200:
+        while httpx.get(f"{address}/readyz", timeout=300).status_code != 200:
             time.sleep(0.1)
         yield address
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        assert process.wait(300) == 0
 
 
 @pytest.mark.parametrize("clients", [1, 8, 64])

@@ -52,9 +52,14 @@ def toy_description() -> Description:
     return Description(config.model, CLASSES, data, config.recipe)
 
 
-def write_toy(path: Path, certificate: dict[str, Any] | None = None, graph: str = GRAPH) -> Path:
+def write_toy(
+    path: Path,
+    certificate: dict[str, Any] | None = None,
+    graph: str = GRAPH,
+    description: Description | None = None,
+) -> Path:
     """Write a file in the format of its suffix."""
-    texts = Metadata(toy_description(), certificate).to_texts()
+    texts = Metadata(description or toy_description(), certificate).to_texts()
     import onnx.parser
 
     draft = OnnxDraft(onnx.parser.parse_model(graph))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -49,7 +50,7 @@ class WatchedBackend(Backend):
 
     def __call__(self, batch: ImageBatch) -> Predictions:
         self.begun += 1
-        assert self.go.wait(30)
+        assert self.go.wait(100)
         self.batches.append(tuple(batch.pixels.shape))
         return self.inner(batch)
 
@@ -77,7 +78,7 @@ def form(*contents: bytes) -> list[tuple[str, tuple[str, bytes, str]]]:
 
 def client_of(server: Server, **options: Any) -> httpx.AsyncClient:
     transport = httpx.ASGITransport(server, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60, **options)
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=300, **options)
 
 
 @asynccontextmanager
@@ -95,24 +96,33 @@ async def running(
 
 @contextmanager
 def in_a_thread(process: ServerProcess) -> Iterator[tuple[str, threading.Thread]]:
-    """Start a server and return its address and its thread."""
+    """Start a server and return its address and its thread, once it listens."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         thread = threading.Thread(target=process.run, args=([bound],))
         thread.start()
         try:
+            wait_until(lambda: process.started or not thread.is_alive())  # it was only bound before
             yield f"http://127.0.0.1:{bound.getsockname()[1]}", thread
         finally:
             process.should_exit = True
-            thread.join(30)
+            thread.join(100)
             assert not thread.is_alive()
 
 
-async def until(condition: Any) -> None:
-    """Wait until a condition holds, and fail if it does not hold soon."""
-    async with asyncio.timeout(20):
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds. The limit is for a test that would never end; a busy machine is slow."""
+    async with asyncio.timeout(100):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Do the same in a thread without an event loop."""
+    end = time.monotonic() + 100
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 def kind_of(answer: httpx.Response) -> str:

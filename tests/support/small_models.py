@@ -33,7 +33,7 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
             normal(tensor, 0.0, 0.3 * tensor.shape[1] ** -0.5)  # a third of a pixel, besides the bias
         elif tensor.ndim > 1:
             normal(tensor, 0.0, (tensor.numel() / len(tensor)) ** -0.5)
-        elif name.endswith("weight"):  # of a norm
+        elif name.endswith(("weight", "weights")):  # of a norm, or of a BiFPN, which ignores negative ones
             normal(tensor, 1.0, 0.1)
         else:
             normal(tensor, 0.0, 0.1)

@@ -134,3 +134,15 @@ def test_another_architecture_is_refused_and_nothing_is_changed(changes: dict[st
     with pytest.raises(UserError, match=r"differs from recipe deformable_detr_lite in \d+ tensors"):
         transfer(source, target)
     assert all(torch.equal(value, before[name]) for name, value in target.model.state_dict().items())
+
+
+def test_learned_content_of_proposals_follows_their_rank_and_starts_fresh_without_a_source() -> None:
+    mixed, plain = two_stage(queries="mixed"), two_stage()
+    source, target = model_for(["a"], mixed), model_for(["a"], two_stage(queries="mixed", num_queries=8))
+    before = copied(target)
+    assert transfer(source, target).fresh_queries == 3
+    content = target.model.state_dict()["queries.content"]
+    assert torch.equal(content[:5], source.model.state_dict()["queries.content"])
+    assert torch.equal(content[5:], before["queries.content"][5:])
+    assert transfer(model_for(["a"], plain), model_for(["a"], mixed)).fresh_tensors == ("queries.content",)
+    assert transfer(model_for(["a"], mixed), model_for(["a"], plain)).unused_tensors == ("queries.content",)

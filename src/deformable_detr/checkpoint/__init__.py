@@ -12,18 +12,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .coco_classes import class_table_for
     from .contents import Checkpoint
+    from .decision import Decision
     from .description import Description
-    from .native import save
-    from .sources import load
+    from .native import save, save_decision
+    from .sources import checkpoint_folder, load
 
-__all__ = ["Checkpoint", "Description", "class_table_for", "load", "save"]
+__all__ = [
+    "Checkpoint",
+    "Decision",
+    "Description",
+    "checkpoint_folder",
+    "class_table_for",
+    "load",
+    "save",
+    "save_decision",
+]
 
 _HOMES = {
     "Checkpoint": "contents",
+    "Decision": "decision",
     "Description": "description",
+    "checkpoint_folder": "sources",
     "class_table_for": "coco_classes",
     "load": "sources",
     "save": "native",
+    "save_decision": "native",
 }
 
 

@@ -283,7 +283,7 @@ def check_expressible(config: ModelConfig) -> Family:
     family = family_of(config, PROJECT)
     if family == "deformable_detr" and config.backbone.name in ("resnet18", "resnet34"):
         raise inexpressible(PROJECT, "backbone.name", config.backbone.name, "it must be resnet50 or larger")
-    if config.queries == "proposals" and config.hidden_dim != 256:
+    if config.two_stage and config.hidden_dim != 256:
         raise inexpressible(PROJECT, "hidden_dim", config.hidden_dim, "its two-stage models have 256")
     return family
 
@@ -315,5 +315,5 @@ def _arguments(checkpoint: Checkpoint) -> argparse.Namespace:
         enc_n_points=config.num_points,
         dec_n_points=config.num_points,
         with_box_refine=config.refine_references,
-        two_stage=config.queries == "proposals",
+        two_stage=config.two_stage,
     )

@@ -14,6 +14,7 @@ from ..config import RECIPES, TORCHVISION_RESNETS, DataConfig, ModelConfig
 from ..errors import UserError
 from ..models import DetectionModel, build_model
 from ..structures import ClassTable
+from .decision import Decision
 from .description import Description
 
 
@@ -27,6 +28,7 @@ class Checkpoint:
         data: the settings of the preprocessing.
         recipe: the name of the model's recipe or, for checkpoints of other projects, of the closest one. It
             is always a name in `config.RECIPES`.
+        decision: the score from which on detections of each class count; None if it was never chosen.
     """
 
     model: DetectionModel
@@ -34,11 +36,12 @@ class Checkpoint:
     classes: ClassTable
     data: DataConfig
     recipe: str
+    decision: Decision | None = None
 
     @property
     def description(self) -> Description:
         """Everything except the model."""
-        return Description(self.config, self.classes, self.data, self.recipe)
+        return Description(self.config, self.classes, self.data, self.recipe, self.decision)
 
 
 def empty_model(config: ModelConfig) -> DetectionModel:

@@ -14,8 +14,10 @@ from ..config import RECIPES, DataConfig, ModelConfig, from_dict, to_dict
 from ..errors import UserError
 from ..structures import ClassTable
 from ..system.machine import package_version
+from .decision import Decision
 
 FORMAT_VERSION = 1
+DECISION = "decision"  # the only field that may be missing: not every model has thresholds of its own
 _FIELDS = {"format", "format_version", "recipe", "model", "classes", "preprocessing", "versions"}
 
 
@@ -27,11 +29,13 @@ class Description:
     classes: ClassTable
     data: DataConfig
     recipe: str
+    decision: Decision | None = None
 
     def to_dict(self, format: str) -> dict[str, Any]:
         """Convert to JSON values, including the versions of the software that writes them."""
         import torch
 
+        decision = {} if self.decision is None else {DECISION: self.decision.to_dict()}
         return {
             "format": format,
             "format_version": FORMAT_VERSION,
@@ -39,6 +43,7 @@ class Description:
             "model": to_dict(self.config),
             "classes": to_dict(self.classes),
             "preprocessing": to_dict(self.data),
+            **decision,
             "versions": {"deformable_detr": package_version(), "torch": torch.__version__},
         }
 
@@ -59,8 +64,8 @@ class Description:
                 f"{where} has format version {version}, but this version of deformable_detr reads "
                 f"{FORMAT_VERSION}: install the version that wrote it, or a newer one."
             )
-        if set(content) != _FIELDS:
-            mismatched = sorted(set(content) ^ _FIELDS)
+        if set(content) - {DECISION} != _FIELDS:
+            mismatched = sorted((set(content) - {DECISION}) ^ _FIELDS)
             raise UserError(
                 f"{where} has unknown or missing fields ({', '.join(mismatched)}): it was changed by hand."
             )
@@ -87,4 +92,12 @@ class Description:
             raise UserError(
                 f"{where}: there is no recipe {recipe}; set recipe to one of {', '.join(RECIPES)}."
             )
-        return cls(config=config, classes=classes, data=data, recipe=recipe)
+        decision = None
+        if DECISION in content:
+            try:
+                decision = Decision.from_dict(content[DECISION], len(classes))
+            except ValueError as error:
+                raise UserError(
+                    f"{where}: {error}; correct it, or remove the whole field {DECISION}."
+                ) from error
+        return cls(config=config, classes=classes, data=data, recipe=recipe, decision=decision)

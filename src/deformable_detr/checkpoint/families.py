@@ -59,7 +59,9 @@ def family_of(config: ModelConfig, project: str) -> Family:
         raise inexpressible(project, "num_levels", 2, f"its {name} has 1 level, or 3 and more")
     if family == "deformable_detr" and config.hidden_dim % 32:
         raise inexpressible(project, "hidden_dim", config.hidden_dim, "it must be divisible by 32")
-    if config.queries == "proposals" and config.mask_invalid_proposals:
+    if config.queries == "mixed":
+        raise inexpressible(project, "queries", "mixed", "it makes the content of queries from boxes")
+    if config.two_stage and config.mask_invalid_proposals:
         raise inexpressible(project, "mask_invalid_proposals", True, "its first stage masks no proposals")
     return family
 

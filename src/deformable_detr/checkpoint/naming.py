@@ -82,7 +82,7 @@ class Naming:
         if not config.refine_references:
             return tuple(f"{kind}.{layer}.{leaf}" for layer in range(config.decoder_layers))
         own = f"{kind}.{index}.{leaf}"
-        if part == "box_head" or config.queries == "proposals":
+        if part == "box_head" or config.two_stage:
             return (own, f"{self.decoder}.{own}")
         return (own,)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -12,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from ..errors import UserError
 from ..files import check_readable, read_json, replacing
 from .contents import Checkpoint, blaming, empty_model, load_state
-from .description import Description
+from .decision import Decision
+from .description import DECISION, Description
 
 FORMAT = "deformable_detr"
 WEIGHTS_FILE = "model.safetensors"
@@ -29,7 +32,7 @@ def save(folder: str | Path, checkpoint: Checkpoint) -> None:
     """
     folder = Path(folder).expanduser().resolve()
     assert len(checkpoint.classes) == checkpoint.config.num_classes
-    description = json.dumps(checkpoint.description.to_dict(FORMAT), indent=2, ensure_ascii=False) + "\n"
+    description = _text(checkpoint.description.to_dict(FORMAT))
     _refuse_to_destroy(folder)
     state = {name: tensor.contiguous() for name, tensor in checkpoint.model.state_dict().items()}
     if is_native(folder) and (folder / CONFIG_FILE).read_text(encoding="utf-8") == description:
@@ -55,7 +58,21 @@ def load(folder: Path) -> Checkpoint:
     state = read_safetensors(folder / WEIGHTS_FILE)
     with blaming(folder):
         load_state(model, state)
-    return Checkpoint(model, known.config, known.classes, known.data, known.recipe)
+    return Checkpoint(model, known.config, known.classes, known.data, known.recipe, known.decision)
+
+
+def save_decision(folder: Path, decision: Decision) -> None:
+    """Write a decision into the `config.json` of a checkpoint, in one atomic step; the weights are not read.
+
+    Raises:
+        UserError: if the file is damaged, was written by a newer version, or cannot be written.
+    """
+    path = folder / CONFIG_FILE
+    content = read_json(path)
+    known = Description.from_dict({**content, DECISION: decision.to_dict()}, path)
+    content = known.to_dict(FORMAT) | {"versions": content["versions"]}
+    with replacing(path, drafts_in=folder.parent) as draft:
+        draft.write_text(_text(content), encoding="utf-8")
 
 
 def is_native(folder: Path) -> bool:
@@ -71,6 +88,10 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read as a safetensors file ({error}).") from error
+
+
+def _text(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def _refuse_to_destroy(folder: Path) -> None:

@@ -43,19 +43,39 @@ def load(source: str | Path) -> Checkpoint:
     raise UserError(f"there is no model {source}: give {SUPPORTED}.")
 
 
+def checkpoint_folder(source: str | Path) -> Path:
+    """Return the folder of the checkpoint that `load` reads, which can be written.
+
+    Raises:
+        UserError: if `source` is not a run folder or a checkpoint folder of this package.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir() and str(source) != DEMO:
+        if (path / CHECKPOINTS).is_dir():
+            return _checkpoint_of_run(path)
+        if native.is_native(path):
+            return path
+    raise UserError(
+        f"{source} is neither a run folder nor a checkpoint folder, so that thresholds cannot be saved in "
+        "it: convert it first (`deformable-detr convert MODEL OUT --to native`)."
+    )
+
+
 def _load_folder(folder: Path) -> Checkpoint:
     if (folder / CHECKPOINTS).is_dir():
-        for name in (BEST, LAST):
-            if native.is_native(folder / CHECKPOINTS / name):
-                return native.load(folder / CHECKPOINTS / name)
-        raise UserError(
-            f"the run folder {folder} holds no checkpoint yet: continue the training with --resume."
-        )
+        return native.load(_checkpoint_of_run(folder))
     if native.is_native(folder):
         return native.load(folder)
     if (folder / native.CONFIG_FILE).is_file():
         return transformers_format.load(folder)
     raise UserError(f"the folder {folder} holds no model: give {SUPPORTED}.")
+
+
+def _checkpoint_of_run(folder: Path) -> Path:
+    for name in (BEST, LAST):
+        if native.is_native(folder / CHECKPOINTS / name):
+            return folder / CHECKPOINTS / name
+    raise UserError(f"the run folder {folder} holds no checkpoint yet: continue the training with --resume.")
 
 
 def _download(hub_id: str) -> Path:

@@ -297,7 +297,7 @@ def _config_values(family: Family, checkpoint: Checkpoint) -> dict[str, Any]:
         "category_ids": list(classes.category_ids),
     }
     if family == "deformable_detr":
-        two_stage = config.queries == "proposals"
+        two_stage = config.two_stage
         values |= {
             "num_feature_levels": config.num_levels,
             "encoder_n_points": config.num_points,

@@ -97,9 +97,7 @@ def demo(output: str | Path = "demo_output", *, seed: int = 0, epochs: int | Non
     print_metrics(metrics, console)
     console.print("4/4  predicting", highlight=False)
     names = [image["file_name"] for image in _val_images(data)[:SHOWN_IMAGES]]
-    prediction = predict(
-        detector, [data / "val" / name for name in names], folder / "predictions", threshold=0.25
-    )
+    prediction = predict(detector, [data / "val" / name for name in names], folder / "predictions")
     minutes = (time.perf_counter() - started) / 60
     console.print(_summary(folder, minutes, metrics, prediction), highlight=False, soft_wrap=True)
 

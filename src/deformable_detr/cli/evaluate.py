@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from typing import Literal
 
 from .options import (
@@ -12,6 +12,7 @@ from .options import (
     add_max_pixels,
     add_model,
     add_output,
+    add_remote_images,
     add_split,
     add_tta,
     without_tta,
@@ -28,6 +29,7 @@ def add_arguments(parser: Parser) -> None:
     add_format(parser)
     add_max_pixels(parser)
     parser.flag("--strict", "Refuse data that has problems.")
+    add_remote_images(parser)
     add_output(parser, None, "Write the result as JSON to this file (metrics.json).")
     parser.option("--metric", Literal["coco", "voc"], "coco", "COCO's or Pascal VOC's average precision.")
     parser.option(
@@ -47,6 +49,15 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.option("--plus-one", bool, False, "voc: count the last pixel in widths and heights.")
     add_tta(parser)
+    parser.option(
+        "--decide",
+        str,
+        None,
+        "Choose the score from which on detections of each class count, and save it in MODEL: for the best "
+        "F1 (best_f1), or for the most objects found with at least this precision (a number such as 0.9).",
+        shown="best_f1|PRECISION",
+        read=_rule,
+    )
 
 
 def run(arguments: Namespace) -> int:
@@ -57,3 +68,12 @@ def run(arguments: Namespace) -> int:
     console = Console()
     print_metrics(evaluate(**without_tta(arguments), console=console), console)
     return 0
+
+
+def _rule(text: str) -> float | str:
+    if text == "best_f1":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise ArgumentTypeError(f"must be best_f1 or a precision such as 0.9, not {text}") from None

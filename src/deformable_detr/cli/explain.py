@@ -6,8 +6,8 @@ from argparse import ArgumentTypeError, Namespace
 from typing import Any
 
 from ..errors import UserError
-from ..words import count
-from .options import Parser, add_format, add_max_pixels, add_model, add_output, add_split
+from ..words import count, printable
+from .options import Parser, add_format, add_max_pixels, add_model, add_output, add_split, add_threshold
 
 SUMMARY = "where the model looked, and why objects were missed"
 
@@ -32,7 +32,7 @@ def add_arguments(parser: Parser) -> None:
         "Default: explanation.png or missed.",
         shown="PATH",
     )
-    parser.option("--threshold", float, 0.5, "The minimum score of a detection.")
+    add_threshold(parser)
     parser.option("--layer", int | None, None, "The decoder layer to draw, from 1. Default: the last.")
     parser.option(
         "--most", int | None, None, "The maximum number of detections to draw, or of objects with --missed."
@@ -78,7 +78,8 @@ def run(arguments: Namespace) -> int:
         found = write_explanation(
             arguments.model, arguments.image, output, layer=arguments.layer, at=at, **common
         )
-    print(f"{count(found, 'detection')} explained: {output}")
+    print(f"{count(found.detections, 'detection')} explained: {output}")
+    print(f"threshold: {printable(found.selection.in_words())}")
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Literal
 
-from .options import Parser, add_format, add_split
+from .options import Parser, add_format, add_max_pixels, add_split
 
 SUMMARY = "write MODEL for ONNX, OpenVINO or torch.export, checked"
 
@@ -60,6 +60,7 @@ def add_arguments(parser: Parser) -> None:
     )
     add_split(parser, "The part of the data set to use.")
     add_format(parser)
+    add_max_pixels(parser)
     parser.option("--num-images", int, 4, "The maximum number of pictures that are compared.")
     for name, unit in (
         ("box", "coordinates of a box, as a share of the picture's side"),

@@ -9,6 +9,7 @@ the exit code. Heavy libraries are imported in `run`, so that `--help` is fast.
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 from argparse import Namespace
@@ -39,7 +40,18 @@ _NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")  # 
 
 # Errors of the operating system when a file cannot be written. (Code that reads a user's file checks that it
 # exists first.)
-_WRONG_PATH = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError, FileNotFoundError)
+_WRONG_PATH = frozenset(
+    (
+        errno.EPERM,
+        errno.EACCES,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EEXIST,
+        errno.ENOENT,
+        errno.ENAMETOOLONG,
+        errno.ELOOP,
+    )
+)
 
 
 class Command(Protocol):
@@ -111,7 +123,7 @@ def execute(
                 "there is not enough memory for this input: use a larger machine, or smaller pictures, "
                 f"batches or files{_detail(error)}; --debug shows where."
             )
-        if isinstance(error, _WRONG_PATH) and error.filename is not None:
+        if isinstance(error, OSError) and error.errno in _WRONG_PATH and error.filename is not None:
             return refuse(f"{error.filename}: {error.strerror}; name another path.")
         return fail(f"{type(error).__name__}: {error} (--debug shows where)", 1)
 

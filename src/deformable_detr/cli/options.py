@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, NoReturn
 
-from ..config import Layout
+from ..config import DataConfig, Layout
 from ..config.checks import fits, from_text, in_words, placeholder, quoted, written
 from ..errors import UserError
 from .messages import suggestion
@@ -236,7 +236,8 @@ def add_data(parser: Parser) -> None:
 
 
 def add_split(parser: Parser, help: str = "The part of DATA to use.") -> None:
-    parser.option("--split", str, "val", help, shown="NAME")
+    help = f"{help} Default: the one that training measures on, val or else test."
+    parser.option("--split", str | None, None, help, shown="NAME")
 
 
 def add_format(parser: Parser) -> None:
@@ -254,6 +255,42 @@ def add_max_pixels(parser: Parser) -> None:
         None,
         "The largest picture to read, in pixels. Default: the limit that MODEL was trained with.",
         to="max_pixels",
+    )
+
+
+def add_remote_images(parser: Parser) -> None:
+    parser.option(
+        "--data.images",
+        str | None,
+        None,
+        "A URL such as s3://bucket/coco/{split} with the pictures, if DATA has only COCO annotations.",
+        shown="URL",
+        to="images",
+    )
+    parser.option(
+        "--data.cache_gb",
+        float,
+        DataConfig.cache_gb,
+        "The maximum size of such pictures on the disk.",
+        to="cache_gb",
+    )
+    parser.option(
+        "--data.cache_folder",
+        str,
+        DataConfig.cache_folder,
+        "The folder for such pictures.",
+        shown="FOLDER",
+        to="cache_folder",
+    )
+
+
+def add_threshold(parser: Parser) -> None:
+    parser.option(
+        "--threshold",
+        float | None,
+        None,
+        "The minimum score of a detection. Default: the thresholds of MODEL, one for each class, or 0.5 if "
+        "it has none.",
     )
 
 

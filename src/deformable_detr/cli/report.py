@@ -15,7 +15,7 @@ def add_arguments(parser: Parser) -> None:
     )
     add_model(parser)
     add_data(parser)
-    add_split(parser, "The part of DATA to measure on; test, if there is no val.")
+    add_split(parser, "The part of DATA to measure on.")
     add_format(parser)
     add_max_pixels(parser)
     add_output(parser, None, "The file to write. Default: report.html in the run folder.")

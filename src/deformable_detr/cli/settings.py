@@ -18,15 +18,20 @@ from .options import Parser
 COMMON = "common options"
 
 
-def add_recipe(parser: Parser, usual: str) -> RunConfig:
-    """Add --recipe and --config, and return the typed recipe, whose values `--help` shows as defaults."""
+def add_recipe(parser: Parser, usual: str, in_words: str | None = None) -> RunConfig:
+    """Add --recipe and --config, and return the typed recipe, whose values `--help` shows as defaults.
+
+    Args:
+        usual: the recipe if none is typed.
+        in_words: the text that describes it, if it depends on the machine.
+    """
     recipe_only = Parser(parser.prog, add_help=False)
     for target in (recipe_only, parser):
         target.option(
             "--recipe",
             str | None,
             None,
-            f"One of the recipes above. Default: {usual}.",
+            f"One of the recipes above. Default: {in_words or usual}.",
             shown="NAME",
             group=COMMON,
         )

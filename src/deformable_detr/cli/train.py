@@ -20,7 +20,11 @@ def add_arguments(parser: Parser) -> None:
         f"Train a detector on DATA. Recipes: {recipe_names()}. torchrun starts it in several processes."
     )
     add_data(parser)
-    shown = add_recipe(parser, "deformable_detr_r50")
+    shown = add_recipe(
+        parser,
+        "deformable_detr_lite",
+        "deformable_detr_lite on a CPU (its values are shown here), deformable_detr_r50_two_stage on a GPU",
+    )
     parser.option("--output", str, "runs/train", "The run folder.", shown="FOLDER", group=COMMON)
     parser.option(
         "--init-from",

@@ -2,6 +2,7 @@
 
 settings.py    the declaration of a field: default, range, help text
 fields.py      the fields, and the conditions between them
+losses.py      the fields of the losses
 checks.py      checks of types and ranges, and their names in messages
 choices.py     names of parts that are defined outside the package
 files.py       conversion to and from dictionaries and YAML, overrides
@@ -20,7 +21,6 @@ from .fields import (
     DataConfig,
     Layout,
     LearningRateRule,
-    LossConfig,
     ModelConfig,
     Neck,
     Position,
@@ -31,6 +31,7 @@ from .fields import (
     TrainConfig,
 )
 from .files import from_dict, override, read_config, read_yaml, to_dict, with_file
+from .losses import ClassificationLoss, LossConfig
 from .recipes import RECIPES, recipe
 from .settings import Setting, settings_of
 
@@ -43,6 +44,7 @@ __all__ = [
     "Augmentation",
     "BackboneConfig",
     "Classification",
+    "ClassificationLoss",
     "DataConfig",
     "Layout",
     "LearningRateRule",

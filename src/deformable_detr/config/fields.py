@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from .checks import check, require
+from .losses import LossConfig
 from .settings import setting
 
 TORCHVISION_RESNETS = (
@@ -28,7 +29,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 Neck = Literal["projection", "channel_mapper", "fpn", "bifpn"]
 Position = Literal["sine", "sine_half_pixel"]
 Attention = Literal["dense", "deformable", "deformable_own_level"]
-QuerySource = Literal["static", "reference_points", "proposals"]
+QuerySource = Literal["static", "reference_points", "proposals", "mixed"]
 Classification = Literal["softmax", "sigmoid_focal"]
 Layout = Literal["auto", "coco", "voc", "yolo"]
 Augmentation = Literal["paper", "light", "none"]
@@ -114,8 +115,9 @@ class ModelConfig:
     )
     queries: QuerySource = setting(
         "reference_points",
-        "Where object queries come from: `static` (DETR), `reference_points` (learned points), or "
-        "`proposals` (two stages: the encoder's best boxes).",
+        "Where object queries come from: `static` (DETR), `reference_points` (learned points), or from two "
+        "stages, which start at the encoder's best boxes: `proposals` makes position and content of a query "
+        "from its box, `mixed` only the position, and learns the content.",
     )
     classification: Classification = setting(
         "sigmoid_focal",
@@ -170,8 +172,13 @@ class ModelConfig:
             "needs a sine and a cosine for x and for y.",
         )
         self._check_attention()
-        if self.queries == "proposals":
+        if self.two_stage:
             self._check_proposals()
+
+    @property
+    def two_stage(self) -> bool:
+        """True if the queries start at boxes that a first stage proposes."""
+        return self.queries in ("proposals", "mixed")
 
     def _check_attention(self) -> None:
         one_level = (
@@ -184,31 +191,31 @@ class ModelConfig:
             f"model.num_levels is {self.num_levels}, but {one_level}: set model.num_levels to 1.",
         )
         require(
-            self.attention != "deformable_own_level" or self.queries != "proposals",
-            "model.queries=proposals takes its queries from any level, but with "
+            self.attention != "deformable_own_level" or not self.two_stage,
+            f"model.queries={self.queries} takes its queries from any level, but with "
             "model.attention=deformable_own_level each query has a fixed one: set "
             "model.attention=deformable.",
         )
         require(
             self.attention == "dense" or self.queries != "static",
             "model.queries=static has no reference points to sample around: deformable attention "
-            "needs model.queries=reference_points or proposals.",
+            "needs model.queries=reference_points, proposals or mixed.",
         )
 
     def _check_proposals(self) -> None:
         require(
             self.classification == "sigmoid_focal",
-            "model.queries=proposals ranks tokens by the logit of one class, which means nothing by "
+            f"model.queries={self.queries} ranks tokens by the logit of one class, which means nothing by "
             "itself under softmax: set model.classification=sigmoid_focal.",
         )
         require(
             self.refine_references,
-            "model.queries=proposals (two stages) needs model.refine_references=true: the proposals "
+            f"model.queries={self.queries} (two stages) needs model.refine_references=true: the proposals "
             "are boxes that the decoder refines.",
         )
         require(
             self.num_levels <= 5,
-            f"model.queries=proposals works with up to 5 levels, not {self.num_levels}: the base size "
+            f"model.queries={self.queries} works with up to 5 levels, not {self.num_levels}: the base size "
             "of proposals doubles per level and leaves the image at the sixth.",
         )
 
@@ -268,6 +275,17 @@ class DataConfig:
     max_pixels: int = setting(
         100_000_000, "Refuse images with more pixels than this before they are decoded.", minimum=1
     )
+    images: str | None = setting(
+        None,
+        "A URL such as `s3://bucket/coco/{split}` with the pictures of a COCO data set whose folder holds "
+        "only annotations; `{split}` stands for train2017, val2017, …; null: they are in the folder.",
+    )
+    cache_gb: float = setting(
+        10.0, "With data.images, maximum size of the pictures that are kept on the disk, in GB.", minimum=0
+    )
+    cache_folder: str = setting(
+        "~/.cache/deformable_detr/pictures", "With data.images, the folder in which pictures are kept."
+    )
     num_workers: int = setting(
         2, "Processes that load images; with 0 the training process loads them itself.", minimum=0
     )
@@ -281,41 +299,6 @@ class DataConfig:
         require(
             self.crop_min <= self.crop_max,
             f"data.crop_min ({self.crop_min}) must be at most data.crop_max ({self.crop_max}).",
-        )
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """Weights of the matching cost and of the losses. DETR's recipes set other values."""
-
-    class_cost: float = setting(2.0, "Weight of the class in the matching cost.", minimum=0)
-    box_cost: float = setting(5.0, "Weight of the L1 distance of boxes in the matching cost.", minimum=0)
-    giou_cost: float = setting(2.0, "Weight of the generalised IoU in the matching cost.", minimum=0)
-    class_weight: float = setting(2.0, "Weight of the classification loss, in every layer.", minimum=0)
-    box_weight: float = setting(5.0, "Weight of the L1 loss of boxes, in every layer.", minimum=0)
-    giou_weight: float = setting(2.0, "Weight of the generalised IoU loss, in every layer.", minimum=0)
-    no_object_weight: float = setting(
-        0.1, "Weight of the no-object class in the classification loss (softmax only).", above=0, maximum=1
-    )
-    focal_alpha: float = setting(
-        0.25,
-        "Alpha of the focal loss and of its matching cost, the weight of positives (sigmoid_focal only).",
-        minimum=0,
-        maximum=1,
-    )
-    focal_gamma: float = setting(
-        2.0,
-        "Gamma of the focal loss and of its matching cost, which makes easy examples count less "
-        "(sigmoid_focal only).",
-        minimum=0,
-    )
-    auxiliary: bool = setting(True, "Compute losses after every decoder layer, not only after the last one.")
-
-    def __post_init__(self) -> None:
-        check(self, "train.loss.")
-        require(
-            self.class_cost + self.box_cost + self.giou_cost > 0,
-            "train.loss: at least one of class_cost, box_cost and giou_cost must be positive.",
         )
 
 
@@ -391,6 +374,18 @@ class TrainConfig:
         "Compute each encoder and decoder layer twice, instead of keeping what its gradient needs: less "
         "memory, more time, the same result.",
     )
+    precision_at_least: float | None = setting(
+        None,
+        "Choose the model's score thresholds for the most objects found with at least this precision, from 0 "
+        "to 1; null: for the best F1.",
+        above=0,
+        maximum=1,
+    )
+    look_forward_twice: bool = setting(
+        False,
+        "With refinement, the loss of a layer's boxes also teaches the layer before it, which made the boxes "
+        "that they start from (DINO). Predictions do not change.",
+    )
     report: bool = setting(True, "Write report.html into the run folder at the end.")
     cache_features: bool = setting(
         False,
@@ -420,6 +415,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check(self, "")
+        self._check_learning()
         if self.train.cache_features:
             require(
                 self.model.backbone.trainable_layers == 0 or self.train.lr_backbone == 0,
@@ -430,3 +426,16 @@ class RunConfig:
                 self.data.augmentation == "none",
                 "train.cache_features needs the same pixels in each epoch: set data.augmentation to none.",
             )
+
+    def _check_learning(self) -> None:
+        """Refuse ways of learning that the model has no part for."""
+        require(
+            self.model.refine_references or not self.train.look_forward_twice,
+            "train.look_forward_twice needs layers that start from the boxes of the layer before: set "
+            "model.refine_references to true.",
+        )
+        require(
+            self.model.classification == "sigmoid_focal" or self.train.loss.classification_loss == "focal",
+            f"train.loss.classification_loss is {self.train.loss.classification_loss}, which needs one "
+            "sigmoid per class: set model.classification to sigmoid_focal.",
+        )

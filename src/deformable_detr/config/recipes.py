@@ -1,7 +1,7 @@
-"""The recipes: one function per row of the paper's tables. Most are derived from another recipe.
+"""The recipes: one function per row of the paper's tables, and later ones. Most derive from another recipe.
 
 A recipe is a complete `RunConfig`: model, data and training. Published results are COCO val2017 AP
-(specification §10). To train with a recipe, run
+(specification §10, §12). To train with a recipe, run
 
     deformable-detr train DATA --recipe NAME --output runs/NAME
 """
@@ -15,11 +15,11 @@ from ..errors import UserError
 from .fields import (
     BackboneConfig,
     DataConfig,
-    LossConfig,
     ModelConfig,
     RunConfig,
     TrainConfig,
 )
+from .losses import LossConfig
 
 
 def detr_r50() -> RunConfig:
@@ -178,6 +178,23 @@ def deformable_detr_x101_dcn_two_stage() -> RunConfig:
     )
 
 
+def deformable_detr_r50_plus() -> RunConfig:
+    """Two stages with learned content, look forward twice and no dropout: 47.0 AP after 12 epochs (H-DETR).
+
+    H-DETR's repository publishes 47.0 AP after 12 epochs and 49.0 after 36 for these settings with 300
+    queries, its "Deformable-DETR + tricks"; without the three tricks it has 43.7 after 12. For 24 epochs, set
+    `--train.epochs 24 --train.lr_drop_epochs [20]`. The feed-forward width is 2048, as in all published
+    results; `--model.ffn_dim 1024` makes the encoder cheaper (specification §12.1).
+    """
+    base = deformable_detr_r50_two_stage()
+    return replace(
+        base,
+        recipe="deformable_detr_r50_plus",
+        model=replace(base.model, queries="mixed", ffn_dim=2048, dropout=0.0),
+        train=replace(base.train, epochs=12, lr_drop_epochs=(11,), lr_batch_size=16, look_forward_twice=True),
+    )
+
+
 def deformable_detr_lite() -> RunConfig:
     """A small two-stage detector for training on a CPU: EfficientNet-Lite0, 128 channels and 3 + 3 layers.
 
@@ -253,6 +270,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
         deformable_detr_r101_two_stage,
         deformable_detr_x101_two_stage,
         deformable_detr_x101_dcn_two_stage,
+        deformable_detr_r50_plus,
         deformable_detr_lite,
     )
 }

@@ -29,6 +29,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ..errors import UserError
+from .remote_folder import RemoteFile
 
 # Raster formats that Pillow decodes itself. EPS is not among them, because it would run Ghostscript; neither
 # are formats without a signature, because their readers accept almost any file as a picture.
@@ -95,8 +96,8 @@ def should_rotate(header: ImageHeader, annotated_size: tuple[int, int] | None) -
     return annotated_size is None or header.upright_size == tuple(annotated_size)
 
 
-def read_header(source: str | os.PathLike[str] | bytes) -> ImageHeader:
-    """Read the size and orientation of an image file, given as a path or as bytes, without decoding it.
+def read_header(source: str | os.PathLike[str] | bytes | RemoteFile) -> ImageHeader:
+    """Read the size and orientation of an image file without decoding it.
 
     Raises:
         UserError: if the file does not exist or is not an image.
@@ -105,13 +106,16 @@ def read_header(source: str | os.PathLike[str] | bytes) -> ImageHeader:
         name = _name_of_bytes(source)
         with _naming(name):
             return _header_of(_parse(BytesIO(source)))
+    if isinstance(source, RemoteFile):
+        with BytesIO(source.read()) as content, _naming(str(source)):
+            return _header_of(_parse(content))
     name = os.fspath(source)
     with _open_file(name) as file, _naming(name):
         return _header_of(_parse(file))
 
 
 def open_image(
-    source: str | os.PathLike[str] | bytes | Image.Image | np.ndarray,
+    source: str | os.PathLike[str] | bytes | RemoteFile | Image.Image | np.ndarray,
     *,
     annotated_size: tuple[int, int] | None = None,
     max_pixels: int,
@@ -119,7 +123,8 @@ def open_image(
     """Decode a picture to upright RGB.
 
     Args:
-        source: a path, the bytes of an image file, a PIL image of any mode, or an (H, W, 3) uint8 RGB array.
+        source: a path, the bytes of an image file, a file behind a URL, a PIL image of any mode, or an
+            (H, W, 3) uint8 RGB array.
         annotated_size: (H, W) that the annotation states, see `should_rotate`; None without annotation.
         max_pixels: the maximum H·W; larger pictures are refused before anything is decoded.
 
@@ -136,6 +141,8 @@ def open_image(
     if isinstance(source, bytes):
         name = _name_of_bytes(source)
         return _decode(BytesIO(source), annotated_size, max_pixels, name)
+    if isinstance(source, RemoteFile):
+        return _decode(BytesIO(source.read()), annotated_size, max_pixels, str(source))
     name = os.fspath(source)
     with _open_file(name) as file:
         return _decode(file, annotated_size, max_pixels, name)

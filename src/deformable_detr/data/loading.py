@@ -76,11 +76,11 @@ def open_annotated(record: ImageRecord, source: Path, max_pixels: int) -> Image:
     Raises:
         UserError: if the picture cannot be read, or does not have the size that its annotation states.
     """
-    opened = open_image(record.path, annotated_size=record.size, max_pixels=max_pixels)
+    opened = open_image(record.file, annotated_size=record.size, max_pixels=max_pixels)
     if not opened.fits:
         (height, width), picture = record.size, opened.picture
         raise UserError(
-            f"{record.path} has {picture.width} x {picture.height} pixels, but {source} says "
+            f"{record.file} has {picture.width} x {picture.height} pixels, but {source} says "
             f"{width} x {height}: put the annotated picture back, or correct its size and boxes."
         )
     return opened.picture

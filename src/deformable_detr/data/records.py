@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..structures import ClassTable
+from .remote_folder import RemoteFile
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class ImageRecord:
     `difficult`: (N,) bool (Pascal VOC): learned, but not counted in Pascal's metric.
     `area`: (N,) float64, in pixels: COCO's `area` (that of the mask if there is one); otherwise w·h.
     `annotation_ids`: (N,) int64, those of the data set if it has them.
+    `remote`: the picture behind a URL; `path` is then only its name.
     """
 
     path: Path
@@ -53,6 +55,12 @@ class ImageRecord:
     difficult: np.ndarray
     area: np.ndarray
     annotation_ids: np.ndarray
+    remote: RemoteFile | None = None
+
+    @property
+    def file(self) -> Path | RemoteFile:
+        """The picture, for `open_image`."""
+        return self.path if self.remote is None else self.remote
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -22,10 +22,11 @@ def is_url(text: str) -> bool:
     return _URL.match(text) is not None
 
 
-def open_file_system(url: str) -> tuple[Any, str]:
+def open_file_system(url: str, *, keeps_listings: bool = True) -> tuple[Any, str]:
     """Return fsspec's file system of a URL, and the path in it.
 
-    A forked process gets its own file system, so the result must not be kept across a fork.
+    With `keeps_listings`, it remembers the folders that it has listed, as is usual for fsspec. A forked
+    process gets its own file system, so the result must not be kept across a fork.
 
     Raises:
         UserError: if the protocol is unknown, its library is not installed, or the URL is malformed.
@@ -33,7 +34,8 @@ def open_file_system(url: str) -> tuple[Any, str]:
     import fsspec
 
     try:
-        file_system, path = fsspec.core.url_to_fs(url)
+        options = {} if keeps_listings else {"use_listings_cache": False}
+        file_system, path = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(f"{url} needs a library that is not installed ({reason}): install it.") from error
@@ -42,7 +44,7 @@ def open_file_system(url: str) -> tuple[Any, str]:
     return file_system, path
 
 
-def read_bytes(url: str, *, attempts: int = ATTEMPTS, first_wait_s: float = FIRST_WAIT_S) -> bytes:
+def read_bytes(url: str, *, attempts: int = ATTEMPTS) -> bytes:
     """Return the content of the file at a URL. Failed reads are repeated after growing waits.
 
     A file that does not exist, is a folder, or may not be read is reported at once.
@@ -53,7 +55,7 @@ def read_bytes(url: str, *, attempts: int = ATTEMPTS, first_wait_s: float = FIRS
     last: BaseException | None = None
     for attempt in range(attempts):
         if attempt:
-            time.sleep(first_wait_s * 2 ** (attempt - 1))
+            time.sleep(FIRST_WAIT_S * 2 ** (attempt - 1))
         file_system, path = open_file_system(url)
         try:
             content: bytes = file_system.cat_file(path)

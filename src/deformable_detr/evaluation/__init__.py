@@ -1,5 +1,15 @@
-"""Evaluation: a model's average precision on a split, by COCO's rules or Pascal VOC's."""
+"""Evaluation: a model's average precision on a split, by COCO's rules or Pascal VOC's, and its thresholds."""
 
-from .run import collect_detections, evaluate, ground_truth_of, match_classes, print_metrics
+from .run import collect_detections, evaluate, ground_truth_of, match_classes
+from .terminal import decision_lines, print_metrics
+from .thresholds import choose_thresholds
 
-__all__ = ["collect_detections", "evaluate", "ground_truth_of", "match_classes", "print_metrics"]
+__all__ = [
+    "choose_thresholds",
+    "collect_detections",
+    "decision_lines",
+    "evaluate",
+    "ground_truth_of",
+    "match_classes",
+    "print_metrics",
+]

@@ -211,18 +211,17 @@ def overlaps(
 
 
 def confusion(
-    detections: ScoredBoxes, objects: Objects, matches: Matches, threshold: float, num_classes: int
+    detections: ScoredBoxes, objects: Objects, matches: Matches, above: np.ndarray, num_classes: int
 ) -> np.ndarray:
     """Count confusions, (C + 1, C + 1), with the objects' classes as rows and the detections' as columns.
 
-    Detections of at least `threshold` that found an object of their own class (`matches`) keep it. Then each
-    other detection, best first, takes the remaining object that it overlaps most, if the overlap is at least
-    LOOSE, which is a confusion. The last column counts the objects that no detection took (missed), and the
-    last row the detections that took no object (background). Crowds, and the detections that they excuse, are
-    left out.
+    Only the detections in the mask `above`, (D,) bool, count. Those that found an object of their own class
+    (`matches`) keep it. Then each other detection, best first, takes the remaining object that it overlaps
+    most, if the overlap is at least LOOSE, which is a confusion. The last column counts the objects that no
+    detection took (missed), and the last row the detections that took no object (background). Crowds, and the
+    detections that they excuse, are left out.
     """
     table = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
-    above = detections.scores >= threshold
     taken = np.zeros(len(objects), dtype=bool)
     right = np.flatnonzero(above & matches.right)
     taken[matches.objects[right]] = True

@@ -27,14 +27,18 @@ import numpy as np
 import torch
 import torch.distributed
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from ..checkpoint import checkpoint_folder, save_decision
+from ..checkpoint.decision import Rule
+from ..config import DataConfig
 from ..data.formats import NOTES, read_split
 from ..data.formats.losses import most_is_lost
+from ..data.formats.splits import meaning
 from ..data.loading import open_annotated
 from ..data.records import ImageRecord, Split
+from ..data.remote_folder import RemoteFolder, remote_folder
 from ..errors import UserError
 from ..files import check_output_file, write_json
 from ..inference.detector import Detector, equal_shape_batches, load
@@ -42,13 +46,15 @@ from ..inference.tta import augmented_as_requested, tta_scales
 from ..progress import progress_bar
 from ..structures import ClassTable, Detections, loose_name
 from ..system.threads import ahead
-from ..words import listed, percent, printable
+from ..words import listed, printable
 from .average_precision import (
     Interpolation,
+    Row,
     check_voc_options,
     coco_average_precision,
     voc_average_precision,
 )
+from .thresholds import check_rule, choose_thresholds
 
 Metric = Literal["coco", "voc"]
 Batching = Literal["exact", "padded"]
@@ -64,9 +70,12 @@ def evaluate(
     model: Detector | str | Path,
     data: Split | str | Path,
     *,
-    split: str = "val",
+    split: str | None = None,
     format: str = "auto",
     strict: bool = False,
+    images: str | None = None,
+    cache_gb: float = DataConfig.cache_gb,
+    cache_folder: str = DataConfig.cache_folder,
     metric: Metric = "coco",
     batching: Batching = "exact",
     batch_size: int = 2,
@@ -79,6 +88,7 @@ def evaluate(
     interpolation: Interpolation = "every_point",
     plus_one: bool = False,
     tta: bool | Sequence[float] = False,
+    decide: Rule | None = None,
     console: Console | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -89,8 +99,11 @@ def evaluate(
 
     Args:
         model: a `Detector`, or anything that `deformable_detr.load` takes.
-        data: a data set's folder, or a `Split`; with a `Split`, `split`, `format` and `strict` are ignored.
+        data: a data set's folder, or a `Split`; with a `Split`, the options of reading it are ignored.
+        split: the split's name; None means the one that training measures on, `val` or else `test`.
         strict: True to refuse a folder with problems; otherwise the problems are counted.
+        images, cache_gb, cache_folder: as the fields of `DataConfig`: a URL with the pictures, and their
+            cache.
         metric: `coco`, or `voc` with the options `iou_threshold`, `interpolation` and `plus_one` of
             `voc_average_precision`.
         batching: `exact` or `padded`, see the head of this file.
@@ -103,13 +116,16 @@ def evaluate(
         max_pixels: the largest H·W of a picture, as for `load`.
         tta: test-time augmentation (tta.py): True for flips and its usual scales, or the scales to use with
             flips. Batching is then `exact`.
+        decide: choose the score from which on detections of each class count, and save it in `model`, a run
+            or checkpoint folder, for `predict` and all others: `best_f1`, or the required precision.
         console: the console for notes; standard error by default.
         progress: True to show a progress bar there, if it is a terminal.
 
     Returns:
         The content of metrics.json, the same in every process: the numbers of `coco_average_precision` (or
         `voc_average_precision`) with `per_class`, and `metric`, its options, `split`, `images`, `batching`,
-        `batch_size`, `threshold`, `max_detections`, `classes_not_in_model` and `seconds`.
+        `batch_size`, `threshold`, `max_detections`, `classes_not_in_model` and `seconds`; with `decide` also
+        `decision`, which is None if no detection is right.
 
     Raises:
         UserError: if an option, the model or the data are wrong, or model and data have no class in common.
@@ -122,6 +138,7 @@ def evaluate(
         raise UserError(f"device={device} cannot move a detector that is already loaded: pass it to load().")
     if not isinstance(model, str | Path) and max_pixels is not None:
         raise UserError("max_pixels cannot change a detector that is already loaded: pass it to load().")
+    folder = None if decide is None else _folder_to_decide_in(model, decide, tta)
     with _process_group():
         rank, num_processes = _rank_and_count()
         console = _console(console, rank)
@@ -131,7 +148,8 @@ def evaluate(
             model = load(model, device=_own_device(device, num_processes), max_pixels=max_pixels)
         scales = tta_scales(tta)
         detector = augmented_as_requested(model, scales)
-        part = data if isinstance(data, Split) else _read(data, split, format, strict, console)
+        remote = remote_folder(images, cache_gb, cache_folder)
+        part = data if isinstance(data, Split) else _read(data, split, format, strict, remote, console)
         if len(part) == 0:
             raise UserError(f"{part.source}: the split {part.name} has no images to evaluate on.")
         unknown = _classes_not_in_model(detector.classes, part.classes, part.source)
@@ -170,13 +188,47 @@ def evaluate(
             "classes_not_in_model": unknown,
             "seconds": round(max(_gathered(time.perf_counter() - start)), 3),
         }
+        if decide is not None and folder is not None:
+            metrics["decision"] = _decide(detector, part, rows, decide, folder, rank)
         if output is not None and rank == 0:
             write_json(output, metrics, indent=2)
     return metrics
 
 
-def _read(data: str | Path, split: str, format: str, strict: bool, console: Console) -> Split:
-    part = read_split(data, split, format=format, strict=strict)
+def _folder_to_decide_in(model: Detector | str | Path, rule: Rule, tta: bool | Sequence[float]) -> Path:
+    """Return the checkpoint folder that gets the thresholds."""
+    check_rule(rule)
+    if isinstance(model, Detector):
+        raise UserError("thresholds are saved in a folder: pass the model's folder, not a Detector.")
+    if tta_scales(tta):
+        raise UserError("thresholds are for prediction without test-time augmentation: leave it out.")
+    return checkpoint_folder(model)
+
+
+def _decide(
+    detector: Detector, split: Split, rows: Sequence[Row], rule: Rule, folder: Path, rank: int
+) -> dict[str, Any] | None:
+    """Choose the model's thresholds and save them; return them by class."""
+    category_ids = match_classes(detector.classes, split.classes, split.source)
+    decision = choose_thresholds(split, rows, detector.classes, category_ids, rule)
+    if decision is None:
+        return None
+    if rank == 0:
+        save_decision(folder, decision)
+    return decision.by_class(detector.classes.names)
+
+
+def _read(
+    data: str | Path,
+    split: str | None,
+    format: str,
+    strict: bool,
+    images: RemoteFolder | None,
+    console: Console,
+) -> Split:
+    part = read_split(data, split, format=format, strict=strict, images=images)
+    if split is None and meaning(part.name) != "val":
+        console.print(Text(printable(f"There is no split val: {part.name} is measured."), "yellow"))
     problems = [problem for problem in part.problems if problem.kind not in NOTES]
     if problems:
         note = f"{part.source} has problems: {len(problems)} (`deformable-detr inspect` lists them)."
@@ -249,7 +301,7 @@ def collect_detections(
 def _check_finite(detections: Detections, image: ImageRecord) -> None:
     if not (np.isfinite(detections.scores).all() and np.isfinite(detections.boxes_xyxy).all()):
         raise UserError(
-            f"the model's output for {image.path} is not finite, so its weights are broken: use a checkpoint "
+            f"the model's output for {image.file} is not finite, so its weights are broken: use a checkpoint "
             "from before the training diverged."
         )
 
@@ -329,54 +381,6 @@ def match_classes(model: ClassTable, data: ClassTable, source: Path) -> dict[int
             f"data have {_named(data)}; evaluate on data with the model's class names."
         )
     return matched
-
-
-def print_metrics(metrics: Mapping[str, Any], console: Console) -> None:
-    """Print a result of `evaluate` as tables in percent, at most 80 columns wide."""
-    if "mAP" in metrics:
-        columns: tuple[str, ...] = ("AP",)
-        console.print(Text(f"mAP {percent(metrics['mAP'])} (Pascal VOC, in percent)", "bold"))
-    else:
-        columns = ("AP", "AP50")
-        summary = Table("in percent", title="COCO metrics", title_justify="left")
-        for area in ("all", "small", "medium", "large"):
-            summary.add_column(area, justify="right")
-        for name, *keys in (
-            ("AP", "AP", "APs", "APm", "APl"),
-            ("AP50", "AP50"),
-            ("AP75", "AP75"),
-            ("AR, 1 detection", "AR1"),
-            ("AR, 10 detections", "AR10"),
-            ("AR, 100 detections", "AR100", "ARs", "ARm", "ARl"),
-        ):
-            summary.add_row(name, *(percent(metrics[key]) for key in keys))
-        console.print(summary)
-    console.print(_class_table(metrics["per_class"], columns))
-    if "images" in metrics:
-        console.print(
-            f"{metrics['images']} images of {metrics['split']} in {metrics['seconds']:.1f} s, "
-            f"{metrics['batching']} batching",
-            markup=False,
-            highlight=False,
-        )
-
-
-def _class_table(per_class: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> Table:
-    """Build a table with one class per line, or two side by side if there are many."""
-    side_by_side = 2 if len(per_class) > 12 else 1
-    table = Table(title=f"{len(per_class)} classes", title_justify="left")
-    for _ in range(side_by_side):
-        table.add_column("class", no_wrap=True, overflow="ellipsis", max_width=18 if side_by_side > 1 else 40)
-        for column in columns:
-            table.add_column(column, justify="right", no_wrap=True)
-    cells = [
-        [Text(printable(name)), *(Text(percent(numbers[column])) for column in columns)]
-        for name, numbers in per_class.items()
-    ]
-    height = -(-len(cells) // side_by_side)
-    for line in range(height):
-        table.add_row(*(cell for class_cells in cells[line::height] for cell in class_cells))
-    return table
 
 
 def _check_options(batching: str, batch_size: int, threshold: float, max_detections: int) -> None:

@@ -1,17 +1,19 @@
 """Explanations of a model: figures (paper, figures 5 and 6), an interactive page, and verdicts on misses."""
 
+from ..inference.trace_drawing import draw
 from .commands import (
+    Explained,
     print_missed,
     write_explanation,
     write_gradient,
     write_missed,
 )
-from .drawing import draw
 from .gradient import Gradients, draw_gradients, gradients
 from .missed import MissedReport, Stage, Verdict, missed_objects, verdicts
 from .page import explanation_page, page
 
 __all__ = [
+    "Explained",
     "Gradients",
     "MissedReport",
     "Stage",

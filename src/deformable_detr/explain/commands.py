@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,9 +24,8 @@ from ..errors import UserError
 from ..extras import import_extra
 from ..files import check_output_file, make_output_folder, replacing, write_json, write_text
 from ..inference.detector import Detector, Picture, load
-from ..progress import track
-from ..words import printable
-from .drawing import (
+from ..inference.selection import Selection
+from ..inference.trace_drawing import (
     OBJECT_COLOUR,
     draw,
     draw_box,
@@ -35,6 +35,8 @@ from .drawing import (
     title,
     zoom,
 )
+from ..progress import track
+from ..words import printable
 from .gradient import draw_gradients, gradients
 from .missed import (
     MEANINGS,
@@ -57,30 +59,37 @@ PAGE_DETECTIONS = 50
 MISSED_INCHES = 2.6  # the minimum width of a panel, whose title states five things
 
 
+@dataclass(frozen=True)
+class Explained:
+    """The number of detections that were explained, and the minimum scores that selected them."""
+
+    detections: int
+    selection: Selection
+
+
 def write_explanation(
     model: str | Path | Detector,
     image: Picture,
     output: str | Path,
     *,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     layer: int | None = None,
     most: int = 5,
     at: Sequence[Point] = (),
     device: str = "auto",
     max_pixels: int | None = None,
-) -> int:
+) -> Explained:
     """Write the explanation of one picture to a .png, .pdf or .svg file, or to an interactive .html page.
 
     Args:
         model: a `Detector`, or anything that `load` accepts.
+        threshold: detections below this score are left out; None means the model's own thresholds, or 0.5 if
+            it has none.
         layer: the decoder layer to draw, counted from 1; None means the last one.
         most: the maximum number of detections that get a panel.
         max_pixels: the largest H·W of a picture, as for `load`.
         at: points (x, y) in pixels for which the encoder's attention is also drawn. An .html page chooses its
             own points.
-
-    Returns:
-        The number of detections.
 
     Raises:
         UserError: if the picture cannot be read, an option is out of range, or the output cannot be written.
@@ -93,7 +102,7 @@ def write_explanation(
         name = Path(image).name if isinstance(image, str | Path) else "picture"
         text, num_detections = page(detector, image, threshold, title=name, max_detections=PAGE_DETECTIONS)
         write_text(target, text)
-        return num_detections
+        return Explained(num_detections, detector.selection(threshold))
     if most < 1:
         raise UserError(f"--most must be at least 1, not {most}.")
     num_layers = detector.config.decoder_layers
@@ -101,7 +110,7 @@ def write_explanation(
         raise UserError(f"--layer must be from 1 to {num_layers}, the model's decoder layers, not {layer}.")
     explanation = detector.explain(image, threshold, at=at)
     _save(draw(explanation, layer=-1 if layer is None else layer - 1, most=most), target)
-    return len(explanation)
+    return Explained(len(explanation), detector.selection(threshold))
 
 
 def write_gradient(
@@ -109,26 +118,25 @@ def write_gradient(
     image: Picture,
     output: str | Path,
     *,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     most: int = 4,
     device: str = "auto",
     max_pixels: int | None = None,
-) -> int:
+) -> Explained:
     """Draw the gradients of x, y, width, height and score of the best `most` detections (paper, figure 5).
-
-    Returns:
-        The number of detections that are drawn.
 
     Raises:
         UserError: in the same cases as `write_explanation`, or if nothing is detected.
     """
     target = _checked_file(output, PICTURES)
     detector = model if isinstance(model, Detector) else load(model, device, max_pixels=max_pixels)
+    selection = detector.selection(threshold)
     result = gradients(detector, image, threshold, max_detections=most)
     if not len(result.detections):
-        raise UserError(f"nothing is detected above {threshold}, so there is no gradient: lower --threshold.")
+        scores = selection.scores_in_words()
+        raise UserError(f"nothing is detected above {scores}, so there is no gradient: lower --threshold.")
     _save(draw_gradients(result), target)
-    return len(result.detections)
+    return Explained(len(result.detections), selection)
 
 
 def write_missed(
@@ -136,10 +144,10 @@ def write_missed(
     data: str | Path,
     output: str | Path,
     *,
-    split: str = "val",
+    split: str | None = None,
     image: str | Path | None = None,
     format: str = "auto",
-    threshold: float = 0.5,
+    threshold: float | None = None,
     most: int = 3,
     device: str = "auto",
     max_pixels: int | None = None,
@@ -150,6 +158,7 @@ def write_missed(
     Writes `missed.json` and pictures of the first `most` objects of each kind into the folder `output`.
 
     Args:
+        split: the split's name; None means `val`, or else `test`.
         image: judge only this image of the split (its file name or path).
 
     Raises:
@@ -157,7 +166,7 @@ def write_missed(
             not list the image.
     """
     import_extra("matplotlib", "figures", "explain")
-    if not 0 <= threshold <= 1:
+    if threshold is not None and not 0 <= threshold <= 1:
         raise UserError(f"threshold must be between 0 and 1, not {threshold}.")
     part = read_split(data, split, format=format)
     images = part.images if image is None else (_image_of(part, image),)
@@ -168,8 +177,9 @@ def write_missed(
     detector = model if isinstance(model, Detector) else load(model, device, max_pixels=max_pixels)
 
     console = console or Console(stderr=True)
-    tally, drawn = Tally(detector, threshold), Counter[Stage]()
-    judged_images = missed_objects(detector, part, threshold, images)
+    selection = detector.selection(threshold)
+    tally, drawn = Tally(detector, selection), Counter[Stage]()
+    judged_images = missed_objects(detector, part, selection, images)
     for judged in track(judged_images, len(images), "judging", console):
         tally.add(judged)
         for number, verdict in zip(judged.numbers, judged.verdicts, strict=True):
@@ -185,8 +195,10 @@ def write_missed(
 def print_missed(report: MissedReport, console: Console) -> None:
     """Print a report as two tables, one with a line for each stage and one with a line for each class."""
     objects, missed = sum(report.stages.values()), len(report.rows)
+    words = printable(report.selection.in_words())
     table = Table(
-        title=f"{missed} of {objects} objects missed at threshold {report.threshold}", title_justify="left"
+        title=Text(f"{missed} of {objects} objects missed at threshold {words}", "italic"),
+        title_justify="left",
     )
     for column, justify in (("lost because", "left"), ("objects", "right"), ("meaning", "left")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]

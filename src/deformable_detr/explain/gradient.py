@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ..inference.detector import Detector, Picture, read_picture
 from ..inference.trace import Explanation
+from ..inference.trace_drawing import BOX_COLOUR, LUMA, draw_box, grid, title, zoom
 from ..structures import Detections, ImageBatch
-from .drawing import BOX_COLOUR, LUMA, draw_box, grid, title, zoom
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +43,7 @@ class Gradients:
 
 
 def gradients(
-    detector: Detector, image: Picture, threshold: float = 0.5, *, max_detections: int = 4
+    detector: Detector, image: Picture, threshold: float | None = None, *, max_detections: int = 4
 ) -> Gradients:
     """Compute the gradient norms of the best detections in a picture, with five backward passes for each one.
 

@@ -26,6 +26,7 @@ from ..data.records import ImageRecord, Split
 from ..evaluation import match_classes
 from ..evaluation.matching import assign
 from ..inference.detector import Detector
+from ..inference.selection import Selection
 from ..inference.trace import QueryTraces, Trace, trace_picture
 
 ATTENDED = 0.25  # minimum share of a query's weight in one decoder layer inside the object's box
@@ -90,14 +91,14 @@ class Verdict:
 
 
 def claims(
-    classification: ClassificationScheme, trace: Trace, threshold: float, nms_iou: float | None = None
+    classification: ClassificationScheme, trace: Trace, selection: Selection, nms_iou: float | None = None
 ) -> Claims:
-    """Return all (query, class) pairs that are detections at this threshold, however many there are."""
+    """Return all (query, class) pairs that are detections of the selection, however many there are."""
     logits = trace.predictions.logits.float()
-    selection = classification.select(logits, logits.shape[1] * classification.num_classes)
-    queries, labels = selection.queries[0].cpu().numpy(), selection.labels[0].cpu().numpy()
+    pairs = classification.select(logits, logits.shape[1] * classification.num_classes)
+    queries, labels = pairs.queries[0].cpu().numpy(), pairs.labels[0].cpu().numpy()
     scores = trace.queries.scores[queries, labels]  # 0 for unused classes
-    above = scores >= threshold
+    above = scores >= selection.thresholds[labels]
     queries, labels, scores = queries[above], labels[above], scores[above]
     if nms_iou is None:
         return Claims(queries, labels, scores)
@@ -200,13 +201,14 @@ class MissedReport:
     """The verdicts on many images.
 
     Attributes:
+        selection: the minimum score of each class.
         stages: the number of objects that ended at each stage.
         per_class: the number of objects of each class, by name, that ended at each stage.
         unknown: the number of objects of classes that the model does not have.
         rows: one row per missed object, as JSON values.
     """
 
-    threshold: float
+    selection: Selection
     images: int
     stages: Counter[Stage]
     per_class: dict[str, Counter[Stage]]
@@ -215,7 +217,9 @@ class MissedReport:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "threshold": self.threshold,
+            "threshold": self.selection.common,
+            "thresholds": self.selection.by_class,
+            "thresholds_from": self.selection.reason,
             "images": self.images,
             "objects": sum(self.stages.values()),
             "objects_of_unknown_classes": self.unknown,
@@ -229,7 +233,7 @@ class MissedReport:
 
 
 def missed_objects(
-    detector: Detector, split: Split, threshold: float, images: Sequence[ImageRecord] | None = None
+    detector: Detector, split: Split, selection: Selection, images: Sequence[ImageRecord] | None = None
 ) -> Iterator[Judged]:
     """Judge the objects of a split's images, one image after the other. Crowd regions are left out.
 
@@ -253,7 +257,7 @@ def missed_objects(
         known = np.array([label in to_model for label in record.labels], dtype=bool)
         numbers = np.flatnonzero(known & ~record.crowd)
         labels = np.array([to_model[label] for label in record.labels[numbers]], dtype=np.int64)
-        claimed = claims(detector.classification, trace, threshold, detector.config.nms_iou)
+        claimed = claims(detector.classification, trace, selection, detector.config.nms_iou)
         judged = verdicts(trace.queries, claimed, record.boxes_xyxy[numbers], labels)
         yield Judged(record, numbers, labels, tuple(judged), trace.queries)
 
@@ -261,8 +265,8 @@ def missed_objects(
 class Tally:
     """Collects judged images into a `MissedReport`."""
 
-    def __init__(self, detector: Detector, threshold: float):
-        self.classes, self.threshold = detector.classes, threshold
+    def __init__(self, detector: Detector, selection: Selection):
+        self.classes, self.selection = detector.classes, selection
         self.images = self.unknown = 0
         self.stages: Counter[Stage] = Counter()
         self.per_class: dict[str, Counter[Stage]] = {}
@@ -300,7 +304,7 @@ class Tally:
 
     def report(self) -> MissedReport:
         return MissedReport(
-            self.threshold,
+            self.selection,
             self.images,
             self.stages,
             dict(sorted(self.per_class.items())),

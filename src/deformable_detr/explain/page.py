@@ -16,9 +16,10 @@ import numpy as np
 from PIL import Image
 
 from ..inference.detector import Detector, Picture, read_picture
+from ..inference.selection import Selection
 from ..inference.trace import Attention, EncoderTraces, Explanation, SamplingPoints
+from ..inference.trace_drawing import WEIGHT_COLOURS
 from ..pages import data_url, render
-from .drawing import WEIGHT_COLOURS
 
 SHOWN_SIDE = 1600  # pixels of the picture in the page; coordinates stay those of the original
 NUM_COLOURS = 64
@@ -27,7 +28,12 @@ MIN_POINTS, MAX_POINTS = 12, 300  # encoder points
 
 
 def page(
-    detector: Detector, image: Picture, threshold: float = 0.5, *, title: str, max_detections: int = 50
+    detector: Detector,
+    image: Picture,
+    threshold: float | None = None,
+    *,
+    title: str,
+    max_detections: int = 50,
 ) -> tuple[str, int]:
     """Return the page and the number of detections that it shows.
 
@@ -46,22 +52,23 @@ def page(
         else ()
     )
     explanation = detector.explain(picture, threshold, max_detections=shown, at=encoder_points)
-    return explanation_page(explanation, threshold, title), len(explanation)
+    selection = detector.selection(threshold)
+    return explanation_page(explanation, selection, title), len(explanation)
 
 
-def explanation_page(explanation: Explanation, threshold: float, title: str) -> str:
-    """Return the page of an explanation that contains its picture."""
+def explanation_page(explanation: Explanation, selection: Selection, title: str) -> str:
+    """Return the page of an explanation that contains its picture; `selection` made its detections."""
     image = explanation.detections.image
     assert image is not None
     return render(
         "explain.html",
         title=title,
         image=data_url(Image.fromarray(image), SHOWN_SIDE, quality=90),
-        data=page_data(explanation, threshold),
+        data=page_data(explanation, selection),
     )
 
 
-def page_data(explanation: Explanation, threshold: float) -> dict[str, Any]:
+def page_data(explanation: Explanation, selection: Selection) -> dict[str, Any]:
     """Return the numbers that the page's script (explain.js) reads."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
@@ -76,7 +83,8 @@ def page_data(explanation: Explanation, threshold: float) -> dict[str, Any]:
     centres = [_centre(layer) for layer in queries.references]
     return {
         "image_size": list(detections.image_size),
-        "threshold": threshold,
+        "threshold": selection.common,
+        "thresholds": selection.in_words(),
         "heads": shape[2],
         "levels": 1 if dense else shape[3],
         "points": shape[3] * shape[4] if dense else shape[4],

@@ -109,7 +109,7 @@ def measure(
         images = ImageBatch.from_images(pixels)
         shapes.append((len(images), *images.pixels.shape[2:]))
         expected, actual = plain(images), exported(images)
-        if detector.config.queries == "proposals":
+        if detector.config.two_stage:
             actual = _in_the_order_of(expected, actual, detector.classification)
         for output, value in _differences(expected, actual, detector.classification).items():
             if not value <= largest[output]:  # NaN counts as the maximum

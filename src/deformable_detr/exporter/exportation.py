@@ -101,10 +101,11 @@ def export(
     precision: Precision = "fp32",
     images: str | Path | Sequence[str | Path] | None = None,
     data: Split | str | Path | None = None,
-    split: str = "val",
+    split: str | None = None,
     format: str = "auto",
     calibration: str | Path | Sequence[str | Path] | None = None,
     num_images: int = 4,
+    max_pixels: int | None = None,
     max_box_drift: float | None = None,
     max_score_drift: float | None = None,
     max_ap_drift: float | None = None,
@@ -129,10 +130,11 @@ def export(
         images: the pictures, folders or globs on which the models are compared. The default is pictures of
             `data` or, without `data`, drawn ones.
         data: a data set. If it is given, the average precision on its `split` is compared as well.
-        split: the part of `data` to use.
+        split: the part of `data` to use; None means `val`, or else `test`.
         format: the layout of `data`.
         calibration: pictures, folders or globs that determine the numeric ranges for int8.
         num_images: the maximum number of pictures that are compared.
+        max_pixels: the largest H·W of a picture, as for `load`.
         max_box_drift, max_score_drift, max_ap_drift: bounds; see `certificate.Bounds` for their units.
         console: the console on which progress is shown; None shows none.
 
@@ -144,7 +146,9 @@ def export(
     operator = _checked(target, to, operator, precision, calibration, num_images)
     bounds = _bounds(precision, max_box_drift, max_score_drift, max_ap_drift)
     check_libraries(to)
-    detector = load(model, device="cpu") if isinstance(model, str | Path) else model
+    if isinstance(model, Detector) and max_pixels is not None:
+        raise UserError("max_pixels cannot change a detector that is already loaded: pass it to load().")
+    detector = load(model, device="cpu", max_pixels=max_pixels) if isinstance(model, str | Path) else model
     part = data if data is None or isinstance(data, Split) else read_split(data, split, format=format)
     pictures = _pictures(detector, images, part, num_images)
     console = console or Console(quiet=True)

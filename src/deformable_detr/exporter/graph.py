@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..inference.convolutions import fold_norms
 from ..models import DetectionModel, copy_on_same_memory
 from ..models.attention import DeformableAttention
-from ..models.queries import BestProposals, ProposalQueries
+from ..models.queries import BestProposals, chooses_proposals
 from ..structures import ImageBatch
 from .sampling import GatherAttention, GridSampleAttention
 
@@ -43,14 +43,14 @@ class Graph(nn.Module):
         super().__init__()
         self.model = copy_on_same_memory(model).eval()
         fold_norms(self.model.backbone)
+        queries = self.model.queries
+        self.model.queries = FixedNumberOfProposals(queries) if chooses_proposals(queries) else queries
         for name, part in list(self.model.named_modules()):
             # timm's convolution is recognised by its name, so that timm need not be imported.
             if type(part).__name__ == "Conv2dSame":
                 self.model.set_submodule(name, SamePaddedConvolution(part))
             elif type(part) is DeformableAttention and operator in OPERATORS:
                 self.model.set_submodule(name, OPERATORS[operator](part))
-            elif type(part) is ProposalQueries:
-                self.model.set_submodule(name, FixedNumberOfProposals(part))
 
     def forward(self, pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         last = self.model(ImageBatch(pixels, mask)).predictions[-1]

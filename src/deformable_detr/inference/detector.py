@@ -27,6 +27,7 @@ from ..data.images import open_image
 from ..data.preprocessing import model_input, resized_size
 from ..errors import UserError
 from ..structures import ClassTable, Detections
+from ..words import count, listed, printable
 from . import exported
 from .backend import Backend
 from .exported import ExportedModel
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from .trace import Explanation
 
 Picture: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
+MAX_NAMES = 8  # the most class names that a detector's repr lists
 
 
 class Augmentation(Protocol):
@@ -62,6 +64,7 @@ class Detector:
         data: the configuration of the preprocessing.
         config: the configuration of the model.
         recipe: the name of the model's recipe.
+        decision: the model's own thresholds; None if it has none, so that 0.5 is used.
     """
 
     def __init__(
@@ -74,14 +77,15 @@ class Detector:
         self._augmentation = augmentation
         self.backend = backend
         description = source.description
-        self.classes = description.classes
-        self.config = description.config
-        self.data = description.data
-        self.recipe = description.recipe
+        self.config, self.data, self.recipe = description.config, description.data, description.recipe
+        self.classes, self.decision = description.classes, description.decision
         self.classification = build_classification(description.config)
         # PIL RGB → (3, h, w) for `detect`, normalised unless augmented; an array if the file is exported
         self._transform = _transform_for(source)
         self.preprocess = self._transform if augmentation is None else augmentation.preprocess
+
+    def __repr__(self) -> str:
+        return _in_words(self)
 
     @classmethod
     def of(
@@ -116,11 +120,7 @@ class Detector:
 
     @property
     def model(self) -> DetectionModel:
-        """The plain, trainable PyTorch model: `detector.model(images) -> DetectorOutput`.
-
-        Raises:
-            UserError: if this detector comes from an exported file.
-        """
+        """The plain, trainable model: `detector.model(images) -> DetectorOutput`; see `checkpoint`."""
         return self.checkpoint.model
 
     def save(self, folder: str | Path) -> Path:
@@ -156,7 +156,7 @@ class Detector:
     def predict(
         self,
         images: Picture,
-        threshold: float = ...,
+        threshold: float | None = ...,
         *,
         classes: Sequence[str] | None = ...,
         class_thresholds: Mapping[str, float] | None = ...,
@@ -167,7 +167,7 @@ class Detector:
     def predict(
         self,
         images: list[Picture] | tuple[Picture, ...],
-        threshold: float = ...,
+        threshold: float | None = ...,
         *,
         classes: Sequence[str] | None = ...,
         class_thresholds: Mapping[str, float] | None = ...,
@@ -177,7 +177,7 @@ class Detector:
     def predict(
         self,
         images: Picture | list[Picture] | tuple[Picture, ...],
-        threshold: float = 0.5,
+        threshold: float | None = None,
         *,
         classes: Sequence[str] | None = None,
         class_thresholds: Mapping[str, float] | None = None,
@@ -189,7 +189,8 @@ class Detector:
         Args:
             images: a path, PIL image, (H, W, 3) RGB uint8 array, or (3, H, W) tensor (uint8, or float in
                 [0, 1]); or a list of these.
-            threshold: detections below this score are left out.
+            threshold: detections below this score are left out. None means the model's own thresholds, one
+                for each class (`decision`), or 0.5 if it has none.
             classes: names of the classes to find; None means all.
             class_thresholds: the threshold by class name, for classes with a threshold of their own.
             max_detections: the maximum number of detections per picture, before classes are left out.
@@ -204,15 +205,24 @@ class Detector:
                 class, which the message names.
         """
         check_options(threshold, max_detections, batch_size)
-        selection = Selection.of(self.classes, threshold, classes, class_thresholds)
+        selection = self.selection(threshold, classes, class_thresholds)
         if isinstance(images, list | tuple):
             return _predict(self, images, selection, max_detections, batch_size)
         return _predict(self, [images], selection, max_detections, batch_size)[0]
 
+    def selection(
+        self,
+        threshold: float | None = None,
+        classes: Sequence[str] | None = None,
+        class_thresholds: Mapping[str, float] | None = None,
+    ) -> Selection:
+        """Return the minimum score of each class for these options of `predict`, with the same errors."""
+        return Selection.of(self.classes, threshold, classes, class_thresholds, self.decision)
+
     def explain(
         self,
         image: Picture,
-        threshold: float = 0.5,
+        threshold: float | None = None,
         *,
         max_detections: int = 100,
         at: Sequence[tuple[float, float]] = (),
@@ -238,7 +248,7 @@ class Detector:
             self.classes,
             self._transform(picture),
             np.asarray(picture),
-            threshold,
+            self.selection(threshold),
             max_detections,
             at,
             self.config.nms_iou,
@@ -251,6 +261,14 @@ def _transform_for(source: Checkpoint | ExportedModel) -> Callable[[Image.Image]
     from ..data.transforms import evaluation_transform
 
     return evaluation_transform(source.data)
+
+
+def _in_words(detector: Detector) -> str:
+    """Return the model, its classes and its device in one line."""
+    names = [name for name in detector.classes.names if name is not None]
+    device = getattr(detector.backend, "device", "cpu")  # exported files run on the CPU
+    known = f"{count(len(names), 'class')}: {listed(names, MAX_NAMES)}"
+    return printable(f"Detector({detector.recipe}; {known}; on {device})")
 
 
 def _predict(
@@ -364,9 +382,9 @@ def _check_names(classes: Sequence[str]) -> None:
         raise UserError(f"classes must differ from each other: {', '.join(repeated)} is there twice.")
 
 
-def check_options(threshold: float, max_detections: int, batch_size: int) -> None:
+def check_options(threshold: float | None, max_detections: int, batch_size: int) -> None:
     """Raise a `UserError` if an option of `predict` is out of range."""
-    if not 0 <= threshold <= 1:
+    if threshold is not None and not 0 <= threshold <= 1:
         raise UserError(f"threshold must be between 0 and 1, not {threshold}.")
     for name, value in (("max_detections", max_detections), ("batch_size", batch_size)):
         if value < 1:

@@ -1,4 +1,4 @@
-"""The device and the type in which a PyTorch model computes, chosen from what a user names."""
+"""The device and the number format in which a model computes."""
 
 from __future__ import annotations
 

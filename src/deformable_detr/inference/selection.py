@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..checkpoint import Decision
 from ..errors import UserError
 from ..structures import ClassTable, Detections
+from ..words import listed
 
 MAX_NAMES = 20  # the most class names that an error message lists
+MAX_THRESHOLDS = 8  # the most thresholds that `Selection.in_words` lists
 UNREACHABLE = np.inf  # the threshold of classes that are left out
+USUAL_THRESHOLD = 0.5  # of models without thresholds of their own
+REQUESTED = "as requested"
 
 
 @dataclass(frozen=True)
@@ -21,31 +26,38 @@ class Selection:
 
     Attributes:
         thresholds: (number of classes,), `UNREACHABLE` for classes that are left out.
+        names: the names of these classes; None for a logit that no class uses.
+        reason: where the thresholds come from, in words.
     """
 
     thresholds: np.ndarray
+    names: tuple[str | None, ...]
+    reason: str
 
     @classmethod
     def of(
         cls,
         table: ClassTable,
-        threshold: float,
+        threshold: float | None = None,
         classes: Sequence[str] | None = None,
         class_thresholds: Mapping[str, float] | None = None,
+        decision: Decision | None = None,
     ) -> Selection:
         """Return the selection for the classes in `table`.
 
         Args:
-            threshold: the minimum score of every class that `class_thresholds` does not name.
+            threshold: the minimum score of every class that `class_thresholds` does not name; None means the
+                threshold of `decision` or, without one, USUAL_THRESHOLD.
             classes: names of the selected classes; None means all. A name with commas may be given in parts,
                 as a command line splits it: ["bus", "coach"] means "bus, coach" if that is a class.
             class_thresholds: the minimum score by class name.
+            decision: the model's own thresholds.
 
         Raises:
             UserError: if the model does not have one of these classes (the message lists the closest names),
                 or if a score is outside [0, 1].
         """
-        _check_score("threshold", threshold)
+        common, reason = _common(threshold, decision, len(table))
         if isinstance(classes, str):
             raise UserError(f'classes must be a list of names, classes=["{classes}"], not {classes!r}.')
         if classes is not None:
@@ -64,8 +76,13 @@ class Selection:
                     "to classes, or drop its threshold."
                 )
         selected = set(table.names if classes is None else classes)
-        minima = [own.get(str(name), threshold) if name in selected else UNREACHABLE for name in table.names]
-        return cls(np.array(minima, dtype=np.float32))  # the type of scores
+        minima = [
+            own.get(str(name), score) if name in selected else UNREACHABLE
+            for name, score in zip(table.names, common, strict=True)
+        ]
+        if own and reason != REQUESTED:
+            reason = f"{reason}; as requested for {listed(list(own), MAX_THRESHOLDS)}"
+        return cls(np.array(minima, dtype=np.float32), table.names, reason)  # the type of scores
 
     @property
     def leaves_classes_out(self) -> bool:
@@ -86,7 +103,41 @@ class Selection:
 
     def loosened(self, factor: float) -> Selection:
         """Return a selection of the same classes with their minimum scores multiplied by `factor`."""
-        return Selection(self.thresholds * factor)
+        return replace(self, thresholds=self.thresholds * factor)
+
+    @property
+    def by_class(self) -> dict[str, float]:
+        """The minimum score of each selected class, by name, as a user wrote it."""
+        pairs = zip(self.names, self.thresholds.tolist(), strict=True)
+        return {name: round(score, 6) for name, score in pairs if name is not None and score != UNREACHABLE}
+
+    @property
+    def common(self) -> float | None:
+        """The minimum score of all selected classes; None if they differ."""
+        scores = set(self.by_class.values())
+        return scores.pop() if len(scores) == 1 else None
+
+    def scores_in_words(self) -> str:
+        """Return the minimum scores in words: '0.5', or 'car 0.32, bus 0.41'."""
+        if self.common is not None:
+            return f"{self.common:g}"
+        return listed([f"{name} {score:g}" for name, score in self.by_class.items()], MAX_THRESHOLDS)
+
+    def in_words(self) -> str:
+        """Return the minimum scores and where they come from: 'car 0.32, bus 0.41 (best F1 on val)'."""
+        return f"{self.scores_in_words()} ({self.reason})"
+
+
+def _common(
+    threshold: float | None, decision: Decision | None, num_classes: int
+) -> tuple[Sequence[float], str]:
+    """Return the minimum score of each class that is not named, and where it comes from."""
+    if threshold is not None:
+        _check_score("threshold", threshold)
+        return [threshold] * num_classes, REQUESTED
+    if decision is not None:
+        return decision.thresholds, decision.reason
+    return [USUAL_THRESHOLD] * num_classes, "the usual one; the model has no thresholds of its own"
 
 
 def _with_commas(parts: Sequence[str], known: Sequence[str]) -> list[str]:

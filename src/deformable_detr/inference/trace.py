@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,10 +21,18 @@ from torch import Tensor
 from ..boxes import cxcywh_to_xyxy
 from ..classification import ClassificationScheme
 from ..errors import UserError
+from ..extras import import_extra
 from ..models import DetectionModel
 from ..structures import ClassTable, Detections, ImageBatch, Predictions
+from ..words import count
 from .postprocess import detections_of_queries
 from .recording import DenseLayer, LayerRecord, Recording, SampledLayer, record
+from .selection import Selection
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NOTEBOOK_DPI = 130
 
 
 @dataclass(frozen=True)
@@ -168,7 +178,7 @@ class EncoderTraces:
     attention: Attention
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation:
     """An explanation of where a model looked.
 
@@ -184,6 +194,23 @@ class Explanation:
 
     def __len__(self) -> int:
         return len(self.detections)
+
+    def __repr__(self) -> str:
+        num_layers = self.queries.boxes_xyxy.shape[1]
+        return f"Explanation({self.detections.in_words()}; {count(num_layers, 'decoder layer')})"
+
+    def draw(self, *, layer: int = -1, most: int = 5) -> Figure:
+        """Draw where the model looked, as `trace_drawing.draw` does."""
+        from .trace_drawing import draw
+
+        import_extra("matplotlib", "figures", "draw")
+        return draw(self, layer=layer, most=most)
+
+    def _repr_png_(self) -> bytes:
+        """Return the figure for a notebook."""
+        buffer = BytesIO()
+        self.draw().savefig(buffer, format="png", dpi=NOTEBOOK_DPI)
+        return buffer.getvalue()
 
 
 @dataclass(frozen=True)
@@ -201,7 +228,7 @@ def explain_picture(
     classes: ClassTable,
     pixels: Tensor,
     picture: np.ndarray,
-    threshold: float,
+    selection: Selection,
     max_detections: int,
     places: Sequence[tuple[float, float]] = (),
     nms_iou: float | None = None,
@@ -213,9 +240,8 @@ def explain_picture(
     candidates, queries = detections_of_queries(
         logits, boxes, classification, classes, [size], max_detections, nms_iou
     )[0]
-    detections = candidates.above(threshold).clipped().with_image(picture)
-    queries = queries[: len(detections)]  # best first, as detections are
-    return Explanation(detections, trace.queries.take(queries), trace.encoder)
+    queries = queries[selection.mask(candidates)]
+    return Explanation(selection(candidates).with_image(picture), trace.queries.take(queries), trace.encoder)
 
 
 def trace_picture(

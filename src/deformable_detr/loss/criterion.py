@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..boxes import cxcywh_to_xyxy, generalized_iou
+from ..boxes import cxcywh_to_xyxy, generalized_iou, iou
 from ..classification import NO_OBJECT, ClassificationScheme
 from ..config import LossConfig
 from ..structures import BatchCount, DetectorOutput, Predictions, Target
@@ -86,12 +86,15 @@ class SetCriterion:
         # Mixed precision ends here: sums over thousands of terms need float32.
         logits, boxes = predictions.logits.float(), predictions.boxes_cxcywh.float()
         labels = torch.cat([target.labels for target in targets])
-        assigned = torch.full((logits.shape[0] * logits.shape[1],), NO_OBJECT, device=logits.device)
-        assigned = assigned.scatter(0, match.queries, labels[match.objects]).view(logits.shape[:2])
-        class_loss = self.classification.loss(logits, assigned, count)
         predicted = boxes.flatten(0, 1).index_select(0, match.queries)
         target_boxes = torch.cat([target.boxes_cxcywh for target in targets])[match.objects].to(predicted)
+        corners, target_corners = cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(target_boxes)
+
+        assigned = torch.full((logits.shape[0] * logits.shape[1],), NO_OBJECT, device=logits.device)
+        assigned = assigned.scatter(0, match.queries, labels[match.objects]).view(logits.shape[:2])
+        quality = boxes.new_zeros(assigned.numel())
+        quality = quality.scatter(0, match.queries, iou(corners.detach(), target_corners)).view_as(assigned)
+        class_loss = self.classification.loss(logits, assigned, quality, count)
         box_loss = F.l1_loss(predicted, target_boxes, reduction="sum") / count.objects
-        overlap = generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(target_boxes))
-        giou_loss = (1 - overlap).sum() / count.objects
+        giou_loss = (1 - generalized_iou(corners, target_corners)).sum() / count.objects
         return class_loss, box_loss, giou_loss

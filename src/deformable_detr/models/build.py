@@ -27,7 +27,7 @@ from .heads import PredictionHead
 from .model import DetectionModel
 from .neck import FPN, BiFPN, ChannelMapper, Projection
 from .position import LevelPosition, SinePosition
-from .queries import ProposalQueries, ReferencePointQueries, StaticQueries
+from .queries import MixedQueries, ProposalQueries, ReferencePointQueries, StaticQueries
 
 
 def build_model(config: ModelConfig) -> DetectionModel:
@@ -91,7 +91,7 @@ def _num_heads(config: ModelConfig) -> int:
     """Return 1 if all layers share a head; with refinement, return one per layer plus one for proposals."""
     if not config.refine_references:
         return 1
-    return config.decoder_layers + (config.queries == "proposals")
+    return config.decoder_layers + config.two_stage
 
 
 def _initialise_heads(config: ModelConfig, heads: list[PredictionHead]) -> None:
@@ -102,7 +102,7 @@ def _initialise_heads(config: ModelConfig, heads: list[PredictionHead]) -> None:
         if config.attention == "dense":
             continue  # DETR's boxes have no reference to start from
         # A box without a reference size starts small, sigmoid(-2) = 0.12; later layers inherit the size.
-        starts_from_point = index == 0 and config.queries != "proposals"
+        starts_from_point = index == 0 and not config.two_stage
         head.start_at_reference(size_bias=-2.0 if starts_from_point else 0.0)
 
 
@@ -146,6 +146,9 @@ _QUERIES: dict[str, QueriesBuilder] = {
     "static": lambda config, heads: StaticQueries(config.num_queries, config.hidden_dim),
     "reference_points": lambda config, heads: ReferencePointQueries(config.num_queries, config.hidden_dim),
     "proposals": lambda config, heads: ProposalQueries(
+        config.num_queries, config.hidden_dim, heads[-1], config.mask_invalid_proposals
+    ),
+    "mixed": lambda config, heads: MixedQueries(
         config.num_queries, config.hidden_dim, heads[-1], config.mask_invalid_proposals
     ),
 }

@@ -14,7 +14,7 @@ from ..structures import FeatureMemory, Predictions, Queries
 from .attention import MemoryAttention
 from .dropout import Dropout
 from .feedforward import FeedForward
-from .heads import PredictionHead, logits_of_references
+from .heads import PredictionHead, corrected, logits_of_references
 
 
 class DecoderLayer(nn.Module):
@@ -51,6 +51,10 @@ class Decoder(nn.Module):
     `norm` is applied to the input of a layer's head, but not to the input of the next layer. Only DETR has
     it; in other models, it is `nn.Identity`. With `refine_references`, each layer starts from the boxes that
     the previous layer predicted.
+
+    Attributes:
+        look_forward_twice: set by training (specification §12.2): with refinement, the loss of a layer's
+            boxes also reaches the layer before it, but none further back. Predictions do not depend on it.
     """
 
     def __init__(
@@ -66,15 +70,25 @@ class Decoder(nn.Module):
         self.heads = nn.ModuleList(heads)
         self.norm = norm
         self.refine_references = refine_references
+        self.look_forward_twice = False
 
     def forward(self, queries: Queries, memory: FeatureMemory) -> tuple[Predictions, ...]:
         content, references = queries.content, queries.references
+        origins = references  # the boxes that are corrected: the references, perhaps with a gradient
         predictions = []
         for index, layer in enumerate(self.layers):
             content = layer(content, queries.positions, references, memory)
             head = self.heads[index % len(self.heads)]
-            predictions.append(head(self.norm(content), logits_of_references(references)))
+            assert isinstance(head, PredictionHead)
+            hidden = self.norm(content)
+            logits, deltas = head.class_head(hidden), head.box_head(hidden)
+            boxes = corrected(logits_of_references(origins), deltas)
+            predictions.append(Predictions(logits, boxes))
             if self.refine_references:
-                # Detached: each layer learns to correct a box, not to please the layers before it.
-                references = predictions[-1].boxes_cxcywh.detach()
+                if self.look_forward_twice:
+                    origins = corrected(logits_of_references(references), deltas)
+                else:
+                    # Detached: each layer learns to correct a box, not to please the layers before it.
+                    origins = boxes.detach()
+                references = origins.detach()
         return tuple(predictions)

@@ -36,10 +36,13 @@ class PredictionHead(nn.Module):
 
     def boxes(self, hidden: Tensor, reference_logits: Tensor) -> Tensor:
         """Return the boxes without the logits, (B, Q, 4) cxcywh."""
-        # float32: in 16 bits, a box side near 1 would step by several pixels.
-        deltas: Tensor = self.box_head(hidden)
-        boxes: Tensor = (deltas.to(coordinate_dtype(deltas)) + reference_logits).sigmoid()
-        return boxes
+        return corrected(reference_logits, self.box_head(hidden))
+
+
+def corrected(reference_logits: Tensor, deltas: Tensor) -> Tensor:
+    """Return references, given as logits, after the corrections of a box head, (B, Q, 4) cxcywh."""
+    # float32: in 16 bits, a box side near 1 would step by several pixels.
+    return (deltas.to(coordinate_dtype(deltas)) + reference_logits).sigmoid()
 
 
 def logits_of_references(references: Tensor) -> Tensor:

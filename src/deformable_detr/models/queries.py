@@ -1,6 +1,7 @@
-"""Sources of object queries (paper, section 4.2; specification §4.1, §4.4).
+"""Sources of object queries (paper, section 4.2; specification §4.1, §4.4, §12.1).
 
-Queries are learned (DETR), learned with reference points (Deformable DETR), or the first stage's proposals.
+Queries are learned (DETR), learned with reference points (Deformable DETR), or the first stage's proposals,
+whose content may be learned too.
 Each source is a module with forward(memory) -> Queries.
 
 Letters: B batch, Q queries, S memory tokens, C channels.
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -115,6 +118,26 @@ class ProposalQueries(nn.Module):
         return Queries(content, positions, references, proposals, tokens)
 
 
+class MixedQueries(ProposalQueries):
+    """Proposals determine where a query looks, and learned content what it looks for.
+
+    This is the "mixed query selection" of DINO (Zhang et al., ICLR 2023), in the form of H-DETR.
+    Row i of the content, (Q, C), belongs to the i-th best proposal of every image. The positions are those of
+    `ProposalQueries`; the other half of its projection only takes part in the norm.
+    """
+
+    def __init__(self, num_queries: int, dim: int, head: PredictionHead, mask_invalid: bool):
+        super().__init__(num_queries, dim, head, mask_invalid)
+        self.content = nn.Parameter(torch.randn(num_queries, dim))
+
+    def starting_at(
+        self, references: Tensor, tokens: Tensor, proposals: Predictions | None = None
+    ) -> Queries:
+        queries = super().starting_at(references, tokens, proposals)
+        B, Q, _ = references.shape
+        return replace(queries, content=self.content[:Q].expand(B, -1, -1))
+
+
 class BestProposals(nn.Module):
     """A faster `ProposalQueries` for inference.
 
@@ -153,6 +176,16 @@ class BestProposals(nn.Module):
             self.plain.memory_projection(tokens.masked_fill(invalid[..., None], 0.0))
         )
         return encoded
+
+
+def with_best_proposals(queries: nn.Module) -> nn.Module:
+    """Return `BestProposals` of queries that choose proposals as `ProposalQueries`, and others unchanged."""
+    return BestProposals(queries) if chooses_proposals(queries) else queries
+
+
+def chooses_proposals(queries: nn.Module) -> TypeGuard[ProposalQueries]:
+    """Return True if `BestProposals` makes the same queries, also for subclasses from outside the package."""
+    return isinstance(queries, ProposalQueries) and type(queries).forward is ProposalQueries.forward
 
 
 def for_each_image(queries: Queries, memory: FeatureMemory) -> Queries:

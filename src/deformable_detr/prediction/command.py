@@ -38,7 +38,7 @@ def predict(
     sources: str | Path | Sequence[str | Path],
     output: str | Path,
     *,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     classes: Sequence[str] | None = None,
     class_thresholds: Mapping[str, float] | None = None,
     tiling: Tiling | None = None,
@@ -59,7 +59,8 @@ def predict(
         sources: image and video files, folders (with subfolders), globs, cameras (`webcam:0`).
         output: the folder for `predictions.json`, `report.json` and the annotated media, which keep their
             names (videos become .mp4).
-        threshold: detections below this score are left out.
+        threshold: detections below this score are left out; None means the model's own thresholds, or 0.5 if
+            it has none.
         classes: names of the classes to find; None means all.
         class_thresholds: the threshold by class name, for classes with a threshold of their own.
         tiling: the settings with which pictures and frames are processed in tiles, to find small objects in
@@ -84,7 +85,7 @@ def predict(
     if not isinstance(model, Detector):
         model = load(model, device, dtype, max_pixels=max_pixels)
     detector = with_views(model, tta)
-    selection = Selection.of(detector.classes, threshold, classes, class_thresholds)
+    selection = detector.selection(threshold, classes, class_thresholds)
     settings = _Settings(detector, selection, max_detections, batch_size, tiling, track, every)
     report = _annotate_all(settings, inputs, targets, folder, progress)
     write_prediction_report(report)
@@ -147,6 +148,7 @@ def _annotate_all(
         left_out=inputs.left_out,
         passed_over=inputs.passed_over,
         detections=rows.count,
+        selection=settings.selection,
         predictions=folder / PREDICTIONS_FILE,
         report=folder / PREDICTION_REPORT_FILE,
         stopped=results.stopped,

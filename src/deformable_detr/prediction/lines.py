@@ -25,7 +25,6 @@ from typing import Any, BinaryIO
 from ..data.images import open_image
 from ..errors import UserError
 from ..inference.detector import Detector, check_options, load
-from ..inference.selection import Selection
 from .finding import with_views
 from .tiling import Tiling, finder_for
 
@@ -46,7 +45,7 @@ def answer_lines(
     requests: BinaryIO,
     answer: Callable[[str], None],
     *,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     classes: Sequence[str] | None = None,
     class_thresholds: Mapping[str, float] | None = None,
     tiling: Tiling | None = None,
@@ -64,7 +63,7 @@ def answer_lines(
         UserError: if an option is out of range or a class is unknown.
     """
     check_options(threshold, max_detections, 1)
-    selection = Selection.of(detector.classes, threshold, classes, class_thresholds)
+    selection = detector.selection(threshold, classes, class_thresholds)
     finder = finder_for(detector, selection, max_detections, 1, tiling)
 
     def detect(request: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from ..errors import UserError
 from ..files import replacing, write_json
+from ..inference.selection import Selection
 from ..structures import Detections
 
 PREDICTIONS_FILE = "predictions.json"
@@ -64,6 +65,7 @@ class PredictionReport:
         left_out: folders with results of earlier runs that were found among the inputs.
         passed_over: files in folders whose names are not those of pictures or videos.
         detections: the number of detections.
+        selection: the minimum score of each class, and where it comes from.
         predictions: the JSON file with COCO results rows plus `file_name` and `category_name`; rows of videos
             also have `frame`, `time` and `track_id`.
         report: report.json, which contains all these results.
@@ -76,6 +78,7 @@ class PredictionReport:
     left_out: tuple[Path, ...]
     passed_over: tuple[Path, ...]
     detections: int
+    selection: Selection
     predictions: Path
     report: Path
     stopped: bool
@@ -172,6 +175,8 @@ def write_prediction_report(report: PredictionReport) -> None:
         "made_by": MADE_BY,
         "stopped": report.stopped,
         "detections": report.detections,
+        "thresholds": report.selection.by_class,
+        "thresholds_from": report.selection.reason,
         "images": [
             {
                 "file_name": str(image.source),

@@ -1,4 +1,4 @@
-"""The annotation of image files.
+"""The annotation of image files, and the detection in pictures from anywhere.
 
 Three threads ensure that the model never waits for a file: one decodes and resizes the next pictures, one
 runs the model (whose arithmetic has its own threads), and one draws and writes the detections.
@@ -6,9 +6,11 @@ runs the model (whose arithmetic has its own threads), and one draws and writes 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -33,8 +35,8 @@ class Unreadable:
 
 
 @dataclass(frozen=True)
-class AnnotatedPicture:
-    """The index and the detections of a picture that is being drawn."""
+class FoundPicture:
+    """The index and the detections of a picture."""
 
     index: int
     detections: Detections
@@ -50,22 +52,37 @@ class _Batch:
 
 def annotate_pictures(
     finder: Finder, paths: Sequence[Path], targets: Sequence[Path]
-) -> Generator[AnnotatedPicture | Unreadable]:
+) -> Generator[FoundPicture | Unreadable]:
     """Draw each picture's detections, write the result to its target, and yield results batch by batch.
 
     All files have been written when the generator ends.
     """
-    with Behind() as behind, ThreadPoolExecutor(1) as reader:
-        for batch in read_ahead(_read(finder, paths), reader):
+    readers = (partial(read_picture, path, finder.detector.data.max_pixels) for path in paths)
+    with Behind() as behind, closing(find_in_pictures(finder, readers)) as pictures:
+        for picture in pictures:
+            if isinstance(picture, FoundPicture):
+                behind(draw_picture, picture.detections, targets[picture.index])
+            yield picture
+
+
+def find_in_pictures(
+    finder: Finder, readers: Iterable[Callable[[], Image.Image]]
+) -> Generator[FoundPicture | Unreadable]:
+    """Yield the detections in the pictures that `readers` return, batch by batch.
+
+    A batch depends only on the order and the sizes of the pictures, so that the same pictures give the same
+    results to the bit. A picture is unreadable if its reader raises a `UserError`.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        for batch in read_ahead(_read(finder, readers), thread):
             if isinstance(batch, Unreadable):
                 yield batch
                 continue
             for index, detections in zip(batch.indices, finder.find(batch.prepared), strict=True):
-                behind(draw_picture, detections, targets[index])
-                yield AnnotatedPicture(index, detections)
+                yield FoundPicture(index, detections)
 
 
-def _read(finder: Finder, paths: Sequence[Path]) -> Iterator[_Batch | Unreadable]:
+def _read(finder: Finder, readers: Iterable[Callable[[], Image.Image]]) -> Iterator[_Batch | Unreadable]:
     """Read pictures into batches of equal shape.
 
     A batch is complete when it is full. If too many pictures are waiting for others of their shape, the
@@ -76,9 +93,9 @@ def _read(finder: Finder, paths: Sequence[Path]) -> Iterator[_Batch | Unreadable
     def take_batch(shape: tuple[int, int]) -> _Batch:
         return _Batch(*zip(*waiting.pop(shape), strict=True))
 
-    for index, path in enumerate(paths):
+    for index, read in enumerate(readers):
         try:
-            picture = read_picture(path, finder.detector.data.max_pixels)
+            picture = read()
         except UserError as error:
             yield Unreadable(index, str(error))
             continue

@@ -150,7 +150,7 @@ class _Search:
                 self.passed_over.append(file)
 
     def _matches(self, pattern: str) -> Iterator[Path]:
-        top = _fixed_folder(pattern)
+        top = fixed_folder(pattern)
         for path in map(Path, sorted(glob.glob(pattern, recursive=True))):
             if not path.is_file():
                 continue
@@ -166,14 +166,19 @@ class _Search:
         """
         if folder.resolve() == self.output != top.resolve():
             return True
-        report = folder / PREDICTION_REPORT_FILE
-        if not (report.is_file() and (folder / PREDICTIONS_FILE).is_file()):
-            return False
-        try:
-            content = json.loads(report.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return False
-        return isinstance(content, dict) and content.get("made_by") == MADE_BY
+        return holds_drawings(folder)
+
+
+def holds_drawings(folder: Path) -> bool:
+    """Return True if `predict` has written annotated media to this folder."""
+    report = folder / PREDICTION_REPORT_FILE
+    if not (report.is_file() and (folder / PREDICTIONS_FILE).is_file()):
+        return False
+    try:
+        content = json.loads(report.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("made_by") == MADE_BY
 
 
 def _is_media(file: Path) -> bool:
@@ -189,6 +194,6 @@ def _is_media(file: Path) -> bool:
         return True  # its reader will report why it cannot be read
 
 
-def _fixed_folder(pattern: str) -> Path:
+def fixed_folder(pattern: str) -> Path:
     """Return the folder in which a pattern starts: its parts before the first wildcard."""
     return Path(*takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts[:-1]))

@@ -36,14 +36,15 @@ def terminal_progress() -> Iterator[Progress | None]:
         yield show
 
 
-def print_report(report: PredictionReport, threshold: float) -> None:
+def print_report(report: PredictionReport) -> None:
     """Print the results on stdout, and the inputs that were left out or skipped on stderr."""
     inputs = [count(len(report.images), "picture")] if report.images or not report.videos else []
     inputs += [f"{count(video.frames, 'frame')} of {video.source}" for video in report.videos]
     folder, detections = report.predictions.parent, count(report.detections, "detection")
     _say(f"{detections} in {', '.join(inputs)}: {folder}, {report.predictions}")
+    _say(f"threshold: {report.selection.in_words()}")
     if not report.detections:
-        _say(f"Nothing reached the threshold of {threshold:g}: --threshold lowers it.")
+        _say("Nothing reached the threshold: --threshold lowers it.")
     for video in report.videos:
         if video.broken_packets:
             _say(f"{video.source}: {video.broken_packets} broken parts passed over", sys.stderr)

@@ -165,7 +165,7 @@ class TiledPictures(Finder):
 def predict_tiled(
     detector: Detector,
     image: Picture,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     *,
     tiling: Tiling | None = None,
     classes: Sequence[str] | None = None,
@@ -184,7 +184,7 @@ def predict_tiled(
         UserError: in the same cases as `Detector.predict`.
     """
     check_options(threshold, max_detections, batch_size)
-    selection = Selection.of(detector.classes, threshold, classes, class_thresholds)
+    selection = detector.selection(threshold, classes, class_thresholds)
     finder = TiledPictures(detector, selection, max_detections, batch_size, tiling or Tiling())
     picture = read_picture(image, detector.data.max_pixels)
     return finder.find([finder.prepare(picture)])[0]

@@ -20,7 +20,6 @@ from PIL import Image
 
 from ..errors import UserError
 from ..inference.detector import Detector, check_options
-from ..inference.selection import Selection
 from ..structures import Detections
 from ..system.threads import Behind, read_ahead
 from .finding import Finder, Prepared
@@ -51,7 +50,7 @@ class FrameDetections:
 def predict_frames(
     detector: Detector,
     source: str | Path,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     *,
     classes: Sequence[str] | None = None,
     class_thresholds: Mapping[str, float] | None = None,
@@ -78,7 +77,7 @@ def predict_frames(
     """
     check_options(threshold, max_detections, batch_size)
     check_every(every)
-    selection = Selection.of(detector.classes, threshold, classes, class_thresholds)
+    selection = detector.selection(threshold, classes, class_thresholds)
     video = as_source(source)
     frames = open_source(video, detector.data.max_pixels)
     with closing(frames):

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checkpoint import Decision
 from ..data.records import Split
 from ..evaluation import ground_truth_of
 from ..evaluation.areas import count_sizes
@@ -28,16 +29,11 @@ from ..evaluation.matching import (
     match,
     overlaps,
 )
-from .measures import (
-    Calibration,
-    ThresholdCurve,
-    calibration,
-    class_curves,
-    threshold_curve,
-)
+from ..evaluation.thresholds import ThresholdCurve, curve_of
+from ..inference.selection import USUAL_THRESHOLD
+from .measures import Calibration, calibration, class_curves
 
 NEARBY = 0.1  # a wrong box with at least this IoU is badly placed; below, it counts as background
-FALLBACK_THRESHOLD = 0.5  # predict's default, used if no threshold is better than another
 
 
 class Mistake(Enum):
@@ -62,6 +58,7 @@ class ClassRow:
     """The measurements for one class.
 
     Attributes:
+        label: the class index of the data.
         ap: the values of the evaluator's CLASS_METRICS; None if the split has no object of this class.
         curve: the precision at an IoU of 0.5, (R,); `tight_curve` is the precision at an IoU of 0.75.
         thresholds: the threshold curve for this class alone.
@@ -69,6 +66,7 @@ class ClassRow:
     """
 
     name: str
+    label: int
     objects: int
     images: int
     ap: Mapping[str, float] | None
@@ -87,6 +85,40 @@ class ClassRow:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """The minimum scores of the detections that count, at which the report gives precision and recall.
+
+    Attributes:
+        scores: the minimum score of each class, (C,).
+        reason: how they were chosen, in words.
+        decision: the model's own thresholds; None if these are the split's best for all classes together.
+    """
+
+    scores: np.ndarray
+    reason: str
+    decision: Decision | None = None
+
+    @classmethod
+    def uniform(cls, threshold: float, num_classes: int, reason: str) -> Cut:
+        return cls(np.full(num_classes, threshold), reason)
+
+    def mask(self, detections: ScoredBoxes) -> np.ndarray:
+        """Return a mask of the detections that count, (D,) bool.
+
+        Scores are compared in single precision, as `predict` does.
+        """
+        above: np.ndarray = (
+            detections.scores.astype(np.float32) >= self.scores.astype(np.float32)[detections.labels]
+        )
+        return above
+
+    def in_words(self) -> str:
+        """Return '0.32', or '0.28 to 0.45' if it differs between classes."""
+        low, high = float(self.scores.min()), float(self.scores.max())
+        return f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}"
+
+
+@dataclass(frozen=True)
 class Accuracy:
     """The measurements on one split.
 
@@ -94,7 +126,7 @@ class Accuracy:
         summary: COCO's twelve numbers.
         loose, tight: the matches at an IoU of 0.5 and of 0.75.
         thresholds: the threshold curve over all classes.
-        threshold: the score threshold that the report recommends and uses.
+        cut: the minimum scores that the report uses: the model's own or, if it has none, the split's best.
         confusion: (C + 1, C + 1) counts; see `evaluation.matching.confusion`.
     """
 
@@ -106,7 +138,7 @@ class Accuracy:
     loose: Matches
     tight: Matches
     thresholds: ThresholdCurve
-    threshold: float
+    cut: Cut
     calibration: Calibration | None
     confusion: np.ndarray
 
@@ -136,15 +168,34 @@ class Accuracy:
     @property
     def false_positives(self) -> np.ndarray:
         """The indices of the wrong detections above the threshold, in order of decreasing score."""
-        return np.flatnonzero(self.loose.wrong & (self.detections.scores >= self.threshold))
+        return np.flatnonzero(self.loose.wrong & self.cut.mask(self.detections))
+
+    @property
+    def precision(self) -> float:
+        """The share of the detections above the threshold that are right; nan if there are none."""
+        above = self.cut.mask(self.detections)
+        right, wrong = (int((above & kind).sum()) for kind in (self.loose.right, self.loose.wrong))
+        return right / (right + wrong) if right + wrong else float("nan")
+
+    @property
+    def recall(self) -> float:
+        """The share of the objects that a detection above the threshold finds."""
+        right = int((self.cut.mask(self.detections) & self.loose.right).sum())
+        return right / max(self.num_objects, 1)
 
 
-def measure(split: Split, rows: Sequence[Mapping[str, Any]], unknown: Sequence[str] = ()) -> Accuracy:
+def measure(
+    split: Split,
+    rows: Sequence[Mapping[str, Any]],
+    unknown: Sequence[str] = (),
+    cut: Cut | None = None,
+) -> Accuracy:
     """Measure detections against the objects of a split.
 
     Args:
         rows: COCO results rows, as `evaluation.collect_detections` returns them.
         unknown: names of the classes that the model does not have.
+        cut: the minimum scores to use; None means those of the best F1 over all classes together.
     """
     detections, objects = ScoredBoxes.from_rows(rows, split), Objects.from_split(split)
     loose, tight = match(detections, objects, LOOSE), match(detections, objects, TIGHT)
@@ -155,27 +206,27 @@ def measure(split: Split, rows: Sequence[Mapping[str, Any]], unknown: Sequence[s
     classes = []
     for label, category_id in enumerate(split.classes.category_ids):
         name = split.classes.names[label]
-        detected, annotated = detections.labels == label, counted & (objects.labels == label)
+        annotated = counted & (objects.labels == label)
         count = int(annotated.sum())
         if name is None:
             continue
         classes.append(
             ClassRow(
                 name=name,
+                label=label,
                 objects=count,
                 images=len(np.unique(objects.images[annotated])),
                 ap=numbers.classes.get(category_id),
                 curve=curves[0][label],
                 tight_curve=curves[1][label],
-                thresholds=threshold_curve(
-                    detections.scores[detected], loose.right[detected], loose.wrong[detected], count
-                ),
+                thresholds=curve_of(detections, objects, loose, label),
                 known=name not in unknown,
             )
         )
-    thresholds = threshold_curve(detections.scores, loose.right, loose.wrong, int(counted.sum()))
-    best = thresholds.best_threshold
-    threshold = FALLBACK_THRESHOLD if best is None else best
+    thresholds = curve_of(detections, objects, loose)
+    if cut is None:
+        best = thresholds.best_threshold
+        cut = Cut.uniform(USUAL_THRESHOLD if best is None else best, C, f"best F1 on {split.name}")
     return Accuracy(
         split=split,
         summary=numbers.summary,
@@ -185,9 +236,9 @@ def measure(split: Split, rows: Sequence[Mapping[str, Any]], unknown: Sequence[s
         loose=loose,
         tight=tight,
         thresholds=thresholds,
-        threshold=threshold,
+        cut=cut,
         calibration=calibration(detections.scores, loose.right, loose.wrong),
-        confusion=confusion(detections, objects, loose, threshold, C),
+        confusion=confusion(detections, objects, loose, cut.mask(detections), C),
     )
 
 

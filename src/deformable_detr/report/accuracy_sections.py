@@ -9,14 +9,22 @@ from markupsafe import Markup
 
 from ..evaluation.areas import METRIC_LETTERS, size_ranges
 from ..evaluation.average_precision import CLASS_METRICS
+from ..evaluation.thresholds import THRESHOLDS
 from ..explain.missed import MEANINGS as STAGE_MEANINGS
 from ..pages import Bar, Cell, Line, Mark, Table, TableRow, axis_for, line_chart, sparkline, unit_axis
 from ..words import NOT_AVAILABLE, percent
 from .accuracy import MEANINGS as MISTAKE_MEANINGS
-from .accuracy import Accuracy, ClassRow
+from .accuracy import Accuracy, ClassRow, Cut
 from .content import Content, Section
-from .findings import calibration_title, classes_title, confusion_title, curve_title, threshold_title
-from .measures import MIN_SCORE, NUM_BINS, RECALLS, THRESHOLDS, Calibration
+from .findings import (
+    calibration_title,
+    classes_title,
+    confusion_title,
+    curve_title,
+    threshold_note,
+    threshold_title,
+)
+from .measures import MIN_SCORE, NUM_BINS, RECALLS, Calibration
 from .pictures import Misses
 
 MAX_COLOURED = 6  # with more classes, only the best and the worst have coloured lines
@@ -38,7 +46,7 @@ def accuracy_sections(content: Content, accuracy: Accuracy) -> list[Section]:
         _calibration(accuracy.calibration),
     ]
     if content.misses is not None:
-        sections.append(_misses(content.misses))
+        sections.append(_misses(content.misses, accuracy.cut))
     return [*sections, _false_positives(content, accuracy)]
 
 
@@ -50,11 +58,21 @@ def _classes(accuracy: Accuracy) -> Section:
         str(len(np.unique(accuracy.objects.images[~accuracy.objects.crowd]))),
         *(percent(accuracy.summary[name]) for name in CLASS_METRICS),
         "",
-        NOT_AVAILABLE if curve.best is None else f"{accuracy.threshold:.2f}",
+        accuracy.cut.in_words(),
+        NOT_AVAILABLE if curve.best_threshold is None else f"{curve.best_threshold:.2f}",
         percent(float(curve.f1.max())),
     ]
-    heads = ["class", "objects", "images", *CLASS_METRICS, "PR curve", "best threshold", "F1 there"]
-    rows = [_class_cells(row) for row in accuracy.classes]
+    heads = [
+        "class",
+        "objects",
+        "images",
+        *CLASS_METRICS,
+        "PR curve",
+        "threshold",
+        "best threshold",
+        "F1 there",
+    ]
+    rows = [_class_cells(row, accuracy.cut) for row in accuracy.classes]
     classes = Table(heads, rows, "AP of each class", foot, "numbers sortable")
     return Section(
         "classes", "Classes", classes_title(accuracy), {"classes": classes, "sizes": _sizes(accuracy)}
@@ -77,18 +95,18 @@ def _sizes(accuracy: Accuracy) -> Table:
     return Table(["size", "area in pixels", "objects", "% of all", "AP", "AR100"], rows, "AP of each size")
 
 
-def _class_cells(row: ClassRow) -> list[str | Cell]:
+def _class_cells(row: ClassRow, cut: Cut) -> list[str | Cell]:
     head = Cell(row.name, tag="" if row.known else "not in the model", title=row.name)
     cells: list[str | Cell] = [head, str(row.objects), str(row.images)]
     if row.ap is None:
-        return cells + [NOT_AVAILABLE] * (len(CLASS_METRICS) + 3)
+        return cells + [NOT_AVAILABLE] * (len(CLASS_METRICS) + 4)
     cells.append(Cell(percent(row.ap["AP"]), kind="share", share=max(row.ap["AP"], 0.0)))
     cells += [percent(row.ap[name]) for name in CLASS_METRICS[1:]]
     area = row.ap["AP50"]
     title = f"Precision against recall of {row.name}: area {percent(area)} at IoU 0.5"
     cells.append(Cell(sparkline(row.curve, row.tight_curve, title), value=area))
-    best = row.thresholds.best
-    cells.append(NOT_AVAILABLE if best is None else f"{THRESHOLDS[best]:.2f}")
+    best = row.thresholds.best_threshold
+    cells += [f"{cut.scores[row.label]:.2f}", NOT_AVAILABLE if best is None else f"{best:.2f}"]
     return [*cells, percent(float(row.thresholds.f1.max()))]
 
 
@@ -143,6 +161,7 @@ def _curves_by_class(accuracy: Accuracy) -> Figure:
 
 def _thresholds(accuracy: Accuracy) -> Section:
     curve, title = accuracy.thresholds, threshold_title(accuracy)
+    best = curve.best_threshold
     chart = line_chart(
         [
             Line("precision", THRESHOLDS, curve.precision, 1),
@@ -152,7 +171,7 @@ def _thresholds(accuracy: Accuracy) -> Section:
         unit_axis("score threshold"),
         unit_axis("share"),
         title=title,
-        marks=[] if curve.best is None else [Mark(accuracy.threshold, f"{accuracy.threshold:.2f}")],
+        marks=[] if best is None else [Mark(best, f"{best:.2f}")],
     )
     indices = {round(threshold * 100) - 1 for threshold in LISTED_THRESHOLDS}
     if curve.best is not None:
@@ -167,7 +186,8 @@ def _thresholds(accuracy: Accuracy) -> Section:
     ]
     heads = ["threshold", "precision", "recall", "F1", "detections"]
     table = Table(heads, rows, "Precision and recall by threshold")
-    return Section("threshold", "Threshold", title, {"chart": chart, "table": table})
+    parts = {"chart": chart, "table": table, "note": threshold_note(accuracy)}
+    return Section("threshold", "Threshold", title, parts)
 
 
 # ---------------------------------------------------------------- confusion, calibration
@@ -263,10 +283,10 @@ def _calibration_parts(calibration: Calibration) -> dict[str, object]:
 # ---------------------------------------------------------------- pictures
 
 
-def _misses(misses: Misses) -> Section:
+def _misses(misses: Misses, cut: Cut) -> Section:
     stage = misses.main_stage
     if stage is None:
-        title = f"No object was missed at the threshold {misses.threshold:.2f}"
+        title = f"No object was missed at the threshold {cut.in_words()}"
         return Section("misses", "Misses", title)
     share = 100 * misses.stages[stage] / misses.missed
     title = f"{misses.missed} of {misses.objects} objects missed, {share:.0f}% of them {stage.value}"
@@ -278,8 +298,8 @@ def _misses(misses: Misses) -> Section:
 def _false_positives(content: Content, accuracy: Accuracy) -> Section:
     kinds = content.mistakes
     total = sum(kinds.values())
-    num_detections = int((accuracy.detections.scores >= accuracy.threshold).sum())
-    above = f"a score of {accuracy.threshold:.2f} or more"
+    num_detections = int(accuracy.cut.mask(accuracy.detections).sum())
+    above = f"a score of at least {accuracy.cut.in_words()}"
     if not total:
         title = (
             f"None of the {num_detections:,} detections with {above} is wrong"

@@ -54,9 +54,11 @@ def headline(accuracy: Accuracy | None) -> str:
         return f"The split {accuracy.split.name} has no annotated objects, so nothing can be measured."
     if curve.best is None:
         return "The model does not find any object yet: no detection is right."
-    recall, precision = curve.recall[curve.best], curve.precision[curve.best]
+    recall, precision = accuracy.recall, accuracy.precision
+    if not exists(precision):
+        return f"No detection reaches the threshold {accuracy.cut.in_words()}."
     return (
-        f"At the threshold {accuracy.threshold:.2f}, the model finds {out_of(recall)} objects, and "
+        f"At the threshold {accuracy.cut.in_words()}, the model finds {out_of(recall)} objects, and "
         f"{out_of(precision)} detections are right."
     )
 
@@ -96,7 +98,7 @@ def limits(accuracy: Accuracy, misses: Misses | None, mistakes: Mapping[Mistake,
     if size is not None:
         result.append(size)
     total = sum(mistakes.values())
-    precision = accuracy.thresholds.precision[accuracy.thresholds.best]
+    precision = accuracy.precision
     if total and precision < 1 - CLEAR:
         kind = max(mistakes, key=lambda mistake: mistakes[mistake])
         result.append(
@@ -231,10 +233,27 @@ def threshold_title(accuracy: Accuracy) -> str:
     curve = accuracy.thresholds
     if curve.best is None:
         return "No threshold is better than another: no detection is right"
+    cut = accuracy.cut
+    lead = "Use the threshold" if cut.decision is None else "The model's own threshold is"
+    precision, recall = accuracy.precision, accuracy.recall
+    f1 = 2 * precision * recall / (precision + recall) if recall else 0.0
     return (
-        f"Use the threshold {accuracy.threshold:.2f}: precision {percent(curve.precision[curve.best])}, "
-        f"recall {percent(curve.recall[curve.best])}, F1 {percent(curve.f1[curve.best])}"
+        f"{lead} {cut.in_words()} ({cut.reason}): precision {percent(precision)}, recall {percent(recall)}, "
+        f"F1 {percent(f1)}"
     )
+
+
+def threshold_note(accuracy: Accuracy) -> str:
+    """Return a sentence on the split that the threshold was chosen on."""
+    decision, split = accuracy.cut.decision, accuracy.split.name
+    if decision is None:
+        return (
+            "The model has no thresholds of its own. This one is chosen and measured on the same split, so "
+            "the numbers are slightly optimistic."
+        )
+    if decision.split == split:
+        return "The model's thresholds were chosen on this split, so the numbers are slightly optimistic."
+    return f"The model's thresholds were chosen on {decision.split}, not on this split."
 
 
 def calibration_title(calibration: Calibration | None) -> str:

@@ -1,6 +1,8 @@
 """The curves of the report, computed from each detection's score and whether it is right (matching.py).
 
-Letters: D detections, C classes, R recall levels (COCO's 101), S thresholds (0.01, 0.02, …, 1).
+Those over score thresholds are in `evaluation/thresholds.py`.
+
+Letters: D detections, C classes, R recall levels (COCO's 101).
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import numpy as np
 from ..evaluation.matching import Matches, Objects, ScoredBoxes
 
 RECALLS = np.linspace(0.0, 1.0, 101)  # where COCO reads precision
-THRESHOLDS = np.arange(1, 101) / 100
 NUM_BINS = 10
 MIN_SCORE = 0.05  # calibration leaves out the many detections below it, which nobody uses
 
@@ -46,49 +47,6 @@ def class_curves(detections: ScoredBoxes, objects: Objects, matches: Matches, nu
         own = detections.labels == label
         curves[label] = precision_at_recalls(matches.right[own], matches.wrong[own], int(counts[label]))
     return curves
-
-
-@dataclass(frozen=True)
-class ThresholdCurve:
-    """Precision, recall, F1 and number of the detections that reach each of the S `THRESHOLDS`, (S,) each.
-
-    Precision is nan if no detection reaches the threshold.
-    """
-
-    precision: np.ndarray
-    recall: np.ndarray
-    f1: np.ndarray
-    num_detections: np.ndarray
-    num_objects: int
-
-    @property
-    def best(self) -> int | None:
-        """The index of the best F1, the highest index in case of a tie; None if no detection is correct."""
-        if not self.num_objects or self.f1.max() <= 0:
-            return None
-        return int(len(self.f1) - 1 - self.f1[::-1].argmax())
-
-    @property
-    def best_threshold(self) -> float | None:
-        return None if self.best is None else float(THRESHOLDS[self.best])
-
-
-def threshold_curve(
-    scores: np.ndarray, right: np.ndarray, wrong: np.ndarray, num_objects: int
-) -> ThresholdCurve:
-    """Compute the curve from `scores`, `right` and `wrong`, (D,) each, in any order."""
-    hits, misses = (_at_least(scores[kind]) for kind in (right, wrong))
-    total = hits + misses
-    precision = np.divide(hits, total, out=np.full(len(THRESHOLDS), np.nan), where=total > 0)
-    recall = hits / max(num_objects, 1)
-    f1 = 2 * hits / np.maximum(total + num_objects, 1)
-    return ThresholdCurve(precision, recall, f1, total, num_objects)
-
-
-def _at_least(scores: np.ndarray) -> np.ndarray:
-    """Count the scores that reach each threshold, (S,). A score of 0.3 in single precision reaches 0.3."""
-    ordered = np.sort(np.asarray(scores, dtype=np.float32))
-    return len(ordered) - np.searchsorted(ordered, THRESHOLDS.astype(np.float32), side="left")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..evaluation.matching import LOOSE
-from ..explain.drawing import BOX_COLOUR, OBJECT_COLOUR
+from ..inference.trace_drawing import BOX_COLOUR, OBJECT_COLOUR
 from ..pages import render
 from ..words import command_line, count, duration, percent, when
 from .accuracy import Accuracy
@@ -42,7 +42,7 @@ def report_page(content: Content) -> str:
         limits=_all_limits(content, accuracy) if accuracy is not None and measured else (),
         sections=_sections(content),
         iou=LOOSE,
-        threshold="" if accuracy is None else f"{accuracy.threshold:.2f}",
+        threshold="" if accuracy is None else accuracy.cut.in_words(),
         colours={"box": BOX_COLOUR, "object": OBJECT_COLOUR},
         origin={
             "version": content.environment["versions"].get("deformable-detr", ""),
@@ -89,17 +89,22 @@ def _kicker(content: Content) -> str:
 
 
 def _tiles(accuracy: Accuracy) -> list[Tile]:
-    curve, summary = accuracy.thresholds, accuracy.summary
+    summary = accuracy.summary
     tiles = [
         Tile("AP", percent(summary["AP"]), "mean over IoU 0.5 to 0.95", chief=True),
         Tile("AP50", percent(summary["AP50"]), "an IoU of 0.5 suffices"),
         Tile("AP75", percent(summary["AP75"]), "tight boxes only"),
     ]
-    if curve.best is not None:
+    if accuracy.thresholds.best is not None:
         tiles += [
-            Tile("threshold to use", f"{accuracy.threshold:.2f}", "best F1 on this split", chief=True),
-            Tile("precision", percent(curve.precision[curve.best]), "% of detections are right"),
-            Tile("recall", percent(curve.recall[curve.best]), "% of objects are found"),
+            Tile(
+                "threshold to use" if accuracy.cut.decision is None else "threshold of the model",
+                accuracy.cut.in_words(),
+                accuracy.cut.reason,
+                chief=True,
+            ),
+            Tile("precision", percent(accuracy.precision), "% of detections are right"),
+            Tile("recall", percent(accuracy.recall), "% of objects are found"),
         ]
     return tiles
 

@@ -18,7 +18,11 @@ from ..data.images import open_image
 from ..data.records import ImageRecord, Split
 from ..evaluation import match_classes
 from ..evaluation.matching import overlaps
-from ..explain.drawing import (
+from ..explain.missed import Stage, Tally, Verdict, missed_objects
+from ..inference.detector import Detector
+from ..inference.selection import Selection
+from ..inference.trace import QueryTraces, trace_picture
+from ..inference.trace_drawing import (
     BOX_COLOUR,
     OBJECT_COLOUR,
     PANEL_INCHES,
@@ -27,9 +31,6 @@ from ..explain.drawing import (
     show_picture,
     zoom,
 )
-from ..explain.missed import Stage, Tally, Verdict, missed_objects
-from ..inference.detector import Detector
-from ..inference.trace import QueryTraces, trace_picture
 from ..pages import data_url
 from .accuracy import Accuracy, Mistake, mistakes
 
@@ -65,11 +66,9 @@ class Misses:
     """The number of objects that each stage of the model lost, and pictures of some of them.
 
     Attributes:
-        threshold: the score threshold.
         images: the number of images that were judged, out of the `split_images` images of the split.
     """
 
-    threshold: float
     images: int
     split_images: int
     stages: Mapping[Stage, int]
@@ -100,13 +99,13 @@ class _Missed:
 
 
 def find_misses(
-    detector: Detector, split: Split, threshold: float, *, max_images: int, max_shown: int
+    detector: Detector, split: Split, selection: Selection, *, max_images: int, max_shown: int
 ) -> Misses:
     """Judge the objects of at most `max_images` images, spread evenly over the split."""
     images = spread(split.images, max_images)
-    tally = Tally(detector, threshold)
+    tally = Tally(detector, selection)
     missed = []
-    for judged in missed_objects(detector, split, threshold, images):
+    for judged in missed_objects(detector, split, selection, images):
         tally.add(judged)
         for number, verdict in zip(judged.numbers, judged.verdicts, strict=True):
             if verdict.stage is not Stage.FOUND:
@@ -122,7 +121,6 @@ def find_misses(
         rarest_last=True,
     )
     return Misses(
-        threshold,
         len(images),
         len(split),
         {stage: tally.stages[stage] for stage in Stage},
@@ -272,7 +270,7 @@ def _query_of(
 
 
 def _read(record: ImageRecord, detector: Detector) -> Image.Image:
-    return open_image(record.path, annotated_size=record.size, max_pixels=detector.data.max_pixels).picture
+    return open_image(record.file, annotated_size=record.size, max_pixels=detector.data.max_pixels).picture
 
 
 def _around(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -248,7 +248,9 @@ def class_counts(split: Split) -> dict[str, int]:
 def commands(content: Content) -> list[tuple[str, str]]:
     """Return pairs (purpose, command line) for the next steps."""
     model, data, accuracy = content.model, content.data, content.accuracy
-    above = ("--threshold", f"{0.5 if accuracy is None else accuracy.threshold:.2f}")
+    above: tuple[str, ...] = ()  # a model with thresholds of its own needs no option
+    if accuracy is not None and accuracy.cut.decision is None:
+        above = ("--threshold", accuracy.cut.in_words())
     result: list[tuple[str, tuple[str, ...]]] = [
         ("find objects in your pictures", ("predict", model, "PICTURES", "--output", "out", *above)),
         ("see where the model looks", ("explain", model, "PICTURE.jpg", "--output", "out.html", *above)),
@@ -258,6 +260,9 @@ def commands(content: Content) -> list[tuple[str, str]]:
         missed = ("explain", model, "--missed", data, *part, *above, "--output", "missed")
         result.append(("judge and draw every missed object", missed))
         result.append(("measure again, here or elsewhere", ("evaluate", model, data, *part)))
+        if content.history is not None:
+            again = ("evaluate", model, data, *part, "--decide", "0.9")
+            result.append(("choose the model's thresholds again, for a precision of 0.9", again))
     if content.history is not None:
         longer = ("train", data, "--init-from", model, "--output", f"{model.rstrip('/')}-longer")
         result.append(("continue training from these weights", longer))

@@ -7,6 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ..checkpoint import Decision
 from ..data.formats import list_splits, read_split
 from ..data.formats.splits import name_to_measure_on, training_name
 from ..data.records import Split
@@ -18,7 +21,7 @@ from ..inference.detector import Detector, load
 from ..run_folder.names import REPORT_PAGE
 from ..run_folder.reading import read_history
 from ..system.environment import environment
-from .accuracy import count_mistakes, measure, mistakes
+from .accuracy import Cut, count_mistakes, measure, mistakes
 from .content import Content
 from .page import report_page
 from .pictures import find_misses, show_false_positives
@@ -32,7 +35,7 @@ def write_report(
     data: str | Path,
     output: str | Path | None = None,
     *,
-    split: str = "val",
+    split: str | None = None,
     format: str = "auto",
     most_images: int = MAX_IMAGES,
     device: str = "auto",
@@ -44,10 +47,10 @@ def write_report(
     Args:
         model: anything that `load` accepts. For a run folder, the report also shows its curves and settings.
         data: the data set's folder.
-        split: the split to measure on. If the data have no `val`, `test` is used; if they have neither, the
-            report covers only training, settings and data.
-        output: the file to write. None means `report.html` (`report_SPLIT.html` if the split is not val) in
-            the run folder, or in the current folder if `model` is not a run folder.
+        split: the split to measure on. None means `val`, or else `test`; if the data have neither, the report
+            covers only training, settings and data.
+        output: the file to write. None means `report.html` (`report_SPLIT.html` if another split than `val`
+            is named) in the run folder, or in the current folder if `model` is not a run folder.
         most_images: the maximum number of images to trace to find the stages that lost objects.
         max_pixels: the largest H·W of a picture, as for `load`.
 
@@ -62,7 +65,7 @@ def write_report(
     if most_images < 1:
         raise UserError(f"most_images must be at least 1, not {most_images}.")
     splits = list_splits(data, format=format)
-    measured = name_to_measure_on(splits) if split == "val" else split
+    measured = name_to_measure_on(splits) if split is None else split
     part = None if measured is None else read_split(data, measured, format=format)
     history = read_history(Path(model))
     target = _target(output, Path(model) if history is not None else Path(), split)
@@ -99,13 +102,17 @@ def report_text(
     kinds: dict[int, Any] = {}
     pictures: tuple[Any, ...] = ()
     if split is not None:
-        known = match_classes(detector.classes, split.classes, split.source).values()
+        known = match_classes(detector.classes, split.classes, split.source)
         names = zip(split.classes.names, split.classes.category_ids, strict=True)
-        unknown = [name for name, category_id in names if name is not None and category_id not in known]
-        accuracy = measure(split, rows, unknown)
+        unknown = [
+            name for name, category_id in names if name is not None and category_id not in known.values()
+        ]
+        own = None if detector.decision is None else _own_cut(detector.decision, split, known)
+        accuracy = measure(split, rows, unknown, own)
+        selection = detector.selection(None if own is not None else float(accuracy.cut.scores[0]))
         # Training needs no extras: without matplotlib its report has no pictures, and states so.
         max_shown = MAX_SHOWN if find_spec("matplotlib") else 0
-        misses = find_misses(detector, split, accuracy.threshold, max_images=most_images, max_shown=max_shown)
+        misses = find_misses(detector, split, selection, max_images=most_images, max_shown=max_shown)
         kinds = mistakes(accuracy)
         pictures = show_false_positives(detector, accuracy, max_shown)
     device = next(detector.model.parameters()).device
@@ -125,9 +132,19 @@ def report_text(
     )
 
 
-def _target(output: str | Path | None, folder: Path, split: str) -> Path:
+def _own_cut(decision: Decision, split: Split, category_ids: Mapping[int, int]) -> Cut:
+    """Return the model's own thresholds for the classes of the data."""
+    label_of = {category_id: label for label, category_id in enumerate(split.classes.category_ids)}
+    # Classes that the model does not have are never detected, so that any number serves.
+    scores = np.full(len(split.classes), min(decision.thresholds[index] for index in category_ids))
+    for index, category_id in category_ids.items():
+        scores[label_of[category_id]] = decision.thresholds[index]
+    return Cut(scores, decision.reason, decision)
+
+
+def _target(output: str | Path | None, folder: Path, split: str | None) -> Path:
     if output is None:
-        return folder / (REPORT_PAGE if split == "val" else f"report_{split}.html")
+        return folder / (REPORT_PAGE if split in (None, "val") else f"report_{split}.html")
     target = check_output_file(output)
     if target.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--output {target} must end in .html.")

@@ -24,7 +24,7 @@ from rich.progress import TextColumn
 from ..files import write_text, writing
 from ..progress import progress_bar
 from ..system.environment import environment
-from ..words import exists, metric
+from ..words import duration, exists, metric
 from .names import METRICS_FILE, STARTS_FILE
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ class TrainingLog:
             return
         means = _means(self.window)
         spent = self.window_seconds
+        left = (self.last_step - step) * spent / len(self.window)
         self.window, self.window_images, self.window_seconds = [], 0, 0.0
         row = {
             "kind": "train",
@@ -129,7 +130,7 @@ class TrainingLog:
         if not self.console.is_terminal:
             self.console.print(
                 f"epoch {epoch + 1}  update {step}/{self.last_step}  loss {means['loss']:.3f}  "
-                f"{speed:.1f} img/s",
+                f"{speed:.1f} img/s{f'  {duration(left)} left' if step < self.last_step else ''}",
                 highlight=False,
             )
 
@@ -184,20 +185,21 @@ def note_start(
 def _open_events(folder: Path, first_step: int, console: Console) -> SummaryWriter | None:
     """Return TensorBoard's writer, which drops the events of updates that will be repeated.
 
-    It is None if TensorBoard is not installed.
+    It is None if TensorBoard is not installed, or cannot write to a folder whose name is not UTF-8.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        console.print(
-            "TensorBoard is not installed, so only metrics.jsonl is written, no events: "
-            'pip install "deformable-detr[train]" installs it.',
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
-        return None
-    return SummaryWriter(str(folder), purge_step=first_step + 1)
+        reason = 'TensorBoard is not installed (pip install "deformable-detr[train]")'
+    else:
+        try:
+            return SummaryWriter(str(folder), purge_step=first_step + 1)
+        except UnicodeEncodeError:
+            reason = "TensorBoard cannot write to a folder whose name is not UTF-8"
+    console.print(
+        f"{reason}: only metrics.jsonl is written, no events.", markup=False, highlight=False, soft_wrap=True
+    )
+    return None
 
 
 def _means(window: Sequence[Mapping[str, float]]) -> dict[str, float]:

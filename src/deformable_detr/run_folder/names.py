@@ -7,6 +7,7 @@ METRICS_FILE = "metrics.jsonl"  # losses and evaluations, one row per line
 STARTS_FILE = "environment.jsonl"  # machine and versions, one line for each start
 STATE_FILE = "training_state.pt"  # the state from which `--resume` continues
 LOCK_FILE = "training.lock"  # exists only during training; contains the number of the process
+PREDICTION_LOCK_FILE = "predict.lock"  # likewise, while tables of predictions are written
 CHECKPOINTS = "checkpoints"  # contains the checkpoint folders LAST and, after the first evaluation, BEST
 LAST, BEST = "last", "best"
 REPORT_PAGE = "report.html"

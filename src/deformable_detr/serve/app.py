@@ -16,7 +16,6 @@ from starlette.responses import JSONResponse, Response
 
 from .. import __version__
 from ..inference.detector import Detector
-from ..inference.selection import Selection
 from ..pages import template_text
 from .bodies import body_schema, pictures_of
 from .engine import Engine, State
@@ -40,7 +39,15 @@ DESCRIPTION = "Objects in pictures, and where the model looked for them."
 OF_THE_GATE = (400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 504)
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
-Threshold = Annotated[float, Query(ge=0, le=1, allow_inf_nan=False, description="least score")]
+Threshold = Annotated[
+    float | None,
+    Query(
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="minimum score; by default the model's own, one for each class (`/v1/model`)",
+    ),
+]
 ClassFilter = Annotated[
     list[str] | None, Query(alias="classes", max_length=1000, description="only these; repeat for several")
 ]
@@ -106,16 +113,17 @@ def _api(engine: Engine, on_failure: Callable[[], None] | None) -> FastAPI:
     )
     async def detect(
         request: Request,
-        threshold: Threshold = 0.5,
+        threshold: Threshold = None,
         max_detections: int = Query(min(100, most), ge=1, le=most, description="per picture"),
         classes: ClassFilter = None,
     ) -> DetectAnswer:
         _check_classes(classes or [], engine.detector)
-        selection = Selection.of(engine.detector.classes, threshold, classes or None)
+        selection = engine.detector.selection(threshold, classes or None)
         uploads = await pictures_of(await request.body(), request.headers, engine, settings.max_pictures)
         found = await engine.detect(uploads, selection, max_detections)
         return DetectAnswer(
             model=settings.name,
+            thresholds_from=selection.reason,
             results=[Found.of(upload, each) for upload, each in zip(uploads, found, strict=True)],
         )
 
@@ -130,7 +138,7 @@ def _api(engine: Engine, on_failure: Callable[[], None] | None) -> FastAPI:
     )
     async def explain_(
         request: Request,
-        threshold: Threshold = 0.5,
+        threshold: Threshold = None,
         max_detections: int = Query(min(100, most), ge=1, le=most, description="per picture"),
     ) -> JSONResponse:
         (upload,) = await pictures_of(await request.body(), request.headers, engine, 1)
@@ -183,11 +191,14 @@ def _add_status(api: FastAPI, engine: Engine) -> None:
     )
     async def model() -> ModelAnswer:
         detector = engine.detector
+        usual = detector.selection()
         return ModelAnswer(
             name=settings.name,
             recipe=detector.recipe,
             version=__version__,
             classes=list(detector.classes.names),
+            thresholds=[round(score, 6) for score in usual.thresholds.tolist()],
+            thresholds_from=usual.reason,
             can_explain=engine.can_explain,
             limits=Limits(
                 max_body_bytes=settings.max_body_bytes,

@@ -157,7 +157,7 @@ class Engine:
             selected = [selection(task.result()) for task in tasks]
             return [found.take(np.arange(min(len(found), max_detections))) for found in selected]
 
-    async def explain(self, upload: Upload, threshold: float, max_detections: int) -> dict[str, Any]:
+    async def explain(self, upload: Upload, threshold: float | None, max_detections: int) -> dict[str, Any]:
         """Return where the model looked in a picture, in the form that the page reads.
 
         The result is that of `explain.page.page_data`, and `total`, the number of detections. Fewer
@@ -293,20 +293,22 @@ class Engine:
         )
         self.detector.predict(picture)
         try:
-            page_data(self.detector.explain(picture, max_detections=1), 0.5)
+            page_data(self.detector.explain(picture, max_detections=1), self.detector.selection())
         except UserError:
             return False
         return True
 
 
-def _explained(detector: Detector, picture: Image, threshold: float, max_detections: int) -> dict[str, Any]:
+def _explained(
+    detector: Detector, picture: Image, threshold: float | None, max_detections: int
+) -> dict[str, Any]:
     explanation = detector.explain(picture, threshold, max_detections=max_detections)
     attention = explanation.queries.attention
     numbers = attention.weights[:1].size * (3 if hasattr(attention, "locations") else 1)
     shown = min(len(explanation), EXPLANATION_NUMBERS // max(1, numbers))
     rows = np.arange(shown)
     part = Explanation(explanation.detections.take(rows), explanation.queries.take(rows), None)
-    data = page_data(part, threshold)
+    data = page_data(part, detector.selection(threshold))
     # These explain positions in a picture, which the server does not offer.
     del data["encoder"], data["tokens"]
     return {**data, "total": len(explanation)}

@@ -60,6 +60,9 @@ class DetectAnswer(BaseModel):
     """The detections in each picture, in the order in which the pictures were sent."""
 
     model: str
+    thresholds_from: str = Field(
+        description="where the minimum scores come from: the request, or the choice saved in the model"
+    )
     results: list[Found]
 
 
@@ -93,7 +96,8 @@ class ExplainAnswer(BaseModel):
 
     total: int = Field(description="how many detections there are; the best of them are explained here")
     image_size: tuple[int, int] = Field(description="height, width")
-    threshold: float
+    threshold: float | None = Field(description="the minimum score; null if it differs between classes")
+    thresholds: str = Field(description="the minimum scores in words, and where they come from")
     heads: int
     levels: int
     points: int = Field(description="of each level; or cells, where attention is dense")
@@ -121,6 +125,10 @@ class ModelAnswer(BaseModel):
     recipe: str
     version: str
     classes: list[str | None] = Field(description="by label; null for a label that is never predicted")
+    thresholds: list[float] = Field(
+        description="by label: the minimum score of a detection in a request without `threshold`"
+    )
+    thresholds_from: str = Field(description="where these come from, in words")
     can_explain: bool
     limits: Limits
 

@@ -1,10 +1,14 @@
-"""Read inputs ahead of the model and write its results in threads, so that it never waits for a file."""
+"""Read inputs ahead of the model and write its results in threads, so that it never waits for a file.
+
+`limited_threads` sets the number of threads of the model's arithmetic itself.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from itertools import repeat
 from types import TracebackType
@@ -66,3 +70,16 @@ class Behind:
         self._thread.shutdown(cancel_futures=kind is not None and issubclass(kind, Exception))
         if kind is None:
             self.finish()
+
+
+@contextmanager
+def limited_threads(number: int) -> Iterator[None]:
+    """Let PyTorch use `number` threads in a block."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

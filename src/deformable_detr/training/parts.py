@@ -132,7 +132,7 @@ def build_parts(
         UserError: in the same cases as `train`.
     """
     processes = join_processes(device)
-    processes.from_first(partial(_check_output, output, resume))
+    processes.from_first(partial(require_room, output, resume))
     train_split, val_split = read_splits(data, config)
     config = config_for_classes(config, train_split)
     settings = config.train
@@ -167,7 +167,8 @@ def build_parts(
     return parts
 
 
-def _check_output(output: Path, resume: bool) -> None:
+def require_room(output: Path, resume: bool) -> None:
+    """Raise a `UserError` if there is no run to resume in `output` or, without `resume`, if there is one."""
     if resume:
         require_state(output)
     elif (output / STATE_FILE).exists():
@@ -179,7 +180,8 @@ def _check_output(output: Path, resume: bool) -> None:
 def _untrained(config: RunConfig, split: Split, *, pretrained: bool) -> Checkpoint:
     # The first process's weights are sent to all others, but every process can read the file.
     weights = config.train.backbone_weights if pretrained else None
-    return new_checkpoint(config.model, split.classes, config.data, config.recipe, weights)
+    data = replace(config.data, images=None)  # a model may be passed on; where its pictures were is private
+    return new_checkpoint(config.model, split.classes, data, config.recipe, weights)
 
 
 def _prepare(start: Checkpoint, config: RunConfig, device: torch.device, dtype: torch.dtype) -> TrainingState:
@@ -191,6 +193,7 @@ def _prepare(start: Checkpoint, config: RunConfig, device: torch.device, dtype: 
     # Depthwise and 1x1 convolutions run faster in this layout, on CPUs and GPUs.
     model.backbone.to(memory_format=torch.channels_last)
     average = copy.deepcopy(model) if settings.ema_decay > 0 else None
+    model.decoder.look_forward_twice = settings.look_forward_twice
     if settings.activation_checkpointing:
         checkpoint_activations(model)
     optimizer = adamw(parameter_groups(model, settings), settings)

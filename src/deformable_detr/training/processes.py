@@ -73,9 +73,9 @@ class Processes:
             except UserError as error:
                 shared[1] = error
         torch.distributed.broadcast_object_list(shared)
-        result, error = shared
-        if error is not None:
-            raise error
+        result, problem = shared
+        if problem is not None:
+            raise problem
         return result  # type: ignore[no-any-return]
 
     def wait(self) -> None:

@@ -6,30 +6,29 @@ TensorBoard's event files, `environment.jsonl` (a line for each start) and `repo
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import yaml
+from rich.console import Console
 
-from .. import checkpoint as checkpoints
 from ..config import RunConfig, override, read_config, to_dict
 from ..data.loading import lost_workers_as_user_errors
 from ..data.seeds import seed_sequence
 from ..errors import TrainingInterruptedError, UserError
-from ..evaluation import collect_detections, evaluate
+from ..evaluation import evaluate
 from ..files import remove_abandoned, write_text
 from ..inference.detector import Detector
-from ..report import report_text
+from ..run_folder.lock import locked
 from ..run_folder.log import TrainingLog, note_start
-from ..run_folder.names import BEST, LAST, REPORT_PAGE, RUN_CONFIG_FILE, STATE_FILE
-from .lock import locked
+from ..run_folder.names import BEST, LAST, RUN_CONFIG_FILE, STATE_FILE
+from .choice import choice_line
+from .finish import finish
 from .messages import opening_lines
 from .optimisation import (
     batch_size_factor,
@@ -37,9 +36,9 @@ from .optimisation import (
     set_learning_rates,
     update_moving_average,
 )
-from .parts import Parts, build_parts
-from .processes import join_processes
-from .settings import describe_data, resolve_config
+from .parts import Parts, build_parts, require_room
+from .processes import Processes, join_processes
+from .settings import describe_data, names_a_recipe, resolve_config
 from .signals import StopNow, StopRequest, catch_stop_signals
 from .update import MicroBatch, count_update, update
 
@@ -63,7 +62,8 @@ def train(
     Args:
         data: a folder in COCO, Pascal VOC or YOLO layout, with a split `train` and, to choose the best
             checkpoint, `val` (or else `test`).
-        recipe: a name in `recipes.RECIPES`, or a whole `RunConfig`.
+        recipe: a name in `recipes.RECIPES`, or a whole `RunConfig`; None means `deformable_detr_lite` on a
+            CPU and `deformable_detr_r50_two_stage` on a GPU.
         output: the run folder. It must not contain a run yet, except with `resume`.
         config: a YAML file with fields of `RunConfig`; precedence is recipe < config < overrides.
         init_from: a model to start from; its classes may differ.
@@ -85,10 +85,23 @@ def train(
     output = Path(output)
     processes = join_processes(device)
     resumes = processes.from_first(partial(_resumes, output, resume))
-    base = processes.from_first(partial(_resolve, recipe, output, config, init_from, resumes))
+    base = processes.from_first(partial(_resolve, recipe, output, config, init_from, resumes, device))
     settings = override(base, overrides)
     with locked(output) if processes.is_first else nullcontext():
+        if processes.is_first and not names_a_recipe(recipe, config, init_from, resumes):
+            _say_what_was_chosen(data, settings, output, device, processes)
         return _train(build_parts(data, settings, output, init_from=init_from, resume=resumes, device=device))
+
+
+def _say_what_was_chosen(
+    data: str | Path, settings: RunConfig, output: Path, device: str, processes: Processes
+) -> None:
+    """Print the line on the recipe that was chosen for this machine."""
+    alone, console = processes.world_size == 1, Console()
+    if alone:
+        require_room(output, resume=False)  # before updates are measured in vain
+    line = choice_line(data, settings, device, console, alone=alone)
+    console.print(line, highlight=False, soft_wrap=True)
 
 
 def _resumes(output: Path, resume: bool | Literal["auto"]) -> bool:
@@ -121,10 +134,7 @@ def _train(run: Parts) -> Detector:
     if run.last_step == 0:
         run.save_checkpoint(LAST)
         run.save_state()
-    detector = _best_detector(run)
-    if run.config.train.report:
-        _write_report(run, detector)
-    return detector
+    return finish(run)
 
 
 def _train_epochs(run: Parts, log: TrainingLog, stop: StopRequest) -> None:
@@ -218,11 +228,12 @@ def _resolve(
     config: str | Path | None,
     init_from: str | Path | None,
     resume: bool,
+    device: str,
 ) -> RunConfig:
     """Return the configuration before overrides."""
     if isinstance(recipe, RunConfig):
         return recipe if config is None else read_config(Path(config), recipe)
-    return resolve_config(recipe, output, config=config, init_from=init_from, resume=resume)
+    return resolve_config(recipe, output, config=config, init_from=init_from, resume=resume, device=device)
 
 
 def _open_folder(run: Parts) -> None:
@@ -237,43 +248,3 @@ def _open_folder(run: Parts) -> None:
         processes=run.processes.world_size,
         data=describe_data(run.train_split, run.val_split),
     )
-
-
-def _best_detector(run: Parts) -> Detector:
-    """Return the best checkpoint of the run folder, or the last one if there was no evaluation."""
-    if run.processes.is_first:
-        checkpoint = checkpoints.load(run.output)
-    else:
-        checkpoint = replace(run.start, model=copy.deepcopy(run.state.model_to_keep))
-    weights = run.processes.from_first(checkpoint.model.state_dict)
-    if not run.processes.is_first:
-        checkpoint.model.load_state_dict(weights)
-    checkpoint.model.eval()
-    return Detector.of(checkpoint, run.processes.device)
-
-
-def _write_report(run: Parts, detector: Detector) -> None:
-    """Write the report. All processes detect objects, and the first process writes the file.
-
-    As the run is finished and saved, an error is printed and not raised.
-    """
-    run.console.print("measuring the best weights for the report", highlight=False)
-    try:
-        rows = [] if run.val_split is None else collect_detections(detector, run.val_split, progress=False)
-        if run.processes.is_first:
-            path = run.output / REPORT_PAGE
-            text = report_text(
-                detector, rows, run.val_split, run.train_split, model=str(run.output), data=str(run.data)
-            )
-            write_text(path, text)
-            run.console.print(f"report: {path}", highlight=False, soft_wrap=True)
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        run.console.print(
-            f"The run is finished and saved, but its report could not be written ({reason}); try again with "
-            f"`deformable-detr report {run.output} {run.data}`.",
-            style="red",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )

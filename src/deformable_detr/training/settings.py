@@ -14,9 +14,11 @@ from ..data.formats import list_splits, read_split
 from ..data.formats.losses import main_reason
 from ..data.formats.splits import name_to_measure_on
 from ..data.records import Split
+from ..data.remote_folder import remote_folder
 from ..errors import UserError
 from ..evaluation import match_classes
 from ..run_folder.names import RUN_CONFIG_FILE
+from .choice import usual_recipe
 from .state import require_state
 
 
@@ -27,11 +29,12 @@ def resolve_config(
     config: str | Path | None = None,
     init_from: str | Path | None = None,
     resume: bool = False,
+    device: str = "auto",
 ) -> RunConfig:
     """Return the configuration before flags, from the stopped run or from the recipe and the config file.
 
     If no recipe is given, it is the one that the config file names, or else that of `init_from`, with the
-    architecture and the preprocessing of its weights.
+    architecture and the preprocessing of its weights. Without any of these, the recipe suits the device.
 
     Raises:
         UserError: if the recipe is unknown, a file is unreadable, two recipes contradict each other, or there
@@ -48,8 +51,16 @@ def resolve_config(
     elif init_from is not None:
         base = _config_of_model(init_from)
     else:
-        base = recipe_of("deformable_detr_r50")
+        base = recipe_of(usual_recipe(device))
     return base if config is None else with_file(base, Path(config), content)
+
+
+def names_a_recipe(
+    recipe: str | RunConfig | None, config: str | Path | None, init_from: str | Path | None, resume: bool
+) -> bool:
+    """Return whether one of these arguments of `train` says what to train."""
+    in_file = config is not None and "recipe" in read_yaml(Path(config))
+    return recipe is not None or init_from is not None or resume or in_file
 
 
 def _config_of_run(output: Path, recipe: str | None) -> RunConfig:
@@ -69,8 +80,8 @@ def _config_of_model(init_from: str | Path) -> RunConfig:
     return replace(
         base,
         model=replace(source.config, num_classes=base.model.num_classes),
-        # The layout of the new data's files is their own, and so is how strictly to read them.
-        data=replace(source.data, format=base.data.format, strict=base.data.strict),
+        # The layout and place of the new data's files are their own, and so is how strictly to read them.
+        data=replace(source.data, format=base.data.format, strict=base.data.strict, images=base.data.images),
     )
 
 
@@ -80,13 +91,14 @@ def read_splits(data: str | Path, config: RunConfig) -> tuple[Split, Split | Non
     Raises:
         UserError: if the data cannot be read, have no object to learn from, or have no class in common.
     """
-    read = partial(read_split, data, format=config.data.format, strict=config.data.strict)
+    folder = remote_folder(config.data.images, config.data.cache_gb, config.data.cache_folder)
+    read = partial(read_split, data, format=config.data.format, strict=config.data.strict, images=folder)
     train = read("train")
     if train.num_objects == 0:
         crowds = sum(map(len, train.images))
-        only = f"only {crowds} crowd regions" if crowds else "none"
+        only = f" (only {crowds:,} crowd regions)" if crowds else ""
         raise UserError(
-            f"the split {train.name} of {train.source} has no object to learn from, {only}"
+            f"the split {train.name} of {train.source} has no object to learn from{only}"
             f"{main_reason(train)}: correct the annotations."
         )
     name = name_to_measure_on(list_splits(data, format=config.data.format))

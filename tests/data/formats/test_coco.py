@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deformable_detr.data.formats import list_splits, read_split
+from deformable_detr.data.formats import coco_json, list_splits, read_split
 from deformable_detr.errors import UserError
 from tests.support.dataset_files import coco_content, write_coco, write_image, write_json
 from tests.support.paths import data_set
@@ -423,6 +423,20 @@ def test_round_trip(images: list[list[tuple[str, tuple[float, float, float, floa
             np.testing.assert_allclose(
                 image.boxes_xyxy, np.array([box for _, box in expected]).reshape(-1, 4), atol=1e-9
             )
+
+
+def test_a_document_that_is_far_too_large_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_coco(tmp_path, two_images())
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr(coco_json, "MAX_BYTES", 100)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(UserError, match=r"instances_train\.json has [\d,]+ bytes.*at most 100"):
+        read_split(tmp_path, "train")
 
 
 scraps = st.recursive(

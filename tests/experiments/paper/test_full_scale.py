@@ -90,6 +90,26 @@ def test_what_they_start_is_the_published_setting(
     assert not parsed.resume
 
 
+@pytest.mark.parametrize(
+    ("script", "nodes"), [(ONE_NODE, "1"), (SLURM, "2")], ids=["one node", "two nodes under Slurm"]
+)
+@pytest.mark.parametrize(("epochs", "drop"), [({}, 11), ({"EPOCHS": "24"}, 20), ({"EPOCHS": "36"}, 30)])
+def test_later_recipes_have_a_schedule_of_their_own(
+    launchers: Path, script: Path, nodes: str, epochs: dict[str, str], drop: int
+) -> None:
+    slurm = {"SLURM_NNODES": nodes, "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_ID": "7"}
+    name = "deformable_detr_r50_plus"
+    _, _, rest = start(script, launchers, ["coco", name], **slurm, **epochs).stdout.partition(
+        "deformable_detr\ntrain\n"
+    )
+    parsed = parser_of("train", rest.splitlines()).read(rest.splitlines())
+    train = override(recipe(parsed.recipe), changes(vars(parsed))).train
+    assert train.batch_size * train.accumulate * 8 * int(nodes) == 16
+    assert (train.epochs, train.lr_drop_epochs) == (int(epochs.get("EPOCHS", 12)), (drop,))
+    if not epochs:
+        assert train.lr_drop_epochs == recipe(name).train.lr_drop_epochs
+
+
 def test_a_run_that_was_stopped_is_resumed(launchers: Path) -> None:
     run = launchers / "runs/paper/runs/full/deformable_detr_r50-50ep-seed42"
     run.mkdir(parents=True)

@@ -18,12 +18,14 @@ from deformable_detr.config import RECIPES, BackboneConfig, DataConfig, recipe
 from deformable_detr.inference.convolutions import fold_norms
 from deformable_detr.inference.cpu import Runner, encoder
 from deformable_detr.inference.cpu.encoder import ChunkedEncoder
+from deformable_detr.inference.cpu.group_norm import norm_groups_in_two_passes
 from deformable_detr.inference.cpu.memory import KEPT_SIZES
 from deformable_detr.inference.cpu.queries import ChunkedProposals
 from deformable_detr.inference.detector import Detector
 from deformable_detr.inference.torch_backends import RunnerBackend
 from deformable_detr.models import DetectionModel
 from deformable_detr.models.backbone import build_backbone
+from deformable_detr.models.neck import GroupNorm
 from deformable_detr.models.queries import base_boxes
 from deformable_detr.structures import ImageBatch, Predictions
 from tests.support.small_models import random_checkpoint, randomise, small_config
@@ -88,11 +90,6 @@ def kinds_of_pictures() -> dict[str, ImageBatch]:
     }
 
 
-# BiFPN's runner is off by 3e-5 and its plain model by 4e-6. The error grows in the neck's three layers, which
-# normalise maps of a few pixels; the cause is not known.
-LOOSER = {"deformable_detr_r50_bifpn": 1e-4}
-
-
 @pytest.mark.parametrize("name", RECIPES)
 def test_it_is_as_exact_as_the_plain_model(name: str) -> None:
     model = small_model(name)
@@ -104,7 +101,7 @@ def test_it_is_as_exact_as_the_plain_model(name: str) -> None:
             wanted = getattr(exact, output)
             own = float((getattr(plain, output) - wanted).abs().max())
             error = float((getattr(found, output) - wanted).abs().max())
-            assert error <= max(2 * own, LOOSER.get(name, 1e-5)), (kind, output, error, own)
+            assert error <= max(2 * own, 1e-5), (kind, output, error, own)
 
 
 @pytest.mark.parametrize("name", ["deformable_detr_r50", "deformable_detr_lite"])
@@ -125,6 +122,17 @@ def test_group_norm_keeps_its_digits_in_channels_last(name: str) -> None:
             bound = max(2 * float((usual - exact).abs().max()), 1e-5)  # convolutions lose some, too
             assert float((training - exact).abs().max()) <= bound
             assert float((predicting - exact).abs().max()) <= bound
+
+
+def test_group_norm_keeps_its_digits_on_a_map_that_hardly_varies() -> None:
+    """Its maximum gain, 1/√ε, applies to the rounding of the mean, too. In a BiFPN whose learned weights have
+    switched off a level, maps are like that."""
+    norm = GroupNorm(16, 32)
+    map = 0.28 + 1e-3 * torch.randn(1, 32, 6, 9, generator=torch.Generator().manual_seed(0))
+    neck = nn.Sequential(norm)
+    exact = copy.deepcopy(norm).double()(map.double())
+    norm_groups_in_two_passes(neck)
+    assert float((neck(map.to(memory_format=torch.channels_last)) - exact).abs().max()) < 1e-6
 
 
 @pytest.mark.parametrize("mask_invalid", [True, False])
@@ -253,18 +261,45 @@ def test_a_norm_is_folded_only_where_nobody_else_sees_the_convolution() -> None:
 # ---------------------------------------------------------------- 16 bit
 
 
-@pytest.mark.parametrize("name", ["detr_r50", "deformable_detr_r50", "deformable_detr_lite"])
+# A bfloat16 is off by up to 2⁻⁹ = 0.2 %, and some twenty layers follow each other: √20 · 0.2 % = 1 %.
+# Processors differ in the order in which they add and in where they round, so five times that is allowed.
+OF_BFLOAT16 = 0.05
+
+
+def root_mean_square(x: Tensor) -> float:
+    return float(x.square().mean().sqrt())
+
+
+@pytest.mark.parametrize("name", ["detr_r50", "deformable_detr_r50"])
 def test_bfloat16_stays_close_and_keeps_coordinates_in_float32(name: str) -> None:
     model = small_model(name)
     batch = images((70, 101), (48, 90))
     runner = Runner(model, torch.bfloat16)
     found, wanted = runner(batch), plainly(model, batch)
     assert found.logits.dtype == found.boxes_cxcywh.dtype == torch.float32
-    error = (found.logits - wanted.logits).abs()
-    assert 0 < error.max() < 0.1 * wanted.logits.std()
-    assert (found.boxes_cxcywh - wanted.boxes_cxcywh).abs().max() < 0.02
+    for output in ("logits", "boxes_cxcywh"):
+        right = getattr(wanted, output)
+        assert 0 < root_mean_square(getattr(found, output) - right) < OF_BFLOAT16 * float(right.std())
     assert {parameter.dtype for parameter in runner._model.encoder.parameters()} == {torch.bfloat16}
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", ["deformable_detr_lite", "deformable_detr_r50_two_stage"])
+def test_bfloat16_stays_close_up_to_the_choice_of_proposals(name: str) -> None:
+    """Rounding may decide which proposals are the best, and then queries differ: memories are compared."""
+    model = small_model(name)
+    runner = Runner(model, torch.bfloat16)
+    memories: list[Tensor] = []
+    for encoder_ in (model.encoder, runner._model.encoder):
+        encoder_.register_forward_hook(lambda _, __, memory: memories.append(memory.tokens.float().clone()))
+    batch = images((70, 101), (48, 90))
+    plainly(model, batch)
+    found = runner(batch)
+    plain, in_bfloat16 = memories
+    assert 0 < root_mean_square(in_bfloat16 - plain) < OF_BFLOAT16 * root_mean_square(plain)
+    assert found.logits.dtype == found.boxes_cxcywh.dtype == torch.float32
+    assert torch.isfinite(found.logits).all()
+    assert ((found.boxes_cxcywh >= 0) & (found.boxes_cxcywh <= 1)).all()
 
 
 # ---------------------------------------------------------------- changes of the model

@@ -13,6 +13,7 @@ from deformable_detr.inference.cuda.runner import can_be_captured
 from deformable_detr.inference.torch_backends import RunnerBackend
 from deformable_detr.structures import ImageBatch
 from tests.inference.cpu.test_runner import assert_same, images, plainly, small_model
+from tests.support.matching import assert_same_detections
 
 CPU = torch.device("cpu")
 
@@ -67,5 +68,4 @@ def test_gpu_predicts_the_same_by_graph() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
     plainly_computed, recorded, replayed = (detector.predict(picture, threshold=0.0) for _ in range(3))
     for found in (recorded, replayed):
-        np.testing.assert_allclose(found.scores, plainly_computed.scores, atol=1e-6)
-        np.testing.assert_allclose(found.boxes_xyxy, plainly_computed.boxes_xyxy, atol=1e-3)
+        assert_same_detections(found, plainly_computed, score=1e-6, box=1e-3)

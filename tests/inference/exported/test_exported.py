@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from PIL import Image
 
 import deformable_detr as dd
 from deformable_detr import models
-from deformable_detr.checkpoint import contents
+from deformable_detr.checkpoint import Decision, contents
 from deformable_detr.cli import main
 from deformable_detr.data.drawn import generate
 from deformable_detr.errors import UserError
@@ -75,6 +76,22 @@ def test_a_detector_without_a_model(toys: Path, suffix: str, no_model: None) -> 
     assert one.category_ids[0] == 5
     np.testing.assert_allclose(one.boxes_xyxy[0], [20, 17.5, 40, 22.5], atol=1e-3)
     np.testing.assert_allclose(one.scores, other.scores, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_thresholds_of_the_model_are_in_the_file(suffix: str, tmp_path: Path) -> None:
+    decision = Decision((0.6, 0.9), ("own", "own"), "best_f1", "val", 3)
+    path = write_toy(tmp_path / f"toy{suffix}", description=replace(toy_description(), decision=decision))
+    detector = dd.load(path)
+    assert detector.decision == decision
+    red = np.zeros((50, 100, 3), dtype=np.uint8)
+    red[..., 0], red[..., 1] = 255, 60
+    found, everything = detector.predict(red), detector.predict(red, threshold=0.0)
+    assert 0 < len(found) < len(everything)
+    least = {"circle": np.float32(0.6), "square": np.float32(0.9)}
+    assert len(found) == sum(
+        score >= least[name] for score, name in zip(everything.scores, everything.names, strict=True)
+    )
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -31,8 +31,9 @@ from pathlib import Path
 
 from ...errors import UserError
 from ..records import Split
+from ..remote_folder import RemoteFolder
 from . import coco, voc, yolo
-from .splits import in_usual_order, names_meant
+from .splits import in_usual_order, name_to_measure_on, names_meant
 
 NOTES = frozenset({"polygon", "pose", "extra-column", "path-not-found", "missing-split", "respelt-name"})
 
@@ -87,21 +88,39 @@ def list_splits(root: Path | str, *, format: str = "auto") -> tuple[str, ...]:
     return in_usual_order(_layout(root, format).splits(_place(root)))
 
 
-def read_split(root: Path | str, split: str, *, format: str = "auto", strict: bool = False) -> Split:
+def read_split(
+    root: Path | str,
+    split: str | None,
+    *,
+    format: str = "auto",
+    strict: bool = False,
+    images: RemoteFolder | None = None,
+) -> Split:
     """Read one split of a data set.
 
     Args:
         root: the data set's folder, or a COCO JSON or YOLO YAML file.
-        split: the split's name, see `list_splits`.
+        split: the split's name, see `list_splits`; None means the one that training measures on, which is
+            `val` or else `test`.
         format: coco, voc or yolo; auto recognises the layout.
         strict: refuse data with problems (except `NOTES`) instead of dropping broken entries.
+        images: the folder behind a URL that holds the pictures, if they are not in the data set (only COCO).
 
     Raises:
         UserError: if there is no such folder, no data set in it, no such split, a file is unusable, no image
             is left, or there are problems in strict mode.
     """
-    name = _match(split, list_splits(root, format=format), root)
-    result = _layout(root, format).read(_place(root), name)
+    splits = list_splits(root, format=format)
+    name = _to_measure_on(splits, root) if split is None else _match(split, splits, root)
+    if images is None:
+        result = _layout(root, format).read(_place(root), name)
+    elif (detect_format(root) if format == "auto" else format) == "coco":
+        result = coco.read(_place(root), name, images)
+    else:
+        raise UserError(
+            f"pictures behind a URL ({images.url}) need annotations in COCO layout, which states names and "
+            f"sizes, and {root} has another layout: convert it to COCO, or copy the pictures to the disk."
+        )
     if not result.images:
         lost = [problem for problem in result.problems if problem.kind not in NOTES]
         why = (
@@ -147,6 +166,16 @@ def _place(root: Path | str) -> Path:
     if not place.exists():
         raise UserError(f"there is no data set at {root}: check the path.")
     return place
+
+
+def _to_measure_on(available: tuple[str, ...], root: Path | str) -> str:
+    name = name_to_measure_on(available)
+    if name is None:
+        raise UserError(
+            f"{root} has no split to measure on, val or test: there is {', '.join(available) or 'none'}; "
+            "name one with --split."
+        )
+    return name
 
 
 def _match(wanted: str, available: tuple[str, ...], root: Path | str) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 
 from ...errors import UserError
 from ..records import ImageRecord, Problem
+from ..remote_folder import RemoteFile
 from .lookup import Files
 
 # Pixels by which a box may extend beyond the image without a report, since rounding to a few decimals can
@@ -36,15 +37,17 @@ _LARGER_THAN_FRACTIONS = 4
 
 # The annotation of one image has a few kilobytes. A file larger than this is something else: not parsed.
 MAX_ANNOTATION_BYTES = 16 * 2**20
+MAX_LIST_BYTES = 256 * 2**20  # names of some millions of images
 
 
 class RawImage(NamedTuple):
-    """An image whose file exists. `size` is (H, W)."""
+    """An image whose file exists or is `remote`. `size` is (H, W)."""
 
     path: str
     file_name: str
     image_id: int
     size: tuple[int, int]
+    remote: RemoteFile | None = None
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,7 @@ def _records(
                 difficult=difficult[part],
                 area=area[part],
                 annotation_ids=annotation_ids[part],
+                remote=image.remote,
             )
         )
         start = end
@@ -258,15 +262,17 @@ def respelt_names(files: Files, where: str) -> list[Problem]:
 def read_annotation(
     path: str, most_bytes: int = MAX_ANNOTATION_BYTES, what: str = "the annotation of one image"
 ) -> bytes:
-    """Return the bytes of a small annotation file.
+    """Return the bytes of an annotation file.
 
     Raises:
-        UserError: if it cannot be read or is far too large.
+        UserError: if it cannot be read or is far too large, which is noticed before anything is read.
     """
     try:
         size = os.path.getsize(path)
         if size > most_bytes:
-            raise UserError(f"{path} has {size:,} bytes, too many for {what}: replace the file.")
+            raise UserError(
+                f"{path} has {size:,} bytes, too many for {what} (at most {most_bytes:,}): replace the file."
+            )
         return Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
@@ -274,7 +280,7 @@ def read_annotation(
 
 def read_lines(file: Path) -> list[str]:
     """Return the lines of a list of names, which, like file names, need not be UTF-8."""
-    data = read_annotation(str(file), what="a list")
+    data = read_annotation(str(file), MAX_LIST_BYTES, "a list")
     try:
         if data.startswith((b"\xff\xfe", b"\xfe\xff")):
             return data.decode("utf-16").splitlines()

@@ -31,6 +31,7 @@ from ...errors import UserError
 from ...structures import ClassTable
 from ..images import read_header
 from ..records import Problem, Split
+from ..remote_folder import RemoteFile, RemoteFolder
 from . import values
 from .assembly import RawImage, RawObjects, assemble, respelt_names
 from .coco_files import LOOKED_FOR, Source, find_sources, other_json
@@ -40,6 +41,7 @@ from .lookup import Files, NamedFiles
 __all__ = ["LOOKED_FOR", "hint", "present", "read", "splits"]
 
 _LARGEST_AREA = 1e18
+_Stated = dict[int, tuple[int, dict[str, Any]]]  # by image id: (position in the list, entry)
 
 
 def present(root: Path) -> bool:
@@ -60,8 +62,8 @@ def hint(root: Path) -> str:
     )
 
 
-def read(root: Path, split: str) -> Split:
-    """Read one split.
+def read(root: Path, split: str, folder: RemoteFolder | None = None) -> Split:
+    """Read one split; `folder` holds its pictures if they are not in the data set.
 
     Raises:
         UserError: if the file as a whole, or every image in it, is unusable.
@@ -72,7 +74,12 @@ def read(root: Path, split: str) -> Split:
     problems: list[Problem] = []
 
     classes = _classes(content["categories"], places, problems)
-    images, known_ids = _images(content["images"], source, places, problems)
+    stated = _stated(content["images"], places, problems)
+    if folder is None:
+        images = _images(stated, source, places, problems)
+    else:
+        images = _remote_images(stated, folder, split, places, problems)
+    known_ids = np.array(sorted(stated), dtype=np.int64)
     objects, rows, more = _objects(content["annotations"], classes, images, known_ids, places)
     problems += more
 
@@ -119,11 +126,9 @@ def _classes(rows: list[Any], places: Places, problems: list[Problem]) -> ClassT
 # --- images -----------------------------------------------------------------------------------------------
 
 
-def _images(
-    rows: list[Any], source: Source, places: Places, problems: list[Problem]
-) -> tuple[list[RawImage], np.ndarray]:
-    """Return the images that exist, and the ids of all images that the file mentions."""
-    stated: dict[int, tuple[int, dict[str, Any]]] = {}
+def _stated(rows: list[Any], places: Places, problems: list[Problem]) -> _Stated:
+    """Return the usable entries of the file's list of images."""
+    stated: _Stated = {}
     for position, row in enumerate(rows):
         image_id = values.whole_number(row.get("id")) if isinstance(row, dict) else None
         if image_id is None or not isinstance(row.get("file_name"), str):
@@ -134,7 +139,11 @@ def _images(
             problems.append(Problem("duplicate-image-id", places.image(row, position), message))
         else:
             stated[image_id] = position, row
+    return stated
 
+
+def _images(stated: _Stated, source: Source, places: Places, problems: list[Problem]) -> list[RawImage]:
+    """Return the images that exist."""
     files = Files(source.root)
     found = NamedFiles(files, source.folders, [row["file_name"] for _, row in stated.values()])
     images = []
@@ -152,11 +161,29 @@ def _images(
             message = f"{name!r} leads out of the data set: left out"
             problems.append(Problem("outside-root", places.image(row, position), message))
     problems += respelt_names(files, places.called)
-    return images, np.array(sorted(stated), dtype=np.int64)
+    return images
+
+
+def _remote_images(
+    stated: _Stated, folder: RemoteFolder, split: str, places: Places, problems: list[Problem]
+) -> list[RawImage]:
+    """Return the images behind a URL. Whether they exist shows when they are read."""
+    images = []
+    for image_id, (position, row) in stated.items():
+        name = row["file_name"]
+        remote = folder.file(name, split)
+        if remote is None:
+            message = f"{name!r} leads out of {folder.url}: left out"
+            problems.append(Problem("outside-root", places.image(row, position), message))
+            continue
+        size = _size(row, remote, partial(places.image, row, position), problems)
+        if size is not None:
+            images.append(RawImage(name, name, image_id, size, remote))
+    return images
 
 
 def _size(
-    row: dict[str, Any], path: str, where: Callable[[], str], problems: list[Problem]
+    row: dict[str, Any], path: str | RemoteFile, where: Callable[[], str], problems: list[Problem]
 ) -> tuple[int, int] | None:
     height, width = values.length(row.get("height")), values.length(row.get("width"))
     if height is not None and width is not None:

@@ -10,19 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
+from .assembly import read_annotation
 from .values import whole_number
+
+# COCO's own file has 449 MB, and the largest public ones have a few GB. Reading takes several times the size
+# in memory, so that a larger file could hardly be used: not parsed.
+MAX_BYTES = 8 * 2**30
 
 
 def load(file: str) -> dict[str, Any]:
     """Read a COCO JSON file without segmentations.
 
     Raises:
-        UserError: if the file cannot be read, is not JSON, or lacks one of COCO's three lists.
+        UserError: if the file cannot be read, is far too large, is not JSON, or lacks one of COCO's three
+            lists.
     """
-    try:
-        data = Path(file).read_bytes()
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror or error}.") from error
+    data = read_annotation(file, MAX_BYTES, "the annotations of a split")
     if not data.strip():
         raise UserError(f"{file} is empty: it should hold COCO's images, annotations and categories.")
     try:

@@ -11,7 +11,7 @@ from ...models import DetectionModel, copy_on_same_memory
 from ...models.attention import DeformableAttention
 from ...models.decoder import Decoder
 from ...models.encoder import Encoder, EncoderLayer
-from ...models.queries import FixedQueries, ProposalQueries
+from ...models.queries import FixedQueries, chooses_proposals
 from ..convolutions import fold_norms, in_channels_last, keep_sampling_in_float32
 from .decoder import LastLayerDecoder, SampledFirst
 from .encoder import ChunkedEncoder, ChunkedEncoderLayer
@@ -56,7 +56,7 @@ def _encoder(encoder: Encoder) -> Encoder:
 def _queries(queries: nn.Module) -> nn.Module:
     if isinstance(queries, FixedQueries) and type(queries).forward is FixedQueries.forward:
         return ComputedQueries(queries)
-    if type(queries) is ProposalQueries:
+    if chooses_proposals(queries):
         return ChunkedProposals(queries)
     return queries
 

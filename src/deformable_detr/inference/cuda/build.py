@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ...models import DetectionModel, copy_on_same_memory
-from ...models.queries import BestProposals, ProposalQueries
+from ...models.queries import with_best_proposals
 from ...structures import DetectorOutput, FeatureBatch, FeatureMemory, ImageBatch
 from ..convolutions import fold_norms, in_channels_last, keep_sampling_in_float32
 
@@ -47,14 +47,13 @@ def optimise(model: DetectionModel, dtype: torch.dtype) -> TypedModel:
     """
     model = copy_on_same_memory(model).eval()
     fold_norms(model.backbone)
-    queries = model.queries
     replica = TypedModel(
         dtype=dtype,
         backbone=in_channels_last(model.backbone),
         neck=in_channels_last(model.neck),
         position=model.position,
         encoder=model.encoder,
-        queries=BestProposals(queries) if type(queries) is ProposalQueries else queries,
+        queries=with_best_proposals(model.queries),
         decoder=model.decoder,
     )
     if dtype != torch.float32:

@@ -121,7 +121,7 @@ get("level").max = get("from").max = data.levels;
 get("most").textContent = data.most.toPrecision(2);
 get("bar").style.background = colourBar(data);
 const number = data.detections.length;
-get("count").textContent = `${number} detection${number === 1 ? "" : "s"} above ${data.threshold}`;
+get("count").textContent = `${number} detection${number === 1 ? "" : "s"} above ${data.thresholds}`;
 data.detections.forEach((d, i) => {
   const button = document.createElement("button"), item = document.createElement("li");
   for (const [kind, text] of [["name", d.name], ["number", d.score.toFixed(2)]]) {

@@ -92,7 +92,7 @@ async function detect(file) {
   fill();
   try {
     const most = limits ? Math.min(100, limits.max_detections) : 100;
-    const answer = await patiently(run, `v1/detect?threshold=${LEAST}&max_detections=${most}`, formOf(file));
+    const answer = await patiently(run, `v1/detect?threshold=${least()}&max_detections=${most}`, formOf(file));
     if (run !== state.run) return;
     state.found = answer.results[0];
     get("download").disabled = false;
@@ -114,7 +114,7 @@ async function explain() {
   state.explaining = true;
   try {
     const most = Math.min(100, state.model.limits.max_detections);
-    const data = await patiently(run, `v1/explain?threshold=${LEAST}&max_detections=${most}`, formOf(state.file));
+    const data = await patiently(run, `v1/explain?threshold=${least()}&max_detections=${most}`, formOf(state.file));
     if (run !== state.run) return;
     state.explanation = { data, attention: unpack(data.decoder) };
     get("layer").max = get("layer").value = data.decoder.layers;
@@ -145,10 +145,25 @@ function explained(detection) {
 
 // ------------------------------------------------------------ what is shown
 
+// The slider's value, or the model's own thresholds, one for each class.
+const least = () => Math.min(LEAST, ...(state.model ? state.model.thresholds : []));
 const threshold = () => get("threshold").value / 100;
+const isOwn = () => get("own").checked;
+const inWords = () => isOwn() ? "the thresholds of their classes" : threshold().toFixed(2);
+const reaches = d => d.score >= (isOwn() ? state.model.thresholds[d.label] : threshold());
 function visible() {
   if (!state.found) return [];
-  return state.found.detections.filter(d => d.score >= threshold() && !state.hidden.has(d.label));
+  return state.found.detections.filter(d => reaches(d) && !state.hidden.has(d.label));
+}
+function offerOwn() {
+  const { thresholds, classes, thresholds_from: reason } = state.model;
+  const used = thresholds.filter((_, label) => classes[label] !== null);
+  const differ = new Set(used).size > 1;
+  get("own-line").hidden = !differ;
+  get("own").checked = differ;
+  get("own-text").textContent = `the model's own, one for each class (${reason})`;
+  if (!differ && used.length) get("threshold").value = Math.round(100 * used[0]);
+  showValues();
 }
 async function show(file) {
   const stage = get("stage");
@@ -196,7 +211,7 @@ function fill() {
   }));
   if (focusedAt >= 0) list.children[Math.min(focusedAt, list.children.length - 1)]?.firstChild.focus();
   get("count").textContent = !state.found ? (state.file ? "…" : "no picture yet")
-    : `${shown.length} detection${shown.length === 1 ? "" : "s"} above ${threshold().toFixed(2)}`;
+    : `${shown.length} detection${shown.length === 1 ? "" : "s"} above ${inWords()}`;
   fillClasses();
   draw();
 }
@@ -204,7 +219,7 @@ function fillClasses() {
   const counts = new Map();
   for (const d of state.found ? state.found.detections : []) {
     const entry = counts.get(d.label) || { name: d.name, label: d.label, count: 0 };
-    entry.count += d.score >= threshold();
+    entry.count += reaches(d);
     counts.set(d.label, entry);
   }
   const entries = [...counts.values()].sort((a, b) => b.count - a.count || a.name.localeCompare(b.name));
@@ -229,7 +244,7 @@ function announce() {
   for (const d of shown) counts.set(d.name, (counts.get(d.name) || 0) + 1);
   const parts = [...counts].sort((a, b) => b[1] - a[1]).slice(0, 5).map(([name, count]) => `${count} ${name}`);
   say(shown.length ? `Found: ${parts.join(", ")}${counts.size > 5 ? ", …" : ""}. Choose a detection to see where the model looked.`
-    : `Nothing is above ${threshold().toFixed(2)}: lower the threshold.`);
+    : `Nothing is above ${inWords()}: lower the threshold.`);
 }
 function describe() {
   const chosen = visible()[state.selected];
@@ -350,12 +365,14 @@ document.addEventListener("paste", event => {
   const file = [...event.clipboardData.files].find(each => each.type.startsWith("image/"));
   if (file) detect(file);
 });
-get("threshold").addEventListener("input", () => { state.selected = -1; state.pinned = false; showValues(); fill(); });
-get("threshold").addEventListener("change", () => state.found && announce());
+function rechosen() { state.selected = -1; state.pinned = false; showValues(); fill(); }
+get("threshold").addEventListener("input", () => { get("own").checked = false; rechosen(); });
+get("own").addEventListener("input", rechosen);
+for (const id of ["threshold", "own"]) get(id).addEventListener("change", () => state.found && announce());
 for (const id of ["layer", "weight", "history", "show-look"])
   get(id).addEventListener("input", () => { showValues(); draw(); describe(); });
 function showValues() {
-  const texts = { threshold: threshold().toFixed(2) };
+  const texts = { threshold: isOwn() ? "by class" : threshold().toFixed(2) };
   if (state.explanation) {
     texts.layer = `${get("layer").value} of ${get("layer").max}`;
     texts.weight = (get("weight").value / 100 * state.explanation.data.most).toPrecision(2);
@@ -366,7 +383,7 @@ function showValues() {
   }
 }
 get("download").addEventListener("click", () => {
-  const answer = { model: state.model ? state.model.name : null, threshold: threshold(), ...state.found, detections: visible() };
+  const answer = { model: state.model ? state.model.name : null, threshold: isOwn() ? state.model.thresholds : threshold(), ...state.found, detections: visible() };
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([JSON.stringify(answer, null, 1)], { type: "application/json" }));
   link.download = `${(state.found.file_name || "picture").replace(/\.[^.]*$/, "")}.json`;
@@ -442,6 +459,7 @@ get("token-form").addEventListener("submit", async event => {
 async function start() {
   try {
     state.model = await ask("v1/model");
+    offerOwn();
     get("title").textContent = `Find objects with ${state.model.name}`;
     document.title = `${state.model.name}: find objects`;
     const names = state.model.classes.filter(Boolean);

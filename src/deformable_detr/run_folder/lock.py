@@ -1,4 +1,4 @@
-"""The lock of a run folder, because two simultaneous trainings would overwrite each other's files."""
+"""The lock of an output folder, because two simultaneous runs would overwrite each other's files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import output_folder, writing
-from ..run_folder.names import LOCK_FILE
+from .names import LOCK_FILE
 
 try:
     import fcntl
@@ -18,23 +18,28 @@ except ImportError:  # on Windows there is no lock
 
 
 @contextmanager
-def locked(output: Path) -> Iterator[None]:
-    """Create `output` and keep other processes from training there until the block or this process ends.
+def locked(output: Path, file: str = LOCK_FILE, work: str = "training") -> Iterator[None]:
+    """Create `output` and keep other processes from the same work there until the block or this process ends.
 
     The lock belongs to the process and not to its children, so a killed run can be resumed at once, even
     while its loader processes are still ending. There is no lock on Windows or on a file system that does not
     support locks.
 
+    Args:
+        output: the folder to lock.
+        file: the name of the lock's file, one for each kind of work.
+        work: the kind of work in the message, such as "training".
+
     Raises:
-        UserError: if another process is training there, or `output` cannot be written.
+        UserError: if another process does this work there, or `output` cannot be written.
     """
     with output_folder(output):
         if fcntl is None:
             yield
             return
-        path = output / LOCK_FILE
+        path = output / file
         with writing(path):
-            lock = _acquire(path)
+            lock = _acquire(path, work)
         try:
             yield
         finally:
@@ -42,7 +47,7 @@ def locked(output: Path) -> Iterator[None]:
             os.close(lock)
 
 
-def _acquire(path: Path) -> int:
+def _acquire(path: Path, work: str) -> int:
     while True:
         lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
         try:
@@ -51,7 +56,7 @@ def _acquire(path: Path) -> int:
             owner = os.read(lock, 20).decode("ascii", "replace").strip() or "unknown"
             os.close(lock)
             raise UserError(
-                f"another training is writing to {path.parent} (process {owner}): wait until it ends, stop "
+                f"another {work} is writing to {path.parent} (process {owner}): wait until it ends, stop "
                 "it, or choose another --output."
             ) from error
         except OSError:  # a file system without locks
@@ -60,4 +65,4 @@ def _acquire(path: Path) -> int:
             os.ftruncate(lock, 0)
             os.write(lock, f"{os.getpid()}\n".encode())
             return lock
-        os.close(lock)  # the previous training has just ended and removed the file
+        os.close(lock)  # the previous run has just ended and removed the file

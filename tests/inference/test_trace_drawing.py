@@ -8,8 +8,8 @@ from matplotlib.collections import PathCollection
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from deformable_detr.explain.drawing import BOX_COLOUR, PROPOSAL_COLOUR, draw, grid, title, zoom
 from deformable_detr.inference.detector import Detector, new_checkpoint
+from deformable_detr.inference.trace_drawing import BOX_COLOUR, PROPOSAL_COLOUR, draw, grid, title, zoom
 from deformable_detr.structures import ClassTable
 from tests.support.small_models import randomise
 from tests.support.tiny import as_detr, tiny_config

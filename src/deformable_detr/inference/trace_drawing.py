@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..inference.trace import (
+from .trace import (
     Attention,
     AttentionMaps,
     Explanation,

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from deformable_detr.errors import UserError
+from deformable_detr.run_folder.lock import locked
 from deformable_detr.run_folder.names import LOCK_FILE
 from deformable_detr.training import train
-from deformable_detr.training.lock import locked
 from tests.support.tiny import tiny_config
 
 pytest.importorskip("fcntl", reason="Windows has no such locks")

@@ -1,0 +1,16 @@
+"""Import the libraries of the extra [scale]: pyarrow, fsspec and Ray."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..extras import import_extra
+
+
+def library(name: str) -> Any:
+    """Import a library; the type is Any because not all of them have types.
+
+    Raises:
+        UserError: if it is not installed.
+    """
+    return import_extra(name, "scale", "predict --format parquet")

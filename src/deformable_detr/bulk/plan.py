@@ -1,0 +1,175 @@
+"""The plan of a run: its settings and its list of pictures, stored before the first part is written.
+
+The list is taken once. A run that is started again uses the stored list, so that a source which has grown in
+the meantime cannot shift the shards, and the folder of a run never mixes two lists, models or settings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+from ..files import read_json, replacing, write_json
+from .libraries import library
+from .sources import Picture, list_pictures
+
+PLAN_FOLDER = "_run"  # programs that read folders of Parquet files ignore names with an underscore
+SETTINGS_FILE, LISTING_FILE = "run.json", "pictures.parquet"
+MANIFEST_FILE = "manifest.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run's settings and list.
+
+    Attributes:
+        settings: the content of run.json: format, identity of the job, sources, shard size, pictures.
+        listing: a Parquet file with one row group per shard and the columns id, path, root, table and row.
+    """
+
+    settings: dict[str, Any]
+    listing: Path
+
+    @property
+    def pictures(self) -> int:
+        number: int = self.settings["pictures"]
+        return number
+
+    def shards(self, indices: Iterable[int] | None = None) -> Iterator[Any]:
+        """Yield shards as Arrow tables: those of `indices`, or all of them."""
+        with library("pyarrow.parquet").ParquetFile(self.listing) as listing:
+            for index in range(listing.num_row_groups) if indices is None else indices:
+                yield listing.read_row_group(index)
+
+    def part_name(self, shard: Any) -> str:
+        """Return the file name of a shard's part, a hash of the model, the options and the pictures."""
+        content = json.dumps([self.settings["identity"], shard.to_pydict()], sort_keys=True)
+        return f"part-{hashlib.sha256(content.encode('utf-8', 'surrogatepass')).hexdigest()[:24]}.parquet"
+
+
+def make_plan(output: Path, sources: list[str], shard_size: int, identity: dict[str, Any]) -> Plan:
+    """Return the plan that `output` contains, or list the pictures and store a new one.
+
+    Raises:
+        UserError: if `output` contains a plan with other settings, or parts without a plan, or if the sources
+            cannot be listed.
+    """
+    folder = output / PLAN_FOLDER
+    wanted = {"format": FORMAT, "identity": identity, "sources": sources, "shard_size": shard_size}
+    if folder.is_dir():
+        stored = read_json(folder / SETTINGS_FILE)
+        _check_same(output, stored, wanted)
+        return Plan(stored, folder / LISTING_FILE)
+    if next(output.glob("part-*.parquet"), None) is not None:
+        raise UserError(
+            f"{output} contains parts but no {PLAN_FOLDER}/{SETTINGS_FILE} that states where they come from: "
+            "choose another --output."
+        )
+    with replacing(folder) as draft:
+        draft.mkdir()
+        wanted["pictures"] = write_listing(draft / LISTING_FILE, list_pictures(sources), shard_size)
+        write_json(draft / SETTINGS_FILE, wanted)
+    return Plan(wanted, folder / LISTING_FILE)
+
+
+def _check_same(output: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
+    before, now = _flat(stored), _flat(json.loads(json.dumps(wanted)))
+    for name in now:
+        if name not in before or before[name] != now[name]:
+            raise UserError(
+                f"{output} was begun with another {name} ({_short(before.get(name))}, now "
+                f"{_short(now[name])}), and its parts are not mixed with new ones: choose another --output, "
+                "or repeat the first command."
+            )
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        if isinstance(value, dict) and name in ("identity", "options", "versions"):
+            flat |= _flat(value, "" if name == "identity" else f"{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def write_listing(file: Path, pictures: Iterable[Picture], shard_size: int) -> int:
+    """Write a list without repeats, one row group per shard, and return the number of pictures.
+
+    In memory are only the pictures of one shard and 8 bytes of hash per picture. If two hashes are equal, the
+    list is written once more, without the pictures that are in it already.
+    """
+    hashes = array("q")
+
+    def counted() -> Iterator[Picture]:
+        for picture in pictures:
+            hashes.append(hash(picture.place))
+            yield picture
+
+    number = _write_rows(file, counted(), shard_size)
+    ordered = np.sort(np.frombuffer(hashes, np.int64))
+    repeated = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    if not repeated:
+        return number
+    first = file.with_name(f"{file.name}.repeats")
+    file.rename(first)
+    number = _write_rows(file, _without_repeats(first, repeated), shard_size)
+    first.unlink()
+    return number
+
+
+def _without_repeats(file: Path, repeated: set[int]) -> Iterator[Picture]:
+    seen: set[tuple[str, int]] = set()
+    for picture in (one for shard in Plan({}, file).shards() for one in pictures_of(shard)):
+        place = picture.place
+        if hash(place) in repeated:
+            if place in seen:
+                continue
+            seen.add(place)
+        yield picture
+
+
+def pictures_of(shard: Any) -> list[Picture]:
+    """Return the pictures of a shard."""
+    columns = [shard.column(name).to_pylist() for name in Picture._fields]
+    return [Picture(*row) for row in zip(*columns, strict=True)]
+
+
+def _write_rows(file: Path, pictures: Iterable[Picture], shard_size: int) -> int:
+    arrow, parquet = library("pyarrow"), library("pyarrow.parquet")
+    text = arrow.string()
+    schema = arrow.schema(
+        [("id", arrow.int64()), ("path", text), ("root", text), ("table", text), ("row", arrow.int64())]
+    )
+    number = 0
+    waiting: list[Picture] = []
+    with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+
+        def write() -> None:
+            columns = [list(column) for column in zip(*waiting, strict=True)]
+            ids = list(range(number - len(waiting) + 1, number + 1))
+            writer.write_table(arrow.table([ids, *columns], schema=schema), row_group_size=shard_size)
+            waiting.clear()
+
+        for picture in pictures:
+            number += 1
+            waiting.append(picture)
+            if len(waiting) == shard_size:
+                write()
+        if waiting:
+            write()
+    return number

@@ -1,0 +1,127 @@
+"""The engine for a Ray cluster: Ray Data runs the shards on a pool of workers.
+
+A shard is one block, and a worker returns its part as one row. Only the driver writes to the output folder:
+workers need access to the model and the pictures only, and nothing is written twice if Ray repeats a shard.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..errors import UserError, WorkerLostError
+from .job import Job
+from .libraries import library
+from .plan import Plan
+from .table import Counts, Part
+from .worker import Worker
+
+
+class RayWorker:
+    """A worker in the form that Ray Data's `map_batches` calls.
+
+    Ray would start a worker again and again if it failed, so the first call reports the failure.
+    """
+
+    def __init__(self, job: Job, plan: Plan):
+        self._worker: Worker | UserError
+        try:
+            self._worker = Worker(job, plan)
+        except UserError as error:
+            self._worker = error
+
+    def __call__(self, shard: Any) -> Any:
+        if isinstance(self._worker, UserError):
+            raise self._worker
+        part = self._worker(shard)
+        counts = part.counts
+        return library("pyarrow").table(
+            {
+                "name": [part.name],
+                "content": [part.content],
+                "pictures": [counts.pictures],
+                "detections": [counts.detections],
+                "errors": [counts.errors],
+            }
+        )
+
+
+def run_on_ray(
+    job: Job, plan: Plan, shards: Iterable[Any], workers: int, gpus_per_worker: float, address: str | None
+) -> Generator[Part]:
+    """Yield the parts of the shards as the workers finish them.
+
+    Args:
+        address: of a running cluster; None starts one on this machine, unless this process has one already.
+
+    Raises:
+        UserError: if there is no cluster at `address`, or a worker raises one.
+        WorkerLostError: if Ray cannot replace a worker that was killed.
+    """
+    ray = library("ray")
+    library("ray.data")
+    with _cluster(ray, address, workers * job.threads):
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        dataset = ray.data.from_arrow_refs([ray.put(shard) for shard in shards]).map_batches(
+            RayWorker,
+            fn_constructor_args=(job, plan),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
+            num_cpus=job.threads,
+            num_gpus=gpus_per_worker,
+        )
+        batches = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+        with _sentences(ray):
+            for batch in batches:
+                for row in batch.to_pylist():
+                    counts = Counts(row["pictures"], row["detections"], row["errors"])
+                    yield Part(row["name"], row["content"], counts)
+
+
+@contextmanager
+def _cluster(ray: Any, address: str | None, cpus: int) -> Iterator[None]:
+    """Connect to a cluster, and leave it at the end; a connection that this process had before is kept."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray would report its use over the network
+    os.environ.setdefault(
+        "RAY_BACKEND_LOG_LEVEL", "fatal"
+    )  # else notes of its C++ code mix with the progress
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address is None:
+            ray.init(num_cpus=max(cpus, os.cpu_count() or 1), include_dashboard=False, **quiet)
+        else:
+            ray.init(address, **quiet)
+    except Exception as error:  # among them ConnectionError, ValueError and RuntimeError
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"there is no Ray cluster at {address or 'this machine'} ({reason}): start one with `ray start "
+            "--head`, or leave out --ray-address to start one here."
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _sentences(ray: Any) -> Iterator[None]:
+    """Turn Ray's exceptions into ours."""
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        raise (UserError(str(cause)) if isinstance(cause, UserError) else error) from error
+    except ray.exceptions.RayActorError as error:
+        raise WorkerLostError(
+            "Ray has lost workers and could not replace them: the finished parts are written; repeat the "
+            "command to continue."
+        ) from error

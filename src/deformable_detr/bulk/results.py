@@ -1,0 +1,57 @@
+"""Read the results of a run as `Detections`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+from ..files import read_json
+from ..structures import ClassTable, Detections
+from .libraries import library
+from .plan import MANIFEST_FILE
+
+
+@dataclass(frozen=True)
+class Result:
+    """The row of a picture; either `detections` or `error` is None."""
+
+    id: int
+    path: str
+    detections: Detections | None
+    error: str | None
+
+
+def read_results(output: str | Path) -> Iterator[Result]:
+    """Yield the results of a complete run, in the order of the ids, one part at a time.
+
+    Raises:
+        UserError: if the run is not complete.
+    """
+    folder = Path(output)
+    if not (folder / MANIFEST_FILE).is_file():
+        raise UserError(f"{folder} has no {MANIFEST_FILE}, so its run is not complete: repeat its command.")
+    manifest = read_json(folder / MANIFEST_FILE)
+    table = manifest["classes"]
+    classes = ClassTable(tuple(table["names"]), tuple(table["category_ids"]))
+    for part in manifest["parts"]:
+        for row in library("pyarrow.parquet").read_table(folder / part["name"]).to_pylist():
+            yield _result(row, classes)
+
+
+def _result(row: dict[str, Any], classes: ClassTable) -> Result:
+    if row["error"] is not None:
+        return Result(row["id"], row["path"], None, row["error"])
+    detections = Detections(
+        boxes_xyxy=np.array(row["boxes"], np.float32).reshape(-1, 4),
+        scores=np.array(row["scores"], np.float32),
+        labels=np.array(row["labels"], np.int64),
+        category_ids=np.array(row["category_ids"], np.int64),
+        names=tuple(map(classes.name, row["labels"])),
+        image_size=(row["height"], row["width"]),
+    )
+    return Result(row["id"], row["path"], detections, None)

@@ -1,0 +1,155 @@
+"""A data set's pictures behind a URL, read through a bounded cache on the local disk."""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+import sqlite3
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from ..errors import UserError
+from ..files import replacing, writing
+from .remote import is_url, read_bytes
+
+_INDEX = "index.sqlite"
+_LOCK_TIMEOUT_S = 60
+_TABLES = """
+    CREATE TABLE IF NOT EXISTS source (name TEXT PRIMARY KEY, bytes INTEGER);
+    CREATE TABLE IF NOT EXISTS file (name TEXT PRIMARY KEY, source TEXT, bytes INTEGER);
+    CREATE INDEX IF NOT EXISTS file_of_source ON file (source);
+"""
+
+
+@dataclass(frozen=True)
+class PictureCache:
+    """Files that were read before, in a local folder that the processes of a machine share.
+
+    The files never exceed `max_bytes` together. Once the folder is full, further files are not kept: training
+    reads every picture once per epoch, so keeping a fixed part saves as many reads as any other choice. Only
+    files of other sources make room.
+
+    Attributes:
+        folder: the folder; it may be deleted when nothing is running.
+        max_bytes: the limit; with 0, nothing is kept.
+        source: the URL of the folder that the files come from.
+    """
+
+    folder: Path
+    max_bytes: int
+    source: str
+
+    def read(self, url: str) -> bytes:
+        """Return the content of the file at a URL, from the folder if it is there.
+
+        Raises:
+            UserError: as `read_bytes`, or if the folder cannot be written.
+        """
+        name = hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()
+        with suppress(FileNotFoundError):
+            return self._path(name).read_bytes()
+        content = read_bytes(url)
+        if len(content) <= self.max_bytes and self._reserve(name, len(content)):
+            with replacing(self._path(name)) as draft:
+                draft.write_bytes(content)
+        return content
+
+    def _path(self, name: str) -> Path:
+        return self.folder / name[:2] / name
+
+    def _reserve(self, name: str, num_bytes: int) -> bool:
+        """Return whether there is room for a file, which then counts as kept.
+
+        It is counted before it is written. If the process is killed in between, the space stays reserved
+        until the file is read again.
+        """
+        index = self.folder / _INDEX
+        with writing(index):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with closing(sqlite3.connect(index, timeout=_LOCK_TIMEOUT_S, isolation_level=None)) as kept:
+                kept.execute("PRAGMA synchronous = OFF")
+                kept.executescript(_TABLES)
+                kept.execute("BEGIN IMMEDIATE")  # other processes wait
+                has_room = self._count(kept, name, num_bytes)
+                kept.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise UserError(
+                f"the index of the picture cache, {index}, cannot be used ({error}): delete {self.folder}, "
+                "or name another folder (--data.cache_folder)."
+            ) from error
+        return has_room
+
+    def _count(self, kept: sqlite3.Connection, name: str, num_bytes: int) -> bool:
+        if kept.execute("SELECT 1 FROM file WHERE name = ?", (name,)).fetchone():
+            return True
+        (total,) = kept.execute("SELECT coalesce(sum(bytes), 0) FROM source").fetchone()
+        while total + num_bytes > self.max_bytes:
+            other = kept.execute(
+                "SELECT name FROM source WHERE name != ? AND bytes > 0", (self.source,)
+            ).fetchone()
+            if other is None:
+                return False
+            old, size = kept.execute("SELECT name, bytes FROM file WHERE source = ?", other).fetchone()
+            self._path(old).unlink(missing_ok=True)
+            kept.execute("DELETE FROM file WHERE name = ?", (old,))
+            kept.execute("UPDATE source SET bytes = bytes - ? WHERE name = ?", (size, *other))
+            total -= size
+        kept.execute("INSERT INTO file VALUES (?, ?, ?)", (name, self.source, num_bytes))
+        kept.execute("INSERT OR IGNORE INTO source VALUES (?, 0)", (self.source,))
+        kept.execute("UPDATE source SET bytes = bytes + ? WHERE name = ?", (num_bytes, self.source))
+        return True
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A picture behind a URL."""
+
+    url: str
+    cache: PictureCache
+
+    def __str__(self) -> str:
+        return self.url
+
+    def read(self) -> bytes:
+        """Return the content, see `PictureCache.read`."""
+        return self.cache.read(self.url)
+
+
+@dataclass(frozen=True)
+class RemoteFolder:
+    """The folder behind a URL that holds the pictures of a data set, by the names in its annotations.
+
+    `{split}` in the URL stands for the name of the split, such as val2017.
+    """
+
+    url: str
+    cache: PictureCache
+
+    def file(self, name: str, split: str = "") -> RemoteFile | None:
+        """Return the file that a split's annotation names, or None if the name leads out of the folder."""
+        path = posixpath.normpath(name.replace("\\", "/"))
+        if path.startswith(("/", "..")) or path == "." or "\0" in path:
+            return None
+        if self.url.startswith(("http://", "https://")):
+            path = quote(path, errors="surrogateescape")
+        return RemoteFile(f"{self.url.replace('{split}', split)}/{path}", self.cache)
+
+
+def remote_folder(url: str | None, cache_gb: float, cache_folder: str) -> RemoteFolder | None:
+    """Return the folder that `data.images` names, if it names one. Nothing is read yet.
+
+    Raises:
+        UserError: if `url` is not a URL.
+    """
+    if url is None:
+        return None
+    if not is_url(url):
+        raise UserError(
+            f"data.images must be a URL such as s3://bucket/folder, not {url}: put pictures on this machine "
+            "into the data set's folder, or write file:///folder."
+        )
+    url = url.rstrip("/")
+    return RemoteFolder(url, PictureCache(Path(cache_folder).expanduser(), int(cache_gb * 1e9), url))

@@ -1,0 +1,52 @@
+"""The recipe of a run for which none is named, and the line that says how long it will take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from ..config import RunConfig
+from ..errors import UserError
+from ..inference.devices import choose_device
+from ..words import duration
+
+ON_CPU, ON_GPU = "deformable_detr_lite", "deformable_detr_r50_two_stage"
+
+
+def usual_recipe(device: str) -> str:
+    """Return the recipe that suits the device, on which training takes hours and not weeks."""
+    return ON_GPU if choose_device(device).type == "cuda" else ON_CPU
+
+
+def choice_line(data: str | Path, config: RunConfig, device: str, console: Console, *, alone: bool) -> str:
+    """Say which recipe was chosen, which one other machines get, and how long this one will take here.
+
+    Args:
+        console: the console that shows, if it is a terminal, that updates are measured.
+        alone: False if several processes train; then the duration is not measured.
+    """
+    on_gpu = choose_device(device).type == "cuda"
+    here, there, other = ("GPU", "CPU", ON_CPU) if on_gpu else ("CPU", "GPU", ON_GPU)
+    expected = ""
+    if alone:
+        with console.status("measuring a few updates, to say how long training takes"):
+            expected = f"; {_expected(data, config, device)}"
+    return (
+        f"Training {config.recipe}, the recipe for a {here}{expected}. For a {there} it would be {other}; "
+        "--recipe chooses another."
+    )
+
+
+def _expected(data: str | Path, config: RunConfig, device: str) -> str:
+    from .forecast import forecast  # not above: its process runs that file as a script
+
+    try:
+        measured = forecast(data, config, device=device, seconds=0.0)
+    except (UserError, RuntimeError):  # training meets the same reason, and states it
+        return "how long it will take could not be measured"
+    updates = measured.epochs * measured.updates_per_epoch
+    if config.train.max_steps is not None:
+        updates = min(updates, config.train.max_steps)
+    evaluations = updates / measured.updates_per_epoch * measured.evaluation_seconds
+    return f"it will take about {duration(updates * measured.update_seconds + evaluations)} here"

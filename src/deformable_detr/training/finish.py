@@ -1,0 +1,117 @@
+"""The end of a run: the best weights get their thresholds, and the report is written."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+from .. import checkpoint as checkpoints
+from ..checkpoint import Checkpoint
+from ..data.records import Split
+from ..evaluation import choose_thresholds, collect_detections, decision_lines, match_classes
+from ..files import write_text
+from ..inference.detector import Detector
+from ..report import report_text
+from ..run_folder.names import REPORT_PAGE
+from .parts import Parts
+
+MAX_TRAINING_IMAGES = 200  # to choose thresholds on, if there is no other split
+
+
+def finish(run: Parts) -> Detector:
+    """Return the detector with the best weights, or with the last ones if there was no evaluation.
+
+    All processes detect objects, and the first process writes the files. As the run is finished and saved, an
+    error is printed and not raised.
+    """
+    best = _best_checkpoint(run)
+    detector = Detector.of(best, run.processes.device)
+    try:
+        split = run.val_split or _some_of(run.train_split)
+        report = " and the report" if run.config.train.report else ""
+        _say(run, f"measuring the best weights on {split.name} for the thresholds{report}")
+        rows = collect_detections(detector, split, progress=False)
+        if run.last_step > 0:
+            detector = _with_thresholds(run, best, split, rows)
+        if run.config.train.report:
+            _write_report(run, detector, rows if run.val_split is not None else [])
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        _say(
+            run,
+            "The run is finished and saved, but its thresholds and its report could not be written "
+            f"({reason}); try again with `deformable-detr evaluate {run.output} {run.data} --decide best_f1` "
+            f"and `deformable-detr report {run.output} {run.data}`.",
+            style="red",
+        )
+    return detector
+
+
+def _best_checkpoint(run: Parts) -> Checkpoint:
+    """Return the best checkpoint of the run folder, or the last one if there was no evaluation."""
+    if run.processes.is_first:
+        checkpoint = checkpoints.load(run.output)
+    else:
+        checkpoint = replace(run.start, model=copy.deepcopy(run.state.model_to_keep))
+    weights = run.processes.from_first(checkpoint.model.state_dict)
+    if not run.processes.is_first:
+        checkpoint.model.load_state_dict(weights)
+    checkpoint.model.eval()
+    return checkpoint
+
+
+def _some_of(split: Split) -> Split:
+    """Return at most MAX_TRAINING_IMAGES images of the training split, evenly spaced."""
+    step = -(-len(split) // MAX_TRAINING_IMAGES)
+    return replace(split, images=split.images[::step])
+
+
+def _with_thresholds(run: Parts, best: Checkpoint, split: Split, rows: list[dict[str, Any]]) -> Detector:
+    """Choose the thresholds of the best weights on a split, save them, and say how far to trust them."""
+    device = run.processes.device
+    rule = run.config.train.precision_at_least or "best_f1"
+    decision = choose_thresholds(
+        split, rows, best.classes, match_classes(best.classes, split.classes, split.source), rule
+    )
+    if decision is None:
+        _say(
+            run,
+            f"No detection on {split.name} is right, so that no thresholds were chosen: detections count "
+            "from a score of 0.5.",
+        )
+        return Detector.of(best, device)
+    if run.processes.is_first:
+        checkpoints.save_decision(checkpoints.checkpoint_folder(run.output), decision)
+    for line in decision_lines(decision.by_class(best.classes.names)):
+        _say(run, line)
+    _say(run, "They are saved in the model.")
+    if run.val_split is None:
+        _say(
+            run,
+            f"As the data have no split val or test, they come from {len(split)} pictures that the model was "
+            "trained on, where its scores are too high: `deformable-detr evaluate MODEL DATA --decide "
+            "best_f1` chooses them on other pictures.",
+        )
+    else:
+        _say(
+            run,
+            f"{split.name} is also the split that is measured, which flatters precision and recall at these "
+            "thresholds a little.",
+        )
+    return Detector.of(replace(best, decision=decision), device)
+
+
+def _write_report(run: Parts, detector: Detector, rows: list[dict[str, Any]]) -> None:
+    if not run.processes.is_first:
+        return
+    path = run.output / REPORT_PAGE
+    text = report_text(
+        detector, rows, run.val_split, run.train_split, model=str(run.output), data=str(run.data)
+    )
+    write_text(path, text)
+    _say(run, f"report: {path}")
+
+
+def _say(run: Parts, sentence: str, style: str | None = None) -> None:
+    run.console.print(sentence, style=style, markup=False, highlight=False, soft_wrap=True)
