@@ -13,6 +13,7 @@ from deformable_detr.config import (
     DataConfig,
     LossConfig,
     ModelConfig,
+    RouteConfig,
     RunConfig,
     TrainConfig,
     settings_of,
@@ -27,6 +28,7 @@ GROUPS = {
     "data": DataConfig,
     "train": TrainConfig,
     "train.loss": LossConfig,
+    "train.routes": RouteConfig,
 }
 BASE = "deformable_detr_r50"
 

@@ -21,6 +21,7 @@ from deformable_detr.config import (
     DataConfig,
     LossConfig,
     ModelConfig,
+    RouteConfig,
     RunConfig,
     Setting,
     TrainConfig,
@@ -135,6 +136,30 @@ WRONG_TYPES: list[tuple[type, dict[str, Any], str]] = [
         },
         "train.loss.classification_loss is mal.* set model.classification to sigmoid_focal",
     ),
+    (
+        RunConfig,
+        {
+            "model": ModelConfig(classification="softmax"),
+            "train": TrainConfig(routes=RouteConfig(no_self_attention=1.0)),
+        },
+        "train.routes needs .* set model.classification to sigmoid_focal",
+    ),
+    (
+        RunConfig,
+        {
+            "model": ModelConfig(classification="softmax"),
+            "train": TrainConfig(loss=LossConfig(object_repeats=2)),
+        },
+        "train.loss.object_repeats needs .* set model.classification to sigmoid_focal",
+    ),
+    (
+        RunConfig,
+        {"train": TrainConfig(routes=RouteConfig(denoising=1.0))},
+        "train.routes.denoising needs .* set model.queries to mixed or proposals",
+    ),
+    (RouteConfig, {"instructed": -1.0}, "train.routes.instructed must be at least 0"),
+    (RouteConfig, {"iou_share": 1.5}, "train.routes.iou_share must be from 0 to 1"),
+    (RouteConfig, {"queries_per_object": 0}, "train.routes.queries_per_object must be at least 1"),
 ]
 
 

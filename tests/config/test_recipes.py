@@ -168,6 +168,11 @@ def test_detr_differs_from_deformable_detr_where_the_papers_differ() -> None:
                 "train.look_forward_twice": (False, True),
             },
         ),
+        (
+            "deformable_detr_r50_plus_routes",
+            "deformable_detr_r50_plus",
+            {"train.routes.instructed": (0.0, 1.0)},
+        ),
     ],
 )
 def test_a_recipe_differs_from_its_base_in_nothing_else(

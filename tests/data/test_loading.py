@@ -8,7 +8,9 @@ import pickle
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +24,10 @@ from deformable_detr.data.formats import read_split
 from deformable_detr.data.loading import (
     MicroBatch,
     Samples,
+    balancing_weights,
     collate,
     epoch_order,
+    micro_batch_keys,
     steps_per_epoch,
     training_loader,
 )
@@ -139,6 +143,43 @@ def test_fewer_images_than_a_batch_start_over() -> None:
 def test_order_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="needs images"):
         epoch_order(0, 4, 0, 0)
+
+
+def test_weights_say_how_often_an_image_is_drawn() -> None:
+    weights = [1.0, 1.0, 2.5, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0]  # of 9 images, 10 in all
+    drawn = np.zeros(9)
+    for epoch in range(400):
+        flat = [index for batch in epoch_order(9, 1, 0, epoch, weights) for index in batch]
+        assert len(flat) == 9
+        counts = np.bincount(flat, minlength=9)
+        expected = 0.9 * np.array(weights)
+        assert ((counts == np.floor(expected)) | (counts == np.ceil(expected))).all()
+        drawn += counts
+    np.testing.assert_allclose(drawn / 400, expected, atol=0.08)
+    assert epoch_order(9, 1, 0, 3, weights) == epoch_order(9, 1, 0, 3, weights)
+
+
+def test_an_image_weighs_as_much_as_its_rarest_class(split: Split) -> None:
+    def with_labels(*labels: int) -> ImageRecord:
+        count = len(labels)
+        return replace(
+            split.images[0],
+            boxes_xyxy=np.tile([0.0, 0.0, 9.0, 9.0], (count, 1)),
+            labels=np.array(labels, dtype=np.int64),
+            crowd=np.zeros(count, dtype=bool),
+        )
+
+    images = (*(with_labels(0, 0) for _ in range(8)), with_labels(0, 1), with_labels(1), with_labels())
+    weights = balancing_weights(replace(split, images=images))
+    assert weights == [*[1.0] * 8, np.sqrt(9 / 2), np.sqrt(9 / 2), 1.0]
+
+
+def test_balanced_micro_batches_follow_the_weights(split: Split) -> None:
+    order: dict[str, Any] = {"batch_size": 1, "accumulate": 1, "seed": 0, "epoch": 0}
+    keys = micro_batch_keys(split, balance=True, **order)
+    expected = epoch_order(len(split), 1, 0, 0, balancing_weights(split))
+    assert keys == [[(0, index)] for (index,) in expected]
+    assert micro_batch_keys(split, balance=True, start_step=2, **order) == keys[2:]
 
 
 # Samples and collate

@@ -13,5 +13,6 @@ PARAMETERS = {
     "deformable_detr_r50_refine": (40_849_660, 40_627_260),
     "deformable_detr_r50_two_stage": (41_181_529, 40_959_129),
     "deformable_detr_r50_plus": (47_562_073, 47_339_673),
+    "deformable_detr_r50_plus_routes": (47_562_073, 47_339_673),
     "deformable_detr_r101_two_stage": (60_121_433, 59_899_033),
 }

@@ -64,6 +64,7 @@ def tiny_config(**changes: Any) -> RunConfig:
         ema_decay=0.9,
         backbone_weights=None,
         log_every=1,
+        fit_to_data=False,
         report=False,  # tests of the report ask for it
     )
     return override(RunConfig("deformable_detr_lite", model, data, train), changes)
@@ -120,7 +121,7 @@ def assert_same_run(run: Path, other: Path) -> None:
     for index, moments in mine["optimizer"]["state"].items():
         for key, value in moments.items():
             assert torch.equal(value, theirs["optimizer"]["state"][index][key]), (index, key)
-    timings = ("images_per_second", "seconds")
+    timings = ("images_per_second", "seconds", "peak_memory_gb")
     for kind in ("train", "evaluation"):
         own, expected = (
             [{key: value for key, value in row.items() if key not in timings} for row in rows(one, kind)]
@@ -142,3 +143,18 @@ def assert_same_movement(run: Path, other: Path, start: Path, tolerance: float) 
     assert largest > 0
     worst = {key: float((mine[key] - theirs[key]).abs().max()) / largest for key in mine}
     assert max(worst.values()) < tolerance, max(worst, key=lambda key: worst[key])
+
+
+# All routes that only training has, with different weights.
+ROUTES = {
+    "train.routes.no_self_attention": 0.33,
+    "train.routes.instructed": 1.0,
+    "train.routes.denoising": 0.5,
+    "train.routes.denoising_queries": 8,
+}
+
+
+def routed_config(**changes: Any) -> RunConfig:
+    """Return `tiny_config` with mixed queries, look forward twice and all routes."""
+    config = tiny_config(queries="mixed", look_forward_twice=True)
+    return override(config, {**ROUTES, **changes})

@@ -18,7 +18,7 @@ import deformable_detr as dd
 from deformable_detr.cli import main
 from deformable_detr.config import RunConfig
 from deformable_detr.errors import NonFiniteError
-from deformable_detr.loss import Losses, SetCriterion
+from deformable_detr.loss import Losses, SetCriterion, Stage
 from deformable_detr.structures import BatchCount, DetectorOutput, Target
 from deformable_detr.training import train
 from deformable_detr.training.parts import Parts, build_parts
@@ -142,7 +142,7 @@ def test_an_update_is_one_step_along_the_gradient(run: Parts, clip_norm: float) 
     factor = min(1.0, clip_norm / norm) if clip_norm else 1.0
     assert not clip_norm or factor < 1
     before = {name: p.detach().clone() for name, p in run.state.model.named_parameters()}
-    losses = update(run.model, run.criterion, descent(run), micro_batches, count=count, clip_norm=clip_norm)
+    losses = update(run.learner, run.criterion, descent(run), micro_batches, count=count, clip_norm=clip_norm)
     for name, parameter in run.state.model.named_parameters():
         expected = before[name] - (0.01 * factor * gradient[name] if name in gradient else 0.0)
         torch.testing.assert_close(parameter.detach(), expected, rtol=1e-4, atol=1e-7)
@@ -156,7 +156,7 @@ def test_the_losses_are_those_of_all_micro_batches(run: Parts) -> None:
     model = run.state.model.train()
     with torch.no_grad():
         parts = [run.criterion(model(images), targets, count) for images, targets in micro_batches]
-    losses = update(run.model, run.criterion, descent(run), micro_batches, count=count)
+    losses = update(run.learner, run.criterion, descent(run), micro_batches, count=count)
     assert losses["loss"] == pytest.approx(sum(float(part.total) for part in parts))
     assert losses["giou"] == pytest.approx(sum(float(part.terms["giou"]) for part in parts))
 
@@ -171,12 +171,14 @@ def test_a_loss_that_is_not_finite_moves_nothing(run: Parts) -> None:
     micro_batches, count = first_update(run)
     before = {name: value.clone() for name, value in run.state.model.state_dict().items()}
 
-    def infinite(output: DetectorOutput, targets: Sequence[Target], count: BatchCount) -> Losses:
-        losses = run.criterion(output, targets, count)
+    def infinite(
+        output: DetectorOutput, targets: Sequence[Target], count: BatchCount, further: Sequence[Stage]
+    ) -> Losses:
+        losses = run.criterion(output, targets, count, further)
         return replace(losses, total=losses.total * math.inf)
 
     with pytest.raises(NonFiniteError, match=r"update 7: the loss of images \d+, \d+ is inf"):
-        update(run.model, infinite, descent(run), micro_batches, count=count, number=7)
+        update(run.learner, infinite, descent(run), micro_batches, count=count, number=7)
     assert all(torch.equal(value, before[name]) for name, value in run.state.model.state_dict().items())
 
 
@@ -192,7 +194,7 @@ def test_a_gpu_would_be_waited_for_once_a_micro_batch_and_once_an_update(
     run = build_parts(tiny_data, config, tmp_path / "run", device="cpu")
     micro_batches, count = first_update(run)
     with counted_transfers() as counts:
-        update(run.model, run.criterion, descent(run), micro_batches, count=count, clip_norm=0.1)
+        update(run.learner, run.criterion, descent(run), micro_batches, count=count, clip_norm=0.1)
     matrices = counts.pop("numpy")  # of what is on the host
     assert matrices == 4 * (config.model.decoder_layers + two_stage)
     # To the device: pixels and mask, labels and boxes of two images, and matches, of two micro-batches.
@@ -205,7 +207,7 @@ def test_bfloat16_reaches_the_forward_pass_only(run: Parts) -> None:
     hook = run.state.model.encoder.register_forward_hook(
         lambda module, inputs, memory: dtypes.append(torch.get_autocast_dtype("cpu"))
     )
-    update(run.model, run.criterion, descent(run), micro_batches, count=count, dtype=torch.bfloat16)
+    update(run.learner, run.criterion, descent(run), micro_batches, count=count, dtype=torch.bfloat16)
     hook.remove()
     assert dtypes == [torch.bfloat16] * len(micro_batches)
     assert not torch.is_autocast_enabled("cpu")
@@ -218,7 +220,7 @@ def test_a_scaler_leaves_out_an_update_with_an_infinite_gradient(run: Parts) -> 
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=1)
     optimizer = descent(run)
     losses = update(
-        run.model, run.criterion, optimizer, micro_batches, count=count, scaler=scaler, clip_norm=0.1
+        run.learner, run.criterion, optimizer, micro_batches, count=count, scaler=scaler, clip_norm=0.1
     )
     assert "gradient_norm" not in losses
     assert math.isfinite(losses["loss"])
@@ -226,7 +228,7 @@ def test_a_scaler_leaves_out_an_update_with_an_infinite_gradient(run: Parts) -> 
     assert scaler.get_scale() == 2.0**126
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
     losses = update(
-        run.model, run.criterion, optimizer, micro_batches, count=count, scaler=scaler, clip_norm=0.1
+        run.learner, run.criterion, optimizer, micro_batches, count=count, scaler=scaler, clip_norm=0.1
     )
     assert losses["gradient_norm"] > 0.1
     assert any(not torch.equal(value, before[name]) for name, value in run.state.model.named_parameters())

@@ -74,6 +74,7 @@ GROUPS = {
     "data": "data",
     "train": "train",
     "train.loss": "loss",
+    "train.routes": "routes that only training has",
 }
 
 

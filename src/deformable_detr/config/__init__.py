@@ -3,6 +3,7 @@
 settings.py    the declaration of a field: default, range, help text
 fields.py      the fields, and the conditions between them
 losses.py      the fields of the losses
+routes.py      the fields of the routes that only training has
 checks.py      checks of types and ranges, and their names in messages
 choices.py     names of parts that are defined outside the package
 files.py       conversion to and from dictionaries and YAML, overrides
@@ -33,6 +34,7 @@ from .fields import (
 from .files import from_dict, override, read_config, read_yaml, to_dict, with_file
 from .losses import ClassificationLoss, LossConfig
 from .recipes import RECIPES, recipe
+from .routes import RouteConfig
 from .settings import Setting, settings_of
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "Position",
     "Precision",
     "QuerySource",
+    "RouteConfig",
     "RunConfig",
     "Schedule",
     "Setting",

@@ -13,6 +13,7 @@ from typing import Literal
 
 from .checks import check, require
 from .losses import LossConfig
+from .routes import RouteConfig
 from .settings import setting
 
 TORCHVISION_RESNETS = (
@@ -310,6 +311,16 @@ class TrainConfig:
     max_steps: int | None = setting(
         None, "End training after this many updates, even if fewer epochs are done.", minimum=0
     )
+    fit_to_data: bool = setting(
+        False,
+        "Adapt to the data what is still as the recipe has it: at least 500 updates, warm-up in at most a "
+        "tenth of them, and queries for one and a half times the objects of the fullest image. The log says "
+        "what changed.",
+    )
+    balance: bool = setting(
+        False,
+        "Draw images with rare classes more often (and others less often, as epochs stay equally long).",
+    )
     batch_size: int = setting(2, "Images per process and micro-batch.", minimum=1)
     accumulate: int = setting(1, "Micro-batches per update.", minimum=1)
     lr: float = setting(2e-4, "AdamW's learning rate, at a total batch of lr_batch_size images.", minimum=0)
@@ -399,6 +410,7 @@ class TrainConfig:
         20.0, "Maximum size of the cached features on disk, in GB per process.", minimum=0
     )
     loss: LossConfig = field(default_factory=LossConfig)
+    routes: RouteConfig = field(default_factory=RouteConfig)
 
     def __post_init__(self) -> None:
         check(self, "train.")
@@ -438,4 +450,18 @@ class RunConfig:
             self.model.classification == "sigmoid_focal" or self.train.loss.classification_loss == "focal",
             f"train.loss.classification_loss is {self.train.loss.classification_loss}, which needs one "
             "sigmoid per class: set model.classification to sigmoid_focal.",
+        )
+        extended = [
+            ("train.loss.object_repeats", self.train.loss.object_repeats > 1),
+            ("train.routes", self.train.routes.is_any),
+        ]
+        for name, is_used in extended:
+            require(
+                self.model.classification != "softmax" or not is_used,
+                f"{name} needs one sigmoid per class: set model.classification to sigmoid_focal.",
+            )
+        require(
+            self.model.two_stage or self.train.routes.denoising == 0,
+            "train.routes.denoising needs queries that can start at any box: set model.queries to mixed or "
+            "proposals.",
         )

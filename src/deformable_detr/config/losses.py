@@ -42,6 +42,12 @@ class LossConfig:
         "(sigmoid_focal only).",
         minimum=0,
     )
+    object_repeats: int = setting(
+        1,
+        "Match each object to this many queries, as if it occurred so often (not with softmax). A small data "
+        "set then has more examples of objects, but duplicates must be suppressed: set model.nms_iou.",
+        minimum=1,
+    )
     auxiliary: bool = setting(True, "Compute losses after every decoder layer, not only after the last one.")
 
     def __post_init__(self) -> None:

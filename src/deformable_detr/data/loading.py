@@ -11,7 +11,6 @@ batch_size · accumulate · world_size images, cut into micro-batches of batch_s
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,8 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from ..config import DataConfig
 from ..errors import UserError
 from ..structures import ImageBatch, Target
+from ..system.allocator import release_free_memory
+from ..system.machine import num_cores
 from .images import open_image
 from .records import ImageRecord, Split
 from .seeds import seed_sequence
@@ -98,17 +99,40 @@ def steps_per_epoch(num_images: int, total_batch: int) -> int:
     return max(1, num_images // total_batch)
 
 
-def epoch_order(num_images: int, total_batch: int, seed: int, epoch: int) -> list[list[int]]:
+def epoch_order(
+    num_images: int, total_batch: int, seed: int, epoch: int, weights: Sequence[float] | None = None
+) -> list[list[int]]:
     """Return the global batches of one epoch as indices of images: a permutation seeded by (seed, epoch).
 
-    A data set smaller than one batch gives one batch, filled by starting over.
+    A data set smaller than one batch gives one batch, filled by starting over. With `weights`, as many images
+    are drawn, each in proportion to its weight, rounded up or down at random.
     """
     if num_images < 1 or total_batch < 1:
         raise ValueError(f"epoch_order needs images and a batch, not {num_images} and {total_batch}")
-    permutation = _generator(seed, epoch).permutation(num_images)
+    generator = _generator(seed, epoch)
+    permutation = generator.permutation(num_images)
+    if weights is not None:
+        ends = np.cumsum(np.asarray(weights, dtype=float)[permutation])
+        points = (np.arange(num_images) + generator.random()) / num_images * ends[-1]
+        # A sum may be rounded below the last point.
+        drawn = np.searchsorted(ends, points, side="right").clip(max=num_images - 1)
+        permutation = generator.permutation(permutation[drawn])
     steps = steps_per_epoch(num_images, total_batch)
     batches: list[list[int]] = np.resize(permutation, (steps, total_batch)).tolist()
     return batches
+
+
+def balancing_weights(split: Split) -> list[float]:
+    """Return how often to draw each image, relative to one that has only the most frequent class.
+
+    A class that n images have weighs sqrt(N / n), where N images have the most frequent one; an image has the
+    weight of its rarest class (Gupta et al., CVPR 2019, section 3.3), or 1 without objects.
+    """
+    present = [np.unique(record.labels[~record.crowd]) for record in split.images]
+    counts = np.bincount(np.concatenate(present), minlength=1)
+    return [
+        max((float(np.sqrt(counts.max() / counts[c])) for c in classes), default=1.0) for classes in present
+    ]
 
 
 def micro_batch_keys(
@@ -121,6 +145,7 @@ def micro_batch_keys(
     start_step: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    balance: bool = False,
 ) -> list[list[SampleKey]]:
     """Return the samples of rank `rank`'s micro-batches of one epoch; arguments are those of
     `training_loader`.
@@ -134,7 +159,8 @@ def micro_batch_keys(
         raise ValueError(f"start_step must not be negative ({start_step})")
     if len(split) == 0:
         raise UserError(f"{split.source}: the split {split.name} has no images to train on.")
-    batches = epoch_order(len(split), batch_size * accumulate * world_size, seed, epoch)
+    weights = balancing_weights(split) if balance else None
+    batches = epoch_order(len(split), batch_size * accumulate * world_size, seed, epoch, weights)
     micro_batches = []
     for batch in batches[start_step:]:
         for part in range(accumulate):
@@ -155,11 +181,13 @@ def training_loader(
     start_step: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    balance: bool = False,
 ) -> DataLoader[MicroBatch]:
     """Return the loader of rank `rank`'s micro-batches of one epoch, `accumulate` of them per update.
 
     It yields (ImageBatch of `batch_size` images, their targets). `start_step`: the number of
-    updates of this epoch that are already done; their images are not read. PyTorch's global generator is
+    updates of this epoch that are already done; their images are not read. `balance`: draw
+    images with rare classes more often. PyTorch's global generator is
     not used.
 
     Raises:
@@ -175,9 +203,10 @@ def training_loader(
         start_step=start_step,
         rank=rank,
         world_size=world_size,
+        balance=balance,
     )
     # more processes than cores only cost memory, and PyTorch warns of them
-    num_workers = min(config.num_workers, _num_cores(), len(micro_batches))
+    num_workers = min(config.num_workers, num_cores(), len(micro_batches))
     return _TrainingLoader(
         _MicroBatches(Samples(split, config, seed)),
         sampler=micro_batches,
@@ -247,6 +276,7 @@ def lost_workers_as_user_errors() -> Iterator[None]:
 
 class _TrainingLoader(DataLoader[MicroBatch]):
     def __iter__(self) -> Iterator[MicroBatch]:  # type: ignore[override]
+        release_free_memory()  # else a forked worker would keep it, while this process writes to a copy
         others = set(multiprocessing.active_children())
         batches = super().__iter__()
         workers = set(multiprocessing.active_children()) - others
@@ -277,12 +307,6 @@ def _leave_signals_to_the_main_process(worker: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-
-
-def _num_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _generator(seed: int, *place: int) -> np.random.Generator:

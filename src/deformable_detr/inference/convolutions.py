@@ -18,14 +18,26 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 def fold_norms(backbone: nn.Module) -> None:
     """Move a frozen norm's scale and shift into the preceding convolution if only the norm reads its output.
 
-    The readers are found by tracing. A backbone that cannot be traced keeps its norms.
+    A backbone that cannot be traced keeps its norms.
+    """
+    for convolution, name in norms_after_convolutions(backbone):
+        norm = backbone.get_submodule(name)
+        _fold(backbone.get_submodule(convolution), norm)
+        backbone.set_submodule(name, getattr(norm, "act", nn.Identity()))
+
+
+def norms_after_convolutions(backbone: nn.Module) -> list[tuple[str, str]]:
+    """Return the names of convolutions whose output only a frozen norm reads, each with the norm's name.
+
+    The readers are found by tracing. If the backbone cannot be traced, there are none.
     """
     try:
         graph = _Tracer().trace(backbone)
     except (fx.proxy.TraceError, TypeError):
-        return
+        return []
     modules = dict(backbone.named_modules())
     calls = [node.target for node in graph.nodes if node.op == "call_module"]
+    pairs = []
     for node in graph.nodes:
         if node.op != "call_module" or not _is_frozen_norm(modules[node.target]):
             continue
@@ -36,9 +48,8 @@ def fold_norms(backbone: nn.Module) -> None:
             and len(before.users) == 1
             and calls.count(before.target) == calls.count(node.target) == 1
         ):
-            norm = modules[node.target]
-            _fold(modules[before.target], norm)
-            backbone.set_submodule(node.target, getattr(norm, "act", nn.Identity()))
+            pairs.append((before.target, node.target))
+    return pairs
 
 
 class _Tracer(fx.Tracer):

@@ -17,8 +17,11 @@ from torch import Tensor
 from ..boxes import cxcywh_to_xyxy, generalized_iou, iou
 from ..classification import NO_OBJECT, ClassificationScheme
 from ..config import LossConfig
-from ..structures import BatchCount, DetectorOutput, Predictions, Target
-from .matcher import HungarianMatcher, Match, Stage
+from ..structures import BatchCount, DetectorOutput, Target
+from .assigners import Repeated
+from .assignment import Assigner, Match
+from .matcher import HungarianMatcher
+from .stages import Stage, objects_only, stages_of
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Losses:
 
     `total`: the weighted sum, which is differentiated. `terms`: the unweighted terms by name, detached. They
     are `class`, `box` and `giou` for the last layer; the same names have the suffixes `_0`, `_1`, … for the
-    earlier layers and `_proposals` for the first stage.
+    earlier layers and `_proposals` for the first stage. Routes that only training has add their names.
     """
 
     total: Tensor
@@ -43,7 +46,11 @@ class SetCriterion:
         self.matcher = HungarianMatcher(classification, config.class_cost, config.box_cost, config.giou_cost)
 
     def __call__(
-        self, output: DetectorOutput, targets: Sequence[Target], count: BatchCount | None = None
+        self,
+        output: DetectorOutput,
+        targets: Sequence[Target],
+        count: BatchCount | None = None,
+        further: Sequence[Stage] = (),
     ) -> Losses:
         """Compute the losses of one (micro-)batch.
 
@@ -51,40 +58,44 @@ class SetCriterion:
             output: the predictions of all layers.
             targets: one target per image; an image may have no objects.
             count: the counts over the whole update; None if this batch is the whole update.
+            further: predictions that are not in the model's output, from routes that only training has.
 
         Raises:
             NonFiniteError: if predictions or target boxes are not finite; the message names the image.
         """
         last = output.predictions[-1]
         count = count or BatchCount.from_targets(targets, last.logits.shape[1]).share_of(1)
-        stages: dict[str, Stage] = {"": (last, targets)}  # by the suffix of their terms
-        if self.config.auxiliary:
-            stages |= {f"_{i}": (layer, targets) for i, layer in enumerate(output.predictions[:-1])}
-        if output.proposals is not None:
-            # The first stage only separates objects from background, and class 0 is its "object".
-            objects = [replace(target, labels=torch.zeros_like(target.labels)) for target in targets]
-            stages["_proposals"] = (output.proposals, objects)
-
         total = last.logits.new_zeros((), dtype=torch.float32)
         terms: dict[str, Tensor] = {}
-        matches = self.matcher(list(stages.values()))
-        for (suffix, (predictions, stage_targets)), match in zip(stages.items(), matches, strict=True):
-            class_loss, box_loss, giou_loss = self._stage(predictions, stage_targets, match, count)
+        for stage, match in _matched([*self.stages(output, targets), *further]):
+            class_loss, box_loss, giou_loss = self._stage(stage, match, count)
             total = (
                 total
-                + self.config.class_weight * class_loss
-                + self.config.box_weight * box_loss
-                + self.config.giou_weight * giou_loss
+                + stage.weight * self.config.class_weight * class_loss
+                + stage.weight * self.config.box_weight * box_loss
+                + stage.weight * self.config.giou_weight * giou_loss
             )
             for name, value in (("class", class_loss), ("box", box_loss), ("giou", giou_loss)):
-                terms[name + suffix] = value.detach()
+                terms[name + stage.suffix] = value.detach()
         return Losses(total, terms)
 
-    def _stage(
-        self, predictions: Predictions, targets: Sequence[Target], match: Match, count: BatchCount
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def stages(self, output: DetectorOutput, targets: Sequence[Target]) -> list[Stage]:
+        """Return the stages of a model's output: decoder layers and, in two-stage models, the proposals."""
+        repeats = self.config.object_repeats
+        assigner = self.matcher if repeats == 1 else Repeated(self.matcher, repeats)
+        stages = stages_of(
+            output.predictions, targets, assigner, auxiliary=self.config.auxiliary, repeats=repeats
+        )
+        if output.proposals is not None:
+            stages.append(
+                Stage("_proposals", output.proposals, objects_only(targets), assigner, repeats=repeats)
+            )
+        return stages
+
+    def _stage(self, stage: Stage, match: Match, count: BatchCount) -> tuple[Tensor, Tensor, Tensor]:
         # Mixed precision ends here: sums over thousands of terms need float32.
-        logits, boxes = predictions.logits.float(), predictions.boxes_cxcywh.float()
+        logits, boxes = stage.predictions.logits.float(), stage.predictions.boxes_cxcywh.float()
+        targets, count = stage.targets, replace(count, objects=count.objects * stage.repeats)
         labels = torch.cat([target.labels for target in targets])
         predicted = boxes.flatten(0, 1).index_select(0, match.queries)
         target_boxes = torch.cat([target.boxes_cxcywh for target in targets])[match.objects].to(predicted)
@@ -98,3 +109,14 @@ class SetCriterion:
         box_loss = F.l1_loss(predicted, target_boxes, reduction="sum") / count.objects
         giou_loss = (1 - generalized_iou(corners, target_corners)).sum() / count.objects
         return class_loss, box_loss, giou_loss
+
+
+def _matched(stages: Sequence[Stage]) -> list[tuple[Stage, Match]]:
+    """Return each stage with its match; stages with the same assigner are assigned together."""
+    matches: dict[int, Match] = {}
+    assigners: dict[Assigner, None] = dict.fromkeys(stage.assigner for stage in stages)
+    for assigner in assigners:
+        own = [index for index, stage in enumerate(stages) if stage.assigner is assigner]
+        found = assigner([(stages[index].predictions, stages[index].targets) for index in own])
+        matches.update(zip(own, found, strict=True))
+    return [(stage, matches[index]) for index, stage in enumerate(stages)]

@@ -6,7 +6,7 @@ Letters: B batch, Q queries, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
@@ -15,6 +15,10 @@ from .attention import MemoryAttention
 from .dropout import Dropout
 from .feedforward import FeedForward
 from .heads import PredictionHead, corrected, logits_of_references
+
+# The first sub-layer of a decoder layer, in which queries see each other: (content, positions) → content, all
+# (B, Q, C). A route that only training has may take another step than `DecoderLayer.self_attend`.
+SelfAttend = Callable[[Tensor, Tensor], Tensor]
 
 
 class DecoderLayer(nn.Module):
@@ -34,15 +38,24 @@ class DecoderLayer(nn.Module):
         self.feedforward = FeedForward(dim, ffn_dim, dropout)
 
     def forward(
-        self, content: Tensor, positions: Tensor, references: Tensor, memory: FeatureMemory
+        self,
+        content: Tensor,
+        positions: Tensor,
+        references: Tensor,
+        memory: FeatureMemory,
+        attend: SelfAttend | None = None,
     ) -> Tensor:
-        query = content + positions
-        attended, _ = self.self_attention(query, query, content, need_weights=False)
-        content = self.self_norm(content + self.self_dropout(attended))
+        content = (attend or self.self_attend)(content, positions)
         attended = self.cross_attention(content, positions, references, memory)
         content = self.cross_norm(content + self.cross_dropout(attended))
         updated: Tensor = self.feedforward(content)
         return updated
+
+    def self_attend(self, content: Tensor, positions: Tensor) -> Tensor:
+        query = content + positions
+        attended, _ = self.self_attention(query, query, content, need_weights=False)
+        normalised: Tensor = self.self_norm(content + self.self_dropout(attended))
+        return normalised
 
 
 class Decoder(nn.Module):
@@ -72,12 +85,16 @@ class Decoder(nn.Module):
         self.refine_references = refine_references
         self.look_forward_twice = False
 
-    def forward(self, queries: Queries, memory: FeatureMemory) -> tuple[Predictions, ...]:
+    def forward(
+        self, queries: Queries, memory: FeatureMemory, attend: Sequence[SelfAttend] | None = None
+    ) -> tuple[Predictions, ...]:
+        """Return the predictions of all layers; `attend` replaces the self-attention of each layer."""
+        steps: Sequence[SelfAttend | None] = attend or [None] * len(self.layers)
         content, references = queries.content, queries.references
         origins = references  # the boxes that are corrected: the references, perhaps with a gradient
         predictions = []
-        for index, layer in enumerate(self.layers):
-            content = layer(content, queries.positions, references, memory)
+        for index, (layer, step) in enumerate(zip(self.layers, steps, strict=True)):
+            content = layer(content, queries.positions, references, memory, step)
             head = self.heads[index % len(self.heads)]
             assert isinstance(head, PredictionHead)
             hidden = self.norm(content)

@@ -18,6 +18,7 @@ from ..structures import (
     FeatureBatch,
     FeatureMemory,
     ImageBatch,
+    Queries,
     SpatialShapes,
 )
 from .backbone import Backbone
@@ -54,24 +55,25 @@ class DetectionModel(nn.Module):
         Returns:
             `DetectorOutput`: `.predictions[-1].logits` (B, Q, num_logits) and `.boxes_cxcywh` (B, Q, 4).
         """
-        batch = images if isinstance(images, FeatureBatch) else ImageBatch.from_input(images)
-        return self.detect(self.embed(batch))
+        memory = self.remember(images)
+        return self.answer(self.queries(memory), memory)
 
-    def detect(self, memory: FeatureMemory) -> DetectorOutput:
-        """Detect objects in the encoder's input, which `embed` returns."""
-        memory = self.encoder(memory)
-        queries = self.queries(memory)
+    def remember(self, images: ImageBatch | FeatureBatch | Tensor | Sequence[Tensor]) -> FeatureMemory:
+        """Return the encoder's output for any input of `forward`."""
+        batch = images if isinstance(images, FeatureBatch) else ImageBatch.from_input(images)
+        memory: FeatureMemory = self.encoder(self.embed(batch))
+        return memory
+
+    def answer(self, queries: Queries, memory: FeatureMemory) -> DetectorOutput:
+        """Return the predictions for the queries."""
         return DetectorOutput(self.decoder(queries, memory), queries.proposals)
 
     def embed(self, batch: ImageBatch | FeatureBatch) -> FeatureMemory:
         """Turn pixels or feature maps into the encoder's input: flattened levels with positions and masks."""
         maps = batch.maps if isinstance(batch, FeatureBatch) else self.backbone(batch.pixels)
-        return self.flattened(self.neck(maps), batch.mask)
-
-    def flattened(self, levels: Sequence[Tensor], image_mask: Tensor) -> FeatureMemory:
-        """Flatten the neck's levels (B, C, H, W), and add positions and masks."""
+        levels: list[Tensor] = self.neck(maps)
         shapes = tuple((level.shape[-2], level.shape[-1]) for level in levels)
-        return self.locate(_flatten(levels), shapes, image_mask)
+        return self.locate(_flatten(levels), shapes, batch.mask)
 
     def locate(self, tokens: Tensor, spatial_shapes: SpatialShapes, image_mask: Tensor) -> FeatureMemory:
         """Add to tokens (B, S, C) their positions, masks and valid ratios.

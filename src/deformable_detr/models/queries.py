@@ -92,10 +92,14 @@ class ProposalQueries(nn.Module):
             nn.init.xavier_uniform_(projection.weight)
 
     def forward(self, memory: FeatureMemory) -> Queries:
+        return self.proposed_by(self.head, memory)
+
+    def proposed_by(self, head: PredictionHead, memory: FeatureMemory) -> Queries:
+        """Return the queries that start from the best proposals of `head`."""
         base, invalid = base_boxes(memory)
         base_logits = torch.log(base / (1 - base)).masked_fill(invalid[..., None], torch.inf)
         tokens = memory.tokens.masked_fill(invalid[..., None], 0.0)
-        proposals: Predictions = self.head(self.memory_norm(self.memory_projection(tokens)), base_logits)
+        proposals: Predictions = head(self.memory_norm(self.memory_projection(tokens)), base_logits)
 
         objectness = proposals.logits[..., 0]
         if self.mask_invalid:
@@ -112,10 +116,15 @@ class ProposalQueries(nn.Module):
 
         `tokens` (B, Q) are the indices of the tokens that proposed the boxes.
         """
-        dim = self.memory_norm.normalized_shape[0]
-        encoded = sine_encoding(references * (2 * math.pi), dim // 2).flatten(2)  # (B, Q, 2C)
-        positions, content = self.box_norm(self.box_projection(encoded)).chunk(2, dim=-1)
+        positions, content = self.encode(references)
         return Queries(content, positions, references, proposals, tokens)
+
+    def encode(self, boxes_cxcywh: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the positions and the content, both (B, Q, C), that are made from boxes (B, Q, 4)."""
+        dim = self.memory_norm.normalized_shape[0]
+        encoded = sine_encoding(boxes_cxcywh * (2 * math.pi), dim // 2).flatten(2)  # (B, Q, 2C)
+        positions, content = self.box_norm(self.box_projection(encoded)).chunk(2, dim=-1)
+        return positions, content
 
 
 class MixedQueries(ProposalQueries):

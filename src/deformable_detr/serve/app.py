@@ -20,6 +20,7 @@ from ..pages import template_text
 from .bodies import body_schema, pictures_of
 from .engine import Engine, State
 from .gate import Gate
+from .inference_protocol import add_inference_protocol
 from .metrics import CONTENT_TYPE, Metrics
 from .refusals import Kind, Refusal
 from .schemas import (
@@ -35,7 +36,7 @@ from .settings import ServeSettings
 
 log = logging.getLogger(__name__)
 
-DESCRIPTION = "Objects in pictures, and where the model looked for them."
+DESCRIPTION = "Find objects in pictures, and show where the model looked for them."
 OF_THE_GATE = (400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 504)
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
@@ -45,11 +46,12 @@ Threshold = Annotated[
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="minimum score; by default the model's own, one for each class (`/v1/model`)",
+        description="The minimum score. Default: the model's own, one for each class (`/v1/model`).",
     ),
 ]
 ClassFilter = Annotated[
-    list[str] | None, Query(alias="classes", max_length=1000, description="only these; repeat for several")
+    list[str] | None,
+    Query(alias="classes", max_length=1000, description="Find only this class; repeat it for several."),
 ]
 
 
@@ -114,7 +116,9 @@ def _api(engine: Engine, on_failure: Callable[[], None] | None) -> FastAPI:
     async def detect(
         request: Request,
         threshold: Threshold = None,
-        max_detections: int = Query(min(100, most), ge=1, le=most, description="per picture"),
+        max_detections: int = Query(
+            min(100, most), ge=1, le=most, description="The maximum number of detections per picture."
+        ),
         classes: ClassFilter = None,
     ) -> DetectAnswer:
         _check_classes(classes or [], engine.detector)
@@ -134,17 +138,20 @@ def _api(engine: Engine, on_failure: Callable[[], None] | None) -> FastAPI:
         openapi_extra={"requestBody": body_schema(1)},
         dependencies=known_only,
         tags=["model"],
-        summary="Where the model looked in one picture",
+        summary="Show where the model looked in one picture",
     )
     async def explain_(
         request: Request,
         threshold: Threshold = None,
-        max_detections: int = Query(min(100, most), ge=1, le=most, description="per picture"),
+        max_detections: int = Query(
+            min(100, most), ge=1, le=most, description="The maximum number of detections per picture."
+        ),
     ) -> JSONResponse:
         (upload,) = await pictures_of(await request.body(), request.headers, engine, 1)
         return JSONResponse(await engine.explain(upload, threshold, max_detections))
 
     _add_status(api, engine)
+    add_inference_protocol(api, engine)
     return api
 
 
@@ -187,7 +194,7 @@ def _add_status(api: FastAPI, engine: Engine) -> None:
         responses=errors(401, 403, 422),
         dependencies=[Depends(_check_parameters)],
         tags=["model"],
-        summary="Classes and limits",
+        summary="List the classes and the limits",
     )
     async def model() -> ModelAnswer:
         detector = engine.detector
@@ -209,7 +216,7 @@ def _add_status(api: FastAPI, engine: Engine) -> None:
             ),
         )
 
-    @api.get("/healthz", tags=["operation"], summary="Whether the process is alive")
+    @api.get("/healthz", tags=["operation"], summary="Check that the process is alive")
     async def healthz() -> Status:
         return Status(status="ok")
 
@@ -217,7 +224,7 @@ def _add_status(api: FastAPI, engine: Engine) -> None:
         "/readyz",
         responses=errors(503),
         tags=["operation"],
-        summary="Whether requests are taken: the model is loaded, warm, and not about to stop",
+        summary="Check that requests are accepted: the model is warm, and the server is not stopping",
     )
     async def readyz() -> Status:
         engine.check_open()
@@ -228,7 +235,7 @@ def _add_status(api: FastAPI, engine: Engine) -> None:
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **errors(401, 403)},
         response_class=Response,
         tags=["operation"],
-        summary="For Prometheus",
+        summary="Return the metrics for Prometheus",
     )
     async def metrics() -> Response:
         return Response(engine.metrics.text(), media_type=CONTENT_TYPE)
@@ -281,7 +288,7 @@ def _add_handlers(api: FastAPI, engine: Engine) -> None:
             refusal = Refusal(Kind.METHOD, f"this path takes {allowed}, not {request.method[:20]}.")
             return answer(refusal, error.headers)
         assert error.status_code == 404, error
-        return answer(Refusal(Kind.NOT_FOUND, "there is nothing here: /docs tells what there is."))
+        return answer(Refusal(Kind.NOT_FOUND, "there is nothing here: /docs lists all addresses."))
 
     async def of_parameters(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)

@@ -9,7 +9,7 @@ import asyncio
 import base64
 import binascii
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import FormData, Headers, UploadFile
@@ -23,6 +23,7 @@ CHUNK = 256 * 1024
 LONGEST_NAME = 200
 MOST_PARTS = 1000
 MOST_SIGNS = 4000  # per kind of JSON punctuation: a request with 16 pictures has about 40 quotation marks
+Schema = TypeVar("Schema", bound=BaseModel)
 WHITESPACE = b" \t\r\n\v\f"
 JSON, MULTIPART = "application/json", "multipart/form-data"
 
@@ -34,7 +35,7 @@ class Base64Pictures(BaseModel):
 
     images: list[str] = Field(
         min_length=1,
-        description="The bytes of JPEG, PNG, WebP, … files in base64; a data: URL is taken as well.",
+        description="The bytes of JPEG, PNG, WebP, … files in base64, or data: URLs of such files.",
         json_schema_extra={"items": {"type": "string", "contentEncoding": "base64"}},
     )
 
@@ -82,6 +83,16 @@ async def pictures_of(body: bytes, headers: Headers, engine: Engine, most: int) 
 
 
 def _of_json(body: bytes, most: int) -> list[Upload]:
+    texts = read_json_body(body, most, Base64Pictures).images
+    return [upload_of_base64(text, number) for number, text in enumerate(texts, 1)]
+
+
+def read_json_body(body: bytes, most: int, schema: type[Schema]) -> Schema:
+    """Parse the JSON of a request with at most `most` pictures.
+
+    Raises:
+        Refusal: it is not JSON, does not fit the schema, or holds far more values than the pictures need.
+    """
     # Parsing millions of values would take half a minute, during which nothing else is answered.
     limit = MOST_SIGNS + 8 * most
     if any(_has_more_than(limit, sign, body) for sign in (b'"', b",", b"[", b"{")):
@@ -91,14 +102,13 @@ def _of_json(body: bytes, most: int) -> list[Upload]:
             "are the limit: send several requests.",
         )
     try:
-        texts = Base64Pictures.model_validate_json(body).images
+        return schema.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         if first["type"] == "json_invalid":
             raise Refusal(Kind.MALFORMED, f"the body is not JSON: {first['msg']}.") from error
         where = ".".join(str(part) for part in first["loc"]) or "the body"
         raise Refusal(Kind.INVALID, f"{where}: {first['msg']}.") from error
-    return [_of_text(text, number) for number, text in enumerate(texts, 1)]
 
 
 def _has_more_than(limit: int, sign: bytes, body: bytes) -> bool:
@@ -111,7 +121,12 @@ def _has_more_than(limit: int, sign: bytes, body: bytes) -> bool:
     return True
 
 
-def _of_text(text: str, number: int) -> Upload:
+def upload_of_base64(text: str, number: int) -> Upload:
+    """Decode the base64 of a request's picture with this number, counted from 1.
+
+    Raises:
+        Refusal: the text is not base64.
+    """
     label = f"picture {number}"
     if text.startswith("data:"):
         head, _, text = text.partition(",")

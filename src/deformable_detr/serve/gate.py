@@ -63,14 +63,14 @@ class Gate:
         except Refusal as refusal:
             self.metrics.errors.labels(refusal.kind.value).inc()
             if not answer.started:
-                await refusal.response()(scope, receive, answer.send)
+                await refusal.response(as_text=_is_protocol(scope))(scope, receive, answer.send)
         except Exception:
             answer.status = answer.status or "500"
             self.metrics.errors.labels(Kind.INTERNAL.value).inc()
             log.exception("a bug of the server: %s %s", scope["method"], route_of(scope))
             if not answer.started:
                 bug = Refusal(Kind.INTERNAL, "this is a bug of the server: its log says where.")
-                await bug.response()(scope, receive, answer.send)
+                await bug.response(as_text=_is_protocol(scope))(scope, receive, answer.send)
         finally:
             self.requests -= 1
             route = _label(route_of(scope))
@@ -80,9 +80,10 @@ class Gate:
     async def _answer(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         path, headers = route_of(scope), Headers(scope=scope)
         self._check_host(headers)
-        if path.startswith("/v1/") or path == "/metrics":
+        guarded = path.startswith(("/v1/", "/v2/models/"))
+        if guarded or path == "/metrics":
             self._check_sender(headers)
-        if not path.startswith("/v1/") or scope["method"] != "POST":
+        if not guarded or scope["method"] != "POST":
             await self.app(scope, receive, answer.send)
             return
         self.engine.check_open()
@@ -220,10 +221,16 @@ def route_of(scope: Scope) -> str:
 ROUTES = ("/", "/v1/detect", "/v1/explain", "/v1/model", "/healthz", "/readyz", "/metrics", "/docs")
 
 
+def _is_protocol(scope: Scope) -> bool:
+    return route_of(scope).startswith("/v2/")
+
+
 def _label(path: str) -> str:
     """Return a path's label for the metrics; unknown paths share one label, so that there are only a few."""
     if path.startswith("/static/") or path == "/openapi.json":
         return "static"
+    if path.startswith("/v2"):
+        return "/v2 infer" if path.endswith("/infer") else "/v2"
     return path if path in ROUTES else "other"
 
 

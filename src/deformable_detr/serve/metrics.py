@@ -20,13 +20,13 @@ class Metrics:
         self.requests = Counter(
             f"{PREFIX}_requests", "Requests answered", ("route", "status"), registry=registry
         )
-        self.errors = Counter(f"{PREFIX}_errors", "Requests without result", ("kind",), registry=registry)
-        self.pictures = Counter(f"{PREFIX}_pictures", "Pictures through the model", registry=registry)
+        self.errors = Counter(f"{PREFIX}_errors", "Requests that got no result", ("kind",), registry=registry)
+        self.pictures = Counter(f"{PREFIX}_pictures", "Pictures that the model computed", registry=registry)
         self.queue = Gauge(
             f"{PREFIX}_queue_pictures", "Pictures accepted and not yet answered", registry=registry
         )
         self.held = Gauge(f"{PREFIX}_held_bytes", "Bytes of request bodies held now", registry=registry)
-        self.ready = Gauge(f"{PREFIX}_ready", "1 where the server takes requests", registry=registry)
+        self.ready = Gauge(f"{PREFIX}_ready", "1 if the server accepts requests, else 0", registry=registry)
         self.batches = Histogram(
             f"{PREFIX}_batch_pictures",
             "Pictures computed together",
@@ -47,9 +47,18 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
-        limit = Gauge(f"{PREFIX}_queue_limit_pictures", "Where requests are refused", registry=registry)
+        limit = Gauge(
+            f"{PREFIX}_queue_limit_pictures",
+            "The number of pictures beyond which requests are refused",
+            registry=registry,
+        )
         limit.set(queue_size)
-        info = Gauge(f"{PREFIX}_info", "What is served", ("model", "version"), registry=registry)
+        info = Gauge(
+            f"{PREFIX}_info",
+            "The model and the version of the package",
+            ("model", "version"),
+            registry=registry,
+        )
         info.labels(model, __version__).set(1)
 
     def text(self) -> bytes:

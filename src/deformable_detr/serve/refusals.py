@@ -79,11 +79,13 @@ class Refusal(Exception):  # noqa: N818 - most refusals are not errors
     def status(self) -> int:
         return STATUS[self.kind]
 
-    def response(self) -> JSONResponse:
+    def response(self, *, as_text: bool = False) -> JSONResponse:
+        """Return the answer; with `as_text`, its `error` is a text, as the Open Inference Protocol states."""
         headers = {}
         if self.retry_after is not None:
             headers["Retry-After"] = str(self.retry_after)
         if self.kind is Kind.UNAUTHORIZED:
             headers["WWW-Authenticate"] = "Bearer"
-        body = {"error": {"kind": self.kind.value, "message": self.message}}
+        error = {"kind": self.kind.value, "message": self.message}
+        body = {"error": f"{self.kind.value}: {self.message}" if as_text else error}
         return JSONResponse(body, self.status, headers)

@@ -14,17 +14,19 @@ from .refusals import MEANINGS, Kind
 class Box(BaseModel):
     """One detected object."""
 
-    box_xyxy: tuple[float, float, float, float] = Field(description="x0, y0, x1, y1 in pixels of the picture")
+    box_xyxy: tuple[float, float, float, float] = Field(
+        description="x0, y0, x1, y1 in pixels of the picture."
+    )
     score: float = Field(ge=0, le=1)
-    label: int = Field(ge=0, description="index of the class in `/v1/model`")
-    category_id: int = Field(description="the data set's own id of the class")
-    name: str = Field(description="the class")
+    label: int = Field(ge=0, description="The index of the class in `/v1/model`.")
+    category_id: int = Field(description="The id of the class in the data set.")
+    name: str = Field(description="The name of the class.")
 
 
 class Found(BaseModel):
     """The detections in one picture, best first."""
 
-    file_name: str | None = Field(description="as it was sent; null for base64")
+    file_name: str | None = Field(description="The name that was sent; null for base64.")
     width: int = Field(ge=1)
     height: int = Field(ge=1)
     detections: list[Box]
@@ -61,7 +63,7 @@ class DetectAnswer(BaseModel):
 
     model: str
     thresholds_from: str = Field(
-        description="where the minimum scores come from: the request, or the choice saved in the model"
+        description="The source of the minimum scores: the request, or the choice saved in the model."
     )
     results: list[Found]
 
@@ -72,11 +74,11 @@ class PackedAttention(BaseModel):
     layers: int
     locations: str = Field(
         description="(detections, layers, heads, levels, points, 2): x and y as (fraction of the picture + "
-        "0.5) / 2 · 65535; empty where attention is dense"
+        "0.5) / 2 · 65535; empty if attention is dense."
     )
     weights: str = Field(
         description="(detections, layers, heads, levels, points): weight / `most` · 65535; the weights of a "
-        "head sum to one"
+        "head sum to one."
     )
 
 
@@ -86,24 +88,24 @@ class ExplainedDetection(BaseModel):
     name: str
     score: float
     query: int
-    boxes: list[list[float]] = Field(description="x0, y0, x1, y1 after each decoder layer")
-    references: list[list[float]] = Field(description="x, y around which each layer looked; empty in DETR")
-    proposal: list[float] | None = Field(description="two-stage: the box that the query came from")
+    boxes: list[list[float]] = Field(description="x0, y0, x1, y1 after each decoder layer.")
+    references: list[list[float]] = Field(description="x, y around which each layer looked; empty in DETR.")
+    proposal: list[float] | None = Field(description="In two-stage models, the box that the query came from.")
 
 
 class ExplainAnswer(BaseModel):
     """Explanations of where the model looked, one for each detection."""
 
-    total: int = Field(description="how many detections there are; the best of them are explained here")
-    image_size: tuple[int, int] = Field(description="height, width")
-    threshold: float | None = Field(description="the minimum score; null if it differs between classes")
-    thresholds: str = Field(description="the minimum scores in words, and where they come from")
+    total: int = Field(description="The number of detections, of which the best are explained.")
+    image_size: tuple[int, int] = Field(description="Height and width.")
+    threshold: float | None = Field(description="The minimum score; null if it differs between classes.")
+    thresholds: str = Field(description="The minimum scores in words, and their source.")
     heads: int
     levels: int
-    points: int = Field(description="of each level; or cells, where attention is dense")
-    grid: list[int] | None = Field(description="rows, columns of the cells of dense attention")
-    most: float = Field(description="the largest weight")
-    colours: list[str] = Field(description="of weights from 0 to `most`")
+    points: int = Field(description="The sampling points per level, or the cells if attention is dense.")
+    grid: list[int] | None = Field(description="The rows and columns of the cells of dense attention.")
+    most: float = Field(description="The largest weight.")
+    colours: list[str] = Field(description="The colours of weights from 0 to `most`.")
     decoder: PackedAttention
     detections: list[ExplainedDetection]
 
@@ -124,11 +126,13 @@ class ModelAnswer(BaseModel):
     name: str
     recipe: str
     version: str
-    classes: list[str | None] = Field(description="by label; null for a label that is never predicted")
-    thresholds: list[float] = Field(
-        description="by label: the minimum score of a detection in a request without `threshold`"
+    classes: list[str | None] = Field(
+        description="The names by label; null for a label that is never predicted."
     )
-    thresholds_from: str = Field(description="where these come from, in words")
+    thresholds: list[float] = Field(
+        description="The minimum score by label, in a request without `threshold`."
+    )
+    thresholds_from: str = Field(description="The source of the thresholds, in words.")
     can_explain: bool
     limits: Limits
 
@@ -158,6 +162,6 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     for status in statuses:
         described[status] = {"model": ErrorAnswer, "description": MEANINGS[status]}
         if status in (429, 503):
-            header = {"description": "seconds", "schema": {"type": "integer"}}
+            header = {"description": "Seconds until the next attempt.", "schema": {"type": "integer"}}
             described[status]["headers"] = {"Retry-After": header}
     return described

@@ -13,6 +13,7 @@ def opening_lines(run: Parts) -> list[str]:
     settings, split, val = run.config.train, run.train_split, run.val_split
     factor = batch_size_factor(settings, run.total_batch)
     boxes = sum(len(record) for record in split.images)
+    empty = sum(record.crowd.all() for record in split.images)
     trainable = sum(p.numel() for p in run.state.model.parameters() if p.requires_grad)
     measured = "no validation split" if val is None else f"{len(val)} images to evaluate on ({val.name})"
     warnings = [f"warning: {lost}" for part in (split, val) if part and (lost := most_is_lost(part))]
@@ -22,12 +23,20 @@ def opening_lines(run: Parts) -> list[str]:
         f"computed in {str(run.dtype).removeprefix('torch.')}",
         f"{split.format} data: {len(split)} training images, {boxes} boxes, {len(split.classes)} classes; "
         f"{measured}",
+        *([f"training images without an object, learned as background: {empty}"] if empty else []),
+        *run.fitted,
         f"{run.last_step} updates of {settings.batch_size} x {settings.accumulate} x "
         f"{run.processes.world_size} images (batch x accumulate x processes), "
         f"{run.updates_per_epoch} per epoch",
         f"learning rate {settings.lr * factor:.2e} (backbone {settings.lr_backbone * factor:.2e}): "
         f"rule '{settings.lr_rule}', {settings.lr:.2e} is for {settings.lr_batch_size} images per update",
     ]
+    if run.state.routes:
+        extra = sum(parameter.numel() for parameter in run.state.routes.parameters())
+        lines.append(
+            f"routes through the decoder that only training has: {', '.join(run.state.routes)} "
+            f"({extra:,} parameters of their own)"
+        )
     problems = [problem for problem in split.problems if problem.kind not in NOTES]
     if problems:
         lines.append(

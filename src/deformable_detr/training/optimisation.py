@@ -18,13 +18,17 @@ from ..config import TrainConfig
 SAMPLING_NAMES = ("reference_points", "sampling_offsets")
 
 
-def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, config: TrainConfig, routes: nn.Module | None = None
+) -> list[dict[str, Any]]:
     """Return AdamW's groups: the backbone, the projections that determine where to sample, and all others.
 
-    Each has `name`, `params` and `initial_lr`, the rate before `learning_rate_factor`.
+    Each has `name`, `params` and `initial_lr`, the rate before `learning_rate_factor`. `routes` may have
+    parameters that only training has.
     """
+    further = () if routes is None else routes.named_parameters(prefix="routes")
     groups: dict[str, list[nn.Parameter]] = {"base": [], "backbone": [], "sampling": []}
-    for name, parameter in model.named_parameters():
+    for name, parameter in (*model.named_parameters(), *further):
         if not parameter.requires_grad:
             continue
         if name.startswith("backbone."):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -23,12 +23,18 @@ from ..data.records import Split
 from ..errors import UserError
 from ..inference.detector import Detector, new_checkpoint
 from ..loss import SetCriterion
+from ..models import DetectionModel
 from ..models.activation_checkpointing import checkpoint_activations
+from ..models.relu6 import keep_only_results_of_relu6
 from ..run_folder.names import CHECKPOINTS, FEATURE_CACHE, STATE_FILE
+from .cpu import replica_for_training
 from .feature_cache import CacheLimits, FeatureCache
+from .fitting import fit_to_data
+from .learner import Learner
 from .optimisation import adamw, parameter_groups
 from .precision import autocast, gradient_scaler, resolve_precision
 from .processes import Processes, join_processes
+from .routes import build_routes
 from .settings import config_for_classes, read_splits
 from .state import Identity, TrainingState, load_state, read_state, require_state, save_state
 from .transfer import transfer
@@ -42,9 +48,11 @@ class Parts:
     Attributes:
         start: the contents of a checkpoint, with the same model as `state`.
         state: everything that changes during training.
-        model: the state's model, wrapped so that several processes share its gradients.
+        learner: the state's model, or a faster one with its parameters, and the routes, wrapped so that
+            several processes share their gradients.
         dtype: the type in which the forward pass computes.
         cache: the backbone's features; None if they are computed in every update.
+        fitted: what was adapted to the data, as lines for the log.
     """
 
     data: str | Path
@@ -57,15 +65,15 @@ class Parts:
     dtype: torch.dtype
     start: Checkpoint
     state: TrainingState
-    model: nn.Module
+    learner: nn.Module
     criterion: SetCriterion
     cache: FeatureCache | None
+    fitted: Sequence[str] = ()
 
     @property
     def total_batch(self) -> int:
         """The number of images per update, over all micro-batches and processes."""
-        settings = self.config.train
-        return settings.batch_size * settings.accumulate * self.processes.world_size
+        return total_batch_of(self.config, self.processes)
 
     @property
     def updates_per_epoch(self) -> int:
@@ -91,6 +99,7 @@ class Parts:
             "start_step": first,
             "rank": self.processes.rank,
             "world_size": self.processes.world_size,
+            "balance": settings.balance,
         }
         batches: Iterator[MicroBatch]
         if self.cache is None:
@@ -135,6 +144,7 @@ def build_parts(
     processes.from_first(partial(require_room, output, resume))
     train_split, val_split = read_splits(data, config)
     config = config_for_classes(config, train_split)
+    config, fitted = fit_to_data(config, train_split, total_batch_of(config, processes))
     settings = config.train
     dtype = resolve_precision(settings.precision, processes.device)
     console = Console(quiet=not processes.is_first)
@@ -144,7 +154,10 @@ def build_parts(
     if init_from is not None and not resume:
         for sentence in transfer(checkpoints.load(init_from), start).sentences():
             console.print(sentence, highlight=False)
-    state = _prepare(start, config, processes.device, dtype)
+    criterion = SetCriterion(build_classification(config.model, settings.loss), settings.loss)
+    routes = build_routes(config, start.model, criterion)
+    state = _prepare(start, routes, config, processes.device, dtype)
+    model = replica_for_training(state.model, processes.device, dtype)
     parts = Parts(
         data=data,
         output=output,
@@ -157,14 +170,22 @@ def build_parts(
         start=start,
         state=state,
         # Without auxiliary losses the earlier layers' heads get no gradient.
-        model=processes.share_gradients(state.model, some_unused=not settings.loss.auxiliary),
-        criterion=SetCriterion(build_classification(config.model, settings.loss), settings.loss),
-        cache=_feature_cache(state, train_split, config, output, processes, dtype),
+        learner=processes.share_gradients(
+            Learner(model, state.routes), some_unused=not settings.loss.auxiliary
+        ),
+        criterion=criterion,
+        cache=_feature_cache(model, train_split, config, output, processes, dtype),
+        fitted=fitted,
     )
     if resume:
         content = processes.from_first(partial(read_state, output))
         load_state(content, output, state, Identity.from_split(train_split, parts.total_batch))
     return parts
+
+
+def total_batch_of(config: RunConfig, processes: Processes) -> int:
+    """Return the number of images per update."""
+    return config.train.batch_size * config.train.accumulate * processes.world_size
 
 
 def require_room(output: Path, resume: bool) -> None:
@@ -184,7 +205,9 @@ def _untrained(config: RunConfig, split: Split, *, pretrained: bool) -> Checkpoi
     return new_checkpoint(config.model, split.classes, data, config.recipe, weights)
 
 
-def _prepare(start: Checkpoint, config: RunConfig, device: torch.device, dtype: torch.dtype) -> TrainingState:
+def _prepare(
+    start: Checkpoint, routes: nn.ModuleDict, config: RunConfig, device: torch.device, dtype: torch.dtype
+) -> TrainingState:
     """Prepare the model for training and build its moving average and its optimizer."""
     settings = config.train
     model = start.model.to(device)
@@ -193,15 +216,16 @@ def _prepare(start: Checkpoint, config: RunConfig, device: torch.device, dtype: 
     # Depthwise and 1x1 convolutions run faster in this layout, on CPUs and GPUs.
     model.backbone.to(memory_format=torch.channels_last)
     average = copy.deepcopy(model) if settings.ema_decay > 0 else None
+    keep_only_results_of_relu6(model.backbone)
     model.decoder.look_forward_twice = settings.look_forward_twice
     if settings.activation_checkpointing:
         checkpoint_activations(model)
-    optimizer = adamw(parameter_groups(model, settings), settings)
-    return TrainingState(model, average, optimizer, gradient_scaler(device, dtype))
+    optimizer = adamw(parameter_groups(model, settings, routes.to(device)), settings)
+    return TrainingState(model, average, optimizer, gradient_scaler(device, dtype), routes=routes)
 
 
 def _feature_cache(
-    state: TrainingState,
+    model: DetectionModel,
     split: Split,
     config: RunConfig,
     output: Path,
@@ -213,7 +237,7 @@ def _feature_cache(
         return None
     return FeatureCache(
         Samples(split, config.data, settings.seed),
-        state.model.backbone,
+        model.backbone,
         processes.device,
         output / FEATURE_CACHE / str(processes.rank),
         CacheLimits(memory=int(settings.cache_memory_gb * 1e9), files=int(settings.cache_disk_gb * 1e9)),

@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.records import Split
 from ..errors import UserError
@@ -37,6 +37,7 @@ class TrainingState:
         step: the number of updates done.
         closed_step: the update after which an epoch was last evaluated and its checkpoints were written.
         best_ap: the best AP so far; None before the first evaluation that has an AP.
+        routes: the routes that only training has, by name. Checkpoints contain nothing of them.
     """
 
     model: DetectionModel
@@ -46,6 +47,7 @@ class TrainingState:
     step: int = 0
     closed_step: int = 0
     best_ap: float | None = None
+    routes: nn.ModuleDict = field(default_factory=nn.ModuleDict)
 
     @property
     def model_to_keep(self) -> DetectionModel:
@@ -88,6 +90,7 @@ def save_state(output: Path, state: TrainingState, identity: Identity) -> None:
         "total_batch": identity.total_batch,
         "data": {"images": identity.num_images, "classes": list(identity.class_names)},
         "model": cpu_copy(state.model.state_dict()),
+        "routes": {"names": list(state.routes), "tensors": cpu_copy(state.routes.state_dict())},
         "average": None if state.average is None else cpu_copy(state.average.state_dict()),
         "optimizer": state.optimizer.state_dict(),
         "scaler": state.scaler.state_dict(),
@@ -133,10 +136,13 @@ def load_state(content: Mapping[str, Any], output: Path, state: TrainingState, i
     """
     path = output / STATE_FILE
     _require_same(content, identity, output)
+    routes = content.get("routes", {"names": [], "tensors": {}})  # older states have none
+    _require_same_routes(routes["names"], list(state.routes), output)
     groups = state.optimizer.param_groups
     settings = [{name: group[name] for name in ("initial_lr", "weight_decay")} for group in groups]
     try:
         state.model.load_state_dict(content["model"])
+        state.routes.load_state_dict(routes["tensors"])
         state.optimizer.load_state_dict(content["optimizer"])
         if state.average is not None:
             state.average.load_state_dict(content["average"] or content["model"])
@@ -201,4 +207,13 @@ def _require_same(content: Mapping[str, Any], identity: Identity, output: Path) 
         raise UserError(
             f"--resume: the run used {content['total_batch']} images per update, now there are "
             f"{identity.total_batch}: keep batch_size x accumulate x processes the same."
+        )
+
+
+def _require_same_routes(saved: list[str], current: list[str], output: Path) -> None:
+    if saved != current:
+        before, now = (", ".join(names) or "none" for names in (saved, current))
+        raise UserError(
+            f"--resume: the run's train.routes are {before}, now they are {now}: keep them the same, or "
+            f"start a new run with --init-from {output}."
         )

@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import NonFiniteError
-from ..loss import Losses
+from ..loss import Losses, Stage
 from ..structures import BatchCount, DetectorOutput, FeatureBatch, ImageBatch, Target
 from .precision import autocast, gradient_scaler
 from .processes import Processes
 
 MicroBatch = tuple[ImageBatch | FeatureBatch, tuple[Target, ...]]
-Criterion = Callable[[DetectorOutput, Sequence[Target], BatchCount], Losses]  # such as loss.SetCriterion
+# Such as loss.SetCriterion; the stages are those of routes that only training has.
+Criterion = Callable[[DetectorOutput, Sequence[Target], BatchCount, Sequence[Stage]], Losses]
 
 _ADVICE = "lower the learning rate (--train.lr), or look at the images with `deformable-detr inspect`"
 
@@ -37,7 +39,7 @@ def update(
     """Update the weights of `model` by one step of `optimizer`.
 
     Args:
-        model: maps an ImageBatch or FeatureBatch to a DetectorOutput, and may be wrapped for many processes.
+        model: a `Learner`, perhaps wrapped for many processes.
         micro_batches: this process's part of the update, on any device.
         count: this process's share of the objects and images of the whole update, from `count_update`.
         dtype: the type in which the forward pass computes.
@@ -59,8 +61,8 @@ def update(
     for index, (images, targets) in enumerate(to_device(each, device) for each in micro_batches):
         with _without_exchange(model, index < len(micro_batches) - 1):
             with autocast(device, dtype):
-                output = model(images)
-            losses = _losses(criterion, output, targets, count, number)
+                output, further = model(images, targets)
+            losses = _losses(partial(criterion, output, targets, count, further), number)
             scaler.scale(losses.total).backward()
         parts.append({"loss": losses.total.detach(), **losses.terms})
     norm = None
@@ -107,11 +109,9 @@ def _without_exchange(model: nn.Module, is_active: bool) -> Iterator[None]:
         yield
 
 
-def _losses(
-    criterion: Criterion, output: DetectorOutput, targets: Sequence[Target], count: BatchCount, number: int
-) -> Losses:
+def _losses(criterion: Callable[[], Losses], number: int) -> Losses:
     try:
-        return criterion(output, targets, count)
+        return criterion()
     except NonFiniteError as error:
         raise NonFiniteError(f"update {number}: {error}; {_ADVICE}") from error
 

@@ -66,6 +66,9 @@ struct Kernels {
   Steps float32, float64, bfloat16, float16;
 };
 
+// The name of the kernels in use, for operators with tables of their own (register.cpp).
+const char* chosen_kernels_name();
+
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 inline int64_t query_tasks(const Problem& p) { return p.B * divide_up(p.Q, p.queries_per_task); }

@@ -334,6 +334,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> fused_ms_deform_attn_backward(
 }
 
 }  // namespace
+
+const char* chosen_kernels_name() { return chosen_kernels.load()->name; }
+
 }  // namespace deformable_detr
 
 // SymInt: with plain int, torch.export would bake the sizes of the example picture into the program.

@@ -1,0 +1,66 @@
+"""The settings of routes, which only training has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .checks import check
+from .settings import setting
+
+
+@dataclass(frozen=True)
+class RouteConfig:
+    """Further passes through the decoder that only training has. They give the model more to learn from each
+    object; saved models contain nothing of them. A weight of 0 leaves a route out.
+    """
+
+    no_self_attention: float = setting(
+        0.0,
+        "Weight of the losses of a pass without self-attention, in which several queries may learn the same "
+        "object (DAC-DETR, whose own weight is 0.33).",
+        minimum=0,
+    )
+    instructed: float = setting(
+        0.0,
+        "Weight of the losses of a pass in which learned tokens allow several queries to learn the same "
+        "object (Mr. DETR, whose own weight is 1).",
+        minimum=0,
+    )
+    denoising: float = setting(
+        0.0,
+        "Weight of the losses of a pass whose queries are objects with noise (DINO, whose own weight is 1; "
+        "two stages only).",
+        minimum=0,
+    )
+    queries_per_object: int = setting(
+        6,
+        "With no_self_attention and instructed, the maximum number of queries that learn the same object.",
+        minimum=1,
+    )
+    quality_threshold: float = setting(
+        0.4,
+        "With no_self_attention and instructed, how well a query must fit an object to learn it, from 0 to "
+        "1; one query of each object always does.",
+        minimum=0,
+        maximum=1,
+    )
+    iou_share: float = setting(
+        0.7,
+        "With no_self_attention and instructed, the share of the IoU in how well a query fits an object; the "
+        "rest is the score of its class.",
+        minimum=0,
+        maximum=1,
+    )
+    denoising_queries: int = setting(
+        100,
+        "With denoising, how many queries with little noise an image has; as many have more. Images with "
+        "more objects than this have one for each object.",
+        minimum=1,
+    )
+
+    def __post_init__(self) -> None:
+        check(self, "train.routes.")
+
+    @property
+    def is_any(self) -> bool:
+        return max(self.no_self_attention, self.instructed, self.denoising) > 0

@@ -1,0 +1,88 @@
+"""Assigners that give an object several queries, and one whose pairs are known (specification §12.4).
+
+They serve routes through the decoder that only training has, in which queries may share an object.
+Letters: Q queries, N objects of one image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from ..boxes import cxcywh_to_xyxy, iou
+from ..classification import ClassificationScheme
+from ..structures import Target
+from .assignment import Assigner, ImageAssigner, Layer, Match
+
+
+class Repeated(ImageAssigner):
+    """Assigns as `assigner` would if each object occurred `times` times.
+
+    An image with many objects repeats them less often, so that each still gets a query.
+    """
+
+    def __init__(self, assigner: ImageAssigner, times: int):
+        self.assigner, self.times = assigner, times
+
+    def matrix(self, logits: Tensor, boxes_cxcywh: Tensor, target: Target) -> Tensor:
+        return self.assigner.matrix(logits, boxes_cxcywh, target)
+
+    def assign(self, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        Q, N = matrix.shape
+        times = max(1, min(self.times, Q // max(N, 1)))
+        queries, objects = self.assigner.assign(np.tile(matrix, times))
+        return queries, objects % max(N, 1)
+
+
+class QualityAssigner(ImageAssigner):
+    """Gives an object up to `most` queries that already fit it.
+
+    The quality of a pair is a weighted mean of the IoU, with the share `iou_share`, and the score of the
+    object's class. Every object gets one query for sure, by the one-to-one assignment with the maximum total
+    quality. Each other query votes for the object that it fits best, if the quality is at least `threshold`,
+    and an object takes the best of its voters. So a query has at most one object, and an object between one
+    and `most` queries, if there are enough.
+    """
+
+    def __init__(
+        self,
+        classification: ClassificationScheme,
+        threshold: float = 0.4,
+        most: int = 6,
+        iou_share: float = 0.7,
+    ):
+        self.classification = classification
+        self.threshold, self.most, self.iou_share = threshold, most, iou_share
+
+    def matrix(self, logits: Tensor, boxes_cxcywh: Tensor, target: Target) -> Tensor:
+        """Return the quality of each pair, (Q, N)."""
+        scores = self.classification.scores(logits.float())[:, target.labels]
+        corners = cxcywh_to_xyxy(boxes_cxcywh.float())
+        overlap = iou(corners[:, None], cxcywh_to_xyxy(target.boxes_cxcywh)[None])
+        return self.iou_share * overlap + (1 - self.iou_share) * scores
+
+    def assign(self, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        Q, N = matrix.shape
+        if N == 0:
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+        favourite, quality = matrix.argmax(axis=1), matrix.max(axis=1)
+        sure, theirs = linear_sum_assignment(-matrix)
+        favourite[sure], quality[sure] = theirs, np.inf
+        order = np.lexsort((-quality, favourite))  # object after object, the best voter first
+        voted = favourite[order]
+        rank = np.arange(Q) - np.searchsorted(voted, voted)
+        chosen = order[(rank < self.most) & (quality[order] >= self.threshold)]
+        return chosen, favourite[chosen]
+
+
+class Known(Assigner):
+    """Returns pairs that are known beforehand, the same for every layer."""
+
+    def __init__(self, match: Match):
+        self.match = match
+
+    def __call__(self, layers: Sequence[Layer]) -> list[Match]:
+        return [self.match] * len(layers)

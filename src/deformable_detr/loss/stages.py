@@ -1,0 +1,61 @@
+"""Stages: the predictions that have losses, with what they should be.
+
+Letters: B batch, Q queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..structures import Predictions, Target
+from .assignment import Assigner
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The predictions of one layer and their targets.
+
+    Attributes:
+        suffix: the end of the names of its losses.
+        assigner: decides which query should be which object.
+        weight: the factor on its losses in the total.
+        repeats: how often each object occurs; its losses are divided by this many times the objects.
+    """
+
+    suffix: str
+    predictions: Predictions
+    targets: Sequence[Target]
+    assigner: Assigner
+    weight: float = 1.0
+    repeats: float = 1.0
+
+
+def stages_of(
+    layers: Sequence[Predictions],
+    targets: Sequence[Target],
+    assigner: Assigner,
+    *,
+    name: str = "",
+    auxiliary: bool = True,
+    weight: float = 1.0,
+    repeats: float = 1.0,
+) -> list[Stage]:
+    """Return a stage for each decoder layer, the last one first.
+
+    Args:
+        name: the beginning of the suffixes; the number of a layer before the last one follows, `_0`, `_1`, ….
+        auxiliary: whether layers before the last one have losses.
+    """
+    numbered = {name: layers[-1]}
+    if auxiliary:
+        numbered |= {f"{name}_{number}": layer for number, layer in enumerate(layers[:-1])}
+    return [Stage(suffix, layer, targets, assigner, weight, repeats) for suffix, layer in numbered.items()]
+
+
+def objects_only(targets: Sequence[Target]) -> list[Target]:
+    """Return targets for the first stage, which only separates objects, its class 0, from background."""
+    return [
+        Target(target.labels.new_zeros(len(target)), target.boxes_cxcywh, target.image_id)
+        for target in targets
+    ]

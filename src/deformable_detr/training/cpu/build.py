@@ -1,0 +1,34 @@
+"""Build the replica of a model that a CPU trains. Only this module determines which parts are replaced."""
+
+from __future__ import annotations
+
+import copy
+from itertools import chain
+
+import torch
+
+from ...models import DetectionModel
+from ...ops import native_available
+from .convolutions import merge_norms
+from .encoder import UnpaddedEncoder
+
+
+def replica_for_training(model: DetectionModel, device: torch.device, dtype: torch.dtype) -> DetectionModel:
+    """Return a model with the same parameters, predictions and gradients that computes an update faster.
+
+    The parameters and buffers are those of `model`, not copies, so an update changes both. Save only `model`,
+    because the names differ. Predictions and gradients differ in the order of sums. If there
+    is nothing to gain, `model` itself is returned; the paper's recipes are among these.
+
+    Args:
+        dtype: the type in which the forward pass computes.
+    """
+    if device.type != "cpu" or dtype != torch.float32 or not native_available():
+        return model
+    tensors = chain(model.parameters(), model.buffers())
+    replica = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    is_changed = merge_norms(replica.backbone)
+    if UnpaddedEncoder.suits(replica.encoder):
+        replica.encoder = UnpaddedEncoder([*replica.encoder.layers])
+        is_changed = True
+    return replica if is_changed else model

@@ -1,0 +1,92 @@
+"""Convolutions as a CPU trains them: frozen norms are part of the weights; depthwise ones are native.
+
+Letters: B batch, C channels, H and W height and width of a map.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...inference.convolutions import norms_after_convolutions
+from ...ops.depthwise import depthwise_conv, depthwise_is_native
+
+
+def merge_norms(backbone: nn.Module) -> bool:
+    """Exchange the convolutions of `backbone` and their frozen norms if it has depthwise convolutions.
+
+    Returns:
+        Whether anything was exchanged.
+    """
+    pairs = list(norms_after_convolutions(backbone))
+    if not any(_is_depthwise(backbone.get_submodule(convolution)) for convolution, _ in pairs):
+        return False
+    for convolution, norm in pairs:
+        merged = NormedConvolution(backbone.get_submodule(convolution), backbone.get_submodule(norm))
+        backbone.set_submodule(norm, getattr(merged.norm, "act", nn.Identity()))
+        backbone.set_submodule(convolution, merged)
+    return True
+
+
+def _is_depthwise(module: Any) -> bool:
+    return bool(1 < module.in_channels == module.groups == module.out_channels)
+
+
+class NormedConvolution(nn.Module):
+    """The function norm(convolution(x)) for a frozen norm, without its passes over the map.
+
+    norm(W x + b) = (scale · W) x + shift, with a scale and a shift per channel. The weight is scaled in each
+    update, which is little work; so W still learns, and loaded weights have effect.
+    """
+
+    def __init__(self, convolution: Any, norm: Any):
+        super().__init__()
+        self.convolution, self.norm = convolution, norm
+        self.pads_by_size = type(convolution).__name__ == "Conv2dSame"  # timm's, as in TensorFlow
+        # For large maps and 3x3 kernels with a stride, PyTorch's gradient is the faster one.
+        self.is_native = (
+            _is_depthwise(convolution)
+            and convolution.stride[0] == convolution.stride[1]
+            and convolution.dilation == (1, 1)
+            and (convolution.kernel_size[0] >= 5 or convolution.stride == (1, 1))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        convolution, norm = self.convolution, self.norm
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        shift = norm.bias - norm.running_mean * scale
+        if convolution.bias is not None:
+            shift = shift + convolution.bias * scale
+        weight = convolution.weight * scale[:, None, None, None]
+        (top, bottom), (left, right) = (self._padding(x, axis) for axis in (0, 1))
+        if self.is_native and weight.requires_grad and depthwise_is_native(x):
+            height, width = (
+                (length + sum(padding) - kernel) // stride + 1
+                for length, padding, kernel, stride in zip(
+                    x.shape[2:],
+                    ((top, bottom), (left, right)),
+                    convolution.kernel_size,
+                    convolution.stride,
+                    strict=True,
+                )
+            )
+            return depthwise_conv(x, weight, shift, convolution.stride[0], (top, left), (height, width))
+        if (top, left) == (bottom, right):
+            padding = top, left
+        else:
+            x, padding = F.pad(x, (left, right, top, bottom)), (0, 0)
+        return F.conv2d(
+            x, weight, shift, convolution.stride, padding, convolution.dilation, convolution.groups
+        )
+
+    def _padding(self, x: Tensor, axis: int) -> tuple[int, int]:
+        """Return the numbers of zeros before and after the input along an axis."""
+        convolution = self.convolution
+        if not self.pads_by_size:
+            return convolution.padding[axis], convolution.padding[axis]
+        length, stride = x.shape[2 + axis], convolution.stride[axis]
+        reach = (convolution.kernel_size[axis] - 1) * convolution.dilation[axis] + 1
+        total = max((-(-length // stride) - 1) * stride + reach - length, 0)
+        return total // 2, total - total // 2

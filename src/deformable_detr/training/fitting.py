@@ -1,0 +1,77 @@
+"""Adaptation of a run to its data (`train.fit_to_data`): its length, its warm-up and its number of queries.
+
+A recipe's epochs, warm-up and queries suit data sets of a common size. With sixteen pictures, the lite
+recipe's 64 epochs are 256 updates, of which 200 would be warm-up; and 100 queries cannot find the 300 objects
+of a crowded picture. Only values that are still the recipe's are adapted, so every one can be set by hand.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from ..config import RECIPES, RunConfig
+from ..data.loading import steps_per_epoch
+from ..data.records import Split
+
+MINIMUM_UPDATES = 500
+WARM_UP_SHARE = 0.1  # of the updates, at most
+QUERIES_PER_OBJECT = 1.5  # of the fullest picture: room for fuller ones, and for second guesses
+QUERY_STEP, MAXIMUM_QUERIES = 50, 900
+
+
+def fit_to_data(config: RunConfig, split: Split, total_batch: int) -> tuple[RunConfig, list[str]]:
+    """Adapt `config` to the training images, with `total_batch` of them per update.
+
+    Returns:
+        The configuration, and a line for the log for each change.
+    """
+    if not config.train.fit_to_data or config.recipe not in RECIPES:
+        return config, []
+    config, lines = _with_length(config, steps_per_epoch(len(split), total_batch))
+    config, further = _with_queries(config, split)
+    return config, lines + further
+
+
+def _with_length(config: RunConfig, updates_per_epoch: int) -> tuple[RunConfig, list[str]]:
+    usual, settings = RECIPES[config.recipe]().train, config.train
+    lines = []
+    epochs = math.ceil(MINIMUM_UPDATES / updates_per_epoch)
+    if settings.epochs == usual.epochs < epochs:
+        every = settings.evaluate_every
+        if every == usual.evaluate_every:  # as many evaluations as before
+            every = math.ceil(every * epochs / usual.epochs)
+        settings = replace(settings, epochs=epochs, evaluate_every=every)
+        lines.append(
+            f"fitted to the data: {epochs} epochs instead of {usual.epochs}, for {MINIMUM_UPDATES} updates, "
+            f"with an evaluation every {every} (--train.epochs sets another number)"
+        )
+    updates = settings.epochs * updates_per_epoch
+    warm_up = math.ceil(WARM_UP_SHARE * updates)
+    if settings.warmup_steps == usual.warmup_steps > warm_up:
+        settings = replace(settings, warmup_steps=warm_up)
+        lines.append(
+            f"fitted to the data: {warm_up} updates of warm-up instead of {usual.warmup_steps}, "
+            f"{WARM_UP_SHARE:.0%} of all {updates} (--train.warmup_steps sets another number)"
+        )
+    return replace(config, train=settings), lines
+
+
+def _with_queries(config: RunConfig, split: Split) -> tuple[RunConfig, list[str]]:
+    usual, queries = RECIPES[config.recipe]().model.num_queries, config.model.num_queries
+    most = max(int((~record.crowd).sum()) for record in split.images)
+    needed = min(MAXIMUM_QUERIES, math.ceil(QUERIES_PER_OBJECT * most / QUERY_STEP) * QUERY_STEP)
+    if queries == usual < needed:
+        queries = needed
+    lines = []
+    if queries != config.model.num_queries:
+        lines.append(
+            f"fitted to the data: {queries} queries instead of {usual}, because a picture has {most} objects "
+            "(--model.num_queries sets another number)"
+        )
+    if queries < most:
+        lines.append(
+            f"warning: a picture has {most} objects, but {queries} queries find at most as many: raise "
+            "--model.num_queries, or cut the pictures into parts"
+        )
+    return replace(config, model=replace(config.model, num_queries=queries)), lines

@@ -1,0 +1,34 @@
+"""The function that training differentiates: the model's own pass and the routes that only training has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from ..loss import Stage
+from ..models import DetectionModel
+from ..structures import DetectorOutput, FeatureBatch, ImageBatch, Target
+
+
+class Learner(nn.Module):
+    """A model with its routes: all parameters that training changes, for one exchange of gradients.
+
+    Without routes, it computes what `model` does.
+    """
+
+    def __init__(self, model: DetectionModel, routes: nn.ModuleDict):
+        super().__init__()
+        self.model, self.routes = model, routes
+
+    def forward(
+        self, images: ImageBatch | FeatureBatch, targets: Sequence[Target]
+    ) -> tuple[DetectorOutput, list[Stage]]:
+        """Return the model's output and the stages of all routes, for `SetCriterion`."""
+        memory = self.model.remember(images)
+        queries = self.model.queries(memory)
+        output = self.model.answer(queries, memory)
+        stages: list[Stage] = []
+        for route in self.routes.values():
+            stages += route(self.model, memory, queries, targets)
+        return output, stages

@@ -1,0 +1,107 @@
+"""A route with instruction tokens (Mr. DETR, Zhang et al., CVPR 2025, its third route; specification §12.5).
+
+In each layer, learned tokens take part in self-attention, from which queries can tell that they may share an
+object here. They need a norm of their own after it, and proposals of their own.
+
+Letters: B batch, Q queries, C channels, T tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ...loss import Assigner, Stage, objects_only, stages_of
+from ...models import DetectionModel
+from ...models.decoder import DecoderLayer
+from ...models.heads import PredictionHead
+from ...models.queries import ProposalQueries
+from ...structures import FeatureMemory, Queries, Target
+from .route import Route
+
+NUM_TOKENS = 10
+
+
+class Instruction(nn.Module):
+    """The tokens of one layer and the norm that replaces the layer's own after self-attention."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.content = nn.Parameter(torch.randn(NUM_TOKENS, dim))
+        self.positions = nn.Parameter(torch.randn(NUM_TOKENS, dim))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, layer: DecoderLayer, content: Tensor, positions: Tensor) -> Tensor:
+        """Return the content (B, Q, C) after the layer's self-attention, in which tokens are keys."""
+        tokens, their_positions = (
+            part.expand(len(content), -1, -1) for part in (self.content, self.positions)
+        )
+        values = torch.cat([tokens, content], dim=1)  # (B, T + Q, C)
+        keys = values + torch.cat([their_positions, positions], dim=1)
+        # Only the queries ask: what the tokens would become is not used.
+        attended, _ = layer.self_attention(content + positions, keys, values, need_weights=False)
+        normalised: Tensor = self.norm(content + layer.self_dropout(attended))
+        return normalised
+
+
+class Instructed(Route):
+    """The model's layers and heads with instruction tokens and, with two stages, a second proposal head.
+
+    Args:
+        assigner: assigns the queries.
+        proposal_assigner: assigns the proposals of the second head.
+        model: the model that will be trained, whose shape this route takes.
+    """
+
+    def __init__(
+        self,
+        assigner: Assigner,
+        proposal_assigner: Assigner,
+        model: DetectionModel,
+        weight: float = 1.0,
+        auxiliary: bool = True,
+    ):
+        super().__init__(weight, auxiliary)
+        self.assigner, self.proposal_assigner = assigner, proposal_assigner
+        layers = model.decoder.layers
+        self.instructions = nn.ModuleList(Instruction(_width(layer)) for layer in layers)
+        self.head: PredictionHead | None = None
+        if isinstance(model.queries, ProposalQueries):
+            self.head = copy.deepcopy(model.queries.head)
+
+    def forward(
+        self, model: DetectionModel, memory: FeatureMemory, queries: Queries, targets: Sequence[Target]
+    ) -> list[Stage]:
+        if self.head is not None:
+            assert isinstance(model.queries, ProposalQueries)
+            queries = model.queries.proposed_by(self.head, memory)
+        steps = [
+            partial(instruction, layer)
+            for instruction, layer in zip(self.instructions, model.decoder.layers, strict=True)
+        ]
+        stages = stages_of(
+            model.decoder(queries, memory, steps),
+            targets,
+            self.assigner,
+            name="_instructed",
+            auxiliary=self.auxiliary,
+            weight=self.weight,
+        )
+        if self.head is not None and queries.proposals is not None:
+            objects = objects_only(targets)
+            stages.append(
+                Stage(
+                    "_instructed_proposals", queries.proposals, objects, self.proposal_assigner, self.weight
+                )
+            )
+        return stages
+
+
+def _width(layer: nn.Module) -> int:
+    assert isinstance(layer, DecoderLayer)
+    width: int = layer.self_attention.embed_dim
+    return width

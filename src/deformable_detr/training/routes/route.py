@@ -1,0 +1,40 @@
+"""A route through the decoder that only training has."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from torch import nn
+
+from ...loss import Stage
+from ...models import DetectionModel
+from ...structures import FeatureMemory, Queries, Target
+
+
+class Route(nn.Module, ABC):
+    """A pass through a model's decoder with losses of its own.
+
+    It uses the model's layers and heads. Its own parameters, if any, are trained with the model's and dropped
+    after training.
+
+    Args:
+        weight: the factor on its losses.
+        auxiliary: whether layers before the last one have losses.
+    """
+
+    def __init__(self, weight: float, auxiliary: bool):
+        super().__init__()
+        self.weight, self.auxiliary = weight, auxiliary
+
+    @abstractmethod
+    def forward(
+        self, model: DetectionModel, memory: FeatureMemory, queries: Queries, targets: Sequence[Target]
+    ) -> list[Stage]:
+        """Return the predictions of this route and their targets.
+
+        Args:
+            memory: the encoder's output.
+            queries: the queries of the model's own pass.
+            targets: one target per image.
+        """

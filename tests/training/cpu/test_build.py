@@ -1,0 +1,117 @@
+"""The replica that a CPU trains: the same parameters, predictions and gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from deformable_detr import ops
+from deformable_detr.config import BackboneConfig, ModelConfig, recipe
+from deformable_detr.models import DetectionModel, build_model
+from deformable_detr.structures import DetectorOutput, ImageBatch
+from deformable_detr.training.cpu import replica_for_training
+from deformable_detr.training.cpu.convolutions import NormedConvolution
+from deformable_detr.training.cpu.encoder import UnpaddedEncoder
+from tests.support.small_models import randomise, small_config
+
+pytestmark = pytest.mark.skipif(not ops.native_available(), reason=ops.kernels()["cpu"])
+CPU = torch.device("cpu")
+
+
+def lite(**changes: Any) -> ModelConfig:
+    backbone = BackboneConfig("tf_efficientnet_lite0", trainable_layers=2)
+    return small_config("deformable_detr_lite", **{"backbone": backbone, "hidden_dim": 32, **changes})
+
+
+def model_of(config: ModelConfig) -> DetectionModel:
+    torch.manual_seed(0)
+    model = build_model(config)
+    randomise(model)
+    return model.double()
+
+
+def replica_of(model: DetectionModel) -> DetectionModel:
+    return replica_for_training(model, CPU, torch.float32)
+
+
+@pytest.fixture
+def batch() -> ImageBatch:
+    """Three pictures of which none fills the batch."""
+    torch.manual_seed(1)
+    return ImageBatch.from_images([torch.randn(3, *size).double() for size in ((90, 64), (70, 81), (33, 47))])
+
+
+def derived(output: DetectorOutput) -> torch.Tensor:
+    """A number that depends on all predictions, without those for the padding, which nothing reads."""
+    total = torch.zeros((), dtype=torch.double)
+    for layer in output.predictions:
+        total = total + layer.logits.square().sum() + layer.boxes_cxcywh.sin().sum()
+    if output.proposals is not None:
+        total = total + output.proposals.logits.cos().sum()
+    return total
+
+
+@pytest.mark.parametrize("queries", ["reference_points", "proposals"])
+def test_predictions_and_gradients_are_the_same(batch: ImageBatch, queries: str) -> None:
+    model = model_of(lite(queries=queries))
+    replica = replica_of(model)
+    assert isinstance(replica.encoder, UnpaddedEncoder)
+    assert any(isinstance(part, NormedConvolution) and part.is_native for part in replica.modules())
+    results = []
+    for each in (model, replica):
+        output = each(batch)
+        grads = torch.autograd.grad(
+            derived(output), [p for p in model.parameters() if p.requires_grad], allow_unused=True
+        )
+        results.append((output, grads))
+    (expected, expected_grads), (found, found_grads) = results
+    for ours, theirs in zip(found.predictions, expected.predictions, strict=True):
+        torch.testing.assert_close(ours.logits, theirs.logits)
+        torch.testing.assert_close(ours.boxes_cxcywh, theirs.boxes_cxcywh)
+    for our_grad, their_grad in zip(found_grads, expected_grads, strict=True):
+        torch.testing.assert_close(our_grad, their_grad, rtol=1e-6, atol=1e-8)
+
+
+def test_the_replica_has_the_same_parameters_and_the_model_keeps_its_names() -> None:
+    model = model_of(lite())
+    names = list(model.state_dict())
+    replica = replica_of(model)
+    assert {id(p) for p in replica.parameters()} == {id(p) for p in model.parameters()}
+    assert list(model.state_dict()) == names
+    assert not any(isinstance(part, NormedConvolution) for part in model.modules())
+
+
+def test_weights_that_are_loaded_later_have_effect(batch: ImageBatch) -> None:
+    model, other = model_of(lite()), model_of(lite())
+    randomise(other, seed=5)
+    replica = replica_of(model)
+    model.load_state_dict(other.state_dict())
+    expected, found = other(batch).predictions[-1], replica(batch).predictions[-1]
+    torch.testing.assert_close(found.boxes_cxcywh, expected.boxes_cxcywh)
+
+
+def test_a_mask_that_is_no_rectangle_is_computed_as_before(batch: ImageBatch) -> None:
+    model = model_of(lite())
+    batch.mask[0, 20:50, 20:50] = True
+    expected, found = model(batch).predictions[-1], replica_of(model)(batch).predictions[-1]
+    torch.testing.assert_close(found.logits, expected.logits)
+
+
+@pytest.mark.parametrize("name", ["deformable_detr_r50", "deformable_detr_r50_two_stage", "detr_r50"])
+def test_the_recipes_of_the_paper_train_the_plain_model(name: str) -> None:
+    assert recipe(name).model.dropout > 0
+    model = build_model(small_config(name))
+    assert replica_of(model) is model
+
+
+def test_dropout_keeps_the_plain_encoder() -> None:
+    replica = replica_of(build_model(lite(dropout=0.1)))
+    assert not isinstance(replica.encoder, UnpaddedEncoder)
+
+
+@pytest.mark.parametrize(("device", "dtype"), [("cuda", torch.float32), ("cpu", torch.bfloat16)])
+def test_other_devices_and_types_train_the_plain_model(device: str, dtype: torch.dtype) -> None:
+    model = build_model(lite())
+    assert replica_for_training(model, torch.device(device), dtype) is model

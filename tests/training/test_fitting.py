@@ -1,0 +1,117 @@
+"""fitting.py: a run's length, warm-up and queries follow from its data, unless they were set by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deformable_detr.config import RECIPES, RunConfig, override, read_config, recipe
+from deformable_detr.data.formats import read_split
+from deformable_detr.data.records import ImageRecord, Split
+from deformable_detr.training import train
+from deformable_detr.training.fitting import fit_to_data
+from tests.support.tiny import changed_data, tiny_config
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def of_size(split: Split, num_images: int, most_objects: int = 3) -> Split:
+    """Return a split of so many images, of which one has `most_objects` objects, and a crowd region."""
+
+    def with_objects(count: int) -> ImageRecord:
+        return replace(
+            split.images[0],
+            boxes_xyxy=np.tile([0.0, 0.0, 9.0, 9.0], (count + 1, 1)),
+            labels=np.zeros(count + 1, dtype=np.int64),
+            crowd=np.array([*[False] * count, True]),
+        )
+
+    return replace(split, images=(with_objects(most_objects), *[with_objects(1)] * (num_images - 1)))
+
+
+@pytest.fixture
+def split(tiny_data: Path) -> Split:
+    return read_split(tiny_data, "train")
+
+
+def fitted(split: Split, num_images: int, most: int = 3, **changes: Any) -> tuple[RunConfig, list[str]]:
+    config = override(recipe("deformable_detr_lite"), changes)
+    return fit_to_data(config, of_size(split, num_images, most), config.train.batch_size)
+
+
+def test_sixteen_pictures_get_a_minimum_of_updates_and_a_tenth_of_warm_up(split: Split) -> None:
+    config, lines = fitted(split, 16)
+    assert config.train.epochs == 125  # 500 updates of 4 pictures
+    assert config.train.warmup_steps == 50
+    assert config.train.evaluate_every == 8  # instead of 4: about as many evaluations
+    assert len(lines) == 2
+    for line, facts in zip(
+        lines, [("125", "64", "--train.epochs"), ("50", "200", "warmup_steps")], strict=True
+    ):
+        assert all(fact in line for fact in facts)
+
+
+def test_common_data_sets_keep_the_recipe(split: Split) -> None:
+    config, lines = fitted(split, 205, most=30)
+    assert config == recipe("deformable_detr_lite")
+    assert lines == []
+
+
+@pytest.mark.parametrize(("most", "queries"), [(66, 100), (67, 150), (313, 500), (600, 900), (601, 900)])
+def test_queries_have_room_for_the_fullest_picture(split: Split, most: int, queries: int) -> None:
+    config, lines = fitted(split, 205, most)
+    assert config.model.num_queries == queries
+    assert len(lines) == (queries > 100)
+    if lines:
+        assert f"{queries} queries" in lines[0]
+        assert f"{most} objects" in lines[0]
+
+
+def test_more_objects_than_queries_are_a_warning(split: Split) -> None:
+    for most, changes in ((901, {}), (60, {"num_queries": 50})):
+        _, lines = fitted(split, 205, most, **changes)
+        assert "warning" in lines[-1]
+        assert f"{most} objects" in lines[-1]
+
+
+def test_values_that_were_set_stay(split: Split) -> None:
+    config, lines = fitted(split, 16, 80, epochs=3, warmup_steps=7, num_queries=90)
+    assert (config.train.epochs, config.train.warmup_steps, config.model.num_queries) == (3, 7, 90)
+    assert lines == []
+
+
+def test_a_fitted_configuration_is_not_fitted_again(split: Split) -> None:
+    once, _ = fitted(split, 16, 313)
+    again, lines = fit_to_data(once, of_size(split, 16, 313), 4)
+    assert again == once
+    assert lines == []
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "deformable_detr_lite"])
+def test_other_recipes_are_never_fitted(split: Split, name: str) -> None:
+    config = recipe(name)
+    assert fit_to_data(config, of_size(split, 4, 400), 4) == (config, [])
+
+
+def test_a_run_says_and_saves_what_was_fitted_and_counts_empty_pictures(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def empty_one(content: dict[str, Any]) -> None:
+        first = content["images"][0]["id"]
+        content["annotations"] = [row for row in content["annotations"] if row["image_id"] != first]
+
+    data = changed_data(tiny_data, tmp_path / "data", empty_one)
+    empty = sum(len(record) == 0 for record in read_split(data, "train").images)
+    assert empty >= 1
+    base = tiny_config(fit_to_data=True, evaluate_every=4, max_steps=6)
+    config = replace(base, train=replace(base.train, epochs=64, warmup_steps=200))
+    train(data, config, tmp_path / "run")
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"training images without an object, learned as background: {empty}" in said
+    assert "84 epochs instead of 64" in said  # of six updates each
+    saved = read_config(tmp_path / "run" / "config.yaml", RunConfig())
+    assert (saved.train.epochs, saved.train.warmup_steps) == (84, 51)
