@@ -233,7 +233,8 @@ def select_from_arrays(scheme: ClassificationScheme, logits: np.ndarray, k: int)
         scores = (exponentials / exponentials.sum(-1, keepdims=True))[..., :-1]
         labels, scores = scores.argmax(-1), scores.max(-1)  # (B, Q)
         queries = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        return TopArrays(*(np.take_along_axis(each, queries, 1) for each in (scores, labels)), queries)
+        scores, labels = (np.take_along_axis(each, queries, 1) for each in (scores, labels))
+        return TopArrays(scores, labels, queries)
     import torch
 
     return scheme.select(torch.from_numpy(logits), k).arrays()

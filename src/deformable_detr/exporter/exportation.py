@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from ..checkpoint.names import check_exported_file
 from ..data.formats import read_split
 from ..data.records import Split
 from ..data.scenes import draw_scene
@@ -46,7 +47,6 @@ from .certificate import (
 from .formats import (
     LIBRARIES,
     OPERATORS,
-    SUFFIXES,
     Draft,
     OnnxDraft,
     OpenVinoDraft,
@@ -261,10 +261,7 @@ def _checked(
     calibration: object,
     num_images: int,
 ) -> Operator:
-    if to not in SUFFIXES:
-        raise UserError(f"--to must be one of {', '.join(SUFFIXES)}, not {to}.")
-    if target.suffix != SUFFIXES[to]:
-        raise UserError(f"--to {to} writes a {SUFFIXES[to]} file: name one, not {target}.")
+    check_exported_file(to, target)
     check_output_file(target)
     if operator is None:
         operator = "native" if to == "torch" else "grid_sample"

@@ -52,7 +52,7 @@ class Augmentation(Protocol):
     def preprocess(self, picture: Image.Image) -> Tensor: ...
 
     def detect(
-        self, pixels: Sequence[Tensor], original_sizes: Sequence[tuple[int, int]], max_detections: int
+        self, pixels: Sequence[Any], original_sizes: Sequence[tuple[int, int]], max_detections: int
     ) -> list[Detections]: ...
 
 
