@@ -57,5 +57,5 @@ def _detections_that_count(split: Split | None) -> list[str]:
     if split is None or limit == COCO_LIMIT:
         return []
     return [
-        f"an image of {split.name} has {limit // 2} objects: up to {limit} detections of an image are measured"
+        f"an image of {split.name} has {limit // 2} objects: up to {limit} detections of each are measured"
     ]
