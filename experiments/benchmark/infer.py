@@ -1,10 +1,11 @@
 """`python -m experiments.benchmark infer`: one picture through the whole model, against peers.
 
 Every rival runs in a separate process, as its users run it: ours asks the allocator to keep large buffers
-(allocator.py), as its commands do; the others use the defaults. They take turns. Ours is timed from the
-decoded picture to detections; for the others only the model is timed, on prepared pixels. All use the same
-random weights, and the result states how far their outputs are from those of our plain model. ONNX
-Runtime and OpenVINO run transformers' model as torch.onnx exports it.
+(allocator.py) and threads to wait without spinning for long (openmp.py), as its commands do; the others use
+the defaults. They take turns, with `--beside N` while N other processes keep the processor busy. Ours is
+timed from the decoded picture to detections; for the others only the model is timed, on prepared pixels. All
+use the same random weights, and the result states how far their outputs are from those of our plain model.
+ONNX Runtime and OpenVINO run transformers' model as torch.onnx exports it.
 """
 
 from __future__ import annotations
@@ -45,6 +46,22 @@ from deformable_detr.structures import ImageBatch
 from deformable_detr.system.allocator import keep_large_buffers
 from deformable_detr.system.memory import peak_bytes
 
+from .infer_tables import (
+    BF16,
+    COLD_PREDICT,
+    HELP,
+    IMPORTS,
+    ONNXRUNTIME,
+    OPENVINO,
+    OPENVINO_BF16,
+    OURS,
+    PEERS,
+    PLAIN,
+    TRANSFORMERS,
+    TRANSFORMERS_BF16,
+    goals_of,
+    print_tables,
+)
 from .measure import (
     Timing,
     alternate,
@@ -52,15 +69,14 @@ from .measure import (
     machine,
     write_report,
 )
-from .rivals import add_shared_arguments, parsed_size, process_of_each
-from .tables import Goal, print_goals, print_participants, table
-
-TRANSFORMERS, ONNXRUNTIME, OPENVINO = "transformers", "onnxruntime", "openvino"
-PEERS = {TRANSFORMERS: "transformers", ONNXRUNTIME: "onnxruntime", OPENVINO: "openvino"}
-OURS, PLAIN, BF16 = "ours", "ours, plain", "ours, bf16"
-TRANSFORMERS_BF16, OPENVINO_BF16 = "transformers, bf16", "openvino, bf16"
-IMPORTS, HELP, COLD_PREDICT = "import torch, torchvision", "--help", "predict, cold process to file written"
-TOLERANCE = 1e-4  # of logits and boxes, between the runner and the plain model
+from .rivals import (
+    add_shared_arguments,
+    busy_processes,
+    environment_of_our_commands,
+    parsed_size,
+    process_of_each,
+)
+from .tables import print_participants
 
 Outputs = tuple[np.ndarray, np.ndarray]  # logits (1, Q, classes), boxes_cxcywh (1, Q, 4)
 
@@ -91,6 +107,7 @@ class Rival:
 
 def add_arguments(parser: Parser) -> None:
     add_shared_arguments(parser, "800x1066", PEERS)
+    parser.option("--beside", int, 0, "Keep this many other processes busy while models are timed.")
 
 
 def run(arguments: Namespace) -> None:
@@ -104,6 +121,7 @@ def benchmark_infer(
     against: str | None,
     threads: int | None,
     repeats: int,
+    beside: int = 0,
     output: str | None,
     console: Console,
 ) -> dict[str, Any]:
@@ -114,6 +132,8 @@ def benchmark_infer(
     """
     if repeats < 1 or (threads is not None and threads < 1):
         raise UserError("--repeats and --threads must be at least 1.")
+    if beside < 0:
+        raise UserError(f"--beside {beside}: must be 0 or more.")
     height_width, model = parsed_size(size), recipe_of(recipe).model
     peers, missing = peers_of(against, model)
     facts = machine()
@@ -126,7 +146,7 @@ def benchmark_infer(
         if {ONNXRUNTIME, OPENVINO} & peers.keys():
             with ProcessPoolExecutor(1, get_context("spawn")) as process:  # it takes memory, and prints
                 process.submit(export_onnx, work).result()
-        measured = _measured(work, rivals_of(peers), repeats)
+        measured = _measured(work, rivals_of(peers), repeats, beside)
         cold = _cold_predict_seconds(work, Path(folder))
     timings = {name: each.timing for name, each in measured.items()}
     memory = {name: each.peak_bytes for name, each in measured.items()}
@@ -139,11 +159,19 @@ def benchmark_infer(
         COLD_PREDICT: cold,
     }
     goals = goals_of(timings, memory, commands)
-    _print(work, timings, memory, distances, commands, goals, console)
+    print_tables(recipe, work.size, work.threads, timings, memory, distances, commands, goals, console)
+    if beside:
+        console.print(f"timed while {beside} other processes kept the processor busy")
     report = {
         "benchmark": "infer",
         "machine": facts,
-        "settings": {"recipe": recipe, "size": work.size, "threads": work.threads, "repeats": repeats},
+        "settings": {
+            "recipe": recipe,
+            "size": work.size,
+            "threads": work.threads,
+            "repeats": repeats,
+            "beside": beside,
+        },
         "peers": peers,
         "missing_peers": missing,
         "timings": {name: timing.to_dict() for name, timing in timings.items()},
@@ -336,13 +364,18 @@ class Measured:
     peak_bytes: int
 
 
-def _measured(work: Work, rivals: list[str], repeats: int) -> dict[str, Measured]:
-    with process_of_each(rivals, partial(_set_up, work)) as processes:
+def _measured(work: Work, rivals: list[str], repeats: int, beside: int) -> dict[str, Measured]:
+    with process_of_each(rivals, partial(_set_up, work), _environment_of) as processes:
         calls = {name: partial(_turn, process) for name, process in processes.items()}
-        timings = alternate(calls, repeats=repeats, warmup=2, turn_seconds=0.0)
+        with busy_processes(beside):
+            timings = alternate(calls, repeats=repeats, warmup=2, turn_seconds=0.0)
         peaks = {name: process.submit(peak_bytes).result() for name, process in processes.items()}
         outputs = {name: process.submit(_outputs_here).result() for name, process in processes.items()}
     return {name: Measured(timings[name], outputs[name], peaks[name]) for name in rivals}
+
+
+def _environment_of(rival: str) -> dict[str, str]:
+    return environment_of_our_commands() if rival in (OURS, BF16) else {}
 
 
 def _turn(process: ProcessPoolExecutor) -> None:
@@ -392,59 +425,3 @@ def _cold_predict_seconds(work: Work, folder: Path) -> float:
 
 def _help_seconds() -> float:
     return _seconds_of("from deformable_detr.cli import main; main(['--help'])")
-
-
-# ---- Targets and tables --------------------------------------------------------------------------
-
-
-def goals_of(
-    timings: Mapping[str, Timing], memory: Mapping[str, int], commands: Mapping[str, float]
-) -> list[Goal]:
-    """Return the project's targets (docs/speed.md) with the measured numbers."""
-
-    def times_faster(peer: str, ours: str) -> float | None:
-        if peer not in timings or ours not in timings:
-            return None
-        return timings[peer].median / timings[ours].median
-
-    share = memory[OURS] / memory[TRANSFORMERS] if TRANSFORMERS in memory else None
-    beyond = commands[COLD_PREDICT] - commands[IMPORTS] - timings[OURS].median
-    return [
-        Goal("fp32 against transformers", 3.3, 3.8, times_faster(TRANSFORMERS, OURS), at_least=True),
-        Goal("fp32 against onnxruntime", 1.2, 1.35, times_faster(ONNXRUNTIME, OURS), at_least=True),
-        Goal("fp32 against openvino", 1.2, 1.35, times_faster(OPENVINO, OURS), at_least=True),
-        Goal("bf16 against transformers fp32", 6.5, 8.0, times_faster(TRANSFORMERS, BF16), at_least=True),
-        Goal("bf16 against openvino bf16", 1.6, 2.0, times_faster(OPENVINO_BF16, BF16), at_least=True),
-        Goal("peak memory, share of transformers'", 0.5, 0.35, share, at_least=False),
-        Goal("--help, seconds", 0.5, 0.5, commands[HELP], at_least=False),
-        Goal("predict, beyond imports and forward", 1.5, 1.5, beyond, at_least=False),
-    ]
-
-
-def _print(
-    work: Work,
-    timings: Mapping[str, Timing],
-    memory: Mapping[str, int],
-    distances: Mapping[str, float],
-    commands: Mapping[str, float],
-    goals: list[Goal],
-    console: Console,
-) -> None:
-    height, width = work.size
-    title = f"\n{work.recipe}, {height}x{width}, {work.threads} threads"
-    rows = table(title, "", "seconds", "x ours", "peak, GB", "distance")
-    for name, timing in timings.items():
-        rows.add_row(
-            name,
-            f"{timing.median:.3f} ±{timing.spread:.3f}",
-            f"{timing.median / timings[OURS].median:.2f}",
-            f"{memory[name] / 1e9:.2f}",
-            f"{distances[name]:.0e}",
-        )
-    console.print(rows)
-    console.print(
-        f"distance: largest difference of a logit or box to our plain model's (ours ≤ {TOLERANCE:g})"
-    )
-    for name, seconds in commands.items():
-        console.print(f"{name}: {seconds:.2f} s", highlight=False)
-    print_goals(console, "targets", goals)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 
 from deformable_detr.cli.options import Parser
 from deformable_detr.errors import UserError
+from deformable_detr.system.allocator import HUGE_PAGES
+from deformable_detr.system.openmp import thread_settings
 
 
 def add_shared_arguments(parser: Parser, size: str, peers: Iterable[str]) -> None:
@@ -39,15 +44,46 @@ def parsed_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def environment_of_our_commands() -> dict[str, str]:
+    """Return the variables that the package's commands set before they import PyTorch."""
+    return {HUGE_PAGES: "1", **thread_settings(os.environ)}
+
+
 @contextmanager
 def process_of_each(
-    names: Iterable[str], set_up: Callable[[str], None]
+    names: Iterable[str],
+    set_up: Callable[[str], None],
+    environment_of: Callable[[str], Mapping[str, str]] = lambda name: {},
 ) -> Iterator[dict[str, ProcessPoolExecutor]]:
-    """Start a process for each name and call `set_up(name)` in it."""
+    """Start a process for each name, with additions to its environment, and call `set_up(name)` in it."""
     with ExitStack() as stack:
-        yield {
-            name: stack.enter_context(
-                ProcessPoolExecutor(1, get_context("spawn"), initializer=set_up, initargs=(name,))
-            )
-            for name in names
-        }
+        processes = {}
+        for name in names:
+            process = ProcessPoolExecutor(1, get_context("spawn"), initializer=set_up, initargs=(name,))
+            processes[name] = stack.enter_context(process)
+            with _environment(environment_of(name)):
+                process.submit(os.getpid).result()  # starts the process, which inherits the environment
+        yield processes
+
+
+@contextmanager
+def _environment(additions: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(additions)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextmanager
+def busy_processes(count: int) -> Iterator[list[int]]:
+    """Keep `count` processes busy with arithmetic; yield their ids."""
+    with ExitStack() as stack:
+        programs = []
+        for _ in range(count):
+            program = stack.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
+            stack.callback(program.kill)
+            programs.append(program.pid)
+        yield programs

@@ -42,7 +42,12 @@ from .measure import (
     machine,
     write_report,
 )
-from .rivals import add_shared_arguments, parsed_size, process_of_each
+from .rivals import (
+    add_shared_arguments,
+    environment_of_our_commands,
+    parsed_size,
+    process_of_each,
+)
 from .tables import Goal, print_goals, print_participants, table
 
 TRANSFORMERS = "transformers"
@@ -240,8 +245,12 @@ class Measured:
     peak_bytes: int
 
 
+def _environment_of(rival: str) -> dict[str, str]:
+    return {} if rival in (TRANSFORMERS, PLAIN) else environment_of_our_commands()
+
+
 def _measured(work: Work, rivals: list[str], repeats: int) -> dict[str, Measured]:
-    with process_of_each(rivals, partial(_set_up, work)) as processes:
+    with process_of_each(rivals, partial(_set_up, work), _environment_of) as processes:
         losses: dict[str, list[float]] = {name: [] for name in rivals}
 
         def update(name: str) -> None:

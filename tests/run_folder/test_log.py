@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ def test_rows_are_means_since_the_last_row(tmp_path: Path) -> None:
             update(log, step, every=2)
     rows = read(tmp_path)
     assert [(row["step"], row["loss"]) for row in rows] == [(2, 1.5), (4, 3.5), (5, 5.0)]
+    assert 0.05 < rows[0].pop("peak_memory_gb") < 1000
     assert rows[0] == {
         "kind": "train",
         "epoch": 0,
@@ -55,10 +57,10 @@ def test_rows_are_means_since_the_last_row(tmp_path: Path) -> None:
         "seconds": 1.0,
     }
     shown = log.console.file.getvalue()  # type: ignore[attr-defined]
-    assert "update 4/5  loss 3.500  8.0 img/s  0 seconds left" in shown  # half a second
+    assert re.search(r"update 4/5  loss 3.500  8.0 img/s  \d+\.\d GB  0 seconds left", shown)  # half a second
     assert "update 2/5" in shown
     assert "2 seconds left" in shown
-    assert shown.rstrip().endswith("img/s")  # nothing is left after the last update
+    assert shown.rstrip().endswith(" GB")  # nothing is left after the last update
 
 
 def test_a_value_that_some_updates_lack(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def assert_same_run(run: Path, other: Path) -> None:
     for index, moments in mine["optimizer"]["state"].items():
         for key, value in moments.items():
             assert torch.equal(value, theirs["optimizer"]["state"][index][key]), (index, key)
-    timings = ("images_per_second", "seconds")
+    timings = ("images_per_second", "seconds", "peak_memory_gb")
     for kind in ("train", "evaluation"):
         own, expected = (
             [{key: value for key, value in row.items() if key not in timings} for row in rows(one, kind)]

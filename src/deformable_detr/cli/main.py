@@ -19,6 +19,7 @@ from io import TextIOWrapper
 from typing import Protocol, cast
 
 from ..system.allocator import keep_large_buffers
+from ..system.openmp import prepare_threads
 from .messages import PROGRAM, fail, refuse
 from .options import Parser
 
@@ -79,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         return refuse(f"there is no command {name}: choose one of {', '.join(COMMANDS)}.")
     keep_large_buffers()
+    prepare_threads()
     return execute(lambda words: parser_of(name, words), command(name).run, rest)
 
 

@@ -11,7 +11,6 @@ batch_size · accumulate · world_size images, cut into micro-batches of batch_s
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,8 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from ..config import DataConfig
 from ..errors import UserError
 from ..structures import ImageBatch, Target
+from ..system.allocator import release_free_memory
+from ..system.machine import num_cores
 from .images import open_image
 from .records import ImageRecord, Split
 from .seeds import seed_sequence
@@ -205,7 +206,7 @@ def training_loader(
         balance=balance,
     )
     # more processes than cores only cost memory, and PyTorch warns of them
-    num_workers = min(config.num_workers, _num_cores(), len(micro_batches))
+    num_workers = min(config.num_workers, num_cores(), len(micro_batches))
     return _TrainingLoader(
         _MicroBatches(Samples(split, config, seed)),
         sampler=micro_batches,
@@ -275,6 +276,7 @@ def lost_workers_as_user_errors() -> Iterator[None]:
 
 class _TrainingLoader(DataLoader[MicroBatch]):
     def __iter__(self) -> Iterator[MicroBatch]:  # type: ignore[override]
+        release_free_memory()  # else a forked worker would keep it, while this process writes to a copy
         others = set(multiprocessing.active_children())
         batches = super().__iter__()
         workers = set(multiprocessing.active_children()) - others
@@ -305,12 +307,6 @@ def _leave_signals_to_the_main_process(worker: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-
-
-def _num_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _generator(seed: int, *place: int) -> np.random.Generator:

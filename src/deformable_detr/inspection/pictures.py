@@ -5,7 +5,6 @@ The same pass computes the fingerprints for duplicates.py.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from ..data.images import read_header, read_thumbnail, should_rotate
 from ..data.records import ImageRecord, Problem
 from ..errors import UserError
 from ..progress import track
+from ..system.machine import num_cores
 from .duplicates import THUMBNAIL, Fingerprint
 
 Images = Literal["decode", "headers", "no"]
@@ -57,7 +57,7 @@ def check_pictures(
     """
     if how == "no":
         return PictureCheck()
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # Pillow decodes without Python's lock
+    with ThreadPoolExecutor(num_cores()) as threads:  # Pillow decodes without Python's lock
         seen: Iterable[_Seen] = threads.map(lambda image: _look(split, image, how, max_pixels), images)
         if console is not None:
             seen = track(seen, len(images), f"{split}: opening images", console)

@@ -35,8 +35,8 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.p)
-        mask, scale = _draw(x, self.p)
-        return x * mask.mul_(scale)
+        result: Tensor = _Dropout.apply(x, self.p)
+        return result
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
@@ -54,6 +54,22 @@ def relu_dropout_(x: Tensor, p: float) -> Tensor:
         return F.dropout(F.relu(x, inplace=True), p)
     result: Tensor = _ReluDropout.apply(x, p)
     return result
+
+
+class _Dropout(torch.autograd.Function):
+    """Keeps one byte per value for the backward pass, instead of a mask in the type of `x`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
+        mask, ctx.scale = _draw(x, p)
+        ctx.save_for_backward(mask.bool())
+        return mask.mul_(ctx.scale).mul_(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (kept,) = ctx.saved_tensors
+        return kept.to(grad.dtype).mul_(ctx.scale).mul_(grad), None
 
 
 class _ReluDropout(torch.autograd.Function):

@@ -1,7 +1,7 @@
 """The writer of a run's log: a progress bar with the remaining time, `metrics.jsonl`, and TensorBoard events.
 
 `metrics.jsonl` contains one JSON object per line: `{"kind": "train", step, epoch, loss, class, box, giou, …,
-learning_rate, images_per_second, seconds}` every few updates and
+learning_rate, images_per_second, seconds, peak_memory_gb}` every few updates and
 `{"kind": "evaluation", step, epoch, AP, …}`.
 
 `environment.jsonl` has one object for each start of the run: the `step` after which it started, the machine
@@ -24,6 +24,7 @@ from rich.progress import TextColumn
 from ..files import write_text, writing
 from ..progress import progress_bar
 from ..system.environment import environment
+from ..system.memory import peak_bytes_with_children
 from ..words import duration, exists, metric
 from .names import METRICS_FILE, STARTS_FILE
 
@@ -55,13 +56,16 @@ class TrainingLog:
         self.progress = progress_bar(
             console,
             enabled,
-            columns_after=(TextColumn("{task.fields[speed]:.1f} img/s  loss {task.fields[loss]:.2f}"),),
+            columns_after=(
+                TextColumn("{task.fields[speed]:.1f} img/s  loss {task.fields[loss]:.2f}"),
+                TextColumn("{task.fields[memory]:.1f} GB"),
+            ),
             description="epoch {task.fields[epoch]}",
             width=None,
             transient=False,
         )
         self.task = self.progress.add_task(
-            "train", total=last_step, completed=first_step, epoch=1, speed=0.0, loss=float("nan")
+            "train", total=last_step, completed=first_step, epoch=1, speed=0.0, loss=float("nan"), memory=0.0
         )
         self.first_step, self.closed_step, self.last_step = first_step, closed_step, last_step
         self.window: list[Mapping[str, float]] = []
@@ -113,6 +117,8 @@ class TrainingLog:
             return
         means = _means(self.window)
         spent = self.window_seconds
+        memory = peak_bytes_with_children() / 1e9
+        self.progress.update(self.task, memory=memory)
         left = (self.last_step - step) * spent / len(self.window)
         self.window, self.window_images, self.window_seconds = [], 0, 0.0
         row = {
@@ -123,14 +129,16 @@ class TrainingLog:
             "learning_rate": dict(rates),
             "images_per_second": round(speed, 2),
             "seconds": round(spent, 3),
+            "peak_memory_gb": round(memory, 3),
         }
         self._write(row)
         self._add_events("train", means, step)
         self._add_events("learning_rate", rates, step)
         if not self.console.is_terminal:
+            left_in_words = f"  {duration(left)} left" if step < self.last_step else ""
             self.console.print(
                 f"epoch {epoch + 1}  update {step}/{self.last_step}  loss {means['loss']:.3f}  "
-                f"{speed:.1f} img/s{f'  {duration(left)} left' if step < self.last_step else ''}",
+                f"{speed:.1f} img/s  {memory:.1f} GB{left_in_words}",
                 highlight=False,
             )
 

@@ -11,7 +11,8 @@ import torch
 
 from .. import ops
 from ..ops import fused_ms_deform_attn, ms_deform_attn
-from .machine import system, version_of
+from .machine import cpu_quota, system, version_of
+from .openmp import waiting_in_words
 
 PACKAGES = (
     "deformable-detr",
@@ -49,6 +50,8 @@ def diagnose() -> Diagnosis:
         "system": system(),
         "cpu": f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads, "
         f"{torch.backends.cpu.get_cpu_capability()}",
+        "cpu quota": _quota_in_words(),
+        "waiting threads": waiting_in_words(),
         "cuda": ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         or "no CUDA device",
         "operator, CPU": ops.kernels()["cpu"],
@@ -62,6 +65,11 @@ def diagnose() -> Diagnosis:
         tests[f"operator, {device}"] = _operator_error(device)
         tests[f"fused operator, {device}"] = _fused_error(device)
     return Diagnosis(facts, tests, healthy=all(error < 1e-4 for error in tests.values()))
+
+
+def _quota_in_words() -> str:
+    quota = cpu_quota()
+    return "none" if quota is None else f"{quota:g} cores, from the control group (cgroup)"
 
 
 SHAPES = ((5, 7), (3, 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Iterable
@@ -35,10 +36,62 @@ def system() -> str:
 
 
 def num_cores() -> int:
-    """Return the number of processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
+    """Return the number of processor cores that this process may use at the same time.
+
+    It is limited by the process's affinity (taskset, cpusets) and by a container's quota, rounded up: with a
+    quota of 1.5, two threads do half again as much as one.
+    """
+    quota = cpu_quota()
+    cores = cores_of_affinity()
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def cores_of_affinity() -> int:
+    """Return the number of processor cores that this process may use in turn, whatever its quota."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def cpu_quota(root: Path = Path("/")) -> float | None:
+    """Return how many seconds of processor time per second control groups allow; None without a limit.
+
+    The smallest quota from the process's own group up to the root counts. In a container, the paths in
+    /proc/self/cgroup may be those of the host, and the container's own group is then the mounted root.
+
+    Args:
+        root: the folder that contains `proc` and `sys`; tests replace it.
+    """
+    try:
+        rows = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    quotas = []
+    for _, controllers, group in (row.split(":", 2) for row in rows if row.count(":") >= 2):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mounts = ("cpu", "cpu,cpuacct") if controllers else ("", "unified")  # version 1, version 2
+        for mount in mounts:
+            top = root / "sys/fs/cgroup" / mount
+            own = top / group.lstrip("/")
+            folders = [own, *own.parents]
+            quotas += [_quota_of(each) for each in folders if each == top or top in each.parents]
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _quota_of(folder: Path) -> float | None:
+    """Return the quota in a control group's files, of version 2 or 1."""
+    try:
+        if (folder / "cpu.max").exists():
+            allowed, period = (folder / "cpu.max").read_text().split()
+        else:
+            allowed = (folder / "cpu.cfs_quota_us").read_text().strip()
+            period = (folder / "cpu.cfs_period_us").read_text().strip()
+    except OSError:  # no such group, or not visible from here
+        return None
+    if allowed in ("max", "-1"):
+        return None
+    return int(allowed) / int(period)
 
 
 def cpu_model() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")  # on Linux only
@@ -35,9 +36,25 @@ def status_bytes(name: str) -> int:
     return int(line[1]) * 1024
 
 
+def peak_bytes_with_children() -> int:
+    """Return the peak of this process so far plus the memory that its children add to it at this moment."""
+    return peak_bytes() + bytes_of_children()
+
+
 def bytes_of_children() -> int:
-    """Return the current private memory of this process's children, or 0 if the system does not list them."""
-    return sum(map(private_bytes, children()))
+    """Return the memory that this process's children add to its own, or 0 if the system does not list them.
+
+    A forked child shares pages with its parent until one of the two writes to them. Pages that only children
+    share count too, once.
+    """
+    own, of_children = _rollup("self"), [each for each in map(_rollup, children()) if each]
+    private = sum(map(_private, of_children))
+    if "Pss_Anon" not in own:  # Linux before 5.3
+        return private
+    # Each process counts its share of a page. So the sum of all shares is the number of different pages.
+    different = own["Pss_Anon"] + sum(each["Pss_Anon"] for each in of_children)
+    shared_memory = sum(each["Pss_Shmem"] for each in of_children)
+    return max(private, different - own["Anonymous"] + shared_memory) if of_children else 0
 
 
 def children() -> tuple[int, ...]:
@@ -51,8 +68,18 @@ def children() -> tuple[int, ...]:
 
 def private_bytes(process: int) -> int:
     """Return the memory that a process shares with no other process, or 0 if the process has ended."""
+    return _private(_rollup(process))
+
+
+def _private(rollup: Mapping[str, int]) -> int:
+    return sum(size for name, size in rollup.items() if name.startswith("Private_"))
+
+
+def _rollup(process: int | str) -> dict[str, int]:
+    """Return the sizes in /proc/PROCESS/smaps_rollup, or nothing if the process has ended."""
     try:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     except OSError:
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
+        return {}
+    rows = (line.split() for line in lines if line.endswith(" kB"))
+    return {name.removesuffix(":"): int(size) * 1024 for name, size, _ in rows}

@@ -24,6 +24,7 @@ from ..config import recipe as recipe_of
 from ..errors import NonFiniteError, UserError
 from ..inspection import Forecast
 from ..system.memory import bytes_of_children, peak_bytes
+from ..system.openmp import thread_settings
 
 SECONDS = 15.0  # no further update is measured after this time
 WARM_UP, MINIMUM, MAXIMUM = 2, 3, 40  # updates to warm up; minimum and maximum number of measured ones
@@ -55,7 +56,11 @@ def forecast(
         config = override(config, {"data.format": format})
     order = {"data": str(data), "config": to_dict(config), "device": device, "seconds": seconds}
     child = subprocess.run(
-        [sys.executable, "-m", __name__], input=json.dumps(order), capture_output=True, text=True
+        [sys.executable, "-m", __name__],
+        input=json.dumps(order),
+        capture_output=True,
+        text=True,
+        env=os.environ | thread_settings(os.environ),  # as in `deformable-detr train`
     )
     if child.returncode < 0:
         raise UserError(

@@ -25,6 +25,7 @@ from ..inference.detector import Detector, new_checkpoint
 from ..loss import SetCriterion
 from ..models import DetectionModel
 from ..models.activation_checkpointing import checkpoint_activations
+from ..models.relu6 import keep_only_results_of_relu6
 from ..run_folder.names import CHECKPOINTS, FEATURE_CACHE, STATE_FILE
 from .cpu import replica_for_training
 from .feature_cache import CacheLimits, FeatureCache
@@ -215,6 +216,7 @@ def _prepare(
     # Depthwise and 1x1 convolutions run faster in this layout, on CPUs and GPUs.
     model.backbone.to(memory_format=torch.channels_last)
     average = copy.deepcopy(model) if settings.ema_decay > 0 else None
+    keep_only_results_of_relu6(model.backbone)
     model.decoder.look_forward_twice = settings.look_forward_twice
     if settings.activation_checkpointing:
         checkpoint_activations(model)

@@ -27,6 +27,7 @@ from ..inference.detector import Detector
 from ..run_folder.lock import locked
 from ..run_folder.log import TrainingLog, note_start
 from ..run_folder.names import BEST, LAST, RUN_CONFIG_FILE, STATE_FILE
+from ..system.allocator import release_free_memory
 from .choice import choice_line
 from .finish import finish
 from .messages import opening_lines
@@ -41,6 +42,9 @@ from .processes import Processes, join_processes
 from .settings import describe_data, names_a_recipe, resolve_config
 from .signals import StopNow, StopRequest, catch_stop_signals
 from .update import MicroBatch, count_update, update
+
+# Updates after which free memory is released. Else gaps between buffers of varying sizes accumulate.
+RELEASE_EVERY = 25
 
 
 def train(
@@ -219,6 +223,8 @@ def take_update(run: Parts, micro_batches: list[MicroBatch]) -> dict[str, float]
     state.step += 1
     if state.average is not None:
         update_moving_average(state.average, state.model, settings.ema_decay, state.step)
+    if state.step % RELEASE_EVERY == 0 and run.processes.device.type == "cpu":
+        release_free_memory()
     return losses
 
 

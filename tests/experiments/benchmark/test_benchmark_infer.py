@@ -17,7 +17,8 @@ from deformable_detr.config import BackboneConfig
 from deformable_detr.structures import Detections
 from experiments.benchmark import infer
 from experiments.benchmark.__main__ import main
-from experiments.benchmark.infer import (
+from experiments.benchmark.infer import Work, export_onnx, rival, rivals_of
+from experiments.benchmark.infer_tables import (
     BF16,
     COLD_PREDICT,
     HELP,
@@ -26,14 +27,11 @@ from experiments.benchmark.infer import (
     OPENVINO,
     OPENVINO_BF16,
     OURS,
+    PEERS,
     PLAIN,
     TOLERANCE,
     TRANSFORMERS,
-    Work,
-    export_onnx,
     goals_of,
-    rival,
-    rivals_of,
 )
 from experiments.benchmark.measure import Timing
 from tests.support.small_models import small_config
@@ -110,6 +108,7 @@ def test_goals() -> None:
         (["--against", "tflite"], "--against tflite: no such peer"),
         (["--size", "800"], "--size 800: must be HEIGHTxWIDTH"),
         (["--repeats", "0"], "must be at least 1"),
+        (["--beside", "-1"], "--beside -1: must be 0 or more"),
     ],
 )
 def test_what_is_refused(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,7 +119,7 @@ def test_what_is_refused(options: list[str], message: str, capsys: pytest.Captur
 def test_a_model_that_transformers_cannot_express_has_no_peers() -> None:
     installed, missing = infer.peers_of(None, small_config("deformable_detr_r50_fpn"))
     assert installed == {}
-    assert set(missing) == set(infer.PEERS)
+    assert set(missing) == set(PEERS)
 
 
 @pytest.mark.slow
