@@ -386,10 +386,9 @@ def match_classes(model: ClassTable, data: ClassTable, source: Path) -> dict[int
 def _check_options(batching: str, batch_size: int, threshold: float, max_detections: int | None) -> None:
     if batching not in ("exact", "padded"):
         raise UserError(f"batching must be exact or padded, not {batching}.")
-    if batch_size < 1 or (max_detections is not None and max_detections < 1):
-        raise UserError(
-            f"batch_size and max_detections must be at least 1, not {batch_size} and {max_detections}."
-        )
+    for name, value in (("batch_size", batch_size), ("max_detections", max_detections)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} must be at least 1, not {value}.")
     if not 0 <= threshold <= 1:
         raise UserError(f"threshold must be in [0, 1], not {threshold}.")
 
