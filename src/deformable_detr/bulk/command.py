@@ -12,7 +12,8 @@ from typing import Any, Literal
 from ..config import to_dict
 from ..errors import UserError
 from ..files import replacing, write_json
-from ..inference.detector import Detector, check_options, choose_device
+from ..inference.detector import Detector, check_options
+from ..inference.devices import choose_device
 from ..inference.tta import tta_scales, views_of
 from ..prediction.outputs import MADE_BY
 from ..prediction.tiling import Tiling

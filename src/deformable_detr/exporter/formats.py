@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..checkpoint import Description
 from ..errors import UserError
@@ -163,10 +164,10 @@ class ProgramBackend(ExportedBackend):
         super().__init__(path, description)
         self._module = module
 
-    def _run(self, pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _run(self, pixels: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with torch.inference_mode():
-            logits, boxes = self._module(pixels, mask)
-        return logits, boxes
+            logits, boxes = self._module(torch.from_numpy(pixels), torch.from_numpy(mask))
+        return logits.numpy(), boxes.numpy()
 
 
 def check_libraries(to: str) -> None:

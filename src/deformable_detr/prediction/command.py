@@ -11,8 +11,7 @@ from ..errors import PredictionInterrupted, UserError
 from ..files import output_folder
 from ..inference.detector import Detector, check_options, load
 from ..inference.selection import Selection
-from ..inference.tta import augmented_as_requested
-from .finding import Finder
+from .finding import Finder, with_views
 from .frames import open_source
 from .outputs import (
     PREDICTION_REPORT_FILE,
@@ -86,7 +85,7 @@ def predict(
     targets = _targets(inputs, folder)
     if not isinstance(model, Detector):
         model = load(model, device, dtype, max_pixels=max_pixels)
-    detector = augmented_as_requested(model, tta)
+    detector = with_views(model, tta)
     selection = detector.selection(threshold, classes, class_thresholds)
     most = detector.most_detections(max_detections)
     settings = _Settings(detector, selection, most, batch_size, tiling, track, every)

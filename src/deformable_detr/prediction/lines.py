@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 from ..data.images import open_image
 from ..errors import UserError
 from ..inference.detector import Detector, check_options, load
-from ..inference.tta import augmented_as_requested
+from .finding import with_views
 from .tiling import Tiling, finder_for
 
 MAX_BYTES = 64 * 2**20  # the longest line: a picture of 48 MB in base64
@@ -123,7 +123,7 @@ def answer_stdin(
 
     try:
         with redirect_stdout(sys.stderr):
-            detector = augmented_as_requested(load(model, device, dtype, max_pixels=max_pixels), tta)
+            detector = with_views(load(model, device, dtype, max_pixels=max_pixels), tta)
             return answer_lines(detector, sys.stdin.buffer, answer, **options)
     except BrokenPipeError:  # what is still buffered has no reader, so Python must not flush it at its exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), answers.fileno())

@@ -8,9 +8,9 @@ import torch
 
 import deformable_detr as dd
 from deformable_detr.config import RECIPES
-from deformable_detr.inference.backend import RunnerBackend
 from deformable_detr.inference.cuda import Runner
 from deformable_detr.inference.cuda.runner import can_be_captured
+from deformable_detr.inference.torch_backends import RunnerBackend
 from deformable_detr.structures import ImageBatch
 from tests.inference.cpu.test_runner import assert_same, images, plainly, small_model
 from tests.support.matching import assert_same_detections
