@@ -121,7 +121,7 @@ def predict_tables(
     classes: Sequence[str] | None = None,
     class_thresholds: Mapping[str, float] | None = None,
     tiling: Tiling | None = None,
-    max_detections: int = 100,
+    max_detections: int | None = None,
     batch_size: int = 4,
     device: str = "auto",
     dtype: str | None = None,
@@ -182,7 +182,7 @@ def predict_tables(
 
 def _check(
     threshold: float | None,
-    max_detections: int,
+    max_detections: int | None,
     batch_size: int,
     threads: int,
     shard_size: int,

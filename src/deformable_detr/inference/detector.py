@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .trace import Explanation
 
 Picture: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
+USUAL_DETECTIONS = 100  # per picture, unless the model has more queries
 MAX_NAMES = 8  # the most class names that a detector's repr lists
 
 
@@ -160,7 +161,7 @@ class Detector:
         *,
         classes: Sequence[str] | None = ...,
         class_thresholds: Mapping[str, float] | None = ...,
-        max_detections: int = ...,
+        max_detections: int | None = ...,
         batch_size: int = ...,
     ) -> Detections: ...
     @overload
@@ -171,7 +172,7 @@ class Detector:
         *,
         classes: Sequence[str] | None = ...,
         class_thresholds: Mapping[str, float] | None = ...,
-        max_detections: int = ...,
+        max_detections: int | None = ...,
         batch_size: int = ...,
     ) -> list[Detections]: ...
     def predict(
@@ -181,7 +182,7 @@ class Detector:
         *,
         classes: Sequence[str] | None = None,
         class_thresholds: Mapping[str, float] | None = None,
-        max_detections: int = 100,
+        max_detections: int | None = None,
         batch_size: int = 4,
     ) -> Detections | list[Detections]:
         """Find objects in one picture or in a list of them.
@@ -193,7 +194,8 @@ class Detector:
                 for each class (`decision`), or 0.5 if it has none.
             classes: names of the classes to find; None means all.
             class_thresholds: the threshold by class name, for classes with a threshold of their own.
-            max_detections: the maximum number of detections per picture, before classes are left out.
+            max_detections: the maximum number of detections per picture, before classes are left out. None
+                means 100, or the number of queries if that is larger.
             batch_size: the number of pictures of equal resized shape that are computed together; the result
                 does not depend on it.
 
@@ -204,11 +206,16 @@ class Detector:
             UserError: if a picture cannot be read, an option is out of range, or the model does not have a
                 class, which the message names.
         """
-        check_options(threshold, max_detections, batch_size)
+        most = self.most_detections(max_detections)
+        check_options(threshold, most, batch_size)
         selection = self.selection(threshold, classes, class_thresholds)
         if isinstance(images, list | tuple):
-            return _predict(self, images, selection, max_detections, batch_size)
-        return _predict(self, [images], selection, max_detections, batch_size)[0]
+            return _predict(self, images, selection, most, batch_size)
+        return _predict(self, [images], selection, most, batch_size)[0]
+
+    def most_detections(self, max_detections: int | None) -> int:
+        """Return the maximum number of detections per picture for this option of `predict`."""
+        return max(USUAL_DETECTIONS, self.config.num_queries) if max_detections is None else max_detections
 
     def selection(
         self,
@@ -382,12 +389,12 @@ def _check_names(classes: Sequence[str]) -> None:
         raise UserError(f"classes must differ from each other: {', '.join(repeated)} is there twice.")
 
 
-def check_options(threshold: float | None, max_detections: int, batch_size: int) -> None:
+def check_options(threshold: float | None, max_detections: int | None, batch_size: int) -> None:
     """Raise a `UserError` if an option of `predict` is out of range."""
     if threshold is not None and not 0 <= threshold <= 1:
         raise UserError(f"threshold must be between 0 and 1, not {threshold}.")
     for name, value in (("max_detections", max_detections), ("batch_size", batch_size)):
-        if value < 1:
+        if value is not None and value < 1:
             raise UserError(f"{name} must be at least 1, not {value}.")
 
 

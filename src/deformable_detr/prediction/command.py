@@ -44,7 +44,7 @@ def predict(
     tiling: Tiling | None = None,
     track: bool = True,
     every: int = 1,
-    max_detections: int = 100,
+    max_detections: int | None = None,
     batch_size: int = 4,
     device: str = "auto",
     dtype: str | None = None,
@@ -66,6 +66,7 @@ def predict(
         tiling: the settings with which pictures and frames are processed in tiles, to find small objects in
             large pictures; `Tiling()` has the usual ones. None means whole pictures.
         track: True to number the objects of videos.
+        max_detections: the maximum number per picture, frame or tile, as for `Detector.predict`.
         every: n, to process only every n-th frame of videos.
         max_pixels: the largest H·W of a picture or frame, as for `load`; a `Detector` has its own limit.
         tta: test-time augmentation, as for `evaluate`.
@@ -86,7 +87,8 @@ def predict(
         model = load(model, device, dtype, max_pixels=max_pixels)
     detector = with_views(model, tta)
     selection = detector.selection(threshold, classes, class_thresholds)
-    settings = _Settings(detector, selection, max_detections, batch_size, tiling, track, every)
+    most = detector.most_detections(max_detections)
+    settings = _Settings(detector, selection, most, batch_size, tiling, track, every)
     report = _annotate_all(settings, inputs, targets, folder, progress)
     write_prediction_report(report)
     if report.stopped:

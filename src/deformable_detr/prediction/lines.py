@@ -49,7 +49,7 @@ def answer_lines(
     classes: Sequence[str] | None = None,
     class_thresholds: Mapping[str, float] | None = None,
     tiling: Tiling | None = None,
-    max_detections: int = 100,
+    max_detections: int | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> LinesReport:
     """Answer every line of `requests`, except empty ones.
@@ -64,7 +64,7 @@ def answer_lines(
     """
     check_options(threshold, max_detections, 1)
     selection = detector.selection(threshold, classes, class_thresholds)
-    finder = finder_for(detector, selection, max_detections, 1, tiling)
+    finder = finder_for(detector, selection, detector.most_detections(max_detections), 1, tiling)
 
     def detect(request: dict[str, Any]) -> dict[str, Any]:
         source = request["path"] if "path" in request else _decoded(request["image"])
