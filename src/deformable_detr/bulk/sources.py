@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..checkpoint.sources import DEMO, demo_pictures
+from ..checkpoint.names import DEMO, demo_pictures
 from ..data.formats.lookup import walk
 from ..data.images import IMAGE_SUFFIXES
 from ..data.remote import is_url, open_file_system
