@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -32,9 +32,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print how many tests were skipped, and what each of them lacked."""
-    skipped = [report.longrepr for report in terminalreporter.stats.get("skipped", [])]
-    reasons = Counter(reason.removeprefix("Skipped: ") for _file, _line, reason in skipped)
-    listed = "; ".join(f"{count} because {reason}" for reason, count in reasons.most_common())
-    terminalreporter.write_line(f"skipped: {listed or 'nothing'}")
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
+    """Print as the last line how many tests were skipped, and what each of them lacked."""
+    result = yield
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:  # the processes of pytest-xdist have none
+        skipped = [report.longrepr for report in reporter.stats.get("skipped", [])]
+        reasons = Counter(reason.removeprefix("Skipped: ") for _file, _line, reason in skipped)
+        listed = "; ".join(f"{count} because {reason}" for reason, count in reasons.most_common())
+        reporter.write_line(f"skipped: {listed or 'nothing'}")
+    return result

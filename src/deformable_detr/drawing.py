@@ -1,4 +1,5 @@
-"""Draw labelled boxes with Pillow alone, in a few milliseconds, so that drawing keeps up with the model.
+"""Draw labelled boxes with Pillow alone, in a few milliseconds, so that drawing keeps up with the model, and
+encode pictures.
 
 Labels are placed so that they do not hide objects or other labels, even if boxes share a corner.
 """
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -129,6 +131,17 @@ def _shared_areas(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     heights = np.minimum(bottom, second[:, 3]) - np.maximum(top, second[:, 1])
     areas: np.ndarray = widths.clip(0) * heights.clip(0)
     return areas
+
+
+def encoded(picture: Image.Image, format: str, **options: Any) -> bytes:
+    """Return a picture as the bytes of a file, to be written by Python.
+
+    Pillow writes some formats through the file's descriptor, and does not notice if a full disk takes only a
+    part of them.
+    """
+    buffer = BytesIO()
+    picture.save(buffer, format, **options)
+    return buffer.getvalue()
 
 
 @cache

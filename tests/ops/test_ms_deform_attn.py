@@ -147,11 +147,14 @@ KINDS = ("unfused", "points", "boxes")
 # ---- Arithmetic ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("per_level", [RAGGED, (4, 4, 4), (1, 0, 20), (0, 0, 0)])
+@pytest.mark.parametrize(
+    ("kind", "per_level"),
+    [
+        *((kind, per_level) for kind in KINDS for per_level in (RAGGED, (4, 4, 4), (1, 0, 20))),
+        ("unfused", (0, 0, 0)),  # the other kinds have a softmax, which has no value over no points
+    ],
+)
 def test_forward_equals_nested_loops(kernels: str, kind: str, per_level: tuple[int, ...]) -> None:
-    if kind != "unfused" and sum(per_level) == 0:
-        pytest.skip("the softmax over no points has no value")
     case = make_case(kind, per_level=per_level)
     torch.testing.assert_close(case.run(), case.oracle_run(), rtol=0, atol=1e-12)
 

@@ -130,6 +130,20 @@ def test_outputs_that_cannot_be_written(
         predict(detector, photo, tmp_path / "out")
 
 
+def test_a_full_disk_leaves_no_half_of_a_picture(detector: Detector, tmp_path: Path) -> None:
+    """Here: a limit for files. A JPEG is written in one piece, of which the system takes a part."""
+    resource = pytest.importorskip("resource", reason="Windows has no such limits")
+    photo = write(tmp_path / "a.jpg", (100, 100))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(UserError, match="cannot be written: the file is too large"):
+            predict(detector, photo, tmp_path / "out", threshold=0.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list((tmp_path / "out").rglob("*.jpg"))
+
+
 def test_options_are_checked_before_any_work(detector: Detector, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="threshold"):
         predict(detector, write(tmp_path / "a.png"), tmp_path / "out", threshold=-0.1)

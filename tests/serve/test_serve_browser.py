@@ -28,6 +28,7 @@ from tests.support.serving import (
     picture,
     png,
     tiny_detector,
+    wait_until,
     watch,
 )
 
@@ -68,8 +69,7 @@ def served(settings: ServeSettings, detector: Detector | None = None) -> Iterato
     backend = watch(detector)
     process = ServerProcess(create_app(detector, settings), "", False)
     with in_a_thread(process) as (address, _):
-        while httpx.get(f"{address}/readyz").status_code != 200:
-            time.sleep(0.1)
+        wait_until(lambda: process.app.engine.state == "ready")
         yield Served(address, process, backend)
         backend.go.set()
 
@@ -282,11 +282,10 @@ def test_messages_can_be_read(browser: Browser, server: Served, files: Path) -> 
     other = threading.Thread(
         target=httpx.post,
         args=(f"{server.address}/v1/detect",),
-        kwargs={"files": {"images": png(picture())}, "timeout": 60},
+        kwargs={"files": {"images": png(picture())}, "timeout": 300},
     )
     other.start()
-    while server.process.app.engine.accepted < 1:
-        time.sleep(0.02)
+    wait_until(lambda: server.process.app.engine.accepted == 1)
     assert message_of(files / "photo.png").startswith("The server is busy. Next try in ")
     server.backend.go.set()
     other.join()

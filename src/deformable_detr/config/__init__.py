@@ -2,6 +2,7 @@
 
 settings.py    the declaration of a field: default, range, help text
 fields.py      the fields, and the conditions between them
+backbone.py    the fields of the backbone
 losses.py      the fields of the losses
 routes.py      the fields of the routes that only training has
 checks.py      checks of types and ranges, and their names in messages
@@ -10,14 +11,13 @@ files.py       conversion to and from dictionaries and YAML, overrides
 recipes.py     one function per row of the paper's tables
 """
 
+from .backbone import TORCHVISION_RESNETS, BackboneConfig
 from .choices import add_choice
 from .fields import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    TORCHVISION_RESNETS,
     Attention,
     Augmentation,
-    BackboneConfig,
     Classification,
     DataConfig,
     Layout,

@@ -11,19 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from .backbone import BackboneConfig
 from .checks import check, require
 from .losses import LossConfig
 from .routes import RouteConfig
 from .settings import setting
 
-TORCHVISION_RESNETS = (
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnext101_32x8d",
-    "resnext101_64x4d",
-)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -37,54 +30,6 @@ Augmentation = Literal["paper", "light", "none"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Schedule = Literal["step", "cosine"]
 LearningRateRule = Literal["none", "sqrt", "linear"]
-
-
-@dataclass(frozen=True)
-class BackboneConfig:
-    """The network that computes the features."""
-
-    name: str = setting(
-        "resnet50",
-        "A torchvision ResNet (resnet18/34/50/101, resnext101_32x8d/64x4d), or any timm model that returns "
-        "feature maps, by timm's name (`tf_efficientnet_lite0`).",
-    )
-    dilation: bool = setting(
-        False,
-        "DC5: the last stage keeps stride 16 and dilates its convolutions by 2. This works for ResNets with "
-        "bottlenecks and for the timm models that support it.",
-    )
-    trainable_layers: int = setting(
-        3,
-        "How many stages learn, counted from the last one (torchvision's term). The paper's 3 freezes the "
-        "stem and the first stage of a ResNet. Batch norm is always frozen.",
-        minimum=0,
-        maximum=5,
-    )
-    deformable_stages: tuple[int, ...] = setting(
-        (),
-        "Stages, 2 to 5 for C2 to C5, whose 3x3 convolutions learn where to sample (ResNets only). "
-        '"ResNeXt-101 + DCN" in the paper\'s Table 3 is a resnext101 with stages 3, 4 and 5.',
-        minimum=2,
-        maximum=5,
-    )
-
-    def __post_init__(self) -> None:
-        check(self, "model.backbone.")
-        require(bool(self.name), "model.backbone.name is empty: name a torchvision ResNet or a timm model.")
-        require(
-            not (self.dilation and self.name in ("resnet18", "resnet34")),
-            f"model.backbone.dilation needs bottleneck blocks (resnet50 or larger), {self.name} has none.",
-        )
-        stages = self.deformable_stages
-        require(
-            len(set(stages)) == len(stages),
-            f"model.backbone.deformable_stages names a stage twice: {list(stages)}.",
-        )
-        require(
-            not stages or self.name in TORCHVISION_RESNETS,
-            f"model.backbone.deformable_stages works for {', '.join(TORCHVISION_RESNETS)}, not for "
-            f"{self.name}.",
-        )
 
 
 @dataclass(frozen=True)

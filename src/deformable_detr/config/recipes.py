@@ -12,13 +12,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..errors import UserError
-from .fields import (
-    BackboneConfig,
-    DataConfig,
-    ModelConfig,
-    RunConfig,
-    TrainConfig,
-)
+from .backbone import BackboneConfig
+from .fields import DataConfig, ModelConfig, RunConfig, TrainConfig
 from .losses import LossConfig
 from .routes import RouteConfig
 

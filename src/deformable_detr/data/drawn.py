@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..drawing import encoded
 from ..errors import UserError
 from ..files import replacing
 from .scenes import CLASS_NAMES, Scene, draw_scene
@@ -62,7 +63,8 @@ def _write_split(root: Path, split: str, scenes: Iterable[Scene]) -> None:
         width, height = scene.picture.size
         file_name = f"{image_id:06d}.jpg"
         # no chroma subsampling, which would smear the colours of 8-pixel objects
-        scene.picture.save(root / split / file_name, quality=JPEG_QUALITY, subsampling=0)
+        content = encoded(scene.picture, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+        (root / split / file_name).write_bytes(content)
         images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
         for label, (x0, y0, x1, y1), area in zip(
             scene.labels.tolist(), scene.boxes_xyxy.tolist(), scene.areas.tolist(), strict=True

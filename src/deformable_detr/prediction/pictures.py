@@ -15,6 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..drawing import encoded
 from ..errors import UserError
 from ..files import replacing
 from ..inference.detector import read_picture
@@ -111,6 +112,6 @@ def _read(finder: Finder, readers: Iterable[Callable[[], Image.Image]]) -> Itera
 
 
 def draw_picture(detections: Detections, target: Path) -> None:
-    drawn = detections.draw()
+    content = encoded(detections.draw(), Image.registered_extensions()[target.suffix], quality=92)
     with replacing(target) as draft:
-        drawn.save(draft, format=Image.registered_extensions()[target.suffix], quality=92)
+        draft.write_bytes(content)

@@ -39,7 +39,7 @@ def training_section(history: History) -> Section:
             figures.append(("AP of each class", _class_chart(history), ""))
     if history.updates:
         x = whole_axis("update", 0, history.updates[-1]["step"])
-        figures += [_loss_figure(history, x), *_term_figures(history, x), *_rate_figures(history, x)]
+        figures += [_loss_figure(history, x), *_all_term_figures(history, x), *_rate_figures(history, x)]
     return Section("training", "Training", f"Training: {training_title(history)}", {"figures": figures})
 
 
@@ -50,16 +50,35 @@ def _loss_figure(history: History, x: Axis) -> Figure:
     return title, line_chart([Line("loss", _steps(history), losses, 0)], x, y, title=title, marks=marks), ""
 
 
-def _term_figures(history: History, x: Axis) -> list[Figure]:
-    """Return a list of one figure, or an empty list if the log has no loss terms."""
+def _all_term_figures(history: History, x: Axis) -> list[Figure]:
+    """Return the figures of the model's own loss terms and of those of each route that only training has."""
+    title = "Loss terms of the last decoder layer"
+    figures = _term_figures(history, x, "", title)
+    for route in _routes(history):
+        figures += _term_figures(history, x, f"_{route}", f"{title}, route {route}")
+    return figures
+
+
+def _routes(history: History) -> list[str]:
+    """Return the names of the routes that have losses in the log: `class_NAME`, without a layer's number."""
+    names = dict.fromkeys(name for row in history.updates for name in row if name.startswith("class_"))
+    suffixes = [name.removeprefix("class_") for name in names]
+    return [
+        suffix
+        for suffix in suffixes
+        if not (last := suffix.rpartition("_")[2]).isdecimal() and last != "proposals"
+    ]
+
+
+def _term_figures(history: History, x: Axis, suffix: str, title: str) -> list[Figure]:
+    """Return a list of one figure, or an empty list if the log has no loss terms with this suffix."""
     terms = {
-        name: [row.get(name, np.nan) for row in history.updates]
+        name: [row.get(name + suffix, np.nan) for row in history.updates]
         for name in ("class", "box", "giou")
-        if any(name in row for row in history.updates)
+        if any(name + suffix in row for row in history.updates)
     }
     if not terms:
         return []
-    title = "Loss terms of the last decoder layer"
     everything = [value for values in terms.values() for value in values]
     lines = [
         Line(name, _steps(history), values, colour) for colour, (name, values) in enumerate(terms.items())

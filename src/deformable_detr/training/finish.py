@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import checkpoint as checkpoints
 from ..checkpoint import Checkpoint
+from ..checkpoint.decision import Rule
 from ..data.records import Split
 from ..evaluation import choose_thresholds, collect_detections, decision_lines, match_classes
 from ..files import write_text
@@ -70,7 +71,7 @@ def _some_of(split: Split) -> Split:
 def _with_thresholds(run: Parts, best: Checkpoint, split: Split, rows: list[dict[str, Any]]) -> Detector:
     """Choose the thresholds of the best weights on a split, save them, and say how far to trust them."""
     device = run.processes.device
-    rule = run.config.train.precision_at_least or "best_f1"
+    rule: Rule = run.config.train.precision_at_least or "best_f1"
     decision = choose_thresholds(
         split, rows, best.classes, match_classes(best.classes, split.classes, split.source), rule
     )

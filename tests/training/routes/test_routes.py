@@ -18,6 +18,8 @@ from deformable_detr.models import build_model
 from deformable_detr.structures import ImageBatch, Queries, Target
 from deformable_detr.training import train
 from deformable_detr.training.learner import Learner
+from deformable_detr.training.messages import opening_lines
+from deformable_detr.training.parts import build_parts
 from deformable_detr.training.routes import Route, build_routes
 from deformable_detr.training.routes.instructed import Instructed, Instruction
 from deformable_detr.training.routes.no_self_attention import NoSelfAttention
@@ -30,6 +32,7 @@ from tests.support.tiny import (
     routed_config,
     rows,
     state,
+    tiny_config,
     weights,
 )
 
@@ -203,6 +206,16 @@ def test_the_log_shows_routes_apart(routed_run: Path) -> None:
     for row in rows(routed_run, "train"):
         for term in ("class", "box", "giou"):
             assert {f"{term}_denoising", f"{term}_instructed_0", f"{term}_no_self_attention"} <= row.keys()
+
+
+def test_the_opening_lines_name_the_routes(tiny_data: Path, tmp_path: Path) -> None:
+    run = build_parts(tiny_data, routed_config(), tmp_path / "run", device="cpu")
+    (line,) = [line for line in opening_lines(run) if "routes" in line]
+    extra = sum(parameter.numel() for parameter in run.state.routes.parameters())
+    for fact in ("no_self_attention, instructed, denoising", f"{extra:,}"):
+        assert fact in line
+    plain = build_parts(tiny_data, tiny_config(), tmp_path / "plain", device="cpu")
+    assert not [line for line in opening_lines(plain) if "routes" in line]
 
 
 def test_resumed_after_a_crash(
