@@ -18,8 +18,8 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 import deformable_detr as dd
+from deformable_detr.checkpoint.names import BUNDLED
 from deformable_detr.checkpoint.native import CONFIG_FILE, WEIGHTS_FILE
-from deformable_detr.checkpoint.sources import BUNDLED
 from deformable_detr.cli.demo import IMAGE_SIZE, demo_config
 from deformable_detr.data.drawn import generate
 from deformable_detr.run_folder.names import BEST, CHECKPOINTS, STATE_FILE

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from deformable_detr.classification import (
     NO_OBJECT,
+    ClassificationScheme,
     SigmoidFocal,
     SigmoidMatchability,
     SigmoidVarifocal,
     SoftmaxWithNoObject,
     build_classification,
+    select_from_arrays,
 )
 from deformable_detr.config import LossConfig, ModelConfig
 from deformable_detr.structures import BatchCount
@@ -157,3 +160,26 @@ def test_the_configuration_reaches_the_scheme() -> None:
     )
     assert isinstance(softmax, SoftmaxWithNoObject)
     assert (softmax.num_logits, softmax.no_object_weight) == (8, 0.3)
+
+
+@pytest.mark.parametrize("scheme", [SigmoidFocal(4), SoftmaxWithNoObject(4)])
+def test_selection_from_arrays_is_the_selection_from_tensors(scheme: ClassificationScheme) -> None:
+    logits = 5 * torch.randn(2, 30, scheme.num_logits, generator=torch.Generator().manual_seed(0))
+    logits[0, 0, 0], logits[0, 1, 1] = 200.0, -200.0  # exp() of either is beyond float32
+    for k in (1, 20, 1000):
+        wanted, found = scheme.select(logits, k), select_from_arrays(scheme, logits.numpy(), k)
+        assert found.scores.dtype == np.float32
+        np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-6)
+        sure = wanted.scores.numpy() > 1e-3  # smaller scores may be equal
+        assert (found.labels == wanted.labels.numpy())[sure].all()
+        assert (found.queries == wanted.queries.numpy())[sure].all()
+
+
+def test_selection_from_arrays_asks_a_scheme_from_outside() -> None:
+    class FirstClassOnly(SigmoidFocal):
+        def scores(self, logits: torch.Tensor) -> torch.Tensor:
+            return logits.sigmoid() * torch.tensor([1.0, 0.0])
+
+    logits = np.array([[[-1.0, 3.0], [1.0, 2.0]]], dtype=np.float32)
+    found = select_from_arrays(FirstClassOnly(2), logits, 2)
+    assert (found.labels.tolist(), found.queries.tolist()) == ([[0, 0]], [[1, 0]])

@@ -344,10 +344,18 @@ def names_of_predict() -> dict[str, Any]:
     return {"detector": deformable_detr.load("runs/mine")}
 
 
+def names_of_scale() -> dict[str, Any]:
+    pytest.importorskip("pyarrow", reason="pyarrow, of the extra [scale], is not installed")
+    words = "predict runs/mine photos --format parquet --output tables --threshold 0"
+    assert main(words.split()) == 0
+    return {}
+
+
 # Names that a page's Python takes for granted, and files that it needs besides those of `world`.
 GIVEN: dict[str, Callable[[], dict[str, Any]]] = {
     "README.md": names_of_readme,
     "docs/predict.md": names_of_predict,
+    "docs/scale.md": names_of_scale,
 }
 
 
@@ -383,6 +391,7 @@ QUICK_PAGES = {"docs/quickstart.md", "docs/convert.md", "docs/doctor.md"}
 SLOW_PAGES = {
     *("README.md", "docs/tutorial.md", "docs/train.md", "docs/evaluate.md", "docs/explain.md"),
     *("docs/training.md", "docs/troubleshooting.md"),
+    "docs/scale.md",
 }
 
 

@@ -33,9 +33,9 @@ from deformable_detr.data.loading import MicroBatch, steps_per_epoch, training_l
 from deformable_detr.errors import NonFiniteError, UserError
 from deformable_detr.evaluation import evaluate
 from deformable_detr.files import DAMAGED_FILE_ERRORS, replacing, write_text
-from deformable_detr.inference.backend import TorchBackend
 from deformable_detr.inference.detector import Detector
 from deformable_detr.inference.devices import choose_device
+from deformable_detr.inference.torch_backends import TorchBackend
 from deformable_detr.models import DetectionModel
 from deformable_detr.models.backbone import Backbone, build_backbone
 from deformable_detr.run_folder.log import TrainingLog, note_start

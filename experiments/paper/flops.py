@@ -22,8 +22,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from deformable_detr.config import DataConfig, ModelConfig
+from deformable_detr.data.preprocessing import resized_size
 from deformable_detr.data.records import Split
-from deformable_detr.data.transforms import resized_size
 from deformable_detr.models import DetectionModel, build_model
 from deformable_detr.ops.flop_formulas import REFERENCE_FORMULAS
 from deformable_detr.structures import ImageBatch

@@ -14,14 +14,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torchvision.ops import sigmoid_focal_loss
+import numpy as np
 
 from .config import LossConfig, ModelConfig, add_choice
 from .structures import BatchCount
+
+if TYPE_CHECKING:
+    # Not imported when the program runs: the detections of an exported model are selected without PyTorch.
+    from torch import Tensor
 
 NO_OBJECT = -1  # class index of a query to which no object was assigned
 
@@ -33,6 +35,18 @@ class TopPairs:
     scores: Tensor
     labels: Tensor
     queries: Tensor
+
+    def arrays(self) -> TopArrays:
+        return TopArrays(*(field.cpu().numpy() for field in (self.scores, self.labels, self.queries)))
+
+
+@dataclass(frozen=True)
+class TopArrays:
+    """`TopPairs` as arrays."""
+
+    scores: np.ndarray
+    labels: np.ndarray
+    queries: np.ndarray
 
 
 class ClassificationScheme(ABC):
@@ -74,17 +88,21 @@ class SigmoidFocal(ClassificationScheme):
 
     def matching_cost(self, logits: Tensor, labels: Tensor) -> Tensor:
         p = logits.sigmoid()[:, labels]
-        negative = (1 - self.alpha) * p**self.gamma * -torch.log(1 - p + 1e-8)
-        positive = self.alpha * (1 - p) ** self.gamma * -torch.log(p + 1e-8)
+        negative = (1 - self.alpha) * p**self.gamma * -(1 - p + 1e-8).log()
+        positive = self.alpha * (1 - p) ** self.gamma * -(p + 1e-8).log()
         return positive - negative
 
     def loss(self, logits: Tensor, assigned: Tensor, quality: Tensor, count: BatchCount) -> Tensor:
+        from torchvision.ops import sigmoid_focal_loss
+
         target = self.target(logits, assigned)
         focal: Tensor = sigmoid_focal_loss(logits, target, self.alpha, self.gamma, reduction="sum")
         return focal / count.objects
 
     def target(self, logits: Tensor, assigned: Tensor) -> Tensor:
         """Return a one for each query's class and zeros elsewhere, (B, Q, num_classes)."""
+        import torch.nn.functional as F
+
         # The extra column holds the queries without an object, and is cut off.
         target = F.one_hot(assigned.where(assigned != NO_OBJECT, self.num_classes), self.num_classes + 1)
         return target[..., :-1].to(logits.dtype)
@@ -107,6 +125,9 @@ class SigmoidMatchability(SigmoidFocal):
     exponent = 1.5  # γ
 
     def loss(self, logits: Tensor, assigned: Tensor, quality: Tensor, count: BatchCount) -> Tensor:
+        import torch
+        import torch.nn.functional as F
+
         pairs = self.target(logits, assigned)
         target = pairs * quality[..., None] ** self.exponent
         weight = torch.where(pairs > 0, 1.0, logits.detach().sigmoid() ** self.exponent)
@@ -123,6 +144,9 @@ class SigmoidVarifocal(SigmoidFocal):
     share, exponent = 0.75, 2.0  # α and γ
 
     def loss(self, logits: Tensor, assigned: Tensor, quality: Tensor, count: BatchCount) -> Tensor:
+        import torch
+        import torch.nn.functional as F
+
         pairs = self.target(logits, assigned)
         target = pairs * quality[..., None]
         weight = torch.where(pairs > 0, target, self.share * logits.detach().sigmoid() ** self.exponent)
@@ -143,6 +167,8 @@ class SoftmaxWithNoObject(ClassificationScheme):
         return -logits.softmax(-1)[:, labels]
 
     def loss(self, logits: Tensor, assigned: Tensor, quality: Tensor, count: BatchCount) -> Tensor:
+        import torch.nn.functional as F
+
         target = assigned.where(assigned != NO_OBJECT, self.num_classes)
         weight = logits.new_ones(self.num_logits)
         weight[-1] = self.no_object_weight
@@ -187,3 +213,28 @@ def register_classification(name: str, build: SchemeBuilder) -> None:
 def build_classification(model: ModelConfig, loss: LossConfig | None = None) -> ClassificationScheme:
     """Build the scheme that `model.classification` names."""
     return _SCHEMES[model.classification](model, loss or LossConfig())
+
+
+def select_from_arrays(scheme: ClassificationScheme, logits: np.ndarray, k: int) -> TopArrays:
+    """Return `scheme.select` of logits (B, Q, num_logits) float32 as arrays.
+
+    If the scheme inherits its selection from one of the package, this does not import PyTorch. Pairs with
+    equal scores are in the order of the queries.
+    """
+    kind = type(scheme)
+    if (kind.scores, kind.select) == (SigmoidFocal.scores, SigmoidFocal.select):
+        scores = 1 / (1 + np.exp(-np.clip(logits, -80, None)))  # exp(80) is below float32's maximum
+        scores = scores.reshape(len(logits), -1)
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        classes = scheme.num_classes
+        return TopArrays(np.take_along_axis(scores, best, 1), best % classes, best // classes)
+    if (kind.scores, kind.select) == (SoftmaxWithNoObject.scores, SoftmaxWithNoObject.select):
+        exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+        scores = (exponentials / exponentials.sum(-1, keepdims=True))[..., :-1]
+        labels, scores = scores.argmax(-1), scores.max(-1)  # (B, Q)
+        queries = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        scores, labels = (np.take_along_axis(each, queries, 1) for each in (scores, labels))
+        return TopArrays(scores, labels, queries)
+    import torch
+
+    return scheme.select(torch.from_numpy(logits), k).arrays()

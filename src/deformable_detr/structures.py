@@ -15,15 +15,16 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from .extras import import_extra
 from .words import count, listed, printable
 
 if TYPE_CHECKING:
+    # Not imported when the program runs: exported models are used without PyTorch.
     import supervision
+    import torch
     from PIL.Image import Image
+    from torch import Tensor
 
 NOTEBOOK_SIDE, NOTEBOOK_ROWS = 900, 20  # pixels of a picture, and rows of a table, in a notebook
 MAX_NAMES = 8  # the most classes that a line lists
@@ -52,9 +53,11 @@ class ImageBatch:
         Raises:
             ValueError: if the images have other shapes or types.
         """
+        import torch
+
         if isinstance(images, ImageBatch):
             return images
-        if not isinstance(images, Tensor) and len(images) == 2 and images[0].ndim == 4:
+        if not isinstance(images, torch.Tensor) and len(images) == 2 and images[0].ndim == 4:
             pixels, mask = images
             if mask.dtype != torch.bool or mask.shape != (len(pixels), *pixels.shape[2:]):
                 raise ValueError(
@@ -71,6 +74,8 @@ class ImageBatch:
         Raises:
             ValueError: if there is no image, or if an image has another shape or type.
         """
+        import torch
+
         if not images:
             raise ValueError("ImageBatch.from_images needs at least one image")
         for index, image in enumerate(images):

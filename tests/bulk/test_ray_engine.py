@@ -27,7 +27,9 @@ ray = pytest.importorskip("ray", reason="Ray, of the extra [scale], is not insta
 
 pytestmark = [
     pytest.mark.slow,
-    # Ray's own: files that it leaves open.
+    # Ray's own: names that it has deprecated and uses itself, and files that it leaves open.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
@@ -36,7 +38,7 @@ OPTIONS: dict[str, Any] = {"threshold": 0.0, "max_detections": 5, "shard_size": 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     ray.init(num_cpus=2, include_dashboard=False, object_store_memory=80_000_000, log_to_driver=False)
     yield
     ray.shutdown()

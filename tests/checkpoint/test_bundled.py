@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import deformable_detr as dd
-from deformable_detr.checkpoint.sources import BUNDLED
+from deformable_detr.checkpoint.names import BUNDLED
 from deformable_detr.cli import main
 from deformable_detr.data.drawn import generate
 from deformable_detr.data.scenes import CLASS_NAMES

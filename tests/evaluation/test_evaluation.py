@@ -223,8 +223,8 @@ def test_a_model_by_name_and_a_folder(tmp_path: Path, monkeypatch: pytest.Monkey
     [
         ({"metric": "lvis"}, "metric must be coco or voc, not lvis"),
         ({"batching": "some"}, "batching must be exact or padded, not some"),
-        ({"batch_size": 0}, "at least 1, not 0 and 100"),
-        ({"max_detections": 0}, "at least 1, not 2 and 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ({"max_detections": 0}, "max_detections must be at least 1, not 0"),
         ({"threshold": 1.5}, r"threshold must be in \[0, 1\], not 1.5"),
         ({"device": "cpu"}, "device=cpu cannot move a detector"),
         ({"metric": "voc", "iou_threshold": 2.0}, "iou_threshold must be in"),

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -171,11 +174,14 @@ def test_openvino(detector: Detector, traced_once: None, tmp_path: Path) -> None
     ]
 
 
-def test_torch_with_our_operator(detector: Detector, tmp_path: Path) -> None:
+def test_torch_with_our_operator(detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_program = Mock(wraps=torch.export.load)
+    monkeypatch.setattr(torch.export, "load", load_program)
     if not ops.native_available():
         pytest.skip("the native operator is not built here")
     target = tmp_path / "model.pt2"
     check_certificate(dd.export(detector, target, to="torch"), target)
+    assert load_program.call_count == 1  # this takes half a minute if the model is large
     program = torch.export.load(target)
     assert "deformable_detr.fused_ms_deform_attn.default" in {str(n.target) for n in program.graph.nodes}
     module = program.module(check_guards=False)
@@ -345,6 +351,16 @@ def test_a_missing_library_is_reported_before_anything_is_done(
     code = main(["export", str(tmp_path / "model"), "--to", "onnx", "--output", str(tmp_path / "a.onnx")])
     assert code == 2
     assert 'pip install "deformable-detr[export]"' in capsys.readouterr().err
+
+
+def test_a_wrong_suffix_is_refused_before_pytorch_is_imported(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.modules['torch'] = None; from deformable_detr.cli.main import main; sys.exit(main())"
+    )
+    command = f"export demo --to onnx --output {tmp_path}/a.pt2".split()
+    done = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--to onnx writes a .onnx file: name one, not" in done.stderr
 
 
 def test_an_exported_file_is_not_exported(detector: Detector, traced_once: None, tmp_path: Path) -> None:

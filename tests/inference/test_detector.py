@@ -277,6 +277,13 @@ def test_a_detector_describes_itself_in_a_line(detector: Detector) -> None:
     assert "… and 22 more" in repr(many)
 
 
+def test_a_model_with_many_queries_lists_as_many_detections() -> None:
+    few = dd.create("deformable_detr_lite", classes=["cell"], device="cpu")
+    assert (few.most_detections(None), few.most_detections(7)) == (100, 7)
+    object.__setattr__(few.config, "num_queries", 500)
+    assert (few.most_detections(None), few.most_detections(7)) == (500, 7)
+
+
 def test_threshold_and_number_of_detections(detector: Detector) -> None:
     everything = detector.predict(picture(40, 50), 0.0, max_detections=10_000)
     assert len(everything) == 10 * 3  # one of the four logits stands for no class

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torchvision.ops import batched_nms
 
 from deformable_detr.classification import SigmoidFocal, SoftmaxWithNoObject
-from deformable_detr.inference.postprocess import detections_of_queries, postprocess
+from deformable_detr.inference.postprocess import detections_of_queries, postprocess, unsuppressed
 from deformable_detr.structures import ClassTable
 
 CLASSES = ClassTable(("cat", "dog"), (7, 3))
@@ -110,3 +111,17 @@ def test_detections_know_their_query() -> None:
     )
     assert queries.tolist()[:2] == [1, 2]
     np.testing.assert_allclose(detections.scores, torch.sigmoid(logits[0, queries, detections.labels]))
+
+
+@pytest.mark.parametrize("nms_iou", [0.0, 0.3, 0.7])
+def test_suppression_is_torchvisions(nms_iou: float) -> None:
+    generator = np.random.default_rng(0)
+    corners = generator.uniform(0, 100, (200, 2))
+    boxes = np.concatenate([corners, corners + generator.uniform(0, 60, (200, 2))], axis=1).astype(np.float32)
+    boxes[7] = boxes[3]
+    boxes[9, 2:] = boxes[9, :2]  # no area
+    labels = generator.integers(0, 3, 200)
+    scores = np.sort(generator.uniform(size=200).astype(np.float32))[::-1].copy()
+    wanted = batched_nms(*map(torch.from_numpy, (boxes, scores, labels)), nms_iou)
+    assert unsuppressed(boxes, labels, nms_iou).tolist() == wanted.tolist()
+    assert unsuppressed(boxes[:0], labels[:0], nms_iou).tolist() == []

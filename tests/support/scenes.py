@@ -57,7 +57,7 @@ class SquareFinder(Detector):
 
     def detect(
         self,
-        pixels: Sequence[Tensor],
+        pixels: Sequence[Any],
         original_sizes: Sequence[tuple[int, int]],
         *,
         max_detections: int = 100,

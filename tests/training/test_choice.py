@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,5 +109,9 @@ def test_a_long_run_is_forecast_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forecast_module, "forecast", lambda *_, **__: MEASURED)
     line = choice.choice_line("data", tiny_config(epochs=6), "cpu", Console(quiet=True), alone=True)
     assert "about 10 minutes" in line  # 6 epochs of 30 updates of 2 seconds and 40 seconds of evaluation
+    busy = replace(MEASURED, load=9.0, update_cpu_seconds=0.5)
+    monkeypatch.setattr(forecast_module, "forecast", lambda *_, **__: busy)
+    line = choice.choice_line("data", tiny_config(epochs=6), "cpu", Console(quiet=True), alone=True)
+    assert "up to 4 times less" in line
     several = choice.choice_line("data", tiny_config(), "cpu", Console(quiet=True), alone=False)
     assert "about" not in several

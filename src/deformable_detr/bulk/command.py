@@ -12,7 +12,8 @@ from typing import Any, Literal
 from ..config import to_dict
 from ..errors import UserError
 from ..files import replacing, write_json
-from ..inference.detector import Detector, check_options, choose_device
+from ..inference.detector import Detector, check_options
+from ..inference.devices import choose_device
 from ..inference.tta import tta_scales, views_of
 from ..prediction.outputs import MADE_BY
 from ..prediction.tiling import Tiling
@@ -120,7 +121,7 @@ def predict_tables(
     classes: Sequence[str] | None = None,
     class_thresholds: Mapping[str, float] | None = None,
     tiling: Tiling | None = None,
-    max_detections: int = 100,
+    max_detections: int | None = None,
     batch_size: int = 4,
     device: str = "auto",
     dtype: str | None = None,
@@ -181,7 +182,7 @@ def predict_tables(
 
 def _check(
     threshold: float | None,
-    max_detections: int,
+    max_detections: int | None,
     batch_size: int,
     threads: int,
     shard_size: int,

@@ -35,7 +35,7 @@ class Job:
     classes: tuple[str, ...] | None = None
     class_thresholds: dict[str, float] | None = None
     tiling: Tiling | None = None
-    max_detections: int = 100
+    max_detections: int | None = None
     batch_size: int = 4
     max_pixels: int | None = None
     tta: bool | tuple[float, ...] = False
@@ -49,7 +49,8 @@ class Job:
     def finder(self, detector: Detector) -> Finder:
         selection = detector.selection(self.threshold, self.classes, self.class_thresholds)
         augmented = augmented_as_requested(detector, self.tta)
-        return finder_for(augmented, selection, self.max_detections, self.batch_size, self.tiling)
+        most = detector.most_detections(self.max_detections)
+        return finder_for(augmented, selection, most, self.batch_size, self.tiling)
 
     def identity(self, detector: Detector) -> dict[str, Any]:
         """Return what must be equal if rows are to be equal: the weights, the options and the versions."""

@@ -1,4 +1,4 @@
-"""Import the libraries of the extra [scale]: pyarrow, fsspec and Ray."""
+"""Import the libraries of the extra [scale]: pyarrow and Ray."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from ..errors import UserError, WorkerLostError
@@ -23,30 +24,27 @@ from .worker import Worker
 class RayWorker:
     """A worker in the form that Ray Data's `map_batches` calls.
 
-    Ray would start a worker again and again if it failed, so the first call reports the failure.
+    A `UserError` is returned in the column `failure`: Ray would wrap it, and start a worker again and again
+    that cannot load its model.
     """
 
     def __init__(self, job: Job, plan: Plan):
-        self._worker: Worker | UserError
+        self._failure = ""
         try:
             self._worker = Worker(job, plan)
         except UserError as error:
-            self._worker = error
+            self._failure = str(error)
 
     def __call__(self, shard: Any) -> Any:
-        if isinstance(self._worker, UserError):
-            raise self._worker
-        part = self._worker(shard)
-        counts = part.counts
-        return library("pyarrow").table(
-            {
-                "name": [part.name],
-                "content": [part.content],
-                "pictures": [counts.pictures],
-                "detections": [counts.detections],
-                "errors": [counts.errors],
-            }
-        )
+        part = Part("", b"", Counts(0, 0, 0))
+        failure = self._failure
+        if not failure:
+            try:
+                part = self._worker(shard)
+            except UserError as error:
+                failure = str(error)
+        row = {"name": part.name, "content": part.content, **asdict(part.counts), "failure": failure}
+        return library("pyarrow").table({name: [value] for name, value in row.items()})
 
 
 def run_on_ray(
@@ -76,11 +74,18 @@ def run_on_ray(
             num_gpus=gpus_per_worker,
         )
         batches = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
-        with _sentences(ray):
+        try:
             for batch in batches:
                 for row in batch.to_pylist():
-                    counts = Counts(row["pictures"], row["detections"], row["errors"])
-                    yield Part(row["name"], row["content"], counts)
+                    if failure := row.pop("failure"):
+                        raise UserError(failure)
+                    name, content = row.pop("name"), row.pop("content")
+                    yield Part(name, content, Counts(**row))
+        except ray.exceptions.RayActorError as error:
+            raise WorkerLostError(
+                "Ray has lost workers and could not replace them: the finished parts are written; repeat the "
+                "command to continue."
+            ) from error
 
 
 @contextmanager
@@ -90,9 +95,8 @@ def _cluster(ray: Any, address: str | None, cpus: int) -> Iterator[None]:
         yield
         return
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray would report its use over the network
-    os.environ.setdefault(
-        "RAY_BACKEND_LOG_LEVEL", "fatal"
-    )  # else notes of its C++ code mix with the progress
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ code writes to the terminal
+    os.environ.setdefault("RAY_worker_niceness", "0")  # as local workers; Ray's default is 15
     logging.getLogger("ray").setLevel(logging.ERROR)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
@@ -110,18 +114,3 @@ def _cluster(ray: Any, address: str | None, cpus: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-@contextmanager
-def _sentences(ray: Any) -> Iterator[None]:
-    """Turn Ray's exceptions into ours."""
-    try:
-        yield
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        raise (UserError(str(cause)) if isinstance(cause, UserError) else error) from error
-    except ray.exceptions.RayActorError as error:
-        raise WorkerLostError(
-            "Ray has lost workers and could not replace them: the finished parts are written; repeat the "
-            "command to continue."
-        ) from error

@@ -2,7 +2,7 @@
 
 A source is a picture, a folder, a pattern, a text file with a path or URL on each line, a Parquet file with a
 column `path` or `image` (the bytes of image files), or a URL of a picture, a folder or one of these files
-(`s3://…`, anything that fsspec knows). Folders are searched with their subfolders, in sorted order.
+(`s3://…`, anything that fsspec knows). Folders are searched with their subfolders.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..checkpoint.sources import DEMO, demo_pictures
+from ..checkpoint.names import DEMO, demo_pictures
 from ..data.formats.lookup import walk
 from ..data.images import IMAGE_SUFFIXES
 from ..data.remote import is_url, open_file_system
@@ -112,10 +112,7 @@ def _list_url(source: str) -> Iterator[Picture]:
             yield from _list_file(source)
         else:
             root = source.rstrip("/")
-            for folder, folders, names in files.walk(path, on_error="raise"):
-                folders_in_order = sorted(folders)
-                if isinstance(folders, list):
-                    folders[:] = folders_in_order
+            for folder, _, names in files.walk(path, on_error="raise"):
                 for name in sorted(filter(_is_picture, names)):
                     yield Picture(files.unstrip_protocol(f"{folder.rstrip('/')}/{name}"), root)
     except (UserError, GeneratorExit):

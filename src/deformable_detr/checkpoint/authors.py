@@ -1,7 +1,8 @@
 """Read and write the authors' checkpoints (specification §8).
 
-They are `.pth` files of fundamentalvision/Deformable-DETR and facebookresearch/detr. The state dict
-determines nearly everything about the model. The rest (dilation, the number of heads, the number of queries
+They are `.pth` files of fundamentalvision/Deformable-DETR and facebookresearch/detr, and of three projects
+that train Deformable DETR in other ways (authors_plus.py). The state dict determines nearly everything about
+the model. The rest (dilation, the number of heads, the number of queries
 of a two-stage model) is in `args`, which some files lack, among them the published DETR files.
 """
 
@@ -21,7 +22,8 @@ from ..errors import UserError
 from ..files import DAMAGED_FILE_ERRORS, check_readable, replacing
 from ..structures import ClassTable
 from .authors_classes import DATASET_FILE, check_ids, gather, spread
-from .coco_classes import class_table_for
+from .authors_plus import CONTENT, has_content, is_detrex, without_training
+from .coco_classes import COCO_80, class_table_for
 from .contents import (
     Checkpoint,
     blaming,
@@ -133,13 +135,16 @@ def load(path: Path) -> Checkpoint:
     options: dict[str, Any] = {"dilation": "dc5" in path.stem.lower()}
     if isinstance(content.get("args"), argparse.Namespace):
         options |= vars(content["args"])
+    names_coco_80 = is_detrex(state)  # its COCO models have a logit for each name, and no gaps
     with blaming(path):
-        state = _without_unused_classes(state, options)
+        state = _without_unused_classes(without_training(state, options), options)
         family, config = _infer_config(state, options)
         model = empty_model(config)
         shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
         load_state(model, to_ours(state, NAMINGS[family].correspondences(config, shapes), shapes))
         classes = _class_table(config, options)
+        if names_coco_80 and config.num_classes == len(COCO_80):
+            classes = COCO_80
     return Checkpoint(
         model=model, config=config, classes=classes, data=DataConfig(), recipe=closest_recipe(config)
     )
@@ -211,17 +216,21 @@ def _infer_detr(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> Mode
 
 def _infer_deformable_detr(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> ModelConfig:
     num_levels, hidden_dim = matrix_shape(state, "transformer.level_embed")
-    common = _common_fields(state, options)
+    mixed = has_content(state)
+    # Published models with learned content were trained without dropout.
+    common = _common_fields(state, {"dropout": 0.0, **options} if mixed else options)
     weights = matrix_shape(state, "transformer.decoder.layers.0.cross_attn.attention_weights.weight")[0]
     two_stage = "transformer.enc_output.weight" in state
-    if two_stage:
+    if mixed:
+        num_queries = matrix_shape(state, CONTENT)[0]
+    elif two_stage:
         num_queries = options.get("num_queries", 300)
     else:
         num_queries = matrix_shape(state, "query_embed.weight")[0]
     return ModelConfig(
         **FAMILIES["deformable_detr"],
         num_classes=matrix_shape(state, "class_embed.0.weight")[0],
-        queries="proposals" if two_stage else "reference_points",
+        queries="mixed" if mixed else "proposals" if two_stage else "reference_points",
         refine_references="transformer.decoder.bbox_embed.0.layers.0.weight" in state,
         mask_invalid_proposals=False,
         num_queries=num_queries,

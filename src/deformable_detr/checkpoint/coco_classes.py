@@ -22,6 +22,12 @@ COCO_NAMES_BY_ID: tuple[str | None, ...] = (
     *("scissors", "teddy bear", "hair drier", "toothbrush"),
 )
 
+# The table of models that have a logit for each name and none for unused ids.
+COCO_80 = ClassTable(
+    tuple(name for name in COCO_NAMES_BY_ID if name is not None),
+    tuple(index for index, name in enumerate(COCO_NAMES_BY_ID) if name is not None),
+)
+
 
 def class_table_for(num_classes: int) -> ClassTable:
     """Return the class table of a model without class names: COCO's for 91 classes, otherwise "class 0", …"""

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..config import RECIPES, DataConfig, ModelConfig, from_dict, to_dict
 from ..errors import UserError
 from ..structures import ClassTable
@@ -35,6 +33,8 @@ class Description:
 
     def to_dict(self, format: str) -> dict[str, Any]:
         """Convert to JSON values, including the versions of the software that writes them."""
+        import torch
+
         decision = {} if self.decision is None else {DECISION: self.decision.to_dict()}
         return {
             "format": format,

@@ -38,9 +38,11 @@ class Naming:
     def correspondences(self, config: ModelConfig, names: Iterable[str]) -> Iterator[Correspondence]:
         """Yield the correspondences for the tensors `names` of our model with the configuration `config`."""
         for name in names:
-            if name == "queries.content":
+            if name == "queries.content" and config.queries == "mixed":
+                yield Correspondence((name,), ((self.queries,),))
+            elif name == "queries.content":
                 continue  # joined with the positions
-            if name == "queries.positions":
+            elif name == "queries.positions":
                 content = ("queries.content",) if config.queries == "reference_points" else ()
                 yield Correspondence((name, *content), ((self.queries,),), dim=1)
             elif name.startswith("backbone."):

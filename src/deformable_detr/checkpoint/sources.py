@@ -9,13 +9,11 @@ from ..errors import UserError
 from ..run_folder.names import BEST, CHECKPOINTS, LAST
 from . import authors, native, transformers_format
 from .contents import Checkpoint
+from .names import BUNDLED, DEMO, EXPORTED
 
 SUPPORTED = (
     "a run folder, a checkpoint folder, an authors' .pth file, a transformers folder or hub id, or `demo`"
 )
-DEMO = "demo"  # the bundled model, whereas ./demo is a folder
-BUNDLED = Path(__file__).parents[1] / "bundled"
-EXPORTED = (".onnx", ".xml", ".pt2")  # inference/exported/ reads all but the last
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
@@ -61,11 +59,6 @@ def checkpoint_folder(source: str | Path) -> Path:
         f"{source} is neither a run folder nor a checkpoint folder, so that thresholds cannot be saved in "
         "it: convert it first (`deformable-detr convert MODEL OUT --to native`)."
     )
-
-
-def demo_pictures() -> list[Path]:
-    """Return the pictures that accompany the bundled model, which was not trained on them."""
-    return sorted((BUNDLED / "pictures").iterdir())
 
 
 def _load_folder(folder: Path) -> Checkpoint:

@@ -39,7 +39,13 @@ def add_arguments(parser: Parser) -> None:
         "exact: only images of equal size share a batch; padded: images are padded, as the authors do.",
     )
     parser.option("--batch-size", int, 2, "The maximum number of images in a batch, per process.")
-    parser.option("--max-detections", int, 100, "The maximum number of detections per image.")
+    parser.option(
+        "--max-detections",
+        int | None,
+        None,
+        "The maximum number of detections per image.",
+        default_shown="100, or twice the objects of an image that has more",
+    )
     parser.option("--iou-threshold", float, 0.5, "voc: the IoU from which a detection counts as a hit.")
     parser.option(
         "--interpolation",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from pathlib import Path
 from typing import Literal
 
+from ..checkpoint.names import check_exported_file
 from .options import Parser, add_format, add_max_pixels, add_split
 
 SUMMARY = "write MODEL for ONNX, OpenVINO or torch.export, checked"
@@ -71,6 +73,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> int:
+    check_exported_file(arguments.to, Path(arguments.output))  # before PyTorch is imported
     from rich.console import Console
 
     from ..exporter import export

@@ -75,7 +75,11 @@ def add_arguments(parser: Parser) -> None:
     parser.flag("--no-track", "Do not number the objects of videos.")
     parser.option("--every", int, 1, "In videos, look only at every n-th frame.")
     parser.option(
-        "--max-detections", int, 100, "The maximum number of detections per picture, frame or tile."
+        "--max-detections",
+        int | None,
+        None,
+        "The maximum number of detections per picture, frame or tile.",
+        default_shown="100, or the queries of the model if it has more",
     )
     parser.option("--batch-size", int, 4, "The number of pictures or frames that are computed together.")
     add_dtype(parser)

@@ -22,6 +22,7 @@ from torchvision.transforms.v2 import functional as F
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
 from ..config import Augmentation, DataConfig
+from .preprocessing import model_input, normalised, resized, resized_size
 
 EvaluationTransform = Callable[[Image], Tensor]
 TrainingTransform = Callable[[Image, Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor, Tensor]]
@@ -30,26 +31,6 @@ TrainingTransform = Callable[[Image, Tensor, Tensor, np.random.Generator], tuple
 LIGHT_CROP_SIDE = (0.6, 1.0)
 LIGHT_MIN_VISIBLE = 0.25
 LIGHT_JITTER = 0.2
-
-
-def resized_size(size: tuple[int, int], short: int, max_size: int | None = None) -> tuple[int, int]:
-    """Return (H, W) of a picture of `size` after its short side has been resized to `short` pixels.
-
-    If the long side would exceed `max_size`, the short side is round(max_size · short / long) instead.
-    The long side is truncated, not rounded; so it may differ from torchvision's `Resize` by some pixels,
-    and pass `max_size` by a few on long strips: the published results were measured this way. A picture
-    whose short side already fits is left alone.
-    """
-    height, width = size
-    old_short, old_long = min(size), max(size)
-    if max_size is not None and old_long / old_short * short > max_size:
-        short = round(max_size * old_short / old_long)
-        if short == 0:  # a strip too thin for the published rule
-            return (1, max_size) if height < width else (max_size, 1)
-    if old_short == short:
-        return size
-    long = int(short * old_long / old_short)
-    return (short, long) if height < width else (long, short)
 
 
 def evaluation_transform(config: DataConfig) -> EvaluationTransform:
@@ -87,10 +68,7 @@ class _Annotated:
         return height, width
 
     def resized(self, size: tuple[int, int]) -> _Annotated:
-        # Pillow's bilinear filter, which widens when it shrinks, whatever `antialias` says
-        return replace(
-            self, picture=F.resize(self.picture, list(size)), boxes=F.resize(self.boxes, list(size))
-        )
+        return replace(self, picture=resized(self.picture, size), boxes=F.resize(self.boxes, list(size)))
 
     def flipped(self) -> _Annotated:
         return replace(self, picture=F.horizontal_flip(self.picture), boxes=F.horizontal_flip(self.boxes))
@@ -116,16 +94,8 @@ def _area(boxes_xyxy: Tensor) -> Tensor:
     return (x1 - x0).clamp(min=0) * (y1 - y0).clamp(min=0)
 
 
-def _normalised(picture: Image, config: DataConfig) -> Tensor:
-    pixels = F.to_dtype(F.pil_to_tensor(picture), torch.float32, scale=True)
-    result: Tensor = F.normalize(pixels, list(config.mean), list(config.std), inplace=True)
-    return result
-
-
 def _transform_for_evaluation(picture: Image, config: DataConfig) -> Tensor:
-    width, height = picture.size
-    size = resized_size((height, width), config.image_size, config.max_size)
-    return _normalised(F.resize(picture, list(size)), config)
+    return torch.from_numpy(model_input(picture, config))
 
 
 def _transform_for_training(
@@ -142,7 +112,7 @@ def _transform_for_training(
     height, width = scene.size
     boxes_cxcywh = F.convert_bounding_box_format(scene.boxes, new_format=BoundingBoxFormat.CXCYWH)
     boxes_cxcywh = boxes_cxcywh.as_subclass(Tensor) / torch.tensor([width, height, width, height])
-    return _normalised(scene.picture, config), boxes_cxcywh, scene.labels
+    return torch.from_numpy(normalised(scene.picture, config)), boxes_cxcywh, scene.labels
 
 
 def _happens(generator: np.random.Generator, probability: float) -> bool:

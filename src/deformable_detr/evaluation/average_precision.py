@@ -29,6 +29,7 @@ Interpolation = Literal["every_point", "11_point"]
 Row = Mapping[str, Any]
 
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+COCO_LIMIT = 100  # detections of an image and class
 CLASS_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 
 
@@ -45,7 +46,9 @@ class CocoNumbers:
     classes: dict[int, dict[str, float]]
 
 
-def coco_average_precision(ground_truth: Mapping[str, Any], detections: Sequence[Row]) -> dict[str, Any]:
+def coco_average_precision(
+    ground_truth: Mapping[str, Any], detections: Sequence[Row], *, limit: int = COCO_LIMIT
+) -> dict[str, Any]:
     """Compute COCO's twelve numbers for boxes, and AP and AP50 of each class that has true boxes.
 
     Arguments and errors are those of `coco_numbers`.
@@ -54,7 +57,7 @@ def coco_average_precision(ground_truth: Mapping[str, Any], detections: Sequence
         AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl in [0, 1], or -1 if there is no true
         box, and `per_class`: {name: {"AP", "AP50"}}.
     """
-    numbers = coco_numbers(ground_truth, detections)
+    numbers = coco_numbers(ground_truth, detections, limit=limit)
     names = _class_names(ground_truth["categories"])
     per_class = {
         names[category_id]: {"AP": row["AP"], "AP50": row["AP50"]}
@@ -63,13 +66,17 @@ def coco_average_precision(ground_truth: Mapping[str, Any], detections: Sequence
     return {**numbers.summary, "per_class": per_class}
 
 
-def coco_numbers(ground_truth: Mapping[str, Any], detections: Sequence[Row]) -> CocoNumbers:
+def coco_numbers(
+    ground_truth: Mapping[str, Any], detections: Sequence[Row], *, limit: int = COCO_LIMIT
+) -> CocoNumbers:
     """Compute COCO's numbers for boxes, over all classes together and for each class.
 
     Args:
         ground_truth: a COCO dictionary (see the head of this file), which is not changed. A missing `area`
             is replaced by width times height, and a missing `iscrowd` by 0.
-        detections: COCO results rows. Only the 100 highest scores of each image and class count.
+        detections: COCO results rows.
+        limit: only so many detections of each image and class count, the best ones. More than COCO's 100 is
+            for images with more objects; AR100 still means 100.
 
     Raises:
         UserError: if a detection names an image or category that the ground truth lacks, or has no finite
@@ -108,11 +115,15 @@ def coco_numbers(ground_truth: Mapping[str, Any], detections: Sequence[Row]) -> 
         for row in detections
     )
     evaluation = COCOeval_faster(target, predicted, iouType="bbox", print_function=lambda *_: None)
+    evaluation.params.maxDets = sorted({1, 10, COCO_LIMIT, max(limit, COCO_LIMIT)})
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
 
-    summary = {name: float(value) for name, value in zip(COCO_METRICS, evaluation.stats, strict=True)}
+    values = [float(value) for value in evaluation.stats]
+    if limit > COCO_LIMIT:
+        del values[COCO_METRICS.index("AR100") + 1]  # the recall with `limit`
+    summary = dict(zip(COCO_METRICS, values, strict=True))
     return CocoNumbers(summary, _class_metrics(evaluation))
 
 
@@ -127,7 +138,7 @@ def _class_metrics(evaluation: Any) -> dict[int, dict[str, float]]:
             by_area = [float(curves[..., area].mean()) for area in range(4)]
             values = (
                 by_area[0], float(curves[0, :, 0].mean()), float(curves[5, :, 0].mean()), *by_area[1:],
-                float(recall[:, index, 0, -1].mean()),
+                float(recall[:, index, 0, 2].mean()),
             )  # fmt: skip
             classes[category_id] = dict(zip(CLASS_METRICS, values, strict=True))
     return classes

@@ -54,6 +54,7 @@ from .average_precision import (
     coco_average_precision,
     voc_average_precision,
 )
+from .limits import usual_limit
 from .thresholds import check_rule, choose_thresholds
 
 Metric = Literal["coco", "voc"]
@@ -80,7 +81,7 @@ def evaluate(
     batching: Batching = "exact",
     batch_size: int = 2,
     threshold: float = 0.0,
-    max_detections: int = 100,
+    max_detections: int | None = None,
     output: str | Path | None = None,
     device: str = "auto",
     max_pixels: int | None = None,
@@ -109,10 +110,9 @@ def evaluate(
         batching: `exact` or `padded`, see the head of this file.
         batch_size: the maximum number of images per batch and process.
         threshold: detections with a lower score are left out. Use 0 for average precision, which needs all.
-        max_detections: the maximum number per image, over all classes of the model.
+        max_detections: the maximum number per image, over all classes; None means `usual_limit` (limits.py).
         output: the JSON file for the result, written whole or not at all, by the first process.
-        device: the device to load `model` on; "auto" gives each process of a node its own GPU. A `Detector`
-            stays where it is.
+        device: where to load `model`; "auto" gives each process its own GPU. A `Detector` stays where it is.
         max_pixels: the largest H·W of a picture, as for `load`.
         tta: test-time augmentation (tta.py): True for flips and its usual scales, or the scales to use with
             flips. Batching is then `exact`.
@@ -157,6 +157,7 @@ def evaluate(
             note = f"The model does not have {listed(unknown, MAX_NAMES)}, which count as never found."
             console.print(Text(printable(note), "yellow"))
 
+        max_detections = usual_limit(part) if max_detections is None else max_detections
         start = time.perf_counter()
         rows = collect_detections(
             detector,
@@ -173,7 +174,7 @@ def evaluate(
             options = {"iou_threshold": iou_threshold, "interpolation": interpolation, "plus_one": plus_one}
             numbers = voc_average_precision(ground_truth_of(part), rows, **options)
         else:
-            numbers = coco_average_precision(ground_truth_of(part), rows)
+            numbers = coco_average_precision(ground_truth_of(part), rows, limit=usual_limit(part))
         metrics = {
             **numbers,
             "metric": metric,
@@ -245,7 +246,7 @@ def collect_detections(
     batching: Batching = "exact",
     batch_size: int = 2,
     threshold: float = 0.0,
-    max_detections: int = 100,
+    max_detections: int | None = None,
     console: Console | None = None,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
@@ -261,6 +262,7 @@ def collect_detections(
             have no class in common, or the model's output is not finite.
     """
     _check_options(batching, batch_size, threshold, max_detections)
+    most = usual_limit(split) if max_detections is None else max_detections
     rank, num_processes = _rank_and_count()
     category_ids = match_classes(detector.classes, split.classes, split.source)
     if batching == "exact":
@@ -287,9 +289,7 @@ def collect_detections(
         for batch, pixels in zip(share, ahead(reads, readers, NUM_READERS), strict=True):
             images = [split.images[index] for index in batch]
             with torch.inference_mode():
-                found = detector.detect(
-                    pixels, [image.size for image in images], max_detections=max_detections
-                )
+                found = detector.detect(pixels, [image.size for image in images], max_detections=most)
             for index, image, detections in zip(batch, images, found, strict=True):
                 _check_finite(detections, image)
                 rows[index] = _rows(detections.above(threshold), image, category_ids)
@@ -383,13 +383,12 @@ def match_classes(model: ClassTable, data: ClassTable, source: Path) -> dict[int
     return matched
 
 
-def _check_options(batching: str, batch_size: int, threshold: float, max_detections: int) -> None:
+def _check_options(batching: str, batch_size: int, threshold: float, max_detections: int | None) -> None:
     if batching not in ("exact", "padded"):
         raise UserError(f"batching must be exact or padded, not {batching}.")
-    if batch_size < 1 or max_detections < 1:
-        raise UserError(
-            f"batch_size and max_detections must be at least 1, not {batch_size} and {max_detections}."
-        )
+    for name, value in (("batch_size", batch_size), ("max_detections", max_detections)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} must be at least 1, not {value}.")
     if not 0 <= threshold <= 1:
         raise UserError(f"threshold must be in [0, 1], not {threshold}.")
 

@@ -18,16 +18,17 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from ..checkpoint.names import check_exported_file
 from ..data.formats import read_split
 from ..data.records import Split
 from ..data.scenes import draw_scene
 from ..errors import ExportRefusedError, UserError
 from ..evaluation import evaluate
 from ..files import check_output_file, replacing, write_json
-from ..inference.backend import TorchBackend
 from ..inference.detector import Detector, load, read_picture
 from ..inference.exported import ExportedModel
 from ..inference.exported.metadata import Metadata
+from ..inference.torch_backends import TorchBackend
 from ..models import copy_on_same_memory
 from ..prediction.sources import find_pictures
 from ..system.machine import package_version, versions_of
@@ -46,7 +47,6 @@ from .certificate import (
 from .formats import (
     LIBRARIES,
     OPERATORS,
-    SUFFIXES,
     Draft,
     OnnxDraft,
     OpenVinoDraft,
@@ -261,10 +261,7 @@ def _checked(
     calibration: object,
     num_images: int,
 ) -> Operator:
-    if to not in SUFFIXES:
-        raise UserError(f"--to must be one of {', '.join(SUFFIXES)}, not {to}.")
-    if target.suffix != SUFFIXES[to]:
-        raise UserError(f"--to {to} writes a {SUFFIXES[to]} file: name one, not {target}.")
+    check_exported_file(to, target)
     check_output_file(target)
     if operator is None:
         operator = "native" if to == "torch" else "grid_sample"

@@ -7,13 +7,15 @@ import io
 import logging
 import tempfile
 import warnings
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..checkpoint import Description
 from ..errors import UserError
@@ -25,7 +27,6 @@ from ..models import DetectionModel
 from .graph import traced
 
 OPSET = 18  # GridSample exists since 16; since 20, its mode has a new name, which not every engine knows
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 OPERATORS = {
     "onnx": ("grid_sample", "gather"),
     "openvino": ("grid_sample", "gather"),
@@ -131,6 +132,7 @@ class TorchDraft(Draft):
                 node.meta.pop(remark, None)
         self.program.example_inputs = None
         self._saved = b""
+        self._opened: tuple[dict[str, int], nn.Module] | None = None
 
     def save(self, path: Path, texts: Mapping[str, str]) -> None:
         buffer = io.BytesIO()
@@ -145,15 +147,32 @@ class TorchDraft(Draft):
 
         The file could have been replaced since, and `torch.export.load` runs code that its file contains.
         """
-        texts = {DESCRIPTION: "", CERTIFICATE: ""}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.export.load(io.BytesIO(self._saved), extra_files=texts)
-        metadata = Metadata.from_texts({name: text for name, text in texts.items() if text}, path)
-        # The guards would reject pictures whose coarsest level has one row.
+        with zipfile.ZipFile(io.BytesIO(self._saved)) as archive:
+            inside = {each.filename.partition("/")[2]: each for each in archive.infolist()}
+            texts = {
+                name: archive.read(inside[f"extra/{name}"]).decode()
+                for name in (DESCRIPTION, CERTIFICATE)
+                if f"extra/{name}" in inside
+            }
+        # .data/ has a checksum of the whole file.
+        program = {n: each.CRC for n, each in inside.items() if not n.startswith(("extra/", ".data/"))}
+        metadata = Metadata.from_texts(texts, path)
         return ExportedModel(
-            path, metadata, ProgramBackend(path, metadata.description, program.module(check_guards=False))
+            path, metadata, ProgramBackend(path, metadata.description, self._module(program))
         )
+
+    def _module(self, program: dict[str, int]) -> nn.Module:
+        """Load the saved program, unless the one that was loaded before has equal checksums.
+
+        Loading takes half a minute, and the file with the certificate contains the same program.
+        """
+        if self._opened is None or self._opened[0] != program:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                loaded = torch.export.load(io.BytesIO(self._saved))
+            # The guards would reject pictures whose coarsest level has one row.
+            self._opened = (program, loaded.module(check_guards=False))
+        return self._opened[1]
 
 
 class ProgramBackend(ExportedBackend):
@@ -163,10 +182,10 @@ class ProgramBackend(ExportedBackend):
         super().__init__(path, description)
         self._module = module
 
-    def _run(self, pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _run(self, pixels: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with torch.inference_mode():
-            logits, boxes = self._module(pixels, mask)
-        return logits, boxes
+            logits, boxes = self._module(torch.from_numpy(pixels), torch.from_numpy(mask))
+        return logits.numpy(), boxes.numpy()
 
 
 def check_libraries(to: str) -> None:

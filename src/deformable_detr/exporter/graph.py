@@ -4,7 +4,11 @@ The copy uses `DetectionModel.forward` unchanged and computes the same function.
 
     backbone        frozen norms are folded into the convolutions; timm's "same" padding has no branches
     attention       sampling uses standard operators (sampling.py), unless the package's own was requested
-    proposals       heads are computed only for the proposals that are used
+    proposals       heads are computed only for the proposals that are used, whose number is fixed
+
+Tracing spends most of its time on the sizes of tensors, which are expressions of the picture's height and
+width. Therefore these expressions are kept short: (H - 1) // 8 + 1 instead of nested quotients, and a number
+of queries that does not depend on the picture.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from torch import Tensor, nn
 from ..inference.convolutions import fold_norms
 from ..models import DetectionModel, copy_on_same_memory
 from ..models.attention import DeformableAttention
-from ..models.queries import with_best_proposals
+from ..models.queries import BestProposals, chooses_proposals
 from ..structures import ImageBatch
 from .sampling import GatherAttention, GridSampleAttention
 
@@ -39,7 +43,8 @@ class Graph(nn.Module):
         super().__init__()
         self.model = copy_on_same_memory(model).eval()
         fold_norms(self.model.backbone)
-        self.model.queries = with_best_proposals(self.model.queries)
+        queries = self.model.queries
+        self.model.queries = FixedNumberOfProposals(queries) if chooses_proposals(queries) else queries
         for name, part in list(self.model.named_modules()):
             # timm's convolution is recognised by its name, so that timm need not be imported.
             if type(part).__name__ == "Conv2dSame":
@@ -52,12 +57,22 @@ class Graph(nn.Module):
         return last.logits, last.boxes_cxcywh
 
 
+class FixedNumberOfProposals(BestProposals):
+    """`BestProposals` of pictures with at least as many tokens as queries; engines refuse other ones."""
+
+    def num_best(self, num_tokens: int) -> int:
+        return self.plain.num_queries
+
+
 class SamePaddedConvolution(nn.Module):
     """A convolution with TensorFlow's "same" padding.
 
     It adds as many zeros as ceil(size / stride) outputs need; if their number is odd, the extra zero is at
     the end. timm tests whether the number is positive, and tracing this test would fix the parity of the
     picture's sides. The test is not needed, because kernels here are not smaller than their stride.
+
+    Here the end gets more zeros than that, up to the kernel's span minus one in total. No output reads them,
+    and the size of the output becomes (size - 1) // stride + 1, which PyTorch simplifies if it is nested.
     """
 
     def __init__(self, convolution: nn.Conv2d):
@@ -73,8 +88,8 @@ class SamePaddedConvolution(nn.Module):
         conv = self.convolution
         padding: list[int] = []
         for size, span, stride in zip(x.shape[2:], self.spans, conv.stride, strict=True):
-            total = ((size + stride - 1) // stride - 1) * stride + span - size
-            padding = [total // 2, total - total // 2, *padding]  # F.pad takes the last axis first
+            before = ((size - 1) // stride * stride + span - size) // 2
+            padding = [before, span - 1 - before, *padding]  # F.pad takes the last axis first
         output: Tensor = F.conv2d(
             F.pad(x, padding), conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups
         )

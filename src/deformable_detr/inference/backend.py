@@ -1,18 +1,18 @@
-"""Backends, which compute the last layer's predictions from padded pixels.
-
-The rest of a detector does not depend on whether PyTorch, ONNX Runtime or OpenVINO computes them.
-"""
+"""What a detector needs of a backend, whether PyTorch, ONNX Runtime or OpenVINO computes the predictions."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-
-from ..models import DetectionModel
+from ..classification import ClassificationScheme
 from ..structures import ImageBatch, Predictions
-from . import cpu, cuda
+from .postprocess import Candidates, candidates_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
 
 
 class Backend(ABC):
@@ -21,59 +21,11 @@ class Backend(ABC):
     @abstractmethod
     def __call__(self, batch: ImageBatch) -> Predictions: ...
 
+    def candidates(
+        self, pixels: Sequence[Tensor | np.ndarray], classification: ClassificationScheme, k: int
+    ) -> Candidates:
+        """Return the k best pairs of query and class in normalised pictures (3, h, w), which are padded."""
+        import torch
 
-class TorchBackend(Backend):
-    """Runs the PyTorch model itself in evaluation mode, under autocast if `dtype` is a 16-bit type."""
-
-    def __init__(self, model: DetectionModel, device: torch.device, dtype: torch.dtype):
-        self.model = model.to(device)
-        self.device, self.dtype = device, dtype
-
-    def __call__(self, batch: ImageBatch) -> Predictions:
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            with (
-                torch.inference_mode(),
-                torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32),
-            ):
-                predictions: Predictions = self.model(batch.to(self.device)).predictions[-1]
-        finally:
-            self.model.train(was_training)
-        return predictions
-
-
-class Runner(Protocol):
-    """A model that was rebuilt for speed; the packages cpu/ and cuda/ each have one such class."""
-
-    def is_current(self, model: DetectionModel) -> bool: ...
-
-    def __call__(self, batch: ImageBatch) -> Predictions: ...
-
-
-class RunnerBackend(Backend):
-    """Runs a replica of the model for its device, built on the first call and rebuilt after changes."""
-
-    def __init__(self, model: DetectionModel, device: torch.device, dtype: torch.dtype):
-        self.model = model.to(device)
-        self.device, self.dtype = device, dtype
-        self._runner: Runner | None = None
-
-    def __call__(self, batch: ImageBatch) -> Predictions:
-        runner = self._runner
-        if runner is None or not runner.is_current(self.model):
-            self._runner = None  # two at once would take twice the memory
-            self._runner = runner = self._build()
-        return runner(batch)
-
-    def _build(self) -> Runner:
-        if self.device.type == "cpu":
-            return cpu.Runner(self.model, self.dtype)
-        return cuda.Runner(self.model, self.device, self.dtype)
-
-
-def backend_for(model: DetectionModel, device: torch.device, dtype: torch.dtype) -> Backend:
-    """Return the fastest backend for a model on a device."""
-    if device.type in ("cpu", "cuda"):
-        return RunnerBackend(model, device, dtype)
-    return TorchBackend(model, device, dtype)
+        found = self(ImageBatch.from_images([torch.as_tensor(picture) for picture in pixels]))
+        return candidates_of(found.logits, found.boxes_cxcywh, classification, k)

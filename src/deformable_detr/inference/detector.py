@@ -3,42 +3,48 @@
 `Detector` = preprocessing + backend + postprocessing. A backend computes the last layer's predictions from
 padded pixels. It runs a replica of the model for a CPU (cpu/) or a GPU (cuda/), the model itself, or an
 exported file (exported/). Evaluation, prediction and the server use only the detector.
+
+PyTorch is imported only where a PyTorch model is used, so that an exported file starts without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Protocol, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, overload
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from .. import checkpoint as checkpoints
-from ..checkpoint import Checkpoint
-from ..checkpoint.sources import DEMO, demo_pictures
+from ..checkpoint.names import DEMO, demo_pictures
 from ..classification import build_classification
 from ..config import DataConfig, ModelConfig
 from ..config import recipe as recipe_of
 from ..data.images import open_image
-from ..data.transforms import evaluation_transform, resized_size
+from ..data.preprocessing import model_input, resized_size
 from ..errors import UserError
-from ..models import DetectionModel, build_model
-from ..structures import ClassTable, Detections, ImageBatch
+from ..structures import ClassTable, Detections
 from ..words import count, listed, printable
 from . import exported
-from .backend import Backend, backend_for
-from .devices import choose_device, choose_dtype
+from .backend import Backend
 from .exported import ExportedModel
-from .postprocess import postprocess
+from .postprocess import detections_of_candidates, num_candidates
 from .selection import Selection
-from .trace import Explanation, explain_picture
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ..checkpoint import Checkpoint
+    from ..models import DetectionModel
+    from .trace import Explanation
+
+Picture: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
+USUAL_DETECTIONS = 100  # per picture, unless the model has more queries
 MAX_NAMES = 8  # the most class names that a detector's repr lists
-Picture = str | Path | Image.Image | np.ndarray | Tensor
 
 
 class Augmentation(Protocol):
@@ -47,7 +53,7 @@ class Augmentation(Protocol):
     def preprocess(self, picture: Image.Image) -> Tensor: ...
 
     def detect(
-        self, pixels: Sequence[Tensor], original_sizes: Sequence[tuple[int, int]], max_detections: int
+        self, pixels: Sequence[Any], original_sizes: Sequence[tuple[int, int]], max_detections: int
     ) -> list[Detections]: ...
 
 
@@ -75,8 +81,8 @@ class Detector:
         self.config, self.data, self.recipe = description.config, description.data, description.recipe
         self.classes, self.decision = description.classes, description.decision
         self.classification = build_classification(description.config)
-        self._transform = evaluation_transform(description.data)
-        # PIL RGB → (3, h, w) for `detect`, normalised if there is no augmentation
+        # PIL RGB → (3, h, w) for `detect`, normalised unless augmented; an array if the file is exported
+        self._transform = _transform_for(source)
         self.preprocess = self._transform if augmentation is None else augmentation.preprocess
 
     def __repr__(self) -> str:
@@ -89,6 +95,9 @@ class Detector:
         device: str | torch.device = "auto",
         dtype: str | torch.dtype | None = None,
     ) -> Detector:
+        from .devices import choose_device, choose_dtype
+        from .torch_backends import backend_for
+
         chosen = choose_device(device)
         return cls(checkpoint, backend_for(checkpoint.model, chosen, choose_dtype(dtype, chosen)))
 
@@ -126,7 +135,7 @@ class Detector:
 
     def detect(
         self,
-        pixels: Sequence[Tensor],
+        pixels: Sequence[Tensor | np.ndarray],
         original_sizes: Sequence[tuple[int, int]],
         *,
         max_detections: int = 100,
@@ -138,16 +147,11 @@ class Detector:
         """
         if self._augmentation is not None:
             return self._augmentation.detect(pixels, original_sizes, max_detections)
-        predictions = self.backend(ImageBatch.from_images(pixels))
-        return postprocess(
-            predictions.logits,
-            predictions.boxes_cxcywh,
-            self.classification,
-            self.classes,
-            original_sizes,
-            max_detections,
-            self.config.nms_iou,
-        )
+        nms_iou = self.config.nms_iou
+        k = num_candidates(max_detections, self.config.num_queries, nms_iou)
+        candidates = self.backend.candidates(pixels, self.classification, k)
+        results = detections_of_candidates(candidates, self.classes, original_sizes, max_detections, nms_iou)
+        return [detections for detections, _ in results]
 
     @overload
     def predict(
@@ -157,7 +161,7 @@ class Detector:
         *,
         classes: Sequence[str] | None = ...,
         class_thresholds: Mapping[str, float] | None = ...,
-        max_detections: int = ...,
+        max_detections: int | None = ...,
         batch_size: int = ...,
     ) -> Detections: ...
     @overload
@@ -168,7 +172,7 @@ class Detector:
         *,
         classes: Sequence[str] | None = ...,
         class_thresholds: Mapping[str, float] | None = ...,
-        max_detections: int = ...,
+        max_detections: int | None = ...,
         batch_size: int = ...,
     ) -> list[Detections]: ...
     def predict(
@@ -178,7 +182,7 @@ class Detector:
         *,
         classes: Sequence[str] | None = None,
         class_thresholds: Mapping[str, float] | None = None,
-        max_detections: int = 100,
+        max_detections: int | None = None,
         batch_size: int = 4,
     ) -> Detections | list[Detections]:
         """Find objects in one picture or in a list of them.
@@ -190,7 +194,8 @@ class Detector:
                 for each class (`decision`), or 0.5 if it has none.
             classes: names of the classes to find; None means all.
             class_thresholds: the threshold by class name, for classes with a threshold of their own.
-            max_detections: the maximum number of detections per picture, before classes are left out.
+            max_detections: the maximum number of detections per picture, before classes are left out. None
+                means 100, or the number of queries if that is larger.
             batch_size: the number of pictures of equal resized shape that are computed together; the result
                 does not depend on it.
 
@@ -201,11 +206,16 @@ class Detector:
             UserError: if a picture cannot be read, an option is out of range, or the model does not have a
                 class, which the message names.
         """
-        check_options(threshold, max_detections, batch_size)
+        most = self.most_detections(max_detections)
+        check_options(threshold, most, batch_size)
         selection = self.selection(threshold, classes, class_thresholds)
         if isinstance(images, list | tuple):
-            return _predict(self, images, selection, max_detections, batch_size)
-        return _predict(self, [images], selection, max_detections, batch_size)[0]
+            return _predict(self, images, selection, most, batch_size)
+        return _predict(self, [images], selection, most, batch_size)[0]
+
+    def most_detections(self, max_detections: int | None) -> int:
+        """Return the maximum number of detections per picture for this option of `predict`."""
+        return max(USUAL_DETECTIONS, self.config.num_queries) if max_detections is None else max_detections
 
     def selection(
         self,
@@ -235,6 +245,8 @@ class Detector:
         Raises:
             UserError: in the same cases as `predict`, or if a point is outside the picture.
         """
+        from .trace import explain_picture
+
         check_options(threshold, max_detections, 1)
         picture = read_picture(image, self.data.max_pixels)
         return explain_picture(
@@ -248,6 +260,14 @@ class Detector:
             at,
             self.config.nms_iou,
         )
+
+
+def _transform_for(source: Checkpoint | ExportedModel) -> Callable[[Image.Image], Any]:
+    if isinstance(source, ExportedModel):
+        return partial(model_input, config=source.description.data)
+    from ..data.transforms import evaluation_transform
+
+    return evaluation_transform(source.data)
 
 
 def _in_words(detector: Detector) -> str:
@@ -350,11 +370,13 @@ def new_checkpoint(
     backbone_weights: str | None,
 ) -> Checkpoint:
     """Create an untrained model for these classes, in evaluation mode."""
+    from ..models import build_model
+
     config = replace(model_config, num_classes=len(classes))
     model = build_model(config).eval()
     if backbone_weights is not None:
         model.backbone.load_pretrained(backbone_weights)
-    return Checkpoint(model=model, config=config, classes=classes, data=data, recipe=recipe)
+    return checkpoints.Checkpoint(model=model, config=config, classes=classes, data=data, recipe=recipe)
 
 
 def _check_names(classes: Sequence[str]) -> None:
@@ -367,12 +389,12 @@ def _check_names(classes: Sequence[str]) -> None:
         raise UserError(f"classes must differ from each other: {', '.join(repeated)} is there twice.")
 
 
-def check_options(threshold: float | None, max_detections: int, batch_size: int) -> None:
+def check_options(threshold: float | None, max_detections: int | None, batch_size: int) -> None:
     """Raise a `UserError` if an option of `predict` is out of range."""
     if threshold is not None and not 0 <= threshold <= 1:
         raise UserError(f"threshold must be between 0 and 1, not {threshold}.")
     for name, value in (("max_detections", max_detections), ("batch_size", batch_size)):
-        if value < 1:
+        if value is not None and value < 1:
             raise UserError(f"{name} must be at least 1, not {value}.")
 
 
@@ -393,21 +415,29 @@ def read_picture(image: Picture, max_pixels: int) -> Image.Image:
 
     `demo` is the first picture that comes with the bundled model.
     """
-    if isinstance(image, Tensor):
-        if image.ndim != 3 or image.shape[0] != 3:
-            raise UserError(f"a picture as a tensor must have shape (3, H, W), not {tuple(image.shape)}.")
-        if image.is_floating_point():
-            if image.numel() and not (float(image.min()) >= 0 and float(image.max()) <= 1):
-                raise UserError(
-                    "a picture as a float tensor must hold values in [0, 1]: pass it before normalisation."
-                )
-            image = (image * 255).round().to(torch.uint8)
-        image = image.permute(1, 2, 0).cpu().numpy()
-    elif isinstance(image, str) and image == DEMO and not Path(DEMO).exists():
+    if isinstance(image, str) and image == DEMO and not Path(DEMO).exists():
         image = demo_pictures()[0]
     elif not isinstance(image, str | Path | Image.Image | np.ndarray):
+        image = _array_of_tensor(image)
+    return open_image(image, max_pixels=max_pixels).picture
+
+
+def _array_of_tensor(image: Any) -> np.ndarray:
+    """Return a tensor (3, H, W) as an array (H, W, 3) uint8, and refuse anything that is not a tensor."""
+    import torch
+
+    if not isinstance(image, torch.Tensor):
         raise UserError(
             "a picture must be a path, a PIL image, an array or a tensor, "
             f"not {type(image).__name__}: convert it first."
         )
-    return open_image(image, max_pixels=max_pixels).picture
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise UserError(f"a picture as a tensor must have shape (3, H, W), not {tuple(image.shape)}.")
+    if image.is_floating_point():
+        if image.numel() and not (float(image.min()) >= 0 and float(image.max()) <= 1):
+            raise UserError(
+                "a picture as a float tensor must hold values in [0, 1]: pass it before normalisation."
+            )
+        image = (image * 255).round().to(torch.uint8)
+    array: np.ndarray = image.permute(1, 2, 0).cpu().numpy()
+    return array

@@ -9,15 +9,46 @@ teaches it to predict each object once. `nms_iou` is for models that were traine
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
-from torchvision.ops import batched_nms
 
-from ..boxes import cxcywh_to_xyxy
-from ..classification import ClassificationScheme
+from ..classification import ClassificationScheme, TopArrays, select_from_arrays
 from ..structures import ClassTable, Detections
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The k best pairs of query and class of each image, and their boxes, `boxes_cxcywh` (B, k, 4)."""
+
+    pairs: TopArrays
+    boxes_cxcywh: np.ndarray
+
+    @classmethod
+    def of_arrays(
+        cls, logits: np.ndarray, boxes_cxcywh: np.ndarray, classification: ClassificationScheme, k: int
+    ) -> Candidates:
+        """Select from logits (B, Q, num_logits) and boxes (B, Q, 4), both float32, without PyTorch."""
+        pairs = select_from_arrays(classification, logits, k)
+        return cls(pairs, np.take_along_axis(boxes_cxcywh, pairs.queries[..., None], axis=1))
+
+
+def candidates_of(
+    logits: Tensor, boxes_cxcywh: Tensor, classification: ClassificationScheme, k: int
+) -> Candidates:
+    """Select from logits (B, Q, num_logits) and boxes (B, Q, 4) on their device."""
+    pairs = classification.select(logits.float(), k)
+    boxes = boxes_cxcywh.float().gather(1, pairs.queries[..., None].expand(-1, -1, 4))
+    return Candidates(pairs.arrays(), boxes.cpu().numpy())
+
+
+def num_candidates(max_detections: int, num_queries: int, nms_iou: float | None) -> int:
+    """Return how many pairs to select: suppressed detections make room for as many as there are queries."""
+    return max_detections if nms_iou is None else max(max_detections, num_queries)
 
 
 def postprocess(
@@ -54,34 +85,63 @@ def detections_of_queries(
     nms_iou: float | None = None,
 ) -> list[tuple[Detections, np.ndarray]]:
     """Return the result of `postprocess`, with the query of each detection, (N,), for each image."""
-    # Suppressed detections make room for others, of which there may be as many as queries.
-    candidates = max_detections if nms_iou is None else max(max_detections, logits.shape[1])
-    selection = classification.select(logits.float(), candidates)
-    all_boxes = cxcywh_to_xyxy(boxes_cxcywh.float())
-    all_boxes = all_boxes.gather(1, selection.queries[..., None].expand(-1, -1, 4)).cpu()
+    k = num_candidates(max_detections, logits.shape[1], nms_iou)
+    candidates = candidates_of(logits, boxes_cxcywh, classification, k)
+    return detections_of_candidates(candidates, classes, original_sizes, max_detections, nms_iou)
+
+
+def detections_of_candidates(
+    candidates: Candidates,
+    classes: ClassTable,
+    original_sizes: Sequence[tuple[int, int]],
+    max_detections: int,
+    nms_iou: float | None,
+) -> list[tuple[Detections, np.ndarray]]:
+    """Return the detections in pixels and the query of each detection, (N,), for each image."""
+    pairs, centres, sizes = (
+        candidates.pairs,
+        candidates.boxes_cxcywh[..., :2],
+        candidates.boxes_cxcywh[..., 2:],
+    )
+    half = np.float32(0.5) * sizes
+    boxes_xyxy = np.concatenate([centres - half, centres + half], axis=-1)
     ids = np.array(classes.category_ids, dtype=np.int64)
-    used = torch.tensor([name is not None for name in classes.names])
+    used = np.array([name is not None for name in classes.names])
     results = []
     for boxes, scores, labels, queries, (height, width) in zip(
-        all_boxes,
-        selection.scores.cpu(),
-        selection.labels.cpu(),
-        selection.queries.cpu(),
-        original_sizes,
-        strict=True,
+        boxes_xyxy, pairs.scores, pairs.labels, pairs.queries, original_sizes, strict=True
     ):
-        pixels = boxes * torch.tensor([width, height, width, height])
-        rows = torch.arange(len(scores)) if nms_iou is None else batched_nms(pixels, scores, labels, nms_iou)
+        pixels = boxes * np.array([width, height, width, height], dtype=np.float32)
+        rows = np.arange(len(scores)) if nms_iou is None else unsuppressed(pixels, labels, nms_iou)
         rows = rows[:max_detections]
         rows = rows[used[labels[rows]]]
-        class_indices = labels[rows].numpy().astype(np.int64)
+        class_indices = labels[rows].astype(np.int64)
         detections = Detections(
-            boxes_xyxy=pixels[rows].numpy().astype(np.float32),
-            scores=scores[rows].numpy().astype(np.float32),
+            boxes_xyxy=pixels[rows],
+            scores=scores[rows],
             labels=class_indices,
             category_ids=ids[class_indices],
             names=tuple(classes.name(label) for label in class_indices),
             image_size=(height, width),
         )
-        results.append((detections, queries[rows].numpy()))
+        results.append((detections, queries[rows]))
     return results
+
+
+def unsuppressed(boxes_xyxy: np.ndarray, labels: np.ndarray, nms_iou: float) -> np.ndarray:
+    """Return the indices of boxes (N, 4) that no better box of their class overlaps by more than `nms_iou`.
+
+    This is non-maximum suppression of boxes that are sorted by score: a suppressed box suppresses no other.
+    """
+    x0, y0, x1, y1 = boxes_xyxy.T
+    areas = (x1 - x0) * (y1 - y0)
+    alive = np.ones(len(boxes_xyxy), dtype=bool)
+    for index in range(len(boxes_xyxy)):
+        if alive[index]:
+            later = np.flatnonzero(alive[index + 1 :] & (labels[index + 1 :] == labels[index])) + index + 1
+            widths = np.minimum(x1[index], x1[later]) - np.maximum(x0[index], x0[later])
+            heights = np.minimum(y1[index], y1[later]) - np.maximum(y0[index], y0[later])
+            shared = widths.clip(0) * heights.clip(0)
+            # Without a division, which boxes of no area would make 0/0.
+            alive[later[shared > nms_iou * (areas[index] + areas[later] - shared)]] = False
+    return np.flatnonzero(alive)

@@ -158,6 +158,11 @@ class Forecast:
         return max(1.0, self.update_seconds / (self.update_cpu_seconds / self.threads))
 
     @property
+    def is_disturbed(self) -> bool:
+        """Whether other programs clearly slowed the measured updates down."""
+        return self.load > 1.5 * self.cores and self.slowdown > 1.5
+
+    @property
     def epoch_seconds(self) -> float:
         return self.updates_per_epoch * self.update_seconds + self.evaluation_seconds
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from ..data.formats.losses import most_is_lost
 from ..data.formats.splits import is_measured, training_name
+from ..data.preprocessing import resized_size
 from ..data.records import Split
-from ..data.transforms import resized_size
 from ..words import count
 from .duplicates import DuplicateGroup
 from .facts import Remark, SplitReport

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ..config import DataConfig, RunConfig
+from ..data.preprocessing import resized_size
 from ..data.records import ImageRecord
-from ..data.transforms import resized_size
 from ..models.build import level_strides
 from ..words import NOT_AVAILABLE
 

@@ -87,7 +87,7 @@ def forecast_sentences(forecast: Forecast) -> tuple[str, ...]:
         f" and {duration(forecast.evaluation_seconds)} of evaluation" if forecast.evaluation_seconds else ""
     )
     busy = ""
-    if forecast.load > 1.5 * forecast.cores and forecast.slowdown > 1.5:
+    if forecast.is_disturbed:
         busy = (
             f" The machine is very busy: an update took {forecast.update_cpu_seconds:.2f} s of processor "
             f"time, so when idle it may be up to {forecast.slowdown:.0f} times as fast. Measure again then."

@@ -92,14 +92,10 @@ class ProposalQueries(nn.Module):
             nn.init.xavier_uniform_(projection.weight)
 
     def forward(self, memory: FeatureMemory) -> Queries:
-        return self.proposed_by(self.head, memory)
-
-    def proposed_by(self, head: PredictionHead, memory: FeatureMemory) -> Queries:
-        """Return the queries that start from the best proposals of `head`."""
         base, invalid = base_boxes(memory)
         base_logits = torch.log(base / (1 - base)).masked_fill(invalid[..., None], torch.inf)
         tokens = memory.tokens.masked_fill(invalid[..., None], 0.0)
-        proposals: Predictions = head(self.memory_norm(self.memory_projection(tokens)), base_logits)
+        proposals: Predictions = self.head(self.memory_norm(self.memory_projection(tokens)), base_logits)
 
         objectness = proposals.logits[..., 0]
         if self.mask_invalid:
@@ -166,7 +162,7 @@ class BestProposals(nn.Module):
         objectness = F.linear(encoded, *object_row)[..., 0]
         if plain.mask_invalid:
             objectness = objectness.masked_fill(invalid, -torch.inf)
-        best = objectness.topk(min(plain.num_queries, objectness.shape[1]), dim=1).indices
+        best = objectness.topk(self.num_best(objectness.shape[1]), dim=1).indices
 
         def best_of(rows: Tensor) -> Tensor:
             return rows.gather(1, best[..., None].expand(-1, -1, rows.shape[-1]))
@@ -174,6 +170,10 @@ class BestProposals(nn.Module):
         base_logits = torch.log(base / (1 - base)).masked_fill(invalid[..., None], torch.inf)
         references = plain.head.boxes(best_of(encoded), best_of(base_logits))
         return plain.starting_at(references, best)
+
+    def num_best(self, num_tokens: int) -> int:
+        """Return the number of queries, Q, of an image with `num_tokens` tokens."""
+        return min(self.plain.num_queries, num_tokens)
 
     def encode(self, tokens: Tensor, invalid: Tensor) -> Tensor:
         """Return the input of the first stage's head, (B, S, C)."""

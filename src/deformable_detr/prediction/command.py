@@ -11,8 +11,7 @@ from ..errors import PredictionInterrupted, UserError
 from ..files import output_folder
 from ..inference.detector import Detector, check_options, load
 from ..inference.selection import Selection
-from ..inference.tta import augmented_as_requested
-from .finding import Finder
+from .finding import Finder, with_views
 from .frames import open_source
 from .outputs import (
     PREDICTION_REPORT_FILE,
@@ -45,7 +44,7 @@ def predict(
     tiling: Tiling | None = None,
     track: bool = True,
     every: int = 1,
-    max_detections: int = 100,
+    max_detections: int | None = None,
     batch_size: int = 4,
     device: str = "auto",
     dtype: str | None = None,
@@ -67,6 +66,7 @@ def predict(
         tiling: the settings with which pictures and frames are processed in tiles, to find small objects in
             large pictures; `Tiling()` has the usual ones. None means whole pictures.
         track: True to number the objects of videos.
+        max_detections: the maximum number per picture, frame or tile, as for `Detector.predict`.
         every: n, to process only every n-th frame of videos.
         max_pixels: the largest H·W of a picture or frame, as for `load`; a `Detector` has its own limit.
         tta: test-time augmentation, as for `evaluate`.
@@ -85,9 +85,10 @@ def predict(
     targets = _targets(inputs, folder)
     if not isinstance(model, Detector):
         model = load(model, device, dtype, max_pixels=max_pixels)
-    detector = augmented_as_requested(model, tta)
+    detector = with_views(model, tta)
     selection = detector.selection(threshold, classes, class_thresholds)
-    settings = _Settings(detector, selection, max_detections, batch_size, tiling, track, every)
+    most = detector.most_detections(max_detections)
+    settings = _Settings(detector, selection, most, batch_size, tiling, track, every)
     report = _annotate_all(settings, inputs, targets, folder, progress)
     write_prediction_report(report)
     if report.stopped:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from ..inference.detector import Detector
 from ..inference.selection import Selection
 from ..structures import Detections
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Prepared:
     """
 
     picture: np.ndarray
-    pixels: Tensor | None
+    pixels: Tensor | np.ndarray | None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -70,3 +73,12 @@ class WholePictures(Finder):
             self.selection(detections).with_image(item.picture)
             for item, detections in zip(prepared, results, strict=True)
         ]
+
+
+def with_views(detector: Detector, tta: bool | Sequence[float]) -> Detector:
+    """Return the detector with the test-time augmentation of the option `tta`."""
+    if not tta:
+        return detector
+    from ..inference.tta import augmented_as_requested
+
+    return augmented_as_requested(detector, tta)

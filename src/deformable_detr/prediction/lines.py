@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 from ..data.images import open_image
 from ..errors import UserError
 from ..inference.detector import Detector, check_options, load
-from ..inference.tta import augmented_as_requested
+from .finding import with_views
 from .tiling import Tiling, finder_for
 
 MAX_BYTES = 64 * 2**20  # the longest line: a picture of 48 MB in base64
@@ -49,7 +49,7 @@ def answer_lines(
     classes: Sequence[str] | None = None,
     class_thresholds: Mapping[str, float] | None = None,
     tiling: Tiling | None = None,
-    max_detections: int = 100,
+    max_detections: int | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> LinesReport:
     """Answer every line of `requests`, except empty ones.
@@ -64,7 +64,7 @@ def answer_lines(
     """
     check_options(threshold, max_detections, 1)
     selection = detector.selection(threshold, classes, class_thresholds)
-    finder = finder_for(detector, selection, max_detections, 1, tiling)
+    finder = finder_for(detector, selection, detector.most_detections(max_detections), 1, tiling)
 
     def detect(request: dict[str, Any]) -> dict[str, Any]:
         source = request["path"] if "path" in request else _decoded(request["image"])
@@ -123,7 +123,7 @@ def answer_stdin(
 
     try:
         with redirect_stdout(sys.stderr):
-            detector = augmented_as_requested(load(model, device, dtype, max_pixels=max_pixels), tta)
+            detector = with_views(load(model, device, dtype, max_pixels=max_pixels), tta)
             return answer_lines(detector, sys.stdin.buffer, answer, **options)
     except BrokenPipeError:  # what is still buffered has no reader, so Python must not flush it at its exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), answers.fileno())

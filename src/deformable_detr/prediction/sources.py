@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from ..checkpoint.sources import DEMO, demo_pictures
+from ..checkpoint.names import DEMO, demo_pictures
 from ..data.formats.lookup import walk
 from ..data.images import IMAGE_SUFFIXES
 from ..errors import UserError

@@ -170,14 +170,14 @@ def predict_tiled(
     tiling: Tiling | None = None,
     classes: Sequence[str] | None = None,
     class_thresholds: Mapping[str, float] | None = None,
-    max_detections: int = 100,
+    max_detections: int | None = None,
     batch_size: int = 4,
 ) -> Detections:
     """Find objects in one large picture tile by tile; other arguments are those of `Detector.predict`.
 
     Args:
         tiling: the size and the overlap of the tiles; None means `Tiling()`.
-        max_detections: the maximum number of detections per tile.
+        max_detections: the maximum number of detections per tile; None as for `Detector.predict`.
         batch_size: the number of tiles that are computed together.
 
     Raises:
@@ -185,7 +185,8 @@ def predict_tiled(
     """
     check_options(threshold, max_detections, batch_size)
     selection = detector.selection(threshold, classes, class_thresholds)
-    finder = TiledPictures(detector, selection, max_detections, batch_size, tiling or Tiling())
+    most = detector.most_detections(max_detections)
+    finder = TiledPictures(detector, selection, most, batch_size, tiling or Tiling())
     picture = read_picture(image, detector.data.max_pixels)
     return finder.find([finder.prepare(picture)])[0]
 

@@ -57,7 +57,7 @@ def predict_frames(
     tiling: Tiling | None = None,
     track: bool = True,
     every: int = 1,
-    max_detections: int = 100,
+    max_detections: int | None = None,
     batch_size: int = 4,
 ) -> Iterator[FrameDetections]:
     """Find objects in a video file or camera (`webcam:0`), frame by frame as it plays.
@@ -85,7 +85,7 @@ def predict_frames(
         finder = finder_for(
             detector,
             tracker.faint if tracker else selection,
-            max_detections,
+            detector.most_detections(max_detections),
             1 if isinstance(video, Camera) else batch_size,
             tiling,
         )

@@ -18,6 +18,7 @@ from ..data.records import Split
 from ..evaluation import ground_truth_of
 from ..evaluation.areas import count_sizes
 from ..evaluation.average_precision import coco_numbers
+from ..evaluation.limits import usual_limit
 from ..evaluation.matching import (
     LOOSE,
     TIGHT,
@@ -200,7 +201,7 @@ def measure(
     detections, objects = ScoredBoxes.from_rows(rows, split), Objects.from_split(split)
     loose, tight = match(detections, objects, LOOSE), match(detections, objects, TIGHT)
     C = len(split.classes)
-    numbers = coco_numbers(ground_truth_of(split), rows)
+    numbers = coco_numbers(ground_truth_of(split), rows, limit=usual_limit(split))
     curves = (class_curves(detections, objects, loose, C), class_curves(detections, objects, tight, C))
     counted = ~objects.crowd
     classes = []

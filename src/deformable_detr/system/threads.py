@@ -14,8 +14,6 @@ from itertools import repeat
 from types import TracebackType
 from typing import Any, TypeVar
 
-import torch
-
 READ_AHEAD = 2  # batches that are read while the model works
 WRITE_BEHIND = 8  # pictures that may wait to be drawn
 Item = TypeVar("Item")
@@ -77,6 +75,8 @@ class Behind:
 @contextmanager
 def limited_threads(number: int) -> Iterator[None]:
     """Let PyTorch use `number` threads in a block."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

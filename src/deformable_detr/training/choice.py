@@ -49,4 +49,7 @@ def _expected(data: str | Path, config: RunConfig, device: str) -> str:
     if config.train.max_steps is not None:
         updates = min(updates, config.train.max_steps)
     evaluations = updates / measured.updates_per_epoch * measured.evaluation_seconds
-    return f"it will take about {duration(updates * measured.update_seconds + evaluations)} here"
+    expected = f"it will take about {duration(updates * measured.update_seconds + evaluations)} here"
+    if measured.is_disturbed:
+        expected += f" (when the machine is idle, up to {measured.slowdown:.0f} times less)"
+    return expected

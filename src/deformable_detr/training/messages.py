@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from ..data.formats import NOTES
 from ..data.formats.losses import most_is_lost
+from ..data.records import Split
+from ..evaluation.average_precision import COCO_LIMIT
+from ..evaluation.limits import usual_limit
 from .optimisation import batch_size_factor
 from .parts import Parts
 
@@ -25,6 +28,7 @@ def opening_lines(run: Parts) -> list[str]:
         f"{measured}",
         *([f"training images without an object, learned as background: {empty}"] if empty else []),
         *run.fitted,
+        *_detections_that_count(val),
         f"{run.last_step} updates of {settings.batch_size} x {settings.accumulate} x "
         f"{run.processes.world_size} images (batch x accumulate x processes), "
         f"{run.updates_per_epoch} per epoch",
@@ -46,3 +50,12 @@ def opening_lines(run: Parts) -> list[str]:
     if run.state.step:
         lines.append(f"resuming after update {run.state.step}")
     return lines
+
+
+def _detections_that_count(split: Split | None) -> list[str]:
+    limit = COCO_LIMIT if split is None else usual_limit(split)
+    if split is None or limit == COCO_LIMIT:
+        return []
+    return [
+        f"an image of {split.name} has {limit // 2} objects: up to {limit} detections of each are measured"
+    ]

@@ -9,8 +9,8 @@ from dataclasses import replace
 import torch
 
 from ..boxes import xyxy_to_cxcywh
+from ..data.preprocessing import resized_size
 from ..data.records import ImageRecord
-from ..data.transforms import resized_size
 from ..evaluation import evaluate
 from ..structures import ImageBatch, Target
 from .parts import Parts

@@ -13,7 +13,7 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from deformable_detr.config import BackboneConfig, DataConfig, recipe
 from deformable_detr.data.formats import read_split
-from deformable_detr.data.transforms import resized_size
+from deformable_detr.data.preprocessing import resized_size
 from deformable_detr.models import build_model
 from deformable_detr.ops import DeformConv2d, fused_ms_deform_attn, native_available
 from deformable_detr.ops.flop_formulas import REFERENCE_FORMULAS

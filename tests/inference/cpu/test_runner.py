@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from deformable_detr.config import RECIPES, BackboneConfig, DataConfig, recipe
-from deformable_detr.inference.backend import RunnerBackend
 from deformable_detr.inference.convolutions import fold_norms
 from deformable_detr.inference.cpu import Runner, encoder
 from deformable_detr.inference.cpu.encoder import ChunkedEncoder
@@ -23,6 +22,7 @@ from deformable_detr.inference.cpu.group_norm import norm_groups_in_two_passes
 from deformable_detr.inference.cpu.memory import KEPT_SIZES
 from deformable_detr.inference.cpu.queries import ChunkedProposals
 from deformable_detr.inference.detector import Detector
+from deformable_detr.inference.torch_backends import RunnerBackend
 from deformable_detr.models import DetectionModel
 from deformable_detr.models.backbone import build_backbone
 from deformable_detr.models.neck import GroupNorm

@@ -8,9 +8,11 @@ import torch
 
 import deformable_detr as dd
 from deformable_detr.config import RECIPES
-from deformable_detr.inference.backend import RunnerBackend
 from deformable_detr.inference.cuda import Runner
+from deformable_detr.inference.cuda.build import optimise
 from deformable_detr.inference.cuda.runner import can_be_captured
+from deformable_detr.inference.torch_backends import RunnerBackend
+from deformable_detr.models.queries import with_best_proposals
 from deformable_detr.structures import ImageBatch
 from tests.inference.cpu.test_runner import assert_same, images, plainly, small_model
 from tests.support.matching import assert_same_detections
@@ -69,3 +71,16 @@ def test_gpu_predicts_the_same_by_graph() -> None:
     plainly_computed, recorded, replayed = (detector.predict(picture, threshold=0.0) for _ in range(3))
     for found in (recorded, replayed):
         assert_same_detections(found, plainly_computed, score=1e-6, box=1e-3)
+
+
+@torch.no_grad()
+def test_bfloat16_chooses_the_proposals_of_float32() -> None:
+    model = small_model("deformable_detr_r50_two_stage")
+    replica = optimise(model, torch.bfloat16)
+    memory = replica.encoder(replica.embed(ImageBatch.from_input(torch.randn(2, 3, 160, 192))))
+    assert memory.tokens.dtype == torch.bfloat16
+    exact = with_best_proposals(model.queries)
+    wanted = exact(memory.with_tokens(memory.tokens.float())).tokens
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(replica.queries(memory).tokens, wanted)
+        assert not torch.equal(exact(memory).tokens, wanted)  # scores in bfloat16 choose others

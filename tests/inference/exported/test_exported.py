@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 
 import deformable_detr as dd
+from deformable_detr import models
 from deformable_detr.checkpoint import Decision, contents
 from deformable_detr.cli import main
 from deformable_detr.data.drawn import generate
 from deformable_detr.errors import UserError
-from deformable_detr.inference import detector as detector_module
 from deformable_detr.inference.exported import is_exported, load, metadata
 from deformable_detr.inference.exported import model as exported_model
 from deformable_detr.structures import ImageBatch
@@ -46,7 +46,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a PyTorch model was built")
 
-    for module in (detector_module, contents, import_module("deformable_detr.models.build")):
+    for module in (models, contents, import_module("deformable_detr.models.build")):
         monkeypatch.setattr(module, "build_model", refuse)
 
 

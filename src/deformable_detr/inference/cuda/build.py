@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from ...models import DetectionModel, copy_on_same_memory
-from ...models.queries import with_best_proposals
-from ...structures import DetectorOutput, FeatureBatch, FeatureMemory, ImageBatch
+from ...models.queries import BestProposals, with_best_proposals
+from ...structures import DetectorOutput, FeatureBatch, FeatureMemory, ImageBatch, Queries
 from ..convolutions import fold_norms, in_channels_last, keep_sampling_in_float32
 
 
@@ -16,7 +16,7 @@ class TypedModel(DetectionModel):
     """A model whose backbone, neck and encoder hold their weights in `dtype`.
 
     Queries, decoder and heads, which do a small part of the work, keep their weights in float32 and compute
-    under autocast if `dtype` is a 16-bit type.
+    under autocast if `dtype` is a 16-bit type. Only the choice of proposals is always in float32.
     """
 
     def __init__(self, *, dtype: torch.dtype, **parts: Any):
@@ -40,6 +40,18 @@ class TypedModel(DetectionModel):
         return super().embed(ImageBatch(pixels, batch.mask))
 
 
+class Float32Proposals(BestProposals):
+    """Chooses the proposals in float32, also under autocast.
+
+    In bfloat16, many tokens have equal scores, so that other ones than in float32 would become queries. The
+    choice is 0.5 % of the arithmetic.
+    """
+
+    def forward(self, memory: FeatureMemory) -> Queries:
+        with torch.autocast(memory.tokens.device.type, enabled=False):
+            return super().forward(memory.with_tokens(memory.tokens.float()))
+
+
 def optimise(model: DetectionModel, dtype: torch.dtype) -> TypedModel:
     """Return a model in evaluation mode that makes the same predictions.
 
@@ -47,13 +59,16 @@ def optimise(model: DetectionModel, dtype: torch.dtype) -> TypedModel:
     """
     model = copy_on_same_memory(model).eval()
     fold_norms(model.backbone)
+    queries = with_best_proposals(model.queries)
+    if dtype != torch.float32 and isinstance(queries, BestProposals):
+        queries = Float32Proposals(queries.plain)
     replica = TypedModel(
         dtype=dtype,
         backbone=in_channels_last(model.backbone),
         neck=in_channels_last(model.neck),
         position=model.position,
         encoder=model.encoder,
-        queries=with_best_proposals(model.queries),
+        queries=queries,
         decoder=model.decoder,
     )
     if dtype != torch.float32:

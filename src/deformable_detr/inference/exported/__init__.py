@@ -16,12 +16,14 @@ A .pt2 file is written for other programs and never read: docs/decisions/0008-pt
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from ...checkpoint.sources import EXPORTED as SUFFIXES
+from ...checkpoint.names import EXPORTED as SUFFIXES
 from ...errors import UserError
 from .model import ExportedBackend, ExportedModel
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["SUFFIXES", "ExportedBackend", "ExportedModel", "is_exported", "load"]
 
@@ -38,7 +40,10 @@ def is_exported(model: object) -> bool:
 def load(
     path: str | Path, device: str | torch.device = "auto", dtype: str | torch.dtype | None = None
 ) -> ExportedModel:
-    """Open an exported file. Its engine uses `torch.get_num_threads()` threads, as set at this time.
+    """Open an exported file.
+
+    If PyTorch is imported, the engine uses `torch.get_num_threads()` threads, as set at this time; otherwise
+    OMP_NUM_THREADS or, without this variable, as many as there are processors.
 
     Raises:
         UserError: if there is no such file, it is a .pt2, it was not written by `deformable-detr export`, it
@@ -58,7 +63,7 @@ def load(
             f"{path} is an exported model, which runs on the CPU, not on {device}: leave the device out, or "
             "load the checkpoint that it was exported from."
         )
-    if dtype not in (None, "fp32", torch.float32):
+    if dtype is not None and str(dtype) not in ("fp32", "torch.float32"):
         raise UserError(
             f"{path} computes as it was exported, not in {dtype}: leave dtype out, or load the checkpoint "
             "that it was exported from."

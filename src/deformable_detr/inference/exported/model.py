@@ -8,49 +8,82 @@ from __future__ import annotations
 import os
 import sys
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from ...checkpoint import Description
-from ...classification import build_classification
+from ...classification import ClassificationScheme, build_classification
 from ...errors import UserError
 from ...extras import import_extra
 from ...structures import ImageBatch, Predictions
+from ...system.machine import num_cores
 from ..backend import Backend
+from ..postprocess import Candidates
 from .metadata import Metadata
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_BYTES = 2**31  # protobuf's own limit, and ten times a ResNet-101 model
 
 
 class ExportedBackend(Backend):
-    """Runs a graph from pixels (B, 3, H, W) float32 and mask (B, H, W) bool to logits and boxes_cxcywh."""
+    """Runs a graph from pixels (B, 3, H, W) float32 and mask (B, H, W) bool to logits and boxes_cxcywh.
+
+    `candidates` does so without PyTorch, for `predict`; calls are for comparisons with PyTorch models.
+    """
 
     def __init__(self, path: Path, description: Description):
         self.path = path
         self._num_logits = build_classification(description.config).num_logits
 
     def __call__(self, batch: ImageBatch) -> Predictions:
-        """Run the graph, and raise a `UserError` if that fails or the result contradicts the metadata."""
-        pixels, mask = batch.pixels.float().cpu().contiguous(), batch.mask.cpu().contiguous()
+        import torch
+
+        logits, boxes = self.run(batch.pixels.float().cpu().numpy(), batch.mask.cpu().numpy())
+        return Predictions(torch.from_numpy(logits), torch.from_numpy(boxes))
+
+    def candidates(
+        self, pixels: Sequence[Tensor | np.ndarray], classification: ClassificationScheme, k: int
+    ) -> Candidates:
+        return Candidates.of_arrays(*self.run(*_padded([*map(np.asarray, pixels)])), classification, k)
+
+    def run(self, pixels: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return logits (B, Q, num_logits) and boxes (B, Q, 4).
+
+        Raises:
+            UserError: if the graph fails, or its result contradicts the metadata.
+        """
         B, _, H, W = pixels.shape
         with _blaming(self.path, f"cannot compute {B} pictures of {W} x {H} pixels"):
-            logits, boxes = self._run(pixels, mask)
+            logits, boxes = self._run(np.ascontiguousarray(pixels), np.ascontiguousarray(mask))
         Q = boxes.shape[1] if boxes.ndim == 3 else 0
         if tuple(boxes.shape) != (B, Q, 4) or tuple(logits.shape) != (B, Q, self._num_logits):
             raise UserError(
                 f"{self.path} returns logits {tuple(logits.shape)} and boxes {tuple(boxes.shape)}, but its "
                 f"metadata specify {self._num_logits} logits: the file was changed, export it again."
             )
-        return Predictions(logits, boxes)
+        return logits, boxes
 
     @abstractmethod
-    def _run(self, pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]: ...
+    def _run(self, pixels: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+def _padded(pictures: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixels and the mask of `ImageBatch.from_images`, as arrays."""
+    H, W = (max(picture.shape[axis] for picture in pictures) for axis in (1, 2))
+    pixels = np.zeros((len(pictures), 3, H, W), np.float32)
+    mask = np.ones((len(pictures), H, W), bool)
+    for index, picture in enumerate(pictures):
+        _, h, w = picture.shape
+        pixels[index, :, :h, :w] = picture
+        mask[index, :h, :w] = False
+    return pixels, mask
 
 
 @dataclass(frozen=True)
@@ -112,4 +145,10 @@ def reading(path: Path) -> Any:
 
 
 def threads() -> int:
-    return torch.get_num_threads()
+    """Return the number of threads for an engine, as documented in `load`."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        count: int = torch.get_num_threads()
+        return count
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return int(limit) if limit.isdecimal() and int(limit) else num_cores()

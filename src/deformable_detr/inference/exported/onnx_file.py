@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from ...errors import UserError
 from .metadata import INPUTS, OUTPUTS, Metadata
@@ -78,7 +77,6 @@ class OnnxBackend(ExportedBackend):
         if inputs != tuple(sorted(INPUTS)) or not outputs.issuperset(OUTPUTS):
             raise UserError(f"{path} has the inputs {', '.join(inputs)}: it was changed, export it again.")
 
-    def _run(self, pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        given = dict(zip(INPUTS, (pixels.numpy(), mask.numpy()), strict=True))
-        logits, boxes = self._session.run(list(OUTPUTS), given)
-        return torch.from_numpy(logits), torch.from_numpy(boxes)
+    def _run(self, pixels: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        logits, boxes = self._session.run(list(OUTPUTS), dict(zip(INPUTS, (pixels, mask), strict=True)))
+        return logits, boxes

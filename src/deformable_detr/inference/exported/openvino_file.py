@@ -6,8 +6,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from ...errors import UserError
 from .metadata import CERTIFICATE, DESCRIPTION, INPUTS, OUTPUTS, Metadata
@@ -60,9 +59,8 @@ class OpenVinoBackend(ExportedBackend):
             raise UserError(f"{path} has the inputs {', '.join(names)}: it was changed, export it again.")
         self._lock = threading.Lock()  # one request holds one picture at a time
 
-    def _run(self, pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        given = dict(zip(INPUTS, (pixels.numpy(), mask.numpy()), strict=True))
+    def _run(self, pixels: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with self._lock:
-            outputs = self._compiled(given)
-            logits, boxes = (torch.from_numpy(outputs[name].copy()) for name in OUTPUTS)
+            outputs = self._compiled(dict(zip(INPUTS, (pixels, mask), strict=True)))
+            logits, boxes = (outputs[name].copy() for name in OUTPUTS)
         return logits, boxes

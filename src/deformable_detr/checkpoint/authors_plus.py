@@ -1,0 +1,103 @@
+"""Files of H-DETR, DAC-DETR and Mr. DETR: a two-stage Deformable DETR with learned content ("plus").
+
+What these methods add exists only in training: further queries, a table of labels for denoising, instruction
+tokens, a second proposal head. So the model that remains is Deformable DETR's with `model.queries mixed`,
+under the authors' names (H-DETR, DAC-DETR) or detrex's (Mr. DETR). These functions turn such a state dict
+into the authors' form without the tensors of training, which they name.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..words import listed
+
+CONTENT = "query_embed.weight"
+_USUAL_QUERIES = 300
+_HYBRID_ROWS = 1800  # H-DETR's published files: 300 queries, and 1500 more in training
+
+# In order; each replaces a part of detrex's name.
+_FROM_DETREX = (
+    (r"^transformer\.level_embeds$", "transformer.level_embed"),
+    (r"^query_embedding\.", "query_embed."),
+    (r"^neck\.convs\.(\d+)\.conv\.", r"input_proj.\1.0."),
+    (r"^neck\.convs\.(\d+)\.norm\.", r"input_proj.\1.1."),
+    (r"^neck\.extra_convs\.0\.conv\.", "input_proj.3.0."),
+    (r"^neck\.extra_convs\.0\.norm\.", "input_proj.3.1."),
+    (r"^backbone\.stem\.", "backbone.0.body."),
+    (r"^backbone\.res([2-5])\.", lambda match: f"backbone.0.body.layer{int(match[1]) - 1}."),
+    (r"(?<=\.)conv([123])\.norm\.", r"bn\1."),
+    (r"\.shortcut\.norm\.", ".downsample.1."),
+    (r"\.shortcut\.", ".downsample.0."),
+    (r"(?<=encoder\.layers\.)(\d+)\.attentions\.0\.", r"\1.self_attn."),
+    (r"(?<=encoder\.layers\.)(\d+)\.norms\.0\.", r"\1.norm1."),
+    (r"(?<=encoder\.layers\.)(\d+)\.norms\.1\.", r"\1.norm2."),
+    (r"(?<=decoder\.layers\.)(\d+)\.attentions\.0\.attn\.", r"\1.self_attn."),
+    (r"(?<=decoder\.layers\.)(\d+)\.attentions\.0\.norm_o2o\.", r"\1.norm2."),
+    (r"(?<=decoder\.layers\.)(\d+)\.attentions\.1\.", r"\1.cross_attn."),
+    (r"(?<=decoder\.layers\.)(\d+)\.norms\.0\.", r"\1.norm1."),
+    (r"(?<=decoder\.layers\.)(\d+)\.norms\.1\.", r"\1.norm3."),
+    # The decoder's layers are of another class, which has a second matrix next to each for training.
+    (r"\.ffns\.0\.layers\.0\.linear\.linear\.", ".linear1."),
+    (r"\.ffns\.0\.layers\.1\.linear\.", ".linear2."),
+    (r"\.ffns\.0\.layers\.0\.0\.", ".linear1."),
+    (r"\.ffns\.0\.layers\.1\.", ".linear2."),
+)
+_ONLY_IN_TRAINING = re.compile(
+    r"^label_enc\."
+    r"|^transformer\.decoder\.(class_embed_o2m_encoder|bbox_embed_enc_o2m)\."
+    r"|\.attentions\.0\.(instruction_o2m|instruction_o2m_pos|norm_o2m)\."
+    r"|\.linear_sep\.|^criterion\."
+)
+
+
+class TensorsLeftOut(UserWarning):
+    """A warning that names the tensors of a file that only training uses."""
+
+
+def is_detrex(state: Mapping[str, Tensor]) -> bool:
+    """Return whether the names are those of a detrex Deformable DETR."""
+    return "transformer.level_embeds" in state and any(name.startswith("neck.convs.") for name in state)
+
+
+def without_training(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors of the model that remains, under the names of Deformable DETR's authors.
+
+    Files of other models are returned as they are. A `TensorsLeftOut` warning names what is missing.
+
+    Args:
+        options: `args` of the file; `num_queries_one2one` is the number of queries that remain.
+    """
+    left_out = [name for name in state if _ONLY_IN_TRAINING.search(name)]
+    kept = {name: tensor for name, tensor in state.items() if name not in left_out}
+    if is_detrex(state):
+        kept = {_name_of_authors(name): tensor for name, tensor in kept.items()}
+    if has_content(kept):
+        rows = len(kept[CONTENT])
+        queries = options.get("num_queries_one2one", _USUAL_QUERIES if rows == _HYBRID_ROWS else rows)
+        if isinstance(queries, int) and 0 < queries < rows:
+            kept[CONTENT] = kept[CONTENT][:queries]
+            left_out.append(f"rows {queries + 1} to {rows} of {CONTENT}")
+    if left_out:
+        warnings.warn(
+            f"{len(left_out)} tensors that only training uses are left out: {listed(left_out, limit=8)}",
+            TensorsLeftOut,
+            stacklevel=2,
+        )
+    return kept
+
+
+def has_content(state: Mapping[str, Tensor]) -> bool:
+    """Return whether a two-stage model in the authors' form has learned content ("mixed selection")."""
+    return "transformer.enc_output.weight" in state and CONTENT in state
+
+
+def _name_of_authors(name: str) -> str:
+    for pattern, replacement in _FROM_DETREX:
+        name = re.sub(pattern, replacement, name)
+    return name

@@ -1,0 +1,56 @@
+"""From a picture to the model's input with Pillow and NumPy: resize and normalise (specification §1.3).
+
+It does not import PyTorch, so that an exported model can be used without it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from ..config import DataConfig
+
+
+def resized_size(size: tuple[int, int], short: int, max_size: int | None = None) -> tuple[int, int]:
+    """Return (H, W) of a picture of `size` after its short side has been resized to `short` pixels.
+
+    If the long side would exceed `max_size`, the short side is round(max_size · short / long) instead.
+    The long side is truncated, not rounded; so it may differ from torchvision's `Resize` by some pixels,
+    and pass `max_size` by a few on long strips: the published results were measured this way. A picture
+    whose short side already fits is left alone.
+    """
+    height, width = size
+    old_short, old_long = min(size), max(size)
+    if max_size is not None and old_long / old_short * short > max_size:
+        short = round(max_size * old_short / old_long)
+        if short == 0:  # a strip too thin for the published rule
+            return (1, max_size) if height < width else (max_size, 1)
+    if old_short == short:
+        return size
+    long = int(short * old_long / old_short)
+    return (short, long) if height < width else (long, short)
+
+
+def resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Resize to (H, W) with Pillow's bilinear filter, which widens when it shrinks."""
+    height, width = size
+    if picture.size == (width, height):
+        return picture
+    return picture.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def normalised(picture: Image.Image, config: DataConfig) -> np.ndarray:
+    """Scale an RGB picture to [0, 1] and normalise it; return (3, H, W) float32."""
+    bytes_per_channel = np.asarray(picture).transpose(2, 0, 1)
+    pixels = np.empty(bytes_per_channel.shape, np.float32)
+    scale = np.arange(256, dtype=np.float32) / np.float32(255)
+    for channel, mean, std, output in zip(bytes_per_channel, config.mean, config.std, pixels, strict=True):
+        table = (scale - np.float32(mean)) / np.float32(std)  # a look-up is faster than three passes
+        np.take(table, channel, out=output, mode="clip")
+    return pixels
+
+
+def model_input(picture: Image.Image, config: DataConfig) -> np.ndarray:
+    """Return what the model sees of an RGB picture: (3, h, w) float32, the short side `config.image_size`."""
+    size = resized_size((picture.height, picture.width), config.image_size, config.max_size)
+    return normalised(resized(picture, size), config)
