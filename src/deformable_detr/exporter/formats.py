@@ -75,8 +75,10 @@ class OnnxDraft(Draft):
                 opset_version=OPSET,
                 dynamo=True,
                 verbose=False,
+                optimize=False,
             )
-        assert program is not None
+            assert program is not None
+            _simplify(program.model)
         proto = program.model_proto
         foreign = sorted({node.domain for node in proto.graph.node} - {"", "ai.onnx"})
         if foreign:
@@ -91,6 +93,29 @@ class OnnxDraft(Draft):
         onnx = engine("onnx")
         onnx.helper.set_model_props(self.proto, dict(texts))
         onnx.save_model(self.proto, path)
+
+
+def _simplify(model: Any) -> None:
+    """Fold constants and remove what is unused or repeated in a model of onnx_ir.
+
+    `onnxscript.optimizer.optimize` also searches for some hundred patterns, of which these models have hardly
+    any, and takes five times as long.
+    """
+    optimizer, passes = engine("onnxscript.optimizer"), engine("onnx_ir.passes.common")
+    passes.InlinePass()(model)
+    for _ in range(2):
+        optimizer.fold_constants(model, onnx_shape_inference=True)
+        passes.RemoveUnusedNodesPass()(model)
+    for simplify in (
+        passes.RemoveUnusedFunctionsPass(),
+        passes.RemoveUnusedOpsetsPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.DeduplicateInitializersPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.OutputFixPass(),
+        passes.NameFixPass(),
+    ):
+        simplify(model)
 
 
 def _tidy(proto: Any) -> None:
