@@ -131,7 +131,7 @@ def test_a_second_process_into_the_folder_is_refused(
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=384k", "none", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "none", str(folder)]
     try:
         mounted = subprocess.run(mount, capture_output=True).returncode == 0
     except OSError:

@@ -92,14 +92,10 @@ class ProposalQueries(nn.Module):
             nn.init.xavier_uniform_(projection.weight)
 
     def forward(self, memory: FeatureMemory) -> Queries:
-        return self.proposed_by(self.head, memory)
-
-    def proposed_by(self, head: PredictionHead, memory: FeatureMemory) -> Queries:
-        """Return the queries that start from the best proposals of `head`."""
         base, invalid = base_boxes(memory)
         base_logits = torch.log(base / (1 - base)).masked_fill(invalid[..., None], torch.inf)
         tokens = memory.tokens.masked_fill(invalid[..., None], 0.0)
-        proposals: Predictions = head(self.memory_norm(self.memory_projection(tokens)), base_logits)
+        proposals: Predictions = self.head(self.memory_norm(self.memory_projection(tokens)), base_logits)
 
         objectness = proposals.logits[..., 0]
         if self.mask_invalid:

@@ -21,7 +21,7 @@ from deformable_detr.training.learner import Learner
 from deformable_detr.training.messages import opening_lines
 from deformable_detr.training.parts import build_parts
 from deformable_detr.training.routes import Route, build_routes
-from deformable_detr.training.routes.instructed import Instructed, Instruction
+from deformable_detr.training.routes.instructed import Instruction
 from deformable_detr.training.routes.no_self_attention import NoSelfAttention
 from tests.support.interrupted import CrashError, before_update, crash
 from tests.support.small_models import randomise
@@ -76,12 +76,12 @@ def test_the_models_own_pass_is_what_it_is_without_routes() -> None:
     suffixes = [stage.suffix for stage in further]
     assert suffixes == [
         *("_no_self_attention", "_no_self_attention_0"),
-        *("_instructed", "_instructed_0", "_instructed_proposals"),
+        *("_instructed", "_instructed_0"),
         *("_denoising", "_denoising_0"),
     ]
     weights = {stage.suffix.removesuffix("_0"): stage.weight for stage in further}
     assert weights["_no_self_attention"] == 0.33
-    assert weights["_instructed"] == weights["_instructed_proposals"] == 1.0
+    assert weights["_instructed"] == 1.0
     assert weights["_denoising"] == 0.5
 
 
@@ -146,32 +146,12 @@ def test_tokens_take_part_in_self_attention_and_are_thrown_away() -> None:
 
 
 def test_the_parameters_of_instructions() -> None:
-    config = recipe("deformable_detr_r50_plus")
+    config = recipe("deformable_detr_r50_plus_routes")
     criterion = SetCriterion(build_classification(config.model), config.train.loss)
     with torch.device("meta"):
-        model = build_model(config.model)
-        route = Instructed(QualityAssigner(criterion.classification), criterion.matcher, model)
-    assert sum(parameter.numel() for parameter in route.instructions.parameters()) == 33_792
-    assert route.head is not None
-    own = {id(parameter) for parameter in model.parameters()}
-    assert not own & {id(parameter) for parameter in route.parameters()}
-
-
-def test_instructed_queries_start_from_proposals_of_their_own() -> None:
-    learner, _ = learner_of(without_dropout())
-    route = learner.routes["instructed"]
-    assert isinstance(route, Instructed)
-    model = learner.model.eval()
-    memory = model.remember(IMAGES)
-    queries = model.queries(memory)
-    same = route(model, memory, queries, TARGETS)[-1]
-    assert queries.proposals is not None
-    assert torch.equal(same.predictions.logits, queries.proposals.logits)
-    with torch.no_grad():
-        route.head.class_head.bias.add_(1.0)  # type: ignore[union-attr]
-    other = route(model, memory, queries, TARGETS)[-1]
-    torch.testing.assert_close(other.predictions.logits, same.predictions.logits + 1.0)
-    assert torch.equal(model.queries(memory).proposals.logits, queries.proposals.logits)
+        routes = build_routes(config, build_model(config.model), criterion)
+    assert list(routes) == ["instructed"]
+    assert sum(parameter.numel() for parameter in routes.parameters()) == 33_792
 
 
 def test_one_stage_models_have_routes_too() -> None:

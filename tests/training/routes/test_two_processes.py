@@ -61,7 +61,7 @@ def test_two_processes_train_as_one(tiny_data: Path, tmp_path: Path, monkeypatch
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=600,
         check=False,
     )
     assert finished.returncode == 0, finished.stderr[-3000:]

@@ -26,7 +26,7 @@ def build_routes(config: RunConfig, model: DetectionModel, criterion: SetCriteri
     if settings.no_self_attention > 0:
         routes["no_self_attention"] = NoSelfAttention(assigner, settings.no_self_attention, auxiliary)
     if settings.instructed > 0:
-        routes["instructed"] = Instructed(assigner, criterion.matcher, model, settings.instructed, auxiliary)
+        routes["instructed"] = Instructed(assigner, model, settings.instructed, auxiliary)
     if settings.denoising > 0:
         routes["denoising"] = Denoising(
             config.model.num_classes,

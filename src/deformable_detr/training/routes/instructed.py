@@ -1,25 +1,22 @@
 """A route with instruction tokens (Mr. DETR, Zhang et al., CVPR 2025, its third route; specification §12.5).
 
 In each layer, learned tokens take part in self-attention, from which queries can tell that they may share an
-object here. They need a norm of their own after it, and proposals of their own.
+object here. The norm after it is the route's own.
 
 Letters: B batch, Q queries, C channels, T tokens.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from ...loss import Assigner, Stage, objects_only, stages_of
+from ...loss import Assigner, Stage, stages_of
 from ...models import DetectionModel
 from ...models.decoder import DecoderLayer
-from ...models.heads import PredictionHead
-from ...models.queries import ProposalQueries
 from ...structures import FeatureMemory, Queries, Target
 from .route import Route
 
@@ -49,41 +46,31 @@ class Instruction(nn.Module):
 
 
 class Instructed(Route):
-    """The model's layers and heads with instruction tokens and, with two stages, a second proposal head.
+    """The queries of the model's own pass, in layers with instruction tokens.
+
+    Mr. DETR has a second proposal head here, which starts almost as a copy of the first one and has the same
+    losses. Here, it would stay a copy.
 
     Args:
         assigner: assigns the queries.
-        proposal_assigner: assigns the proposals of the second head.
         model: the model that will be trained, whose shape this route takes.
     """
 
     def __init__(
-        self,
-        assigner: Assigner,
-        proposal_assigner: Assigner,
-        model: DetectionModel,
-        weight: float = 1.0,
-        auxiliary: bool = True,
+        self, assigner: Assigner, model: DetectionModel, weight: float = 1.0, auxiliary: bool = True
     ):
         super().__init__(weight, auxiliary)
-        self.assigner, self.proposal_assigner = assigner, proposal_assigner
-        layers = model.decoder.layers
-        self.instructions = nn.ModuleList(Instruction(_width(layer)) for layer in layers)
-        self.head: PredictionHead | None = None
-        if isinstance(model.queries, ProposalQueries):
-            self.head = copy.deepcopy(model.queries.head)
+        self.assigner = assigner
+        self.instructions = nn.ModuleList(Instruction(_width(layer)) for layer in model.decoder.layers)
 
     def forward(
         self, model: DetectionModel, memory: FeatureMemory, queries: Queries, targets: Sequence[Target]
     ) -> list[Stage]:
-        if self.head is not None:
-            assert isinstance(model.queries, ProposalQueries)
-            queries = model.queries.proposed_by(self.head, memory)
         steps = [
             partial(instruction, layer)
             for instruction, layer in zip(self.instructions, model.decoder.layers, strict=True)
         ]
-        stages = stages_of(
+        return stages_of(
             model.decoder(queries, memory, steps),
             targets,
             self.assigner,
@@ -91,14 +78,6 @@ class Instructed(Route):
             auxiliary=self.auxiliary,
             weight=self.weight,
         )
-        if self.head is not None and queries.proposals is not None:
-            objects = objects_only(targets)
-            stages.append(
-                Stage(
-                    "_instructed_proposals", queries.proposals, objects, self.proposal_assigner, self.weight
-                )
-            )
-        return stages
 
 
 def _width(layer: nn.Module) -> int:
