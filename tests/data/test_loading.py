@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -81,8 +83,8 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
     return split_of(*(record(folder, number, boxes[: number % 4 and 2]) for number in range(19)))
 
 
-def load(split: Split, config: DataConfig = CONFIG, **changes: int) -> list[MicroBatch]:
-    arguments = {"batch_size": 4, "accumulate": 1, "seed": 1, "epoch": 0} | changes
+def load(split: Split, config: DataConfig = CONFIG, **changes: Any) -> list[MicroBatch]:
+    arguments: dict[str, Any] = {"batch_size": 4, "accumulate": 1, "seed": 1, "epoch": 0} | changes
     return list(training_loader(split, config, **arguments))
 
 
@@ -359,7 +361,7 @@ def test_a_split_without_images_is_refused() -> None:
 @pytest.mark.parametrize("changes", [{"rank": 2, "world_size": 2}, {"rank": -1}, {"start_step": -1}])
 def test_impossible_places_are_refused(split: Split, changes: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"rank|start_step"):
-        load(split, **changes)
+        load(split, CONFIG, **changes)
 
 
 def test_the_data_set_can_be_sent_to_spawned_workers(split: Split) -> None:
@@ -383,3 +385,16 @@ def test_an_epoch_of_real_pictures() -> None:
             assert ((cx - w / 2 > -1e-5) & (cx + w / 2 < 1 + 1e-5) & (w > 0)).all()
             assert ((cy - h / 2 > -1e-5) & (cy + h / 2 < 1 + 1e-5) & (h > 0)).all()
             assert ((target.labels >= 0) & (target.labels < len(real.classes))).all()
+
+
+def test_a_worker_whose_batch_nobody_receives_prints_no_traceback() -> None:
+    code = """
+import sys
+from deformable_detr.data.loading import prepare_worker
+prepare_worker(0)
+for kind in (ConnectionResetError, EOFError, ValueError):
+    sys.excepthook(kind, kind("shown" if kind is ValueError else "hidden"), None)
+"""
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stderr.strip() == "ValueError: shown"

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -215,7 +217,7 @@ def training_loader(
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(0),
-        worker_init_fn=_leave_signals_to_the_main_process,
+        worker_init_fn=prepare_worker,
         timeout=WORKER_TIMEOUT_S if num_workers else 0,
     )
 
@@ -299,14 +301,24 @@ def _unchanged(batch: Any) -> Any:
     return batch
 
 
-def _leave_signals_to_the_main_process(worker: int) -> None:
-    """Ignore SIGINT and SIGTERM in a worker.
+def prepare_worker(worker: int) -> None:
+    """Leave signals and stopping to the main process, in a worker.
 
     Ctrl-C and schedulers signal the whole process group, but training needs its workers to finish its
-    update. The workers end with it, because PyTorch's workers watch their parent process.
+    update. The workers end with it, because PyTorch's workers watch their parent process. If it stops while
+    it receives a batch, the thread of the worker that sends it would print a traceback.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    show = sys.excepthook
+
+    def show_unless_disconnected(
+        kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+    ) -> None:
+        if not issubclass(kind, EOFError | ConnectionError):
+            show(kind, error, traceback)
+
+    sys.excepthook = show_unless_disconnected
 
 
 def _generator(seed: int, *place: int) -> np.random.Generator:
