@@ -30,7 +30,10 @@ class LastLayerDecoder(Decoder):
         super().__init__(layers, heads, decoder.norm, decoder.refine_references)  # type: ignore[arg-type]
         self.samples = all(isinstance(layer.cross_attention, SampledFirst) for layer in decoder.layers)
 
-    def forward(self, queries: Queries, memory: FeatureMemory) -> tuple[Predictions, ...]:
+    # Only training replaces the self-attention, and it does not use this decoder.
+    def forward(  # type: ignore[override]
+        self, queries: Queries, memory: FeatureMemory
+    ) -> tuple[Predictions, ...]:
         assert isinstance(memory, LocatedMemory)
         if self.samples:
             memory = replace(memory, sampled=with_ones(memory))
