@@ -31,7 +31,16 @@ AUTHORS_FILES = {
 # Pages that name other projects' files, or what was decided against.
 OTHER_FILES = re.compile(r"docs/(coming_from\.md|decisions/.*)")
 # Files of users, of a run's output, and of the C library.
-FOREIGN_FILES = {"config.yaml", "data.yaml", "run.yaml", "your_program.py", "summary.md", "malloc.h", "b.py"}
+FOREIGN_FILES = {
+    "config.yaml",
+    "data.yaml",
+    "run.yaml",
+    "your_program.py",
+    "detr_on_ray.py",
+    "summary.md",
+    "malloc.h",
+    "b.py",
+}
 
 # Pages that are about the code, whose folders are those of the repository.
 GUIDES = ("architecture", "code_tour", "how_it_works", "operator", "speed", "releasing")

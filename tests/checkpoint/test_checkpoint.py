@@ -249,7 +249,9 @@ class TestSources:
 
 def test_closest_recipe_knows_every_recipe() -> None:
     for name in RECIPES:
-        assert closest_recipe(replace(recipe(name).model, num_classes=4, num_queries=11)) == name
+        # Recipes of the same model differ only in training.
+        same_model = [other for other in RECIPES if recipe(other).model == recipe(name).model]
+        assert closest_recipe(replace(recipe(name).model, num_classes=4, num_queries=11)) == same_model[0]
     assert closest_recipe(small_config("deformable_detr_r50_refine")) == "deformable_detr_r50_refine"
     assert closest_recipe(smallest_detr()) == "detr_r50"
 

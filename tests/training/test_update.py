@@ -184,13 +184,15 @@ def test_a_loss_that_is_not_finite_moves_nothing(run: Parts) -> None:
 
 @pytest.mark.parametrize("two_stage", [False, True])
 def test_a_gpu_would_be_waited_for_once_a_micro_batch_and_once_an_update(
-    tiny_data: Path, tmp_path: Path, two_stage: bool
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_stage: bool
 ) -> None:
     """Once for the matching of all stages; once for the numbers of the log and whether they are finite."""
     config = repeatable_in_parts(batch_size=2, accumulate=2)
     if two_stage:
         model = replace(config.model, queries="proposals", refine_references=True)
         config = replace(config, model=model)
+    # A GPU trains the model itself.
+    monkeypatch.setattr("deformable_detr.training.parts.replica_for_training", lambda model, *_: model)
     run = build_parts(tiny_data, config, tmp_path / "run", device="cpu")
     micro_batches, count = first_update(run)
     with counted_transfers() as counts:
@@ -204,7 +206,8 @@ def test_a_gpu_would_be_waited_for_once_a_micro_batch_and_once_an_update(
 def test_bfloat16_reaches_the_forward_pass_only(run: Parts) -> None:
     micro_batches, count = first_update(run)
     dtypes: list[torch.dtype] = []
-    hook = run.state.model.encoder.register_forward_hook(
+    (encoder,) = (each for name, each in run.learner.named_modules() if name.endswith("model.encoder"))
+    hook = encoder.register_forward_hook(
         lambda module, inputs, memory: dtypes.append(torch.get_autocast_dtype("cpu"))
     )
     update(run.learner, run.criterion, descent(run), micro_batches, count=count, dtype=torch.bfloat16)
