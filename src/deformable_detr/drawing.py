@@ -72,8 +72,8 @@ def label_positions(
 ) -> np.ndarray:
     """Return the rectangles of the labels, (N, 4), which are inside the picture if it is large enough.
 
-    A label is placed above, inside, below or next to its box, or moved along the box, so that it hides no
-    object and no other label.
+    A label is placed above, inside, below or next to its box, or moved further up or down, so that, if
+    possible, it hides no object and no other label.
 
     Args:
         corners: (N, 4) boxes, in whole pixels.

@@ -1,4 +1,4 @@
-"""Prediction on millions of pictures: tables instead of drawings, each picture exactly once.
+"""Prediction on millions of pictures: tables instead of drawings, with each picture exactly once.
 
 The list of pictures is cut into shards. A shard becomes one part, a Parquet file, which is written whole or
 not at all. A run that was stopped writes the missing parts when it is started again. The shard decides which
@@ -14,7 +14,7 @@ local.py      the engine for this machine
 ray_engine.py the engine for a Ray cluster
 command.py    `predict --format parquet`, which combines the modules above
 results.py    reads the parts of a run
-terminal.py   the terminal's output
+terminal.py   the output on the terminal
 
 The libraries come with the extra [scale] and are imported when they are used (libraries.py).
 """

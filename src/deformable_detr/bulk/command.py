@@ -29,7 +29,7 @@ from .ray_engine import run_on_ray
 from .sources import MEMORY, absolute, check_sources
 from .table import Counts, Part, read_counts
 
-Progress = Callable[[int, int, int], None]  # pictures done, pictures in all, failures so far
+Progress = Callable[[int, int, int], None]  # finished pictures, all pictures, failures so far
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,9 @@ class Engine:
     """The way in which the shards are computed; it does not change the rows.
 
     Attributes:
+        name: `local`, or `ray` for a Ray cluster.
         workers: the number of detectors.
-        gpus_per_worker: the GPUs that Ray gives to each worker, also fractions.
+        gpus_per_worker: the number of GPUs that Ray gives to each worker; it may be a fraction.
         ray_address: the address of a Ray cluster; None starts one on this machine.
     """
 
@@ -137,14 +138,14 @@ def predict_tables(
     A run that was stopped continues if it is called again with the same arguments; `engine` may change.
 
     Args:
-        model: anything that `load` takes; all workers must be able to load it.
-        sources: as in sources.py.
+        model: anything that `load` accepts; all workers must be able to load it.
+        sources: pictures, in any of the forms that sources.py lists.
         output: the folder for the parts (`part-*.parquet`, see table.py) and for `manifest.json`, which is
             written last. It must be on this machine or on a disk that it has mounted.
-        engine: where the shards are computed; None means in this process.
+        engine: how the shards are computed; None means by one detector in this process.
         threads: the number of threads of each worker.
         shard_size: the number of pictures in a part.
-        progress: a function of the numbers of finished pictures, of all pictures and of failures.
+        progress: a function that is called with the numbers of finished pictures, all pictures and failures.
         threshold, classes, class_thresholds, tiling, max_detections, batch_size, device, dtype, max_pixels,
             tta: as for `predict`.
 
@@ -199,7 +200,7 @@ def _check(
 def _run(
     job: Job, engine: Engine, sources: list[str], output: Path, shard_size: int, progress: Progress | None
 ) -> TablesReport:
-    # The driver of Ray needs no GPU: it only identifies the model.
+    # Ray's driver needs no GPU: it only identifies the model.
     loaded = (replace(job, device="cpu", dtype="fp32") if engine.name == "ray" else job).load()
     job.finder(loaded)  # refuses unknown classes
     plan = make_plan(output, sources, shard_size, job.identity(loaded))
@@ -223,7 +224,7 @@ def _run(
 
 
 def _written_parts(output: Path, plan: Plan) -> tuple[dict[str, Counts | None], Sequence[int]]:
-    """Return the counts of each part by its name, None if it is not written yet, and the missing shards."""
+    """Return the counts of each part by name, None for missing parts, and the indices of their shards."""
     parts: dict[str, Counts | None] = {}
     missing = array("q")
     for index, shard in enumerate(plan.shards()):

@@ -25,7 +25,8 @@ _LIBRARIES = (PACKAGE, "torch", "torchvision", "pillow", "numpy")  # a change of
 class Job:
     """A model and the options of `predict`; workers on other machines get a copy.
 
-    `threads`: the number of threads of each worker, because sums of floats depend on it.
+    `threads`: the number of threads of each worker. It is a part of the job, because sums of floats depend on
+    it.
     """
 
     model: str
@@ -66,7 +67,7 @@ class Job:
 
 
 def model_hash(model: str, detector: Detector) -> str:
-    """Return a SHA-256 of a model's weights, configuration, classes and preprocessing."""
+    """Return a SHA-256 of a model's weights and description, or of an exported model's files."""
     digest = hashlib.sha256()
     if is_exported(model):
         path = Path(model).expanduser()
@@ -85,7 +86,7 @@ def model_hash(model: str, detector: Detector) -> str:
 
 
 def check_identity(found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise a `UserError` if a worker has another model or other versions than the run."""
+    """Raise a `UserError` if the model, options or versions of a worker differ from those of the run."""
     for name in wanted:
         if found[name] != wanted[name]:
             raise UserError(

@@ -8,7 +8,7 @@ from ..extras import import_extra
 
 
 def library(name: str) -> Any:
-    """Import a library; the type is Any because not all of them have types.
+    """Import a library; its type is Any, because not all of these libraries have type hints.
 
     Raises:
         UserError: if it is not installed.

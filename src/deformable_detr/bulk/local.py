@@ -19,7 +19,7 @@ from .plan import Plan
 from .table import Part
 from .worker import Worker
 
-_worker: Worker | None = None  # of a process of the pool
+_worker: Worker | None = None  # the worker of this process, if it belongs to the pool
 
 
 def run_here(job: Job, plan: Plan, shards: Iterable[Any], detector: Detector) -> Generator[Part]:

@@ -1,7 +1,8 @@
 """The plan of a run: its settings and its list of pictures, stored before the first part is written.
 
-The list is taken once. A run that is started again uses the stored list, so that a source which has grown in
-the meantime cannot shift the shards, and the folder of a run never mixes two lists, models or settings.
+The pictures are listed once. A run that is started again uses the stored list, so that a source that has
+grown in the meantime cannot shift the shards, and the folder of a run never mixes two lists, models or
+settings.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Plan:
                 yield listing.read_row_group(index)
 
     def part_name(self, shard: Any) -> str:
-        """Return the file name of a shard's part, a hash of the model, the options and the pictures."""
+        """Return the file name of a shard's part, which depends on the job's identity and the pictures."""
         content = json.dumps([self.settings["identity"], shard.to_pydict()], sort_keys=True)
         return f"part-{hashlib.sha256(content.encode('utf-8', 'surrogatepass')).hexdigest()[:24]}.parquet"
 
@@ -110,8 +111,8 @@ def _short(value: Any) -> str:
 def write_listing(file: Path, pictures: Iterable[Picture], shard_size: int) -> int:
     """Write a list without repeats, one row group per shard, and return the number of pictures.
 
-    In memory are only the pictures of one shard and 8 bytes of hash per picture. If two hashes are equal, the
-    list is written once more, without the pictures that are in it already.
+    Only the pictures of one shard and an 8-byte hash of each picture are held in memory. If two hashes are
+    equal, the list is written once more, without repeated pictures.
     """
     hashes = array("q")
 

@@ -24,8 +24,8 @@ from .worker import Worker
 class RayWorker:
     """A worker in the form that Ray Data's `map_batches` calls.
 
-    A `UserError` is returned in the column `failure`: Ray would wrap it, and start a worker again and again
-    that cannot load its model.
+    A `UserError` is returned in the column `failure`. If it were raised, Ray would wrap it, and would keep
+    restarting a worker that cannot load its model.
     """
 
     def __init__(self, job: Job, plan: Plan):
@@ -53,7 +53,8 @@ def run_on_ray(
     """Yield the parts of the shards as the workers finish them.
 
     Args:
-        address: of a running cluster; None starts one on this machine, unless this process has one already.
+        address: the address of a running cluster. None starts one on this machine, unless this process is
+            connected to one already.
 
     Raises:
         UserError: if there is no cluster at `address`, or a worker raises one.
@@ -96,7 +97,7 @@ def _cluster(ray: Any, address: str | None, cpus: int) -> Iterator[None]:
         return
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray would report its use over the network
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ code writes to the terminal
-    os.environ.setdefault("RAY_worker_niceness", "0")  # as local workers; Ray's default is 15
+    os.environ.setdefault("RAY_worker_niceness", "0")  # like that of local workers; Ray's default is 15
     logging.getLogger("ray").setLevel(logging.ERROR)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:

@@ -1,7 +1,7 @@
 """Read the pictures of a shard from disks, tables and URLs.
 
-A picture that is missing or broken is a row with an error. But if the whole source has disappeared (a disk
-was unmounted, a server does not answer), the run stops, because rows with errors would be final.
+A picture that is missing or broken gets a row with an error. But if the whole source has disappeared (a disk
+was unmounted, a server does not answer), the run stops, because pictures with a row are not read again.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ Read = Callable[[], Image.Image]
 
 
 class SourceLostError(Exception):
-    """A source has disappeared. Unlike a `UserError`, this is not the problem of a single picture."""
+    """A source has disappeared. Unlike a `UserError`, this concerns more than a single picture."""
 
 
 def readers(pictures: Sequence[Picture], max_pixels: int) -> Iterator[Read]:
-    """Yield a function for each picture that returns it or raises a `UserError`.
+    """For each picture, yield a function that returns it or raises a `UserError`.
 
     Files behind URLs are fetched in advance. Iterating raises `SourceLostError` if a source has disappeared,
     and so do the functions.
@@ -63,8 +63,7 @@ def _read_file(picture: Picture, max_pixels: int) -> Image.Image:
 
 
 def _has_gone(picture: Picture) -> bool:
-    """Return True if the folder in which a picture was found does not exist, or is empty as after an
-    unmounting."""
+    """Return whether the folder in which a picture was found is missing, or empty as after an unmount."""
     if not picture.root or os.path.exists(picture.path):
         return False
     try:
@@ -86,7 +85,7 @@ def _fetch(picture: Picture) -> bytes:
     """Return the content of a URL.
 
     Raises:
-        UserError: if the file does not exist, while its folder does.
+        UserError: if the file does not exist, although its folder does, or if it is a folder.
         SourceLostError: if the file cannot be fetched, or its folder does not exist any more.
     """
     try:
@@ -104,12 +103,12 @@ def _exists(url: str) -> bool:
     files, path = open_file_system(url, keeps_listings=False)
     try:
         return bool(files.exists(path))
-    except Exception:  # no answer is an answer here
+    except Exception:  # a folder on a server that does not answer counts as missing
         return False
 
 
 def _read_table(table: str, rows: Sequence[int], max_pixels: int) -> Iterator[Read]:
-    """Yield the pictures in ascending `rows` of a table's column `image`, a few at a time."""
+    """Yield a function for each of the ascending `rows` of a table's column `image`; read a few at a time."""
     parquet = library("pyarrow.parquet")
     wanted = iter(rows)
     row = next(wanted)

@@ -24,7 +24,7 @@ from .libraries import library
 
 LISTS, TABLE = (".txt", ".lst"), ".parquet"
 MEMORY = "memory://"  # fsspec's file system in the memory of one process
-_ROWS = 10_000  # that are read from a table at a time
+_ROWS = 10_000  # rows that are read from a table at a time
 
 
 class Picture(NamedTuple):
@@ -33,7 +33,7 @@ class Picture(NamedTuple):
     Attributes:
         path: the absolute path or the URL of the picture, or its name if it is a row of a table.
         root: the folder that was searched; empty if a list or a user named the picture itself.
-        table: the Parquet file that contains the picture's bytes; empty if `path` is the place.
+        table: the Parquet file that contains the picture's bytes; empty if `path` locates the picture.
         row: the number of the row in `table`, from 0.
     """
 
@@ -44,18 +44,18 @@ class Picture(NamedTuple):
 
     @property
     def place(self) -> tuple[str, int]:
-        """The place from which the picture is read, which differs from those of all other pictures."""
+        """The file or URL and the row from which the picture is read; equal places are the same picture."""
         return (self.table, self.row) if self.table else (self.path, 0)
 
 
 def absolute(source: str | Path) -> str:
-    """Return a source as other processes need it, which may have other working folders."""
+    """Return a source in a form that is valid in processes with other working folders."""
     text = str(source)
     return text if is_url(text) or (text == DEMO and not Path(DEMO).exists()) else os.path.abspath(text)
 
 
 def check_sources(sources: Sequence[str]) -> None:
-    """Raise a `UserError` before any work is done if a source is not on this machine, or is a video."""
+    """Raise a `UserError` if a local source does not exist, or if a source is a video or a camera."""
     for source in sources:
         if Path(source).suffix.lower() in VIDEO_SUFFIXES or source.startswith("webcam:"):
             raise UserError(
@@ -70,7 +70,7 @@ def check_sources(sources: Sequence[str]) -> None:
 
 
 def list_pictures(sources: Sequence[str]) -> Iterator[Picture]:
-    """Yield the pictures of all sources, in the order of the sources; the same picture may come twice.
+    """Yield the pictures of all sources, in the order of the sources; the same picture may occur twice.
 
     Raises:
         UserError: if a source contains no picture or cannot be listed.
@@ -102,7 +102,7 @@ def _list_local(source: str) -> Iterator[Picture]:
 
 
 def _list_url(source: str) -> Iterator[Picture]:
-    """List a URL. Of a folder, one subfolder at a time is in memory."""
+    """Yield the pictures at a URL, with the names of one subfolder at a time in memory."""
     try:
         files, path = open_file_system(source, keeps_listings=False)
         if glob.has_magic(path):
@@ -167,7 +167,7 @@ def _list_rows(file: str) -> Iterator[Picture]:
 
 
 def _relative_to(file: str, name: str) -> str:
-    """Return a path that the list `file` contains; relative paths start in the folder of the list."""
+    """Resolve a path that the list `file` contains. Relative paths start in the folder of the list."""
     if is_url(name) or os.path.isabs(name):
         return name
     join = posixpath.join if is_url(file) else os.path.join

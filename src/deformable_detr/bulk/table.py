@@ -22,7 +22,7 @@ _KEY = b"deformable_detr"
 
 @dataclass(frozen=True)
 class Counts:
-    """The number of pictures in a part, of their detections, and of the pictures that could not be read."""
+    """The numbers of pictures in a part, of their detections, and of pictures that could not be read."""
 
     pictures: int
     detections: int
@@ -31,7 +31,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Part:
-    """The content of a part's file, and its name."""
+    """The name and the content of a part's file, and its counts."""
 
     name: str
     content: bytes
@@ -42,7 +42,7 @@ def make_part(name: str, shard: Any, found: Sequence[Detections | str]) -> Part:
     """Return the part of a shard.
 
     Args:
-        found: for each picture of the shard its detections, or the reason why it could not be read.
+        found: for each picture of the shard, its detections or the reason why it could not be read.
     """
     arrow, parquet = library("pyarrow"), library("pyarrow.parquet")
     good = [one for one in found if not isinstance(one, str)]

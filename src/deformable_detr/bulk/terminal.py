@@ -19,7 +19,7 @@ EVERY = 60.0  # seconds between two lines
 
 
 class _State:
-    """The numbers of a run, and its speed since the first report, which counts an earlier run's pictures."""
+    """The numbers of a run, and its speed, which leaves out the pictures that an earlier run finished."""
 
     def __init__(self) -> None:
         self._start: tuple[float, int] | None = None

@@ -1,6 +1,6 @@
-"""The decision of a model: the score from which on its detections count, chosen on labelled pictures.
+"""The decision of a model: the scores that its detections must reach to count, chosen on labelled pictures.
 
-It is a part of the model's description, so that every command and every exported file uses the same scores.
+It is part of the model's description, so that every command and every exported file uses the same scores.
 `evaluation/thresholds.py` chooses them.
 
 Letters: C classes of the model.

@@ -56,7 +56,7 @@ _WRONG_PATH = frozenset(
 
 
 class Command(Protocol):
-    """The interface of a command's file."""
+    """The interface of a command's module."""
 
     SUMMARY: str
 

@@ -181,7 +181,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _escaped(help: str) -> str:
-    """Return a help text for argparse: escape %, which argparse interprets, and remove backticks."""
+    """Prepare a help text for argparse: escape %, which argparse interprets, and remove backticks."""
     return help.replace("%", "%%").replace("`", "")
 
 

@@ -4,7 +4,7 @@ settings.py    the declaration of a field: default, range, help text
 fields.py      the fields, and the conditions between them
 backbone.py    the fields of the backbone
 losses.py      the fields of the losses
-routes.py      the fields of the routes that only training has
+routes.py      the fields of the routes, which are used only in training
 checks.py      checks of types and ranges, and their names in messages
 choices.py     names of parts that are defined outside the package
 files.py       conversion to and from dictionaries and YAML, overrides

@@ -100,8 +100,8 @@ class ModelConfig:
     nms_iou: float | None = setting(
         None,
         "Of detections of one class that overlap by more than this IoU, keep only the best; null, as in the "
-        "paper, keeps all. A two-stage model takes long to learn to report each object once; this helps "
-        "until it has.",
+        "paper, keeps all. A two-stage model takes a long time to learn to report each object once; this "
+        "helps until it has.",
         above=0,
         maximum=1,
     )
@@ -258,9 +258,9 @@ class TrainConfig:
     )
     fit_to_data: bool = setting(
         False,
-        "Adapt to the data what is still as the recipe has it: at least 500 updates, warm-up in at most a "
-        "tenth of them, and queries for one and a half times the objects of the fullest image. The log says "
-        "what changed.",
+        "Adapt to the data the settings that still have the recipe's values: at least 500 updates, warm-up "
+        "in at most a tenth of them, and queries for one and a half times the objects of the fullest image. "
+        "The log says what changed.",
     )
     balance: bool = setting(
         False,
@@ -332,15 +332,15 @@ class TrainConfig:
     )
     precision_at_least: float | None = setting(
         None,
-        "Choose the model's score thresholds for the most objects found with at least this precision, from 0 "
-        "to 1; null: for the best F1.",
+        "Choose the model's score thresholds to find the most objects with at least this precision, from 0 "
+        "to 1; null: to reach the best F1.",
         above=0,
         maximum=1,
     )
     look_forward_twice: bool = setting(
         False,
-        "With refinement, the loss of a layer's boxes also teaches the layer before it, which made the boxes "
-        "that they start from (DINO). Predictions do not change.",
+        "With refinement, let the loss of a layer's boxes also train the layer before it, whose boxes they "
+        "start from (DINO). Predictions do not change.",
     )
     report: bool = setting(True, "Write report.html into the run folder at the end.")
     cache_features: bool = setting(
@@ -385,7 +385,7 @@ class RunConfig:
             )
 
     def _check_learning(self) -> None:
-        """Refuse ways of learning that the model has no part for."""
+        """Refuse ways of training that the model does not support."""
         require(
             self.model.refine_references or not self.train.look_forward_twice,
             "train.look_forward_twice needs layers that start from the boxes of the layer before: set "

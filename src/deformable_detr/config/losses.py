@@ -13,7 +13,7 @@ ClassificationLoss = Literal["focal", "mal", "varifocal"]
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the matching cost and of the losses. DETR's recipes set other values."""
+    """The matching cost and the losses. DETR's recipes set other values."""
 
     class_cost: float = setting(2.0, "Weight of the class in the matching cost.", minimum=0)
     box_cost: float = setting(5.0, "Weight of the L1 distance of boxes in the matching cost.", minimum=0)
@@ -44,8 +44,8 @@ class LossConfig:
     )
     object_repeats: int = setting(
         1,
-        "Match each object to this many queries, as if it occurred so often (not with softmax). A small data "
-        "set then has more examples of objects, but duplicates must be suppressed: set model.nms_iou.",
+        "Match each object to this many queries, as if it occurred that often (not with softmax). A small "
+        "data set then has more examples of objects, but duplicates must be suppressed: set model.nms_iou.",
         minimum=1,
     )
     auxiliary: bool = setting(True, "Compute losses after every decoder layer, not only after the last one.")

@@ -1,4 +1,4 @@
-"""The settings of routes, which only training has."""
+"""The settings of routes, which are used only in training."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from .settings import setting
 
 @dataclass(frozen=True)
 class RouteConfig:
-    """Further passes through the decoder that only training has. They give the model more to learn from each
-    object; saved models contain nothing of them. A weight of 0 leaves a route out.
+    """Further passes through the decoder, which are used only in training. They give the model more to learn
+    from each object; saved models contain nothing of them. A weight of 0 leaves a route out.
     """
 
     no_self_attention: float = setting(
@@ -40,14 +40,14 @@ class RouteConfig:
     quality_threshold: float = setting(
         0.4,
         "With no_self_attention and instructed, how well a query must fit an object to learn it, from 0 to "
-        "1; one query of each object always does.",
+        "1; one query learns each object in any case.",
         minimum=0,
         maximum=1,
     )
     iou_share: float = setting(
         0.7,
-        "With no_self_attention and instructed, the share of the IoU in how well a query fits an object; the "
-        "rest is the score of its class.",
+        "With no_self_attention and instructed, the weight of the IoU in the measure of how well a query "
+        "fits an object; the score of the object's class has the remaining weight.",
         minimum=0,
         maximum=1,
     )

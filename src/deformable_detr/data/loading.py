@@ -127,8 +127,9 @@ def epoch_order(
 def balancing_weights(split: Split) -> list[float]:
     """Return how often to draw each image, relative to one that has only the most frequent class.
 
-    A class that n images have weighs sqrt(N / n), where N images have the most frequent one; an image has the
-    weight of its rarest class (Gupta et al., CVPR 2019, section 3.3), or 1 without objects.
+    A class that occurs in n images has the weight sqrt(N / n), and N is the number of images with the most
+    frequent class. An image has the weight of its rarest class (Gupta et al., CVPR 2019, section 3.3), or 1
+    without objects.
     """
     present = [np.unique(record.labels[~record.crowd]) for record in split.images]
     counts = np.bincount(np.concatenate(present), minlength=1)
@@ -187,14 +188,15 @@ def training_loader(
 ) -> DataLoader[MicroBatch]:
     """Return the loader of rank `rank`'s micro-batches of one epoch, `accumulate` of them per update.
 
-    It yields (ImageBatch of `batch_size` images, their targets). `start_step`: the number of
-    updates of this epoch that are already done; their images are not read. `balance`: draw
-    images with rare classes more often. PyTorch's global generator is
-    not used.
+    It yields (ImageBatch of `batch_size` images, their targets). PyTorch's global generator is not used.
+
+    Args:
+        start_step: the number of updates of this epoch that are already done; their images are not read.
+        balance: whether to draw images with rare classes more often.
 
     Raises:
-        UserError: the split has no images; or, while iterating, as `Samples`, also if the samples are read in
-            a worker process.
+        UserError: if the split has no images. Iterating also raises the errors of `Samples`, even if a
+            worker process reads the samples.
     """
     micro_batches = micro_batch_keys(
         split,

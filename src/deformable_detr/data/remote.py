@@ -1,7 +1,7 @@
-"""Files behind a URL of any kind that fsspec knows: `s3://`, `gs://`, `https://`, `memory://`, `file://`, …
+"""Files behind a URL of any kind that fsspec reads: `s3://`, `gs://`, `https://`, `memory://`, `file://`, …
 
-Networks fail now and then, so a read is tried several times before its error is reported with the URL.
-The libraries behind a protocol (s3fs, gcsfs, aiohttp) are the user's to install.
+Networks fail occasionally, so a read is tried several times before its error is reported with the URL. Users
+install the library that a protocol needs (s3fs, gcsfs, aiohttp) themselves.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def open_file_system(url: str, *, keeps_listings: bool = True) -> tuple[Any, str
     except ImportError as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(f"{url} needs a library that is not installed ({reason}): install it.") from error
-    except Exception as error:  # each protocol has its own
+    except Exception as error:  # each protocol has its own exceptions
         raise UserError(f"{url} cannot be opened ({_reason(error)}): correct the URL.") from error
     return file_system, path
 
@@ -64,7 +64,7 @@ def read_bytes(url: str, *, attempts: int = ATTEMPTS) -> bytes:
             raise UserError(f"there is no file {url}: check the URL.") from error
         except (IsADirectoryError, PermissionError) as error:
             raise UserError(f"{url} cannot be read ({_reason(error)}): check the URL and access.") from error
-        except Exception as error:  # each network library has its own
+        except Exception as error:  # each network library has its own exceptions
             last = error
     raise UserError(
         f"{url} could not be read in {attempts} attempts ({_reason(last)}): check the connection."

@@ -29,7 +29,7 @@ class PictureCache:
 
     The files never exceed `max_bytes` together. Once the folder is full, further files are not kept: training
     reads every picture once per epoch, so keeping a fixed part saves as many reads as any other choice. Only
-    files of other sources make room.
+    files of other sources are deleted to make room.
 
     Attributes:
         folder: the folder; it may be deleted when nothing is running.
@@ -114,7 +114,7 @@ class RemoteFile:
         return self.url
 
     def read(self) -> bytes:
-        """Return the content, see `PictureCache.read`."""
+        """Return the content; see `PictureCache.read`."""
         return self.cache.read(self.url)
 
 
@@ -139,7 +139,7 @@ class RemoteFolder:
 
 
 def remote_folder(url: str | None, cache_gb: float, cache_folder: str) -> RemoteFolder | None:
-    """Return the folder that `data.images` names, if it names one. Nothing is read yet.
+    """Return the folder that `data.images` names, or None if it is null. Nothing is read yet.
 
     Raises:
         UserError: if `url` is not a URL.

@@ -4,8 +4,8 @@ pictures → detections (`collect_detections`) → numbers (average_precision.py
 
 The composition of a batch matters a little, as padding changes what convolutions and attention see at the
 border. With `exact` batching, only pictures that are resized to the same size share a batch; nothing is
-padded, and a detection doesn't depend on the other pictures. With `padded` batching, consecutive pictures are
-padded together, as in the authors' evaluation (specification §7.2). The metrics record the batching.
+padded, and a detection does not depend on the other pictures. With `padded` batching, consecutive pictures
+are padded together, as in the authors' evaluation (specification §7.2). The metrics record the batching.
 
 Several processes (torchrun, or an existing process group) share the batches; their number changes neither the
 batches nor the result.

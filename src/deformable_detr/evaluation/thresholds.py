@@ -22,7 +22,7 @@ from ..structures import ClassTable
 from .matching import LOOSE, Matches, Objects, ScoredBoxes, match
 
 THRESHOLDS = np.arange(1, 101) / 100
-ROUNDING = 1e-9  # a precision of 9 in 10 reaches 0.9
+ROUNDING = 1e-9  # so that 9 right detections of 10 reach a precision of 0.9
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,10 @@ class ThresholdCurve:
 
     @property
     def best(self) -> int | None:
-        """The index of the best F1; None if no detection is right. Among equals, the highest scores win."""
+        """The index of the best F1; None if no detection is right.
+
+        If several thresholds have the best F1, this is the highest of them, moved by `_middle`.
+        """
         if not self.num_objects or self.f1.max() <= 0:
             return None
         return self._middle(int(len(self.f1) - 1 - self.f1[::-1].argmax()))
@@ -51,20 +54,24 @@ class ThresholdCurve:
 
     @property
     def most_precise(self) -> int | None:
-        """The index of the highest precision; None as for `best`. Among equals, the most detections win."""
+        """The index of the highest precision; None if no detection is right.
+
+        If several thresholds have this precision, this is the lowest of them, moved by `_middle`.
+        """
         if not self.num_objects or self.f1.max() <= 0:
             return None
         return self._middle(int(np.nan_to_num(self.precision, nan=-1.0).argmax()))
 
     def reaching(self, precision: float) -> int | None:
-        """Return the index with this precision and the highest recall; None if it is never reached."""
+        """Return the index of the highest recall with at least this precision; None if none reaches it."""
         enough = np.flatnonzero(np.nan_to_num(self.precision, nan=-1.0) >= precision - ROUNDING)
         return self._middle(int(enough[0])) if len(enough) and self.num_objects else None
 
     def _middle(self, index: int) -> int:
         """Return the middle of the thresholds that the same detections reach as the one at `index`.
 
-        On other pictures, both right and wrong detections may score a little differently.
+        The middle is the safest choice, because right and wrong detections in other pictures may score a
+        little differently.
         """
         same = np.flatnonzero(self.num_detections == self.num_detections[index])
         return int((same[0] + same[-1]) // 2)
@@ -113,7 +120,7 @@ def choose_thresholds(
         rows: the result of `collect_detections`, with all scores.
         classes: the classes of the model.
         category_ids: the split's category id by the model's class index (`match_classes`).
-        rule: `best_f1`, or the minimum precision, with which the recall is the highest.
+        rule: `best_f1`, or a minimum precision, at which the threshold with the highest recall is chosen.
 
     Returns:
         The decision; None if no detection in the split is right.

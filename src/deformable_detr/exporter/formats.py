@@ -214,7 +214,7 @@ class ProgramBackend(ExportedBackend):
 
 
 def check_libraries(to: str) -> None:
-    """Raise a `UserError` if a library that the extra [export] installs is missing."""
+    """Raise a `UserError` if a library that the format `to` needs is missing (extra [export])."""
     for name in LIBRARIES[to]:
         engine(name)
 

@@ -369,7 +369,7 @@ def new_checkpoint(
     recipe: str,
     backbone_weights: str | None,
 ) -> Checkpoint:
-    """Create an untrained model for these classes, in evaluation mode."""
+    """Return a checkpoint with an untrained model for these classes, in evaluation mode."""
     from ..models import build_model
 
     config = replace(model_config, num_classes=len(classes))

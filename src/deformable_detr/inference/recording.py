@@ -28,7 +28,7 @@ class SampledLayer:
     Attributes:
         references: (B, R, 2|4) in [0, 1] of the unpadded image.
         locations: (B, R, M, L, K, 2) in [0, 1] of each padded level.
-        weights: (B, R, M, L, K), with a sum of one over (L, K).
+        weights: (B, R, M, L, K), which sum to one over (L, K).
     """
 
     references: Tensor
@@ -42,7 +42,7 @@ class SampledLayer:
 
 @dataclass(frozen=True)
 class DenseLayer:
-    """The weights of one dense attention module, (B, R, M, S), with a sum of one over S."""
+    """The weights of one dense attention module, (B, R, M, S), which sum to one over S."""
 
     weights: Tensor
 

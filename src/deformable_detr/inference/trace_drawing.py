@@ -257,7 +257,8 @@ def _cross(panel: Axes, point: np.ndarray) -> None:
 def largest(attention: Attention, layer: int) -> float:
     """Return the weight that is drawn in the last colour of the scale.
 
-    All weights above the 99.5th percentile get that colour, so that outliers do not darken the others.
+    For sampling points, it is the 99.5th percentile, so that outliers do not darken the other points. For
+    dense attention, it is the maximum of the means over the heads.
     """
     if isinstance(attention, SamplingPoints):
         weights = attention.weights[:, layer]

@@ -40,7 +40,7 @@ class View:
     flipped: bool
 
     def back(self, boxes_xyxy: np.ndarray, width: int) -> np.ndarray:
-        """Convert boxes (N, 4) from pixels of this view to pixels of the picture itself."""
+        """Undo the mirroring of boxes (N, 4) in a picture of `width` pixels, if this view is flipped."""
         if not self.flipped:
             return boxes_xyxy
         x0, y0, x1, y1 = boxes_xyxy.T
@@ -110,7 +110,7 @@ class MergedViews:
         original_sizes: Sequence[tuple[int, int]],
         max_detections: int,
     ) -> list[Detections]:
-        """Return the detections in each picture, in the coordinates of the view."""
+        """Return the detections in each picture, in its pixels, but mirrored if the view is flipped."""
         inputs = [self.transforms[view.scale](F.to_pil_image(picture)) for picture in pixels]
         if view.flipped:
             inputs = [picture.flip(-1) for picture in inputs]

@@ -51,8 +51,8 @@ def check_pictures(
     """Check the image files of a split.
 
     Args:
-        how: `decode` reads every byte of every file (and decodes JPEG at an eighth of its sides), `headers`
-            reads only the first bytes, and `no` reads nothing.
+        how: `decode` reads every byte of every file (and decodes JPEG at an eighth of its width and height),
+            `headers` reads only the first bytes, and `no` reads nothing.
         console: the console on which to show the progress if it is a terminal.
     """
     if how == "no":

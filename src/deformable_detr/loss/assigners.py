@@ -1,6 +1,7 @@
 """Assigners that give an object several queries, and one whose pairs are known (specification §12.4).
 
-They serve routes through the decoder that only training has, in which queries may share an object.
+They serve routes, which are used only in training, and repeated objects (`train.loss.object_repeats`).
+
 Letters: Q queries, N objects of one image.
 """
 
@@ -21,7 +22,7 @@ from .assignment import Assigner, ImageAssigner, Layer, Match
 class Repeated(ImageAssigner):
     """Assigns as `assigner` would if each object occurred `times` times.
 
-    An image with many objects repeats them less often, so that each still gets a query.
+    In an image with many objects, they occur less often, so that each still gets a query.
     """
 
     def __init__(self, assigner: ImageAssigner, times: int):
@@ -41,10 +42,10 @@ class QualityAssigner(ImageAssigner):
     """Gives an object up to `most` queries that already fit it.
 
     The quality of a pair is a weighted mean of the IoU, with the share `iou_share`, and the score of the
-    object's class. Every object gets one query for sure, by the one-to-one assignment with the maximum total
+    object's class. Every object is sure to get one query, by the one-to-one assignment with the maximum total
     quality. Each other query votes for the object that it fits best, if the quality is at least `threshold`,
-    and an object takes the best of its voters. So a query has at most one object, and an object between one
-    and `most` queries, if there are enough.
+    and an object takes the best of its voters. So a query has at most one object, and an object has between
+    one and `most` queries, unless there are more objects than queries.
     """
 
     def __init__(

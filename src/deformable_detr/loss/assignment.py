@@ -1,7 +1,7 @@
 """Assignment of queries to objects: what all assigners have in common.
 
-An assigner decides which object each prediction should be. The Hungarian matcher (matcher.py) is the paper's;
-others (assigners.py) give an object several queries.
+An assigner decides which object each query should represent. The Hungarian matcher (matcher.py) is the
+paper's; others (assigners.py) give an object several queries.
 
 Letters: B batch, Q queries, N objects of one image.
 """

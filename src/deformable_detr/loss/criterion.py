@@ -30,7 +30,7 @@ class Losses:
 
     `total`: the weighted sum, which is differentiated. `terms`: the unweighted terms by name, detached. They
     are `class`, `box` and `giou` for the last layer; the same names have the suffixes `_0`, `_1`, … for the
-    earlier layers and `_proposals` for the first stage. Routes that only training has add their names.
+    earlier layers and `_proposals` for the first stage. Training routes add their names.
     """
 
     total: Tensor
@@ -58,7 +58,7 @@ class SetCriterion:
             output: the predictions of all layers.
             targets: one target per image; an image may have no objects.
             count: the counts over the whole update; None if this batch is the whole update.
-            further: predictions that are not in the model's output, from routes that only training has.
+            further: predictions that are not in the model's output, from training routes.
 
         Raises:
             NonFiniteError: if predictions or target boxes are not finite; the message names the image.

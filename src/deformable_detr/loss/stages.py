@@ -1,4 +1,4 @@
-"""Stages: the predictions that have losses, with what they should be.
+"""Stages: the predictions that have losses, with their targets.
 
 Letters: B batch, Q queries.
 """
@@ -18,9 +18,10 @@ class Stage:
 
     Attributes:
         suffix: the end of the names of its losses.
-        assigner: decides which query should be which object.
+        assigner: decides which query should represent which object.
         weight: the factor on its losses in the total.
-        repeats: how often each object occurs; its losses are divided by this many times the objects.
+        repeats: the number of times that each object occurs. The losses are divided by `repeats` times the
+            number of objects.
     """
 
     suffix: str
@@ -41,10 +42,10 @@ def stages_of(
     weight: float = 1.0,
     repeats: float = 1.0,
 ) -> list[Stage]:
-    """Return a stage for each decoder layer, the last one first.
+    """Return a stage for each decoder layer that has losses, the last layer first.
 
     Args:
-        name: the beginning of the suffixes; the number of a layer before the last one follows, `_0`, `_1`, ….
+        name: the suffix of the last layer. To this, the earlier layers add `_0`, `_1`, ….
         auxiliary: whether layers before the last one have losses.
     """
     numbered = {name: layers[-1]}
@@ -54,7 +55,7 @@ def stages_of(
 
 
 def objects_only(targets: Sequence[Target]) -> list[Target]:
-    """Return targets for the first stage, which only separates objects, its class 0, from background."""
+    """Return targets for the first stage, which only distinguishes objects (class 0) from background."""
     return [
         Target(target.labels.new_zeros(len(target)), target.boxes_cxcywh, target.image_id)
         for target in targets

@@ -83,7 +83,8 @@ class DeformableAttention(MemoryAttention):
     def reset_parameters(self) -> None:
         """Initialise the points and weights.
 
-        The points of head m are in direction 2πm/M, the k-th of them k steps away. All weights are equal.
+        The points of head m lie in the direction 2πm/M from the reference. The larger
+        coordinate of the k-th offset is k in absolute value. All weights are equal.
         """
         angles = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
         directions = torch.stack([angles.cos(), angles.sin()], dim=-1)

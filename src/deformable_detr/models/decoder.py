@@ -17,7 +17,7 @@ from .feedforward import FeedForward
 from .heads import PredictionHead, corrected, logits_of_references
 
 # The first sub-layer of a decoder layer, in which queries see each other: (content, positions) → content, all
-# (B, Q, C). A route that only training has may take another step than `DecoderLayer.self_attend`.
+# (B, Q, C). A training route may take a step other than `DecoderLayer.self_attend`.
 SelfAttend = Callable[[Tensor, Tensor], Tensor]
 
 

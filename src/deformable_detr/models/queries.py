@@ -128,7 +128,7 @@ class MixedQueries(ProposalQueries):
 
     This is the "mixed query selection" of DINO (Zhang et al., ICLR 2023), in the form of H-DETR.
     Row i of the content, (Q, C), belongs to the i-th best proposal of every image. The positions are those of
-    `ProposalQueries`; the other half of its projection only takes part in the norm.
+    `ProposalQueries`, whose content is computed as well, because both share a layer norm, but is not used.
     """
 
     def __init__(self, num_queries: int, dim: int, head: PredictionHead, mask_invalid: bool):
@@ -184,7 +184,7 @@ class BestProposals(nn.Module):
 
 
 def with_best_proposals(queries: nn.Module) -> nn.Module:
-    """Return `BestProposals` of queries that choose proposals as `ProposalQueries`, and others unchanged."""
+    """Wrap queries in `BestProposals` if they choose proposals as `ProposalQueries` does, and only then."""
     return BestProposals(queries) if chooses_proposals(queries) else queries
 
 

@@ -33,7 +33,7 @@ def ms_deform_attn(
             outside a level are zero.
         attention_weights: (B, Q, M, L, K). They usually sum to one over (L, K), but need not.
         points_per_level: (K_0, …), if the levels have different numbers of points. Locations are then
-            (B, Q, M, P, 2), and weights (B, Q, M, P).
+            (B, Q, M, P, 2), and weights (B, Q, M, P), with P = Σ K_l.
 
     Returns:
         (B, Q, M·D), in the order of the heads.

@@ -79,7 +79,7 @@ def open_source(source: str | Path | Camera, max_pixels: int) -> FrameSource:
 
 
 class VideoFile(FrameSource):
-    """The frames of a file, rotated according to its metadata. Parts that cannot be decoded are counted."""
+    """The frames of a file, rotated according to its metadata. Broken parts are skipped and counted."""
 
     def __init__(self, path: Path, max_pixels: int):
         import_extra("av", "video", f"reading the video {path}")

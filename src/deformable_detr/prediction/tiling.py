@@ -80,7 +80,7 @@ class Tiling:
             side, minimum = 2 * side, self.reach(side)
 
     def _tiles(self, size: tuple[int, int], side: int) -> tuple[tuple[int, int, int, int], ...]:
-        """Return tiles of equal size; they overlap more if the picture's size is not a multiple of theirs."""
+        """Return tiles (x0, y0, x1, y1) of equal size, which overlap by at least `reach`."""
         height, width = (min(side, length) for length in size)
         return tuple(
             (x, y, x + width, y + height)

@@ -51,7 +51,7 @@ def _loss_figure(history: History, x: Axis) -> Figure:
 
 
 def _all_term_figures(history: History, x: Axis) -> list[Figure]:
-    """Return the figures of the model's own loss terms and of those of each route that only training has."""
+    """Return the figures of the model's own loss terms and of those of each training route."""
     title = "Loss terms of the last decoder layer"
     figures = _term_figures(history, x, "", title)
     for route in _routes(history):

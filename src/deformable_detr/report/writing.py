@@ -49,9 +49,9 @@ def write_report(
         data: the data set's folder.
         split: the split to measure on. None means `val`, or else `test`; if the data have neither, the report
             covers only training, settings and data.
-        output: the file to write. None means `report.html` (`report_SPLIT.html` if another split than `val`
+        output: the file to write. None means `report.html` (`report_SPLIT.html` if a split other than `val`
             is named) in the run folder, or in the current folder if `model` is not a run folder.
-        most_images: the maximum number of images to trace to find the stages that lost objects.
+        most_images: the maximum number of images in which missed objects are traced to their stages.
         max_pixels: the largest H·W of a picture, as for `load`.
 
     Returns:

@@ -70,7 +70,7 @@ class History:
 
     @property
     def seconds(self) -> float | None:
-        """The seconds of training, without evaluations; None if a row does not record them."""
+        """The seconds of training, without evaluations; None if there are no updates or one lacks them."""
         if not all("seconds" in row for row in self.updates) or not self.updates:
             return None
         return float(sum(row["seconds"] for row in self.updates))

@@ -144,7 +144,7 @@ class Engine:
         There are at most `max_detections` per picture, best first.
 
         Raises:
-            Refusal: the queue is full, or a picture cannot be used.
+            Refusal: if the queue is full, or a picture cannot be used.
         """
         # A class filter must choose among all detections; without one, the best detections suffice.
         candidates = self.settings.max_detections if selection.leaves_classes_out else max_detections
@@ -160,11 +160,11 @@ class Engine:
     async def explain(self, upload: Upload, threshold: float | None, max_detections: int) -> dict[str, Any]:
         """Return where the model looked in a picture, in the form that the page reads.
 
-        The result is that of `explain.page.page_data`, and `total`, the number of detections. Fewer
-        detections are explained if the model looks at very many points.
+        The result is that of `explain.page.page_data` without `encoder` and `tokens`, but with `total`, the
+        number of detections. Not all of them are explained if the model looks at very many points.
 
         Raises:
-            Refusal: the queue is full, the picture cannot be used, or the model cannot be explained.
+            Refusal: if the queue is full, the picture cannot be used, or the model cannot be explained.
         """
         if not self.can_explain:
             raise Refusal(

@@ -1,6 +1,6 @@
-"""The Open Inference Protocol (KServe's V2) over HTTP, for clients and platforms that speak it.
+"""The Open Inference Protocol (KServe's V2) over HTTP, for clients and platforms that use it.
 
-Tensors of a request and its answer, N pictures with D detections in all:
+The tensors of a request and its answer, for N pictures with D detections in all:
 
     images          BYTES (N)       files (JPEG, PNG, …): binary, or base64 in JSON
     num_detections  INT64 (N)       of each picture
@@ -10,8 +10,8 @@ Tensors of a request and its answer, N pictures with D detections in all:
     category_ids    INT64 (D)       the data set's own ids
     names           BYTES (D)
 
-Binary tensors are understood in requests; answers are JSON, which the protocol allows. Errors are texts here,
-as the protocol states: `{"error": "…"}`.
+Requests may contain binary tensors; answers are always JSON, which the protocol allows. Errors are plain
+texts, as the protocol requires: `{"error": "…"}`.
 """
 
 from __future__ import annotations
@@ -231,7 +231,7 @@ def _read(body: bytes, length: str | None, most: int) -> tuple[_InferRequest, li
 
 
 def _elements(data: memoryview) -> list[Upload]:
-    """Split a binary BYTES tensor: each element is its length, four bytes little-endian, and its bytes."""
+    """Split a binary BYTES tensor: each element is its length (four bytes, little-endian) and its bytes."""
     uploads: list[Upload] = []
     place = 0
     while place < len(data):

@@ -15,14 +15,14 @@ class ServeSettings:
 
     Attributes:
         name: the model's name in answers, on the page and in the metrics.
-        max_batch: maximum number of pictures of equal resized shape that are computed together.
-        batch_wait_ms: maximum time that a picture waits for others of its shape, only while more are
+        max_batch: maximum number of pictures, resized to the same shape, that are computed together.
+        batch_wait_ms: maximum time that a picture waits for others of its shape; it waits only while more are
             expected.
         queue_size: maximum number of pictures accepted and not yet answered; more are refused with 429.
         max_pictures: maximum number of pictures in one request.
         max_body_bytes: maximum size of one request body, counted while it arrives.
         max_bytes_in_flight: maximum size of all bodies in memory at once; more are refused with 429.
-        max_pixels: maximum pixels of a picture, read from its header before it is decoded.
+        max_pixels: maximum number of pixels of a picture, read from its header before it is decoded.
         max_detections: maximum number of detections per picture that a request may ask for.
         timeout_s: time limit for a body to arrive (408) and for a request to be answered (504).
         decode_threads: number of pictures decoded at once.

@@ -17,14 +17,14 @@ from ..report import report_text
 from ..run_folder.names import REPORT_PAGE
 from .parts import Parts
 
-MAX_TRAINING_IMAGES = 200  # to choose thresholds on, if there is no other split
+MAX_TRAINING_IMAGES = 200  # on which thresholds are chosen if there is no other split
 
 
 def finish(run: Parts) -> Detector:
     """Return the detector with the best weights, or with the last ones if there was no evaluation.
 
-    All processes detect objects, and the first process writes the files. As the run is finished and saved, an
-    error is printed and not raised.
+    All processes detect objects, and the first process writes the files. As the run is already finished and
+    saved, an error is printed, not raised.
     """
     best = _best_checkpoint(run)
     detector = Detector.of(best, run.processes.device)
@@ -69,7 +69,7 @@ def _some_of(split: Split) -> Split:
 
 
 def _with_thresholds(run: Parts, best: Checkpoint, split: Split, rows: list[dict[str, Any]]) -> Detector:
-    """Choose the thresholds of the best weights on a split, save them, and say how far to trust them."""
+    """Choose the thresholds of the best weights on a split, save them, and print how reliable they are."""
     device = run.processes.device
     rule: Rule = run.config.train.precision_at_least or "best_f1"
     decision = choose_thresholds(

@@ -1,6 +1,6 @@
 """Adaptation of a run to its data (`train.fit_to_data`): its length, its warm-up and its number of queries.
 
-A recipe's epochs, warm-up and queries suit data sets of a common size. With sixteen pictures, the lite
+A recipe's epochs, warm-up and queries suit data sets of the usual size. With sixteen pictures, the lite
 recipe's 64 epochs are 256 updates, of which 200 would be warm-up; and 100 queries cannot find the 300 objects
 of a crowded picture. Only values that are still the recipe's are adapted, so every one can be set by hand.
 """

@@ -1,4 +1,4 @@
-"""The function that training differentiates: the model's own pass and the routes that only training has."""
+"""The function that training differentiates: the model's own pass and its training routes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..structures import DetectorOutput, FeatureBatch, ImageBatch, Target
 
 
 class Learner(nn.Module):
-    """A model with its routes: all parameters that training changes, for one exchange of gradients.
+    """A model and its routes as one module, so that processes exchange all their gradients together.
 
     Without routes, it computes what `model` does.
     """

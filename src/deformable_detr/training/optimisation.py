@@ -1,7 +1,7 @@
-"""Optimisation: parameter groups, learning rate, moving average (paper, section 5;
-specification §6.1, specification §6.2).
+"""Optimisation: parameter groups, learning rate, moving average (paper, section 5; specification §6.1, §6.2).
 
-Learning rate and decay are pure functions of the update's number, so a resumed run needs no scheduler state.
+The learning rate and the decay of the moving average depend only on the configuration and the update's
+number, so a resumed run needs no scheduler state.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def parameter_groups(
     """Return AdamW's groups: the backbone, the projections that determine where to sample, and all others.
 
     Each has `name`, `params` and `initial_lr`, the rate before `learning_rate_factor`. `routes` may have
-    parameters that only training has.
+    further parameters, which are used only in training.
     """
     further = () if routes is None else routes.named_parameters(prefix="routes")
     groups: dict[str, list[nn.Parameter]] = {"base": [], "backbone": [], "sampling": []}

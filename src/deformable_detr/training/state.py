@@ -37,7 +37,7 @@ class TrainingState:
         step: the number of updates done.
         closed_step: the update after which an epoch was last evaluated and its checkpoints were written.
         best_ap: the best AP so far; None before the first evaluation that has an AP.
-        routes: the routes that only training has, by name. Checkpoints contain nothing of them.
+        routes: the routes, which are used only in training, by name. Checkpoints contain nothing of them.
     """
 
     model: DetectionModel

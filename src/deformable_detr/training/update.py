@@ -18,7 +18,7 @@ from .precision import autocast, gradient_scaler
 from .processes import Processes
 
 MicroBatch = tuple[ImageBatch | FeatureBatch, tuple[Target, ...]]
-# Such as loss.SetCriterion; the stages are those of routes that only training has.
+# Such as loss.SetCriterion; the stages are those of routes, which are used only in training.
 Criterion = Callable[[DetectorOutput, Sequence[Target], BatchCount, Sequence[Stage]], Losses]
 
 _ADVICE = "lower the learning rate (--train.lr), or look at the images with `deformable-detr inspect`"

@@ -87,9 +87,10 @@ def _decoded(data: bytes) -> str:
 
 
 def _lines(text: str) -> dict[str, list[int]]:
-    """Return the lines on which the entries of the file's lists begin; empty for files on a single line.
+    """Return the line on which each entry begins, for each list of the file; {} if it has only one line.
 
-    text: valid JSON with an object at the top.
+    Args:
+        text: valid JSON with an object at the top level.
     """
     decoder = json.JSONDecoder(object_hook=_without_segmentation)
     lines: dict[str, list[int]] = {}

@@ -155,7 +155,7 @@ def _class_names(others: Iterable[Listed]) -> set[str]:
 def _objects(
     annotations: list[tuple[str, Annotation]], classes: ClassTable
 ) -> tuple[RawObjects, list[str], list[Problem]]:
-    """Return columns of the objects that have a name and four numbers, and the file and line of each."""
+    """Return the objects with a name and four numbers, their files and lines, and the others' problems."""
     index_of = {name: index for index, name in enumerate(classes.names)}
     image_index: list[int] = []
     labels: list[int] = []

@@ -95,7 +95,7 @@ class Rows:
         return "polygon" if count % 2 == 0 else None
 
     def finish(self) -> list[Problem]:
-        """Return all collected rows, after the last file."""
+        """Return the problems of all rows; call this after the last file."""
         return self.problems + self._polygons.problems()
 
     def objects(self) -> RawObjects:

@@ -39,8 +39,8 @@ def open_onnx(path: Path) -> ExportedModel:
 def _check_graph(model: Any, tensor_type: Any, path: Path) -> None:
     """Raise a `UserError` if a graph needs other files or has foreign operators.
 
-    Our exports contain their weights and use only ONNX's own operators. Other files could name any file of
-    this machine as their data, or operators that read files.
+    Our exports contain their weights and use only ONNX's own operators. A file from another source could name
+    any file on this machine as its weights, or use operators that read files.
     """
     for message in _messages(model):
         kind = message.DESCRIPTOR.name

@@ -1,4 +1,4 @@
-"""Build the replica of a model that a CPU trains. Only this module determines which parts are replaced."""
+"""Build the replica of a model for training on a CPU. Only this module determines which parts it replaces."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .encoder import UnpaddedEncoder
 
 
 def replica_for_training(model: DetectionModel, device: torch.device, dtype: torch.dtype) -> DetectionModel:
-    """Return a model with the same parameters, predictions and gradients that computes an update faster.
+    """Return a model that computes an update faster, with the same parameters, predictions and gradients.
 
     The parameters and buffers are those of `model`, not copies, so an update changes both. Save only `model`,
-    because the names differ. Predictions and gradients differ in the order of sums. If there
-    is nothing to gain, `model` itself is returned; the paper's recipes are among these.
+    because their names differ. Sums are computed in another order, so predictions and gradients may differ in
+    rounding. If there is nothing to gain, as with the paper's recipes, `model` itself is returned.
 
     Args:
         dtype: the type in which the forward pass computes.

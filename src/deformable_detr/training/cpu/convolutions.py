@@ -1,4 +1,4 @@
-"""Convolutions as a CPU trains them: frozen norms are part of the weights; depthwise ones are native.
+"""Convolutions for training on a CPU: frozen norms scale the weights; depthwise ones have native kernels.
 
 Letters: B batch, C channels, H and W height and width of a map.
 """
@@ -15,10 +15,10 @@ from ...ops.depthwise import depthwise_conv, depthwise_is_native
 
 
 def merge_norms(backbone: nn.Module) -> bool:
-    """Exchange the convolutions of `backbone` and their frozen norms if it has depthwise convolutions.
+    """Merge the convolutions of `backbone` and their frozen norms if some convolutions are depthwise.
 
     Returns:
-        Whether anything was exchanged.
+        Whether anything was merged.
     """
     pairs = list(norms_after_convolutions(backbone))
     if not any(_is_depthwise(backbone.get_submodule(convolution)) for convolution, _ in pairs):
@@ -35,10 +35,10 @@ def _is_depthwise(module: Any) -> bool:
 
 
 class NormedConvolution(nn.Module):
-    """The function norm(convolution(x)) for a frozen norm, without its passes over the map.
+    """The function norm(convolution(x)) for a frozen norm, without the norm's own passes over the map.
 
     norm(W x + b) = (scale · W) x + shift, with a scale and a shift per channel. The weight is scaled in each
-    update, which is little work; so W still learns, and loaded weights have effect.
+    forward pass, which takes little time, so W still learns, and weights that are loaded later take effect.
     """
 
     def __init__(self, convolution: Any, norm: Any):

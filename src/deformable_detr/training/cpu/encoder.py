@@ -1,11 +1,11 @@
-"""The deformable encoder as a CPU trains it: image by image, without the padding.
+"""The deformable encoder for training on a CPU: image by image, without the padding.
 
 In a padded batch, a fifth to a third of the memory tokens of a small data set are padding. The encoder
 computes them like all others, but nothing reads the result: their values are zero in every attention, they
 cannot become queries, and every other step of a layer is separate for each token. So each image passes
 through the layers alone, with its levels cropped to the unpadded part. The tokens, and the gradients of the
-weights, are the same up to the order of sums; sampling outside a cropped level reads zero, as it did in the
-padding. The intermediate results of one image also fit into the cache.
+weights, are the same up to the order of sums; sampling outside a cropped level reads zero, as it would in
+the padding. The intermediate results of one image also fit into the cache.
 
 Letters: B batch, S memory tokens, N unpadded tokens of one image, C channels, L levels.
 """
@@ -27,14 +27,17 @@ ImageShapes = tuple[SpatialShapes, ...]  # the unpadded (H, W) of each level, on
 
 
 class UnpaddedEncoder(Encoder):
-    """An `Encoder` on the same layers that computes only unpadded tokens; those of the padding become 0.
+    """An `Encoder` with the same layers that computes only unpadded tokens; those of the padding become 0.
 
-    A mask that is not a rectangle at the top left of each image is computed as before.
+    If the unpadded part of an image is not a rectangle at its top left, the batch is computed with padding.
     """
 
     @staticmethod
     def suits(encoder: Encoder) -> bool:
-        """Return whether the result is that of `encoder`; dropout would be drawn in another order."""
+        """Return whether the result would be that of `encoder`.
+
+        With dropout, it would not be, because the masks would be drawn in another order.
+        """
         return type(encoder) is Encoder and all(
             type(layer) is EncoderLayer
             and type(layer.attention) is DeformableAttention
@@ -57,7 +60,7 @@ class UnpaddedEncoder(Encoder):
 
 
 def _unpadded_shapes(memory: FeatureMemory) -> ImageShapes | None:
-    """Return the unpadded size of each level of each image, or None if a mask is not a padded rectangle."""
+    """Return the unpadded size of each level of each image, or None if one is not a rectangle."""
     sizes = []
     start = 0
     for height, width in memory.spatial_shapes:

@@ -1,12 +1,13 @@
-"""Routes: further passes through the decoder that only training has (specification §12.5).
+"""Routes: further passes through the decoder, which are used only in training (specification §12.5).
 
-A model has few objects to learn from, and each teaches one query. A route gives it more: queries that may
-share an object, or queries made from the objects themselves. `DetectionModel.forward` knows nothing of
-routes, and a route's own parameters are in the training state only: saved models contain nothing of them.
+An image has few objects, and in the model's own pass, only one query learns each of them. A route adds
+examples: queries that may share an object, or queries made from the objects themselves.
+`DetectionModel.forward` does not use routes, and a route's own parameters are only in the training state:
+saved models do not contain them.
 
 route.py                what a route is
 no_self_attention.py    queries that do not see each other may share an object (DAC-DETR)
-instructed.py           learned tokens tell the queries that they may (Mr. DETR)
+instructed.py           learned tokens show the queries that they may share an object (Mr. DETR)
 denoising.py            queries made from objects with noise (DINO)
 build.py                the routes of a configuration
 """

@@ -1,10 +1,11 @@
 """Contrastive denoising (DINO, Zhang et al., ICLR 2023; DN-DETR, Li et al., CVPR 2022; specification §12.6).
 
-Queries are made from the objects themselves, with noise in box and label. Half of them have little noise and
-learn to restore their object; the other half have more and learn to be background. No matching is needed.
+Queries are made from the objects themselves, with noise in their boxes and labels. Half of them have little
+noise and learn to restore their object; the other half have more and learn to be background. No matching is
+needed.
 
-Letters: B batch, C channels, M objects of the fullest image, G groups. A group has 2M slots for each image:
-M with little noise, then M with more. Images with fewer objects leave slots empty.
+Letters: B batch, C channels, M number of objects in the fullest image, G groups. A group has 2M slots for
+each image: M with little noise, then M with more. Images with fewer objects leave slots empty.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from ...structures import FeatureMemory, Predictions, Queries, Target
 from .route import Route
 
 LABEL_NOISE = 0.25  # the share of labels that are drawn anew
-BOX_NOISE = 1.0  # the largest shift of a corner with little noise, in half sides of its box
+BOX_NOISE = 1.0  # the largest shift of an edge with little noise, relative to half the width or height
 
 
 class Denoising(Route):
-    """Queries whose content is a learned row of their noisy label, and whose reference is their noisy box.
+    """Queries whose content is a learned vector of their noisy label, and whose reference is a noisy box.
 
     Args:
         num_classes: the number of classes.
@@ -77,13 +78,13 @@ class Denoising(Route):
 
 @dataclass(frozen=True)
 class Slots:
-    """The order of the queries: (B, G, 2, M), with little noise before more, flattened image by image.
+    """The slots of the queries, (B, G, 2, M), flattened image by image; those with little noise come first.
 
     Attributes:
         empty: (B, 2M), True for slots without an object; the same in each group.
         rows: the queries that have an object, as indices into all B·G·2·M.
-        restoring: those of them that have little noise, as indices into `rows`.
-        objects: the objects of these, as indices into the objects of the batch.
+        restoring: those of these queries that have little noise, as indices into `rows`.
+        objects: the object of each query in `restoring`, as an index into the objects of the batch.
     """
 
     num_groups: int
@@ -94,7 +95,7 @@ class Slots:
 
     @classmethod
     def of(cls, counts: Sequence[int], num_queries: int) -> Slots:
-        """Lay out as many groups as `num_queries` allow, for images with these numbers of objects."""
+        """Lay out as many groups as `num_queries` allows, at least one, for images with `counts` objects."""
         M = max(1, *counts)
         B, G = len(counts), max(1, num_queries // M)
         real = torch.arange(M) < torch.tensor(counts)[:, None]  # (B, M)
@@ -108,7 +109,7 @@ class Slots:
     def filled(self, targets: Sequence[Target]) -> tuple[Tensor, Tensor]:
         """Return the labels (B, G, 2, M) and the boxes (B, G, 2, M, 4) of the slots, without noise.
 
-        Empty slots have the label 0 and a box in the middle.
+        Empty slots have the label 0 and a box at the centre of the image.
         """
         B, twice_M = self.empty.shape
         M = twice_M // 2
@@ -124,16 +125,16 @@ class Slots:
 
 
 def noisy_labels(labels: Tensor, num_classes: int) -> Tensor:
-    """Replace a share of `LABEL_NOISE` of the labels by labels drawn from all classes."""
+    """Replace a random share of the labels, `LABEL_NOISE`, with labels drawn from all classes."""
     drawn = torch.randint_like(labels, num_classes)
     return torch.where(torch.rand(labels.shape, device=labels.device) < LABEL_NOISE, drawn, labels)
 
 
 def noisy_boxes(boxes_cxcywh: Tensor) -> Tensor:
-    """Shift each side of boxes (B, G, 2, M, 4) on its own; the result is clipped to the image.
+    """Shift each edge of boxes (B, G, 2, M, 4) independently, and clip the result to the image.
 
-    With little noise, the shift is at most half a side of the box, so that the centre of the object stays
-    inside; with more, it is half a side to a whole one.
+    With little noise, an edge shifts by at most half of the box's width or height, so that the centre of the
+    object stays inside; with more noise, it shifts by between half and all of it.
     """
     corners = cxcywh_to_xyxy(boxes_cxcywh)
     share = torch.rand_like(corners)
@@ -141,13 +142,13 @@ def noisy_boxes(boxes_cxcywh: Tensor) -> Tensor:
     sign = torch.randint_like(corners, 2) * 2 - 1
     half = boxes_cxcywh[..., 2:].repeat(1, 1, 1, 1, 2) / 2
     moved = (corners + sign * share * half * BOX_NOISE).clamp(0, 1)
-    # Two sides may have passed each other.
+    # Opposite edges may have passed each other.
     low, high = torch.minimum(moved[..., :2], moved[..., 2:]), torch.maximum(moved[..., :2], moved[..., 2:])
     return xyxy_to_cxcywh(torch.cat([low, high], dim=-1))
 
 
 def attend_within_groups(layer: nn.Module, slots: Slots, content: Tensor, positions: Tensor) -> Tensor:
-    """Let queries (B, G·2·M, C) see those of their own group that have an object, and themselves."""
+    """Let each of the queries (B, G·2·M, C) see itself and the queries of its group that have an object."""
     assert isinstance(layer, DecoderLayer)
     G, twice_M = slots.num_groups, slots.empty.shape[1]
     heads = layer.self_attention.num_heads

@@ -1,7 +1,7 @@
 """A route with instruction tokens (Mr. DETR, Zhang et al., CVPR 2025, its third route; specification §12.5).
 
-In each layer, learned tokens take part in self-attention, from which queries can tell that they may share an
-object here. The norm after it is the route's own.
+In each layer, learned tokens take part in self-attention and show the queries that they may share an object
+in this pass. The norm that follows is the route's own.
 
 Letters: B batch, Q queries, C channels, T tokens.
 """
@@ -39,7 +39,7 @@ class Instruction(nn.Module):
         )
         values = torch.cat([tokens, content], dim=1)  # (B, T + Q, C)
         keys = values + torch.cat([their_positions, positions], dim=1)
-        # Only the queries ask: what the tokens would become is not used.
+        # Tokens are only keys and values, because their own results would not be used.
         attended, _ = layer.self_attention(content + positions, keys, values, need_weights=False)
         normalised: Tensor = self.norm(content + layer.self_dropout(attended))
         return normalised
@@ -48,12 +48,12 @@ class Instruction(nn.Module):
 class Instructed(Route):
     """The queries of the model's own pass, in layers with instruction tokens.
 
-    Mr. DETR has a second proposal head here, which starts almost as a copy of the first one and has the same
-    losses. Here, it would stay a copy.
+    Mr. DETR also has a second proposal head for this pass, which starts almost as a copy of the first one and
+    has the same losses. In this package, it would remain a copy, so it is left out.
 
     Args:
         assigner: assigns the queries.
-        model: the model that will be trained, whose shape this route takes.
+        model: the model that will be trained; the route has one set of tokens for each layer of its decoder.
     """
 
     def __init__(

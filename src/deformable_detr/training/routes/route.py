@@ -1,4 +1,4 @@
-"""A route through the decoder that only training has."""
+"""A route through the decoder, which is used only in training."""
 
 from __future__ import annotations
 
