@@ -7,7 +7,9 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -224,6 +226,7 @@ def test_a_path_below_a_file_is_refused(tmp_path: Path) -> None:
 
 WAITING = """
 import sys
+from collections.abc import Callable
 from deformable_detr.files import replacing
 
 with replacing(sys.argv[1]) as draft:
@@ -266,6 +269,7 @@ def test_an_old_folder_survives_a_kill_between_the_renames(tmp_path: Path) -> No
 def test_many_writers_at_once(tmp_path: Path) -> None:
     program = """
 import sys
+from collections.abc import Callable
 from deformable_detr.files import write_text
 
 for number in range(200):
@@ -275,6 +279,25 @@ for number in range(200):
     assert [writer.wait(600) for writer in writers] == [0, 0, 0]
     assert len(names(tmp_path)) == 21
     assert all(path.stat().st_size == 1000 for path in tmp_path.iterdir())
+
+
+def test_a_folder_of_drafts_that_vanishes_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / DRAFTS).mkdir()
+
+    def after_another_writer(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def reading(folder: Any) -> Any:
+            if isinstance(folder, Path) and folder.name == DRAFTS:
+                folder.rmdir()
+            return read(folder)
+
+        return reading
+
+    for name in ("scandir", "listdir"):
+        monkeypatch.setattr(os, name, after_another_writer(getattr(os, name)))
+    write_text(tmp_path / "a.txt", "whole")
+    assert (tmp_path / "a.txt").read_text() == "whole"
 
 
 def test_json(tmp_path: Path) -> None:

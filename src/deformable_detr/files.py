@@ -153,8 +153,9 @@ def remove_abandoned(folder: Path) -> None:
 
     `replacing` does this only for the folder to which it writes.
     """
-    for drafts in folder.rglob(DRAFTS):
-        _remove_abandoned(drafts)
+    for parent, folders, _ in os.walk(folder):
+        if DRAFTS in folders:
+            _remove_abandoned(Path(parent) / DRAFTS)
 
 
 def check_output_file(path: str | Path) -> Path:
@@ -271,7 +272,9 @@ def _acquire(lock: int) -> bool | None:
 
 def _remove_abandoned(drafts: Path) -> None:
     """Remove the drafts of ended processes from the folder `drafts`, if it exists."""
-    for path in drafts.glob("*.lock"):
+    for path in _entries(drafts):
+        if path.suffix != ".lock":
+            continue
         try:
             lock = os.open(path, os.O_RDWR)
         except OSError:  # its writer has finished, or belongs to another user
@@ -280,10 +283,18 @@ def _remove_abandoned(drafts: Path) -> None:
             os.close(lock)
             continue
         room = path.with_suffix("")
-        for old in (room / "old").glob("*"):  # killed between the renames of `_put_into_place`
+        for old in _entries(room / "old"):  # killed between the renames of `_put_into_place`
             if not (drafts.parent / old.name).exists():
                 os.rename(old, drafts.parent / old.name)
         _close_room(lock, room)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return the entries of a folder; there are none if another writer has removed it."""
+    try:
+        return [folder / name for name in os.listdir(folder)]
+    except OSError:  # `Path.glob` would raise this if the folder vanished between its two calls
+        return []
 
 
 def _follow_umask(draft: Path, file_mode: int) -> None:
