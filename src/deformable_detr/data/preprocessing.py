@@ -33,7 +33,7 @@ def resized_size(size: tuple[int, int], short: int, max_size: int | None = None)
 
 
 def resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Return the picture resized to (H, W) with Pillow's bilinear filter, which is wider when it shrinks."""
+    """Return the picture resized to (H, W) with Pillow's bilinear filter, widened when it is shrunk."""
     height, width = size
     if picture.size == (width, height):
         return picture

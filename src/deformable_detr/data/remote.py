@@ -1,4 +1,4 @@
-"""Reading of files behind URLs of all kinds that fsspec supports, such as `s3://`, `gs://`, `https://`,
+"""Reading files behind URLs of all kinds that fsspec supports, such as `s3://`, `gs://`, `https://`,
 `memory://` and `file://`.
 
 Networks fail occasionally, so a read is tried several times before its error is reported with the URL. Users

@@ -1,4 +1,4 @@
-"""Reading of a data set's pictures behind a URL through a cache of limited size on the local disk."""
+"""Reading a data set's pictures behind a URL through a cache of limited size on the local disk."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class RemoteFolder:
 
 
 def remote_folder(url: str | None, cache_gb: float, cache_folder: str) -> RemoteFolder | None:
-    """Return the folder at `url`, the setting data.images, or None if that is None. Nothing is read yet.
+    """Return the folder at `url` (the setting data.images), or None if `url` is None. Nothing is read yet.
 
     Raises:
         UserError: if `url` is not a URL.

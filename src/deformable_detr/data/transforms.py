@@ -131,8 +131,8 @@ def _random_train_size(scene: _Annotated, generator: np.random.Generator, config
 def _paper(scene: _Annotated, generator: np.random.Generator, config: DataConfig) -> _Annotated:
     """Augment as DETR and Deformable DETR do.
 
-    Half of the pictures are flipped horizontally, half are resized to one of `config.crop_sizes` and cropped
-    at random, and all are resized to one of the training sizes.
+    A picture is flipped horizontally with probability 0.5. With the same probability, it is resized to one of
+    `config.crop_sizes` and cropped at random. It is always resized to one of the training sizes at the end.
     """
     if _happens(generator, 0.5):
         scene = scene.flipped()
@@ -151,9 +151,9 @@ def _paper(scene: _Annotated, generator: np.random.Generator, config: DataConfig
 def _light(scene: _Annotated, generator: np.random.Generator, config: DataConfig) -> _Annotated:
     """Augment small data sets and small pictures mildly, so that most objects stay in the picture.
 
-    Half of the pictures are flipped horizontally, half vertically if `config.vertical_flip` is true, and half
-    are cropped to at least 60 % of each side; boxes of which no more than a quarter is left are dropped. All
-    are resized to one of the training sizes, and their colours are changed slightly.
+    A picture is flipped horizontally, flipped vertically (only if `config.vertical_flip` is true), and
+    cropped to at least 60 % of each side, each with probability 0.5; boxes of which no more than a quarter is
+    left are dropped. It is always resized to one of the training sizes, and its colours are changed slightly.
     """
     if _happens(generator, 0.5):
         scene = scene.flipped()

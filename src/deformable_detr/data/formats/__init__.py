@@ -58,7 +58,7 @@ _LAYOUTS = {
 
 
 def formats_found(root: Path | str) -> tuple[str, ...]:
-    """Return the layouts of a data set, of coco, voc and yolo in this order; empty if it has none of them.
+    """Return which of the layouts coco, voc and yolo a data set has, in this order; empty if it has none.
 
     Args:
         root: the data set's folder, or a COCO JSON or YOLO YAML file.
@@ -85,7 +85,7 @@ def detect_format(root: Path | str) -> str:
 
 
 def list_splits(root: Path | str, *, format: str = "auto") -> tuple[str, ...]:
-    """Return the names of a data set's splits, as it spells them; train, val and test come first."""
+    """Return the splits of a data set by the names that it uses; train, val and test come first."""
     return in_usual_order(_layout(root, format).splits(_place(root)))
 
 
@@ -109,9 +109,8 @@ def read_split(
             only).
 
     Raises:
-        UserError: if the folder, a data set in it, or the split does not exist; if a file is unusable, or no
-            image is left; if `strict` is true and there are problems; or if `images` is given for a layout
-            other than COCO.
+        UserError: if there is no such folder, data set or split; if a file is unusable, or no image is left;
+            if `strict` is true and there are problems; or if `images` is given for another layout than COCO.
     """
     splits = list_splits(root, format=format)
     name = _to_measure_on(splits, root) if split is None else _match(split, splits, root)

@@ -283,7 +283,7 @@ def read_annotation(
 
 
 def read_lines(file: Path) -> list[str]:
-    """Return the lines of a list of names, which need not be UTF-8, as file names need not.
+    """Return the lines of a list of names, which, like file names, need not be UTF-8.
 
     Raises:
         UserError: if the file cannot be read or is far too large, or its UTF-16 is invalid.

@@ -53,7 +53,10 @@ def splits(root: Path) -> tuple[str, ...]:
 
 
 def hint(root: Path) -> str:
-    """Return why this is no data set of this layout although a file resembles one; empty if none does."""
+    """Return the reason why `root` is no data set of this layout, if a file suggests that it is one.
+
+    Otherwise, the result is empty.
+    """
     file = other_json(root) if root.is_dir() else ""
     return (
         f"{file} does not begin with images, annotations, categories or info, as a COCO file does"

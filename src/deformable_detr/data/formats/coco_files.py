@@ -22,7 +22,7 @@ _OTHER_TASKS = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_
 _IMAGE_FOLDERS = ("images", "data", "JPEGImages")
 _ROBOFLOW = "_annotations.coco.json"
 _MOST_FILES = 50  # JSON files tried per folder; a folder with more of them usually has one per picture
-# The file's first key. A COCO file of hundreds of megabytes is not parsed only to recognise it; the rest is
+# The file's first key. A COCO file of hundreds of megabytes is not parsed just to recognise it; the rest is
 # checked when the file is read.
 _BEGINNING = re.compile(
     rb'\s*\{\s*"(images|annotations|categories|info|licenses|type|infos?|dataset)"\s*:\s*[\[{"]'
@@ -150,7 +150,10 @@ def _image_folders(root: Path, split: str, file: Path) -> tuple[str, ...]:
 
 
 def other_json(root: Path) -> str:
-    """Return a JSON file in a place for annotation files that does not look like one; empty if none is."""
+    """Return the path of a JSON file that should be an annotation file, but does not look like one.
+
+    The result is empty if there is no such file.
+    """
     files = [
         file
         for folder in (*folders_in(root, _holds_annotations), str(root))

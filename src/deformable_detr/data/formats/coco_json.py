@@ -1,4 +1,4 @@
-"""Reading of a COCO JSON file, and naming of the locations of its entries.
+"""Reading a COCO JSON file, and naming the locations of its entries.
 
 Outlines are discarded while parsing; lines are counted only if a message has to name an entry.
 """

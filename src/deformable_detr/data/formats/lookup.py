@@ -1,4 +1,4 @@
-"""Finding of the files that annotations name, even if a name is spelled differently on the disk.
+"""Finding the files that annotations name, even if a name is spelled differently on the disk.
 
 Annotation files are written on one machine and read on another. So a name may contain its author's folders
 (`data/images/train/a.jpg`, `C:\\images\\a.jpg`), be composed differently (macOS decomposes accents), or

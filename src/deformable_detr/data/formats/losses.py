@@ -1,4 +1,4 @@
-"""Summaries of how much of the content that a data set's files list cannot be used, and why."""
+"""Messages that state how many of the images and objects of a data set cannot be used, and why."""
 
 from __future__ import annotations
 

@@ -44,7 +44,10 @@ def splits(root: Path) -> tuple[str, ...]:
 
 
 def hint(root: Path) -> str:
-    """Return why this is no data set of this layout although a file resembles one; empty if none does."""
+    """Return the reason why `root` is no data set of this layout, if a file suggests that it is one.
+
+    Otherwise, the result is empty.
+    """
     lists = sorted((root / "ImageSets" / "Main").glob("*.txt")) if root.is_dir() else []
     return f"{lists[0]} is there, but no folder Annotations" if lists else ""
 

@@ -144,9 +144,9 @@ def _lines(file: Path, home: Path) -> Iterator[tuple[str, str]]:
 
 
 def _is_class_list(lines: list[tuple[str, str]], home: Path) -> bool:
-    """Return True if the first lines all have the second column of a class list.
+    """Return True if the first lines all have the second column of a class list, and there are any lines.
 
-    A line does not count if it is, as a whole, the name of an XML file.
+    If a whole line is the name of an existing XML file, the result is False.
     """
     probed = [text for _, text in lines[:_PROBED_LINES]]
     folder = Path(next(iter(_annotations(home))))

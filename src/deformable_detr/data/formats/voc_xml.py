@@ -1,4 +1,4 @@
-"""Parsing of one XML file of Pascal VOC."""
+"""Parsing one XML file of Pascal VOC."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class _Reader:
 
 
 def parse(file: str) -> Annotation | Problem:
-    """Return the annotation, or the problem if it cannot be read, whose `where` is ":line" or empty."""
+    """Return the annotation, or, if it cannot be read, a `Problem` whose `where` is ":line" or empty."""
     try:
         data = read_annotation(file)
     except UserError as error:

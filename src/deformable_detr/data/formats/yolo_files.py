@@ -99,7 +99,10 @@ def read_config(root: Path) -> Config:
 
 
 def hint(root: Path) -> str:
-    """Return why this is no data set of this layout although a file resembles one; empty if none does."""
+    """Return the reason why `root` is no data set of this layout, if a file suggests that it is one.
+
+    Otherwise, the result is empty.
+    """
     if not root.is_dir() or find_files(root):
         return ""
     for folder, names in walk(root):
@@ -147,7 +150,7 @@ def _entries(content: Mapping[str, Any]) -> dict[str, Any]:
 def _with_test_only_if_there(
     splits: dict[str, list[str]], file: Path, base: str, problems: list[Problem]
 ) -> dict[str, list[str]]:
-    """Return the splits, without test if none of its entries exists, which becomes a problem.
+    """Return the splits, but without test if none of its entries exists; this is added to `problems`.
 
     Roboflow writes ../test/images even if there are no test pictures. Test is kept if it is the only split,
     or if an entry is a path outside the data set that exists: reading the split then raises the error.
@@ -203,8 +206,8 @@ def _load_yaml(file: Path) -> dict[str, Any]:
 def _base(value: Any, file: Path, home: str, problems: list[Problem]) -> str:
     """Return the folder to which the value of `path` refers, or `home`, the folder of the file.
 
-    It is `home` if no folder is stated, or if the folder does not exist, which becomes a problem: often it
-    exists only on the author's machine.
+    It is `home` if no folder is stated, or if the folder does not exist, as often happens because it is on
+    the author's machine; the latter is added to `problems`.
 
     Raises:
         UserError: if `path` is not a text, or names an existing folder outside `home`.

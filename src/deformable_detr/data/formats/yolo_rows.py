@@ -31,7 +31,8 @@ _NOTES = {
 class Rows:
     """The rows of label files, collected as columns.
 
-    `places`: file and line of each row that is used. `num_read`: the number of all rows, used or not.
+    `places`: file and line of each row that is used. `num_read`: the number of all rows, used or not, except
+    blank ones.
     """
 
     def __init__(self, classes: ClassTable, keypoints: bool) -> None:
@@ -92,7 +93,8 @@ class Rows:
     def _form(self, values: list[float]) -> str | None:
         """Return the form of a row from its values after the class: box, extra-column, pose or polygon.
 
-        Return None if the row has none of these forms.
+        Return None if the row has none of these forms. If the file that describes the data set announces
+        keypoints, each row with at least four values is a box.
         """
         count = len(values)
         if count == 4:
@@ -144,8 +146,8 @@ def _around(points: list[float], size: tuple[int, int]) -> tuple[float, float, f
 class _Polygons:
     """Statistics of the rows that were taken for polygons, to detect that they may be poses.
 
-    Segments differ in their number of points. Rows with equally many numbers are more likely to be poses, if
-    the first four numbers of each would form a box around all later points.
+    Segments differ in their number of points. Rows that all have the same number of points are probably poses
+    if the first four numbers of each row would form a box around all of its later points.
     """
 
     def __init__(self) -> None:
