@@ -29,10 +29,11 @@ def generate(
     seed: int = 0,
     small_objects: bool = False,
 ) -> Path:
-    """Write the data set in COCO layout: `annotations/instances_{train,val}.json`, `train/`, `val/`.
+    """Write the data set in COCO layout, and return the absolute path of `root`.
 
-    Category ids are 1..6. `area` is the number of visible pixels, and the box encloses them.
-    `root` is written completely or not at all.
+    The files are `annotations/instances_{train,val}.json`, and the pictures are in `train/` and `val/`.
+    Category ids are 1..6. `area` is the number of visible pixels, and the box encloses them. `image_size` is
+    (H, W). `root` is written completely or not at all.
 
     Raises:
         UserError: if `root` is not empty, or a count or size is out of range.

@@ -2,9 +2,9 @@
 
 `read_header` reads only the first bytes of a file (size, EXIF orientation), `open_image` decodes the picture,
 and `read_thumbnail` decodes it as coarsely as the format allows. All of them decide on rotation with
-`should_rotate`, so that inspecting a data set and training on it cannot disagree. Sizes are (H, W).
+`should_rotate`, so that inspection and training treat a data set alike. Sizes are (H, W).
 
-Other modes than RGB are converted as follows:
+Modes other than RGB are converted as follows:
 - grey, 1-bit, palette, CMYK, YCbCr and HSV: by Pillow;
 - transparency of any kind (RGBA, LA, PA, palette or tRNS): composited over white, as viewers show it;
 - 16-bit grey: divided by 257, so that 65535 becomes 255 (Pillow alone would clip at 255);
@@ -56,6 +56,7 @@ class ImageHeader:
     """The properties of an image file that its first bytes state.
 
     `stored_size`: (H, W) of the pixels as they are stored. `orientation`: EXIF's 1 to 8, 1 = upright.
+    `mode`, `format`: as Pillow names them, such as RGB and JPEG.
     A TIFF always counts as upright: Pillow itself rotates it while decoding, and reports the rotated size.
     """
 
@@ -86,10 +87,11 @@ class OpenedImage:
 
 
 def should_rotate(header: ImageHeader, annotated_size: tuple[int, int] | None) -> bool:
-    """Return True if the EXIF orientation must be applied: always, unless boxes refer to the stored pixels.
+    """Return True if a picture must be rotated or mirrored according to its EXIF orientation.
 
-    The size decides: the orientation is applied only if it leads to the annotation's (H, W). If the size is
-    the same either way (half turns, mirroring, square pictures), it is applied, as viewers do.
+    Boxes may refer to the stored pixels, so the annotated (H, W) decides: the orientation is applied only if
+    it leads to that size. If the size is the same either way (half turns, mirroring, square pictures), or
+    there is no annotation (None), it is applied, as viewers do.
     """
     if header.orientation == 1:
         return False
@@ -97,10 +99,10 @@ def should_rotate(header: ImageHeader, annotated_size: tuple[int, int] | None) -
 
 
 def read_header(source: str | os.PathLike[str] | bytes | RemoteFile) -> ImageHeader:
-    """Read the size and orientation of an image file without decoding it.
+    """Return the size, orientation, mode and format of an image file without decoding it.
 
     Raises:
-        UserError: if the file does not exist or is not an image.
+        UserError: if the file cannot be read or is not an image.
     """
     if isinstance(source, bytes):
         name = _name_of_bytes(source)
@@ -120,17 +122,17 @@ def open_image(
     annotated_size: tuple[int, int] | None = None,
     max_pixels: int,
 ) -> OpenedImage:
-    """Decode a picture to upright RGB.
+    """Decode a picture to RGB, upright unless its annotation refers to the stored pixels.
 
     Args:
         source: a path, the bytes of an image file, a file behind a URL, a PIL image of any mode, or an
             (H, W, 3) uint8 RGB array.
-        annotated_size: (H, W) that the annotation states, see `should_rotate`; None without annotation.
+        annotated_size: (H, W) that the annotation states (see `should_rotate`); None if there is none.
         max_pixels: the maximum H·W; larger pictures are refused before anything is decoded.
 
     Raises:
-        UserError: if the file is missing, a folder, not an image or truncated, or the picture is too large or
-            cannot be converted to RGB. The message contains the path.
+        UserError: if the file is missing, a folder, not an image or truncated, or if the picture is too large
+            or cannot be converted to RGB. The message names the file.
     """
     if isinstance(source, np.ndarray):
         _check_array(source)
@@ -155,19 +157,20 @@ def read_thumbnail(
     annotated_size: tuple[int, int] | None = None,
     max_pixels: int,
 ) -> np.ndarray:
-    """Return the whole picture, upright, as a grey float32 array of `size` (H, W).
+    """Return the whole picture, rotated as in `open_image`, as a grey float32 array of `size` (H, W).
 
-    JPEG is decoded at down to an eighth of its side lengths if that is enough, which takes a fraction of the
-    time of `open_image`. The whole file is decoded in any case, so broken files are noticed.
+    A JPEG is decoded at a reduced scale, down to an eighth of each side, if that leaves enough pixels; this
+    takes a fraction of the time of `open_image`. The whole file is read in any case, so broken files are
+    noticed.
 
     Raises:
-        UserError: as `open_image`.
+        UserError: in the same cases as `open_image`.
     """
     name = os.fspath(path)
     with _open_file(name) as file:
         with _naming(name):
             image = _parse(file)
-            # Pillow reads MPO with another reader than JPEG, whose coarse decoding is not reliable.
+            # Pillow's reader of MPO is not that of JPEG, and its decoding at a reduced scale is not reliable.
             if image.format == "JPEG" and image.height * image.width <= max_pixels:
                 rotate = should_rotate(_header_of(image), annotated_size)
                 orientation = _orientation(image)
@@ -195,7 +198,7 @@ def _decode(
 def _finish(
     image: Image.Image, annotated_size: tuple[int, int] | None, max_pixels: int, name: str
 ) -> OpenedImage:
-    """Check the size, convert to RGB, rotate. The result shares no data with `image`."""
+    """Check the size, convert to RGB, and rotate if necessary. The result shares no data with `image`."""
     _check_size((image.height, image.width), max_pixels, name)
     with _naming(name):
         header = _header_of(image)
@@ -208,7 +211,7 @@ def _finish(
             picture = picture.transpose(_TRANSPOSITIONS[header.orientation])
         if picture is image:
             picture = picture.copy()
-    # With its metadata, a saved picture would be rotated a second time when it is opened again.
+    # If the picture were saved with its metadata, it would be rotated again when it is opened.
     picture.info = {}
     fits = annotated_size is None or (picture.height, picture.width) == tuple(annotated_size)
     return OpenedImage(picture, rotated, fits)
@@ -310,7 +313,7 @@ def _name_of_bytes(content: bytes) -> str:
 
 @contextmanager
 def _naming(name: str) -> Iterator[None]:
-    """Convert any exception inside to a UserError that names the file.
+    """Convert any exception raised inside the `with` block to a UserError that names the file.
 
     Given broken bytes, decoders raise almost any kind of exception (OSError, SyntaxError, struct.error,
     KeyError, …), so all kinds are caught; therefore only calls into Pillow belong inside.

@@ -1,11 +1,12 @@
 """Conversion of a data set's records to training batches (specification §1.5, §1.6).
 
-A sample is a pure function of (seed, epoch, index) and the order of an epoch one of (seed, epoch): so
-resuming is a number of updates to skip, the number of worker processes changes nothing, and one total
-batch shows the same images in the same update however it is split over processes and micro-batches.
+A sample is a pure function of (seed, epoch, index), and the order of an epoch is a pure function of (seed,
+epoch). So resuming only means skipping a number of updates; the number of worker processes changes nothing;
+and with the same total batch, each update uses the same images, however they are split over processes and
+micro-batches.
 
 An *update* is one step of the optimiser; it sees a global batch of
-batch_size · accumulate · world_size images, cut into micro-batches of batch_size.
+batch_size · accumulate · world_size images, split into micro-batches of batch_size.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from .records import ImageRecord, Split
 from .seeds import seed_sequence
 from .transforms import training_transform
 
-WORKER_TIMEOUT_S = 300  # per batch; the slowest disks and largest pictures need a tenth of it
+WORKER_TIMEOUT_S = 300  # per batch; with the slowest disks and largest pictures, a tenth is needed
 Sample = tuple[Tensor, Target]
 MicroBatch = tuple[ImageBatch, tuple[Target, ...]]
 SampleKey = tuple[int, int]  # (epoch, index into Split.images)
@@ -44,10 +45,10 @@ SampleKey = tuple[int, int]  # (epoch, index into Split.images)
 class Samples(Dataset[Sample]):
     """Augmented training samples of a split: `samples[epoch, index]` → (pixels (3, h, w), Target).
 
-    Crowd regions are left out, because they do not state where the single objects are.
+    Crowd regions are left out, because they do not state where each object is.
 
     Raises:
-        UserError: the picture cannot be read, or is not of the size that its annotation states.
+        UserError: if the picture cannot be read, or does not have the size that its annotation states.
     """
 
     def __init__(self, split: Split, config: DataConfig, seed: int) -> None:
@@ -96,8 +97,10 @@ def collate(samples: Sequence[Sample]) -> MicroBatch:
 
 
 def steps_per_epoch(num_images: int, total_batch: int) -> int:
-    """Return the number of updates in an epoch. The remainder of a permutation is dropped; a data set smaller
-    than one batch still gives one update."""
+    """Return the number of updates in an epoch.
+
+    Images that do not fill a last batch are dropped, but a data set smaller than one batch gives one update.
+    """
     return max(1, num_images // total_batch)
 
 
@@ -106,8 +109,9 @@ def epoch_order(
 ) -> list[list[int]]:
     """Return the global batches of one epoch as indices of images: a permutation seeded by (seed, epoch).
 
-    A data set smaller than one batch gives one batch, filled by starting over. With `weights`, as many images
-    are drawn, each in proportion to its weight, rounded up or down at random.
+    A data set smaller than one batch gives one batch, which is filled by repeating the permutation. With
+    `weights`, the permutation is replaced by `num_images` draws: the number of times that each image is drawn
+    is proportional to its weight, rounded up or down at random.
     """
     if num_images < 1 or total_batch < 1:
         raise ValueError(f"epoch_order needs images and a batch, not {num_images} and {total_batch}")
@@ -127,9 +131,9 @@ def epoch_order(
 def balancing_weights(split: Split) -> list[float]:
     """Return how often to draw each image, relative to one that has only the most frequent class.
 
-    A class that occurs in n images has the weight sqrt(N / n), and N is the number of images with the most
-    frequent class. An image has the weight of its rarest class (Gupta et al., CVPR 2019, section 3.3), or 1
-    without objects.
+    The weight of a class that occurs in n images is sqrt(N / n), where N is the number of images with the
+    most frequent class. The weight of an image is that of its rarest class (Gupta et al., CVPR 2019, section
+    3.3), or 1 if it has no objects. Crowd regions do not count.
     """
     present = [np.unique(record.labels[~record.crowd]) for record in split.images]
     counts = np.bincount(np.concatenate(present), minlength=1)
@@ -150,8 +154,9 @@ def micro_batch_keys(
     world_size: int = 1,
     balance: bool = False,
 ) -> list[list[SampleKey]]:
-    """Return the samples of rank `rank`'s micro-batches of one epoch; arguments are those of
-    `training_loader`.
+    """Return the keys of the samples in each micro-batch that process `rank` reads in one epoch.
+
+    The arguments are those of `training_loader`.
 
     Raises:
         UserError: if the split has no images.
@@ -167,7 +172,7 @@ def micro_batch_keys(
     micro_batches = []
     for batch in batches[start_step:]:
         for part in range(accumulate):
-            # numbered so that micro-batches hold the same images whatever (world_size, accumulate) is
+            # numbered so that micro-batches hold the same images for any split into (world_size, accumulate)
             start = (part * world_size + rank) * batch_size
             micro_batches.append([(epoch, index) for index in batch[start : start + batch_size]])
     return micro_batches
@@ -186,7 +191,7 @@ def training_loader(
     world_size: int = 1,
     balance: bool = False,
 ) -> DataLoader[MicroBatch]:
-    """Return the loader of rank `rank`'s micro-batches of one epoch, `accumulate` of them per update.
+    """Return the loader of the micro-batches of process `rank` in one epoch, `accumulate` of them per update.
 
     It yields (ImageBatch of `batch_size` images, their targets). PyTorch's global generator is not used.
 
@@ -209,12 +214,12 @@ def training_loader(
         world_size=world_size,
         balance=balance,
     )
-    # more processes than cores only cost memory, and PyTorch warns of them
+    # more processes than cores only cost memory, and PyTorch warns about them
     num_workers = min(config.num_workers, num_cores(), len(micro_batches))
     return _TrainingLoader(
         _MicroBatches(Samples(split, config, seed)),
         sampler=micro_batches,
-        batch_size=None,  # an element of the sampler is a micro-batch already
+        batch_size=None,  # each element of the sampler already is a micro-batch
         collate_fn=_unchanged,
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
@@ -225,13 +230,13 @@ def training_loader(
 
 
 class _MicroBatches(Dataset[Any]):
-    """Micro-batches, which are read by their sample keys.
+    """Micro-batches, each indexed by the keys of its samples.
 
-    A UserError is *returned*, and `_TrainingLoader` raises it: if a worker raised it, PyTorch would raise
-    another one, whose message is a traceback.
+    A UserError is *returned*, and `_TrainingLoader` raises it: if a worker raised it, PyTorch would replace
+    its message with a traceback.
 
-    Workers copy the batch to shared memory here. PyTorch would do that in a thread and lose the batch if
-    there is no space, and training would wait for it for ever.
+    Workers copy the batch to shared memory here. PyTorch would do that in a thread: if there were no space,
+    the batch would be lost, and training would wait for it forever.
     """
 
     def __init__(self, samples: Samples) -> None:
@@ -246,7 +251,7 @@ class _MicroBatches(Dataset[Any]):
 
 
 def _shared(batch: MicroBatch) -> MicroBatch | UserError:
-    """Return the batch with its tensors in shared memory, or a UserError if that is full."""
+    """Return the batch with its tensors in shared memory, or a UserError if there is no room."""
     images, targets = batch
     try:
         for tensor in (images.pixels, images.mask, *(each for one in targets for each in vars(one).values())):
@@ -280,7 +285,7 @@ def lost_workers_as_user_errors() -> Iterator[None]:
 
 class _TrainingLoader(DataLoader[MicroBatch]):
     def __iter__(self) -> Iterator[MicroBatch]:  # type: ignore[override]
-        release_free_memory()  # else a forked worker would keep it, while this process writes to a copy
+        release_free_memory()  # otherwise forked workers would keep it, while this process writes to a copy
         others = set(multiprocessing.active_children())
         batches = super().__iter__()
         workers = set(multiprocessing.active_children()) - others
@@ -290,10 +295,10 @@ class _TrainingLoader(DataLoader[MicroBatch]):
                     raise batch
                 yield batch
         finally:
-            # PyTorch would do so when `batches` is deleted, but an error's traceback may keep it alive.
+            # PyTorch would do this when `batches` is deleted, but an error's traceback may keep it alive.
             shut_down = getattr(batches, "_shutdown_workers", None)
             if shut_down is not None:
-                shut_down()  # asks the workers to end, and waits for some seconds
+                shut_down()  # requests that the workers end, and waits for some seconds
             for worker in workers:
                 worker.kill()  # a worker that hangs ignores the request, and would keep this process alive
                 worker.join(5)
@@ -304,11 +309,11 @@ def _unchanged(batch: Any) -> Any:
 
 
 def prepare_worker(worker: int) -> None:
-    """Leave signals and stopping to the main process, in a worker.
+    """Prepare a worker process: ignore signals, and print no traceback if the main process disconnects.
 
-    Ctrl-C and schedulers signal the whole process group, but training needs its workers to finish its
-    update. The workers end with it, because PyTorch's workers watch their parent process. If it stops while
-    it receives a batch, the thread of the worker that sends it would print a traceback.
+    Ctrl-C and schedulers signal the whole process group, but the main process needs its workers to finish an
+    update. They still end with the main process, because PyTorch's workers watch it. If it stops while it
+    receives a batch, the thread that sends the batch would otherwise print a traceback.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

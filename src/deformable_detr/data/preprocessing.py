@@ -1,6 +1,7 @@
-"""From a picture to the model's input with Pillow and NumPy: resize and normalise (specification §1.3).
+"""Conversion of a picture to the model's input with Pillow and NumPy: resizing and normalising (specification
+§1.3).
 
-It does not import PyTorch, so that an exported model can be used without it.
+This module does not import PyTorch, so that an exported model can be used without it.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ def resized_size(size: tuple[int, int], short: int, max_size: int | None = None)
     """Return (H, W) of a picture of `size` after its short side has been resized to `short` pixels.
 
     If the long side would exceed `max_size`, the short side is round(max_size · short / long) instead.
-    The long side is truncated, not rounded; so it may differ from torchvision's `Resize` by some pixels,
-    and pass `max_size` by a few on long strips: the published results were measured this way. A picture
-    whose short side already fits is left alone.
+    The long side is truncated, not rounded, as it was when the published results were measured. So it may
+    differ by some pixels from the result of torchvision's `Resize`, and exceed `max_size` by a few pixels for
+    long strips. A picture whose short side already has the right length keeps its size.
     """
     height, width = size
     old_short, old_long = min(size), max(size)
@@ -32,7 +33,7 @@ def resized_size(size: tuple[int, int], short: int, max_size: int | None = None)
 
 
 def resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Resize to (H, W) with Pillow's bilinear filter, which widens when it shrinks."""
+    """Return the picture resized to (H, W) with Pillow's bilinear filter, widened when it is shrunk."""
     height, width = size
     if picture.size == (width, height):
         return picture
@@ -40,7 +41,7 @@ def resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def normalised(picture: Image.Image, config: DataConfig) -> np.ndarray:
-    """Scale an RGB picture to [0, 1] and normalise it; return (3, H, W) float32."""
+    """Scale an RGB picture to [0, 1], normalise it by mean and std, and return it as (3, H, W) float32."""
     bytes_per_channel = np.asarray(picture).transpose(2, 0, 1)
     pixels = np.empty(bytes_per_channel.shape, np.float32)
     scale = np.arange(256, dtype=np.float32) / np.float32(255)
@@ -51,6 +52,9 @@ def normalised(picture: Image.Image, config: DataConfig) -> np.ndarray:
 
 
 def model_input(picture: Image.Image, config: DataConfig) -> np.ndarray:
-    """Return what the model sees of an RGB picture: (3, h, w) float32, the short side `config.image_size`."""
+    """Return the model's input for an RGB picture, (3, h, w) float32: resized and normalised.
+
+    The short side is `config.image_size`, or less if the long side would exceed `config.max_size`.
+    """
     size = resized_size((picture.height, picture.width), config.image_size, config.max_size)
     return normalised(resized(picture, size), config)

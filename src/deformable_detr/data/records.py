@@ -1,6 +1,6 @@
 """The records of a data set that has been read, whatever its layout: classes, images, boxes, problems.
 
-Every reader in `data/formats/` returns a `Split`; all other modules only use that.
+Every reader in `data/formats/` returns a `Split`; all other modules use only that.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Problem:
 
     `kind`: a short stable slug such as `zero-size-box`, by which problems are counted.
     `where`: file and line, or file and annotation id. `message`: the problem and how it was handled.
-    If the problem concerns a box with known coordinates: `image` is its picture, and `box_xyxy` the box as
-    the file states it.
+    If the problem concerns a box with known coordinates, `image` is the path of its picture, and `box_xyxy`
+    is the box in pixels before clipping; otherwise both are None.
     """
 
     kind: str
@@ -36,13 +36,14 @@ class ImageRecord:
     """One image and its objects. Labels are class indices (`Split.classes`), never data set ids.
 
     `image_id`: the data set's integer id, or a number that the reader assigns (VOC, YOLO).
-    `size`: (H, W) as the annotation states it; from the file's header if the layout states none (YOLO).
+    `size`: (H, W) as the annotation states it; from the picture's header if it states none, as in YOLO.
     `boxes_xyxy`: (N, 4) float64 pixels of the annotated image, clipped to it.
-    `labels`: (N,) int64. `crowd`: (N,) bool, regions that are neither learned nor counted (COCO's iscrowd).
-    `difficult`: (N,) bool (Pascal VOC): learned, but not counted in Pascal's metric.
+    `labels`: (N,) int64. `crowd`: (N,) bool, True for regions that are neither learned nor counted (COCO's
+    iscrowd).
+    `difficult`: (N,) bool, True for objects that are learned, but not counted in Pascal VOC's metric.
     `area`: (N,) float64, in pixels: COCO's `area` (that of the mask if there is one); otherwise w·h.
-    `annotation_ids`: (N,) int64, those of the data set if it has them.
-    `remote`: the picture behind a URL; `path` is then only its name.
+    `annotation_ids`: (N,) int64, the data set's ids; the reader assigns ids if there are none.
+    `remote`: the picture if it is behind a URL, and `path` is then only its name; otherwise None.
     """
 
     path: Path
@@ -59,7 +60,7 @@ class ImageRecord:
 
     @property
     def file(self) -> Path | RemoteFile:
-        """The picture, for `open_image`."""
+        """The source to pass to `open_image`: `remote` if there is one, otherwise `path`."""
         return self.path if self.remote is None else self.remote
 
     def __len__(self) -> int:
@@ -68,11 +69,11 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class Split:
-    """One part of a data set: train, val, test, …
+    """One part of a data set, such as train, val or test.
 
     `format`: coco, voc or yolo. `source`: the file or folder of the annotations.
     `images` are sorted by `image_id`; images without objects are kept. `num_listed_images`,
-    `num_listed_objects`: the numbers in the files, including unusable entries; None if not counted.
+    `num_listed_objects`: how many the files list, including unusable entries; None if not counted.
     """
 
     name: str
@@ -89,5 +90,5 @@ class Split:
 
     @property
     def num_objects(self) -> int:
-        """The number of objects that can be learned, which excludes crowds."""
+        """The number of objects to learn from, which excludes crowd regions."""
         return sum(int(np.count_nonzero(~image.crowd)) for image in self.images)

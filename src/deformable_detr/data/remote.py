@@ -1,4 +1,5 @@
-"""Files behind a URL of any kind that fsspec reads: `s3://`, `gs://`, `https://`, `memory://`, `file://`, …
+"""Reading files behind URLs of all kinds that fsspec supports, such as `s3://`, `gs://`, `https://`,
+`memory://` and `file://`.
 
 Networks fail occasionally, so a read is tried several times before its error is reported with the URL. Users
 install the library that a protocol needs (s3fs, gcsfs, aiohttp) themselves.
@@ -23,10 +24,10 @@ def is_url(text: str) -> bool:
 
 
 def open_file_system(url: str, *, keeps_listings: bool = True) -> tuple[Any, str]:
-    """Return fsspec's file system of a URL, and the path in it.
+    """Return fsspec's file system for a URL, and the path in that file system.
 
-    With `keeps_listings`, it remembers the folders that it has listed, as is usual for fsspec. A forked
-    process gets its own file system, so the result must not be kept across a fork.
+    With `keeps_listings`, the file system remembers the folders that it has listed, as is usual for fsspec. A
+    forked process gets a separate file system, so the result must not be kept across a fork.
 
     Raises:
         UserError: if the protocol is unknown, its library is not installed, or the URL is malformed.
@@ -45,7 +46,7 @@ def open_file_system(url: str, *, keeps_listings: bool = True) -> tuple[Any, str
 
 
 def read_bytes(url: str, *, attempts: int = ATTEMPTS) -> bytes:
-    """Return the content of the file at a URL. Failed reads are repeated after growing waits.
+    """Return the content of the file at a URL. A failed read is repeated after increasing waits.
 
     A file that does not exist, is a folder, or may not be read is reported at once.
 

@@ -1,4 +1,4 @@
-"""A data set's pictures behind a URL, read through a bounded cache on the local disk."""
+"""Reading a data set's pictures behind a URL through a cache of limited size on the local disk."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _TABLES = """
 
 @dataclass(frozen=True)
 class PictureCache:
-    """Files that were read before, in a local folder that the processes of a machine share.
+    """A cache of files from a URL, in a local folder that all processes of a machine share.
 
-    The files never exceed `max_bytes` together. Once the folder is full, further files are not kept: training
-    reads every picture once per epoch, so keeping a fixed part saves as many reads as any other choice. Only
-    files of other sources are deleted to make room.
+    Together, the files never exceed `max_bytes`. Once the folder is full, further files are not kept:
+    training reads every picture once per epoch, so keeping a fixed part saves as many reads as any other
+    choice. Only files of other sources are deleted to make room.
 
     Attributes:
-        folder: the folder; it may be deleted when nothing is running.
-        max_bytes: the limit; with 0, nothing is kept.
-        source: the URL of the folder that the files come from.
+        folder: the local folder; it may be deleted while no process uses it.
+        max_bytes: the maximum size of all files together; with 0, no file is kept.
+        source: the URL of the folder from which the files are read.
     """
 
     folder: Path
@@ -42,10 +42,10 @@ class PictureCache:
     source: str
 
     def read(self, url: str) -> bytes:
-        """Return the content of the file at a URL, from the folder if it is there.
+        """Return the content of the file at a URL, from the local folder if it was kept there.
 
         Raises:
-            UserError: as `read_bytes`, or if the folder cannot be written.
+            UserError: if the file cannot be read (see `read_bytes`), or the local folder cannot be written.
         """
         name = hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()
         with suppress(FileNotFoundError):
@@ -60,10 +60,10 @@ class PictureCache:
         return self.folder / name[:2] / name
 
     def _reserve(self, name: str, num_bytes: int) -> bool:
-        """Return whether there is room for a file, which then counts as kept.
+        """Reserve space for a file and return True, or return False if there is no room.
 
-        It is counted before it is written. If the process is killed in between, the space stays reserved
-        until the file is read again.
+        The file is counted before it is written. If the process is killed in between, the space stays
+        reserved, and the file is written when it is read again.
         """
         index = self.folder / _INDEX
         with writing(index):
@@ -114,13 +114,13 @@ class RemoteFile:
         return self.url
 
     def read(self) -> bytes:
-        """Return the content; see `PictureCache.read`."""
+        """Return the file's content, from the cache if it was kept there (see `PictureCache.read`)."""
         return self.cache.read(self.url)
 
 
 @dataclass(frozen=True)
 class RemoteFolder:
-    """The folder behind a URL that holds the pictures of a data set, by the names in its annotations.
+    """The folder behind a URL that holds a data set's pictures under the names that its annotations state.
 
     `{split}` in the URL stands for the name of the split, such as val2017.
     """
@@ -139,7 +139,7 @@ class RemoteFolder:
 
 
 def remote_folder(url: str | None, cache_gb: float, cache_folder: str) -> RemoteFolder | None:
-    """Return the folder that `data.images` names, or None if it is null. Nothing is read yet.
+    """Return the folder at `url` (the setting data.images), or None if `url` is None. Nothing is read yet.
 
     Raises:
         UserError: if `url` is not a URL.

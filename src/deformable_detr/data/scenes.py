@@ -21,10 +21,10 @@ from PIL import Image, ImageDraw, ImageFilter
 CLASS_NAMES = ("circle", "square", "triangle", "star", "ring", "cross")
 
 SUPERSAMPLING = 4
-SMALLEST = 8.0  # pixels, long side of an object
+SMALLEST = 8.0  # minimum long side of an object, in pixels
 MIN_VISIBLE = 0.25  # share of an object's area; objects with a smaller visible share are not drawn
 MIN_VISIBLE_PIXELS = 16
-EMPTY_SHARE = 0.02  # share of pictures without objects
+EMPTY_SHARE = 0.02  # share of pictures that are drawn without objects
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Scene:
 
 
 def draw_scene(rng: np.random.Generator, image_size: tuple[int, int], small_objects: bool = False) -> Scene:
-    """Draw a picture of `image_size` (H, W) with its objects.
+    """Return a drawn picture of `image_size` (H, W) with its objects.
 
     The result depends only on the arguments and the generator's state.
     """
@@ -76,8 +76,10 @@ class _Style:
     """The parameters of a kind of scene.
 
     `num_objects`, `num_strokes`, `num_pebbles`: minimum and maximum (inclusive). `small_share`: the share of
-    objects of 8 to 24 pixels; the others have at most `largest` times the picture's short side.
-    `contrast`: minimum colour distance between an object and its background, if it can be reached.
+    objects whose long side is 8 to 24 pixels; that of the others is 16 pixels or more, and at most `largest`
+    times the picture's short side (or 24 pixels, if that is more). `contrast`: minimum colour distance
+    between an object and its background, if it can be reached. `pebble_size`: minimum and maximum length of
+    a pebble, in pixels.
     """
 
     num_objects: tuple[int, int]
@@ -115,7 +117,11 @@ SMALL_OBJECTS_STYLE = _Style(
 
 @dataclass(frozen=True)
 class _Shape:
-    """An object in its window: the window's position in the picture, and the coverage (h, w) in 0..1."""
+    """An object in its window.
+
+    `size`: the object's long side, in pixels. `left`, `top`: the window's position in the picture.
+    `coverage`: (h, w) float32, the share of each pixel of the window that the object covers.
+    """
 
     label: int
     size: float
@@ -297,7 +303,7 @@ def _fractal(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
 
 
 def _grain(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """Draw wood: waves along a direction, bent by noise."""
+    """Return a texture like wood, (H, W) float32: parallel waves that are bent by noise."""
     ys, xs = np.mgrid[: size[0], : size[1]].astype(np.float32)
     angle, period = rng.uniform(0, math.pi), rng.uniform(7, 22)
     along = xs * math.cos(angle) + ys * math.sin(angle) + 14 * _cloud(rng, size, 3)
@@ -306,7 +312,7 @@ def _grain(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
 
 
 def _tiles(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """Draw a floor: tiles of uneven brightness with dark joints."""
+    """Return a texture like a floor, (H, W) float32: tiles of uneven brightness with dark joints."""
     pitch, joint = int(rng.integers(22, 60)), int(rng.integers(1, 3))
     rows, columns = (side // pitch + 2 for side in size)
     tones = rng.uniform(-0.9, 0.9, (rows, columns)).astype(np.float32)
@@ -325,10 +331,14 @@ _TEXTURES: tuple[Callable[[np.random.Generator, tuple[int, int]], np.ndarray], .
 
 
 def _strew(rng: np.random.Generator, canvas: np.ndarray, base: np.ndarray, style: _Style) -> np.ndarray:
-    """Draw clutter: strokes and long pebbles with the sizes and colours of objects, but other shapes."""
+    """Return the background `canvas`, (H, W, 3) float32, with clutter drawn on it.
+
+    The clutter consists of strokes and long pebbles, whose sizes and colours are like those of objects, but
+    whose shapes differ. Its colours vary around `base`.
+    """
     height, width = canvas.shape[:2]
     scale = 2
-    # nearest, so that pixels without clutter are unchanged when the picture is reduced again below
+    # nearest neighbour, so that pixels without clutter are unchanged when the picture is reduced again below
     picture = Image.fromarray(canvas.astype(np.uint8)).resize(
         (width * scale, height * scale), Image.Resampling.NEAREST
     )
@@ -351,7 +361,7 @@ def _strew(rng: np.random.Generator, canvas: np.ndarray, base: np.ndarray, style
 
 
 def _pebble(rng: np.random.Generator, size: float) -> np.ndarray:
-    """Draw a bent blob, two to four times as long as wide."""
+    """Return the outline of a bent blob, about two to four times longer than wide: (24, 2) points (x, y)."""
     angles = np.linspace(0, 2 * math.pi, 24, endpoint=False)
     radii = 1 + sum(
         rng.uniform(0, 0.22) * np.cos(wave * angles + rng.uniform(0, 2 * math.pi)) for wave in (2, 3, 4)
@@ -362,14 +372,17 @@ def _pebble(rng: np.random.Generator, size: float) -> np.ndarray:
 
 
 def _stroke(rng: np.random.Generator, length: float) -> np.ndarray:
-    """Draw a curve with one bend."""
+    """Return a curve with one bend, as (12, 2) points (x, y)."""
     t = np.linspace(0, 1, 12)[:, None]
     bend = np.array([rng.uniform(0.2, 0.8), rng.uniform(-0.7, 0.7)])
     return _turned(rng, (2 * t * (1 - t) * bend + t**2 * (1.0, 0.0)) * length)
 
 
 def _paint(rng: np.random.Generator, canvas: np.ndarray, shapes: list[_Shape], style: _Style) -> np.ndarray:
-    """Paint the shapes on the background, farthest first, each with its shadow on the pixels behind it."""
+    """Paint the shapes on the background `canvas`, which is changed and returned.
+
+    The farthest shape is painted first. Each shape throws a shadow on the pixels behind it.
+    """
     angle = rng.uniform(0, 2 * math.pi)
     light = np.array([math.cos(angle), math.sin(angle)])
     shadow = rng.uniform(0.0, 0.5)
@@ -400,8 +413,11 @@ def _throw_shadow(canvas: np.ndarray, shape: _Shape, light: np.ndarray, strength
 def _coat(
     rng: np.random.Generator, shape: _Shape, behind: np.ndarray, light: np.ndarray, style: _Style
 ) -> np.ndarray:
-    """Return the surface of a shape, (h, w, 3) float32: a colour that contrasts with the background, shading,
-    and perhaps stripes and a rim."""
+    """Return the surface of a shape, (h, w, 3) float32.
+
+    It has a colour that contrasts with `behind`, the mean colour of the background, and is shaded according
+    to the direction of `light`. Some surfaces also have stripes or a rim.
+    """
     candidates = _colours(rng, 8, (0.3, 1.0), (0.2, 1.0))
     contrasts = np.linalg.norm(candidates - behind, axis=1)
     enough = contrasts >= style.contrast
@@ -427,7 +443,7 @@ def _coat(
 
 
 def _photograph(rng: np.random.Generator, canvas: np.ndarray) -> Image.Image:
-    """Add uneven light, sensor noise and, in some pictures, a slight blur."""
+    """Return the canvas as a picture with uneven light, sensor noise and sometimes a slight blur."""
     size = (canvas.shape[0], canvas.shape[1])
     light = 1 + rng.uniform(0, 0.2) * _cloud(rng, size, 2)
     noise = rng.uniform(1, 6) * rng.standard_normal(size, dtype=np.float32)

@@ -1,11 +1,12 @@
 """Transforms of a picture and its boxes to the model's input: resize, augment, normalise (specification §1.3,
 §1.4).
 
-Built on the kernels of torchvision.transforms.v2, which move a picture and its boxes alike. The `v2`
-classes themselves draw from PyTorch's global generator; here every draw comes from the one generator
-passed in, so that a training sample is a pure function of (seed, epoch, index).
+The transforms use the functions of torchvision.transforms.v2, which treat a picture and its boxes alike. The
+`v2` classes themselves draw from PyTorch's global generator; here every random number comes from the
+generator passed in, so that a training sample is a pure function of (seed, epoch, index).
 
-Letters: H, W the annotated picture; h, w what the model sees; N objects. Sizes are (H, W).
+Letters: H, W are the size of the annotated picture; h, w that of the model's input; N is the number of
+objects. Sizes are (H, W).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from .preprocessing import model_input, normalised, resized, resized_size
 EvaluationTransform = Callable[[Image], Tensor]
 TrainingTransform = Callable[[Image, Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor, Tensor]]
 
-# share of each side that the "light" crop keeps, and of a box that must remain
+# The share of each side that the "light" crop keeps, and the share of a box that must be left to keep it.
 LIGHT_CROP_SIDE = (0.6, 1.0)
 LIGHT_MIN_VISIBLE = 0.25
 LIGHT_JITTER = 0.2
@@ -36,7 +37,7 @@ LIGHT_JITTER = 0.2
 def evaluation_transform(config: DataConfig) -> EvaluationTransform:
     """Return the transform of an RGB picture (H, W) to normalised float pixels (3, h, w).
 
-    The short side becomes `config.image_size`.
+    The short side becomes `config.image_size`, or less if the long side would exceed `config.max_size`.
     """
     return partial(_transform_for_evaluation, config=config)
 
@@ -45,18 +46,18 @@ def training_transform(config: DataConfig) -> TrainingTransform:
     """Return the augmentation that `config.augmentation` names.
 
     Returns:
-        transform(picture, boxes_xyxy, labels, generator) → (pixels, boxes_cxcywh, labels), where
-        picture is RGB, boxes_xyxy (N, 4) pixels of the picture, labels (N,) int64, and the result is
-        pixels (3, h, w) normalised, boxes_cxcywh (N', 4) float32 in [0, 1] of them, labels (N',).
-        N' ≤ N: boxes without area in what is left of the picture are dropped; N' may be 0.
-        The same state of `generator` gives the same result; no other randomness is used.
+        transform(picture, boxes_xyxy, labels, generator) → (pixels, boxes_cxcywh, labels). The arguments
+        are an RGB picture, boxes_xyxy (N, 4) in pixels of it, and labels (N,) int64. The results are
+        normalised pixels (3, h, w), boxes_cxcywh (N', 4) float32 as fractions of (w, h), and labels (N',).
+        Boxes without area in the part of the picture that is left are dropped, so N' ≤ N; N' may be 0.
+        The same state of `generator` gives the same result; no other source of randomness is used.
     """
     return partial(_transform_for_training, config=config)
 
 
 @dataclass(frozen=True)
 class _Annotated:
-    """A picture and its objects, which only change together. `boxes`: (N, 4) xyxy pixels."""
+    """A picture and its objects, transformed together. `boxes`: (N, 4) xyxy, in pixels of the picture."""
 
     picture: Image
     boxes: BoundingBoxes
@@ -77,8 +78,11 @@ class _Annotated:
         return replace(self, picture=F.vertical_flip(self.picture), boxes=F.vertical_flip(self.boxes))
 
     def cropped(self, top: int, left: int, size: tuple[int, int], min_visible: float = 0.0) -> _Annotated:
-        """Crop the picture. Boxes are shifted, clipped, and dropped unless over `min_visible` of their area
-        is left."""
+        """Return the part of the picture that begins at (top, left) and has `size` (H, W).
+
+        Boxes are shifted and clipped; a box is dropped unless more than the share `min_visible` of its area
+        is left.
+        """
         boxes = F.crop(self.boxes, top, left, *size)
         keep = _area(boxes) > min_visible * _area(self.boxes)
         return _Annotated(
@@ -125,14 +129,17 @@ def _random_train_size(scene: _Annotated, generator: np.random.Generator, config
 
 
 def _paper(scene: _Annotated, generator: np.random.Generator, config: DataConfig) -> _Annotated:
-    """Augment as DETR and Deformable DETR do: flip, random crop half of the time, resize to one of the
-    training sizes."""
+    """Augment as DETR and Deformable DETR do.
+
+    A picture is flipped horizontally with probability 0.5. With the same probability, it is resized to one of
+    `config.crop_sizes` and cropped at random. It is always resized to one of the training sizes at the end.
+    """
     if _happens(generator, 0.5):
         scene = scene.flipped()
     if _happens(generator, 0.5):
         short = int(generator.choice(config.crop_sizes))
         scene = scene.resized(resized_size(scene.size, short))
-        # a side below crop_min (crop_sizes smaller than it) is kept whole
+        # a side shorter than crop_min is kept whole, which happens if crop_sizes contains such sizes
         height, width = (
             int(generator.integers(min(side, config.crop_min), min(side, config.crop_max) + 1))
             for side in scene.size
@@ -142,9 +149,11 @@ def _paper(scene: _Annotated, generator: np.random.Generator, config: DataConfig
 
 
 def _light(scene: _Annotated, generator: np.random.Generator, config: DataConfig) -> _Annotated:
-    """Augment small data sets and small pictures, without moving most of an object out of the picture.
+    """Augment small data sets and small pictures mildly, so that most objects stay in the picture.
 
-    It flips, crops to most of each side, resizes to one of the training sizes, and jitters colours mildly.
+    A picture is flipped horizontally, flipped vertically (only if `config.vertical_flip` is true), and
+    cropped to at least 60 % of each side, each with probability 0.5; boxes of which no more than a quarter is
+    left are dropped. It is always resized to one of the training sizes, and its colours are changed slightly.
     """
     if _happens(generator, 0.5):
         scene = scene.flipped()

@@ -5,7 +5,7 @@ dropped or clipped, never silently: each is reported as a `Problem` with file an
 Kinds:
 
     boxes         zero-size-box, negative-box, box-not-finite, box-outside-image, box-in-fractions (dropped),
-                  box-over-border (clipped; from 0.1 pixels on)
+                  box-over-border (clipped; reported if by more than 0.1 pixels)
     objects       not-a-number, malformed-box, missing-name, wrong-column-count, not-a-fraction,
                   class-out-of-range, malformed-annotation, unknown-category, unknown-image (dropped);
                   duplicate-annotation-id, missing-annotation-id, bad-area, bad-iscrowd (kept, corrected)
@@ -17,9 +17,9 @@ Kinds:
     notes         polygon, pose, extra-column, path-not-found, missing-split, respelt-name: nothing is lost,
                   and `strict` allows them
 
-A split has its name in the data set; `val` also finds val2017 and valid, `train` finds train2017. Input is
-treated only as data: no path leaves the data set's folder, XML with a document type is refused, and YAML tags
-have no effect.
+A split is called by its name in the data set, but `val` also finds val2017 and valid, and `train` finds
+train2017. Input is treated only as data: no path leaves the data set's folder, XML with a document type is
+refused, and YAML tags have no effect.
 """
 
 from __future__ import annotations
@@ -58,9 +58,10 @@ _LAYOUTS = {
 
 
 def formats_found(root: Path | str) -> tuple[str, ...]:
-    """Return the layouts that a data set has, out of coco, voc, yolo in this order; empty if it has none.
+    """Return which of the layouts coco, voc and yolo a data set has, in this order; empty if it has none.
 
-    root: the data set's folder, or a COCO JSON or YOLO YAML file.
+    Args:
+        root: the data set's folder, or a COCO JSON or YOLO YAML file.
 
     Raises:
         UserError: if `root` does not exist.
@@ -70,7 +71,7 @@ def formats_found(root: Path | str) -> tuple[str, ...]:
 
 
 def detect_format(root: Path | str) -> str:
-    """Return the layout that "auto" reads: the first of `formats_found`.
+    """Return the layout that "auto" selects: the first of `formats_found`.
 
     Raises:
         UserError: if `root` is not a data set; the message lists the files that were looked for.
@@ -84,7 +85,7 @@ def detect_format(root: Path | str) -> str:
 
 
 def list_splits(root: Path | str, *, format: str = "auto") -> tuple[str, ...]:
-    """List the splits of a data set by the names that it uses; train, val and test come first."""
+    """Return the splits of a data set by the names that it uses; train, val and test come first."""
     return in_usual_order(_layout(root, format).splits(_place(root)))
 
 
@@ -100,15 +101,16 @@ def read_split(
 
     Args:
         root: the data set's folder, or a COCO JSON or YOLO YAML file.
-        split: the split's name, see `list_splits`; None means the one that training measures on, which is
-            `val` or else `test`.
+        split: the split's name (see `list_splits`); None means the split on which training measures: val,
+            or test if there is no val.
         format: coco, voc or yolo; auto recognises the layout.
-        strict: refuse data with problems (except `NOTES`) instead of dropping broken entries.
-        images: the folder behind a URL that holds the pictures, if they are not in the data set (only COCO).
+        strict: whether to refuse data with problems (except `NOTES`) instead of dropping broken entries.
+        images: the folder behind a URL that holds the pictures, if they are not in the data set (COCO
+            only).
 
     Raises:
-        UserError: if there is no such folder, no data set in it, no such split, a file is unusable, no image
-            is left, or there are problems in strict mode.
+        UserError: if there is no such folder, data set or split; if a file is unusable, or no image is left;
+            if `strict` is true and there are problems; or if `images` is given for another layout than COCO.
     """
     splits = list_splits(root, format=format)
     name = _to_measure_on(splits, root) if split is None else _match(split, splits, root)
@@ -161,7 +163,7 @@ def _in_brackets(hints: Sequence[str]) -> str:
 
 
 def _place(root: Path | str) -> Path:
-    # Absolute, but with links kept, so that messages use the path that the user gave.
+    # Absolute, but links are kept, so that messages use the path that the user gave.
     place = Path(os.path.abspath(root))
     if not place.exists():
         raise UserError(f"there is no data set at {root}: check the path.")

@@ -6,7 +6,7 @@ over the whole split, and assigned to their images. So the three layouts treat b
 
 This module also assigns image ids if a layout has none.
 
-N: objects of the split.
+N is the number of objects of the split.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from ..remote_folder import RemoteFile
 from .lookup import Files
 
 # Pixels by which a box may extend beyond the image without a report, since rounding to a few decimals can
-# cause that (COCO writes two; YOLO's usual six are 0.01 pixels in a picture of 10000). It is still clipped.
+# cause that (COCO writes two; YOLO's usual six are 0.01 pixels in a picture of 10000). The box is clipped.
 ROUNDING = 0.1
 
 # Nobody annotates so many objects in one picture, and processing them would take minutes and gigabytes.
 MOST_OBJECTS = 100_000
 _TOO_MANY = f"{{:,}} objects in one picture, more than {MOST_OBJECTS:,}: it is left out with all of them"
 
-# Boxes in pixels that all lie within the first pixel of pictures larger than this are fractions.
+# In pictures whose sides are all longer than this, boxes within the first pixel may be fractions.
 _LARGER_THAN_FRACTIONS = 4
 
-# The annotation of one image has a few kilobytes. A file larger than this is something else: not parsed.
+# The annotation of one image has a few kilobytes. A larger file than this is something else and not parsed.
 MAX_ANNOTATION_BYTES = 16 * 2**20
 MAX_LIST_BYTES = 256 * 2**20  # names of some millions of images
 
 
 class RawImage(NamedTuple):
-    """An image whose file exists or is `remote`. `size` is (H, W)."""
+    """An image whose file exists, or that is behind a URL (`remote`). `size` is (H, W)."""
 
     path: str
     file_name: str
@@ -68,7 +68,7 @@ class RawObjects:
     annotation_ids: np.ndarray
 
     def take(self, rows: np.ndarray, position: np.ndarray) -> RawObjects:
-        """Return the objects of some rows; `position` is the new position of each image."""
+        """Return the objects in `rows`; `position` maps the old position of each image to the new one."""
         return RawObjects(
             image_index=position[self.image_index[rows]],
             labels=self.labels[rows],
@@ -83,7 +83,7 @@ class RawObjects:
 def assemble(
     images: Sequence[RawImage], objects: RawObjects, where: Callable[[int], str]
 ) -> tuple[tuple[ImageRecord, ...], list[Problem]]:
-    """Return records sorted by image id, and the problems of their boxes.
+    """Return records sorted by image id, and the problems with boxes or with the number of objects.
 
     `where` returns the location (file and line, or annotation id) of the object in a row of `objects`.
     """
@@ -119,7 +119,7 @@ def assemble(
 def _without_crowded(
     images: Sequence[RawImage], objects: RawObjects, where: Callable[[int], str], counts: np.ndarray
 ) -> tuple[tuple[ImageRecord, ...], list[Problem]]:
-    """Assemble the images with at most MOST_OBJECTS objects; each other one is a problem."""
+    """Assemble the images with at most MOST_OBJECTS objects, and report each of the others as a problem."""
     few = counts <= MOST_OBJECTS
     crowded = [
         Problem("too-many-objects", images[index].file_name, _TOO_MANY.format(counts[index]))
@@ -137,7 +137,10 @@ def _without_crowded(
 def _records(
     images: Sequence[RawImage], objects: RawObjects, boxes_xyxy: np.ndarray, keep: np.ndarray
 ) -> tuple[ImageRecord, ...]:
-    """Return records sorted by image id, with the checked boxes (N, 4) where `keep` (N,) is True."""
+    """Return records sorted by image id, with the objects for which `keep` (N,) is True.
+
+    `boxes_xyxy`: (N, 4), checked.
+    """
     by_id = sorted(range(len(images)), key=lambda index: images[index].image_id)
     rank = np.empty(len(images), dtype=np.int64)
     rank[by_id] = np.arange(len(images))
@@ -176,9 +179,10 @@ def _records(
 
 
 def _fractions(boxes_xyxy: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Return (N,) bool, True for boxes within the first pixel of their picture.
+    """Return (N,) bool, True for boxes that look like fractions of their pictures' sides instead of pixels.
 
-    All are False unless these are at least two boxes and more than half of all.
+    These are the boxes within the first pixel of a picture that is not tiny. If there are fewer than two of
+    them, or they are at most half of all boxes, the result is False for all.
     """
     within = (boxes_xyxy >= 0).all(axis=1) & (boxes_xyxy <= 1 + 1e-3).all(axis=1)
     within &= sizes.min(axis=1, initial=np.inf) > _LARGER_THAN_FRACTIONS
@@ -189,9 +193,9 @@ def _fractions(boxes_xyxy: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 def check_boxes(
     boxes_xyxy: np.ndarray, sizes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str, str]]]:
-    """Check boxes (N, 4) in images of sizes (N, 2), given as (H, W).
+    """Check boxes (N, 4) in images of the sizes (N, 2), which are (H, W).
 
-    Returns the boxes clipped to their images, which of them to keep (N,) bool, and the findings as
+    Return the boxes clipped to their images, which of them to keep (N,) bool, and the findings as
     (row, kind, message) in the order of the rows.
     """
     with np.errstate(invalid="ignore", over="ignore"):
@@ -232,7 +236,7 @@ def check_boxes(
 
 
 def image_ids(names: Iterable[str]) -> dict[str, int]:
-    """Assign ids to the images of a layout without ids. They depend on the file names, not on their order.
+    """Return an id for each file name, for a layout that states none. The order of `names` does not matter.
 
     If every file name is a whole number and no two numbers are equal (`000012.jpg`, `7.jpg`), the ids are
     these numbers, as in Pascal VOC 2007 and COCO. Otherwise, the ids are 1, 2, 3, … in the order of the
@@ -248,7 +252,7 @@ def image_ids(names: Iterable[str]) -> dict[str, int]:
 
 
 def respelt_names(files: Files, where: str) -> list[Problem]:
-    """Return a note if files were found although their names are spelled differently on the disk."""
+    """Return one note if any files were found under another spelling on the disk, otherwise an empty list."""
     if not files.respelt:
         return []
     asked, found = files.respelt[0]
@@ -265,7 +269,7 @@ def read_annotation(
     """Return the bytes of an annotation file.
 
     Raises:
-        UserError: if it cannot be read or is far too large, which is noticed before anything is read.
+        UserError: if the file cannot be read, or has more than `most_bytes`, which is checked before reading.
     """
     try:
         size = os.path.getsize(path)
@@ -279,7 +283,11 @@ def read_annotation(
 
 
 def read_lines(file: Path) -> list[str]:
-    """Return the lines of a list of names, which, like file names, need not be UTF-8."""
+    """Return the lines of a list of names, which, like file names, need not be UTF-8.
+
+    Raises:
+        UserError: if the file cannot be read or is far too large, or its UTF-16 is invalid.
+    """
     data = read_annotation(str(file), MAX_LIST_BYTES, "a list")
     try:
         if data.startswith((b"\xff\xfe", b"\xfe\xff")):

@@ -14,7 +14,7 @@ The class index is the position among the categories sorted by id, whatever the 
 gaps, 0-based, …). Boxes are [x, y, width, height] in pixels, with x and y measured from the corner of the
 first pixel; they are used unchanged. Crowd regions are kept and marked. All segmentations are ignored.
 
-No image is opened. N: objects of the split.
+An image is opened only if the file states no usable size for it. N is the number of objects of the split.
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ def splits(root: Path) -> tuple[str, ...]:
 
 
 def hint(root: Path) -> str:
-    """Explain why there is no data set of this layout, if something resembles one."""
+    """Return the reason why `root` is no data set of this layout, if a file suggests that it is one.
+
+    Otherwise, the result is empty.
+    """
     file = other_json(root) if root.is_dir() else ""
     return (
         f"{file} does not begin with images, annotations, categories or info, as a COCO file does"
@@ -66,7 +69,7 @@ def read(root: Path, split: str, folder: RemoteFolder | None = None) -> Split:
     """Read one split; `folder` holds its pictures if they are not in the data set.
 
     Raises:
-        UserError: if the file as a whole, or every image in it, is unusable.
+        UserError: if the annotation file as a whole, or every category in it, is unusable.
     """
     source = find_sources(root)[split]
     content = load(source.file)
@@ -127,7 +130,7 @@ def _classes(rows: list[Any], places: Places, problems: list[Problem]) -> ClassT
 
 
 def _stated(rows: list[Any], places: Places, problems: list[Problem]) -> _Stated:
-    """Return the usable entries of the file's list of images."""
+    """Return the usable entries of the list of images by image id; add the others to `problems`."""
     stated: _Stated = {}
     for position, row in enumerate(rows):
         image_id = values.whole_number(row.get("id")) if isinstance(row, dict) else None
@@ -143,7 +146,7 @@ def _stated(rows: list[Any], places: Places, problems: list[Problem]) -> _Stated
 
 
 def _images(stated: _Stated, source: Source, places: Places, problems: list[Problem]) -> list[RawImage]:
-    """Return the images that exist."""
+    """Return the images whose file exists and whose size is known; add the others to `problems`."""
     files = Files(source.root)
     found = NamedFiles(files, source.folders, [row["file_name"] for _, row in stated.values()])
     images = []
@@ -167,7 +170,7 @@ def _images(stated: _Stated, source: Source, places: Places, problems: list[Prob
 def _remote_images(
     stated: _Stated, folder: RemoteFolder, split: str, places: Places, problems: list[Problem]
 ) -> list[RawImage]:
-    """Return the images behind a URL. Whether they exist shows when they are read."""
+    """Return the images behind a URL. Those that do not exist are only noticed when they are read."""
     images = []
     for image_id, (position, row) in stated.items():
         name = row["file_name"]
@@ -202,7 +205,10 @@ def _size(
 
 
 class _Judged(NamedTuple):
-    """An annotation whose own fields can be used, and its position in the file's list."""
+    """An annotation with valid fields, although its image or category may not exist.
+
+    `position`: its index in the file's list. `xywh`: the box, unchecked.
+    """
 
     position: int
     image_id: int
@@ -217,7 +223,7 @@ class _UnusableError(Exception):
 def _objects(
     rows: list[Any], classes: ClassTable, images: list[RawImage], known_ids: np.ndarray, places: Places
 ) -> tuple[RawObjects, np.ndarray, list[Problem]]:
-    """Return columns of the objects with a known image and category, and the position of each in `rows`."""
+    """Return the objects with a usable image and category, their positions in `rows`, and the problems."""
     problems = []
     sound: list[_Judged] = []
     for position, row in enumerate(rows):
@@ -239,7 +245,7 @@ def _objects(
         position = sound[index].position
         problems.append(Problem(kind, places.annotation(rows[position], position), f"{what}: dropped"))
 
-    # Objects of an image that was left out are dropped without a report: the image has its own problem.
+    # Objects of an image that was left out are dropped without a report: the image itself is reported.
     image_index, image_usable = _positions(image_id, [image.image_id for image in images])
     labels, _ = _positions(category_id, classes.category_ids)
     keep = np.flatnonzero(category_known & image_usable)
@@ -262,7 +268,7 @@ def _objects(
 
 
 def _judge(row: Any, position: int) -> _Judged:
-    """Check the fields of one annotation; raise _UnusableError if one of them is unusable."""
+    """Return the fields of one annotation; raise _UnusableError if one of them is unusable."""
     if not isinstance(row, dict):
         raise _UnusableError("malformed-annotation", "not an object")
     image_id = values.whole_number(row.get("image_id"))
@@ -281,7 +287,7 @@ def _judge(row: Any, position: int) -> _Judged:
 def _crowds(
     rows: list[dict[str, Any]], at: np.ndarray, places: Places, problems: list[Problem]
 ) -> np.ndarray:
-    """Return which annotations are crowds, (N,) bool. A value that is neither 0 nor 1 counts as 0."""
+    """Return which annotations are crowds, (N,) bool. Unusable values count as 0 and are reported."""
     crowds = np.zeros(len(rows), dtype=bool)
     missing: list[int] = []
     for index, row in enumerate(rows):
@@ -303,7 +309,7 @@ def _crowds(
 def _annotation_ids(
     rows: list[dict[str, Any]], at: np.ndarray, places: Places, problems: list[Problem]
 ) -> np.ndarray:
-    """Return the annotations' ids, with a free one for each that is missing or already used."""
+    """Return the annotations' ids, (N,) int64. Missing or repeated ids become free ones and are reported."""
     ids: list[int | None] = []
     taken: set[int] = set()
     for row, position in zip(rows, at.tolist(), strict=True):
@@ -324,7 +330,7 @@ def _annotation_ids(
 
 
 def _areas(rows: list[dict[str, Any]], at: np.ndarray, places: Places, problems: list[Problem]) -> np.ndarray:
-    """Return the areas, (N,) float64, with NaN if no area is stated or the value is invalid."""
+    """Return the areas, (N,) float64: NaN if none is stated or the value is invalid, which is reported."""
     areas = np.full(len(rows), np.nan)
     for index, row in enumerate(rows):
         area = values.number(row.get("area"))
@@ -339,8 +345,10 @@ def _areas(rows: list[dict[str, Any]], at: np.ndarray, places: Places, problems:
 
 
 def _positions(values: np.ndarray, among: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the position of each value in `among` (any order, no repeats), and a mask of those that it
-    contains."""
+    """Return the position of each value in `among`, and a mask that is True for the values in it.
+
+    `among` may have any order, but no repeats. The position of a value that is not in it has no meaning.
+    """
     table = np.array(list(among), dtype=np.int64)
     if len(table) == 0:
         return np.zeros(len(values), dtype=np.int64), np.zeros(len(values), dtype=bool)

@@ -17,17 +17,17 @@ from .splits import meaning
 
 LOOKED_FOR = "annotations/*.json, *.json or */*.json with images, annotations and categories (COCO)"
 
-# COCO's other files in the same folder, which have no boxes to learn from.
+# Beginnings of the names of COCO's other files in the same folder, which are not for object detection.
 _OTHER_TASKS = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_info_")
 _IMAGE_FOLDERS = ("images", "data", "JPEGImages")
 _ROBOFLOW = "_annotations.coco.json"
-_MOST_FILES = 50  # with more JSON files in a folder, each belongs to one picture
+_MOST_FILES = 50  # JSON files tried per folder; a folder with more of them usually has one per picture
 # The file's first key. A COCO file of hundreds of megabytes is not parsed just to recognise it; the rest is
-# checked when it is read.
+# checked when the file is read.
 _BEGINNING = re.compile(
     rb'\s*\{\s*"(images|annotations|categories|info|licenses|type|infos?|dataset)"\s*:\s*[\[{"]'
 )
-# Keys of an annotation file, as Label Studio's notes.json has only info and categories.
+# Keys that only annotation files have: Label Studio's notes.json, for example, has only info and categories.
 _CONTENT = re.compile(rb'"(images|annotations|file_name|bbox)"')
 _PROBED_BYTES = 2**16
 _NOT_THE_SPLIT = re.compile(
@@ -37,7 +37,10 @@ _NOT_THE_SPLIT = re.compile(
 
 @dataclass(frozen=True)
 class Source:
-    """One annotation file: `root` is the data set's folder; `folders` may hold its images, best first."""
+    """One annotation file (`file`).
+
+    `root` is the data set's folder. `folders` may hold the images, and the most likely one comes first.
+    """
 
     root: str
     file: str
@@ -45,7 +48,7 @@ class Source:
 
 
 def find_sources(root: Path) -> dict[str, Source]:
-    """Return the annotation files of a data set by the names of their splits."""
+    """Return the annotation files of a data set by the names of their splits; empty if there are none."""
     if root.is_file():
         return _of_file(root) if root.suffix.lower() == ".json" else {}
     if not root.is_dir():
@@ -71,7 +74,7 @@ def find_sources(root: Path) -> dict[str, Source]:
 
 
 def _of_file(file: Path) -> dict[str, Source]:
-    """Return the source of a data set that is given as an annotation file, which is its only split."""
+    """Return the only split of a data set that is given as an annotation file: its name and `Source`."""
     if file.name == _ROBOFLOW:
         root, name = file.parent.parent, file.parent.name
     else:
@@ -85,7 +88,7 @@ def _holds_annotations(folder: str) -> bool:
 
 
 def _one_file_each(root: Path) -> Iterator[tuple[str, Path]]:
-    """Find folders that hold one COCO file, such as train/labels.json; each is a split (FiftyOne)."""
+    """Yield (name, file) of each folder with exactly one COCO file, such as train/labels.json (FiftyOne)."""
     for folder in folders_in(root, lambda name: not _holds_annotations(name)):
         files = [file for file in sorted(Path(folder).glob("*.json"))[:_MOST_FILES] if _begins_as_coco(file)]
         if len(files) == 1:
@@ -93,7 +96,10 @@ def _one_file_each(root: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _named(files: Iterable[Path]) -> dict[str, Path]:
-    """Index files by the part of their name that names the split, or by the whole name if two are equal."""
+    """Return the files by the part of their names that states the split, without those for other tasks.
+
+    If two of these parts are equal, return the files by their whole names without suffix.
+    """
     kept = [file for file in files if not file.stem.startswith(_OTHER_TASKS)]
     names = [_split_name(file) for file in kept]
     if len(set(names)) < len(names):
@@ -102,8 +108,10 @@ def _named(files: Iterable[Path]) -> dict[str, Path]:
 
 
 def _split_name(file: Path) -> str:
-    """Return train for train_annotations.json, train2017 for instances_train2017.json, result for
-    result.json."""
+    """Return the part of a file's name that states the split, or its whole name if no part does.
+
+    It is train for train_annotations.json, train2017 for instances_train2017.json, result for result.json.
+    """
     return _NOT_THE_SPLIT.sub("", file.stem).strip("-_. ") or file.stem
 
 
@@ -142,7 +150,10 @@ def _image_folders(root: Path, split: str, file: Path) -> tuple[str, ...]:
 
 
 def other_json(root: Path) -> str:
-    """Return a JSON file that is where an annotation file is expected, but is none; empty without one."""
+    """Return the path of a JSON file that should be an annotation file, but does not look like one.
+
+    The result is empty if there is no such file.
+    """
     files = [
         file
         for folder in (*folders_in(root, _holds_annotations), str(root))

@@ -14,12 +14,12 @@ from .assembly import read_annotation
 from .values import whole_number
 
 # COCO's own file has 449 MB, and the largest public ones have a few GB. Reading takes several times the size
-# in memory, so that a larger file could hardly be used: not parsed.
+# in memory, so a larger file could hardly be used, and is refused.
 MAX_BYTES = 8 * 2**30
 
 
 def load(file: str) -> dict[str, Any]:
-    """Read a COCO JSON file without segmentations.
+    """Return the content of a COCO JSON file without its segmentations.
 
     Raises:
         UserError: if the file cannot be read, is far too large, is not JSON, or lacks one of COCO's three
@@ -55,10 +55,10 @@ def _without_segmentation(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 class Places:
-    """The names of the file's entries in messages: file, line, and id or position.
+    """The locations of a COCO file's entries, as messages state them: file, line, and id or position.
 
-    A line is given if the file has several. Lines are counted when the first entry has to be named, because
-    valid files need none.
+    The line is stated if the file has more than one. Lines are counted only when the first entry has to be
+    named, because a file without problems does not need them.
     """
 
     def __init__(self, file: str, called: str) -> None:

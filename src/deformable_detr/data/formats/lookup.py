@@ -32,10 +32,10 @@ def path_inside(root: str, *parts: str) -> str | None:
 def walk(
     top: str | Path, enter: Callable[[str], bool] = lambda folder: True
 ) -> Iterator[tuple[str, list[str]]]:
-    """Yield folders below `top` and the names of their files, sorted.
+    """Yield `top` and each folder below it, with the sorted names of its files.
 
-    Linked folders are followed, unless the link leads to one of its parent folders, which would never end.
-    enter: returns True for folders to descend into.
+    Links to folders are followed, unless a link leads to a folder that contains it, which would never end.
+    Only folders for which `enter` returns True are entered.
     """
     for folder, folders, files in os.walk(top, followlinks=True):
         inside = (os.path.join(folder, name) for name in sorted(folders))
@@ -51,7 +51,10 @@ def _leads_back(folder: str) -> bool:
 
 
 def folders_in(parent: str | Path, meant: Callable[[str], object], first: str = "") -> list[str]:
-    """Return the folders in `parent` that `meant` accepts; the one called `first` comes first."""
+    """Return the sorted paths of the folders in `parent` whose names `meant` accepts.
+
+    The folder called `first` comes first. If `parent` cannot be listed, the result is empty.
+    """
     try:
         with os.scandir(parent) as entries:
             names = [entry.name for entry in entries if meant(entry.name) and entry.is_dir()]
@@ -62,8 +65,10 @@ def folders_in(parent: str | Path, meant: Callable[[str], object], first: str = 
 
 @dataclass
 class _Folder:
-    """A listed folder. `files` are the names on the disk; `loosely` maps their composed, case-folded
-    forms."""
+    """A listed folder: the names of its files and folders on the disk.
+
+    `loosely` maps the `loosened` form of a name to the names that have it; it is filled when it is needed.
+    """
 
     files: set[str]
     folders: set[str]
@@ -71,10 +76,11 @@ class _Folder:
 
 
 class Files:
-    """The files of a data set. Each folder is listed once, because one query per image (118,287 in COCO's
-    train2017) takes a long time, especially on network disks.
+    """The files of a data set.
 
-    `respelt`: (name as annotated, name on the disk) of files that were found under another spelling.
+    Each folder is listed once, because one query per image (118,287 in COCO's train2017) takes a long time,
+    especially on network disks. `respelt`: (name as annotated, path on the disk below the root) of each file
+    that was found under another spelling.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -84,14 +90,16 @@ class Files:
         self._parents: dict[tuple[str, str], str | None] = {}
 
     def probe(self) -> Files:
-        """Return the same files with a separate record of respelt names."""
+        """Return a copy that shares the listed folders, but records respelt names separately."""
         other = Files(self.root)
         other._listed, other._parents = self._listed, self._parents
         return other
 
     def find(self, base: str, name: str) -> str | None:
-        """Return the path of the file `name` below `base` as spelled on the disk; None if the root does not
-        contain it."""
+        """Return the path of the file `name` below `base`, as it is spelled on the disk.
+
+        Return None if there is no such file, several files match, or the name leads out of the root.
+        """
         for text in _spellings(name):
             path = self._path(base, text)
             if path is None:
@@ -104,12 +112,14 @@ class Files:
         return None
 
     def expected(self, base: str, name: str) -> str | None:
-        """Return the expected path of the file `name`; None if that is outside the root."""
+        """Return the path at which the file `name` is expected; None if that is outside the root."""
         return path_inside(self.root, base, _spellings(name)[-1])
 
     def folder(self, base: str, name: str) -> str | None:
-        """Return the folder `name` below `base` as spelled on the disk; None if the root does not contain
-        it."""
+        """Return the path of the folder `name` below `base`, as it is spelled on the disk.
+
+        Return None if there is no such folder, several folders match, or the name leads out of the root.
+        """
         paths = (path_inside(self.root, base, text) for text in _spellings(name))
         found = (self._folder(path) for path in paths if path is not None)
         return next((path for path in found if path is not None), None)
@@ -125,7 +135,7 @@ class Files:
 
     def _exact(self, path: str) -> str | None:
         folder, name = os.path.split(path)
-        # The system is asked again if the listing says no: some file systems ignore case.
+        # A file that is not in the listing may exist all the same, because some file systems ignore case.
         return path if name in self._of(folder).files or os.path.isfile(path) else None
 
     def _loose(self, path: str) -> str | None:
@@ -137,7 +147,7 @@ class Files:
         return None if match is None else os.path.join(folder, match)
 
     def _folder(self, path: str) -> str | None:
-        """Return a folder inside the root as spelled on the disk."""
+        """Return the path of a folder inside the root as it is spelled on the disk; None if there is none."""
         if path == self.root or os.path.isdir(path):
             return path
         parent, name = os.path.split(path)
@@ -157,8 +167,11 @@ class NamedFiles:
     """The files that a list of names refers to.
 
     The files are in one of several folders. The first parts of every name may be folders on the machine of
-    the list's author, and are then ignored. The folder and the number of ignored parts are those that find
-    most files for a sample of the names. If two names then refer to the same file, neither is used.
+    the list's author, and are then ignored. The folder and the number of ignored parts are those with which
+    most files are found for a sample of the names. If parts are ignored and two names then refer to the same
+    file, neither is used.
+
+    `paths`: the path of each name whose file was found.
     """
 
     def __init__(self, files: Files, folders: Sequence[str], names: Sequence[str]) -> None:
@@ -174,7 +187,7 @@ class NamedFiles:
         }
 
     def missing(self, name: str) -> str:
-        """Return the path below the root at which the file was expected; empty if that is outside."""
+        """Return the path below the root at which the file was expected; empty if it would be outside."""
         path = self._files.expected(self._base, name)
         return "" if path is None else Path(os.path.relpath(path, self._files.root)).as_posix()
 
@@ -200,7 +213,10 @@ class NamedFiles:
 
 
 def _spellings(name: str) -> list[str]:
-    """Return the path as written, but with this system's slashes if it was written on Windows."""
+    """Return the spellings of a path to try.
+
+    The first is the path as written. If it has backslashes (Windows), the second has slashes and no drive.
+    """
     if "\\" not in name:
         return [name]
     return [name, re.sub(r"^[A-Za-z]:", "", name).replace("\\", "/")]
@@ -220,7 +236,10 @@ def loosened(name: str) -> str:
 
 
 def _one(folder: _Folder, name: str, among: set[str]) -> str | None:
-    """Return the only entry equal to `name` up to the composition of accents, else also up to case."""
+    """Return the only entry of `among` that equals `name` except for the composition of accents.
+
+    If there is not exactly one, differences in case are also ignored; None if that does not help either.
+    """
     if not folder.loosely:
         for entry in folder.files | folder.folders:
             folder.loosely.setdefault(loosened(entry), []).append(entry)

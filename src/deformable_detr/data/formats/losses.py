@@ -1,4 +1,4 @@
-"""The loss of a data set: how much of the content that its files list cannot be used."""
+"""Messages that state how many of the images and objects of a data set cannot be used, and why."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from . import NOTES
 
 
 def most_is_lost(split: Split) -> str | None:
-    """Return a sentence with the main reason if more than half of the listed objects or images are
-    unusable."""
+    """Return a sentence with the main reason if more than half of the listed objects or images are unusable.
+
+    Otherwise, return None.
+    """
     objects = sum(map(len, split.images))
     counts = [(split.num_listed_images, len(split), "images"), (split.num_listed_objects, objects, "objects")]
     lost = [
@@ -24,8 +26,10 @@ def most_is_lost(split: Split) -> str | None:
 
 
 def main_reason(split: Split) -> str:
-    """Return the first problem of the most frequent kind, to be added to a sentence; empty if there is
-    none."""
+    """Return the end of a sentence that names the most frequent kind of problem and its first case.
+
+    The result is empty if there is no problem except `NOTES`.
+    """
     serious = [problem for problem in split.problems if problem.kind not in NOTES]
     if not serious:
         return ""

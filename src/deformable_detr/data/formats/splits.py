@@ -1,6 +1,6 @@
 """Names of splits and their meaning: `train2017`, `Train` and `training` are the split to train on.
 
-The data set's names are kept everywhere and interpreted only here, so that training, inspection and report
+The data set's names are kept everywhere and interpreted only here, so that training, inspection and reports
 agree on them.
 """
 
@@ -27,26 +27,29 @@ def meaning(name: str) -> str:
 
 
 def is_training(name: str) -> bool:
-    """Return True if `train` reads this split: train and train2017, but not trainval."""
+    """Return True if `train` trains on a split of this name: train and train2017, but not trainval."""
     return meaning(name) == "train"
 
 
 def is_measured(name: str) -> bool:
-    """Return True if `train` may choose its best checkpoint on this split: val2017, valid, test, test-dev."""
+    """Return True if `train` may choose its best checkpoint on a split of this name.
+
+    Examples are val2017, valid, test and test-dev.
+    """
     return meaning(name).startswith(("val", "test"))
 
 
 def training_name(names: Sequence[str]) -> str | None:
-    """Return the split to train on, out of the names of a data set's splits; None if there is none.
+    """Return the split to train on, from the names of a data set's splits; None if there is none.
 
-    A data set that is not split (one part, called default, all, …) is trained on as a whole.
+    The only split of a data set is trained on whatever it is called (default, all, …), except val or test.
     """
     only = names[0] if len(names) == 1 and not is_measured(names[0]) else None
     return next(filter(is_training, names), only)
 
 
 def name_to_measure_on(names: Sequence[str]) -> str | None:
-    """Return the split to measure on, out of the names of a data set's splits: val, else test, else None."""
+    """Return the split to measure on, from the names of a data set's splits: val, else test, else None."""
     ordered = [name for kind in ("val", "test") for name in names if meaning(name).startswith(kind)]
     return next(iter(ordered), None)
 
@@ -62,9 +65,9 @@ def in_usual_order(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def names_meant(wanted: str, names: Sequence[str]) -> list[str]:
-    """Return the names that `wanted` can stand for: itself if it is one of them, else all with its meaning.
+    """Return those of `names` that `wanted` can stand for: itself if it is one, else all with its meaning.
 
-    If train has none of these, the result of `training_name` is returned.
+    If there are none, but `wanted` means train, return the result of `training_name`, if there is one.
     """
     if wanted in names:
         return [wanted]

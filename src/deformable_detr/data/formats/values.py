@@ -1,7 +1,8 @@
-"""Checks of single values of annotation files, by value and by type.
+"""Conversion of single values of annotation files, whose type and value are checked.
 
-Exporters write the same number in several ways: pandas makes 1 of it 1.0 and a missing value NaN, JavaScript
-tools write "1". Values with only one meaning are read; all others are None, and the object is dropped.
+Exporters write the same number in several ways: pandas writes 1 as 1.0 and a missing value as NaN, JavaScript
+tools write "1". Values with only one meaning are converted; for all others, the functions return None (a
+message for boxes), so that the reader can report them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _YES = frozenset({"1", "1.0", "true", "yes"})
 
 
 def whole_number(value: Any) -> int | None:
-    """Read an id or a length: 7, 7.0, "7" and "7.0" are 7; None unless it is a whole number of 64 bits."""
+    """Return an id or a length: 7 for 7, 7.0, "7" or "7.0"; None unless it is a whole number of 64 bits."""
     # `type is`, because True is an int.
     if type(value) is str:
         value = number(value)
@@ -27,13 +28,16 @@ def whole_number(value: Any) -> int | None:
 
 
 def length(value: Any) -> int | None:
-    """Read a side of a picture in pixels; None unless it is a whole number from 1 to 2³¹ - 1."""
+    """Return a side of a picture in pixels; None unless it is a whole number from 1 to 2³¹ - 1."""
     found = whole_number(value)
     return found if found is not None and 0 < found < 2**31 else None
 
 
 def number(value: Any) -> float | None:
-    """Read a number, or a text that spells one; NaN and infinity are accepted, True is not."""
+    """Return the value of a number or of a text that spells one, else None.
+
+    NaN and infinity are accepted; True and False are not.
+    """
     if type(value) is int:
         return _bounded(value)
     if type(value) is float:
@@ -52,7 +56,10 @@ def is_missing(value: Any) -> bool:
 
 
 def flag(value: Any) -> bool | None:
-    """Read iscrowd or difficult. A missing value is False; None if it is neither 0, 1 nor a word for them."""
+    """Return iscrowd or difficult as a bool; None if the value is neither 0, 1 nor a word for one of them.
+
+    A missing value is False.
+    """
     if is_missing(value):
         return False
     if isinstance(value, int | float):
@@ -82,5 +89,5 @@ def box_values(value: Any) -> list[float] | str:
 
 
 def _bounded(value: int) -> float:
-    # JSON's integers are unbounded; the limits here are outside every picture.
+    # JSON's integers are unbounded, but floats are not; the limits here are far outside every picture.
     return float(max(-_HUGE, min(_HUGE, value)))

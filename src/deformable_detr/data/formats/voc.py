@@ -5,7 +5,7 @@ voc_files.py describes the locations of the files.
 Coordinates are used unchanged: xmin and xmax are the left and right edge of the box, counted from the
 left edge of the first pixel. The VOC challenge itself counted pixels from 1 and included the last one, so
 that a box would be (xmin - 1, ymin - 1, xmax, ymax). Current annotation tools (labelImg, CVAT, Roboflow)
-write edges, and so does BCCD, whose COCO edition has exactly the same numbers; for the original VOC data the
+write edges, and so does BCCD, whose COCO version has exactly the same numbers; for the original VOC data the
 boxes are one pixel too small at the left and top.
 
 The classes are the sorted names in all splits of the data set, so that train and val agree; category ids are
@@ -44,7 +44,10 @@ def splits(root: Path) -> tuple[str, ...]:
 
 
 def hint(root: Path) -> str:
-    """Explain why there is no data set of this layout, if something resembles one."""
+    """Return the reason why `root` is no data set of this layout, if a file suggests that it is one.
+
+    Otherwise, the result is empty.
+    """
     lists = sorted((root / "ImageSets" / "Main").glob("*.txt")) if root.is_dir() else []
     return f"{lists[0]} is there, but no folder Annotations" if lists else ""
 
@@ -53,7 +56,7 @@ def read(root: Path, split: str) -> Split:
     """Read one split.
 
     Raises:
-        UserError: if a list cannot be read.
+        UserError: if there are several data sets, a list cannot be read, or no folder of pictures exists.
     """
     home = find_home(root)
     ids = image_ids(item.name for listed in home.splits.values() for item in listed)
@@ -140,7 +143,7 @@ def _image(
 
 
 def _class_names(others: Iterable[Listed]) -> set[str]:
-    """Collect class names in the annotations of other splits, as far as these can be read."""
+    """Return the class names in the annotations of other splits; unreadable annotations are skipped."""
     found: set[str] = set()
     for item in others:
         annotation = parse(item.file) if item.file is not None and os.path.isfile(item.file) else None
@@ -155,7 +158,10 @@ def _class_names(others: Iterable[Listed]) -> set[str]:
 def _objects(
     annotations: list[tuple[str, Annotation]], classes: ClassTable
 ) -> tuple[RawObjects, list[str], list[Problem]]:
-    """Return the objects with a name and four numbers, their files and lines, and the others' problems."""
+    """Return the objects with a name and four numbers, their places, and a problem for each of the others.
+
+    A place is a file and a line. `annotations`: (name of the file, content) of each image.
+    """
     index_of = {name: index for index, name in enumerate(classes.names)}
     image_index: list[int] = []
     labels: list[int] = []

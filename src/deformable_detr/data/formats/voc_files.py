@@ -2,7 +2,7 @@
 
     Annotations/NAME.xml  JPEGImages/NAME.jpg  ImageSets/Main/S.txt     S is the split, one NAME per line
 
-These are in the root, in VOC2007/ (or another year) below it, or in VOCdevkit/VOC2007/. NAME may hold
+These are in the root, in VOC2007/ (or another year) below it, or in VOCdevkit/VOC2007/. NAME may contain
 folders and blanks. Lists of single classes (`cat_train.txt`, with a second column of -1, 0, 1) are not
 splits; if there are no other lists, all lists of train form the split train, and so on (VoTT).
 
@@ -41,8 +41,9 @@ _CLASS_ROW = re.compile(r"(.*\S)\s+(-1|0|1)")
 class Listed:
     """A picture of a split.
 
-    `file` is its XML file, None if that would be outside the data set; `where` is the location that lists
-    the picture.
+    `name` is that of its XML file without suffix, with folders. `file` is the path of the XML file, which
+    need not exist; None if that would be outside the data set. `where` is the location that lists the
+    picture: the file and line of a list, or the XML file.
     """
 
     name: str
@@ -89,7 +90,10 @@ def find_home(root: Path) -> Home:
 
 
 def _homes(root: Path) -> list[Path]:
-    """Return the folders that hold Annotations and ImageSets: the root itself, or years below it."""
+    """Return the folders of Pascal VOC data sets: the root itself, or the years below it.
+
+    They hold Annotations and ImageSets. If there are none, the root counts if it is a data set without lists.
+    """
     if not root.is_dir():
         return []
     candidates = [root] if _is_home(root) else [*root.glob("VOC[0-9]*"), *root.glob("VOCdevkit/VOC[0-9]*")]
@@ -109,7 +113,10 @@ def _annotations(home: Path) -> list[str]:
 
 
 def _lists(home: Path) -> dict[str, list[tuple[str, str]]]:
-    """Return (where, name) of the pictures of each split."""
+    """Return (where, name) of each picture in the lists of each split; empty if there are no lists.
+
+    Lists of single classes are only used if there are no others.
+    """
     plain: dict[str, list[tuple[str, str]]] = {}
     of_classes: dict[str, dict[str, str]] = {}
     for file in sorted((home / "ImageSets" / "Main").glob("*.txt")):
@@ -137,8 +144,10 @@ def _lines(file: Path, home: Path) -> Iterator[tuple[str, str]]:
 
 
 def _is_class_list(lines: list[tuple[str, str]], home: Path) -> bool:
-    """Return True if every line has the second column of a class list, and is not just a name with that
-    ending."""
+    """Return True if the first lines all have the second column of a class list, and there are any lines.
+
+    If a whole line is the name of an existing XML file, the result is False.
+    """
     probed = [text for _, text in lines[:_PROBED_LINES]]
     folder = Path(next(iter(_annotations(home))))
     return bool(probed) and all(
@@ -147,7 +156,7 @@ def _is_class_list(lines: list[tuple[str, str]], home: Path) -> bool:
 
 
 def _name(text: str) -> str:
-    """Remove the quotes that Datumaro (CVAT) puts around names with blanks."""
+    """Return a name without the quotes that Datumaro (CVAT) puts around names with blanks."""
     return text[1:-1] if len(text) > 2 and text[0] == text[-1] == '"' else text
 
 
@@ -185,7 +194,7 @@ def _unlisted(root: Path) -> Home:
 
 
 def _unlisted_parts(root: Path) -> dict[str, Path]:
-    """Return the folders of XML files by split."""
+    """Return the folders of XML files by split, for a data set without lists; empty if there are none."""
     own = _xml_folder(root)
     if own is not None and own != root:
         named = folders_in(own, _is_usual)
@@ -206,7 +215,10 @@ def _xml_folder(folder: Path) -> Path | None:
 
 
 def _holds_annotations(folder: Path) -> bool:
-    """Return True if XML files in the folder have the root <annotation>; other programs write XML, too."""
+    """Return True if one of the first XML files in the folder contains the element <annotation>.
+
+    Other programs write XML files, too.
+    """
     for number, file in enumerate(sorted(folder.glob("*.xml"))):
         if number == _PROBED_FILES:
             break
@@ -220,7 +232,7 @@ def _holds_annotations(folder: Path) -> bool:
 
 
 def _pictures_near(source: Path) -> Iterator[str]:
-    """Return folders that may hold the pictures of a folder of XML files."""
+    """Yield the folders that may hold the pictures of a folder of XML files."""
     for near in (source.parent, source.parent.parent):
         for folder in folders_in(near, lambda name: name.lower() in _PICTURE_FOLDERS):
             yield from folders_in(folder, lambda name: meaning(name) == meaning(source.name))
@@ -240,7 +252,10 @@ def _is_usual(name: str) -> bool:
 
 
 class Pictures:
-    """The pictures of a data set, indexed by their names without suffix, with and without their folders."""
+    """The pictures of a data set, indexed by their names without suffix, with and without their folders.
+
+    `called`: the folders of pictures, as messages name them.
+    """
 
     def __init__(self, home: Home) -> None:
         self.called = " or ".join(relative(folder, str(home.root)) for folder in home.pictures)
@@ -253,12 +268,14 @@ class Pictures:
                         self._add(os.path.join(folder, name), top)
 
     def name(self, path: str) -> str:
-        """Return the file name of a picture, relative to its folder of pictures."""
+        """Return the path of a picture relative to its folder of pictures."""
         return relative(path, self._tops[path])
 
     def of(self, name: str, stated: str) -> str | None:
-        """Return the picture with the XML file's name, else the one that its <filename> names; None if there
-        is none or more than one."""
+        """Return the path of the picture with the XML file's `name`, else of the one that <filename> names.
+
+        `stated` is the content of <filename>. Return None if there is no such picture, or more than one.
+        """
         stated = stated.replace("\\", "/")
         wanted = (name, os.path.splitext(stated)[0], os.path.splitext(os.path.basename(stated))[0])
         for key in (key for one in wanted for key in (one, loosened(one))):

@@ -13,7 +13,10 @@ from .assembly import read_annotation
 
 @dataclass
 class Object:
-    """One object, with the line of its <object> and, if there is one, of its <bndbox> (`box_line`)."""
+    """One object.
+
+    `line` is that of its <object>; `box_line` is that of its <bndbox>, or equal to `line` if it has none.
+    """
 
     line: int
     box_line: int
@@ -37,7 +40,7 @@ class _RefusedError(Exception):
 
 
 class _Reader:
-    """Fills an `Annotation` from expat's events; expat reports the line of each element."""
+    """A parser that fills an `Annotation` from expat's events; expat reports the line of each element."""
 
     def __init__(self) -> None:
         self.annotation = Annotation()
@@ -82,7 +85,7 @@ class _Reader:
 
 
 def parse(file: str) -> Annotation | Problem:
-    """Return the annotation, or the reason why it is unreadable (`where` is then ":line", or empty)."""
+    """Return the annotation, or, if it cannot be read, a `Problem` whose `where` is ":line" or empty."""
     try:
         data = read_annotation(file)
     except UserError as error:

@@ -60,7 +60,7 @@ def read(root: Path, split: str) -> Split:
     """Read one split.
 
     Raises:
-        UserError: if the describing file, or a path in it, is unusable.
+        UserError: if the describing file, a path in it, or a list of images is unusable.
     """
     config = read_config(root)
     files = Files(config.root)
@@ -112,7 +112,7 @@ def read(root: Path, split: str) -> Split:
 
 
 def _listed(config: Config, split: str, files: Files, problems: list[Problem]) -> list[_Listed]:
-    """Return the images of a split without repeats."""
+    """Return the images of a split without repeats; report repeated and missing ones in `problems`."""
     found: dict[str, _Listed] = {}
     for entry in config.splits[split]:
         path = _entry(config, split, entry, files)
@@ -132,13 +132,17 @@ def _names_of_other_splits(config: Config, split: str) -> list[str]:
         if other != split:
             try:
                 names += [item.name for item in _listed(config, other, Files(config.root), [])]
-            except UserError:  # reported when that split is read; here it only means that there are no names
+            except UserError:  # reported when that split is read; here its names are just unknown
                 continue
     return names
 
 
 def _entry(config: Config, split: str, entry: str, files: Files) -> str:
-    """Return the folder or list inside the data set to which an entry refers."""
+    """Return the path of the folder or list to which an entry of a split refers.
+
+    Raises:
+        UserError: if it does not exist, or is outside the data set.
+    """
     found = resolve(files, config.base, entry)
     if found is not None:
         return found
@@ -162,7 +166,10 @@ def _in_folder(config: Config, folder: str) -> Iterator[_Listed]:
 
 
 def _in_list(config: Config, file: str, files: Files, problems: list[Problem]) -> Iterator[_Listed]:
-    """Yield the images of a list, whose lines are relative to the list or to the data set, or absolute."""
+    """Yield the existing images of a list, and report the others in `problems`.
+
+    The lines of the list are absolute, or relative to the list or to the data set.
+    """
     called = relative(file, config.root)
     lines = [(number, line.strip()) for number, line in enumerate(read_lines(Path(file)), start=1)]
     lines = [(number, line) for number, line in lines if line]
@@ -183,7 +190,7 @@ def _in_list(config: Config, file: str, files: Files, problems: list[Problem]) -
 
 
 def _label_names(name: str) -> list[str]:
-    """Return the paths below the root at which the labels of an image may be."""
+    """Return the paths below the root at which the label file of an image may be, the preferred one first."""
     *folders, last = name.split("/")
     file = f"{os.path.splitext(last)[0]}.txt"
     names = ["/".join([*folders, file])]
@@ -200,7 +207,10 @@ def _label_file(item: _Listed, files: Files) -> str | None:
 
 
 def _labels_without_image(config: Config, split: str, files: Files, claimed: set[str]) -> list[Problem]:
-    """Find label files without an image. Only folders are searched: a list may omit images on purpose."""
+    """Return a problem for each label file without an image.
+
+    Only entries of the split that are folders are checked, because a list may omit images on purpose.
+    """
     problems = []
     for entry in config.splits[split]:
         folder = _entry(config, split, entry, files)
@@ -208,7 +218,7 @@ def _labels_without_image(config: Config, split: str, files: Files, claimed: set
             continue
         labels, *beside = _label_names(f"{relative(folder, config.root)}/any.jpg")
         place = files.folder(config.root, os.path.dirname(labels))
-        if not beside or place is None:  # labels next to the images: a text file there may be anything
+        if not beside or place is None:  # labels are next to the images, where a text file may be anything
             continue
         for parent, names in walk(place):
             for file in names:

@@ -32,7 +32,7 @@ _USUAL_FILES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _NAMES_FILES = ("classes.txt", "labels/classes.txt", "obj.names", "labels.txt")
 _IMAGE_FOLDERS = ("images", "data", "obj_train_data")
 _NOTHING = ("", "~", "null", "Null", "NULL")  # spellings of an empty value in YAML
-# A list of 100,000 names is one megabyte large, and takes two seconds to parse.
+# A list of 100,000 names has one megabyte, and parsing it takes two seconds.
 _MOST_BYTES = 2 * 2**20
 
 # The C loader refuses deep nesting, which would exhaust the stack.
@@ -43,8 +43,8 @@ _YAML_LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 class Config:
     """The content of the describing file.
 
-    All paths must be inside the folder `root`; the entries of `splits` are relative to the folder `base`. If
-    `keypoints` is true, rows have keypoints after the box.
+    All paths must be inside the folder `root`. `splits` maps the name of a split to its entries (folders or
+    lists), which are relative to the folder `base`. If `keypoints` is true, keypoints follow the box in rows.
     """
 
     file: str
@@ -57,7 +57,7 @@ class Config:
 
 
 def find_files(root: Path) -> list[Path]:
-    """Return files that may describe the data set; one with the usual name takes precedence."""
+    """Return the files that may describe the data set; only one of them if it has a usual name."""
     if root.is_file():
         return [root] if root.suffix.lower() in (".yaml", ".yml", ".data") else []
     if not root.is_dir():
@@ -69,7 +69,7 @@ def find_files(root: Path) -> list[Path]:
     for file in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
         try:
             content = _load_yaml(file)
-        except UserError:  # a file of another tool, which need not be readable
+        except UserError:  # it may belong to another tool, and need not be readable
             continue
         if "names" in content and _entries(content):
             found.append(file)
@@ -81,10 +81,10 @@ def find_files(root: Path) -> list[Path]:
 
 
 def read_config(root: Path) -> Config:
-    """Read the describing file.
+    """Read the file that describes the data set.
 
     Raises:
-        UserError: if the file, or a path in it, is unusable.
+        UserError: if several files may be meant, or the file or a path in it is unusable.
     """
     files = find_files(root)
     if len(files) > 1:
@@ -99,7 +99,10 @@ def read_config(root: Path) -> Config:
 
 
 def hint(root: Path) -> str:
-    """Explain why there is no data set of this layout, if something resembles one."""
+    """Return the reason why `root` is no data set of this layout, if a file suggests that it is one.
+
+    Otherwise, the result is empty.
+    """
     if not root.is_dir() or find_files(root):
         return ""
     for folder, names in walk(root):
@@ -140,14 +143,18 @@ def _from_yaml(file: Path) -> Config:
 
 
 def _entries(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys that name splits, in any spelling: val, valid, Validation."""
+    """Return the items whose keys name splits, in any spelling: val, valid, Validation."""
     return {key: value for key, value in content.items() if isinstance(key, str) and meaning(key) in _SPLITS}
 
 
 def _with_test_only_if_there(
     splits: dict[str, list[str]], file: Path, base: str, problems: list[Problem]
 ) -> dict[str, list[str]]:
-    """Drop ../test/images if there is no such folder: Roboflow names it even without test pictures."""
+    """Return the splits, but without test if none of its entries exists; this is added to `problems`.
+
+    Roboflow writes ../test/images even if there are no test pictures. Test is kept if it is the only split,
+    or if an entry is a path outside the data set that exists: reading the split then raises the error.
+    """
     if "test" not in splits or len(splits) == 1:
         return splits
     files = Files(file.parent)
@@ -164,7 +171,7 @@ def _is_outside(files: Files, base: str, entry: str) -> bool:
 
 
 def resolve(files: Files, base: str, entry: str) -> str | None:
-    """Return the folder or list inside the data set to which an entry refers; None if there is none.
+    """Return the path of the folder or list in the data set to which an entry refers; None if none fits.
 
     The first parts of an entry may be folders on its author's machine, and are dropped if necessary: Roboflow
     writes ../train/images into a file next to train/, CVAT writes data/train.txt for train.txt in the root.
@@ -197,7 +204,14 @@ def _load_yaml(file: Path) -> dict[str, Any]:
 
 
 def _base(value: Any, file: Path, home: str, problems: list[Problem]) -> str:
-    """Return the folder to which `path` refers, which often exists only on the author's machine."""
+    """Return the folder to which the value of `path` refers, or `home`, the folder of the file.
+
+    It is `home` if no folder is stated, or if the folder does not exist, as often happens because it is on
+    the author's machine; the latter is added to `problems`.
+
+    Raises:
+        UserError: if `path` is not a text, or names an existing folder outside `home`.
+    """
     if not isinstance(value, str):
         raise UserError(f"path of {file} must be a folder, not a {type(value).__name__}.")
     if value in _NOTHING:
@@ -265,7 +279,7 @@ def _names_file(root: Path) -> Path | None:
 
 
 def _image_place(root: Path) -> Path | None:
-    """Find the folder with the images of a data set that does not name it."""
+    """Return the folder with the images of a data set whose files do not name it; None if there is none."""
     for folder in (*(root / name for name in _IMAGE_FOLDERS), root):
         inside = [folder, *map(Path, folders_in(folder, lambda name: meaning(name) in _SPLITS))]
         places = [*inside, *(part / "images" for part in inside)]

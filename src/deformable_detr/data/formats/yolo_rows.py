@@ -17,10 +17,10 @@ from ...structures import ClassTable
 from ..records import Problem
 from .assembly import RawObjects
 
-# Boxes may extend beyond the image, but a row with larger numbers is in pixels.
+# Boxes may extend beyond the image, but a row with a number above this is in pixels.
 _LARGEST_FRACTION = 2.0
 _VISIBILITIES = frozenset({0.0, 1.0, 2.0})
-_POINTS_OF_A_POSE = 3  # minimum in every row for rows without visibilities to look like poses
+_POINTS_OF_A_POSE = 3  # rows without visibilities look like poses only if all have this many keypoints
 _NOTES = {
     "polygon": "{} polygons, the first one here: taken as their bounding boxes",
     "extra-column": "{} rows with a sixth column (track number or score), the first one here: it is not used",
@@ -29,7 +29,11 @@ _NOTES = {
 
 
 class Rows:
-    """The rows of label files, collected as columns; `places` states the file and line of each."""
+    """The rows of label files, collected as columns.
+
+    `places`: file and line of each row that is used. `num_read`: the number of all rows, used or not, except
+    blank ones.
+    """
 
     def __init__(self, classes: ClassTable, keypoints: bool) -> None:
         self.places: list[str] = []
@@ -43,7 +47,14 @@ class Rows:
         self._polygons = _Polygons()
 
     def read(self, text: str, called: str, image_index: int, size: tuple[int, int]) -> None:
-        """Add the rows of one file; `size` is (H, W) of its image, in pixels."""
+        """Add the rows of one file.
+
+        Args:
+            text: the content of the file.
+            called: the name of the file in messages.
+            image_index: the position of its image among the images of the split.
+            size: (H, W) of the image, in pixels.
+        """
         noted: dict[str, list[int]] = {}
         for line, row in enumerate(text.splitlines(), start=1):
             columns = row.split()
@@ -80,7 +91,11 @@ class Rows:
                 self.problems.append(Problem(kind, f"{called}:{lines[0]}", message.format(len(lines))))
 
     def _form(self, values: list[float]) -> str | None:
-        """Return the form of a row: box, extra-column, pose or polygon; None if it has none of these."""
+        """Return the form of a row from its values after the class: box, extra-column, pose or polygon.
+
+        Return None if the row has none of these forms. If the file that describes the data set announces
+        keypoints, each row with at least four values is a box.
+        """
         count = len(values)
         if count == 4:
             return "box"
@@ -129,10 +144,10 @@ def _around(points: list[float], size: tuple[int, int]) -> tuple[float, float, f
 
 
 class _Polygons:
-    """Statistics of rows of points, to detect poses that look like polygons.
+    """Statistics of the rows that were taken for polygons, to detect that they may be poses.
 
-    Segments differ in length. Rows of equal length are more likely poses if all later points are inside the
-    box that the first four numbers would form.
+    Segments differ in their number of points. Rows that all have the same number of points are probably poses
+    if the first four numbers of each row would form a box around all of its later points.
     """
 
     def __init__(self) -> None:
