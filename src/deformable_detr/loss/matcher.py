@@ -17,7 +17,7 @@ from .assignment import ImageAssigner
 
 
 class HungarianMatcher(ImageAssigner):
-    """Finds each image's one-to-one assignment with the minimum total cost: min(Q, N) pairs."""
+    """The one-to-one assignment of each image that has the minimum total cost, with min(Q, N) pairs."""
 
     def __init__(
         self, classification: ClassificationScheme, class_cost: float, box_cost: float, giou_cost: float
