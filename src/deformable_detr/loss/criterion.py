@@ -82,7 +82,7 @@ class SetCriterion:
         return Losses(total, terms)
 
     def stages(self, output: DetectorOutput, targets: Sequence[Target]) -> list[Stage]:
-        """Return a stage for each decoder layer that has losses and, in two-stage models, for the proposals."""
+        """Return a stage for each decoder layer that has losses and, in two stages, one for the proposals."""
         repeats = self.config.object_repeats
         assigner = self.matcher if repeats == 1 else Repeated(self.matcher, repeats)
         stages = stages_of(

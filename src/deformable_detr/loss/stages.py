@@ -14,7 +14,7 @@ class Stage:
     """The predictions of one layer and their targets.
 
     Attributes:
-        suffix: the end of the names of its losses, such as `_proposals`; empty for the last decoder layer.
+        suffix: the end of the names of its losses, such as `_proposals`.
         assigner: decides which query should represent which object.
         weight: the factor on its losses in the total.
         repeats: the number of times that each object occurs. The losses are divided by `repeats` times the
@@ -42,7 +42,7 @@ def stages_of(
     """Return a stage for each decoder layer that has losses, the last layer first.
 
     Args:
-        name: the suffix of the last layer. The suffixes of earlier layers are `name` followed by `_0`, `_1`, ….
+        name: the suffix of the last layer. The suffixes of earlier layers are `name` plus `_0`, `_1`, ….
         auxiliary: whether layers before the last one have losses.
     """
     numbered = {name: layers[-1]}
