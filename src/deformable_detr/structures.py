@@ -181,8 +181,8 @@ class DetectorOutput:
     """The output of a model.
 
     `predictions`: one entry per decoder layer. The last one is the result; the others have auxiliary losses.
-    `proposals`: the first stage's predictions for all S tokens; None in a one-stage model, and if inference
-    computes only the best proposals.
+    `proposals`: the first stage's predictions for all S tokens; None in a one-stage model, and in
+    inference with `BestProposals`.
     """
 
     predictions: tuple[Predictions, ...]
@@ -278,7 +278,10 @@ class Detections:
         return f"Detections({self.in_words()})"
 
     def in_words(self) -> str:
-        """Return the numbers of objects and the width and height: '3 objects: 2 car, 1 bus; 64x48'."""
+        """Return the number of objects, in total and by class, and the picture's width x height.
+
+        For example: '3 objects: 2 car, 1 bus; 64x48'.
+        """
         numbers = Counter(self.names).most_common()
         listed_numbers = listed([f"{number} {name}" for name, number in numbers], MAX_NAMES)
         objects = f"{count(len(self), 'object')}: {listed_numbers}" if numbers else "no objects"

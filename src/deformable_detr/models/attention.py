@@ -167,7 +167,7 @@ def tokens_per_level(num_queries: int, spatial_shapes: SpatialShapes) -> list[in
 
 
 def equal_shares(num_queries: int, spatial_shapes: SpatialShapes) -> list[int]:
-    """Return the number of object queries for each level: equal shares, with the remainder on finer levels.
+    """Return the number of object queries for each level: equal shares, and the rest on the finest ones.
 
     An object query belongs to no level, and the paper does not specify which level it attends to.
     """

@@ -213,7 +213,7 @@ def take_update(run: Parts, micro_batches: list[MicroBatch]) -> dict[str, float]
     settings, state = run.config.train, run.state
     factor = learning_rate_factor(settings, state.step, run.updates_per_epoch)
     set_learning_rates(state.optimizer, factor * batch_size_factor(settings, run.total_batch))
-    # Three numbers, because the seeds of samples have one or two: so no random stream is used twice.
+    # These seeds have three numbers, and those of samples one or two, so no random stream is used twice.
     key = (state.step, run.processes.rank, 0)
     torch.manual_seed(int(seed_sequence(settings.seed, *key).generate_state(1, "uint64")[0]))
     losses = update(

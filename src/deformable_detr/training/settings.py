@@ -134,7 +134,7 @@ def config_for_classes(config: RunConfig, split: Split) -> RunConfig:
 def describe_data(train: Split, val: Split | None) -> dict[str, Any]:
     """Return the numbers of images and the class names of a run's data, as values for JSON.
 
-    They do not depend on the place at which the data are stored.
+    They do not depend on where the data are stored.
     """
     return {
         "train_images": len(train),

@@ -162,7 +162,7 @@ def load_state(content: Mapping[str, Any], output: Path, state: TrainingState, i
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of all values. It is needed because PyTorch does not detect changed tensors."""
+    """Return the SHA-256 of all values, because PyTorch itself does not detect changed bytes in a tensor."""
     digest = hashlib.sha256()
 
     def add(value: Any) -> None:

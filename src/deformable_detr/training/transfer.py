@@ -106,7 +106,10 @@ def transfer(source: Checkpoint, target: Checkpoint) -> Transfer:
 
 
 def _fits(name: str, tensor: Tensor, source: Tensor) -> bool:
-    """Return whether `source` fits `tensor`. In class heads and learned queries, only rows must be alike."""
+    """Return whether `source` fits `tensor`.
+
+    Class heads and learned queries may differ in the number of rows; other tensors must have the same shape.
+    """
     if CLASS_HEAD in name or name in LEARNED_QUERIES:
         return tensor.shape[1:] == source.shape[1:]
     return tensor.shape == source.shape

@@ -44,7 +44,7 @@ def update(
         count: this process's share of the objects and images of the whole update, from `count_update`.
         dtype: the type in which the forward pass computes.
         scaler: the gradient scaler, needed only for float16. It skips an update whose gradient is not finite.
-        clip_norm: the maximum norm of the gradient, to which it is scaled down; 0 sets no maximum.
+        clip_norm: the maximum norm of the gradient; larger gradients are scaled down. 0 sets no maximum.
         number: the number of the update, for messages.
 
     Returns:

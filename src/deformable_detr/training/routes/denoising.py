@@ -81,7 +81,7 @@ class Denoising(Route):
 class Slots:
     """The slots of the queries, (B, G, 2, M), flattened image by image.
 
-    Of each group, the slots with little noise come first.
+    In each group, the slots with little noise come first.
 
     Attributes:
         empty: (B, 2M), True for slots without an object; the same in each group.
@@ -131,7 +131,7 @@ class Slots:
 
 
 def noisy_labels(labels: Tensor, num_classes: int) -> Tensor:
-    """Replace each label, with the probability `LABEL_NOISE`, by one that is drawn from all classes."""
+    """Replace each label, with the probability `LABEL_NOISE`, with one that is drawn from all classes."""
     drawn = torch.randint_like(labels, num_classes)
     return torch.where(torch.rand(labels.shape, device=labels.device) < LABEL_NOISE, drawn, labels)
 
