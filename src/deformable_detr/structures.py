@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-# The maximum side of a picture (pixels) and the maximum number of rows of a table in a notebook.
-NOTEBOOK_SIDE, NOTEBOOK_ROWS = 900, 20
+NOTEBOOK_SIDE, NOTEBOOK_ROWS = 900, 20  # in a notebook, the maximum picture side (pixels) and table rows
 MAX_NAMES = 8  # the maximum number of classes that a line lists
 SpatialShapes = tuple[tuple[int, int], ...]  # ((H, W), ...) of the feature levels, finest first
 
@@ -278,10 +277,7 @@ class Detections:
         return f"Detections({self.in_words()})"
 
     def in_words(self) -> str:
-        """Return the number of objects, in total and by class, and the picture's width x height.
-
-        For example: '3 objects: 2 car, 1 bus; 64x48'.
-        """
+        """Return the numbers of objects, and width x height, as in '3 objects: 2 car, 1 bus; 64x48'."""
         numbers = Counter(self.names).most_common()
         listed_numbers = listed([f"{number} {name}" for name, number in numbers], MAX_NAMES)
         objects = f"{count(len(self), 'object')}: {listed_numbers}" if numbers else "no objects"

@@ -20,7 +20,7 @@ from .assignment import Assigner, ImageAssigner, Layer, Match
 
 
 class Repeated(ImageAssigner):
-    """The assignment by `assigner` as if each object occurred `times` times.
+    """An assigner that assigns as `assigner` would if each object occurred `times` times.
 
     In an image with many objects, this number is reduced, so that each object still gets a query.
     """
@@ -39,7 +39,7 @@ class Repeated(ImageAssigner):
 
 
 class QualityAssigner(ImageAssigner):
-    """An assignment that gives each object up to `most` queries that already fit it.
+    """An assigner that gives each object up to `most` queries that already fit it.
 
     The quality of a pair is a weighted mean of the IoU, with the weight `iou_share`, and the score of the
     object's class. Each object first gets one query, by the one-to-one assignment with the maximum total
@@ -80,7 +80,7 @@ class QualityAssigner(ImageAssigner):
 
 
 class Known(Assigner):
-    """An assignment that is known beforehand and is the same for every layer."""
+    """An assigner whose pairs are known beforehand and are the same for every layer."""
 
     def __init__(self, match: Match):
         self.match = match

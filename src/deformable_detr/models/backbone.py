@@ -55,7 +55,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def freeze(self, trainable_layers: int) -> None:
-        """Freeze all stages except the last `trainable_layers` (0 to 5). A ResNet's stem counts as a stage."""
+        """Freeze all stages except the last `trainable_layers` (0 to 5). A ResNet's stem is a stage too."""
 
 
 class ResNet(Backbone):
@@ -104,8 +104,8 @@ class ResNet(Backbone):
         else:
             state = _read_weights(source)
         state = {resnet_key(key): value for key, value in state.items()}
-        # The weights of a plain ResNet do not include sampling offsets. The offsets then stay at zero, because
-        # the kernels were trained without them.
+        # The weights of a plain ResNet do not include sampling offsets. The offsets then stay at zero, as the
+        # kernels were trained without them.
         _load(self, {**self._sampling_state(), **state}, source)
 
     def _sampling_state(self) -> dict[str, Tensor]:

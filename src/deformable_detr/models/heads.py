@@ -27,9 +27,9 @@ class PredictionHead(nn.Module):
         )
 
     def start_at_reference(self, size_bias: float) -> None:
-        """Initialise the box head as in Deformable DETR: boxes first equal their references.
+        """Initialise the box head as in Deformable DETR: centres start at their references.
 
-        `size_bias` is added to the logits of their width and height.
+        Sizes start at those of the references, with `size_bias` added to their logits.
         """
         last = self.box_head[-1]
         assert isinstance(last, nn.Linear)

@@ -78,7 +78,7 @@ class DetectionModel(nn.Module):
         return self.locate(_flatten(levels), shapes, batch.mask)
 
     def locate(self, tokens: Tensor, spatial_shapes: SpatialShapes, image_mask: Tensor) -> FeatureMemory:
-        """Return the memory of tokens (B, S, C): with their positions, their mask and the valid ratios.
+        """Return the memory of tokens (B, S, C), with their positions, their mask and the valid ratios.
 
         These depend only on the levels' sizes and on the padding mask of the pixels, `image_mask` (B, H, W).
         """

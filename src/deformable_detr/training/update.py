@@ -48,8 +48,7 @@ def update(
         number: the number of the update, for messages.
 
     Returns:
-        This process's losses by name, summed over the micro-batches: `loss`, its terms and, if gradients are
-        clipped and finite, `gradient_norm`.
+        This process's `loss` and its terms by name, and `gradient_norm` if gradients are clipped and finite.
 
     Raises:
         NonFiniteError: if a loss is not finite or, with `clip_norm` and without float16, the gradient is not;
