@@ -1,7 +1,7 @@
 """Boxes: conversions, overlap, and the logits that the box heads use.
 
 `_cxcywh`: centre and size, normalised by the image size. `_xyxy`: two corners. Shapes are (..., 4). Leading
-axes broadcast, so that a function can compare boxes in pairs or each box with every other.
+axes broadcast, so that a function can compare boxes pair by pair, or all boxes of two sets with each other.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def coordinate_dtype(tensor: Tensor) -> torch.dtype:
-    """Return the dtype of coordinates if activations have the dtype of `tensor`. It is at least float32."""
+    """Return the dtype in which coordinates are computed: that of `tensor`, but at least float32."""
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
@@ -50,7 +50,7 @@ def generalized_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     intersection, union = _intersection_and_union(a_xyxy, b_xyxy)
     low = torch.minimum(a_xyxy[..., :2], b_xyxy[..., :2])
     high = torch.maximum(a_xyxy[..., 2:], b_xyxy[..., 2:])
-    # Two boxes of no area at one point would give 0/0, and the NaN would reach every weight.
+    # Two boxes without area at the same point would give 0/0, and the NaN would reach every weight.
     tiny = torch.finfo(union.dtype).tiny
     enclosing = (high - low).prod(-1).clamp(min=tiny)
     return intersection / union.clamp(min=tiny) - (enclosing - union) / enclosing

@@ -2,8 +2,8 @@
 
 One object defines the matching cost, the loss, the score and the selection of detections, so that they are
 consistent. DETR uses softmax with a no-object class (specification §4.5). Deformable DETR uses one sigmoid
-per class with focal loss (paper, section 5; specification §5.1, §5.2). Two other losses of sigmoids know how
-good the boxes are (specification §12.3).
+per class with focal loss (paper, section 5; specification §5.1, §5.2). Two other losses of sigmoids also use
+the IoU of the predicted boxes (specification §12.3).
 
 Letters: B batch, Q queries, N objects of one image.
 """
@@ -42,7 +42,7 @@ class TopPairs:
 
 @dataclass(frozen=True)
 class TopArrays:
-    """`TopPairs` as arrays."""
+    """`TopPairs` with NumPy arrays instead of tensors."""
 
     scores: np.ndarray
     labels: np.ndarray
@@ -58,19 +58,22 @@ class ClassificationScheme(ABC):
 
     @abstractmethod
     def matching_cost(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the cost (Q, N) of assigning each object (N,) to each query (Q, num_logits)."""
+        """Return the cost (Q, N) of assigning each object to each query of one image.
+
+        `logits` (Q, num_logits) belong to the queries, and `labels` (N,) are the classes of the objects.
+        """
 
     @abstractmethod
     def loss(self, logits: Tensor, assigned: Tensor, quality: Tensor, count: BatchCount) -> Tensor:
         """Return the scalar loss of logits (B, Q, num_logits).
 
         `assigned` (B, Q) holds class indices or NO_OBJECT. `quality` (B, Q) holds the IoU of the query's box
-        with its object, without a gradient, and 0 if it has none; a scheme may ignore it.
+        with its object, without a gradient, or 0 if the query has no object. A scheme may ignore it.
         """
 
     @abstractmethod
     def scores(self, logits: Tensor) -> Tensor:
-        """Return probabilities (..., num_classes)."""
+        """Return the probability of each class, (..., num_classes), for logits (..., num_logits)."""
 
     @abstractmethod
     def select(self, logits: Tensor, k: int) -> TopPairs:
@@ -83,7 +86,7 @@ class SigmoidFocal(ClassificationScheme):
     def __init__(self, num_classes: int, alpha: float = 0.25, gamma: float = 2.0):
         self.num_classes = self.num_logits = num_classes
         self.alpha, self.gamma = alpha, gamma
-        # All probabilities start at 0.01: thousands of background terms would drown out the rest otherwise.
+        # All probabilities start at 0.01. Otherwise, thousands of background terms would dominate the loss.
         self.initial_class_bias = -math.log((1 - 0.01) / 0.01)
 
     def matching_cost(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -100,10 +103,10 @@ class SigmoidFocal(ClassificationScheme):
         return focal / count.objects
 
     def target(self, logits: Tensor, assigned: Tensor) -> Tensor:
-        """Return a one for each query's class and zeros elsewhere, (B, Q, num_classes)."""
+        """Return (B, Q, num_classes): 1 at the class of each query's object, and 0 everywhere else."""
         import torch.nn.functional as F
 
-        # The extra column holds the queries without an object, and is cut off.
+        # The extra column is for queries without an object, and is cut off.
         target = F.one_hot(assigned.where(assigned != NO_OBJECT, self.num_classes), self.num_classes + 1)
         return target[..., :-1].to(logits.dtype)
 
@@ -118,8 +121,9 @@ class SigmoidFocal(ClassificationScheme):
 class SigmoidMatchability(SigmoidFocal):
     """Sigmoids that learn the quality of the box: the matchability-aware loss (DEIM, CVPR 2025).
 
-    The target t of a matched query's class is IoU^γ, and its binary cross-entropy has the weight 1. All other
-    targets are 0, with the weight p^γ. The matching cost is that of the focal loss.
+    The target of a matched query's class is IoU^γ, and its binary cross-entropy has the weight 1. All other
+    targets are 0, with the weight p^γ; p is the predicted probability. The matching cost is that of the focal
+    loss.
     """
 
     exponent = 1.5  # γ
@@ -137,8 +141,9 @@ class SigmoidMatchability(SigmoidFocal):
 class SigmoidVarifocal(SigmoidFocal):
     """Sigmoids that learn the quality of the box: the varifocal loss (Zhang et al., CVPR 2021; RT-DETR).
 
-    The target t of a matched query's class is the IoU, and its binary cross-entropy has the weight t. All
-    other targets are 0, with the weight α·p^γ. The matching cost is that of the focal loss.
+    The target of a matched query's class is the IoU, which is also the weight of its binary cross-entropy.
+    All other targets are 0, with the weight α·p^γ; p is the predicted probability. The matching cost is that
+    of the focal loss.
     """
 
     share, exponent = 0.75, 2.0  # α and γ
@@ -154,7 +159,7 @@ class SigmoidVarifocal(SigmoidFocal):
 
 
 class SoftmaxWithNoObject(ClassificationScheme):
-    """One of num_classes classes or no object (the last logit). A query yields at most one detection."""
+    """A softmax over all classes and "no object", the last logit. A query yields at most one detection."""
 
     initial_class_bias = None
 
@@ -216,10 +221,10 @@ def build_classification(model: ModelConfig, loss: LossConfig | None = None) -> 
 
 
 def select_from_arrays(scheme: ClassificationScheme, logits: np.ndarray, k: int) -> TopArrays:
-    """Return `scheme.select` of logits (B, Q, num_logits) float32 as arrays.
+    """Return the result of `scheme.select` for float32 logits (B, Q, num_logits), as NumPy arrays.
 
-    If the scheme inherits its selection from one of the package, this does not import PyTorch. Pairs with
-    equal scores are in the order of the queries.
+    If the scheme inherits `scores` and `select` from a scheme of this package, PyTorch is not imported, and
+    pairs with equal scores are in the order of the queries.
     """
     kind = type(scheme)
     if (kind.scores, kind.select) == (SigmoidFocal.scores, SigmoidFocal.select):

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-NOTEBOOK_SIDE, NOTEBOOK_ROWS = 900, 20  # pixels of a picture, and rows of a table, in a notebook
-MAX_NAMES = 8  # the most classes that a line lists
+NOTEBOOK_SIDE, NOTEBOOK_ROWS = 900, 20  # in a notebook, the maximum picture side (pixels) and table rows
+MAX_NAMES = 8  # the maximum number of classes that a line lists
 SpatialShapes = tuple[tuple[int, int], ...]  # ((H, W), ...) of the feature levels, finest first
 
 
@@ -35,7 +35,7 @@ SpatialShapes = tuple[tuple[int, int], ...]  # ((H, W), ...) of the feature leve
 class ImageBatch:
     """A batch of images, zero-padded at the bottom and on the right to the largest height and width.
 
-    `pixels`: (B, 3, H, W) float, already normalised, so that the padding has the mean colour.
+    `pixels`: (B, 3, H, W) float, normalised before they are padded, so that the padding has the mean colour.
     `mask`: (B, H, W) bool, True = padding.
     """
 
@@ -44,11 +44,11 @@ class ImageBatch:
 
     @classmethod
     def from_input(cls, images: ImageBatch | Tensor | Sequence[Tensor]) -> ImageBatch:
-        """Convert any form of pictures that a model accepts.
+        """Return a batch of normalised pictures, which may have any form that a model accepts.
 
         Args:
-            images: a batch; its two tensors, (pixels, mask); pictures of one size, (B, 3, H, W); or pictures
-                of different sizes, each (3, H, W), which are padded here.
+            images: an `ImageBatch`; the pair of its tensors, (pixels, mask); pictures of one size,
+                (B, 3, H, W); or pictures of different sizes, each (3, H, W), which are padded here.
 
         Raises:
             ValueError: if the images have other shapes or types.
@@ -151,7 +151,7 @@ class FeatureMemory:
 class Predictions:
     """The output of one decoder layer (or of the first stage), one row per query.
 
-    `logits`: (B, Q, number of logits). `boxes_cxcywh`: (B, Q, 4) in [0, 1].
+    `logits`: (B, Q, number of logits). `boxes_cxcywh`: (B, Q, 4), in [0, 1] relative to the unpadded image.
     """
 
     logits: Tensor
@@ -163,9 +163,9 @@ class Queries:
     """The decoder's input.
 
     `content`, `positions`: (B, Q, C). `references`: (B, Q, 2) points or (B, Q, 4) boxes, in [0, 1]
-    of the unpadded image. Two-stage models also set `proposals`, the first stage's predictions for every
-    memory token (in training and explanations), and `tokens` (B, Q), the index of the token that proposed
-    each query.
+    relative to the unpadded image. Two-stage models also set `tokens` (B, Q), the index of the token that
+    proposed each query, and, in training and explanations, `proposals`, the first stage's predictions for
+    every memory token.
     """
 
     content: Tensor
@@ -180,7 +180,8 @@ class DetectorOutput:
     """The output of a model.
 
     `predictions`: one entry per decoder layer. The last one is the result; the others have auxiliary losses.
-    `proposals`: the first stage's predictions for all S tokens; None in a one-stage model.
+    `proposals`: the first stage's predictions for all S tokens; None in a one-stage model, and in
+    inference with `BestProposals`.
     """
 
     predictions: tuple[Predictions, ...]
@@ -255,9 +256,9 @@ class Detections:
     `boxes_xyxy`: (N, 4) float32, in pixels of the original image. `scores`: (N,) float32.
     `labels`: (N,) int64 class indices; `category_ids`: (N,) int64, the data set's own ids;
     `names`: class names. `image_size`: (H, W) of the original image.
-    `image`: the picture itself, (H, W, 3) uint8 RGB, which `draw()` uses; None if not available.
+    `image`: the picture itself, (H, W, 3) uint8 RGB, which `draw()` uses; None if it is not available.
     `track_ids`: (N,) int64 in a tracked video, otherwise None. An object has the same number in every frame,
-    and -1 as long as it is not tracked yet.
+    and -1 until it is tracked.
     """
 
     boxes_xyxy: np.ndarray
@@ -276,14 +277,14 @@ class Detections:
         return f"Detections({self.in_words()})"
 
     def in_words(self) -> str:
-        """Return the number of objects by class and the picture's size: '3 objects: 2 car, 1 bus; 64x48'."""
+        """Return the numbers of objects, and width x height, as in '3 objects: 2 car, 1 bus; 64x48'."""
         numbers = Counter(self.names).most_common()
         listed_numbers = listed([f"{number} {name}" for name, number in numbers], MAX_NAMES)
         objects = f"{count(len(self), 'object')}: {listed_numbers}" if numbers else "no objects"
         return printable(f"{objects}; {self.image_size[1]}x{self.image_size[0]}")
 
     def _repr_html_(self) -> str:
-        """Return the drawn picture and a table for a notebook."""
+        """Return HTML for a notebook: the picture with the boxes, if it is available, and a table."""
         from .pages import data_url, render
 
         picture = None if self.image is None else data_url(self.draw(), NOTEBOOK_SIDE)
@@ -376,7 +377,7 @@ class Detections:
             image: a path, a PIL image or an (H, W, 3) RGB uint8 array; by default `self.image`.
 
         Raises:
-            ValueError: if both `image` and `self.image` are None.
+            ValueError: if `image` and `self.image` are both None.
         """
         from PIL import Image as PILImage
 
@@ -402,7 +403,10 @@ class Detections:
 
 
 def import_supervision(use: str) -> ModuleType:
-    """Import supervision for `use`, and suppress its advice to install OpenCV, which is not needed here."""
+    """Import supervision without its advice to install OpenCV, which is not needed here.
+
+    `use` names the caller in the error that is raised if supervision is missing.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
         return import_extra("supervision", "supervision", use)
@@ -413,8 +417,8 @@ class BatchCount:
     """The divisors of an update's losses, counted over all its micro-batches and processes.
 
     `objects`: the number of target boxes. `matched`: the number of queries that are matched to an object (at
-    most Q per image). `images`: the number of images. Each number is the share of one process, because
-    gradients are averaged over processes.
+    most Q per image). `images`: the number of images. Losses are divided by the share of one process
+    (`share_of`), because gradients are averaged over processes.
     """
 
     objects: float

@@ -20,9 +20,9 @@ from .assignment import Assigner, ImageAssigner, Layer, Match
 
 
 class Repeated(ImageAssigner):
-    """Assigns as `assigner` would if each object occurred `times` times.
+    """An assigner that assigns as `assigner` would if each object occurred `times` times.
 
-    In an image with many objects, they occur less often, so that each still gets a query.
+    In an image with many objects, this number is reduced, so that each object still gets a query.
     """
 
     def __init__(self, assigner: ImageAssigner, times: int):
@@ -39,13 +39,13 @@ class Repeated(ImageAssigner):
 
 
 class QualityAssigner(ImageAssigner):
-    """Gives an object up to `most` queries that already fit it.
+    """An assigner that gives each object up to `most` queries that already fit it.
 
-    The quality of a pair is a weighted mean of the IoU, with the share `iou_share`, and the score of the
-    object's class. Every object is sure to get one query, by the one-to-one assignment with the maximum total
-    quality. Each other query votes for the object that it fits best, if the quality is at least `threshold`,
-    and an object takes the best of its voters. So a query has at most one object, and an object has between
-    one and `most` queries, unless there are more objects than queries.
+    The quality of a pair is a weighted mean of the IoU, with the weight `iou_share`, and the score of the
+    object's class. Each object first gets one query, by the one-to-one assignment with the maximum total
+    quality. Each other query becomes a candidate for the object that it fits best if their quality is at
+    least `threshold`, and each object also gets its best candidates. So a query has at most one object, and
+    an object has between one and `most` queries, unless there are more objects than queries.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class QualityAssigner(ImageAssigner):
         favourite, quality = matrix.argmax(axis=1), matrix.max(axis=1)
         sure, theirs = linear_sum_assignment(-matrix)
         favourite[sure], quality[sure] = theirs, np.inf
-        order = np.lexsort((-quality, favourite))  # object after object, the best voter first
+        order = np.lexsort((-quality, favourite))  # object after object, the best query first
         voted = favourite[order]
         rank = np.arange(Q) - np.searchsorted(voted, voted)
         chosen = order[(rank < self.most) & (quality[order] >= self.threshold)]
@@ -80,7 +80,7 @@ class QualityAssigner(ImageAssigner):
 
 
 class Known(Assigner):
-    """Returns pairs that are known beforehand, the same for every layer."""
+    """An assigner whose pairs are known beforehand and are the same for every layer."""
 
     def __init__(self, match: Match):
         self.match = match

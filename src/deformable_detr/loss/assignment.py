@@ -47,22 +47,25 @@ class Assigner(ABC):
 
 
 class ImageAssigner(Assigner):
-    """An assigner that decides image by image, on the host, from a number for each query and object."""
+    """An assigner that decides image by image, on the CPU, from a matrix with a number for each pair."""
 
     @abstractmethod
     def matrix(self, logits: Tensor, boxes_cxcywh: Tensor, target: Target) -> Tensor:
-        """Return a number for each pair, (Q, N), given one image's logits (Q, ·) and boxes (Q, 4)."""
+        """Return a number, such as a cost, for each query and object of one image, (Q, N).
+
+        `logits` (Q, num_logits) and `boxes_cxcywh` (Q, 4) are the predictions for the image.
+        """
 
     @abstractmethod
     def assign(self, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the queries and the objects of the matched pairs, given all numbers (Q, N)."""
+        """Return the indices of the queries and those of the objects of the pairs chosen from `matrix`."""
 
     @torch.no_grad()
     def __call__(self, layers: Sequence[Layer]) -> list[Match]:
         """Return one `Match` per layer.
 
-        The host waits for a GPU only once: all layers' numbers are transferred together, as are the resulting
-        indices.
+        The CPU waits for a GPU only once: the matrices of all layers are transferred together, and so are the
+        resulting indices.
         """
         on_device = [
             self.matrix(logits, boxes, target)
@@ -97,7 +100,10 @@ def _to_host(matrices: Sequence[Tensor]) -> list[np.ndarray]:
 
 
 def _on_device(pairs: Sequence[np.ndarray], device: torch.device) -> list[Match]:
-    """Copy the pairs to the device in one transfer, from page-locked memory so the host need not wait."""
+    """Copy the pairs of all layers to the device in one transfer.
+
+    For a GPU, they are copied from page-locked memory, so that the CPU does not have to wait.
+    """
     indices = torch.from_numpy(np.concatenate(pairs, axis=1))
     if device.type == "cuda":
         indices = indices.pin_memory()

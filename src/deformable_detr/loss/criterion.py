@@ -30,7 +30,8 @@ class Losses:
 
     `total`: the weighted sum, which is differentiated. `terms`: the unweighted terms by name, detached. They
     are `class`, `box` and `giou` for the last layer; the same names have the suffixes `_0`, `_1`, … for the
-    earlier layers and `_proposals` for the first stage. Training routes add their names.
+    earlier layers and `_proposals` for the first stage. The suffixes of a training route begin with its name,
+    as in `class_denoising_0`.
     """
 
     total: Tensor
@@ -57,7 +58,8 @@ class SetCriterion:
         Args:
             output: the predictions of all layers.
             targets: one target per image; an image may have no objects.
-            count: the counts over the whole update; None if this batch is the whole update.
+            count: this process's share of the counts over the whole update; None if this batch is the whole
+                update.
             further: predictions that are not in the model's output, from training routes.
 
         Raises:
@@ -80,7 +82,7 @@ class SetCriterion:
         return Losses(total, terms)
 
     def stages(self, output: DetectorOutput, targets: Sequence[Target]) -> list[Stage]:
-        """Return the stages of a model's output: decoder layers and, in two-stage models, the proposals."""
+        """Return a stage for each decoder layer that has losses and, in two stages, one for the proposals."""
         repeats = self.config.object_repeats
         assigner = self.matcher if repeats == 1 else Repeated(self.matcher, repeats)
         stages = stages_of(

@@ -17,7 +17,7 @@ from .assignment import ImageAssigner
 
 
 class HungarianMatcher(ImageAssigner):
-    """Finds each image's one-to-one assignment with the minimum total cost: min(Q, N) pairs."""
+    """An assigner of one query to each object, with the minimum total cost: min(Q, N) pairs per image."""
 
     def __init__(
         self, classification: ClassificationScheme, class_cost: float, box_cost: float, giou_cost: float

@@ -1,7 +1,4 @@
-"""Stages: the predictions that have losses, with their targets.
-
-Letters: B batch, Q queries.
-"""
+"""Stages: the predictions that have losses, with their targets."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ class Stage:
     """The predictions of one layer and their targets.
 
     Attributes:
-        suffix: the end of the names of its losses.
+        suffix: the end of the names of its losses, such as `_proposals`.
         assigner: decides which query should represent which object.
         weight: the factor on its losses in the total.
         repeats: the number of times that each object occurs. The losses are divided by `repeats` times the
@@ -45,7 +42,7 @@ def stages_of(
     """Return a stage for each decoder layer that has losses, the last layer first.
 
     Args:
-        name: the suffix of the last layer. To this, the earlier layers add `_0`, `_1`, ….
+        name: the suffix of the last layer. The suffixes of earlier layers are `name` plus `_0`, `_1`, ….
         auxiliary: whether layers before the last one have losses.
     """
     numbered = {name: layers[-1]}
@@ -55,7 +52,7 @@ def stages_of(
 
 
 def objects_only(targets: Sequence[Target]) -> list[Target]:
-    """Return targets for the first stage, which only distinguishes objects (class 0) from background."""
+    """Return the targets of the first stage: all objects have class 0, because it ignores their classes."""
     return [
         Target(target.labels.new_zeros(len(target)), target.boxes_cxcywh, target.image_id)
         for target in targets

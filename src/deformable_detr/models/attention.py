@@ -32,10 +32,11 @@ class MemoryAttention(nn.Module, ABC):
         Args:
             queries: (B, Q, C).
             query_positions: (B, Q, C).
-            references: (B, Q, 2) points or (B, Q, 4) boxes, in [0, 1] of the unpadded image.
+            references: (B, Q, 2) points or (B, Q, 4) boxes, in [0, 1] relative to the unpadded image.
+            memory: the tokens to attend to, S in total.
 
         Returns:
-            (B, Q, C).
+            The attention's output for each query, (B, Q, C).
         """
 
 
@@ -67,7 +68,8 @@ class DenseAttention(MemoryAttention):
 class DeformableAttention(MemoryAttention):
     """Attention from every query to K learned points per head and level around its reference.
 
-    The offsets of the points and their weights are linear in the query; only values are read from the memory.
+    The offsets of the points and their attention weights are linear in the query, so the memory provides only
+    the values.
     """
 
     def __init__(self, dim: int, num_heads: int, num_levels: int, num_points: int):
@@ -81,10 +83,10 @@ class DeformableAttention(MemoryAttention):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise the points and weights.
+        """Initialise the projections, so that points and attention weights do not depend on the query.
 
-        The points of head m lie in the direction 2πm/M from the reference. The larger
-        coordinate of the k-th offset is k in absolute value. All weights are equal.
+        The points of head m are in the direction 2πm/M from the reference. The larger coordinate of the k-th
+        offset (from 1) is k in absolute value. All attention weights are equal.
         """
         angles = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
         directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
@@ -111,7 +113,7 @@ class DeformableAttention(MemoryAttention):
         offsets, logits = self.sampling_offsets(query), self.attention_weights(query)
         # Locations need float32: near 1, bfloat16 steps by half a pixel at width 134.
         dtype = coordinate_dtype(offsets)
-        # From the unpadded image to each padded level; (x, y) and (w, h) scale alike.
+        # From the unpadded image to each padded level, with the same scale for (x, y) and (w, h).
         scale = memory.valid_ratios.repeat(1, 1, references.shape[-1] // 2)  # (B, L, 2|4)
         sampled = fused_ms_deform_attn(
             value.unflatten(-1, (M, -1)),  # (B, S, M, D)
@@ -165,7 +167,7 @@ def tokens_per_level(num_queries: int, spatial_shapes: SpatialShapes) -> list[in
 
 
 def equal_shares(num_queries: int, spatial_shapes: SpatialShapes) -> list[int]:
-    """Divide the object queries equally among the levels, starting with the finest level.
+    """Return the number of object queries for each level: equal shares, and the rest on the finest ones.
 
     An object query belongs to no level, and the paper does not specify which level it attends to.
     """

@@ -29,11 +29,11 @@ from ..ops import DeformConv2d
 class Backbone(nn.Module, ABC):
     """A network that maps normalised pixels (B, 3, H, W) to feature maps (B, C, H, W), finest first.
 
-    It returns the last `num_maps` maps.
+    Only the last maps of the network are returned; `build_backbone` determines how many.
 
     Attributes:
-        channels: the number of channels of each map.
-        strides: the number of image pixels per cell of each map.
+        channels: the number of channels of each returned map.
+        strides: the number of image pixels per cell of each returned map, along one axis.
     """
 
     channels: tuple[int, ...]
@@ -47,7 +47,7 @@ class Backbone(nn.Module, ABC):
         """Load ImageNet weights.
 
         Args:
-            source: `imagenet`, or a .safetensors or .pth file with the library's own key names.
+            source: `imagenet`, or a .safetensors or .pth file with the key names of torchvision or timm.
 
         Raises:
             UserError: if the weights cannot be obtained or do not fit the backbone.
@@ -55,7 +55,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def freeze(self, trainable_layers: int) -> None:
-        """Freeze all but the last `trainable_layers` (0 to 5) stages."""
+        """Freeze all stages except the last `trainable_layers` (0 to 5). A ResNet's stem is a stage too."""
 
 
 class ResNet(Backbone):
@@ -104,12 +104,12 @@ class ResNet(Backbone):
         else:
             state = _read_weights(source)
         state = {resnet_key(key): value for key, value in state.items()}
-        # A plain ResNet's weights include no offsets; they stay at zero then, for which the kernels were
-        # trained.
+        # The weights of a plain ResNet do not include sampling offsets. The offsets then stay at zero, as the
+        # kernels were trained without them.
         _load(self, {**self._sampling_state(), **state}, source)
 
     def _sampling_state(self) -> dict[str, Tensor]:
-        """Return the tensors that deformable convolutions have and plain convolutions lack."""
+        """Return, by name, the tensors that deformable convolutions have and plain convolutions lack."""
         return {
             f"{name}.{key}": value
             for name, module in self.named_modules()
@@ -127,7 +127,7 @@ def _make_deformable(stage: nn.Module) -> None:
 
 
 def resnet_key(key: str) -> str:
-    """Translate torchvision's name of a ResNet weight.
+    """Return the name in `ResNet` of a weight that torchvision calls `key`.
 
     For example, `layer2.0.conv1.weight` becomes `stages.1.0.conv1.weight`.
     """
@@ -208,7 +208,7 @@ class TimmBackbone(Backbone):
 def _belongs_to(name: str, module: str) -> bool:
     """Return whether the parameter `name` belongs to timm's `module`.
 
-    Feature extractors have `stages_1` in their names instead of `stages.1`.
+    In a feature extractor, the names of parameters have `stages_1` instead of `stages.1`.
     """
     return name.startswith((f"{module}.", f"{module.replace('.', '_')}."))
 
@@ -256,7 +256,11 @@ def _torch_load(path: str) -> dict[str, Tensor]:
 
 
 def _load(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Load the feature extractor's tensors from `state` and ignore those of a classifier's head."""
+    """Load the tensors of `module` from `state`, and ignore others, such as those of a classifier's head.
+
+    Raises:
+        UserError: if a tensor is missing or has another shape.
+    """
     state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
     own = module.state_dict()
     missing = [key for key in own if key not in state]
@@ -281,7 +285,8 @@ def register_backbone(name: str, build: BackboneBuilder) -> None:
 
     Args:
         name: the value of `model.backbone.name`.
-        build: a function of the configuration and the number of maps that the backbone must return.
+        build: a function that returns the backbone, given the configuration and the number of maps that the
+            backbone must return.
     """
     _BACKBONES[name] = build
 

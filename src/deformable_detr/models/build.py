@@ -31,7 +31,7 @@ from .queries import MixedQueries, ProposalQueries, ReferencePointQueries, Stati
 
 
 def build_model(config: ModelConfig) -> DetectionModel:
-    """Build an untrained model in training mode, initialised as the authors do (specification §3.4)."""
+    """Build an untrained model in training mode, initialised as in the authors' code (specification §3.4)."""
     backbone = build_backbone(config.backbone, num_maps=_num_maps(config))
     head = PredictionHead(config.hidden_dim, _num_logits(config))
     heads = [head, *(copy.deepcopy(head) for _ in range(_num_heads(config) - 1))]
@@ -72,7 +72,10 @@ def build_model(config: ModelConfig) -> DetectionModel:
 
 @cache
 def level_strides(config: ModelConfig) -> tuple[int, ...]:
-    """Return each feature level's image pixels per cell, finest level first, without allocating weights."""
+    """Return the number of image pixels per cell along one axis, for each feature level, finest first.
+
+    No weights are allocated.
+    """
     with torch.device("meta"):
         strides = build_backbone(config.backbone, num_maps=_num_maps(config)).strides
     further = config.num_levels - len(strides)  # each by a convolution of stride 2 (neck.py)
@@ -88,7 +91,11 @@ def _num_logits(config: ModelConfig) -> int:
 
 
 def _num_heads(config: ModelConfig) -> int:
-    """Return 1 if all layers share a head; with refinement, return one per layer plus one for proposals."""
+    """Return the number of prediction heads.
+
+    Without refinement, all layers share one head. With refinement, each layer has a head, and in two stages,
+    the proposals have one too.
+    """
     if not config.refine_references:
         return 1
     return config.decoder_layers + config.two_stage
@@ -100,8 +107,9 @@ def _initialise_heads(config: ModelConfig, heads: list[PredictionHead]) -> None:
         if class_bias is not None:
             nn.init.constant_(head.class_head.bias, class_bias)
         if config.attention == "dense":
-            continue  # DETR's boxes have no reference to start from
-        # A box without a reference size starts small, sigmoid(-2) = 0.12; later layers inherit the size.
+            continue  # DETR's boxes do not start from a reference
+        # A box whose reference is a point starts small, with sides of sigmoid(-2) = 0.12 of the image; later
+        # layers start from that size.
         starts_from_point = index == 0 and not config.two_stage
         head.start_at_reference(size_bias=-2.0 if starts_from_point else 0.0)
 
@@ -132,7 +140,7 @@ def _position(config: ModelConfig) -> nn.Module:
 
 
 def _attention(config: ModelConfig, in_encoder: bool) -> MemoryAttention:
-    """Build a layer's attention. Queries are memory tokens in the encoder, object queries in the decoder."""
+    """Build the attention to the memory of one encoder or decoder layer."""
     if config.attention == "dense":
         return DenseAttention(config.hidden_dim, config.num_heads, config.dropout)
     if config.attention == "deformable_own_level":

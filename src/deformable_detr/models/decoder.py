@@ -16,8 +16,8 @@ from .dropout import Dropout
 from .feedforward import FeedForward
 from .heads import PredictionHead, corrected, logits_of_references
 
-# The first sub-layer of a decoder layer, in which queries see each other: (content, positions) → content, all
-# (B, Q, C). A training route may take a step other than `DecoderLayer.self_attend`.
+# The first sub-layer of a decoder layer, in which queries attend to each other: (content, positions) →
+# content, all (B, Q, C). A training route may replace `DecoderLayer.self_attend` with another function.
 SelfAttend = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -61,13 +61,14 @@ class DecoderLayer(nn.Module):
 class Decoder(nn.Module):
     """Layers with their prediction heads: one head for all layers, or one per layer.
 
-    `norm` is applied to the input of a layer's head, but not to the input of the next layer. Only DETR has
-    it; in other models, it is `nn.Identity`. With `refine_references`, each layer starts from the boxes that
-    the previous layer predicted.
+    `norm` is applied to the input of a layer's head, but not to the input of the next layer. Only DETR
+    has a norm here; in other models, it is `nn.Identity`. With `refine_references`, each layer starts from
+    the boxes that the previous layer predicted.
 
     Attributes:
         look_forward_twice: set by training (specification §12.2): with refinement, the loss of a layer's
-            boxes also reaches the layer before it, but none further back. Predictions do not depend on it.
+            boxes also has a gradient for the boxes of the layer before it, but not of earlier ones.
+            Predictions do not depend on this.
     """
 
     def __init__(
@@ -88,7 +89,10 @@ class Decoder(nn.Module):
     def forward(
         self, queries: Queries, memory: FeatureMemory, attend: Sequence[SelfAttend] | None = None
     ) -> tuple[Predictions, ...]:
-        """Return the predictions of all layers; `attend` replaces the self-attention of each layer."""
+        """Return the predictions of all layers, in order.
+
+        `attend` holds a function for each layer, which replaces its self-attention.
+        """
         steps: Sequence[SelfAttend | None] = attend or [None] * len(self.layers)
         content, references = queries.content, queries.references
         origins = references  # the boxes that are corrected: the references, perhaps with a gradient
@@ -105,7 +109,7 @@ class Decoder(nn.Module):
                 if self.look_forward_twice:
                     origins = corrected(logits_of_references(references), deltas)
                 else:
-                    # Detached: each layer learns to correct a box, not to please the layers before it.
+                    # Detached, so that the loss of a layer's boxes has no gradient for the boxes before them.
                     origins = boxes.detach()
                 references = origins.detach()
         return tuple(predictions)

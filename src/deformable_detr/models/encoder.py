@@ -32,7 +32,7 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A stack of layers of equal shape. In all of them, the reference of a token is its own pixel centre."""
+    """A stack of layers of equal shape. In each layer, the reference point of a token is its pixel centre."""
 
     def __init__(self, layers: Sequence[EncoderLayer]):
         super().__init__()

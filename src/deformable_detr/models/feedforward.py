@@ -1,4 +1,4 @@
-"""The feed-forward half of an encoder or decoder layer, including the residual and the norm after it."""
+"""The feed-forward network of an encoder or decoder layer, with the residual and the norm after it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .dropout import Dropout, relu_dropout_
 class FeedForward(nn.Module):
     """The function norm(x + linear2(relu(linear1(x)))), with dropout after the ReLU and linear2.
 
-    x has the shape (B, Q, C).
+    x has the shape (B, Q, C): batch, queries (in the encoder, memory tokens), channels.
     """
 
     def __init__(self, dim: int, ffn_dim: int, dropout: float):

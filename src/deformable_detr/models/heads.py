@@ -14,7 +14,10 @@ from ..structures import Predictions
 
 
 class PredictionHead(nn.Module):
-    """The heads that map hidden states (B, Q, C) and reference logits (B, Q, 4) to `Predictions`."""
+    """A class head and a box head.
+
+    They map hidden states (B, Q, C) and reference logits (B, Q, 4) to `Predictions`.
+    """
 
     def __init__(self, dim: int, num_logits: int):
         super().__init__()
@@ -24,7 +27,10 @@ class PredictionHead(nn.Module):
         )
 
     def start_at_reference(self, size_bias: float) -> None:
-        """Initialise as in Deformable DETR: boxes equal their references; the size logits are `size_bias`."""
+        """Initialise the box head as in Deformable DETR: centres start at their references.
+
+        Sizes start at those of the references, with `size_bias` added to their logits.
+        """
         last = self.box_head[-1]
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)
@@ -35,12 +41,15 @@ class PredictionHead(nn.Module):
         return Predictions(self.class_head(hidden), self.boxes(hidden, reference_logits))
 
     def boxes(self, hidden: Tensor, reference_logits: Tensor) -> Tensor:
-        """Return the boxes without the logits, (B, Q, 4) cxcywh."""
+        """Return only the boxes, (B, Q, 4) cxcywh, without computing the class logits."""
         return corrected(reference_logits, self.box_head(hidden))
 
 
 def corrected(reference_logits: Tensor, deltas: Tensor) -> Tensor:
-    """Return references, given as logits, after the corrections of a box head, (B, Q, 4) cxcywh."""
+    """Return the boxes sigmoid(deltas + reference_logits), (B, Q, 4) cxcywh.
+
+    `deltas` (B, Q, 4) are the output of a box head.
+    """
     # float32: in 16 bits, a box side near 1 would step by several pixels.
     return (deltas.to(coordinate_dtype(deltas)) + reference_logits).sigmoid()
 

@@ -1,7 +1,7 @@
 """The structure of all models: pixels → maps → levels → memory → queries → predictions.
 
 The model receives its parts from `build.py`. Its `forward` returns the same type in training and evaluation.
-Letters: B batch, S memory tokens, C channels, L levels.
+Letters: B batch, Q queries, S memory tokens, C channels, H and W height and width of a level or a picture.
 """
 
 from __future__ import annotations
@@ -46,14 +46,16 @@ class DetectionModel(nn.Module):
         self.decoder = decoder
 
     def forward(self, images: ImageBatch | FeatureBatch | Tensor | Sequence[Tensor]) -> DetectorOutput:
-        """Detect objects.
+        """Return the predictions of all decoder layers.
 
         Args:
-            images: any input of `ImageBatch.from_input`: a padded batch, its (pixels, mask), or normalised
-                (3, H, W) float tensors, which are padded here; or a `FeatureBatch`, which skips the backbone.
+            images: any input of `ImageBatch.from_input`: a padded batch, its pair (pixels, mask), or
+                normalised (3, H, W) float tensors, which are padded here; or a `FeatureBatch`, for which the
+                backbone is skipped.
 
         Returns:
-            `DetectorOutput`: `.predictions[-1].logits` (B, Q, num_logits) and `.boxes_cxcywh` (B, Q, 4).
+            The predictions of each layer and, in training of two-stage models, the proposals. The result is
+            `.predictions[-1]`, with `.logits` (B, Q, num_logits) and `.boxes_cxcywh` (B, Q, 4).
         """
         memory = self.remember(images)
         return self.answer(self.queries(memory), memory)
@@ -65,7 +67,7 @@ class DetectionModel(nn.Module):
         return memory
 
     def answer(self, queries: Queries, memory: FeatureMemory) -> DetectorOutput:
-        """Return the predictions for the queries."""
+        """Return the decoder's predictions for the queries, and their proposals if they have any."""
         return DetectorOutput(self.decoder(queries, memory), queries.proposals)
 
     def embed(self, batch: ImageBatch | FeatureBatch) -> FeatureMemory:
@@ -76,9 +78,9 @@ class DetectionModel(nn.Module):
         return self.locate(_flatten(levels), shapes, batch.mask)
 
     def locate(self, tokens: Tensor, spatial_shapes: SpatialShapes, image_mask: Tensor) -> FeatureMemory:
-        """Add to tokens (B, S, C) their positions, masks and valid ratios.
+        """Return the memory of tokens (B, S, C), with their positions, their mask and the valid ratios.
 
-        These depend only on sizes and padding.
+        These depend only on the levels' sizes and on the padding mask of the pixels, `image_mask` (B, H, W).
         """
         # Each level's mask is resized from the image's (specification §1.6), never from another level's.
         masks = [resize_nearest(image_mask, shape) for shape in spatial_shapes]
@@ -97,7 +99,7 @@ def _flatten(levels: Sequence[Tensor]) -> Tensor:
 
 
 def valid_ratio(mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return the unpadded fraction of width and height, (B, 2), of a padding mask (B, H, W)."""
+    """Return the unpadded fractions of the width and of the height, (B, 2), of a padding mask (B, H, W)."""
     height, width = mask.shape[-2:]
     valid_height = (~mask[:, :, 0]).sum(1).to(dtype)
     valid_width = (~mask[:, 0, :]).sum(1).to(dtype)
@@ -105,9 +107,10 @@ def valid_ratio(mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def copy_on_same_memory(model: DetectionModel) -> DetectionModel:
-    """Copy the modules of `model`, but share the memory of their tensors. The copy has no gradients.
+    """Copy the modules of `model`, but share the memory of their tensors.
 
-    If a module or parameter of the copy is replaced, `model` does not change.
+    Gradients are disabled for the copy's parameters. If a module or parameter of the copy is replaced,
+    `model` does not change.
     """
     shared: dict[int, object] = {}
     for parameter in model.parameters():

@@ -20,7 +20,10 @@ def resize_nearest(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _indices(target: int, source: int, device: torch.device) -> Tensor:
-    """Map target indices to source indices: floor(index * source / target), in float32 like PyTorch."""
+    """Return the source index of each target index: floor(index * source / target).
+
+    It is computed in float32, as in PyTorch.
+    """
     # Sizes as tensors, not numbers: a graph with dynamic sizes computes them when it runs.
     before, after = (torch.full((), size, dtype=torch.float32, device=device) for size in (source, target))
     steps = torch.arange(target, dtype=torch.float32, device=device)

@@ -36,7 +36,8 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         if input.device.type == "cpu" and input.dtype == torch.float32:
-            # In channels_last, as it comes from a backbone in training, it loses up to three digits on a CPU.
+            # In channels_last, the layout of a backbone's maps in training, the result on a CPU would have up
+            # to three fewer correct digits.
             input = input.contiguous()
         return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
@@ -44,7 +45,8 @@ class GroupNorm(nn.GroupNorm):
 class ChannelMapper(nn.Module):
     """Deformable DETR's neck: a 1x1 convolution with group norm for each map.
 
-    Further levels are computed by 3x3 convolutions of stride 2; the first uses the last backbone map.
+    Further levels are computed by 3x3 convolutions of stride 2: the first of them from the last backbone
+    map, and each other one from the level before it.
     """
 
     def __init__(self, in_channels: Sequence[int], dim: int, num_levels: int):
@@ -59,7 +61,7 @@ class ChannelMapper(nn.Module):
                 convolution = nn.Conv2d(channels, dim, kernel_size=3, stride=2, padding=1)
             nn.init.xavier_uniform_(convolution.weight)
             nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
-            # 32 groups in the paper; widths that 32 does not divide take the next smaller divisor.
+            # 32 groups, as in the paper; for widths that 32 does not divide, the greatest common divisor.
             self.levels.append(nn.Sequential(convolution, GroupNorm(math.gcd(32, dim), dim)))
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
@@ -76,7 +78,7 @@ class ChannelMapper(nn.Module):
 class FPN(nn.Module):
     """A feature pyramid (Lin et al. 2017) on top of `ChannelMapper`.
 
-    From the coarsest level on, each level is upsampled (nearest neighbour) and added to the next finer one.
+    Beginning with the coarsest, each level is upsampled (nearest neighbour) and added to the next finer one.
     Then a 3x3 convolution with group norm is applied to each level.
     """
 

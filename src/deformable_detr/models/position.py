@@ -29,7 +29,7 @@ def sine_encoding(coordinates: Tensor, num_features: int) -> Tensor:
 class SinePosition(nn.Module):
     """Sine encodings of positions, with y in the first half of the channels and x in the second half.
 
-    Coordinates count unpadded pixels only, so an image's encoding does not depend on its padding.
+    Coordinates are relative to the unpadded image, so an image's encoding does not depend on its padding.
     `half_pixel` shifts coordinates to the pixels' centres, as in Deformable DETR but not in DETR.
     """
 

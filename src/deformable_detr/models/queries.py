@@ -23,12 +23,12 @@ from ..structures import FeatureMemory, Predictions, Queries
 from .heads import PredictionHead
 from .position import sine_encoding
 
-# Side of the proposals on the finest level, as a fraction of the image; it doubles from level to level.
+# Side of the base boxes on the finest level, as a fraction of the image; it doubles from level to level.
 PROPOSAL_SIZE = 0.05
 
 
 class FixedQueries(nn.Module, ABC):
-    """Queries that consist only of weights and are the same for every image."""
+    """Queries that depend only on weights, so that they are the same for every image."""
 
     @abstractmethod
     def fixed(self) -> Queries:
@@ -116,7 +116,7 @@ class ProposalQueries(nn.Module):
         return Queries(content, positions, references, proposals, tokens)
 
     def encode(self, boxes_cxcywh: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the positions and the content, both (B, Q, C), that are made from boxes (B, Q, 4)."""
+        """Return the positions and the content, both (B, Q, C), of queries with the boxes (B, Q, 4)."""
         dim = self.memory_norm.normalized_shape[0]
         encoded = sine_encoding(boxes_cxcywh * (2 * math.pi), dim // 2).flatten(2)  # (B, Q, 2C)
         positions, content = self.box_norm(self.box_projection(encoded)).chunk(2, dim=-1)
@@ -124,11 +124,12 @@ class ProposalQueries(nn.Module):
 
 
 class MixedQueries(ProposalQueries):
-    """Proposals determine where a query looks, and learned content what it looks for.
+    """Queries whose boxes and positions come from the best proposals, and whose content is learned.
 
     This is the "mixed query selection" of DINO (Zhang et al., ICLR 2023), in the form of H-DETR.
     Row i of the content, (Q, C), belongs to the i-th best proposal of every image. The positions are those of
-    `ProposalQueries`, whose content is computed as well, because both share a layer norm, but is not used.
+    `ProposalQueries`. The content of `ProposalQueries` is computed too, because positions and content share a
+    layer norm, but it is not used.
     """
 
     def __init__(self, num_queries: int, dim: int, head: PredictionHead, mask_invalid: bool):
@@ -146,8 +147,9 @@ class MixedQueries(ProposalQueries):
 class BestProposals(nn.Module):
     """A faster `ProposalQueries` for inference.
 
-    It computes the objectness (one logit of the class head) of all S tokens, but the boxes of the Q best ones
-    only. In training, all boxes are needed, because all of them contribute to the loss.
+    It computes the objectness (one logit of the class head) of all S tokens, but the boxes of only the Q best
+    ones, and its queries have no `proposals`. In training, all boxes are needed, because all of them
+    contribute to the loss.
     """
 
     def __init__(self, queries: ProposalQueries):
@@ -184,17 +186,20 @@ class BestProposals(nn.Module):
 
 
 def with_best_proposals(queries: nn.Module) -> nn.Module:
-    """Wrap queries in `BestProposals` if they choose proposals as `ProposalQueries` does, and only then."""
+    """Return `BestProposals` if `queries` choose proposals as `ProposalQueries` does, or else `queries`."""
     return BestProposals(queries) if chooses_proposals(queries) else queries
 
 
 def chooses_proposals(queries: nn.Module) -> TypeGuard[ProposalQueries]:
-    """Return True if `BestProposals` makes the same queries, also for subclasses from outside the package."""
+    """Return whether `BestProposals` would make the same queries.
+
+    Subclasses from outside the package are included, if they inherit `forward` from `ProposalQueries`.
+    """
     return isinstance(queries, ProposalQueries) and type(queries).forward is ProposalQueries.forward
 
 
 def for_each_image(queries: Queries, memory: FeatureMemory) -> Queries:
-    """Expand the queries of one image, (1, Q, C), to all images of the memory."""
+    """Expand the queries of one image, (1, Q, C), to all images of the memory, (B, Q, C)."""
     B = memory.tokens.shape[0]  # len() would be a constant under torch.export
     return Queries(
         queries.content.expand(B, -1, -1),

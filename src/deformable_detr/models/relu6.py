@@ -1,8 +1,8 @@
 """ReLU6 with half of the usual memory in training.
 
-PyTorch's backward formula of ReLU6 takes the input. If the module works in place, as in timm's EfficientNet
-and MobileNet, PyTorch therefore copies the input first. The result is as good: it is between 0 and 6 where
-the input is, and the next convolution keeps it anyway.
+PyTorch's backward formula of ReLU6 uses the input. If the module works in place, as in timm's EfficientNet
+and MobileNet, PyTorch therefore copies the input first. The result can replace the input in the formula,
+because both are between 0 and 6 at the same positions. The next convolution keeps the result in any case.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 
 def keep_only_results_of_relu6(module: nn.Module) -> None:
-    """Let the in-place ReLU6 in `module` keep their results for the backward pass, and not their inputs.
+    """Make each in-place ReLU6 in `module` keep its result for the backward pass instead of its input.
 
     Outputs, gradients and the names of the weights do not change.
     """

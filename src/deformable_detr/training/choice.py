@@ -1,4 +1,4 @@
-"""The recipe of a run for which none is named, and the line that says how long it will take."""
+"""The choice of a recipe if a run names none, and the line that says how long the run will take."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ ON_CPU, ON_GPU = "deformable_detr_lite", "deformable_detr_r50_two_stage"
 
 
 def usual_recipe(device: str) -> str:
-    """Return the recipe that suits the device, on which training takes hours and not weeks."""
+    """Return the recipe that suits the device: training with it takes hours there, not weeks."""
     return ON_GPU if choose_device(device).type == "cuda" else ON_CPU
 
 
 def choice_line(data: str | Path, config: RunConfig, device: str, console: Console, *, alone: bool) -> str:
-    """Say which recipe was chosen, which one other machines get, and how long this one will take here.
+    """Return a line with the chosen recipe, the recipe for other machines, and the duration of this run.
 
     Args:
-        console: the console that shows, if it is a terminal, that updates are measured.
+        console: if it is a terminal, it shows a note while updates are measured.
         alone: False if several processes train; then the duration is not measured.
     """
     on_gpu = choose_device(device).type == "cuda"
@@ -39,11 +39,11 @@ def choice_line(data: str | Path, config: RunConfig, device: str, console: Conso
 
 
 def _expected(data: str | Path, config: RunConfig, device: str) -> str:
-    from .forecast import forecast  # not above: its process runs that file as a script
+    from .forecast import forecast  # not at the top, because its process runs that file
 
     try:
         measured = forecast(data, config, device=device, seconds=0.0)
-    except (UserError, RuntimeError):  # training meets the same reason, and states it
+    except (UserError, RuntimeError):  # training will fail for the same reason and print it
         return "how long it will take could not be measured"
     updates = measured.epochs * measured.updates_per_epoch
     if config.train.max_steps is not None:

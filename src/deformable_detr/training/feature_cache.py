@@ -1,8 +1,10 @@
 """The features of a frozen backbone, computed once and used in every epoch.
 
 If the backbone is frozen and the pixels of an image are the same in each epoch, its feature maps are the same
-too, so the epochs after the first one run only neck, encoder and decoder. The maps depend on the padding of
-the batch, so they are stored by image *and* padded size; gradients are the same with and without the cache.
+too, so the epochs after the first one run only the neck, the encoder and the decoder. The maps depend on the
+padding of the batch, so they are stored by image *and* padded size. Gradients are the same with and without
+the cache.
+
 Maps are stored in memory up to a limit, then in files up to another limit; other maps are computed each time.
 
 Letters: B batch; C channels; H, W height and width of a feature map.
@@ -40,7 +42,9 @@ class CacheLimits:
 
 
 class FeatureCache:
-    """`cache[keys]` is `collate([samples[key] for key in keys])` with the backbone's maps instead of pixels.
+    """A source of batches with the backbone's maps instead of pixels.
+
+    `cache[keys]` is otherwise equal to `collate([samples[key] for key in keys])`.
 
     Args:
         samples: the images, whose pixels must be the same in each epoch.
@@ -48,7 +52,8 @@ class FeatureCache:
         computing: a function that returns the context in which the backbone computes (autocast).
 
     Attributes:
-        num_computed, num_recalled: how often features were computed, and how often stored ones were used.
+        num_computed: the number of times that the features of an image were computed.
+        num_recalled: the number of times that the stored features of an image were used.
 
     Raises:
         UserError: if the backbone is not the same function in every update.
@@ -76,7 +81,7 @@ class FeatureCache:
         self.close()
 
     def close(self) -> None:
-        """Remove the files."""
+        """Remove the files and their folder."""
         self.files.clear()
         if self.folder.exists():
             shutil.rmtree(self.folder)
@@ -152,7 +157,7 @@ class FeatureCache:
         self.file_bytes += num_bytes
 
     def describe(self) -> str:
-        """Describe in one sentence how many images are stored, and how to store the others."""
+        """Return a sentence that says how many images are stored, and how to store the others."""
         sentence = (
             f"feature cache: {len(self.memory)} images in memory ({self.memory_bytes / 1e9:.2f} GB), "
             f"{len(self.files)} in files ({self.file_bytes / 1e9:.2f} GB)"

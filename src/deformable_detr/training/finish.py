@@ -21,10 +21,11 @@ MAX_TRAINING_IMAGES = 200  # on which thresholds are chosen if there is no other
 
 
 def finish(run: Parts) -> Detector:
-    """Return the detector with the best weights, or with the last ones if there was no evaluation.
+    """Choose the thresholds of the best weights, write the report, and return the detector.
 
-    All processes detect objects, and the first process writes the files. As the run is already finished and
-    saved, an error is printed, not raised.
+    Without an evaluation, the best weights are the last ones. All processes detect objects, and the first
+    process writes the files. As the run is already finished and saved, an error in the thresholds or in the
+    report is printed, not raised.
     """
     best = _best_checkpoint(run)
     detector = Detector.of(best, run.processes.device)
@@ -69,7 +70,10 @@ def _some_of(split: Split) -> Split:
 
 
 def _with_thresholds(run: Parts, best: Checkpoint, split: Split, rows: list[dict[str, Any]]) -> Detector:
-    """Choose the thresholds of the best weights on a split, save them, and print how reliable they are."""
+    """Choose the thresholds of the best weights on a split, save them, and print how reliable they are.
+
+    Return the detector, which has no thresholds if no detection is right.
+    """
     device = run.processes.device
     rule: Rule = run.config.train.precision_at_least or "best_f1"
     decision = choose_thresholds(

@@ -2,7 +2,7 @@
 
 A recipe's epochs, warm-up and queries suit data sets of the usual size. With sixteen pictures, the lite
 recipe's 64 epochs are 256 updates, of which 200 would be warm-up; and 100 queries cannot find the 300 objects
-of a crowded picture. Only values that are still the recipe's are adapted, so every one can be set by hand.
+of a crowded picture. Only values that are still the recipe's are adapted, so each of them can be set by hand.
 """
 
 from __future__ import annotations
@@ -15,16 +15,20 @@ from ..data.loading import steps_per_epoch
 from ..data.records import Split
 
 MINIMUM_UPDATES = 500
-WARM_UP_SHARE = 0.1  # of the updates, at most
-QUERIES_PER_OBJECT = 1.5  # of the fullest picture: room for fuller ones, and for second guesses
+WARM_UP_SHARE = 0.1  # the maximum, as a fraction of the updates
+QUERIES_PER_OBJECT = 1.5  # of the fullest picture, with a margin for fuller ones and for duplicates
 QUERY_STEP, MAXIMUM_QUERIES = 50, 900
 
 
 def fit_to_data(config: RunConfig, split: Split, total_batch: int) -> tuple[RunConfig, list[str]]:
-    """Adapt `config` to the training images, with `total_batch` of them per update.
+    """Adapt `config` to the training images, if it says so and has a recipe of the package.
+
+    Args:
+        total_batch: the number of images per update.
 
     Returns:
-        The configuration, and a line for the log for each change.
+        The configuration, and lines for the log: one for each change and, if the queries are still too few
+        for a picture, a warning.
     """
     if not config.train.fit_to_data or config.recipe not in RECIPES:
         return config, []
@@ -39,7 +43,7 @@ def _with_length(config: RunConfig, updates_per_epoch: int) -> tuple[RunConfig, 
     epochs = math.ceil(MINIMUM_UPDATES / updates_per_epoch)
     if settings.epochs == usual.epochs < epochs:
         every = settings.evaluate_every
-        if every == usual.evaluate_every:  # as many evaluations as before
+        if every == usual.evaluate_every:  # keeps the number of evaluations
             every = math.ceil(every * epochs / usual.epochs)
         settings = replace(settings, epochs=epochs, evaluate_every=every)
         lines.append(

@@ -1,4 +1,4 @@
-"""A forecast of the time of an epoch and the memory of training, measured on a few updates with the data.
+"""A forecast of the time and memory of training, measured on a few updates with the data.
 
 The updates are those of training (rehearsal.py), with the recipe's augmentation and loader. They run in a
 separate process, because the peak memory of a process never falls. The last update determines how much
@@ -42,14 +42,16 @@ def forecast(
     """Measure some updates of training on `data` and forecast the time and memory of a run.
 
     Args:
-        recipe: a name, or a whole configuration.
-        format: coco, voc, yolo or auto; None means that of the configuration.
+        recipe: the name of a recipe, or a whole configuration.
+        format: coco, voc, yolo or auto; None means the format that the configuration names.
         device: auto, cpu or cuda.
-        seconds: the duration of the measurement; it has at least three updates, after two to warm up.
+        seconds: the time after which no further update is measured. At least three are measured, after two
+            to warm up, if an epoch has that many.
 
     Raises:
-        UserError: if training would refuse the data, there is no split to train on, or the machine has too
-            little memory.
+        UserError: if training would refuse the data, there is no split to train on, a loss is not finite, or
+            the machine has too little memory.
+        RuntimeError: if the process that measures fails for another reason.
     """
     config = recipe if isinstance(recipe, RunConfig) else recipe_of(recipe)
     if format is not None:

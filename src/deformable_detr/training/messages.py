@@ -12,7 +12,7 @@ from .parts import Parts
 
 
 def opening_lines(run: Parts) -> list[str]:
-    """Describe the model, the data and its problems, the plan and the learning rate."""
+    """Return lines about the model, the data and their problems, the updates and the learning rate."""
     settings, split, val = run.config.train, run.train_split, run.val_split
     factor = batch_size_factor(settings, run.total_batch)
     boxes = sum(len(record) for record in split.images)

@@ -23,8 +23,9 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Return AdamW's groups: the backbone, the projections that determine where to sample, and all others.
 
-    Each has `name`, `params` and `initial_lr`, the rate before `learning_rate_factor`. `routes` may have
-    further parameters, which are used only in training.
+    Each group has `name`, `params`, `lr` and `initial_lr`, the rate before `learning_rate_factor`. Groups
+    without trainable parameters are left out. `routes` may have further parameters, which are used only in
+    training.
     """
     further = () if routes is None else routes.named_parameters(prefix="routes")
     groups: dict[str, list[nn.Parameter]] = {"base": [], "backbone": [], "sampling": []}
@@ -50,7 +51,7 @@ def parameter_groups(
 
 
 def adamw(groups: list[dict[str, Any]], config: TrainConfig) -> torch.optim.Optimizer:
-    """Return the paper's optimizer, fused, which needs one pass over the weights instead of a dozen."""
+    """Return AdamW, the paper's optimizer. Its fused form takes one pass over the weights, not a dozen."""
     return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
 
 
@@ -74,7 +75,7 @@ def learning_rate_factor(config: TrainConfig, step: int, steps_per_epoch: int) -
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set the rate of each group to its initial rate times `factor`."""
+    """Set the learning rate of each group to its `initial_lr` times `factor`."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
 
@@ -93,5 +94,5 @@ def update_moving_average(average: nn.Module, model: nn.Module, decay: float, st
 
 
 def cpu_copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy tensors for a file. The copies are contiguous, on the CPU and independent."""
+    """Copy tensors so that they can be saved. The copies are contiguous, on the CPU and independent."""
     return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}

@@ -52,7 +52,7 @@ class Parts:
             several processes share their gradients.
         dtype: the type in which the forward pass computes.
         cache: the backbone's features; None if they are computed in every update.
-        fitted: what was adapted to the data, as lines for the log.
+        fitted: lines for the log that say what was adapted to the data.
     """
 
     data: str | Path
@@ -110,7 +110,7 @@ class Parts:
             yield list(islice(batches, settings.accumulate))
 
     def detector(self) -> Detector:
-        """Return the current detector, with the moving average of the weights if there is one."""
+        """Return a detector with the current weights, or with their moving average if there is one."""
         return Detector.of(replace(self.start, model=self.state.model_to_keep), self.processes.device)
 
     def save_checkpoint(self, name: str) -> None:
@@ -169,7 +169,7 @@ def build_parts(
         dtype=dtype,
         start=start,
         state=state,
-        # Without auxiliary losses the earlier layers' heads get no gradient.
+        # Without auxiliary losses, the earlier layers' heads get no gradient.
         learner=processes.share_gradients(
             Learner(model, state.routes), some_unused=not settings.loss.auxiliary
         ),
@@ -184,7 +184,7 @@ def build_parts(
 
 
 def total_batch_of(config: RunConfig, processes: Processes) -> int:
-    """Return the number of images per update."""
+    """Return the number of images per update, over all micro-batches and processes."""
     return config.train.batch_size * config.train.accumulate * processes.world_size
 
 
@@ -201,14 +201,14 @@ def require_room(output: Path, resume: bool) -> None:
 def _untrained(config: RunConfig, split: Split, *, pretrained: bool) -> Checkpoint:
     # The first process's weights are sent to all others, but every process can read the file.
     weights = config.train.backbone_weights if pretrained else None
-    data = replace(config.data, images=None)  # a model may be passed on; where its pictures were is private
+    data = replace(config.data, images=None)  # a model may be passed on, but the pictures' place is private
     return new_checkpoint(config.model, split.classes, data, config.recipe, weights)
 
 
 def _prepare(
     start: Checkpoint, routes: nn.ModuleDict, config: RunConfig, device: torch.device, dtype: torch.dtype
 ) -> TrainingState:
-    """Prepare the model for training and build its moving average and its optimizer."""
+    """Return the state at the start: the prepared model, its moving average, its optimizer and the routes."""
     settings = config.train
     model = start.model.to(device)
     if settings.lr_backbone == 0:

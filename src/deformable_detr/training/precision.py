@@ -12,7 +12,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     """Return the type for `train.precision` on a device.
 
-    `auto` is bfloat16 on a GPU that supports it, else float32.
+    `auto` is bfloat16 on a GPU that supports it, and float32 otherwise.
 
     Raises:
         UserError: if the device cannot train in this type.

@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Processes:
-    """This process and the number of processes that train together; rank 0 writes the files."""
+    """The rank and device of this process, and the number of processes; rank 0 writes the files."""
 
     rank: int
     world_size: int
@@ -59,7 +59,8 @@ class Processes:
     def from_first(self, compute: Callable[[], Result]) -> Result:
         """Return, in every process, what `compute` returns in the first one; the others do not call it.
 
-        So only the machine of the first process needs the run folder, and all agree on what was in it.
+        Therefore only the machine of the first process needs the run folder, and all processes use the same
+        contents of it.
 
         Raises:
             UserError: in every process, if `compute` raises it in the first one.
@@ -91,10 +92,10 @@ def join_processes(device: str) -> Processes:
     evaluation and later runs in the same processes use it too.
 
     Args:
-        device: auto, cpu or cuda. Each process takes the GPU of its local rank.
+        device: auto, cpu or cuda. Each process uses the GPU of its local rank.
 
     Raises:
-        UserError: if this machine has no such device.
+        UserError: if `device` has another value, or if this machine has no such device.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(

@@ -18,7 +18,7 @@ from .run import take_update
 
 
 def timed_updates(run: Parts) -> Iterator[float]:
-    """Train for at most one epoch; yield the seconds of each update, including the wait for its images."""
+    """Train for at most one epoch, and yield the seconds of each update, with the wait for its images."""
     clock = time.perf_counter()
     for micro_batches in run.updates(0, 0, run.updates_per_epoch):
         take_update(run, micro_batches)
@@ -28,7 +28,10 @@ def timed_updates(run: Parts) -> Iterator[float]:
 
 
 def take_largest_update(run: Parts) -> tuple[int, int]:
-    """Take an update with the largest batch that the data allow, in pixels and objects; return (H, W)."""
+    """Take an update with the largest batch that the data allow, and return its size (H, W) in pixels.
+
+    The pixels are zeros, and the objects are those of the fullest training images.
+    """
     data, batch_size = run.config.data, run.config.train.batch_size
     shorter_side = data.image_size if data.augmentation == "none" else max(data.train_sizes)
     records = run.train_split.images
@@ -56,7 +59,7 @@ def evaluation_seconds(run: Parts, num_images: int) -> float:
 
 
 def _target_of(record: ImageRecord) -> Target:
-    """Return the objects of an untransformed picture, without crowds."""
+    """Return the objects of a picture before any augmentation, without crowd regions."""
     height, width = record.size
     boxes_xyxy = torch.from_numpy(record.boxes_xyxy[~record.crowd]).float()
     boxes_cxcywh = xyxy_to_cxcywh(boxes_xyxy) / torch.tensor([width, height, width, height])

@@ -43,7 +43,7 @@ from .settings import describe_data, names_a_recipe, resolve_config
 from .signals import StopNow, StopRequest, catch_stop_signals
 from .update import MicroBatch, count_update, update
 
-# Updates after which free memory is released. Else gaps between buffers of varying sizes accumulate.
+# Free memory is released after this many updates. Otherwise gaps between buffers of varying size accumulate.
 RELEASE_EVERY = 25
 
 
@@ -81,7 +81,8 @@ def train(
 
     Raises:
         UserError: if the input is wrong.
-        NonFiniteError: if the loss is not finite. The message names the update and its images.
+        NonFiniteError: if the loss or a clipped gradient is not finite. The message names the update and its
+            images.
         TrainingInterruptedError: if a signal stopped the run; its state is saved.
     """
     if resume not in (True, False, "auto"):
@@ -100,10 +101,10 @@ def train(
 def _say_what_was_chosen(
     data: str | Path, settings: RunConfig, output: Path, device: str, processes: Processes
 ) -> None:
-    """Print the line on the recipe that was chosen for this machine."""
+    """Print a line about the recipe that was chosen for this machine, and how long training will take."""
     alone, console = processes.world_size == 1, Console()
     if alone:
-        require_room(output, resume=False)  # before updates are measured in vain
+        require_room(output, resume=False)  # before any time is spent on measuring updates
     line = choice_line(data, settings, device, console, alone=alone)
     console.print(line, highlight=False, soft_wrap=True)
 
@@ -132,7 +133,7 @@ def _train(run: Parts) -> Detector:
         try:
             _train_epochs(run, log, stop)
         except StopNow:
-            if run.processes.world_size == 1:  # else in an evaluation, before which the state was saved
+            if run.processes.world_size == 1:  # otherwise, it was saved before the evaluation
                 run.save_state()
             raise _interrupted(run) from None
     if run.last_step == 0:
@@ -142,7 +143,10 @@ def _train(run: Parts) -> Detector:
 
 
 def _train_epochs(run: Parts, log: TrainingLog, stop: StopRequest) -> None:
-    """Run the loop. A resumed run starts in the middle of an epoch, or at its end before the evaluation."""
+    """Train until the last update, and evaluate and save after epochs.
+
+    A resumed run starts in the middle of an epoch, or at its end before the evaluation.
+    """
     settings, state = run.config.train, run.state
     while state.closed_step < run.last_step:
         epoch = state.closed_step // run.updates_per_epoch
@@ -202,11 +206,14 @@ def _interrupted(run: Parts) -> TrainingInterruptedError:
 
 
 def take_update(run: Parts, micro_batches: list[MicroBatch]) -> dict[str, float]:
-    """Take the run's next update; its learning rate, dropout and moving average depend on its number."""
+    """Take the run's next update, and return this process's losses by name.
+
+    The learning rate, the dropout and the decay of the moving average depend on the update's number.
+    """
     settings, state = run.config.train, run.state
     factor = learning_rate_factor(settings, state.step, run.updates_per_epoch)
     set_learning_rates(state.optimizer, factor * batch_size_factor(settings, run.total_batch))
-    # Three numbers, because the seeds of samples have one or two, so that no stream is used twice.
+    # These seeds have three numbers, and those of samples one or two, so no random stream is used twice.
     key = (state.step, run.processes.rank, 0)
     torch.manual_seed(int(seed_sequence(settings.seed, *key).generate_state(1, "uint64")[0]))
     losses = update(
@@ -236,7 +243,7 @@ def _resolve(
     resume: bool,
     device: str,
 ) -> RunConfig:
-    """Return the configuration before overrides."""
+    """Return the configuration before the overrides are applied."""
     if isinstance(recipe, RunConfig):
         return recipe if config is None else read_config(Path(config), recipe)
     return resolve_config(recipe, output, config=config, init_from=init_from, resume=resume, device=device)

@@ -31,9 +31,10 @@ def resolve_config(
     resume: bool = False,
     device: str = "auto",
 ) -> RunConfig:
-    """Return the configuration before flags, from the stopped run or from the recipe and the config file.
+    """Return the configuration of a run before the command's flags are applied.
 
-    If no recipe is given, it is the one that the config file names, or else that of `init_from`, with the
+    It is the configuration of the stopped run or of the recipe, with the changes of the config file. If no
+    recipe is given, it is the one that the config file names, or else that of `init_from`, with the
     architecture and the preprocessing of its weights. Without any of these, the recipe suits the device.
 
     Raises:
@@ -58,7 +59,7 @@ def resolve_config(
 def names_a_recipe(
     recipe: str | RunConfig | None, config: str | Path | None, init_from: str | Path | None, resume: bool
 ) -> bool:
-    """Return whether one of these arguments of `train` says what to train."""
+    """Return whether one of these arguments of `train` determines the recipe."""
     in_file = config is not None and "recipe" in read_yaml(Path(config))
     return recipe is not None or init_from is not None or resume or in_file
 
@@ -80,7 +81,7 @@ def _config_of_model(init_from: str | Path) -> RunConfig:
     return replace(
         base,
         model=replace(source.config, num_classes=base.model.num_classes),
-        # The layout and place of the new data's files are their own, and so is how strictly to read them.
+        # The format and location of the new data, and how strictly to read them, do not come from the model.
         data=replace(source.data, format=base.data.format, strict=base.data.strict, images=base.data.images),
     )
 
@@ -89,7 +90,8 @@ def read_splits(data: str | Path, config: RunConfig) -> tuple[Split, Split | Non
     """Read the split to train on and the split to evaluate on, which is None if the data have none.
 
     Raises:
-        UserError: if the data cannot be read, have no object to learn from, or have no class in common.
+        UserError: if the data cannot be read, there is no object to learn from, or the two splits have no
+            class in common.
     """
     folder = remote_folder(config.data.images, config.data.cache_gb, config.data.cache_folder)
     read = partial(read_split, data, format=config.data.format, strict=config.data.strict, images=folder)
@@ -130,7 +132,10 @@ def config_for_classes(config: RunConfig, split: Split) -> RunConfig:
 
 
 def describe_data(train: Split, val: Split | None) -> dict[str, Any]:
-    """Describe the data of a run as JSON values that do not depend on where the data are stored."""
+    """Return the numbers of images and the class names of a run's data, as values for JSON.
+
+    They do not depend on where the data are stored.
+    """
     return {
         "train_images": len(train),
         "val_images": None if val is None else len(val),

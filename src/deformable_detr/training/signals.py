@@ -18,7 +18,10 @@ class StopNow(BaseException):
 
 @dataclass
 class StopRequest:
-    """A request to stop; `requested` becomes True with the first signal."""
+    """A request to stop; `requested` becomes True when the first signal arrives.
+
+    While `stops_at_once` is True, a signal also raises `StopNow`.
+    """
 
     requested: bool = False
     stops_at_once: bool = False
@@ -37,7 +40,7 @@ class StopRequest:
 
 @contextmanager
 def catch_stop_signals() -> Iterator[StopRequest]:
-    """Catch Ctrl-C and SIGTERM for a block; a second Ctrl-C raises KeyboardInterrupt at once."""
+    """Turn Ctrl-C and SIGTERM in the block into a `StopRequest`; a second Ctrl-C raises KeyboardInterrupt."""
     stop = StopRequest()
 
     def request(number: int, frame: FrameType | None) -> None:
@@ -45,7 +48,7 @@ def catch_stop_signals() -> Iterator[StopRequest]:
             raise KeyboardInterrupt
         stop.requested = True
         if stop.stops_at_once:
-            stop.stops_at_once = False  # once
+            stop.stops_at_once = False  # only the first signal raises it
             raise StopNow
 
     try:

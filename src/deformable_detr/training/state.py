@@ -35,7 +35,8 @@ class TrainingState:
     Attributes:
         average: the moving average of the weights; None if there is none.
         step: the number of updates done.
-        closed_step: the update after which an epoch was last evaluated and its checkpoints were written.
+        closed_step: the number of updates that were done when an epoch was last closed: it was evaluated, if
+            an evaluation was due, and its checkpoints were written.
         best_ap: the best AP so far; None before the first evaluation that has an AP.
         routes: the routes, which are used only in training, by name. Checkpoints contain nothing of them.
     """
@@ -55,13 +56,13 @@ class TrainingState:
         return self.model if self.average is None else self.average
 
     def is_best(self, ap: float) -> bool:
-        """Return True if `ap` is better than every earlier AP; -1 means that the split has no objects."""
+        """Return whether `ap` is better than every earlier AP; -1, for a split without objects, never is."""
         return exists(ap) and (self.best_ap is None or ap > self.best_ap)
 
 
 @dataclass(frozen=True)
 class Identity:
-    """The facts that must not change before a run is resumed, because images are identified by number."""
+    """The facts that must be the same when a run is resumed, because images are identified by number."""
 
     total_batch: int
     num_images: int
@@ -127,7 +128,7 @@ def load_state(content: Mapping[str, Any], output: Path, state: TrainingState, i
     Learning rates and weight decay are those of the current settings, which may differ from the saved ones.
 
     Args:
-        content: what `read_state(output)` returned, maybe in another process.
+        content: the result of `read_state(output)`, perhaps in another process.
         output: the run folder, for messages.
 
     Raises:
@@ -161,7 +162,7 @@ def load_state(content: Mapping[str, Any], output: Path, state: TrainingState, i
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of all values, because PyTorch does not detect changed bytes in a tensor."""
+    """Return the SHA-256 of all values, because PyTorch itself does not detect changed bytes in a tensor."""
     digest = hashlib.sha256()
 
     def add(value: Any) -> None:

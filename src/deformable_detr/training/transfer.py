@@ -26,7 +26,7 @@ class Transfer:
     """The result of a transfer.
 
     Attributes:
-        matched_classes: the names of the classes that the source has too.
+        matched_classes: the names of the model's classes that the source has too.
         fresh_classes, fresh_queries, fresh_tensors: classes, queries and whole tensors that start untrained.
         unused_tensors: tensors of the source that the model does not have.
     """
@@ -56,7 +56,7 @@ def _sentence(names: tuple[str, ...], what: str) -> str:
 
 @torch.no_grad()
 def transfer(source: Checkpoint, target: Checkpoint) -> Transfer:
-    """Copy the weights of `source` into `target.model`, in place.
+    """Copy the weights of `source` into `target.model`, in place, and return what was copied.
 
     Raises:
         UserError: if the two models have different architectures.
@@ -94,7 +94,7 @@ def transfer(source: Checkpoint, target: Checkpoint) -> Transfer:
         else:
             tensor.copy_(state[name])
         if name.startswith(OBJECTNESS) and same_scheme:
-            # A proposal's objectness is logit 0 of the first stage, whatever class it belongs to.
+            # A proposal's objectness is logit 0 of the first stage, whichever class has this index.
             tensor[0] = state[name][0]
     return Transfer(
         matched_classes=tuple(name for _, name in names if loose_name(name) in source_rows),
@@ -106,7 +106,10 @@ def transfer(source: Checkpoint, target: Checkpoint) -> Transfer:
 
 
 def _fits(name: str, tensor: Tensor, source: Tensor) -> bool:
-    """Return True if `source` fits `tensor`. Class heads and learned queries need only the same width."""
+    """Return whether `source` fits `tensor`.
+
+    Class heads and learned queries may differ in the number of rows; other tensors must have the same shape.
+    """
     if CLASS_HEAD in name or name in LEARNED_QUERIES:
         return tensor.shape[1:] == source.shape[1:]
     return tensor.shape == source.shape

@@ -1,4 +1,4 @@
-"""One update, which consists of its micro-batches' forward and backward passes and an optimizer step."""
+"""One update: the forward and backward passes of its micro-batches, and a step of the optimizer."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ def update(
     """Update the weights of `model` by one step of `optimizer`.
 
     Args:
-        model: a `Learner`, perhaps wrapped for many processes.
+        model: a `Learner`, perhaps wrapped by `Processes.share_gradients`.
         micro_batches: this process's part of the update, on any device.
         count: this process's share of the objects and images of the whole update, from `count_update`.
         dtype: the type in which the forward pass computes.
         scaler: the gradient scaler, needed only for float16. It skips an update whose gradient is not finite.
-        clip_norm: the maximum norm, to which larger gradients are scaled down; 0 leaves them unchanged.
+        clip_norm: the maximum norm of the gradient; larger gradients are scaled down. 0 sets no maximum.
         number: the number of the update, for messages.
 
     Returns:
-        This process's losses by name: `loss`, its terms, and `gradient_norm` if gradients are clipped.
+        This process's `loss` and its terms by name, and `gradient_norm` if gradients are clipped and finite.
 
     Raises:
-        NonFiniteError: if a loss or the gradient is not finite; the message names the update and its images.
-            The weights have not changed.
+        NonFiniteError: if a loss is not finite or, with `clip_norm` and without float16, the gradient is not;
+            the message names the update and its images. The weights have not changed.
     """
     device = next(model.parameters()).device
     scaler = gradient_scaler(device, torch.float32) if scaler is None else scaler
@@ -87,21 +87,24 @@ def update(
 
 
 def count_update(micro_batches: Sequence[MicroBatch], num_queries: int, processes: Processes) -> BatchCount:
-    """Count the objects and images of the whole update, and return this process's share."""
+    """Return this process's share of the objects, matched queries and images of the whole update."""
     own = BatchCount.from_targets([target for _, targets in micro_batches for target in targets], num_queries)
     objects, matched, images = processes.sum([own.objects, own.matched, own.images])
     return BatchCount(objects, matched, images).share_of(processes.world_size)
 
 
 def to_device(micro_batch: MicroBatch, device: torch.device) -> MicroBatch:
-    """Move pixels (or feature maps), masks, labels and boxes to the device that trains."""
+    """Copy pixels (or feature maps), masks, labels and boxes to a device."""
     images, targets = micro_batch
     return images.to(device), tuple(target.to(device) for target in targets)
 
 
 @contextmanager
 def _without_exchange(model: nn.Module, is_active: bool) -> Iterator[None]:
-    """Skip the exchange of gradients, which happens once per update, with its last micro-batch."""
+    """Skip the exchange of gradients in the block if `is_active`.
+
+    Processes exchange gradients only once per update, with its last micro-batch.
+    """
     if is_active and isinstance(model, DistributedDataParallel):
         with model.no_sync():
             yield
@@ -122,7 +125,7 @@ def _require_finite(loss: float, targets: Sequence[Target], number: int) -> None
 
 
 def _as_numbers(groups: Sequence[Mapping[str, Tensor]]) -> list[dict[str, float]]:
-    """Convert groups of scalars to numbers, with a single wait for the GPU."""
+    """Convert the scalars of all groups to numbers, with a single wait for the GPU."""
     values = iter(torch.stack([scalar for group in groups for scalar in group.values()]).tolist())
     return [{name: next(values) for name in group} for group in groups]
 

@@ -1,4 +1,4 @@
-"""Build the replica of a model for training on a CPU. Only this module determines which parts it replaces."""
+"""Build the replica of a model for training on a CPU. Only this module chooses which parts are replaced."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ def replica_for_training(model: DetectionModel, device: torch.device, dtype: tor
     """Return a model that computes an update faster, with the same parameters, predictions and gradients.
 
     The parameters and buffers are those of `model`, not copies, so an update changes both. Save only `model`,
-    because their names differ. Sums are computed in another order, so predictions and gradients may differ in
-    rounding. If there is nothing to gain, as with the paper's recipes, `model` itself is returned.
+    because the parameters of the replica have other names. Sums are computed in another order, so predictions
+    and gradients may differ in rounding. If there is nothing to gain, as with the paper's recipes, `model`
+    itself is returned.
 
     Args:
         dtype: the type in which the forward pass computes.

@@ -1,4 +1,4 @@
-"""Convolutions for training on a CPU: frozen norms scale the weights; depthwise ones have native kernels.
+"""Convolutions for training on a CPU: norms are merged, and depthwise convolutions have native kernels.
 
 Letters: B batch, C channels, H and W height and width of a map.
 """
@@ -18,7 +18,7 @@ def merge_norms(backbone: nn.Module) -> bool:
     """Merge the convolutions of `backbone` and their frozen norms if some convolutions are depthwise.
 
     Returns:
-        Whether anything was merged.
+        True if anything was merged.
     """
     pairs = list(norms_after_convolutions(backbone))
     if not any(_is_depthwise(backbone.get_submodule(convolution)) for convolution, _ in pairs):
@@ -38,14 +38,15 @@ class NormedConvolution(nn.Module):
     """The function norm(convolution(x)) for a frozen norm, without the norm's own passes over the map.
 
     norm(W x + b) = (scale · W) x + shift, with a scale and a shift per channel. The weight is scaled in each
-    forward pass, which takes little time, so W still learns, and weights that are loaded later take effect.
+    forward pass, which takes little time, so W is still trained, and weights that are loaded later take
+    effect.
     """
 
     def __init__(self, convolution: Any, norm: Any):
         super().__init__()
         self.convolution, self.norm = convolution, norm
         self.pads_by_size = type(convolution).__name__ == "Conv2dSame"  # timm's, as in TensorFlow
-        # For large maps and 3x3 kernels with a stride, PyTorch's gradient is the faster one.
+        # For 3x3 kernels with a stride, PyTorch's gradient is faster on large maps.
         self.is_native = (
             _is_depthwise(convolution)
             and convolution.stride[0] == convolution.stride[1]

@@ -1,8 +1,8 @@
 """The deformable encoder for training on a CPU: image by image, without the padding.
 
 In a padded batch, a fifth to a third of the memory tokens of a small data set are padding. The encoder
-computes them like all others, but nothing reads the result: their values are zero in every attention, they
-cannot become queries, and every other step of a layer is separate for each token. So each image passes
+computes them like all others, but their results are not used: their values are zero in every attention, they
+cannot become queries, and every other step of a layer treats each token separately. So each image passes
 through the layers alone, with its levels cropped to the unpadded part. The tokens, and the gradients of the
 weights, are the same up to the order of sums; sampling outside a cropped level reads zero, as it would in
 the padding. The intermediate results of one image also fit into the cache.
@@ -27,16 +27,16 @@ ImageShapes = tuple[SpatialShapes, ...]  # the unpadded (H, W) of each level, on
 
 
 class UnpaddedEncoder(Encoder):
-    """An `Encoder` with the same layers that computes only unpadded tokens; those of the padding become 0.
+    """An `Encoder` that computes only unpadded tokens, with the same layers; tokens in the padding become 0.
 
     If the unpadded part of an image is not a rectangle at its top left, the batch is computed with padding.
     """
 
     @staticmethod
     def suits(encoder: Encoder) -> bool:
-        """Return whether the result would be that of `encoder`.
+        """Return whether an `UnpaddedEncoder` with the layers of `encoder` would compute the same tokens.
 
-        With dropout, it would not be, because the masks would be drawn in another order.
+        With dropout, it would not, because the masks would be drawn in another order.
         """
         return type(encoder) is Encoder and all(
             type(layer) is EncoderLayer
@@ -60,7 +60,7 @@ class UnpaddedEncoder(Encoder):
 
 
 def _unpadded_shapes(memory: FeatureMemory) -> ImageShapes | None:
-    """Return the unpadded size of each level of each image, or None if one is not a rectangle."""
+    """Return the unpadded (H, W) of each level of each image, or None if such a part is not a rectangle."""
     sizes = []
     start = 0
     for height, width in memory.spatial_shapes:
@@ -87,7 +87,10 @@ def _memory_of(tokens: Tensor, positions: Tensor, shapes: SpatialShapes) -> Feat
 def _parts(
     padded: Tensor, levels: SpatialShapes, shapes: ImageShapes, images: tuple[Tensor, ...]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield views of the same part of `padded` (B, S, C) and of the image's own tokens (1, N, C)."""
+    """Yield two (h, w, C) views of the unpadded part of each level of each image.
+
+    The first one is a view of `padded` (B, S, C), and the second one of the image's tokens (1, N, C).
+    """
     C = padded.shape[-1]
     for row, (image, sizes) in enumerate(zip(images, shapes, strict=True)):
         start = first = 0

@@ -5,9 +5,9 @@ examples: queries that may share an object, or queries made from the objects the
 `DetectionModel.forward` does not use routes, and a route's own parameters are only in the training state:
 saved models do not contain them.
 
-route.py                what a route is
+route.py                the base class of routes
 no_self_attention.py    queries that do not see each other may share an object (DAC-DETR)
-instructed.py           learned tokens show the queries that they may share an object (Mr. DETR)
+instructed.py           learned tokens allow queries to share an object (Mr. DETR)
 denoising.py            queries made from objects with noise (DINO)
 build.py                the routes of a configuration
 """

@@ -1,11 +1,11 @@
 """Contrastive denoising (DINO, Zhang et al., ICLR 2023; DN-DETR, Li et al., CVPR 2022; specification §12.6).
 
 Queries are made from the objects themselves, with noise in their boxes and labels. Half of them have little
-noise and learn to restore their object; the other half have more and learn to be background. No matching is
-needed.
+noise and learn to predict their object; the other half have more noise and learn to predict background. No
+matching is needed.
 
 Letters: B batch, C channels, M number of objects in the fullest image, G groups. A group has 2M slots for
-each image: M with little noise, then M with more. Images with fewer objects leave slots empty.
+each image: M with little noise, then M with more noise. Images with fewer objects leave slots empty.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ...models.queries import ProposalQueries
 from ...structures import FeatureMemory, Predictions, Queries, Target
 from .route import Route
 
-LABEL_NOISE = 0.25  # the share of labels that are drawn anew
+LABEL_NOISE = 0.25  # the fraction of labels that are replaced by random ones
 BOX_NOISE = 1.0  # the largest shift of an edge with little noise, relative to half the width or height
 
 
@@ -36,7 +36,8 @@ class Denoising(Route):
     Args:
         num_classes: the number of classes.
         dim: the channels C of queries.
-        num_queries: the number of queries with little noise for each image; as many have more.
+        num_queries: the number of queries with little noise for each image, at most; images with more objects
+            have one for each object. The same number of queries have more noise.
     """
 
     def __init__(
@@ -78,12 +79,14 @@ class Denoising(Route):
 
 @dataclass(frozen=True)
 class Slots:
-    """The slots of the queries, (B, G, 2, M), flattened image by image; those with little noise come first.
+    """The slots of the queries, (B, G, 2, M), flattened image by image.
+
+    In each group, the slots with little noise come first.
 
     Attributes:
         empty: (B, 2M), True for slots without an object; the same in each group.
         rows: the queries that have an object, as indices into all B·G·2·M.
-        restoring: those of these queries that have little noise, as indices into `rows`.
+        restoring: the queries of `rows` that have little noise, as indices into `rows`.
         objects: the object of each query in `restoring`, as an index into the objects of the batch.
     """
 
@@ -95,7 +98,10 @@ class Slots:
 
     @classmethod
     def of(cls, counts: Sequence[int], num_queries: int) -> Slots:
-        """Lay out as many groups as `num_queries` allows, at least one, for images with `counts` objects."""
+        """Return the slots for images with `counts` objects.
+
+        They have as many groups as `num_queries` queries with little noise allow, but at least one.
+        """
         M = max(1, *counts)
         B, G = len(counts), max(1, num_queries // M)
         real = torch.arange(M) < torch.tensor(counts)[:, None]  # (B, M)
@@ -125,13 +131,13 @@ class Slots:
 
 
 def noisy_labels(labels: Tensor, num_classes: int) -> Tensor:
-    """Replace a random share of the labels, `LABEL_NOISE`, with labels drawn from all classes."""
+    """Replace each label, with the probability `LABEL_NOISE`, with one that is drawn from all classes."""
     drawn = torch.randint_like(labels, num_classes)
     return torch.where(torch.rand(labels.shape, device=labels.device) < LABEL_NOISE, drawn, labels)
 
 
 def noisy_boxes(boxes_cxcywh: Tensor) -> Tensor:
-    """Shift each edge of boxes (B, G, 2, M, 4) independently, and clip the result to the image.
+    """Return boxes (B, G, 2, M, 4) whose edges are shifted independently and clipped to the image.
 
     With little noise, an edge shifts by at most half of the box's width or height, so that the centre of the
     object stays inside; with more noise, it shifts by between half and all of it.
@@ -148,7 +154,10 @@ def noisy_boxes(boxes_cxcywh: Tensor) -> Tensor:
 
 
 def attend_within_groups(layer: nn.Module, slots: Slots, content: Tensor, positions: Tensor) -> Tensor:
-    """Let each of the queries (B, G·2·M, C) see itself and the queries of its group that have an object."""
+    """Return the content (B, G·2·M, C) of the queries after the self-attention of `layer`, with its norm.
+
+    Each query attends only to itself and to the queries of its group that have an object.
+    """
     assert isinstance(layer, DecoderLayer)
     G, twice_M = slots.num_groups, slots.empty.shape[1]
     heads = layer.self_attention.num_heads

@@ -1,7 +1,7 @@
 """A route with instruction tokens (Mr. DETR, Zhang et al., CVPR 2025, its third route; specification §12.5).
 
-In each layer, learned tokens take part in self-attention and show the queries that they may share an object
-in this pass. The norm that follows is the route's own.
+In the self-attention of each layer, the queries also attend to learned tokens, which allow them to share an
+object in this pass. The route replaces the norm that follows with another one.
 
 Letters: B batch, Q queries, C channels, T tokens.
 """
@@ -33,7 +33,7 @@ class Instruction(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, layer: DecoderLayer, content: Tensor, positions: Tensor) -> Tensor:
-        """Return the content (B, Q, C) after the layer's self-attention, in which tokens are keys."""
+        """Return the content (B, Q, C) after self-attention, in which tokens are further keys and values."""
         tokens, their_positions = (
             part.expand(len(content), -1, -1) for part in (self.content, self.positions)
         )
@@ -52,7 +52,7 @@ class Instructed(Route):
     has the same losses. In this package, it would remain a copy, so it is left out.
 
     Args:
-        assigner: assigns the queries.
+        assigner: assigns the queries to objects.
         model: the model that will be trained; the route has one set of tokens for each layer of its decoder.
     """
 

@@ -13,7 +13,7 @@ from ...structures import FeatureMemory, Queries, Target
 
 
 class Route(nn.Module, ABC):
-    """A pass through a model's decoder with losses of its own.
+    """A further pass through a model's decoder, with its own losses.
 
     It uses the model's layers and heads. Its own parameters, if any, are trained with the model's and dropped
     after training.
@@ -31,7 +31,7 @@ class Route(nn.Module, ABC):
     def forward(
         self, model: DetectionModel, memory: FeatureMemory, queries: Queries, targets: Sequence[Target]
     ) -> list[Stage]:
-        """Return the predictions of this route and their targets.
+        """Return a stage, with predictions and targets, for each layer that has losses.
 
         Args:
             memory: the encoder's output.
