@@ -1,4 +1,4 @@
-"""Describe the machine and the versions with which a program runs.
+"""Describe the machine and the package versions that a program uses.
 
 A run folder stores one such description per start (run_folder/log.py), so that it can be looked up later.
 """
