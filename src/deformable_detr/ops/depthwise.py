@@ -22,7 +22,7 @@ from .native import native_available
 def depthwise_is_native(input: Tensor) -> bool:
     """Return whether `depthwise_conv` supports `input`.
 
-    It requires the native library, a tensor on the CPU, and float32 or float64.
+    The function requires the native library and a float32 or float64 tensor on the CPU.
     """
     return native_available() and input.device.type == "cpu" and input.dtype in (torch.float32, torch.float64)
 

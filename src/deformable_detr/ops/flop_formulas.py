@@ -50,7 +50,7 @@ def _backward(grad_output_shape: Sequence[int], *inputs: Any, **_: Any) -> int:
 def grid_sample_flops(*_: Any, out_shape: Sequence[int], **__: Any) -> int:
     """Return the cost of `aten.grid_sampler_2d`, which the operator in plain PyTorch (reference.py) calls.
 
-    It includes the cost of the later product with the attention weight, so that the total equals that of the
+    The result includes the later product with the attention weight, so that the total equals that of the
     other operators. This is correct only in this package's models, so do not register the formula globally.
     """
     return sampling_flops(out_shape, points=1)

@@ -93,7 +93,7 @@ def _load() -> str | None:
 
 
 def _build_problem() -> str:
-    """Return the reason why there is no library, as far as CMakeLists.txt recorded it during the build."""
+    """Return the reason why there is no library, from the record that CMakeLists.txt wrote, if it exists."""
     package = find_spec(_PACKAGE)
     folders = package.submodule_search_locations if package is not None else None
     for folder in folders or ():

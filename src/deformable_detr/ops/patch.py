@@ -301,7 +301,7 @@ def _is_ours(value: object) -> bool:
 
 
 def _require_bilinear(name: str, module: nn.Module, value: object) -> None:
-    """Raise ValueError if the sampling is not bilinear; without this, `_Operator` would at its first call."""
+    """Raise ValueError now if the method is "discrete"; `_Operator` would raise it only at its first call."""
     keywords = value.keywords if isinstance(value, functools.partial) else {}
     for method in (keywords.get("method"), *(getattr(module, key, None) for key in _METHOD_ATTRIBUTES)):
         if method == "discrete":

@@ -5,7 +5,7 @@ costs a page fault per 4 KiB. In eager PyTorch on a CPU, these page faults take 
 package's commands ask glibc to keep such blocks. Importing the package changes nothing; for other programs,
 set MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_ and THP_MEM_ALLOC_ENABLE in the environment instead.
 
-The commands also make PyTorch use huge pages (2 MiB). Allocating a gigabyte then takes 0.3 s of processor
+The commands also ask PyTorch to use huge pages (2 MiB). Allocating a gigabyte then takes 0.3 s of processor
 time instead of 1.2 s (measured in training on a virtual AMD Zen 3). Large buffers then start at multiples of
 2 MiB, so that buffers of many sizes leave smaller gaps.
 

@@ -38,8 +38,8 @@ def system() -> str:
 def num_cores() -> int:
     """Return the number of processor cores that this process may use at the same time.
 
-    It is limited by the process's affinity (taskset, cpusets) and by a container's quota, rounded up: with a
-    quota of 1.5, two threads do half again as much as one.
+    The process's affinity (taskset, cpusets) and a container's quota limit it. The quota is rounded up: with
+    a quota of 1.5, two threads do 1.5 times as much as one.
     """
     quota = cpu_quota()
     cores = cores_of_affinity()
