@@ -21,7 +21,7 @@ from .options import (
 
 SUMMARY = "find objects in pictures and videos, draw and list them"
 TABLE_OPTIONS = ("engine", "workers", "threads", "shard_size", "gpus_per_worker", "ray_address")
-ENGINE_OPTIONS = {  # and the fields of `bulk.Engine` that they set
+ENGINE_OPTIONS = {  # options, and the fields of `bulk.Engine` that they set
     "engine": "name",
     "workers": "workers",
     "gpus_per_worker": "gpus_per_worker",

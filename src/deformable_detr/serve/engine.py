@@ -36,7 +36,7 @@ from .settings import ServeSettings
 
 READ_AHEAD = 4  # batches of decoded pictures that may wait for the model
 EXPLAINED_AT_ONCE = 2  # decoded pictures in full size that may wait to be explained
-EXPLANATION_NUMBERS = 1_000_000  # maximum 16-bit numbers in one explanation: less than 3 MB of base64
+EXPLANATION_NUMBERS = 1_000_000  # limit of 16-bit numbers in one explanation: less than 3 MB of base64
 WARM_UP_SIZE = (480, 640)  # (H, W), reduced if max_pixels requires it
 LONGEST_RETRY_S = 60
 Result = TypeVar("Result")

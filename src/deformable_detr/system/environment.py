@@ -28,7 +28,7 @@ def environment(device: str | torch.device, processes: int = 1) -> dict[str, Any
         "processes": processes,
         "system": system(),
         "python": platform.python_version(),
-        # torch's own version includes the CUDA that it was built for.
+        # torch.__version__ also states the version of CUDA that it was built for.
         "versions": {"torch": torch.__version__, **versions_of(PACKAGES)},
     }
 
