@@ -40,7 +40,7 @@ def run(arguments: Namespace) -> int:
 
 
 def demo_config() -> RunConfig:
-    """Return the lite recipe for small pictures, with which training takes minutes instead of an hour."""
+    """Return the lite recipe for small pictures and few epochs: training takes minutes instead of an hour."""
     base = deformable_detr_lite()
     return replace(
         base,

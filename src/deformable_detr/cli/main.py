@@ -39,8 +39,8 @@ COMMANDS = (
 
 _NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")  # in torch's messages
 
-# Errors of the operating system when a file cannot be written. (Code that reads a user's file checks that it
-# exists first.)
+# The operating system's errors if a file cannot be written. (Code that reads a user's file first checks that
+# it exists.)
 _WRONG_PATH = frozenset(
     (
         errno.EPERM,
@@ -90,7 +90,7 @@ def command(name: str) -> Command:
 
 
 def parser_of(name: str, typed: Sequence[str] = ()) -> Parser:
-    """Return a command's parser, whose help shows the defaults of the recipe in `typed`."""
+    """Return a command's parser, whose help shows the defaults of the recipe that `typed` names."""
     parser = Parser(f"{PROGRAM} {name}", typed)
     command(name).add_arguments(parser)
     return parser
@@ -104,7 +104,7 @@ def execute(
     The exceptions in errors.py define their own exit codes.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # neither file names nor the terminal need to be UTF-8
+        if isinstance(stream, TextIOWrapper):  # file names and the terminal need not be UTF-8
             stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in typed
     words = [word for word in typed if word != "--debug"]
@@ -131,7 +131,7 @@ def execute(
 
 
 def _detail(error: Exception) -> str:
-    """Return an error's text in brackets, or nothing if it has none, as is common for MemoryError."""
+    """Return an error's text in brackets, or "" if it has none, as is common for MemoryError."""
     words = " ".join(str(error).split())
     return f" ({words:.200})" if words else ""
 

@@ -12,7 +12,7 @@ PROGRAM = "deformable-detr"
 
 
 def fail(sentence: str, code: int) -> int:
-    """Print a sentence as one line on stderr and return the exit code.
+    """Print a sentence as one line on stderr and return `code`.
 
     Control characters in the sentence, such as those in quoted names, are escaped.
     """
@@ -26,7 +26,11 @@ def refuse(sentence: str) -> int:
 
 
 def suggestion(unknown: str, options: Iterable[str]) -> str:
-    """Return "; did you mean --train.epochs?" for --epochs or a similar spelling, otherwise ""."""
+    """Return "; did you mean OPTION?" with the option that `unknown` probably stands for, otherwise "".
+
+    It is the first option that ends with the same name (--train.epochs for --epochs), or else the most
+    similar one.
+    """
     known = list(options)
     fields = [option for option in known if option.endswith(f".{unknown.removeprefix('--')}")]
     near = fields or difflib.get_close_matches(unknown, known, n=1)

@@ -147,7 +147,11 @@ class Parser(argparse.ArgumentParser):
         return chosen
 
     def read_known(self, arguments: Sequence[str]) -> tuple[Namespace, list[str]]:
-        """Parse the arguments that this parser knows, and return them and the unknown ones."""
+        """Return the parsed arguments of this parser, and the words that it does not know.
+
+        Raises:
+            UserError: if an option lacks its value, a value is invalid, or an argument is missing.
+        """
         if self.usage is None:
             self.usage = " ".join([self.prog, *self._shapes, "[options]"])
         try:
@@ -159,7 +163,11 @@ class Parser(argparse.ArgumentParser):
             self.error(f"{error.argument_name}{joint}{error.message}")
 
     def _with_joined_switches(self, arguments: Sequence[str]) -> list[str]:
-        """Join each switch with its word, or else with an empty text, lest it take the next argument."""
+        """Return the arguments with each switch joined to its word, as in `--resume=auto`.
+
+        A switch without its word is joined to an empty text, so that argparse does not give it the next
+        argument.
+        """
         joined: list[str] = []
         for argument in arguments:
             if joined and argument == self._switches.get(joined[-1].removesuffix("=")):
@@ -169,7 +177,7 @@ class Parser(argparse.ArgumentParser):
         return joined
 
     def error(self, message: str) -> NoReturn:
-        """Raise a UserError instead of printing the usage and exiting, as argparse does."""
+        """Raise a UserError; argparse would print the usage and exit."""
         raise UserError(f"{message} (`{self.prog} --help` lists the options).")
 
     def _group(self, title: str | None) -> Any:
@@ -202,7 +210,7 @@ def _switched(word: str, text: str) -> bool | str:
 
 
 def listed(text: str) -> list[str]:
-    """Split a comma-separated list of names."""
+    """Return the names in a comma-separated list."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 

@@ -21,7 +21,7 @@ from .options import (
 
 SUMMARY = "find objects in pictures and videos, draw and list them"
 TABLE_OPTIONS = ("engine", "workers", "threads", "shard_size", "gpus_per_worker", "ray_address")
-ENGINE_OPTIONS = {  # to the fields of `bulk.Engine`
+ENGINE_OPTIONS = {  # options, and the fields of `bulk.Engine` that they set
     "engine": "name",
     "workers": "workers",
     "gpus_per_worker": "gpus_per_worker",
@@ -187,7 +187,7 @@ def _predict_files(no_track: bool, output: str | None, **options: Any) -> int:
 def _predict_lines(model: str, device: str, dtype: str, tta: Any, **options: Any) -> int:
     from ..prediction import answer_stdin
 
-    for name in ("sources", "output", "no_track", "every", "batch_size"):  # options for files only
+    for name in ("sources", "output", "no_track", "every", "batch_size"):  # these options apply only to files
         del options[name]
     report = answer_stdin(model, device=device, dtype=dtype, tta=tta, **options)
     return 2 if report.failed and not report.answered else 0

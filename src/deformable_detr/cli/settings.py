@@ -19,11 +19,11 @@ COMMON = "common options"
 
 
 def add_recipe(parser: Parser, usual: str, in_words: str | None = None) -> RunConfig:
-    """Add --recipe and --config, and return the typed recipe, whose values `--help` shows as defaults.
+    """Add --recipe and --config, and return the chosen recipe, whose values `--help` shows as defaults.
 
     Args:
-        usual: the recipe if none is typed.
-        in_words: the text that describes it, if it depends on the machine.
+        usual: the recipe that is returned if none is typed.
+        in_words: what `--help` states as the default instead of `usual`, if it depends on the machine.
     """
     recipe_only = Parser(parser.prog, add_help=False)
     for target in (recipe_only, parser):

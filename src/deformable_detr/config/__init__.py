@@ -5,10 +5,10 @@ fields.py      the fields, and the conditions between them
 backbone.py    the fields of the backbone
 losses.py      the fields of the losses
 routes.py      the fields of the routes, which are used only in training
-checks.py      checks of types and ranges, and their names in messages
-choices.py     names of parts that are defined outside the package
+checks.py      checks of types and ranges, and the wording of types and values in messages
+choices.py     names of model parts that are defined outside the package
 files.py       conversion to and from dictionaries and YAML, overrides
-recipes.py     one function per row of the paper's tables
+recipes.py     one function per recipe
 """
 
 from .backbone import TORCHVISION_RESNETS, BackboneConfig

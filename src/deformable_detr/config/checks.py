@@ -30,6 +30,9 @@ def check(config: Any, where: str) -> None:
     Args:
         config: a dataclass whose fields were declared by `setting`.
         where: the prefix of its fields' names, for example `model.backbone.`.
+
+    Raises:
+        UserError: if a value is invalid; the message names the field.
     """
     kinds = hints(type(config))
     for name, hint in kinds.items():
@@ -50,7 +53,7 @@ def check(config: Any, where: str) -> None:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Return whether a value has the type of the hint. Numbers must be finite; a bool is not a number."""
+    """Return whether a value has the type of the hint. A float must be finite; a bool is not a number."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return isinstance(value, str) and value in arguments
@@ -117,7 +120,7 @@ def quoted(value: Any) -> str:
 
 
 def from_text(text: str, hint: Any) -> Any:
-    """Read the value that a user typed after a flag, as YAML unless the field holds a string.
+    """Return the value that a user typed after a flag, read as YAML unless the field holds a string.
 
     An invalid value is returned unchanged, so that `fits` refuses it and the message shows it.
     """
@@ -138,7 +141,7 @@ def from_text(text: str, hint: Any) -> Any:
 
 
 def as_hinted(value: Any, hint: Any) -> Any:
-    """Convert values to their annotated types if YAML and JSON represent them differently.
+    """Convert a value to its annotated type if YAML or JSON represents it differently.
 
     Lists become tuples, and 1e-4, which is a string in YAML 1.1, becomes a number.
     """

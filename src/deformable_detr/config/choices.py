@@ -1,4 +1,4 @@
-"""Names of parts that are defined outside the package.
+"""Names of model parts that are defined outside the package.
 
 A field of the configuration may hold them in addition to the choices of its annotation. The code that builds
 such a part adds its name (docs/code_tour.md shows three examples).

@@ -33,9 +33,10 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type[ConfigT], values: Mapping[str, Any], where: str = "") -> ConfigT:
-    """Create a configuration from the result of `to_dict`.
+    """Create a configuration from the result of `to_dict`. Missing fields get their defaults.
 
-    Unknown fields are refused by name, and missing fields get their defaults.
+    Raises:
+        UserError: if a field is unknown or its value is invalid; the message names the field.
     """
     known = hints(cls)
     arguments: dict[str, Any] = {}
@@ -136,7 +137,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def with_file(base: RunConfig, path: Path, content: dict[str, Any]) -> RunConfig:
-    """Return `base` with fields that were read from `path`; a UserError names the path."""
+    """Return `base` with the fields in `content`, which was read from `path`.
+
+    Raises:
+        UserError: if a field is unknown or its value is invalid; the message names the file and the field.
+    """
     try:
         return override(base, content)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""The recipes: one function per row of the paper's tables, and later ones. Most derive from another recipe.
+"""The recipes: one function per row of the paper's tables, and some later ones. Most build on another recipe.
 
 A recipe is a complete `RunConfig`: model, data and training. Published results are COCO val2017 AP
 (specification §10, §12). To train with a recipe, run
@@ -196,8 +196,8 @@ def deformable_detr_r50_plus_routes() -> RunConfig:
 
     Mr. DETR publishes 49.5 AP after 12 epochs for its three routes together with 300 queries. With 900
     (`--model.num_queries 900`), it publishes 50.4 for the third route alone, 50.7 for all three, and 51.4 for
-    all three after 24 epochs (`--train.epochs 24 --train.lr_drop_epochs [20]`). Its first two routes are not
-    here; `--train.routes.no_self_attention 0.33` adds that of DAC-DETR (specification §12.5).
+    all three after 24 epochs (`--train.epochs 24 --train.lr_drop_epochs [20]`). This package does not have
+    its first two routes; `--train.routes.no_self_attention 0.33` adds DAC-DETR's route (specification §12.5).
     """
     base = deformable_detr_r50_plus()
     return replace(

@@ -1,6 +1,6 @@
-"""Declaration of a field of the configuration: its default, its range and its help text, in one place.
+"""Declare a field of the configuration: its default, its range and its help text, in one place.
 
-`--help`, docs/configuration.md and all checks read them from the declaration.
+`--help`, docs/configuration.md and all checks use this declaration.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def hints(cls: type) -> dict[str, Any]:
 
 
 def settings_of(cls: type, prefix: str = "") -> list[Setting]:
-    """Return every field of a dataclass and of its groups, in the order of declaration."""
+    """Return every field of a dataclass and of its groups of fields, in the order of declaration."""
     declared, found = declarations(cls), []
     for name, hint in hints(cls).items():
         if dataclasses.is_dataclass(hint):

@@ -6,8 +6,8 @@ well. Section 4.1 of the paper relates the two operators: deformable attention w
 point and the kernel as its output projection is a deformable convolution (tested by
 tests/ops/test_deform_conv.py).
 
-Letters: B batch, C channels, H and W height and width of the input map, H' and W' those of the output map,
-G offset groups, T = kh·kw taps of a kernel.
+Letters: B batch; C, H and W channels, height and width of the input map, C', H' and W' those of the output
+map; G offset groups; T = kh·kw taps of a kernel of height kh and width kw.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..errors import UserError
 
 
 class DeformConv2d(nn.Conv2d):
-    """A convolution that learns where to read its input. `forward` maps (B, C, H, W) to (B, C', H', W').
+    """A convolution that learns where to sample its input. `forward` maps (B, C, H, W) to (B, C', H', W').
 
     `weight` and `bias` have the names, shapes and initial values of a plain convolution. `sampling_offsets`
     and, if modulated, `modulation` are further convolutions of the same geometry. Both start at zero, and the
@@ -88,7 +88,7 @@ class DeformConv2d(nn.Conv2d):
 
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, *, offset_groups: int = 1, modulated: bool = True) -> DeformConv2d:
-        """Return a deformable version of `conv` with its parameters and, until it is trained, its output.
+        """Return a deformable layer with the parameters of `conv` and, until it is trained, the same output.
 
         Raises:
             ValueError: if `conv` does not pad with a fixed number of zeros, which torchvision requires.
@@ -117,7 +117,8 @@ class DeformConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', H', W').
 
-        Under autocast, the two small convolutions run in the narrow dtype, and the sampling runs in float32.
+        Under autocast, the two small convolutions run in autocast's dtype, and the sampling runs in float32
+        (float64 for a float64 input).
 
         Raises:
             UserError: if torchvision's operator does not support the dtype (bfloat16) outside autocast.
@@ -125,7 +126,7 @@ class DeformConv2d(nn.Conv2d):
         offsets = self.sampling_offsets(input)
         modulation = None if self.modulation is None else 2 * self.modulation(input).sigmoid()
         device = input.device.type
-        # "meta" has no autocast, and torch raises when asked about it.
+        # The device "meta" has no autocast, and torch raises an error if its state is queried.
         if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
             return self._convolve(input, offsets, modulation)
         real = torch.float64 if input.dtype == torch.float64 else torch.float32
@@ -133,7 +134,7 @@ class DeformConv2d(nn.Conv2d):
             output = self._convolve(
                 input.to(real), offsets.to(real), None if modulation is None else modulation.to(real)
             )
-        # Like any convolution under autocast, which does not change float64.
+        # As with any convolution under autocast, the output has autocast's dtype unless the input is float64.
         return output if real == torch.float64 else output.to(torch.get_autocast_dtype(device))
 
     def _convolve(self, input: Tensor, offsets: Tensor, modulation: Tensor | None) -> Tensor:

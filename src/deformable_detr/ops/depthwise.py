@@ -1,8 +1,8 @@
 """Depthwise convolution that is fast in training on a CPU (csrc/depthwise.cpp).
 
-PyTorch's backward pass of a depthwise convolution takes several times as long as its forward pass. This one
-gathers the gradient of the input with the kernel's taps and sums the gradient of the weight over shifted
-products, both in vectors of neighbouring channels.
+PyTorch's backward pass of a depthwise convolution takes several times as long as its forward pass. The
+backward pass used here gathers the gradient of the input with the kernel's taps and sums the gradient of the
+weight over shifted products, both in vectors of neighbouring channels.
 
 Letters: B batch, C channels, H and W height and width of the input map, H' and W' those of the output map,
 kh and kw those of the kernel.
@@ -20,22 +20,25 @@ from .native import native_available
 
 
 def depthwise_is_native(input: Tensor) -> bool:
-    """Return whether `depthwise_conv` can compute `input`, which needs the native library and a CPU."""
+    """Return whether `depthwise_conv` supports `input`.
+
+    The function requires the native library and a float32 or float64 tensor on the CPU.
+    """
     return native_available() and input.device.type == "cpu" and input.dtype in (torch.float32, torch.float64)
 
 
 def depthwise_conv(
     input: Tensor, weight: Tensor, bias: Tensor, stride: int, start: tuple[int, int], size: tuple[int, int]
 ) -> Tensor:
-    """Convolve each channel of `input` with a kernel of its own.
+    """Convolve each channel of `input` with a separate kernel.
 
     Args:
         input: (B, C, H, W), fastest with the channels last in memory (`torch.channels_last`).
         weight: (C, 1, kh, kw).
         bias: (C,). It gets no gradient.
-        stride: in both directions.
-        start: the numbers of zero rows and columns above and to the left of the input.
-        size: (H', W'); zeros below and to the right are added as needed.
+        stride: the stride in both directions.
+        start: the number of rows of zeros above the input, and of columns of zeros to its left.
+        size: (H', W'); zeros are added below the input and to its right as needed.
 
     Returns:
         (B, C, H', W'), with the channels last in memory.

@@ -1,11 +1,9 @@
 """The operator's cost for `torch.utils.flop_counter.FlopCounterMode` (paper, appendix A.1).
 
 A sample costs five multiply-adds per channel: four for the bilinear interpolation and one for the attention
-weight. torch counts a multiply-add as two operations. Softmax and locations are not counted, because torch
-does not count elementwise operations: they take 10 operations per point.
-A sample of 32 channels takes 320.
-
-Letters: B batch, Q queries, M heads, D head dimension, P points of a head.
+weight. torch counts a multiply-add as two operations, so a sample of 32 channels costs 320. Softmax and
+locations would add 10 operations per point; they are not counted, because torch does not count elementwise
+operations.
 """
 
 from __future__ import annotations
@@ -21,7 +19,10 @@ MULTIPLY_ADDS_PER_SAMPLE = 5
 
 
 def sampling_flops(output_shape: Sequence[int], points: int) -> int:
-    """Return the number of operations if each output is a weighted sum of `points` bilinear samples."""
+    """Return the number of operations of an operator with an output of shape `output_shape`.
+
+    Each element of the output is a weighted sum of `points` bilinear samples.
+    """
     return 2 * MULTIPLY_ADDS_PER_SAMPLE * math.prod(output_shape) * points
 
 
@@ -39,7 +40,7 @@ def _forward(*inputs: Any, out_shape: Sequence[int], **_: Any) -> int:
 
 
 def _backward(grad_output_shape: Sequence[int], *inputs: Any, **_: Any) -> int:
-    """Return twice the cost of the forward pass, for the gradients of values and of locations.
+    """Return twice the cost of the forward pass: once for the gradient of values, once for that of locations.
 
     torch counts the backward pass of a matrix product in the same way.
     """
@@ -49,8 +50,8 @@ def _backward(grad_output_shape: Sequence[int], *inputs: Any, **_: Any) -> int:
 def grid_sample_flops(*_: Any, out_shape: Sequence[int], **__: Any) -> int:
     """Return the cost of `aten.grid_sampler_2d`, which the operator in plain PyTorch (reference.py) calls.
 
-    The cost includes the later product with the attention weight, so that it equals the other operators'
-    cost. It is only correct in this package's models, so do not register it globally.
+    The result includes the later product with the attention weight, so that the total equals that of the
+    other operators. This is correct only in this package's models, so do not register the formula globally.
     """
     return sampling_flops(out_shape, points=1)
 

@@ -1,8 +1,8 @@
 """The public functions of multi-scale deformable attention (paper, section 4.1, equation 3).
 
-Letters: B batch, S value tokens, M heads, D head dimension, Q queries, L levels, K points per level,
-P = Σ K_l. If all levels have the same number of points, locations and weights have separate axes (L, K). With
-`points_per_level`, they have a single axis P, on which the points are sorted by level.
+Letters: B batch, S value tokens, M heads, D head dimension, Q queries, L levels, K points per level (K_l if
+levels differ), P = Σ K_l. If all levels have the same number of points, locations and weights have separate
+axes (L, K). With `points_per_level`, they have a single axis P, on which the points are sorted by level.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ def ms_deform_attn(
     *,
     points_per_level: Sequence[int] | None = None,
 ) -> Tensor:
-    """Sum bilinear samples of `value` at `sampling_locations`, weighted by `attention_weights`.
+    """Return sums of bilinear samples of `value` at `sampling_locations`, weighted by `attention_weights`.
 
     Args:
-        value: (B, S, M, D), the levels, flattened row by row, finest first; S = Σ H·W.
+        value: (B, S, M, D), the maps of all levels, each flattened row by row, finest first; S = Σ H·W.
         spatial_shapes: ((H, W), ...), one pair of Python ints per level.
         sampling_locations: (B, Q, M, L, K, 2), (x, y) in [0, 1] of each (padded) level. Samples
             outside a level are zero.
@@ -67,9 +67,9 @@ def fused_ms_deform_attn(
     *,
     points_per_level: Sequence[int] | None = None,
 ) -> Tensor:
-    """Compute `ms_deform_attn` from references, offsets and logits.
+    """Return the result of `ms_deform_attn`, computed from references, offsets and logits.
 
-    The operator computes the softmax and the sampling locations as well.
+    This operator also computes the sampling locations, and the weights as the softmax of the logits.
 
     Args:
         value: as in `ms_deform_attn`.
@@ -136,8 +136,8 @@ def _checked_shapes(value: Tensor, spatial_shapes: Sequence[tuple[int, int]]) ->
         raise ValueError(f"value must be (B, S, M, D), not {tuple(value.shape)}")
     if not value.is_floating_point():
         raise ValueError(f"value must be of a floating-point type, not {value.dtype}")
-    # No int(): under torch.export with dynamic shapes, these are symbols, and int() would make them
-    # constants.
+    # Do not convert these to int: under torch.export with dynamic shapes, they are symbols, which int() would
+    # turn into constants.
     shapes = tuple((height, width) for height, width in spatial_shapes)
     tokens = sum(height * width for height, width in shapes)
     if tokens != value.shape[1]:

@@ -28,7 +28,7 @@ _PACKAGE = "deformable_detr.ops"
 
 
 class NativeOperatorMissing(RuntimeWarning):
-    """A warning that the native operator for the CPU or for GPUs is missing and a much slower one is used."""
+    """A warning that the native operator for the CPU or GPUs is missing, so a much slower one is used."""
 
 
 def native_available() -> bool:
@@ -53,9 +53,9 @@ def cpu_kernels() -> tuple[str, ...]:
 
 
 def uses_native(value: Tensor) -> bool:
-    """Return whether the native operator handles `value`. If it is missing, warn once per device."""
+    """Return whether the native operator supports the device of `value`; warn once if it is missing there."""
     device = value.device.type
-    if device == "meta":  # only shapes: the operator's own rule is 20 times faster than grid_sample's
+    if device == "meta":  # shapes only: the operator's rule is 20 times faster than grid_sample's
         return True
     if device == "cpu" and _MISSING is not None:
         _warn_once(
@@ -79,9 +79,9 @@ def _warn_once(problem: str) -> None:
 
 
 def _load() -> str | None:
-    """Load the library. Return the reason if it is missing, otherwise None."""
-    # The search is Python's for extension modules, although the library is not one (it does not use Python),
-    # so that it is also found in an editable installation, which stores it far from this file.
+    """Load the library and return None, or return the reason why it cannot be loaded."""
+    # The library is not an extension module (it does not use Python), but it is searched for like one, so it
+    # is also found in an editable installation, which stores it far from this file.
     spec = find_spec(f"{_PACKAGE}._native")
     if spec is None or spec.origin is None:
         return _build_problem()
@@ -93,7 +93,7 @@ def _load() -> str | None:
 
 
 def _build_problem() -> str:
-    """Return the problem that CMakeLists.txt recorded during the build."""
+    """Return the reason why there is no library, from the record that CMakeLists.txt wrote, if it exists."""
     package = find_spec(_PACKAGE)
     folders = package.submodule_search_locations if package is not None else None
     for folder in folders or ():
@@ -128,20 +128,20 @@ def _define() -> None:
 
 # ---- GPUs ----------------------------------------------------------------------------------------
 # These are plain kernels of the operators above, not `torch.library.triton_op`, which would define separate
-# operators, so that the CPU and the GPU would no longer share schema, shapes, autograd and vmap. Its
-# advantage is that torch.compile sees the Triton kernels and fuses around them, but there is nothing to fuse
-# with: they begin with a gather and end with a scatter.
+# operators, so that the CPU and the GPU would no longer share schema, shapes, autograd and vmap. With
+# `triton_op`, torch.compile could fuse other operations with the Triton kernels, but there are none to fuse:
+# the kernels begin with a gather and end with a scatter.
 
 
 def register_triton_kernels(device: str) -> None:
-    """Register the operators' Triton kernels for "cuda", or in tests for "cpu" with Triton's interpreter."""
+    """Register the operators' Triton kernels for "cuda" or, in tests with Triton's interpreter, for "cpu"."""
     for name in SCHEMAS:
         torch.library.impl(f"deformable_detr::{name}", device)(_triton_kernel(name))
 
 
 def _triton_kernel(name: str) -> Callable[..., Any]:
     def kernel(*arguments: Any) -> Any:
-        # Imported when the first CUDA tensor arrives: it takes a second, and CPU-only installations lack it.
+        # Import this only for the first CUDA tensor: it takes a second, and some installations lack Triton.
         from . import triton_operators
 
         return getattr(triton_operators, name)(*arguments)
@@ -203,7 +203,7 @@ def _dense_like(tensor: Tensor) -> Tensor:
 
 # ---- Autograd ------------------------------------------------------------------------------------
 # Only the inputs are saved; the backward kernels compute all intermediate results again. For one encoder call
-# on a COCO image, that is 46 MB, whereas grid_sample saves 600 MB.
+# on a COCO image, the inputs take 46 MB, whereas grid_sample saves 600 MB.
 
 
 def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -235,7 +235,7 @@ def _refuse_second_derivative(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, 
 
 
 # ---- vmap ----------------------------------------------------------------------------------------
-# The mapped dimension joins the batch.
+# The mapped dimension is merged into the batch.
 
 
 def _vmap_over_batch(operator: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,7 +7,8 @@ names, by which the operator is recognised and called. Therefore, this module im
 and also recognises copies of their code. It sets only attributes of module instances: other models in the
 process, `state_dict` keys and the other project's source do not change.
 
-Letters: B batch, S value tokens, M heads, D head dimension, Q queries, L levels, K points per level.
+Letters: B batch, S value tokens, S_l those of level l, M heads, D head dimension, Q queries, L levels,
+K points per level.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from .ms_deform_attn import ms_deform_attn
 
-# The names of this operator's arguments in other projects.
+# The names that other projects use for this operator's arguments.
 _SHAPES = ("value_spatial_shapes_list", "value_spatial_shapes_hw", "value_spatial_shapes", "spatial_shapes")
 _REQUIRED = {"value", "sampling_locations", "attention_weights"}
 _OPTIONAL = {"num_points_list", "method"}
@@ -44,15 +45,15 @@ def patch(model: nn.Module) -> PatchHandle:
     them. Results and gradients of finite inputs stay the same up to rounding; the output has the dtype of
     `value`.
 
-    A deep copy of a patched model is patched permanently. So is a model that was pickled whole, and loading
-    it requires this package. Patch a model under `torch.compile` before its first call.
+    A deep copy of a patched model is patched permanently. So is a patched model that was pickled as a whole;
+    loading it requires this package. Patch a model that uses `torch.compile` before its first call.
 
     Returns:
-        A handle with `count` and `undo()`, which can be used as a context manager.
+        A handle with `count` and `undo()`, which can also be used as a context manager.
 
     Raises:
         ValueError: if there is nothing to replace, something is already patched (undo that first), or the
-            operator cannot be replaced, such as RT-DETRv2's "discrete" method, which uses the nearest pixel.
+            operator cannot be replaced, as with RT-DETRv2's "discrete" method, which uses the nearest pixel.
     """
     swaps = [swap for name, module in model.named_modules() for swap in _swaps_in(name, module)]
     if not swaps:
@@ -187,7 +188,10 @@ class _ReboundForward:
 
 @functools.cache
 def _rebound(forward: FunctionType) -> FunctionType:
-    """Return a function with the same code and other globals, without changing its file or other instances.
+    """Return a function with the code of `forward`, whose globals refer to this package's operator.
+
+    Neither the module's file nor other instances change.
+
 
     Python looks up a function's global names in one dictionary, its `__globals__`. The code is copied because
     torch.compile stores its results on the code object, and these are invalid for another dictionary.
@@ -233,7 +237,7 @@ def _swaps_in(name: str, module: nn.Module) -> Iterator[_Swap]:
         return _Swap(name, module, attribute, replacement, own.get(attribute, _MISSING))
 
     forward = inspect.getattr_static(type(module), "forward", None)
-    if not isinstance(forward, FunctionType):  # that of a ScriptModule, for example
+    if not isinstance(forward, FunctionType):  # for example, the forward of a ScriptModule
         return
     operator = _operator_for(type(module).__name__, forward, skip=1)
     if operator is not None:
@@ -253,14 +257,17 @@ def _swaps_in(name: str, module: nn.Module) -> Iterator[_Swap]:
 
 @functools.cache
 def _operators_called_by(forward: FunctionType) -> dict[str, Any]:
-    """Return the global names by which a function calls the operator, with their replacements."""
+    """Return the replacements of the operators that a function calls, by the global names that it uses."""
     names = {code.argval for code in dis.get_instructions(forward) if code.opname == "LOAD_GLOBAL"}
     replacements = {name: _replacement_for(forward.__globals__.get(name)) for name in sorted(names)}
     return {name: replacement for name, replacement in replacements.items() if replacement is not None}
 
 
 def _replacement_for(value: object) -> Callable[..., Tensor] | SimpleNamespace | None:
-    """Return the replacement for a function, partial function or autograd function, or None."""
+    """Return the replacement for a function, partial function or autograd function that is the operator.
+
+    Return None for anything else.
+    """
     if isinstance(value, functools.partial):
         function = _replacement_for(value.func)
         return functools.partial(function, *value.args, **value.keywords) if callable(function) else None
@@ -273,7 +280,10 @@ def _replacement_for(value: object) -> Callable[..., Tensor] | SimpleNamespace |
 
 
 def _operator_for(name: str, function: Callable[..., Any], skip: int) -> _Operator | None:
-    """Return the replacement if this function is the operator, without its first `skip` parameters."""
+    """Return the replacement for a function if it is the operator, otherwise None.
+
+    Its first `skip` parameters, such as `self` and `ctx`, are not passed by callers.
+    """
     if "deform" not in name.lower():
         return None
     parameters = list(inspect.signature(function).parameters.values())[skip:]
@@ -291,7 +301,7 @@ def _is_ours(value: object) -> bool:
 
 
 def _require_bilinear(name: str, module: nn.Module, value: object) -> None:
-    """Raise now the error that `_Operator` would otherwise raise at its first call."""
+    """Raise ValueError now if the method is "discrete"; `_Operator` would raise it only at its first call."""
     keywords = value.keywords if isinstance(value, functools.partial) else {}
     for method in (keywords.get("method"), *(getattr(module, key, None) for key in _METHOD_ATTRIBUTES)):
         if method == "discrete":

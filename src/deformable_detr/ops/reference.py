@@ -1,7 +1,7 @@
 """Multi-scale deformable attention in plain PyTorch. It defines the operator and runs on any device.
 
 Paper: section 4.1, equations 2 and 3. Letters: B batch, S value tokens, M heads, D head dimension,
-Q queries, L levels, K points per level, P = Σ K_l points of one head and query over all levels.
+Q queries, L levels, K points per level (K_l if levels differ), P = Σ K_l points of one head and query.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def ms_deform_attn_reference(
     attention_weights: Tensor,
     points_per_level: Sequence[int],
 ) -> Tensor:
-    """Compute the weighted sum of bilinear samples, level by level, with `grid_sample`.
+    """Return weighted sums of bilinear samples, computed level by level with `grid_sample`.
 
     Samples outside a level are zero, and a location that is not finite is outside. The computation uses the
     dtype of the locations. 16-bit values need float32 locations, because a location in bfloat16 may be off by
@@ -72,10 +72,10 @@ def sampling_locations_of(
     sampling_offsets: Tensor,
     points_per_level: Sequence[int],
 ) -> Tensor:
-    """Add offsets (B, Q, M, P, 2) to references (B, Q, L, 2|4); return sampling locations (B, Q, M, P, 2).
+    """Add offsets (B, Q, M, P, 2) to references (B, Q, L, 2 or 4), and return locations (B, Q, M, P, 2).
 
-    The unit of an offset is a pixel of the level for a reference point. For a reference box, it is half a box
-    side divided by K (specification §3.1), so that the initial points are inside the box.
+    Offsets from a reference point are in pixels of the level. Offsets from a reference box are in half box
+    sides divided by K (specification §3.1), so that the initial points are inside the box.
     """
     levels = torch.tensor(
         [level for level, points in enumerate(points_per_level) for _ in range(points)],
@@ -97,7 +97,11 @@ def fused_ms_deform_attn_reference(
     attention_logits: Tensor,
     points_per_level: Sequence[int],
 ) -> Tensor:
-    """Compute deformable attention from offsets (B, Q, M, P, 2) and logits (B, Q, M, P), before softmax."""
+    """Return the result of `ms_deform_attn_reference`, computed from references, offsets and logits.
+
+    The references are (B, Q, L, 2 or 4), as in `sampling_locations_of`, the offsets (B, Q, M, P, 2), and the
+    logits, whose softmax over P is the weights, (B, Q, M, P).
+    """
     locations = sampling_locations_of(spatial_shapes, reference, sampling_offsets, points_per_level)
     return ms_deform_attn_reference(
         value, spatial_shapes, locations, attention_logits.softmax(-1), points_per_level

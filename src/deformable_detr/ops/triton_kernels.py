@@ -3,7 +3,8 @@
 triton_operators.py launches them. The section "On a GPU" of docs/operator.md explains them.
 
 A program computes one head of one image for a block of queries. The rows of its tensors are queries, and the
-columns are channels. The program processes the points one by one and reads four pixels per row and point.
+columns are channels. The program processes the points one after another and reads four pixels per row and
+point.
 
 Letters: B batch, S value tokens, M heads, D channels of a head, Q queries, L levels, K points of a level,
 P = Σ K_l points of a head.
@@ -17,13 +18,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# STARTS holds the number of each level's first point, and P. `sizes` holds (H, W) of each level as floats:
-# Triton compiles again for integers that are 1 or that 16 divides, which would be for every other picture;
-# floats it takes as they come. REFERENCE_SIZE 0: `points` are locations in [0, 1] and `weights` weigh them;
-# 2 or 4: points are offsets around reference points or boxes, and weights the logits of a softmax.
+# STARTS contains the index of each level's first point, followed by P. `sizes` contains (H, W) of each level
+# as floats: Triton compiles a kernel again for integers that equal 1 or are divisible by 16, which would
+# happen for every other picture, but it does not specialise on floats. If REFERENCE_SIZE is 0, `points` are
+# locations in [0, 1] and `weights` are their weights. If it is 2 or 4, `points` are offsets from reference
+# points or boxes, and `weights` are the logits of a softmax.
 #
-# Levels are unrolled. Of the points of a level UNROLL stand in a row: more loads are on their way at once,
-# but sixteen points in a row would compile for ten seconds and need all registers of a thread.
+# The loop over levels is unrolled. The loop over the points of a level is unrolled by the factor UNROLL: a
+# higher factor keeps more loads in flight, but a factor of 16 would compile for ten seconds and need all
+# registers of a thread.
 
 
 @triton.jit
@@ -41,7 +44,7 @@ def _program(Q, M: tl.constexpr, BLOCK_Q: tl.constexpr):
 
 @triton.jit
 def _load_points(rows, exists, P: tl.constexpr, P_PADDED: tl.constexpr, beyond):
-    """Load the values of all points of each row; `beyond` is the value after the last point."""
+    """Return the values of all points of each row, padded with `beyond` to P_PADDED points."""
     point = tl.arange(0, P_PADDED)[None, :]
     block = tl.load(rows[:, None] + point, mask=exists[:, None] & (point < P), other=0.0)
     return tl.where(point < P, block, beyond)
@@ -59,15 +62,16 @@ def _softmax_terms(logits):
 
 @triton.jit
 def _half_side_step(size, K: tl.constexpr):
-    """Return half a box side divided by K, in pixels per unit of the reference."""
-    return 0.5 * size / max(K, 1)  # (with no points, nobody uses it)
+    """Return half the side of a box divided by K, in pixels, for a box whose side is 1 (the whole map)."""
+    return 0.5 * size / max(K, 1)  # unused if K is 0
 
 
 @triton.jit
 def _pixel_map(reference, exists, H, W, step_y, step_x, REFERENCE_SIZE: tl.constexpr):
-    """Return (base, scale) for x and y, such that pixel = base + scale · input.
+    """Return (base, scale) for x and for y, such that pixel = base + scale · input.
 
-    The kinds of input differ only in these values. The half accounts for pixel centres, at (i + 1/2) / W.
+    The input is a location or an offset. The kinds of input differ only in these values. The half accounts
+    for the centres of pixels, which are at (i + 1/2) / W.
     """
     base_x, scale_x, base_y, scale_y = -0.5, W, -0.5, H
     if REFERENCE_SIZE > 0:
@@ -82,9 +86,9 @@ def _pixel_map(reference, exists, H, W, step_y, step_x, REFERENCE_SIZE: tl.const
 
 @triton.jit
 def _sides(pixel, size):
-    """Return the previous pixel along one axis, the fraction of the way to the next, and two masks.
+    """Return the pixel before a position along one axis, the fraction of the way to the next, and two masks.
 
-    The masks show whether these two pixels are inside the map.
+    The masks state whether these two pixels are inside the map.
 
     Positions are clamped before the conversion to integers, which is undefined for NaN, infinity and large
     numbers. This keeps outside positions outside. NaN becomes -2, because comparisons with NaN are false.
@@ -100,7 +104,7 @@ def _sides(pixel, size):
 @triton.jit(do_not_specialize=["Q"])
 def forward_kernel(
     output,  # (B, Q, M, D)
-    value,  # (B, S, M, D), channels dense, its other strides given
+    value,  # (B, S, M, D), channels dense; the other strides are arguments
     reference,  # (B, Q, L, REFERENCE_SIZE)
     points,  # (B, Q, M, P, 2)
     weights,  # (B, Q, M, P)
@@ -167,8 +171,8 @@ def forward_kernel(
 
 @triton.jit(do_not_specialize=["S", "Q"])
 def backward_kernel(
-    grad_value,  # (B, S, M, D) of REAL, zeros before
-    grad_reference,  # (B, Q, M, L, REFERENCE_SIZE): of each head alone
+    grad_value,  # (B, S, M, D) in REAL, initially zeros
+    grad_reference,  # (B, Q, M, L, REFERENCE_SIZE), separate for each head
     grad_points,  # (B, Q, M, P, 2)
     grad_weights,  # (B, Q, M, P)
     grad_output,  # (B, Q, M, D)
@@ -191,7 +195,7 @@ def backward_kernel(
     P_PADDED: tl.constexpr,
     UNROLL: tl.constexpr,
 ):
-    """Compute the gradients in the same order as the forward kernel.
+    """Compute the gradients, looping over levels and points as the forward kernel does.
 
     With g = grad_output, each point needs the products ⟨g, pixel⟩ of its four pixels.
     """
@@ -279,8 +283,8 @@ def backward_kernel(
         tokens = H.to(tl.int32) * width
         pixels += (tokens * token_stride).to(tl.int64)
         grad_pixels += (tokens * (M * D)).to(tl.int64)
-    if REFERENCE_SIZE > 0:  # from attention to logits: through the softmax
-        tl.debug_barrier()  # threads read what others of this program have stored
+    if REFERENCE_SIZE > 0:  # from the gradient of attention to that of logits
+        tl.debug_barrier()  # threads read what other threads of this program stored
         attention = _load_points(weights, exists, P, P_PADDED, float("-inf"))
         attention = tl.exp(attention - largest[:, None]) / total[:, None]
         grad_attention = _load_points(grad_weights, exists, P, P_PADDED, 0.0)

@@ -41,7 +41,7 @@ _forced: Tile | None = None
 
 @contextmanager
 def forced_tile(tile: Tile) -> Iterator[None]:
-    """Launch with `tile` instead of the usual tile, to measure it."""
+    """Launch kernels in a block with `tile` instead of the usual tile, in order to measure it."""
     global _forced
     before, _forced = _forced, tile
     try:
@@ -63,7 +63,7 @@ def usual_tile(channels: int, channel_bytes: int) -> Tile:
 
 @dataclass(frozen=True)
 class _Call:
-    """The checked inputs of a launch, outside of which no kernel reads. `reference` is None if not fused."""
+    """The inputs of a launch, checked so that kernels stay in bounds. `reference` is None if not fused."""
 
     value: Tensor  # channels dense
     reference: Tensor | None  # dense, as are the next two
@@ -83,7 +83,7 @@ class _Call:
     @property
     def inputs(self) -> tuple[Any, ...]:
         """The arguments that both kernels share."""
-        # Where there is no reference the kernels ask for none, but a pointer has to be passed.
+        # If there is no reference, the kernels do not read it, but a pointer must be passed.
         reference = self.points if self.reference is None else self.reference
         return self.value, reference, self.points, self.weights, tuple(map(float, self.spatial_shapes))
 
@@ -120,7 +120,7 @@ def _checked(
     weights: Tensor,
     points_per_level: Sequence[int],
 ) -> _Call:
-    """Return the checked inputs.
+    """Check the inputs and return them, made dense where the kernels require it.
 
     Raises:
         RuntimeError: if the inputs do not fit each other; the message is that of the CPU operator.
@@ -143,7 +143,7 @@ def _checked(
     for level, K in enumerate(points_per_level):
         H, W = spatial_shapes[2 * level : 2 * level + 2]
         _require(H >= 1 and W >= 1 and K >= 0, f"level {level} has size ({H}, {W}) and {K} points")
-        # Pixels are counted in float32: up to 2^22 it is exact with room.
+        # Pixels are counted in float32, which is exact up to 2^22 with room to spare.
         _require(H < 2**22 and W < 2**22, f"level {level} is too large")
         tokens += H * W
     _require(tokens == S, f"spatial_shapes hold {tokens} tokens, but value has {S}")
@@ -165,7 +165,7 @@ def _checked(
         _require(tensor.device == value.device, f"{name} is on {tensor.device}, but value on {value.device}")
     if D > 1 and value.stride(3) != 1:
         value = value.contiguous()
-    # Within an image kernels count in 32 bits.
+    # Within an image, the kernels compute addresses in 32 bits.
     _require(
         S * max(value.stride(1), M * D) < 2**31,
         "an image's value spans more than 2^31 elements; split it by heads",
@@ -216,10 +216,10 @@ def _run_backward(call: _Call, grad_output: Tensor) -> _Gradients:
         f"grad_output must be {call.value.dtype}, not {grad_output.dtype}",
     )
     _refuse_deterministic_mode()
-    # Many queries add to a pixel: in float32 whatever the type of value, to be exact, and because GPUs add
-    # 16-bit numbers atomically only by retrying.
+    # Many queries add to a pixel. They do so in float32 even if `value` has a 16-bit type, for accuracy and
+    # because GPUs can add 16-bit numbers atomically only by retrying.
     grad_value = call.value.new_zeros(call.value.shape, dtype=real)
-    # A head's own share: summed afterwards, which needs no atomics.
+    # The shares of the heads are kept apart and summed afterwards, which needs no atomics.
     grad_reference = call.points.new_empty(B, Q, M, L, call.reference_size)
     grad_points, grad_weights = torch.empty_like(call.points), torch.empty_like(call.weights)
     if call.is_empty:
@@ -249,7 +249,8 @@ def _refuse_deterministic_mode() -> None:
 
 
 # ---- The operators -------------------------------------------------------------------------------
-# Arguments: the schemas in native.py. Errors: RuntimeError where shapes, types or devices disagree.
+# The arguments are those of the schemas in native.py. If shapes, types or devices disagree, all four
+# functions raise a RuntimeError.
 
 
 def ms_deform_attn(

@@ -242,7 +242,10 @@ def _add_status(api: FastAPI, engine: Engine) -> None:
 
 
 def _add_files(api: FastAPI) -> None:
-    """Add the page and its assets. They are read once, so that no request's path reaches the disk."""
+    """Add the pages and their assets.
+
+    The files are read once, when the application is created, so that no path in a request reaches the disk.
+    """
     static_files = files(__package__) / "static"
     own = ("index.html", "docs.html", "app.js", "docs.js", "style.css")
     found = {name: (static_files / name).read_text(encoding="utf-8") for name in own}
@@ -269,7 +272,7 @@ def _add_files(api: FastAPI) -> None:
 
 
 def _add_handlers(api: FastAPI, engine: Engine) -> None:
-    """Answer refusals and the framework's errors in the same form."""
+    """Add exception handlers, which answer refusals and the framework's errors in the same form."""
 
     def answer(refusal: Refusal, headers: Mapping[str, str] | None = None) -> Response:
         engine.metrics.errors.labels(refusal.kind.value).inc()

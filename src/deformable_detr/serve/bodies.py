@@ -1,4 +1,4 @@
-"""Reading of pictures from a request body, which is multipart/form-data or JSON with base64.
+"""Read pictures from a request body, which is multipart/form-data or JSON with base64.
 
 Nothing is written to disk.
 """
@@ -41,7 +41,7 @@ class Base64Pictures(BaseModel):
 
 
 def body_schema(most: int) -> dict[str, Any]:
-    """Return OpenAPI's description of the request body."""
+    """Return OpenAPI's description of a request body with at most `most` pictures."""
     # The limit is stated in words: exceeding it is answered with 413, violating a schema with 422.
     limit = f"At most {most}: more are refused with 413."
     file = {"type": "string", "format": "binary"}
@@ -59,7 +59,7 @@ async def pictures_of(body: bytes, headers: Headers, engine: Engine, most: int) 
     """Return the pictures of a body, at least one and at most `most`.
 
     Raises:
-        Refusal: the body is of another type, malformed, or holds too many.
+        Refusal: if the body is of another type, is malformed, or contains no picture or too many.
     """
     kind = headers.get("content-type", "").split(";")[0].strip().lower()
     if kind == MULTIPART:
@@ -88,10 +88,11 @@ def _of_json(body: bytes, most: int) -> list[Upload]:
 
 
 def read_json_body(body: bytes, most: int, schema: type[Schema]) -> Schema:
-    """Parse the JSON of a request with at most `most` pictures.
+    """Parse the JSON of a request with at most `most` pictures, and return it as an instance of `schema`.
 
     Raises:
-        Refusal: it is not JSON, does not fit the schema, or holds far more values than the pictures need.
+        Refusal: if `body` is not JSON, does not fit the schema, or contains far more values than `most`
+            pictures need.
     """
     # Parsing millions of values would take half a minute, during which nothing else is answered.
     limit = MOST_SIGNS + 8 * most
@@ -122,10 +123,12 @@ def _has_more_than(limit: int, sign: bytes, body: bytes) -> bool:
 
 
 def upload_of_base64(text: str, number: int) -> Upload:
-    """Decode the base64 of a request's picture with this number, counted from 1.
+    """Decode a picture that was sent as base64 or as a `data:` URL with base64.
+
+    `number` is the picture's place in the request, counted from 1; messages state it.
 
     Raises:
-        Refusal: the text is not base64.
+        Refusal: if the text is not base64.
     """
     label = f"picture {number}"
     if text.startswith("data:"):
@@ -146,7 +149,7 @@ def upload_of_base64(text: str, number: int) -> Upload:
 class _InMemory(MultiPartParser):
     """Starlette's parser without temporary files, since the body is bounded and already in memory.
 
-    `complete` is False if the last boundary is missing.
+    `complete` is False until the last boundary has been read.
     """
 
     spool_max_size = 2**62

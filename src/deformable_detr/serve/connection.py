@@ -10,8 +10,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
 class Connection(H11Protocol):
-    """A connection that closes itself if a request's headers are not complete within `headers_s` seconds, if
-    its body is still arriving that long after the answer, or if there are too many connections."""
+    """A connection that closes itself in three cases.
+
+    It does so if a request's headers are not complete within `headers_s` seconds, if a request's body is
+    still arriving that long after its answer, or if there are too many connections.
+    """
 
     headers_s: ClassVar[float] = 10.0
     _timer: asyncio.TimerHandle | None = None

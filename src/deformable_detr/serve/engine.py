@@ -36,7 +36,7 @@ from .settings import ServeSettings
 
 READ_AHEAD = 4  # batches of decoded pictures that may wait for the model
 EXPLAINED_AT_ONCE = 2  # decoded pictures in full size that may wait to be explained
-EXPLANATION_NUMBERS = 1_000_000  # 16-bit numbers in one explanation: less than 3 MB of base64
+EXPLANATION_NUMBERS = 1_000_000  # limit of 16-bit numbers in one explanation: less than 3 MB of base64
 WARM_UP_SIZE = (480, 640)  # (H, W), reduced if max_pixels requires it
 LONGEST_RETRY_S = 60
 Result = TypeVar("Result")
@@ -180,7 +180,7 @@ class Engine:
                 )
 
     async def in_background(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Run a short calculation in a thread, so that it does not delay other requests."""
+        """Run a short calculation in a thread, so that it delays no other request, and return its result."""
         return await self._in(self._decoders, function, *arguments)
 
     # ------------------------------------------------------------------ queue and batches
@@ -236,7 +236,7 @@ class Engine:
                     waiting.answer.set_result(result)
 
     async def _next_batch(self) -> list[_Waiting]:
-        """Wait for a batch: the picture that has waited longest, and others with the same key."""
+        """Return the next batch: the picture that has waited longest, and others with the same key."""
         while True:
             self._waiting = [waiting for waiting in self._waiting if not waiting.answer.done()]
             if self._waiting:
@@ -309,6 +309,6 @@ def _explained(
     rows = np.arange(shown)
     part = Explanation(explanation.detections.take(rows), explanation.queries.take(rows), None)
     data = page_data(part, detector.selection(threshold))
-    # These explain positions in a picture, which the server does not offer.
+    # These fields explain chosen positions in a picture; the server does not offer such explanations.
     del data["encoder"], data["tokens"]
     return {**data, "total": len(explanation)}

@@ -1,7 +1,8 @@
 """A plain ASGI middleware that guards the application.
 
-For every request it sets security headers, checks the token, limits bytes and time, and counts. It limits
-a body while the body arrives.
+It checks the host name of every request, adds security headers to every answer, and counts the requests.
+Requests under /v1/ and /v2/models/ and for /metrics need the token. POST requests under /v1/ and /v2/models/
+are limited in bytes and time; the bytes of a body are counted while it arrives.
 """
 
 from __future__ import annotations
@@ -96,7 +97,9 @@ class Gate:
             self._hold(-len(body))
 
     def _check_host(self, headers: Headers) -> None:
-        """Refuse unknown host names: unlike an IP address, a name can be made to point here (DNS rebinding).
+        """Refuse unknown host names.
+
+        Unlike an IP address, a name can be made to point to this machine (DNS rebinding).
 
         A missing header is accepted, because browsers always send one.
         """
@@ -128,7 +131,11 @@ class Gate:
     # ------------------------------------------------------------------ the body
 
     async def _read(self, body: bytearray, headers: Headers, receive: Receive, deadline: float) -> None:
-        """Read the body into `body`, counting its bytes while it arrives."""
+        """Read the body into `body`, and refuse it as soon as it exceeds a limit of bytes or of time.
+
+        Raises:
+            Refusal: if the body is too large or too slow, or all bodies together are too large.
+        """
         limit = self.settings.max_body_bytes
         announced = headers.get("content-length", "")
         too_large = Refusal(
@@ -164,7 +171,11 @@ class Gate:
     async def _run(
         self, scope: Scope, receive: Receive, answer: _Answer, body: bytes, deadline: float
     ) -> None:
-        """Run the application until the time limit, or until the client has disconnected."""
+        """Run the application until it has answered or the client has disconnected.
+
+        Raises:
+            Refusal: if neither happens before the time limit.
+        """
         work = asyncio.ensure_future(self.app(scope, _replay(body, receive), answer.send))
         gone = asyncio.ensure_future(_disconnection(receive))
         try:
@@ -213,7 +224,7 @@ class _Answer:
 
 
 def route_of(scope: Scope) -> str:
-    """Return the path without the prefix that a reverse proxy may add."""
+    """Return a request's path without the prefix that a reverse proxy may add."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", "").rstrip("/"))
 

@@ -1,10 +1,11 @@
 """The Open Inference Protocol (KServe's V2) over HTTP, for clients and platforms that use it.
 
-The tensors of a request and its answer, for N pictures with D detections in all:
+A request contains the first of these tensors and its answer the others, for N pictures with D detections in
+all:
 
     images          BYTES (N)       files (JPEG, PNG, …): binary, or base64 in JSON
-    num_detections  INT64 (N)       of each picture
-    boxes_xyxy      FP32  (D, 4)    pixels, the pictures' detections one after the other, best first
+    num_detections  INT64 (N)       number of detections in each picture
+    boxes_xyxy      FP32  (D, 4)    x0, y0, x1, y1 in pixels; picture by picture, best first
     scores          FP32  (D)
     labels          INT64 (D)       class indices
     category_ids    INT64 (D)       the data set's own ids
@@ -42,7 +43,7 @@ OUTPUTS: dict[str, tuple[str, list[int]]] = {
     "category_ids": ("INT64", [-1]),
     "names": ("BYTES", [-1]),
 }
-VERSION = "1"  # of the only model; the protocol requires one
+VERSION = "1"  # the version of the only model; the protocol requires a version
 LENGTH_HEADER = "inference-header-content-length"
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -185,7 +186,7 @@ async def _infer(request: Request, engine: Engine) -> dict[str, Any]:
 
 
 def _tensors(found: Sequence[Detections]) -> dict[str, tuple[list[int], list[Any]]]:
-    """Return the shape and the flat values of each output."""
+    """Return the shape and the flat list of values of each output, by the output's name."""
     total = sum(map(len, found))
     boxes = np.concatenate([each.boxes_xyxy for each in found]).astype(float)
     return {
@@ -202,7 +203,13 @@ def _tensors(found: Sequence[Detections]) -> dict[str, tuple[list[int], list[Any
 
 
 def _read(body: bytes, length: str | None, most: int) -> tuple[_InferRequest, list[Upload]]:
-    """Split a body into its JSON and the binary data after it, and return the request and its pictures."""
+    """Split a body into its JSON and the binary data after it, and return the request and its pictures.
+
+    `length` is the header that states the length of the JSON, or None if the whole body is JSON.
+
+    Raises:
+        Refusal: if the body is malformed or does not contain from 1 to `most` pictures.
+    """
     end = len(body)
     if length is not None:
         if not length.isascii() or not length.isdecimal() or int(length) > end:
@@ -231,7 +238,13 @@ def _read(body: bytes, length: str | None, most: int) -> tuple[_InferRequest, li
 
 
 def _elements(data: memoryview) -> list[Upload]:
-    """Split a binary BYTES tensor: each element is its length (four bytes, little-endian) and its bytes."""
+    """Return the pictures in a binary BYTES tensor.
+
+    Each element of the tensor consists of its length (four bytes, little-endian) and its bytes.
+
+    Raises:
+        Refusal: if the data ends within an element.
+    """
     uploads: list[Upload] = []
     place = 0
     while place < len(data):

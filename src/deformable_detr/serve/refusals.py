@@ -1,4 +1,7 @@
-"""Answers to requests that get no result, all of the form `{"error": {"kind": …, "message": …}}`."""
+"""Answers to requests that get no result, of the form `{"error": {"kind": …, "message": …}}`.
+
+On the routes of the Open Inference Protocol, the form is `{"error": "KIND: MESSAGE"}`.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +72,7 @@ MEANINGS = {
 
 
 class Refusal(Exception):  # noqa: N818 - most refusals are not errors
-    """Raised to refuse a request. `message` is one sentence; `retry_after` is in seconds."""
+    """An exception that refuses a request. `message` is one sentence; `retry_after` is in seconds."""
 
     def __init__(self, kind: Kind, message: str, retry_after: int | None = None):
         super().__init__(message)
@@ -80,7 +83,7 @@ class Refusal(Exception):  # noqa: N818 - most refusals are not errors
         return STATUS[self.kind]
 
     def response(self, *, as_text: bool = False) -> JSONResponse:
-        """Return the answer; with `as_text`, its `error` is a text, as the Open Inference Protocol states."""
+        """Return the answer; with `as_text`, `error` is a text, as the Open Inference Protocol requires."""
         headers = {}
         if self.retry_after is not None:
             headers["Retry-After"] = str(self.retry_after)

@@ -49,8 +49,8 @@ def serve(
             requests.
 
     Raises:
-        UserError: the model cannot be loaded, the address is in use, or a limit or the token is invalid.
-        RuntimeError: the model is loaded but cannot compute.
+        UserError: if the model cannot be loaded, the address is in use, or a limit or the token is invalid.
+        RuntimeError: if the model is loaded but cannot compute.
     """
     settings = settings or ServeSettings()
     settings = replace(settings, allowed_hosts=(*settings.allowed_hosts, host))
@@ -81,8 +81,8 @@ def serve(
 class ServerProcess(uvicorn.Server):
     """A uvicorn server that finishes accepted requests before it stops.
 
-    uvicorn closes its port at the first signal. This server keeps it open until accepted requests are
-    answered, and refuses new ones (503), so that a load balancer notices that it is stopping.
+    uvicorn closes its port at the first signal. This server keeps the port open until the accepted requests
+    are answered, and refuses new ones (503), so that a load balancer notices that the server is stopping.
     """
 
     def __init__(self, app: Server, root_path: str, access_log: bool):
@@ -121,7 +121,13 @@ class ServerProcess(uvicorn.Server):
 
 
 def read_token(path: str | Path | None) -> str | None:
-    """Read the token from a file or the environment, as every user of the machine can read a command line."""
+    """Return the token in the file `path` or, if `path` is None, in the environment; None if it has none.
+
+    A token is not an option of the command, because every user of a machine can read its command lines.
+
+    Raises:
+        UserError: if the file cannot be read or is empty.
+    """
     if path is None:
         return os.environ.get(TOKEN_VARIABLE) or None
     try:
@@ -135,7 +141,11 @@ def read_token(path: str | Path | None) -> str | None:
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """Bind a socket to the port, so that an address in use is reported before the model is loaded."""
+    """Return a socket bound to the address, so that an address in use is reported before the model is loaded.
+
+    Raises:
+        UserError: if the address does not exist on this machine or is in use, or the port is out of range.
+    """
     if not 0 <= port <= 65535:
         raise UserError(f"--port must be from 0 to 65535, not {port}.")
     try:

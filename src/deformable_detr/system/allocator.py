@@ -1,17 +1,17 @@
-"""Keep large buffers instead of returning them to the kernel whenever they are freed, except on request.
+"""Keep large buffers when they are freed, and return them to the kernel only on request.
 
 glibc returns a large block to the kernel as soon as it is freed, so that the next block of that size again
 costs a page fault per 4 KiB. In eager PyTorch on a CPU, these page faults take up to half of the time. The
-package's own commands ask glibc to keep such blocks. Importing the package does not change a process, which
-can set MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_ and THP_MEM_ALLOC_ENABLE in its environment instead.
+package's commands ask glibc to keep such blocks. Importing the package changes nothing; for other programs,
+set MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_ and THP_MEM_ALLOC_ENABLE in the environment instead.
 
-PyTorch is also asked for huge pages (2 MiB). A gigabyte of them costs 0.3 s of processor time to get, instead
-of 1.2 s (measured in training on a virtual AMD Zen 3). Large buffers then start at multiples of 2 MiB, so
-that buffers of many sizes leave smaller gaps.
+The commands also ask PyTorch to use huge pages (2 MiB). Allocating a gigabyte then takes 0.3 s of processor
+time instead of 1.2 s (measured in training on a virtual AMD Zen 3). Large buffers then start at multiples of
+2 MiB, so that buffers of many sizes leave smaller gaps.
 
-What is kept has two costs, for which `release_free_memory` is the remedy. First, buffers of varying sizes
-leave gaps, which accumulate. Second, a child that is forked inherits free buffers. When the parent writes to
-them again, the kernel copies each page, and the machine holds them twice.
+Keeping free buffers has two costs, which `release_free_memory` limits. First, buffers of varying sizes leave
+gaps, which accumulate. Second, a forked child inherits free buffers. When the parent writes to them again,
+the kernel copies each page, and the machine holds them twice.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # PyTorch reads it at its first allocation
 def keep_large_buffers() -> bool:
     """Ask glibc to keep large blocks, and PyTorch to use huge pages if it has not allocated anything yet.
 
-    With another C library, change nothing and return False.
+    Return whether glibc accepts this. With another C library, change nothing and return False.
     """
     libc = _glibc()
     if libc is None:
@@ -38,9 +38,9 @@ def keep_large_buffers() -> bool:
 
 
 def release_free_memory() -> bool:
-    """Return all free memory to the kernel. With another C library, change nothing and return False.
+    """Give all free memory back to the kernel and return True; if the C library is not glibc, return False.
 
-    The next use of this memory costs page faults, as above.
+    Using this memory again costs page faults, as the start of this file explains.
     """
     libc = _glibc()
     if libc is None:

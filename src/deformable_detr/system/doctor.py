@@ -44,7 +44,7 @@ class Diagnosis:
 
 
 def diagnose() -> Diagnosis:
-    """Inspect this machine and check the operator against a direct computation on each device."""
+    """Inspect this machine, and compare the operator with a direct computation on each device."""
     facts = {
         "python": platform.python_version(),
         "system": system(),
@@ -88,7 +88,10 @@ def _case(device: str) -> dict[str, Any]:
 
 
 def _direct(value: torch.Tensor, locations: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Compute the paper's equation 3 without sampling code, with a tent function of each pixel's distance."""
+    """Return the output (B, Q, M·D) of the paper's equation 3, computed without sampling code.
+
+    The weight of a pixel in a bilinear sample is a tent function of its distance from the sample.
+    """
     outputs, start = torch.zeros(()), 0
     for level, (height, width) in enumerate(SHAPES):
         pixels = value[:, start : start + height * width].unflatten(1, (height, width))

@@ -1,4 +1,4 @@
-"""Describe the machine and the versions with which a program runs.
+"""Describe the machine and the package versions that a program uses.
 
 A run folder stores one such description per start (run_folder/log.py), so that it can be looked up later.
 """
@@ -28,7 +28,7 @@ def environment(device: str | torch.device, processes: int = 1) -> dict[str, Any
         "processes": processes,
         "system": system(),
         "python": platform.python_version(),
-        # torch's own version includes the CUDA that it was built for.
+        # torch.__version__ also states the version of CUDA that it was built for.
         "versions": {"torch": torch.__version__, **versions_of(PACKAGES)},
     }
 

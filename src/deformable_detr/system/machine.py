@@ -1,4 +1,4 @@
-"""Describe the machine: its processor, its system and the versions of its packages."""
+"""Describe the machine: its processor, its operating system and its package versions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def version_of(package: str) -> str | None:
 
 
 def versions_of(packages: Iterable[str]) -> dict[str, str]:
-    """Return the versions of the packages that are installed."""
+    """Return the versions of packages by name, without those that are not installed."""
     return {name: version for name in packages if (version := version_of(name)) is not None}
 
 
@@ -31,15 +31,15 @@ def package_version() -> str:
 
 
 def system() -> str:
-    """Return the operating system and the architecture."""
+    """Return the operating system and the processor architecture, for example `Linux x86_64`."""
     return f"{platform.system()} {platform.machine()}"
 
 
 def num_cores() -> int:
     """Return the number of processor cores that this process may use at the same time.
 
-    It is limited by the process's affinity (taskset, cpusets) and by a container's quota, rounded up: with a
-    quota of 1.5, two threads do half again as much as one.
+    The process's affinity (taskset, cpusets) and a container's quota limit it. The quota is rounded up: with
+    a quota of 1.5, two threads do 1.5 times as much as one.
     """
     quota = cpu_quota()
     cores = cores_of_affinity()
@@ -47,17 +47,17 @@ def num_cores() -> int:
 
 
 def cores_of_affinity() -> int:
-    """Return the number of processor cores that this process may use in turn, whatever its quota."""
+    """Return the number of processor cores on which this process may run, regardless of its quota."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
-    """Return how many seconds of processor time per second control groups allow; None without a limit.
+    """Return the seconds of processor time per second that control groups allow, or None without a limit.
 
-    The smallest quota from the process's own group up to the root counts. In a container, the paths in
-    /proc/self/cgroup may be those of the host, and the container's own group is then the mounted root.
+    This is the smallest quota of the process's group and of all groups above it. In a container, the paths in
+    /proc/self/cgroup may be those of the host; the container's group is then the root of the mounted tree.
 
     Args:
         root: the folder that contains `proc` and `sys`; tests replace it.
@@ -80,7 +80,7 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
 
 
 def _quota_of(folder: Path) -> float | None:
-    """Return the quota in a control group's files, of version 2 or 1."""
+    """Return the quota in the files of a control group (version 2 or 1), or None if it has none."""
     try:
         if (folder / "cpu.max").exists():
             allowed, period = (folder / "cpu.max").read_text().split()
@@ -95,7 +95,10 @@ def _quota_of(folder: Path) -> float | None:
 
 
 def cpu_model() -> str:
-    """Return the processor's name, family and model, because hypervisors shorten the name to "AMD EPYC"."""
+    """Return the processor's name, with its family and model if the system states them.
+
+    Hypervisors may shorten the name to "AMD EPYC", so the name alone does not identify the processor.
+    """
     path = Path("/proc/cpuinfo")
     if not path.exists():
         return platform.processor() or platform.machine()

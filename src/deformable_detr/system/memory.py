@@ -29,7 +29,11 @@ def reset_peak() -> int:
 
 
 def status_bytes(name: str) -> int:
-    """Return the value of a line of /proc/self/status, such as VmRSS; see proc(5)."""
+    """Return a size from /proc/self/status, such as VmRSS, in bytes; see proc(5).
+
+    Raises:
+        RuntimeError: if the file does not list this size.
+    """
     line = re.search(rf"^{name}:\s+(\d+) kB", STATUS.read_text(), re.MULTILINE)
     if line is None:
         raise RuntimeError(f"{STATUS} has no {name}: memory cannot be measured on this system.")
@@ -51,7 +55,7 @@ def bytes_of_children() -> int:
     private = sum(map(_private, of_children))
     if "Pss_Anon" not in own:  # Linux before 5.3
         return private
-    # Each process counts its share of a page. So the sum of all shares is the number of different pages.
+    # Each process counts only its share of a page, so the sum of all shares counts every page once.
     different = own["Pss_Anon"] + sum(each["Pss_Anon"] for each in of_children)
     shared_memory = sum(each["Pss_Shmem"] for each in of_children)
     return max(private, different - own["Anonymous"] + shared_memory) if of_children else 0
@@ -76,7 +80,7 @@ def _private(rollup: Mapping[str, int]) -> int:
 
 
 def _rollup(process: int | str) -> dict[str, int]:
-    """Return the sizes in /proc/PROCESS/smaps_rollup, or nothing if the process has ended."""
+    """Return the sizes in /proc/PROCESS/smaps_rollup by name, in bytes; empty if the process has ended."""
     try:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     except OSError:

@@ -1,12 +1,12 @@
 """PyTorch's threads on a CPU: how many there are, and how they wait for each other.
 
 PyTorch splits each operation among the threads of OpenMP, which wait for each other at its end. By default,
-they spin: on an idle machine this is the fastest way, but if other programs run as well, a spinning thread
-takes the core on which the thread that it waits for should run. And GNU's OpenMP knows nothing of the quota
-of a container, so that too many threads would use it up spinning.
+they spin. This is fastest on an otherwise idle machine. If other programs run as well, however, a spinning
+thread may occupy the core that the thread it waits for needs. GNU's OpenMP also ignores a container's quota:
+it starts too many threads, which would use up the quota by spinning.
 
-Both settings are read when PyTorch is imported. The package's commands make them before that, unless the
-user's environment says otherwise. Importing the package does not change a process.
+PyTorch reads both settings from the environment when it is imported. The package's commands set them before
+that, unless the user has set them. Importing the package does not change the environment.
 """
 
 from __future__ import annotations
@@ -17,17 +17,20 @@ from collections.abc import Mapping
 from .machine import cores_of_affinity, num_cores
 
 THREADS, SPINS = "OMP_NUM_THREADS", "GOMP_SPINCOUNT"
-WAITING = ("OMP_WAIT_POLICY", SPINS, "KMP_BLOCKTIME")  # each of them means that the user has decided
-FEW_SPINS = 1000  # some ten microseconds: longer than most pauses between two operations
+WAITING = ("OMP_WAIT_POLICY", SPINS, "KMP_BLOCKTIME")  # if one of them is set, the user has decided
+FEW_SPINS = 1000  # about ten microseconds: longer than most pauses between two operations
 
 
 def prepare_threads() -> None:
-    """Choose the number of threads and their waiting. This has no effect after PyTorch was imported."""
+    """Set in the environment how many threads there are and how they wait.
+
+    This has no effect once PyTorch has been imported.
+    """
     os.environ.update(thread_settings(os.environ))
 
 
 def thread_settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables to add to an environment; those that it has are not changed."""
+    """Return the variables to add to `environment`, without those that it already contains."""
     settings = {}
     if THREADS not in environment and (cores := num_cores()) < cores_of_affinity():
         settings[THREADS] = str(cores)
@@ -37,6 +40,6 @@ def thread_settings(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def waiting_in_words(environment: Mapping[str, str] = os.environ) -> str:
-    """Describe how the threads wait, in the words of the variables that say so."""
+    """Describe how the threads wait: by the variables that are set for it, or else as OpenMP's default."""
     decided = [f"{name}={environment[name]}" for name in WAITING if name in environment]
     return ", ".join(decided) or "spin (OpenMP's default)"

@@ -1,4 +1,4 @@
-"""Read inputs ahead of the model and write its results in threads, so that it never waits for a file.
+"""Read inputs and write results in other threads, so that the model never waits for a file.
 
 `limited_threads` sets the number of threads of the model's arithmetic itself.
 """
@@ -31,7 +31,10 @@ def ahead(calls: Iterable[Callable[[], Item]], pool: Executor, limit: int) -> It
 
 
 def read_ahead(items: Iterator[Item], thread: Executor) -> Iterator[Item]:
-    """Yield the items, which are produced in advance by the single thread of `thread`."""
+    """Yield the items up to the first None, while the executor `thread` produces READ_AHEAD in advance.
+
+    `thread` must have only one thread, because an iterator may not be advanced by two at once.
+    """
     calls: Iterator[Callable[[], Item | None]] = repeat(partial(next, items, None))
     for item in ahead(calls, thread, READ_AHEAD):
         if item is None:
@@ -40,9 +43,10 @@ def read_ahead(items: Iterator[Item], thread: Executor) -> Iterator[Item]:
 
 
 class Behind:
-    """Makes calls in order in another thread.
+    """A context manager that makes calls in order in another thread.
 
-    If one of them raises an exception, it is raised again by a later call, by `finish`, or at exit.
+    A call returns at once, unless more than WRITE_BEHIND calls are waiting. If a call raises an exception in
+    the thread, a later call, `finish` or the exit from the block raises it again.
     """
 
     def __enter__(self) -> Behind:
