@@ -33,7 +33,7 @@ MAX_ASPECT = 0.03
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """A picture of a split; `thumbnail` is grey float32 of shape THUMBNAIL, `aspect` is width / height."""
+    """The fingerprint of a picture: a grey float32 `thumbnail` of shape THUMBNAIL, and `aspect`, W / H."""
 
     split: str
     file_name: str
@@ -72,7 +72,7 @@ def find_duplicates(prints: Sequence[Fingerprint]) -> tuple[DuplicateGroup, ...]
     aspects = np.log([fingerprint.aspect for fingerprint in prints])
     hashes = np.packbits(thumbnails[:, :, 1:] > thumbnails[:, :, :-1], axis=None).reshape(len(prints), -1)
 
-    # Pictures with similar thumbnails have similar means, so only neighbours in that order are compared.
+    # Pictures with similar thumbnails have similar means, so only pictures with similar means are compared.
     order = np.argsort(means, kind="stable")
     means, contrasts, aspects = means[order], contrasts[order], aspects[order]
     flat, hashes = flat[order], hashes[order]

@@ -57,7 +57,7 @@ def check_pictures(
     """
     if how == "no":
         return PictureCheck()
-    with ThreadPoolExecutor(num_cores()) as threads:  # Pillow decodes without Python's lock
+    with ThreadPoolExecutor(num_cores()) as threads:  # Pillow releases Python's lock to decode
         seen: Iterable[_Seen] = threads.map(lambda image: _look(split, image, how, max_pixels), images)
         if console is not None:
             seen = track(seen, len(images), f"{split}: opening images", console)
