@@ -286,7 +286,10 @@ def _openvino(work: Work, precision: str) -> Rival:
 
 
 def _checkpoint(work: Work) -> Checkpoint:
-    """Draw random weights: as initialised, boxes and sampling offsets would not depend on the picture."""
+    """Return a model with random weights.
+
+    With the weights of a new model, boxes and sampling offsets would not depend on the picture.
+    """
     torch.manual_seed(work.seed)
     config = work.config
     data = replace(config.data, image_size=min(work.size), max_size=max(work.size))  # nothing is resized
@@ -383,7 +386,7 @@ def _turn(process: ProcessPoolExecutor) -> None:
     process.submit(_run_here).result()
 
 
-_here: dict[str, Rival] = {}  # of the process of a rival
+_here: dict[str, Rival] = {}  # the rival of this process
 
 
 def _set_up(work: Work, name: str) -> None:
@@ -403,7 +406,7 @@ def output_distance(found: Outputs, wanted: Outputs) -> float:
 
 
 def _seconds_of(code: str, threads: int | None = None) -> float:
-    """Return the import time in a fresh Python process, the faster of two attempts."""
+    """Return the seconds that a fresh Python process takes to run `code`, the faster of two attempts."""
     environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
     times = []
     for _ in range(2):

@@ -4,10 +4,10 @@
 
 Each data set has a table with a line per variant and number of epochs: AP and AP50 as mean ± standard
 deviation over seeds, the CPU minutes of a run, and the difference in AP from the baseline with equal
-epochs and with about equal CPU minutes. A difference is marked "perhaps chance" unless chance would give its sign
-in less than 5 % of all cases (Student's t test of the seeds' differences). `--into` puts the tables between
-two markers of a Markdown file. Numbers come from the last evaluation of a run, on the split that training
-evaluates on.
+epochs and with about equal CPU minutes. A difference is marked as perhaps chance unless chance would give its
+sign in less than 5 % of all cases (Student's t test of the seeds' differences). `--into` puts the tables
+between two markers of a Markdown file. Numbers come from the last evaluation of a run, on the split that
+training evaluates on.
 
 AP is a fraction in the files and in percent in the tables.
 """
@@ -86,7 +86,7 @@ def _line(each: Experiment, bases: Sequence[Experiment]) -> str:
 
 
 def difference(each: Experiment, base: Experiment) -> str:
-    """Return the difference in AP, in percent, over the seeds that both have, and whether it may be chance."""
+    """Return the difference in AP, in percent, over the seeds that both have, and if it may be chance."""
     first, second = ({run.seed: run.metrics["AP"] for run in runs.runs} for runs in (each, base))
     values = [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
     if not values:

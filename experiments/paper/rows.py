@@ -72,9 +72,9 @@ class Row(ABC):
     def untrained(self, config: RunConfig, classes: ClassTable, device: str) -> Detector: ...
 
     def config(self, scale: Scale, epochs: int | None, seed: int) -> RunConfig:
-        """Return the configuration of a run: the published one with a schedule of `epochs` (None: the published
-        number), made smaller if `scale` is small. The rate drops after four fifths of the epochs, as in the
-        papers, rounded down to whole epochs, but never before the end of the first."""
+        """Return the configuration of a run: the published one with a schedule of `epochs` (None: as
+        published), made smaller if `scale` is small. The rate drops after four fifths of the epochs, as in
+        the papers, rounded down to whole epochs, but never before the end of the first."""
         config = self.base()
         epochs = self.epochs if epochs is None else epochs
         drops = (max(1, epochs * 4 // 5),) if epochs else ()
