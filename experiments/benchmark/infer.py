@@ -1,8 +1,8 @@
 """`python -m experiments.benchmark infer`: one picture through the whole model, against peers.
 
-Every rival runs in a separate process, as its users run it: ours asks the allocator to keep large buffers
-(allocator.py) and threads to wait without spinning for long (openmp.py), as its commands do; the others use
-the defaults. They take turns, with `--beside N` while N other processes keep the processor busy. Ours is
+Every rival runs in a separate process, as its users run it: ours makes the allocator keep large buffers
+(allocator.py) and keeps waiting threads from spinning for long (openmp.py), as its commands do; the others
+use the defaults. They take turns, with `--beside N` while N other processes keep the processor busy. Ours is
 timed from the decoded picture to detections; for the others only the model is timed, on prepared pixels. All
 use the same random weights, and the result states how far their outputs are from those of our plain model.
 ONNX Runtime and OpenVINO run transformers' model as torch.onnx exports it.
@@ -100,7 +100,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Rival:
-    """A timed call, `run`, and the model's predictions for the same picture, `outputs`."""
+    """The call to time, `run`, and `outputs`, which returns the model's outputs for the same picture."""
 
     run: Callable[[], object]
     outputs: Callable[[], Outputs]

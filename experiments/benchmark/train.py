@@ -1,7 +1,7 @@
 """`python -m experiments.benchmark train`: one update of training, against transformers.
 
-Every rival runs in a separate process, as its users run it: ours asks the allocator to keep large buffers
-(allocator.py), transformers uses PyTorch's defaults. They take turns, with the same weights, images and
+Every rival runs in a separate process, as its users run it: ours makes the allocator keep large buffers
+(allocator.py), and transformers uses PyTorch's defaults. They take turns, with the same weights, images and
 objects. Losses on every layer, gradient clipping and AdamW are included; decoding of images is not. The same
 processes also measure peak memory, and show how much the losses of the fast and the plain form differ.
 """

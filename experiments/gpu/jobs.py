@@ -1,4 +1,4 @@
-"""The drawing of the data sets, which runs beside the steps that prove and before those that measure."""
+"""The drawing of the data sets, in parallel with the steps that prove and before those that measure."""
 
 from __future__ import annotations
 

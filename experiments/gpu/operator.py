@@ -21,8 +21,8 @@ from ..benchmark.operators import COCO_LEVELS
 from .op_cases import KINDS, Call, make_call, strided, with_wild_points
 from .report import Facts, Job, relative_error, require
 
-# Bounds of ‖out − ref‖ / ‖ref‖. Kernels compute in float32 (float64 for float64), so a 16-bit result is off by
-# one rounding only. Gradients of points and weights are float32 unless the value is float64.
+# Bounds of ‖out − ref‖ / ‖ref‖. Kernels compute in float32 (float64 for float64), so a 16-bit result is off
+# by one rounding only. Gradients of points and weights are float32 unless the value is float64.
 BOUNDS = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 3e-3, torch.float16: 5e-4}
 BOUND_OF_REAL = {torch.float64: 1e-11, torch.float32: 1e-4, torch.bfloat16: 1e-4, torch.float16: 1e-4}
 WORKERS = 6

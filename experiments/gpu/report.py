@@ -142,7 +142,7 @@ def _plain(content: Any) -> Any:
 def merge(work: Path, output: Path) -> Facts:
     """Write the machine and all findings so far to `results.json`, and return them.
 
-    They are in one file because OUT may contain only eight.
+    They are in one file because OUT may contain only eight files.
     """
     merged: Facts = {"machine": _read(work / "machine.json"), "steps": {}}
     for path in sorted((work / "steps").glob("?.json")):

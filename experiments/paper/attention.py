@@ -172,7 +172,7 @@ def follow(
     model and measurements, so a stopped run can continue, and other pictures need no further training.
 
     Raises:
-        UserError: if the folder holds a run on other data, or one that is past an epoch whose model is gone.
+        UserError: if the folder has a run on other data, or a run past an epoch whose model is missing.
     """
     row = ROWS[name]
     config = row.config("small", epochs, seed)

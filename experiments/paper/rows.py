@@ -137,7 +137,7 @@ def run_folder(output: Path, scale: Scale, name: str, epochs: int, seed: int) ->
 
 @dataclass(frozen=True)
 class RunResult:
-    """The result that a run folder holds.
+    """The result of the run in a folder.
 
     `metrics` are fractions from the last evaluation. `hours` is the training time of all processes (GPUs)
     together, without evaluations. `epochs` is the configured number of epochs, and `epochs_done` the number

@@ -24,6 +24,8 @@ Images = Literal["decode", "headers", "no"]
 
 @dataclass(frozen=True)
 class PictureCheck:
+    """The results for a split: the numbers of rotated images, the problems, and the fingerprints."""
+
     rotated: int = 0
     not_rotated: int = 0
     problems: tuple[Problem, ...] = ()

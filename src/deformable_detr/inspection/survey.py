@@ -38,7 +38,7 @@ def inspect(
     images: Images = "decode",
     console: Console | None = None,
 ) -> DataReport:
-    """Read a data set and judge it as the model of a recipe will see it.
+    """Read a data set and judge it for the model of a recipe.
 
     A split that cannot be read at all is reported as unusable if at least one other split can be read.
 
@@ -126,7 +126,7 @@ def _without_repeated_problems(report: SplitReport, others: Sequence[SplitReport
 
 
 def _is_union(part: Split, parts: Sequence[Split]) -> bool:
-    """Return whether a split is a union of others, such as trainval, so that its pictures do not count twice.
+    """Return whether a split is a union of others, such as trainval, whose pictures are not duplicates.
 
     It is one if it contains all images of at least two smaller splits.
     """

@@ -130,7 +130,7 @@ def line_chart(
 
 
 def sparkline(curve: np.ndarray, dashed: np.ndarray, title: str) -> Markup:
-    """Draw two curves of values in [0, 1], as high as a row of a table."""
+    """Draw two curves of values in [0, 1] that fit into a row of a table."""
 
     def path(values: np.ndarray) -> str:
         last = len(values) - 1

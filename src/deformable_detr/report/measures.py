@@ -15,7 +15,7 @@ from ..evaluation.matching import Matches, Objects, ScoredBoxes
 
 RECALLS = np.linspace(0.0, 1.0, 101)  # the recall levels at which COCO reads the precision
 NUM_BINS = 10
-MIN_SCORE = 0.05  # calibration leaves out the many detections below it, which nobody uses
+MIN_SCORE = 0.05  # calibration leaves out the many detections with lower scores, which are hardly ever used
 
 
 def precision_at_recalls(right: np.ndarray, wrong: np.ndarray, num_objects: int) -> np.ndarray:
