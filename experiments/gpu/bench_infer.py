@@ -195,7 +195,7 @@ def compile_variant() -> None:
 
 
 def _whole(job: Job, finding: Facts) -> None:
-    """Time the way from a decoded picture to detections.
+    """Time the computation from a decoded picture to detections.
 
     It includes resizing, normalisation, transfers and postprocessing.
     """

@@ -24,7 +24,7 @@ def draw_large(work: Path) -> None:
 
 
 def large_data(work: Path) -> Path:
-    """Wait for the data that `draw_large` draws, and return their folder, which appears when it is complete.
+    """Wait for the data that `draw_large` draws, and return their folder, which appears once it is complete.
 
     Raises:
         TimeoutError: if the folder does not appear within PATIENCE_SECONDS.
