@@ -11,8 +11,9 @@ Two pictures are considered the same if all of the following hold:
 The hash alone is not enough: frames from a drone that are seconds apart may differ by only 18 bits. These
 numbers were measured on the 500 photographs, microscope and aerial pictures of data/. Re-encoding as JPEG of
 quality 30 and 50 and halving or quartering the sides changes a picture by at most 17 bits, and in nineteen of
-twenty cases by less than 5 % of its contrast. The closest two different pictures, neighbouring frames, are 25 bits
-and 5.9 % apart. Mirrored, cropped or recoloured copies are not found; similar pictures are not flagged.
+twenty cases by less than 5 % of its contrast. The closest two different pictures, neighbouring frames, are
+25 bits and 5.9 % apart. Mirrored, cropped or recoloured copies are not found; similar pictures are not
+flagged.
 
 The package imagehash is not used: it depends on PyWavelets, and its hash of 64 bits is not sufficient.
 """
