@@ -65,7 +65,7 @@ INGREDIENTS = (
 class Convergence:
     """The training that a DETR needs to reach `target`, the AP of Deformable DETR after `target_epochs`.
     `epochs` is the epoch of the first evaluation at which DETR's mean curve reaches the target; None if it
-    does not within `most_epochs`, which then replace `epochs` in the ratios. `times` is the ratio of `epochs`
+    does not within `most_epochs`, which then replaces it in the ratios. `times` is the ratio of `epochs`
     to `target_epochs`, and `times_seconds` the ratio of the training times."""
 
     data: str
