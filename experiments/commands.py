@@ -22,12 +22,12 @@ class Commands:
     """The modules of one package as commands.
 
     Attributes:
-        package: as in `experiments.paper`.
+        package: the package's name, such as `experiments.paper`.
         noun: the word for a choice in messages.
         summary: one sentence on the package, for `--help`.
-        choices: module name → its summary.
-        keeps_buffers: see `deformable_detr.system.allocator`. A benchmark also measures its peers, so it
-                makes this choice itself.
+        choices: the summary of each module, by the module's name.
+        keeps_buffers: True if large buffers are kept; see `deformable_detr.system.allocator`. A benchmark
+            also measures its peers, so it makes this choice itself.
     """
 
     package: str
@@ -43,7 +43,7 @@ class Commands:
         return execute(self.parser, self.run, sys.argv[1:] if arguments is None else arguments)
 
     def parser(self, typed: Sequence[str]) -> Parser:
-        """Return the parser of the choice that was typed, or one that lists the choices.
+        """Return the parser of the choice that the arguments `typed` name, or one that lists the choices.
 
         Raises:
             UserError: if there is no such choice.

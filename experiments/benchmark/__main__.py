@@ -14,7 +14,7 @@ COMMANDS = Commands("experiments.benchmark", "benchmark", SUMMARY, BENCHMARKS, k
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one benchmark; returns the exit code."""
+    """Run one benchmark, and return the exit code."""
     return COMMANDS.main(arguments)
 
 

@@ -1,8 +1,8 @@
 """`python -m experiments.benchmark infer`: one picture through the whole model, against peers.
 
-Every rival runs in a separate process, as its users run it: ours asks the allocator to keep large buffers
-(allocator.py) and threads to wait without spinning for long (openmp.py), as its commands do; the others use
-the defaults. They take turns, with `--beside N` while N other processes keep the processor busy. Ours is
+Every rival runs in a separate process, as its users run it: ours makes the allocator keep large buffers
+(allocator.py) and keeps waiting threads from spinning for long (openmp.py), as its commands do; the others
+use the defaults. They take turns, with `--beside N` while N other processes keep the processor busy. Ours is
 timed from the decoded picture to detections; for the others only the model is timed, on prepared pixels. All
 use the same random weights, and the result states how far their outputs are from those of our plain model.
 ONNX Runtime and OpenVINO run transformers' model as torch.onnx exports it.
@@ -100,7 +100,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Rival:
-    """A timed call, `run`, and the model's predictions for the same picture, `outputs`."""
+    """The call to time, `run`, and `outputs`, which returns the model's outputs for the same picture."""
 
     run: Callable[[], object]
     outputs: Callable[[], Outputs]
@@ -286,7 +286,10 @@ def _openvino(work: Work, precision: str) -> Rival:
 
 
 def _checkpoint(work: Work) -> Checkpoint:
-    """Draw random weights: as initialised, boxes and sampling offsets would not depend on the picture."""
+    """Return a model with random weights.
+
+    With the weights of a new model, boxes and sampling offsets would not depend on the picture.
+    """
     torch.manual_seed(work.seed)
     config = work.config
     data = replace(config.data, image_size=min(work.size), max_size=max(work.size))  # nothing is resized
@@ -383,7 +386,7 @@ def _turn(process: ProcessPoolExecutor) -> None:
     process.submit(_run_here).result()
 
 
-_here: dict[str, Rival] = {}  # of the process of a rival
+_here: dict[str, Rival] = {}  # the rival of this process
 
 
 def _set_up(work: Work, name: str) -> None:
@@ -403,7 +406,7 @@ def output_distance(found: Outputs, wanted: Outputs) -> float:
 
 
 def _seconds_of(code: str, threads: int | None = None) -> float:
-    """Return the import time in a fresh Python process, the faster of two attempts."""
+    """Return the seconds that a fresh Python process takes to run `code`, the faster of two attempts."""
     environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
     times = []
     for _ in range(2):

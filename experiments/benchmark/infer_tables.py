@@ -14,7 +14,7 @@ PEERS = {TRANSFORMERS: "transformers", ONNXRUNTIME: "onnxruntime", OPENVINO: "op
 OURS, PLAIN, BF16 = "ours", "ours, plain", "ours, bf16"
 TRANSFORMERS_BF16, OPENVINO_BF16 = "transformers, bf16", "openvino, bf16"
 IMPORTS, HELP, COLD_PREDICT = "import torch, torchvision", "--help", "predict, cold process to file written"
-TOLERANCE = 1e-4  # of logits and boxes, between the runner and the plain model
+TOLERANCE = 1e-4  # the largest accepted difference of a logit or box between the runner and the plain model
 
 
 def goals_of(

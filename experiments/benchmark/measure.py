@@ -1,4 +1,4 @@
-"""The stop-watch of all benchmarks: alternating timing, peak memory, and what machine it was.
+"""The stop-watch of all benchmarks: alternating timing, peak memory, and a description of the machine.
 
 Timings drift: clocks change and other processes start. Rivals therefore take turns within one run (A B C,
 C B A, A B C, …) and are compared by the medians of their turns. Absolute times hold only for that machine
@@ -77,14 +77,14 @@ def alternate(
     """Time all cases in turns. Every second round is reversed, so that no case always follows the same one.
 
     Args:
-        cases: name → the call to time. Freeing its return value counts as part of the measured time.
-        repeats: rounds; each gives every case one turn.
-        warmup: calls of each case before the first round.
+        cases: the call to time, by its name. Freeing its return value counts as part of the measured time.
+        repeats: the number of rounds; each gives every case one turn.
+        warmup: the number of calls of each case before the first round.
         turn_seconds: the length of a turn; the warm-up determines how many calls (at least one) fit into it.
         clock: a function that returns seconds; tests replace it.
 
     Returns:
-        name → seconds per call, in the order of `cases`.
+        The seconds per call in each turn, by name, in the order of `cases`.
     """
     turns: dict[Name, list[float]] = {name: [] for name in cases}
     gc.collect()
@@ -104,8 +104,8 @@ def alternate(
 
 
 def _seconds(case: Callable[[], object], calls: int, clock: Callable[[], float]) -> float:
-    """Return seconds per call, with the garbage collector off: it would charge one rival for another's
-    garbage."""
+    """Return the seconds per call. The garbage collector is off, because it would charge one rival for
+    another's garbage."""
     gc.collect()
     gc.disable()
     try:
@@ -138,7 +138,7 @@ def peak_memory(prepare: Callable[..., Callable[[], object]], *arguments: object
     Args:
         prepare: a module-level function (it is pickled by name), called in the new process with `arguments`.
             It builds the inputs and anything else that should not count, and returns the call to measure.
-        arguments: picklable.
+        arguments: the arguments of `prepare`, which must be picklable.
 
     Raises:
         Any exception of `prepare` or of the call; BrokenProcessPool if the process was killed.
@@ -191,7 +191,7 @@ def _commit() -> str | None:
     """Return the source tree's commit, with "+" if the package has changed since; None outside a checkout."""
     package = Path(deformable_detr.__file__).parent
     try:
-        # Otherwise it is another project's repository
+        # If this fails, the repository is another project's
         _git(package, "ls-files", "--error-unmatch", "__init__.py")
         commit = _git(package, "rev-parse", "--short", "HEAD")
         changed = _git(package, "status", "--porcelain", "--untracked-files=no", "--", ".")
@@ -210,10 +210,10 @@ def chosen_peers(against: str | None, known: Mapping[str, str]) -> tuple[dict[st
 
     Args:
         against: names separated by commas; None for all of them.
-        known: name → its distribution on PyPI.
+        known: the distribution on PyPI of each peer, by its name.
 
     Returns:
-        name → version of those installed, and name → the reason why each of the others is left out.
+        The versions of the installed peers by name, and the reasons for leaving out the others by name.
 
     Raises:
         UserError: if a name is unknown.

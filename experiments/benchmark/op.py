@@ -1,7 +1,8 @@
 """`python -m experiments.benchmark op`: the operator against its peers and against a measured limit.
 
-Forward, and forward + backward, of the cases in `operators.py`, all operators taking turns; then memory; then
-the project's targets, each met or missed. Every operator is first checked against the reference.
+The forward pass, and forward and backward together, are timed for the cases in `operators.py`, with all
+operators taking turns. Then memory is measured, and the project's targets are listed as met or missed. Every
+operator is first checked against the reference.
 """
 
 from __future__ import annotations
@@ -151,7 +152,10 @@ def _thread_counts(text: str) -> list[int]:
 
 
 def load_rivals(installed: dict[str, str], missing: dict[str, str]) -> dict[str, str]:
-    """Return the installed peers that can be imported. A C++ extension built for another torch cannot."""
+    """Return the installed peers that can be imported, with their versions, and add the others to `missing`.
+
+    A C++ extension that was built for another version of torch cannot be imported.
+    """
     inputs, peers = make_inputs(QUICK_CASES[0]), {}
     for name, version in installed.items():
         try:
@@ -167,9 +171,10 @@ def load_rivals(installed: dict[str, str], missing: dict[str, str]) -> dict[str,
 
 
 def errors_of(case: Case, names: Sequence[str]) -> dict[str, float]:
-    """Return the largest difference from the reference, relative to the reference's largest number.
+    """Return each operator's largest difference from the reference, relative to the reference's maximum.
 
-    Wrong results are not worth timing.
+    Raises:
+        RuntimeError: if an operator's results are wrong, because they are not worth timing.
     """
     inputs = make_inputs(case)
     expected = forward_of(GRID_SAMPLE, inputs)()
@@ -250,8 +255,8 @@ class Target:
 def targets_of(
     timings: dict[tuple[str, int], Timings], memory: Sequence[dict[str, Any]], threads: int
 ) -> list[Target]:
-    """Return the project's targets. Rivals are compared with the unfused operator, which does the same
-    work."""
+    """Return the project's targets with the measured numbers. Rivals are compared with the unfused operator,
+    which does the same work."""
     encoder, decoder = timings["encoder", threads], timings["decoder", threads]
 
     def faster(name: str, wanted: float, rival: float | None, ours: Timing) -> Target:
@@ -282,7 +287,7 @@ def targets_of(
 
 
 def grid_sample_seconds(timings: Timings, what: str) -> float:
-    """Return the faster `grid_sample` form: ours, or transformers' if it takes part."""
+    """Return the seconds of the faster `grid_sample` form: ours, or transformers' if it takes part."""
     theirs = _median(timings, TRANSFORMERS, what)
     ours = timings[GRID_SAMPLE, what].median
     return ours if theirs is None else min(ours, theirs)

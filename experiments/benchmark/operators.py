@@ -22,7 +22,7 @@ GRID_SAMPLE, TRANSFORMERS, TORCH_MSDA = "grid_sample", "transformers", "torch-ms
 UNFUSED, EAGER, FUSED = "ours unfused", "ours eager+unfused", "ours fused"
 FUSED_HEAD_MAJOR, BF16, BF16_HEAD_MAJOR = "ours fused head-major", "ours fused bf16", "ours bf16 head-major"
 
-# Rivals that may not be installed → their distribution on PyPI.
+# The distributions on PyPI of rivals that may not be installed, by name.
 PEERS = {TRANSFORMERS: "transformers", TORCH_MSDA: "torch-ms-deform-attn"}
 
 
@@ -60,7 +60,7 @@ QUICK_CASES = (
 
 @dataclass(frozen=True)
 class Inputs:
-    """The float32 inputs of one case: those of the fused operator and, derived from them, the plain one's."""
+    """The float32 inputs of one case: the fused operator's and, derived from them, the plain operator's."""
 
     case: Case
     value: Tensor  # (1, S, M, D)
@@ -79,8 +79,8 @@ class Inputs:
 def make_inputs(case: Case) -> Inputs:
     """Draw random inputs of realistic size, the same each time.
 
-    Offsets are those at the start of training, when each head looks in its own direction and its k-th point
-    is k pixels away, plus half a pixel of noise.
+    The offsets are those at the start of training, where the points of each head have their own direction and
+    the k-th point is k pixels away, plus half a pixel of noise.
     """
     generator = torch.Generator().manual_seed(0)
     normal = partial(torch.randn, generator=generator)
@@ -179,7 +179,10 @@ def _unfused(inputs: Inputs) -> Bound:
 
 
 def _eager(inputs: Inputs) -> Bound:
-    """Compute as a model without the fused form: softmax and locations in PyTorch, then the operator."""
+    """Return a function that computes softmax and locations in PyTorch and then calls the plain operator.
+
+    A model without the fused form computes it in this way.
+    """
 
     def run(value: Tensor, offsets: Tensor, logits: Tensor) -> Tensor:
         locations = _locations(inputs.case.levels, inputs.reference, offsets)
@@ -214,7 +217,7 @@ OPERATORS: dict[str, Callable[[Inputs], Bound]] = {
 
 
 def forward_of(name: str, inputs: Inputs) -> Callable[[], Tensor]:
-    """Return the call of operator `name`, without autograd."""
+    """Return a call of the operator `name`'s forward pass, without autograd."""
     run, tensors = OPERATORS[name](inputs)
 
     def call() -> Tensor:
@@ -254,7 +257,7 @@ def fused_backward_of(inputs: Inputs, dtype: torch.dtype) -> Callable[[], object
 
 
 def saved_bytes(name: str, inputs: Inputs) -> int:
-    """Return the bytes that autograd holds between forward and backward. Memory saved twice counts once."""
+    """Return the bytes that autograd keeps between forward and backward; memory saved twice counts once."""
     run, tensors = OPERATORS[name](inputs)
     leaves = tuple(tensor.detach().requires_grad_() for tensor in tensors)
     sizes: dict[int, int] = {}
@@ -280,8 +283,9 @@ LIMIT_TASKS = 64
 
 
 def limit_of(case: Case, dtype: torch.dtype) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Return forward and backward of a kernel that reads and adds as many rows as the case does, but looks
-    nothing up (docs/operator.md, "How near the limit"); it is compiled for the instruction set in use."""
+    """Return calls of the forward and the backward pass of a kernel that reads and adds the same number of
+    rows as the case, but looks nothing up (docs/operator.md, "How near the limit"). It is compiled for the
+    instruction set in use."""
     generator = torch.Generator().manual_seed(0)
     reads = 4 * case.points * len(case.levels)
     rows = torch.randn(LIMIT_STRETCHES * reads, case.channels, generator=generator).to(dtype)

@@ -55,7 +55,10 @@ def process_of_each(
     set_up: Callable[[str], None],
     environment_of: Callable[[str], Mapping[str, str]] = lambda name: {},
 ) -> Iterator[dict[str, ProcessPoolExecutor]]:
-    """Start a process for each name, with additions to its environment, and call `set_up(name)` in it."""
+    """Start a process for each name, with additions to its environment, and call `set_up(name)` in it.
+
+    Yield the processes by name; they end with the block.
+    """
     with ExitStack() as stack:
         processes = {}
         for name in names:
@@ -79,7 +82,7 @@ def _environment(additions: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def busy_processes(count: int) -> Iterator[list[int]]:
-    """Keep `count` processes busy with arithmetic; yield their ids."""
+    """Run `count` processes that keep the processor busy until the block ends; yield their ids."""
     with ExitStack() as stack:
         programs = []
         for _ in range(count):

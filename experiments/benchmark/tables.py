@@ -12,7 +12,8 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Goal:
-    """A target. `measured` is None if a rival was not available; `at_least` means that larger is better."""
+    """A target: the value `must` counts as met, and `aim` is better. `measured` is None if a rival was not
+    available; `at_least` means that larger is better."""
 
     name: str
     must: float

@@ -1,9 +1,9 @@
 """`python -m experiments.benchmark train`: one update of training, against transformers.
 
-Every rival runs in a separate process, as its users run it: ours asks the allocator to keep large buffers
-(allocator.py), transformers uses PyTorch's defaults. They take turns, with the same weights, images and
+Every rival runs in a separate process, as its users run it: ours makes the allocator keep large buffers
+(allocator.py), and transformers uses PyTorch's defaults. They take turns, with the same weights, images and
 objects. Losses on every layer, gradient clipping and AdamW are included; decoding of images is not. The same
-processes also give peak memory, and check that the fast form has the losses of the plain form.
+processes also measure peak memory, and show how much the losses of the fast and the plain form differ.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from .tables import Goal, print_goals, print_participants, table
 TRANSFORMERS = "transformers"
 PEERS = {TRANSFORMERS: "transformers"}
 OURS, PLAIN, CHECKPOINTED, BF16 = "ours", "ours, plain", "ours, checkpointed", "ours, bf16"
-CURVE_UPDATES = 3  # two to warm up, and one turn at least
+CURVE_UPDATES = 3  # two updates of the warm-up, and at least one turn
 OBJECTS_PER_IMAGE = 7
 
 Step = Callable[[], float]  # one update; returns its loss
@@ -163,7 +163,7 @@ def _images(work: Work) -> tuple[ImageBatch, tuple[Target, ...]]:
 
 
 def step_of(name: str, work: Work) -> Step:
-    """Set up a rival in this process; returns its update."""
+    """Set up a rival in this process, and return its update."""
     torch.set_num_threads(work.threads)
     torch.manual_seed(work.seed)
     if name == TRANSFORMERS:
@@ -174,7 +174,10 @@ def step_of(name: str, work: Work) -> Step:
 
 
 def _our_step(work: Work, name: str) -> Step:
-    """Set up our training. `PLAIN` means PyTorch's defaults for memory layout, allocator and optimizer."""
+    """Set up our training, and return its update.
+
+    `PLAIN` means PyTorch's defaults for memory layout, allocator and optimizer.
+    """
     config, model = work.config, _checkpoint(work).model
     settings = config.train
     images, targets = _images(work)
@@ -203,8 +206,8 @@ def _our_step(work: Work, name: str) -> Step:
 
 
 def _transformers_step(work: Work) -> Step:
-    """Set up transformers' model with the same weights, its losses, and an optimizer as its users create
-    it."""
+    """Set up transformers' model with the same weights, its own losses, and the optimizer that its users
+    would create; return its update."""
     import transformers
     from transformers.utils import logging
 
@@ -262,7 +265,7 @@ def _measured(work: Work, rivals: list[str], repeats: int) -> dict[str, Measured
     return {name: Measured(timings[name], losses[name], peaks[name]) for name in rivals}
 
 
-_here: dict[str, Step] = {}  # of the process of a rival
+_here: dict[str, Step] = {}  # the update of this process's rival
 
 
 def _set_up(work: Work, name: str) -> None:
@@ -283,7 +286,7 @@ def curve_difference(curves: Mapping[str, list[float]]) -> float:
 
 
 def targets_of(timings: Mapping[str, Timing], memory: Mapping[str, int]) -> list[Goal]:
-    """Return the project's targets, all of which are ratios to transformers in fp32."""
+    """Return the project's targets with the measured numbers, all ratios to transformers in fp32."""
 
     def times_faster(name: str) -> float | None:
         if TRANSFORMERS not in timings or name not in timings:

@@ -1,9 +1,8 @@
-"""Everything that only a GPU can tell, in one command: `scripts/gpu_check.sh OUT`.
+"""All checks and benchmarks that require a GPU, in one command: `scripts/gpu_check.sh OUT`.
 
-Each step is a module with one function, `run(job)`, and runs in a process of its own, so that none can take
-the others down with it. It writes down each finding at once: a run that is cut off keeps what it has. On a
-CPU the same steps run in a small form (`--device cpu --quick`), which tries the check itself and proves
-nothing more.
+Each step is a module with one function, `run(job)`, and runs in a separate process, so that a crash does not
+affect the other steps. Each finding is written at once, so a run that is cut off keeps its findings. On a CPU
+the same steps run in a small form (`--device cpu --quick`), which tests only the check itself.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Step:
-    """`proves`: its failures make the whole check fail; the others only measure. `only_a_gpu`: what the form
-    on a CPU cannot tell."""
+    """A step of the check. If `proves` is True, its failures make the whole check fail; other steps only
+    measure. `only_a_gpu` states what its form on a CPU cannot show."""
 
     title: str
     module: str

@@ -1,4 +1,4 @@
-"""`python -m experiments.gpu WHAT …`: the parts of scripts/gpu_check.sh, each a process of its own."""
+"""`python -m experiments.gpu WHAT …`: the parts of scripts/gpu_check.sh, each in a separate process."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _step(chosen: argparse.Namespace) -> int:
     )
     try:
         import_module(f".{STEPS[chosen.letter].module}", __package__).run(job)
-    except Exception as error:  # outside of all findings: it becomes one
+    except Exception as error:  # an error outside all findings becomes a finding
         report.find("the step itself", partial(_raise, error))
     report.finish()
     return 0 if report.ok or not STEPS[chosen.letter].proves else 1

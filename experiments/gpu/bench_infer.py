@@ -1,4 +1,4 @@
-"""Step (f): pictures per second of the whole model: eager, compiled, as a CUDA graph; beside transformers."""
+"""Step (f): pictures per second of our model (eager, compiled, as a CUDA graph) and of transformers'."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ PAPER_V100_FPS = 19.0
 
 @dataclass(frozen=True)
 class Variant:
-    """`weights`: "float32", or "bfloat16" for a model that is converted instead of run under autocast."""
+    """A way to run the model. `weights` is "float32", or "bfloat16" for a model that is converted instead of
+    run under autocast."""
 
     precision: str
     batch: int
@@ -64,7 +65,7 @@ VARIANTS = (
 )
 QUICK_VARIANTS = (Variant("fp32", 1, channels_last=True), Variant("fp32", 2, channels_last=True))
 THEIRS = EAGER
-# (precision, batch) of what `predict` computes with: inference/cuda.
+# (precision, batch) of the runner that `predict` uses (inference/cuda).
 RUNNER_FORMS = (
     ("bf16", 1),
     ("fp32", 1),
@@ -72,7 +73,7 @@ RUNNER_FORMS = (
     ("bf16", 4),
     ("fp32", 4),
 )
-SECONDS_TO_COMPILE = 18.0  # where the cache has it
+SECONDS_TO_COMPILE = 18.0  # if the compiler's cache has the model
 
 
 def run(job: Job) -> None:
@@ -84,7 +85,7 @@ def run(job: Job) -> None:
         needed = SECONDS_TO_COMPILE if variant.form.startswith("compiled") else 3.0
         body = partial(_ours, job, made.model, variant)
         found[variant.name] = job.report.find(f"ours: {variant.name}", body, needs_seconds=needed)
-        # Before the compiler's turn, which may take all the time that is left.
+        # These come before the compiler's turn, which may take all the time that is left.
         if variant in (EAGER[-1], QUICK_VARIANTS[-1]):
             _measure_theirs(job, theirs, found)
             for precision, batch in RUNNER_FORMS[: 1 if job.quick else None]:
@@ -110,7 +111,7 @@ def _measure_theirs(job: Job, model: nn.Module | None, found: dict[str, Facts]) 
 
 
 def call_of(model: nn.Module, variant: Variant, device: torch.device, quick: bool) -> Callable[[], Any]:
-    """One forward pass, as `variant` says, under its precision. A graph is not captured yet."""
+    """Return a call of one forward pass of the variant in its precision. No graph is captured yet."""
     batch = images(QUICK_SIZE if quick else SIZE, variant.batch, device)
     pixels, mask = batch.pixels, batch.mask
     if variant.weights == "bfloat16" or variant.channels_last:
@@ -144,14 +145,14 @@ def _ours(job: Job, model: nn.Module, variant: Variant, finding: Facts) -> None:
 
 
 def _runner(job: Job, model: DetectionModel, name: str, batch: int, finding: Facts) -> None:
-    """The model as `predict` runs it, by graph, with pictures that are on the GPU; `from_host_ms`: with
-    pictures that are not."""
+    """Time the model as `predict` runs it, by graph, with pictures that are on the GPU. `from_host_ms` is the
+    time with pictures that are on the host."""
     runner = cuda.Runner(model, job.device, PRECISIONS[name] or torch.float32)
     pictures = images(QUICK_SIZE if job.quick else SIZE, batch, job.device)
     on_host = pictures.to("cpu")
     with precision("fp32" if name == "fp32" else "tf32", job.device):
         started = time.perf_counter()
-        for _ in range(2):  # plainly, recorded
+        for _ in range(2):  # the first call runs without a graph, and the second records one
             runner(pictures)
         finding["first_two_calls_ms"] = (time.perf_counter() - started) * 1e3
         _time(job, partial(runner, pictures), batch, finding)
@@ -183,7 +184,7 @@ def _time(job: Job, call: Callable[[], Any], batch: int, finding: Facts) -> None
 
 
 def compile_variant() -> None:
-    """Compile the variant that is compiled, so that step (f) finds it in the compiler's cache."""
+    """Compile COMPILED, so that step (f) finds it in the compiler's cache."""
     device = torch.device("cuda")
     model = detector(RECIPE).model.to(device)
     call_of(model, COMPILED, device, quick=False)()
@@ -194,7 +195,10 @@ def compile_variant() -> None:
 
 
 def _whole(job: Job, finding: Facts) -> None:
-    """From a decoded picture to detections: with resizing, normalisation, transfers and postprocessing."""
+    """Time the computation from a decoded picture to detections.
+
+    It includes resizing, normalisation, transfers and postprocessing.
+    """
     import deformable_detr as dd
 
     size = QUICK_SIZE if job.quick else SIZE

@@ -1,4 +1,4 @@
-"""Step (e): what the operator costs, beside others and beside its floor, and how a launch is cut best."""
+"""Step (e): the operator's time compared with its peers' and with its floor, and the best cut of a launch."""
 
 from __future__ import annotations
 
@@ -75,8 +75,11 @@ def _rates(job: Job, finding: Facts) -> None:
 
 
 def _times(job: Job, inputs: Inputs, name: str, finding: Facts) -> None:
-    """Milliseconds on the GPU. `…_graph`: without the host, and with a cache that is as warm as the inputs
-    allow; else with a cold one."""
+    """Measure an operator's time, in milliseconds, and its peak memory.
+
+    On a GPU, `…_graph_ms` is the time without the host, with a cache that is as warm as the inputs allow, and
+    `…_ms` is the time with a cold cache.
+    """
     try:
         forward = operators.forward_of(name, inputs)
         both = operators.forward_backward_of(name, inputs)
@@ -89,7 +92,7 @@ def _times(job: Job, inputs: Inputs, name: str, finding: Facts) -> None:
         if job.on_gpu:
             try:
                 finding[f"{which}_graph_ms"] = graph_ms(call, job.device)
-            except RuntimeError as error:  # not everybody's code can be captured
+            except RuntimeError as error:  # the code of some peers cannot be captured
                 finding[f"{which}_graph_error"] = str(error)[:200]
     if job.on_gpu:
         torch.cuda.reset_peak_memory_stats()
@@ -100,9 +103,9 @@ def _times(job: Job, inputs: Inputs, name: str, finding: Facts) -> None:
 
 
 def _floor(case: Case, rates: Facts, finding: Facts) -> None:
-    """The least time: each input read once and each output written once at the measured bandwidth; every
-    multiply-add at the measured rate of fp32. `gathered`: what the four pixels of each point amount to, all
-    of which comes from caches at best."""
+    """Compute the least times: for reading each input once and writing each output once at the measured
+    bandwidth, and for all multiply-adds at the measured rate of fp32. `gathered_bytes` is the size of the
+    four pixels of all points, which come from caches at best."""
     Q, M, D, K, L = case.queries or case.tokens, case.heads, case.channels, case.points, len(case.levels)
     for name, size in (("float32", 4), ("bfloat16", 2)):
         value, points = case.tokens * M * D * size, Q * M * L * K * 3 * 4 + Q * L * 2 * 4
@@ -119,7 +122,10 @@ def _floor(case: Case, rates: Facts, finding: Facts) -> None:
 
 
 def _targets(found: dict[str, dict[str, Facts]], finding: Facts) -> None:
-    """Of the encoder's call, by whichever time both have."""
+    """Compute how many times faster our operators are in the encoder's case.
+
+    The times are those of the graphs if both operators have them.
+    """
     encoder = found["encoder"]
 
     def times_faster(ours: str, theirs: str, which: str) -> float | None:
@@ -139,8 +145,9 @@ def _targets(found: dict[str, dict[str, Facts]], finding: Facts) -> None:
 
 
 def cuts(which: str, dtype: str) -> Iterator[tuple[int, int, int]]:
-    """(queries, warps, unroll): a thread takes 16, 32 or 64 bytes of the channels of its queries. What is
-    unrolled takes three times as long to compile: of that, only what is likely to win."""
+    """Yield the cuts to measure as (queries, warps, unroll). A thread takes 16, 32 or 64 bytes of the
+    channels of its queries. An unrolled kernel takes three times as long to compile, so only those that are
+    likely to win are included."""
     bytes_of_element = 2 if dtype == "bfloat16" and which == "forward" else 4
     for unroll in (1, 4 if which == "forward" else 2):
         for warps in (1, 2, 4, 8) if unroll == 1 else (2, 4, 8):
@@ -151,7 +158,7 @@ def cuts(which: str, dtype: str) -> Iterator[tuple[int, int, int]]:
 
 
 def launch_of(inputs: Inputs, which: str, dtype: torch.dtype, tile: Any) -> Any:
-    """The call of our fused operator's kernel, cut as `tile` says."""
+    """Return a call of our fused operator's kernel with the cut `tile`; None means the usual cut."""
     from deformable_detr.ops.triton_operators import forced_tile
 
     name = operators.BF16 if dtype == torch.bfloat16 else operators.FUSED
@@ -179,7 +186,7 @@ def _sweep(job: Job, inputs: Inputs, which: str, dtype: str, finding: Facts) -> 
         try:
             call = launch_of(inputs, which, DTYPES[dtype], Tile(queries, warps, unroll))
             times[name] = {"ms": graph_ms(call, job.device, calls=4, budget_ms=30)}
-        except Exception as error:  # too many registers, say: the others may be fine
+        except Exception as error:  # such as too many registers; other cuts may succeed
             times[name] = {"error": str(error)[:160]}
     measured = {name: each["ms"] for name, each in times.items() if "ms" in each}
     finding["best"] = min(measured, key=lambda name: measured[name]) if measured else None
@@ -188,8 +195,8 @@ def _sweep(job: Job, inputs: Inputs, which: str, dtype: str, finding: Facts) -> 
 
 
 def compile_cuts(part: int, parts: int) -> None:
-    """Compile this part of all cuts, so that the sweep finds them in Triton's cache. The same kernels serve
-    every size of maps and every number of queries."""
+    """Compile one of the `parts` parts of all cuts, so that the sweep finds them in Triton's cache. A kernel
+    serves every size of maps and every number of queries."""
     from deformable_detr.ops.triton_operators import Tile
 
     small = Case("warm", ((8, 8), (4, 4), (2, 2), (1, 1)), None)
@@ -204,7 +211,7 @@ def compile_cuts(part: int, parts: int) -> None:
 
 
 def launch_kernels() -> None:
-    """Forward and backward of the encoder's call in float32 and bfloat16, for ncu to look at."""
+    """Run forward and backward of the encoder's case in float32 and bfloat16, to be watched by ncu."""
     inputs = make_inputs(CASES[0]).to(torch.device("cuda"))
     for dtype in DTYPES.values():
         for which in PASSES:

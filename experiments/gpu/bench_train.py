@@ -1,4 +1,4 @@
-"""Step (g): images per second and memory of training, beside transformers; and where the host waits."""
+"""Step (g): images per second and memory of training, ours and transformers', and where the host waits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .report import Facts, Job
 from .training import settings
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16}
-# (whose, precision, batch, layers computed again), in order of value: the last ones may find no time.
+# (whose, precision, batch, layers computed again), the most important first: time may run out for the last.
 TRIALS = (
     ("ours", "bf16", 2, False),
     ("transformers", "bf16", 2, False),
@@ -86,7 +86,10 @@ def _waits(job: Job, finding: Facts) -> None:
 
 
 def _waits_in_training(job: Job, finding: Facts) -> None:
-    """As `train` does it, loader and log included: a run of seven updates less one of three."""
+    """Count the host's waits per update of `train`, including its loader and log.
+
+    The count is that of a run of seven updates minus that of a run of three, divided by four.
+    """
     counts: list[Counter[str]] = []
     for updates in (3, 7):
         with host_waits() as found:

@@ -1,4 +1,4 @@
-"""The stop-watch. A GPU works behind the host's back: it is timed by events in its own queue."""
+"""The stop-watch. A GPU runs asynchronously to the host, so it is timed by events in its queue."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ def median_ms(
     budget_ms: float = 200.0,
     cold_cache: bool = False,
 ) -> float:
-    """Median milliseconds of one call, over as many as fit into `budget_ms`, at least five.
+    """Return the median milliseconds of one call.
 
-    `cold_cache`: before each call the L2 cache is filled with something else. That also keeps the GPU busy
-    while the host launches the call, so that the time is the GPU's alone.
+    On a GPU, it is the median of as many calls as fit into `budget_ms`, from 5 to 200. On a CPU, it is the
+    median of 5 calls, or of 2 if `quick`.
+
+    If `cold_cache` is True, the L2 cache is filled with other data before each call. This also keeps the GPU
+    busy while the host launches the call, so that only the GPU's time is measured.
     """
     if device.type != "cuda":
         return _median_on_cpu(call, repeats=2 if quick else 5)
@@ -62,8 +65,8 @@ def _median_on_cpu(call: Callable[[], Any], repeats: int) -> float:
 
 
 def host_ms(call: Callable[[], Any], *, repeats: int = 10) -> float:
-    """Median milliseconds until the host has launched one call: what a step costs the host, without the GPU's
-    work unless the call waits for it."""
+    """Return the median milliseconds until the host has launched one call. The GPU's work is not included,
+    unless the call waits for it."""
     call()
     times = []
     for _ in range(repeats):
@@ -76,10 +79,10 @@ def host_ms(call: Callable[[], Any], *, repeats: int = 10) -> float:
 
 
 def captured(call: Callable[[], Any], calls: int = 1) -> torch.cuda.CUDAGraph:
-    """`calls` calls as one CUDA graph: its replay takes the GPU's time and nearly none of the host's."""
+    """Return a CUDA graph of `calls` calls. Its replay takes the GPU's time and almost none of the host's."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # what runs for the first time allocates and compiles: not in a graph
+    with torch.cuda.stream(stream):  # first calls allocate and compile, which a graph cannot capture
         for _ in range(3):
             call()
     torch.cuda.current_stream().wait_stream(stream)
@@ -94,6 +97,6 @@ def captured(call: Callable[[], Any], calls: int = 1) -> torch.cuda.CUDAGraph:
 def graph_ms(
     call: Callable[[], Any], device: torch.device, calls: int = 10, budget_ms: float = 200.0
 ) -> float:
-    """Median milliseconds of one call, replayed from a CUDA graph of several."""
+    """Return the median milliseconds of one call, replayed from a CUDA graph of `calls` calls."""
     graph = captured(call, calls)
     return median_ms(graph.replay, device, budget_ms=budget_ms) / calls

@@ -16,9 +16,9 @@ from .training import METRICS, RECIPE, SMALL_PICTURES, TINY_MODEL, losses_of
 
 SECONDS, QUICK_SECONDS = 60.0, 6.0
 SECONDS_AROUND = 10.0  # loading and the evaluation
-LEAST_SECONDS = 15.0  # of training, for AP to be held against its bound
+LEAST_SECONDS = 15.0  # AP is compared with its bound only if training took longer
 BATCH_SIZE = 16
-LEAST_AP = 0.2  # the demo's, after minutes on two cores of a CPU, is above
+LEAST_AP = 0.2  # the AP of the demo, after minutes on two cores of a CPU, is higher
 
 
 def run(job: Job) -> None:
@@ -26,7 +26,10 @@ def run(job: Job) -> None:
 
 
 def _train(job: Job, finding: Facts) -> None:
-    """Its pace is measured first, since the schedule of the learning rate must know its end."""
+    """Train and evaluate the model.
+
+    The speed is measured first, because the schedule of the learning rate depends on the number of updates.
+    """
     data = job.data if job.quick else large_data(job.work)
     common: dict[str, Any] = {
         **SMALL_PICTURES,
@@ -47,7 +50,7 @@ def _train(job: Job, finding: Facts) -> None:
     dd.train(data, RECIPE, trial, device=job.device.type, **common, **pace)
     rate = statistics.median(row["images_per_second"] for row in losses_of(trial)[1:])
     num_images = 24 if job.quick else TRAIN_PICTURES
-    # A tenth less than fits: a run that is cut off says nothing.
+    # A tenth less than would fit, because a run that is cut off gives no result.
     fits = 0.9 * (job.report.time_left() - SECONDS_AROUND)
     wanted = QUICK_SECONDS if job.quick else min(SECONDS, fits)
     epochs = max(1, int(wanted * rate / num_images))

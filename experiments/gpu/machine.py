@@ -1,4 +1,4 @@
-"""What machine it was, and what it can do at best: the measured rates that floors are made of."""
+"""A description of the machine, and its measured peak rates, from which the floors are computed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PACKAGES = ("torch", "triton", "torchvision", "timm", "accelerate", "transformer
 
 
 def note_machine(device: torch.device, work: Path, seed: int) -> None:
-    """Write `machine.json`, before any step."""
+    """Write the description of the machine and the seed to `machine.json`."""
     write_json(work / "machine.json", {**machine(device), "seed": seed})
 
 
@@ -68,8 +68,8 @@ def _output(*command: str) -> str | None:
 
 
 def measured_rates(device: torch.device, quick: bool) -> dict[str, float]:
-    """Bytes per second of copies (read and written) from memory and from the L2 cache, and operations per
-    second of large matrix products."""
+    """Measure the bytes per second (read and written) of copies from memory and from the L2 cache, and the
+    operations per second of large matrix products."""
     big, small = (2**20, 2**18) if quick else (2**28, 2**21)  # float32 numbers: 1 GiB, 8 MiB
     side = 256 if quick else 8192
     rates: dict[str, float] = {}

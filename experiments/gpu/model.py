@@ -27,7 +27,7 @@ RECIPES = (
 )
 QUICK_RECIPES = ("deformable_detr_lite",)
 SIZE, QUICK_SIZE = (256, 320), (96, 128)
-# Of ‖GPU − CPU‖ / ‖CPU‖ for logits and boxes. TF32 keeps 10 bits of mantissa, bf16 7, fp16 10.
+# Bounds of ‖GPU − CPU‖ / ‖CPU‖ for logits and boxes. TF32 keeps 10 bits of mantissa, bf16 7, fp16 10.
 BOUNDS = {"fp32": 1e-4, "tf32": 2e-2, "bf16": 8e-2, "fp16": 2e-2}
 NUM_CLASSES = 11
 
@@ -51,8 +51,11 @@ def run(job: Job) -> None:
 
 
 def _against_cpu(job: Job, recipe: str, finding: Facts) -> None:
-    """Two-stage models choose their queries by rank: where rounding swaps two of them, rows of the output
-    change places. So they are compared by the first stage, and by the last only if it chose alike."""
+    """Compare a recipe's outputs on the device with those on the CPU, in each precision.
+
+    A two-stage model chooses its queries by rank, so if rounding swaps two of them, rows of the output are
+    swapped. Therefore its first stage is compared, and its last layer only if both chose the same queries.
+    """
     made = detector(recipe, NUM_CLASSES, job.seed)
     pixels = images(QUICK_SIZE if job.quick else SIZE, 1, torch.device("cpu"), job.seed)
     with torch.no_grad():
@@ -79,8 +82,9 @@ def _against_cpu(job: Job, recipe: str, finding: Facts) -> None:
 def _by_graph(
     job: Job, model: DetectionModel, pixels: ImageBatch, right: DetectorOutput, finding: Facts
 ) -> None:
-    """As `predict` computes it: a replayed graph gives what the same kernels gave one by one, and that is
-    near the CPU's answer. A warning, which says that a model cannot be captured, fails the finding."""
+    """Compare the graphs that `predict` uses: a replayed graph must give the results of the same kernels
+    without a graph, and these must be near the CPU's. A warning, which means that a model cannot be captured,
+    fails the finding."""
     other = ImageBatch(torch.randn_like(pixels.pixels), pixels.mask)
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
         if name == "fp16" and not job.on_gpu:
@@ -88,7 +92,7 @@ def _by_graph(
         runner = cuda.Runner(model, job.device, dtype)
         with warnings.catch_warnings(), precision("fp32", job.device):
             warnings.simplefilter("error")
-            # Plainly, recorded and replayed, replayed.
+            # The first call uses no graph, the second records and replays one, and the third replays it.
             plain, _, replayed = runner(pixels), runner(other), runner(pixels)
         for key in ("logits", "boxes_cxcywh"):
             error = relative_error(getattr(replayed, key), getattr(plain, key))
@@ -107,7 +111,7 @@ def _by_graph(
 
 
 def _padded(job: Job, finding: Facts) -> None:
-    """Pictures of two sizes in one batch, as training has them."""
+    """Compare the outputs for a batch with pictures of two sizes, as in training, with the CPU's."""
     made = detector("deformable_detr_r50", NUM_CLASSES, job.seed)
     pictures = [torch.randn(3, 192, 256), torch.randn(3, 256, 160)]
     with torch.no_grad(), precision("fp32", job.device):
@@ -128,8 +132,10 @@ def _compiled(job: Job, finding: Facts) -> None:
 
 
 def _many_graphs(job: Job, finding: Facts) -> None:
-    """A dozen shapes, each seen twice: the oldest graphs go, and memory is that of the largest and little
-    more."""
+    """Run pictures of twelve sizes twice each, and check that memory grows little after the first six.
+
+    The oldest graphs must be freed.
+    """
     made = detector("deformable_detr_r50", NUM_CLASSES, job.seed)
     runner = cuda.Runner(made.model.to(job.device), job.device, torch.float32)
     reserved = []
@@ -151,7 +157,10 @@ def _pictures(job: Job) -> list[str]:
 
 
 def _same(finding: Facts, found: list[dd.Detections], right: list[dd.Detections]) -> None:
-    """The same detections up to rounding, which may swap neighbours in score."""
+    """Check that the numbers of detections agree to within one, and note how far their boxes are apart.
+
+    Rounding may swap detections with nearly equal scores.
+    """
     finding["detections"] = [len(each) for each in found]
     for ours, theirs in zip(found, right, strict=True):
         require(finding, abs(len(ours) - len(theirs)) <= 1, f"{len(ours)} detections, not {len(theirs)}")
@@ -168,7 +177,7 @@ def _predict(job: Job, finding: Facts) -> None:
     pictures = _pictures(job)
     right = dd.load("demo", device="cpu").predict(list(pictures), threshold=0.4)
     ours = dd.load("demo", device=str(job.device))
-    for _ in range(3):  # plainly, recorded, replayed
+    for _ in range(3):  # without a graph, recorded, replayed
         _same(finding, ours.predict(list(pictures), threshold=0.4), right)
     if job.on_gpu:
         for dtype in ("bf16", "fp16"):

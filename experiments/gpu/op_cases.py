@@ -1,4 +1,4 @@
-"""Calls of the operator with fresh random inputs, and the float64 oracle that they are held against.
+"""Calls of the operator with fresh random inputs, and the float64 oracle that they are compared with.
 
 Letters: B batch, S value tokens, M heads, D head dimension, Q queries, L levels, P points of a head.
 """
@@ -23,8 +23,8 @@ WILD = (float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 3e9, -70000.0)
 class Call:
     """One call in ragged form; `reference` is None for the unfused operator.
 
-    The tensors hold numbers that value's type (and float32 elsewhere) has exactly, so that the oracle
-    computes from the very same ones.
+    The numbers can be represented exactly in the type of `value` (or, for the other inputs, in float32), so
+    the oracle computes from the same numbers.
     """
 
     kind: str
@@ -38,7 +38,7 @@ class Call:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """What the operator is differentiated by."""
+        """The inputs with respect to which the operator is differentiated."""
         middle = () if self.reference is None else (self.reference,)
         return (self.value, *middle, self.points, self.weights)
 
@@ -47,7 +47,7 @@ class Call:
         return ("value", *(() if self.reference is None else ("reference",)), "points", "weights")
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> Call:
-        """With `change` of each tensor."""
+        """Return the call with `change` applied to each tensor."""
         reference = None if self.reference is None else change(self.reference)
         return replace(
             self,
@@ -59,7 +59,10 @@ class Call:
         )
 
     def run(self, exact: bool = False) -> dict[str, Tensor]:
-        """The output and all gradients, of our operator or (`exact`) of plain PyTorch in float64."""
+        """Return the output and all gradients of our operator or, if `exact`, of plain PyTorch in float64.
+
+        The keys are `output` and, for each differentiated input, `grad_NAME`.
+        """
         call = self.changed(lambda tensor: tensor.double()) if exact else self
         leaves = [tensor.detach().requires_grad_() for tensor in call.tensors]
         output = call._forward(leaves, exact)
@@ -95,8 +98,9 @@ def make_call(
     per_level: tuple[int, ...] = (4, 4, 4, 4),
     levels: tuple[tuple[int, int], ...] = SMALL_LEVELS,
 ) -> Call:
-    """Points fall inside, across the border and outside of the maps, but never within a hundredth of a pixel
-    of where the bilinear surface bends: there float32 and float64 may rightly disagree about the slope."""
+    """Return a call with random inputs. Points are inside the maps, on their borders and outside, but never
+    within a hundredth of a pixel of a kink of the bilinear surface, where float32 and float64 may rightly
+    disagree about the slope."""
     real = torch.float64 if dtype == torch.float64 else torch.float32
     device = generator.device
 
@@ -136,8 +140,8 @@ def make_call(
 
 
 def with_wild_points(call: Call) -> tuple[Call, Call]:
-    """`call` with every third point at NaN, infinity or very far away, and the same call with these points
-    just outside: both read zeros there."""
+    """Return `call` with every third point at NaN, at infinity or very far away, and `call` with these points
+    at a finite place outside the maps. Both must read zeros there."""
     where = torch.arange(call.weights.shape[-1], device=call.points.device) % 3 == 0
     wild = torch.tensor(WILD, dtype=call.points.dtype, device=call.points.device)
     numbers = torch.arange(call.points[..., 0].numel(), device=call.points.device).view(call.weights.shape)
@@ -150,7 +154,10 @@ def with_wild_points(call: Call) -> tuple[Call, Call]:
 
 
 def strided(call: Call) -> Call:
-    """The same numbers as views into larger memory full of NaN; value with its heads first in memory."""
+    """Return the same call with its tensors as views into larger memory that is full of NaN.
+
+    `value` is instead contiguous with its heads first in memory.
+    """
 
     def spread(tensor: Tensor) -> Tensor:
         wide = torch.full((*tensor.shape, 2), float("nan"), dtype=tensor.dtype, device=tensor.device)

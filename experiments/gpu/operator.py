@@ -21,8 +21,8 @@ from ..benchmark.operators import COCO_LEVELS
 from .op_cases import KINDS, Call, make_call, strided, with_wild_points
 from .report import Facts, Job, relative_error, require
 
-# Of ‖out − ref‖ / ‖ref‖. Kernels compute in float32 (float64 for float64), so that a 16-bit result is off by
-# its one rounding. Gradients of points and weights are float32 whatever the type of value.
+# Bounds of ‖out − ref‖ / ‖ref‖. Kernels compute in float32 (float64 for float64), so a 16-bit result is off
+# by one rounding only. Gradients of points and weights are float32 unless the value is float64.
 BOUNDS = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 3e-3, torch.float16: 5e-4}
 BOUND_OF_REAL = {torch.float64: 1e-11, torch.float32: 1e-4, torch.bfloat16: 1e-4, torch.float16: 1e-4}
 WORKERS = 6
@@ -39,7 +39,7 @@ def run(job: Job) -> None:
     queries = 40 if job.quick else 300
     check = partial(findings_of, device=job.device, seed=job.seed, queries=queries)
     if job.on_gpu:
-        # In parallel, as compiling takes time; in processes, as an error may end the context of the GPU.
+        # In parallel, because compiling takes time; in processes, because an error may end the GPU's context.
         pool = ProcessPoolExecutor(WORKERS, get_context("spawn"), max_tasks_per_child=2)
         waiting = {each: pool.submit(check, *each) for each in combinations}
         for (kind, dtype), future in waiting.items():
@@ -73,7 +73,7 @@ def _result_in_time(job: Job, future: Future[Facts]) -> Facts:
 
 
 def findings_of(kind: str, dtype: torch.dtype, *, device: torch.device, seed: int, queries: int) -> Facts:
-    """All variants of one kind and type, as one finding."""
+    """Compare all variants of one kind and type with the oracle, and return the finding."""
     finding: Facts = {"ok": True, "errors": {}}
     generator = torch.Generator(device).manual_seed(seed + 1000 * KINDS.index(kind))
     call = make_call(kind, dtype, generator, Q=queries)
@@ -98,7 +98,10 @@ def findings_of(kind: str, dtype: torch.dtype, *, device: torch.device, seed: in
 
 
 def _compare(finding: Facts, variant: str, call: Call, exact: Call, *, only_output: bool = False) -> None:
-    """Our operator on `call` against float64 on `exact`. Memory that is not written shows: it was NaN."""
+    """Compare our operator on `call` with float64 on `exact`.
+
+    Outputs are made in memory full of NaN, so elements that are not written are detected.
+    """
     right = exact.run(exact=True)
     _poison(call.value)
     found = call.run()
@@ -118,14 +121,14 @@ def _compare(finding: Facts, variant: str, call: Call, exact: Call, *, only_outp
 
 
 def _poison(like: Tensor) -> None:
-    """Leave NaN in the memory that the next outputs are made in."""
+    """Fill the memory in which the next outputs are made with NaN."""
     if like.device.type == "cuda":
         for numbers in (2**16, 2**20, 2**23):
             torch.full((numbers,), float("nan"), device=like.device)
 
 
 def _full_size(job: Job, dtype: torch.dtype, finding: Facts) -> None:
-    """The encoder's own call on a COCO image; the oracle is PyTorch's grid_sample in float64, on the GPU."""
+    """Compare the encoder's call on a COCO image with PyTorch's grid_sample in float64, on the GPU."""
     finding["errors"] = {}
     generator = torch.Generator(job.device).manual_seed(job.seed)
     tokens = sum(height * width for height, width in COCO_LEVELS)
@@ -141,7 +144,7 @@ def _full_size(job: Job, dtype: torch.dtype, finding: Facts) -> None:
 
 def _start_tests(job: Job) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "pytest", *TESTS, "-k", "gpu", "-q", "-p", "no:cacheprovider"]
-    # Other versions than the project's own warn of other things.
+    # Other versions of the packages than the project's give other warnings.
     command += ["-o", "filterwarnings=default", f"--junitxml={job.work / 'tests.xml'}"]
     if job.on_gpu and find_spec("xdist"):
         command += ["-n", str(TEST_WORKERS)]
@@ -190,7 +193,7 @@ def _start_sanitizer(job: Job) -> subprocess.Popen[str] | None:
     if not Path(tool).exists():
         return None
     command = [tool, "--tool", "memcheck", "--error-exitcode", "9", sys.executable]
-    # Every tensor in an allocation of its own: what reads beside it shows.
+    # Every tensor is in a separate allocation, so a read outside it is detected.
     return _start(
         [*command, "-m", "experiments.gpu", "small-calls", "--seed", str(job.seed)],
         PYTORCH_NO_CUDA_MEMORY_CACHING="1",
@@ -198,7 +201,7 @@ def _start_sanitizer(job: Job) -> subprocess.Popen[str] | None:
 
 
 def small_calls(seed: int) -> None:
-    """What compute-sanitizer watches: forward and backward of small calls on the GPU."""
+    """Run forward and backward of small calls on the GPU, to be watched by compute-sanitizer."""
     generator = torch.Generator("cuda").manual_seed(seed)
     for kind, dtype in (("unfused", torch.float32), ("points", torch.bfloat16), ("boxes", torch.float32)):
         make_call(kind, dtype, generator, B=2, Q=37, M=3, D=30, per_level=(2, 0, 3, 1)).run()

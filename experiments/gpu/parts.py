@@ -1,4 +1,4 @@
-"""Models and training updates as the steps need them, ours and transformers'."""
+"""The models and training updates that the steps use, ours and transformers'."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ PRECISIONS: dict[str, torch.dtype | None] = {
     "fp16": torch.float16,
 }
 
-Update = Callable[[], Tensor]  # one update of training; returns its loss, still on the device
+Update = Callable[[], Tensor]  # one update of training, which returns its loss on the device
 
 
 @contextmanager
 def precision(name: str, device: torch.device) -> Iterator[None]:
-    """fp32 (without TF32 anywhere), tf32, bf16 or fp16 (autocast, the rest in TF32). For inference: autocast
-    keeps no cast weights, which a CUDA graph would read after they are gone."""
+    """Run the block in fp32 (without any TF32), tf32, bf16 or fp16 (autocast, with the rest in TF32). This
+    is for inference: autocast caches no converted weights, which a CUDA graph would read after they are
+    freed."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name != "fp32"
     dtype = PRECISIONS[name]
@@ -47,8 +48,8 @@ def precision(name: str, device: torch.device) -> Iterator[None]:
 
 
 def detector(recipe: str, num_classes: int = 91, seed: int = 0) -> dd.Detector:
-    """On the CPU, with random weights. Those of a new model would not do: its boxes and sampling offsets do
-    not depend on the picture."""
+    """Return a recipe's detector on the CPU with random weights. With those of a new model, boxes and
+    sampling offsets would not depend on the picture."""
     torch.manual_seed(seed)
     made = dd.create(recipe, num_classes=num_classes, device="cpu")
     with torch.no_grad():
@@ -83,7 +84,7 @@ def tensors_of(output: DetectorOutput) -> dict[str, Tensor]:
 
 
 class Plain(nn.Module):
-    """Our model with tensors in and out: for compilers."""
+    """A wrapper of our model that takes and returns plain tensors, for compilers."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -95,7 +96,7 @@ class Plain(nn.Module):
 
 
 def transformers_model(made: dd.Detector) -> Any:
-    """transformers' model with the weights of `made`, on the CPU."""
+    """Return transformers' model with the weights of `made`, on the CPU."""
     import transformers
     from transformers.utils import logging
 
@@ -119,7 +120,10 @@ def our_update(
     *,
     checkpointed: bool = False,
 ) -> Update:
-    """An update as training does it: losses of every layer, clipped gradient, AdamW. Nothing is loaded."""
+    """Return an update of training, with the losses of every layer, a clipped gradient and AdamW.
+
+    The same images are used each time, so the loading of data is not included.
+    """
     config = recipe_of(recipe)
     settings = replace(config.train, backbone_weights=None)
     torch.manual_seed(0)
@@ -148,7 +152,8 @@ def our_update(
 def transformers_update(
     recipe: str, size: tuple[int, int], batch: int, device: torch.device, dtype: torch.dtype | None
 ) -> Update:
-    """The same with transformers' model and losses, and an optimizer as its users make it."""
+    """Return an update of transformers' model, with its own losses and the optimizer that its users would
+    create."""
     settings = recipe_of(recipe).train
     torch.manual_seed(0)
     made = dd.create(recipe, device="cpu")

@@ -1,4 +1,4 @@
-"""Where the time goes and where the host waits: what makes code fast afterwards, when the GPU is gone."""
+"""Profiles of the time and of the host's waits, for making the code faster later without a GPU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STOPWATCH = ("/clock.py", "/profiling.py")
 
 
 def profiled(title: str, call: Callable[[], Any], device: torch.device, file: Path) -> dict[str, Any]:
-    """Append tables of one call's kernels and operators to `file`; returns the sums."""
+    """Append tables of one call's kernels and operators to `file`; return the sums and the top kernels."""
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
@@ -48,7 +48,10 @@ def profiled(title: str, call: Callable[[], Any], device: torch.device, file: Pa
 
 @contextmanager
 def host_waits() -> Iterator[Counter[str]]:
-    """Counts where the host waits for the GPU: by our innermost line, and the line below that did it."""
+    """Count the places in the block at which the host waits for the GPU.
+
+    The counter's keys name our innermost line and, if it is a different one, the line that caused the wait.
+    """
     found: Counter[str] = Counter()
     show = warnings.showwarning
 

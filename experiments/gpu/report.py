@@ -1,4 +1,4 @@
-"""What a step finds, on disk after each finding."""
+"""The findings of a step, which are written to disk after each finding."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LINES_OF_TRACEBACK = 14
 
 
 class Report:
-    """The findings of one step. Each is a dictionary with `name`, `ok`, `seconds` and what it found."""
+    """The findings of one step. Each is a dictionary with `name`, `ok`, `seconds` and its results."""
 
     def __init__(self, letter: str, work: Path, output: Path, seconds: float) -> None:
         self.path = work / "steps" / f"{letter}.json"
@@ -40,9 +40,9 @@ class Report:
         return self.seconds - (time.perf_counter() - self.started)
 
     def find(self, name: str, body: Callable[[Facts], None], *, needs_seconds: float = 0.0) -> Facts:
-        """Let `body` fill in a finding. Its error is written down and goes no further, so that the next
-        finding has its turn. Where less than `needs_seconds` is left of the step's time, the body is not
-        called."""
+        """Call `body` to fill in a finding, and return the finding. An error of `body` is recorded in the
+        finding and not raised, so that the next findings can follow. A `TimeoutError` marks the finding as
+        skipped. If less than `needs_seconds` of the step's time is left, `body` is not called."""
         finding: Facts = {"name": name, "ok": True}
         self.findings.append(finding)
         started = time.perf_counter()
@@ -73,8 +73,8 @@ class Report:
 
 @dataclass(frozen=True)
 class Job:
-    """One step of one check: where it runs, and where its findings go. `work`: a folder for what need not
-    come back. `output`: for what must."""
+    """One step of one check: where it runs, and where its findings are written. `work` is a folder for files
+    that are not needed afterwards, and `output` the folder for the results."""
 
     device: torch.device
     quick: bool
@@ -95,7 +95,7 @@ class Job:
 
 
 def limit(finding: Facts, value: float, bound: float, name: str = "relative_error") -> None:
-    """Note `value` under `name`; beyond `bound`, or not a number, it fails the finding."""
+    """Record `value` under `name`. The finding fails if the value exceeds `bound` or is NaN."""
     finding[name], finding[f"{name}_bound"] = value, bound
     if not value <= bound:  # NaN never passes
         finding["ok"] = False
@@ -110,7 +110,7 @@ def require(finding: Facts, condition: bool, problem: str) -> None:
 
 
 def relative_error(found: torch.Tensor, right: torch.Tensor) -> float:
-    """‖found − right‖ / ‖right‖ in float64; the plain norm of the difference where right is zero."""
+    """Return ‖found − right‖ / ‖right‖ in float64, or ‖found − right‖ if `right` is zero."""
     found, right = found.detach().double().cpu(), right.detach().double().cpu()
     difference = float((found - right).norm())
     size = float(right.norm())
@@ -118,7 +118,10 @@ def relative_error(found: torch.Tensor, right: torch.Tensor) -> float:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Whole or not at all. Steps that run side by side write the same merged file: each beside it first."""
+    """Write JSON completely or not at all.
+
+    Steps that run in parallel write the same merged file, so each process writes its own draft first.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(json.dumps(_plain(content), indent=1) + "\n", encoding="utf-8")
@@ -126,7 +129,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def _plain(content: Any) -> Any:
-    """JSON has no NaN and no infinity: these become text."""
+    """Return the content as JSON values: numbers with six significant digits, NaN and infinity as text."""
     if isinstance(content, dict):
         return {str(key): _plain(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
@@ -137,7 +140,10 @@ def _plain(content: Any) -> Any:
 
 
 def merge(work: Path, output: Path) -> Facts:
-    """All that the check has found so far, in one file: OUT may hold eight."""
+    """Write the machine and all findings so far to `results.json`, and return them.
+
+    They are in one file because OUT may contain only eight files.
+    """
     merged: Facts = {"machine": _read(work / "machine.json"), "steps": {}}
     for path in sorted((work / "steps").glob("?.json")):
         merged["steps"][path.stem] = _read(path)

@@ -1,4 +1,4 @@
-"""One screen of what was found."""
+"""The summary of the findings on one screen."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ WIDTH = 110
 
 
 def write_summary(work: Path, output: Path, letters: str) -> int:
-    """Print the summary and write it to `summary.txt`. Returns 1 if a step that proves something failed, was
-    cut off or never began."""
+    """Print the summary and write it to `summary.txt`. Return 1 if a step that proves something failed, was
+    cut off or never began, and otherwise 0."""
     content = merge(work, output)
     lines = [_machine(content["machine"])]
     failed = False
@@ -84,7 +84,7 @@ def _numbers(letter: str, findings: list[Facts]) -> list[str]:
 
 
 def _operator(by_name: dict[str, Facts]) -> list[str]:
-    """Milliseconds, from a CUDA graph where there is one."""
+    """Return each operator's milliseconds, from a CUDA graph if there is one, and the best cuts."""
     items = []
     for name, finding in by_name.items():
         if "forward_ms" in finding:
@@ -101,7 +101,10 @@ def _operator(by_name: dict[str, Facts]) -> list[str]:
 
 
 def _speeds(findings: list[Facts], by_name: dict[str, Facts]) -> list[str]:
-    """Pictures or images a second, the host's share of the milliseconds, and gigabytes."""
+    """Return the pictures or images per second, the milliseconds, those of the host, and the gigabytes.
+
+    The numbers of waits of the host follow.
+    """
     items = []
     for finding in findings:
         rate = finding.get("pictures_per_second") or finding.get("images_per_second")
@@ -132,7 +135,7 @@ def _targets(by_name: dict[str, Facts]) -> list[str]:
 
 
 def _side_by_side(items: list[str]) -> list[str]:
-    """As many on a line as fit."""
+    """Join the items into lines with as many items as fit into WIDTH."""
     lines: list[str] = []
     for item in items:
         if lines and len(lines[-1]) + len(item) + 8 < WIDTH:

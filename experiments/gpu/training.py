@@ -42,13 +42,13 @@ TINY_MODEL: dict[str, Any] = {
     "model.decoder_layers": 2,
     "model.ffn_dim": 64,
 }
-# All that makes the result depend on how a batch is cut up.
+# Settings without which the result would depend on how a batch is divided.
 PLAIN: dict[str, Any] = {"data.augmentation": "none", "train.warmup_steps": 0, "train.max_steps": 5}
-LOSS_TOLERANCE = 1e-2  # between two runs that should agree; atomics add up in another order each time
+LOSS_TOLERANCE = 1e-2  # between two runs that should agree; the order of atomic additions varies
 
 
 def run(job: Job) -> None:
-    # cuBLAS asks for it in PyTorch's deterministic mode, before its first product.
+    # cuBLAS requires it in PyTorch's deterministic mode, before its first product.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     find = job.report.find
     updates = QUICK_UPDATES if job.quick else UPDATES
@@ -66,7 +66,7 @@ def run(job: Job) -> None:
 
 
 def settings(job: Job, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a run's configuration by their paths."""
+    """Return the settings of a run with `changes`, by their paths in the configuration."""
     base: dict[str, Any] = {
         "train.backbone_weights": None,
         "train.batch_size": 4 if job.quick else 8,
@@ -87,7 +87,7 @@ def settings(job: Job, changes: Mapping[str, Any]) -> dict[str, Any]:
 def trained(
     job: Job, folder: str, changes: Mapping[str, Any], *, resume: bool = False
 ) -> list[dict[str, Any]]:
-    """Train into `folder`; returns the log's row of each update."""
+    """Train into `folder`, and return the log's row of each update."""
     if job.on_gpu:
         torch.cuda.reset_peak_memory_stats()
     output = job.work / "runs" / folder
@@ -133,8 +133,9 @@ def _largest_difference(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]
 
 
 def _resumes(job: Job, updates: int, finding: Facts) -> None:
-    """Whole, whole again, and in two halves. On a CPU all three are the same to the bit; on a GPU, the second
-    says how far apart two equal runs are, and the third must not be much farther."""
+    """Compare a whole run, the same run again, and a run in two halves. On a CPU all three must be identical
+    to the bit. On a GPU the second shows how far apart two equal runs are, and the third must not be much
+    farther."""
     half = updates // 2
     first = trained(job, "whole", {"train.max_steps": updates})
     again = trained(job, "again", {"train.max_steps": updates})
@@ -148,7 +149,8 @@ def _resumes(job: Job, updates: int, finding: Facts) -> None:
 
 
 def _same_gradients(job: Job, finding: Facts) -> None:
-    """One batch, the same in two halves, and the same with layers that are computed again."""
+    """Compare the losses of training on whole batches, on two halves of each batch, and with layers that are
+    computed again."""
     batch = int(settings(job, {})["train.batch_size"])
     forms: dict[str, dict[str, Any]] = {
         "plain": {},
@@ -168,7 +170,7 @@ def _same_gradients(job: Job, finding: Facts) -> None:
 
 
 def _stops(job: Job, finding: Facts) -> None:
-    """Ctrl-C in the middle of training, as its handler gets it; then on to the end."""
+    """Stop a run by SIGINT, as by Ctrl-C, and check that it can be resumed."""
     log = job.work / "runs" / "stopped" / METRICS
     threading.Thread(target=_interrupt_after_updates, args=(log,), daemon=True).start()
     try:
@@ -217,7 +219,10 @@ def _text(value: Any) -> str:
 
 
 def _deterministic(job: Job, finding: Facts) -> None:
-    """What there is: a refusal in one sentence in PyTorch's strict mode, and a warning in its lenient one."""
+    """Note what PyTorch's deterministic modes do: the strict one may refuse to train, the lenient one warns.
+
+    Two lenient runs must agree in their first update.
+    """
     try:
         torch.use_deterministic_algorithms(True)
         try:

@@ -14,7 +14,7 @@ COMMANDS = Commands("experiments.paper", "experiment", SUMMARY, EXPERIMENTS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one experiment; returns the exit code."""
+    """Run one experiment, and return the exit code."""
     return COMMANDS.main(arguments)
 
 

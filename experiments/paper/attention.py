@@ -5,14 +5,14 @@ before the first update and after each epoch.
 
 The paper's argument: dense attention starts with weights near 1/N for N keys, so that the features of all
 keys get nearly the same gradient, and must learn to concentrate; deformable attention has few keys from the
-start. These are measured on pictures of the val split, in evaluation mode:
+start. Two quantities are measured on pictures of the val split, in evaluation mode:
 
 *Attention*, for each layer: the entropy of a query's weights, the number of keys that this amounts to (its
 exponential), and the largest weight. *Gradient* of the set loss with respect to the decoder's keys, which are
 the memory's tokens: its norm per token, and its focus, which is the mean over tokens inside the boxes of
 objects, divided by the mean over the other tokens.
 
-Letters: N keys, R rows (queries, or tokens of the encoder), M heads, P positions.
+Letters: B pictures, N keys, R rows (queries, or tokens of the encoder), M heads, S tokens, n boxes.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ Stage = Literal["encoder", "decoder"]
 @dataclass(frozen=True)
 class Attention:
     """Statistics of one layer (counted from 1), as means over pictures, rows and heads. `keys` is the number
-    N that a head of a query weighs, of `tokens` in total. `entropy` is a fraction of ln N, and
-    `effective_keys` its exponential."""
+    N of keys that a head weighs for a query, out of `tokens` in total. `entropy` is a fraction of ln N, and
+    `effective_keys` is the exponential of the entropy."""
 
     stage: Stage
     layer: int
@@ -82,8 +82,8 @@ class Attention:
 @dataclass(frozen=True)
 class Gradient:
     """The gradient of a picture's set loss with respect to the decoder's memory, as means over pictures.
-    `per_key` is the norm per token. `focus` is the ratio of tokens inside the objects' boxes to those
-    outside; 1 means that both get the same."""
+    `per_key` is the norm per token. `focus` is the mean norm of tokens inside the objects' boxes, divided by
+    that of the tokens outside; it is 1 if both are equal, or if all tokens are inside or all outside."""
 
     per_key: float
     focus: float
@@ -168,11 +168,11 @@ def follow(
     device: str,
     console: Console,
 ) -> list[Moment]:
-    """Train a row epoch by epoch and measure it in between. The run folder keeps the model of each epoch and
-    its measurements, so that a stopped run can continue and other pictures need no further training.
+    """Train a row and measure it before the first epoch and after each one. The run folder keeps each epoch's
+    model and measurements, so a stopped run can continue, and other pictures need no further training.
 
     Raises:
-        UserError: if the folder holds a run on other data, or one that is past an epoch whose model is gone.
+        UserError: if the folder has a run on other data, or a run past an epoch whose model is missing.
     """
     row = ROWS[name]
     config = row.config("small", epochs, seed)
@@ -218,7 +218,7 @@ def _updates_done(folder: Path) -> int:
 
 
 def _ap(folder: Path, epochs: int) -> float | None:
-    """Return AP of the evaluation after `epoch` epochs; None before the first."""
+    """Return the AP of the evaluation after `epochs` epochs, a fraction; None if there was no evaluation."""
     rows = read_metrics(folder / METRICS_FILE)
     return next(
         (row["AP"] for row in rows if row["kind"] == "evaluation" and row["epoch"] == epochs - 1), None
@@ -229,7 +229,11 @@ def _ap(folder: Path, epochs: int) -> float | None:
 
 
 def measure(detector: Detector, config: RunConfig, data: Path, pictures: int) -> dict[str, Any]:
-    """Return `attention` and `gradient` of a `Moment` in the form that JSON holds."""
+    """Return `attention` and `gradient` of a `Moment` as JSON values.
+
+    Raises:
+        UserError: if none of the pictures has an object.
+    """
     split = read_split(data, "val", format=config.data.format)
     samples = Samples(split, replace(config.data, augmentation="none"), seed=0)
     criterion = SetCriterion(build_classification(detector.config, config.train.loss), config.train.loss)
@@ -249,7 +253,10 @@ def measure(detector: Detector, config: RunConfig, data: Path, pictures: int) ->
 
 
 def attention_of(detector: Detector, batch: ImageBatch) -> list[Attention]:
-    """Return the weights of each layer of encoder and decoder for one picture."""
+    """Return the statistics of each layer for one picture, the encoder's layers first.
+
+    The encoder's rows are the tokens at SIDE x SIDE places of the picture.
+    """
     ticks = (torch.arange(SIDE) + 0.5) / SIDE
     places = torch.cartesian_prod(ticks, ticks)
     recording = record(detector.model, batch, places)
@@ -266,7 +273,7 @@ def attention_of(detector: Detector, batch: ImageBatch) -> list[Attention]:
 
 
 def weights_of(layer: LayerRecord) -> Tensor:
-    """Return weights of shape (B·R·M, N), each row of which sums to one."""
+    """Return the layer's weights, (B·R·M, N); each row sums to one."""
     weights = layer.weights if isinstance(layer, DenseLayer) else layer.weights.flatten(-2)
     return weights.flatten(0, -2)
 
@@ -316,7 +323,7 @@ def gradient_of(detector: Detector, criterion: SetCriterion, batch: ImageBatch, 
 
 
 def tokens_inside(memory: FeatureMemory, boxes_cxcywh: Tensor) -> Tensor:
-    """Return (S,) bool for one picture: True for tokens whose centre is inside any of the boxes (n, 4)."""
+    """Return which tokens of one picture have their centre inside any of the boxes (n, 4), as (S,) bool."""
     centres = token_centres(memory)[0]  # (S, 2), fractions of the picture
     distance = (centres[:, None] - boxes_cxcywh[None, :, :2]).abs()
     inside: Tensor = (distance <= boxes_cxcywh[None, :, 2:] / 2).all(-1).any(-1)

@@ -26,8 +26,9 @@ Verdict = Literal["one seed", "as published", "undecided", "not as published", "
 
 @dataclass(frozen=True)
 class Ingredient:
-    """A difference between two rows that the paper or the repository reports; `published` is in percent of
-    AP. `published_with` is the source's number of the first row, if it differs from the paper's."""
+    """A difference in AP between two rows that the paper or the repository reports. `published` is that
+    difference, in percent. `published_with` is the source's result of the first row, if it differs from the
+    paper's."""
 
     label: str
     with_it: str
@@ -62,10 +63,10 @@ INGREDIENTS = (
 
 @dataclass(frozen=True)
 class Convergence:
-    """The training that a DETR needs to reach Deformable DETR's AP, `target`, which that has after
-    `target_epochs`. `epochs` is the first evaluation at which its mean curve reaches the target (None: not
-    within its `most_epochs`); `times` is the ratio to `target_epochs`, and `times_seconds` the ratio of
-    training times."""
+    """The training that a DETR needs to reach `target`, the AP of Deformable DETR after `target_epochs`.
+    `epochs` is the epoch of the first evaluation at which DETR's mean curve reaches the target; None if it
+    does not within `most_epochs`, which then replaces it in the ratios. `times` is the ratio of `epochs`
+    to `target_epochs`, and `times_seconds` the ratio of the training times."""
 
     data: str
     row: str
@@ -80,7 +81,8 @@ class Convergence:
 @dataclass(frozen=True)
 class Effect:
     """The gain in AP from an ingredient, if both of its rows were run for the same epochs. `mean` and
-    `spread` are over the seeds that both have (None: not run, or fewer than two)."""
+    `spread` are over the seeds that both have; `mean` is None if there are none, and `spread` if there are
+    fewer than two."""
 
     data: str
     ingredient: str
@@ -93,7 +95,9 @@ class Effect:
 
 
 def convergence(experiments: Sequence[Experiment], data: str) -> list[Convergence]:
-    """Compare each DETR on a data set with Deformable DETR's shortest schedule, if that was run.
+    """Compare each DETR on a data set with Deformable DETR's shortest schedule that was run there.
+
+    Return an empty list if Deformable DETR was not run.
 
     Every evaluation counts, not only the last one. In the middle of a schedule DETR's AP is lower than at the
     end of a schedule of that length, because the learning rate has not dropped yet.
@@ -131,7 +135,7 @@ def convergence(experiments: Sequence[Experiment], data: str) -> list[Convergenc
 
 
 def effects(experiments: Sequence[Experiment], data: str) -> list[Effect]:
-    """Return the gain of each ingredient at the shortest schedule for which both of its rows were run."""
+    """Return the gain of each ingredient with the shortest schedule that both of its rows were run with."""
     own = {(each.row, each.epochs): each for each in experiments if each.data == data}
     return [_effect(ingredient, own, data) for ingredient in INGREDIENTS]
 
@@ -166,7 +170,7 @@ def _recipe_row(name: str) -> str:
 
 
 def _verdict(differences: Sequence[float], published: float) -> Verdict:
-    """Compare the sign of the differences with the published one, if they have a sign beyond chance."""
+    """Return whether the differences have the published sign, or that they are too few or may be chance."""
     if not differences:
         return "not run"
     if len(differences) == 1:

@@ -3,10 +3,11 @@
     python -m experiments.paper compare experiments/results/small_data --into docs/small_data.md
 
 Each data set has a table with a line per variant and number of epochs: AP and AP50 as mean ± standard
-deviation over seeds, the CPU minutes of a run, and the difference in AP from the baseline with as many epochs
-and with as many CPU minutes. A difference is called one if chance would give its sign in less than 5 % of all
-cases (Student's t test of the seeds' differences). `--into` puts the tables between two markers of a Markdown
-file. Numbers come from the last evaluation of a run, on the split that training evaluates on.
+deviation over seeds, the CPU minutes of a run, and the difference in AP from the baseline with equal
+epochs and with about equal CPU minutes. A difference is marked as perhaps chance unless chance would give its
+sign in less than 5 % of all cases (Student's t test of the seeds' differences). `--into` puts the tables
+between two markers of a Markdown file. Numbers come from the last evaluation of a run, on the split that
+training evaluates on.
 
 AP is a fraction in the files and in percent in the tables.
 """

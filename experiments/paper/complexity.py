@@ -174,7 +174,7 @@ def _kept_bytes(forward: Callable[[], Tensor]) -> int:
 
 
 def exponents(costs: Sequence[Cost]) -> dict[str, dict[str, float]]:
-    """Return the log-log slope between the two largest maps: 1 is linear, 2 quadratic."""
+    """Return each cost's log-log slope between the two largest maps: 1 is linear, 2 quadratic."""
     slopes: dict[str, dict[str, float]] = {}
     for name in dict.fromkeys(cost.attention for cost in costs):
         before, last = sorted((c for c in costs if c.attention == name), key=lambda c: c.tokens)[-2:]
@@ -187,8 +187,8 @@ def exponents(costs: Sequence[Cost]) -> dict[str, dict[str, float]]:
 
 
 def random_memory(side: int) -> FeatureMemory:
-    """Return one picture's tokens on a square map: normalised as by a layer norm, with sine positions,
-    unpadded."""
+    """Return random tokens of one picture on a square map without padding, distributed as after a layer norm,
+    with sine positions."""
     torch.manual_seed(0)
     mask = torch.zeros(1, side, side, dtype=torch.bool)
     (positions,) = SinePosition(C, half_pixel=True)([mask])
@@ -227,7 +227,7 @@ def _measure_start(name: str, side: int) -> Start:
 
 @torch.no_grad()
 def _weights(attention: MemoryAttention, memory: FeatureMemory) -> Tensor:
-    """Return softmax weights (rows, keys) of the heads of some queries."""
+    """Return the softmax weights of some queries, (rows, keys), with a row for each query and head."""
     chosen = _chosen_queries(memory)
     query = (memory.tokens + memory.positions)[:, chosen]
     if isinstance(attention, DeformableAttention):
@@ -241,7 +241,7 @@ def _weights(attention: MemoryAttention, memory: FeatureMemory) -> Tensor:
 
 
 def _gradient_per_key(attention: MemoryAttention, memory: FeatureMemory) -> float:
-    """Return `Start.gradient_per_key`: the gradient flows through values and keys, and the query is held
+    """Return `Start.gradient_per_key`. The gradient flows through values and keys, and the query is held
     fixed."""
     references = token_centres(memory)
     fixed = memory.tokens.detach()

@@ -2,7 +2,7 @@
 
 torchvision's model is combined with this package's data, augmentation, backbone, logging and evaluation. It
 has a separate training loop in one process, with its usual optimizer, SGD with momentum, and with losses that
-the model computes itself. Like other runs its folder has `config.yaml`, `metrics.jsonl` and
+the model computes itself. Like those of other runs, its folder has `config.yaml`, `metrics.jsonl` and
 `training_state.pt`, but no checkpoint folder.
 """
 
@@ -50,13 +50,13 @@ from .rows import Row, Scale, count_parameters
 NUM_STAGES = 4  # C2 to C5
 DETECTIONS = 100
 PROPOSALS = 1000  # per picture, in evaluation: torchvision's default
-NO_LOGIT = -30.0  # the score of the classes that a box was not detected as
+NO_LOGIT = -30.0  # the logit of all classes other than that of a detection
 
 
 class FasterRcnn(nn.Module):
     """Faster R-CNN with this package's interface: it takes an `ImageBatch` and returns a `DetectorOutput`.
 
-    Its hundred detections become predictions of one query each, whose logits are those of the scores.
+    Each of its hundred detections becomes the prediction of one query, with the logit of its score.
     """
 
     def __init__(self, config: RunConfig, num_classes: int):

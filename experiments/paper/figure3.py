@@ -30,7 +30,7 @@ from .rows import AP_NAMES
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Curve = Mapping[int, float]  # epoch, from 1 → AP, a fraction
+Curve = Mapping[int, float]  # AP, a fraction, by epoch (from 1)
 
 
 def add_arguments(parser: Parser) -> None:

@@ -90,7 +90,7 @@ def explain_centres(detector: Detector, image: Picture, threshold: float, most: 
 
 
 def looks_of(explanation: Explanation) -> list[Looks]:
-    """Return the shares of each detection, in order; `explanation` comes from `explain_centres`."""
+    """Return the `Looks` of each detection, in order; `explanation` comes from `explain_centres`."""
     detections, encoder = explanation.detections, explanation.encoder
     assert encoder is not None
     boxes = detections.boxes_xyxy

@@ -48,7 +48,7 @@ class Experiment:
         return ROWS[self.row].label
 
     def values(self, metric: str) -> list[float]:
-        """Return the values by seed; a metric without objects to measure it on has none."""
+        """Return the metric of each run, by seed, without runs that had no objects to measure it on."""
         return [run.metrics[metric] for run in self.runs if run.metrics[metric] >= 0]
 
     @property

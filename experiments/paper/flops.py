@@ -64,7 +64,7 @@ def model_without_numbers(config: ModelConfig) -> DetectionModel:
 
 
 def multiply_adds_of_model(model: nn.Module, size: Size) -> int:
-    """Count one picture of `size` (H, W), on the device of the model's parameters."""
+    """Count the multiply-adds of one picture of `size` (H, W), on the device of the model's parameters."""
     device = next(model.parameters()).device
     batch = ImageBatch(
         torch.empty(1, 3, *size, device=device), torch.zeros(1, *size, dtype=torch.bool, device=device)
@@ -88,7 +88,11 @@ def _deform_conv_flops(
     out_shape: Sequence[int],
     **__: Any,
 ) -> int:
-    """Count a plain convolution, plus five multiply-adds for each sample (one of them is the modulation)."""
+    """Return the FLOPs of a deformable convolution, two for each multiply-add.
+
+    They are those of a plain convolution, plus five multiply-adds for each sample, one of which is the
+    modulation.
+    """
     places = out_shape[0] * math.prod(out_shape[2:])
     taps = math.prod(weight_shape[2:])
     return 2 * places * taps * (weight_shape[0] * weight_shape[1] + 5 * input_shape[1])

@@ -30,7 +30,7 @@ def split_at_markers(path: Path) -> tuple[str, str]:
 
 
 def put_between(path: Path, text: str) -> None:
-    """Replace what is between the markers by `text`.
+    """Replace the text between the markers with `text`.
 
     Raises:
         UserError: if the file cannot be read or has no markers.

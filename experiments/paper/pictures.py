@@ -27,7 +27,10 @@ def new_figure(columns: int = 1) -> Figure:
 
 
 def save_figure(figure: Figure, beside: Path, dpi: int = 300) -> tuple[Path, Path]:
-    """Write the figure next to `beside` as .png and .svg, with the same bytes each time."""
+    """Write the figure to `beside` with the suffixes .png and .svg, with the same bytes each time.
+
+    Return the two paths.
+    """
     import matplotlib
 
     png, svg = beside.with_suffix(".png"), beside.with_suffix(".svg")

@@ -8,7 +8,7 @@ Finished runs are not repeated, and a stopped run continues where it stopped. Th
 `paper table1 --scale small --output OUTPUT/DATA --rebuild` looks for them.
 
 A run in progress is locked (OUTPUT/locks), so any number of queues may work on one list: `--jobs N` starts N
-queues, each with a share of the threads. For small models two runs use two cores better than one does.
+queues, each with a share of the threads. With small models, two runs use two cores better than one run does.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from .published import Published
 from .rows import AP_NAMES, Row, Variant, read_run, require_data, run_folder
 
 ROWS: dict[str, Row] = {row.name: row for row in (*table2.ROWS, *table1.ROWS)}
-CPU_FILE = "cpu_seconds.jsonl"  # in a run folder: one row per start of the run that ended by itself
+CPU_FILE = "cpu_seconds.jsonl"  # in a run folder: one row for each start whose process was not killed
 _FIELDS = {"row", "data", "epochs", "seeds", "evaluate_every", "minutes"}
 _DRAWN_FIELDS = {"train", "val", "image_size", "seed", "small_objects"}  # options of data.drawn.generate
 
@@ -75,7 +75,7 @@ class QueuedRun:
         return run_folder(output / self.data, "small", self.row.run_name, self.epochs, self.seed)
 
     def lock(self, output: Path) -> FileLock:
-        """The run folder's name; rows that train the same model share the folder."""
+        """Return the lock of the run's folder. Rows that train the same model share the folder."""
         return _lock(output, f"{self.data}-{self.folder(output).name}")
 
 
@@ -145,7 +145,7 @@ def run(arguments: Namespace) -> None:
 
 @contextmanager
 def _processor_time(folder: Path) -> Iterator[None]:
-    """Append the processor time that this process and its ended children spend to a file of the run."""
+    """Append the processor time that this process and its ended children spend in the block to CPU_FILE."""
     start = sum(os.times()[:4])
     try:
         yield
@@ -190,8 +190,8 @@ def _run_jobs(arguments: Namespace, console: Console) -> None:
 
 
 def _lock(output: Path, name: str, timeout: float = 0) -> FileLock:
-    """Lock a run. The lock is released when the process ends, even on a crash; the empty lock file
-    remains."""
+    """Return the lock of a run or a data set. It is released when the process ends, even on a crash; the
+    empty lock file remains."""
     folder = output / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / f"{name}.lock", timeout=timeout)

@@ -72,8 +72,9 @@ class Row(ABC):
     def untrained(self, config: RunConfig, classes: ClassTable, device: str) -> Detector: ...
 
     def config(self, scale: Scale, epochs: int | None, seed: int) -> RunConfig:
-        """Return `config` with the schedule shortened to `epochs`: the rate drops after four fifths of them,
-        as in the papers, rounded down to whole epochs, but never before the end of the first."""
+        """Return the configuration of a run: the published one with a schedule of `epochs` (None: as
+        published), made smaller if `scale` is small. The rate drops after four fifths of the epochs, as in
+        the papers, rounded down to whole epochs, but never before the end of the first."""
         config = self.base()
         epochs = self.epochs if epochs is None else epochs
         drops = (max(1, epochs * 4 // 5),) if epochs else ()
@@ -136,7 +137,7 @@ def run_folder(output: Path, scale: Scale, name: str, epochs: int, seed: int) ->
 
 @dataclass(frozen=True)
 class RunResult:
-    """The result that a run folder holds.
+    """The result of the run in a folder.
 
     `metrics` are fractions from the last evaluation. `hours` is the training time of all processes (GPUs)
     together, without evaluations. `epochs` is the configured number of epochs, and `epochs_done` the number
@@ -186,15 +187,15 @@ def read_run(folder: Path) -> RunResult | None:
 
 
 def _processes(starts: Sequence[Mapping[str, Any]], step: int) -> int:
-    """Return how many processes made update `step`; a resumed run may use a different number."""
+    """Return how many processes made update `step` (a resumed run may use a different number), or 1 if this
+    is unknown."""
     return next((start["processes"] for start in reversed(starts) if start["step"] < step), 1)
 
 
 def require_data(run: RunResult, val: Split) -> None:
-    """Refuse a run on other data.
+    """Raise a `UserError` if a run was made on data other than those of `val`.
 
-    Raises:
-        UserError: if the run was trained and evaluated on other data.
+    Runs of older versions, which do not describe their data, are accepted.
     """
     if run.data is None:
         return
@@ -208,7 +209,7 @@ def require_data(run: RunResult, val: Split) -> None:
 
 
 def find_runs(output: Path, scale: Scale, name: str, epochs: int) -> list[RunResult]:
-    """Return the runs of a row by seed."""
+    """Return the runs of a row in the order of their seeds."""
     folders = (output / "runs" / scale).glob(f"{name}-{epochs}ep-seed*")
     found = [result for folder in folders if (result := read_run(folder)) is not None]
     return sorted(found, key=lambda result: result.seed)

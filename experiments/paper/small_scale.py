@@ -25,7 +25,7 @@ DATA = DataConfig(
     augmentation="light",
     mean=(0.5, 0.5, 0.5),  # the normalisation of the backbone
     std=(0.5, 0.5, 0.5),
-    num_workers=0,  # starting a worker takes longer than it saves in an epoch as short as these
+    num_workers=0,  # starting a worker takes more time than it saves in such a short epoch
 )
 BATCH_SIZE, LR = 4, 3.5e-4
 

@@ -120,7 +120,7 @@ def _spread(values: Sequence[float]) -> float | None:
 
 
 def markdown(experiments: Sequence[Experiment], absent: Sequence[str] = ()) -> str:
-    """Write all tables with AP in percent, as mean ± standard deviation over seeds."""
+    """Return all tables, with AP in percent as mean ± standard deviation over seeds."""
     parts = []
     for name in dict.fromkeys(each.data for each in experiments):
         own = [each for each in experiments if each.data == name]
@@ -185,7 +185,10 @@ def _convergence_table(found: Sequence[Convergence]) -> str:
 
 
 def _sizes_table(experiments: Sequence[Experiment]) -> str:
-    """Return the differences by object size between Deformable DETR and each DETR."""
+    """Return a table of the differences between Deformable DETR and each DETR by object size.
+
+    It is empty if either was not run.
+    """
     own = [each for each in experiments if each.row == DEFORMABLE]
     rivals = [each for each in experiments if each.row in DENSE]
     if not own or not rivals:
@@ -248,7 +251,7 @@ def draw(experiments: Sequence[Experiment]) -> Figure:
 
 
 def _draw_curve(axes: Axes, each: Experiment, metric: str, longer: bool) -> None:
-    """Draw one curve; `longer` schedules than the row's shortest one are dashed."""
+    """Draw one curve. It is dashed if its schedule is `longer` than the row's shortest one."""
     colour = COLOURS[DRAWN.index(each.row)]
     curve = {epoch: 100 * value for epoch, value in each.curve(metric).items() if value >= 0}
     epochs, label = list(curve), f"{each.label}, {each.epochs} epochs"

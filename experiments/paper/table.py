@@ -126,7 +126,7 @@ def options_of(arguments: Namespace) -> Options:
 def make_table(
     name: str, title: str, rows: Sequence[Row], columns: Sequence[Column], options: Options
 ) -> list[dict[str, Any]]:
-    """Train the missing runs, and write OUTPUT/NAME.json and OUTPUT/NAME.md after each row.
+    """Train the missing runs, write OUTPUT/NAME.json and OUTPUT/NAME.md after each row, and return the rows.
 
     Raises:
         UserError: if a row is unknown, or the data cannot be read.
@@ -228,8 +228,9 @@ def _read_speed(path: Path) -> dict[str, Any]:
 
 
 def _measure_speed(row: Row, split: Split, options: Options) -> None:
-    """Measure as the authors' benchmark does: the first picture is repeated to form a batch; reading and
-    resizing are not timed. The weights are untrained, which affects only Faster R-CNN's NMS."""
+    """Measure the frames per second as the authors' benchmark does, and write them to the row's speed file.
+    The first picture is repeated to form a batch; reading and resizing are not timed. The weights are
+    untrained, which affects only Faster R-CNN's NMS."""
     detector = row.untrained(
         row.config(options.scale, options.epochs, options.seeds[0]), split.classes, options.device
     )
@@ -244,7 +245,7 @@ def _measure_speed(row: Row, split: Split, options: Options) -> None:
 
 
 def _seconds(computation: Callable[[], Any], device: str) -> float:
-    """Return the mean time. Detections are copied to the CPU, so the GPU's work is included."""
+    """Return the mean time of a call. Detections are copied to the CPU, so the GPU's work is included."""
     for _ in range(WARM_UP[device]):
         computation()
     start = time.perf_counter()

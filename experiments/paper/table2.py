@@ -2,7 +2,7 @@
 
     python -m experiments.paper table2 DATA --output runs/paper [--scale small] [--rows …] [--epochs 12]
 
-Multi-scale inputs without multi-scale attention: each query samples its own level alone
+With multi-scale inputs but without multi-scale attention, each query samples only its own level
 (`OwnLevelAttention` in models/attention.py).
 """
 

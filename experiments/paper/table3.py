@@ -1,4 +1,6 @@
-"""Table 3: two stages on larger backbones (COCO test-dev, whose annotations are not public: `DATA` has val).
+"""Table 3: two stages on larger backbones.
+
+The paper evaluates on COCO test-dev, whose annotations are not public. Here the val split of DATA is used.
 
     python -m experiments.paper table3 DATA --output runs/paper --epochs 0     sizes and costs, no training
     torchrun --nproc-per-node 8 -m deformable_detr train DATA --recipe deformable_detr_x101_dcn_two_stage …

@@ -1,5 +1,6 @@
-"""Draw labelled boxes with Pillow alone, in a few milliseconds, so that drawing keeps up with the model, and
-encode pictures.
+"""Draw labelled boxes on pictures, and encode pictures.
+
+Drawing uses Pillow alone and takes a few milliseconds, so it keeps up with the model.
 
 Labels are placed so that they do not hide objects or other labels, even if boxes share a corner.
 """
@@ -51,7 +52,7 @@ def draw_boxes(
     for box, colour in zip(corners, palette, strict=True):
         pen.rectangle(_ordered(box), outline=colour, width=thickness)
     positions = label_positions(corners, labels, font, (width, height))
-    # In reverse, so that the first is on top if labels overlap nevertheless.
+    # The labels are drawn in reverse order, so that the first is on top if some overlap nevertheless.
     for position, label, colour in reversed(list(zip(positions, labels, palette, strict=True))):
         pen.rectangle(tuple(position), fill=colour)
         x, y = int(position[0]) + PAD, int(position[3]) - PAD - font.getmetrics()[1]
@@ -113,7 +114,7 @@ def _clearest(
     the boxes.
     """
     starts = np.array(corners)
-    # Kept inside the picture; one that is smaller than the label shows the beginning of the label.
+    # A label is kept inside the picture. A picture that is smaller than the label shows its beginning.
     starts = starts.clip(0, np.maximum(0, np.array(size) - extent))
     rectangles = np.concatenate([starts, starts + extent], axis=1)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)

@@ -91,7 +91,7 @@ def replacing(path: str | Path, drafts_in: Path | None = None) -> Iterator[Path]
 def writing(path: str | Path, draft: Path | None = None) -> Iterator[None]:
     """Turn the errors of a block that writes `path` into a `UserError` that names it.
 
-    `draft`: the file that the block writes instead of `path`; errors about any other file pass unchanged.
+    `draft` is the file that the block writes instead of `path`; errors about any other file pass unchanged.
     torch and other libraries do not report a full disk. Therefore, if the draft cannot be extended, the disk
     is assumed to be full.
     """
@@ -159,7 +159,7 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def check_output_file(path: str | Path) -> Path:
-    """Raise a `UserError`, before any work is done, if `replacing` could not write a file to this path."""
+    """Return the path, or raise a `UserError` before any work is done if it cannot be written."""
     target = _target(Path(path))
     if target.is_dir():
         raise UserError(f"--output {path} is a folder: name a file.")
@@ -327,7 +327,7 @@ def _code_of(error: Exception, draft: Path | None) -> int | None:
     if isinstance(error, OSError):
         if draft is None:
             return error.errno
-        if error.filename is None:  # an error of a write; one of opening a file has a name
+        if error.filename is None:  # a failed write; a failure to open a file has a name
             return error.errno if error.errno in _REASONS else None
         return error.errno if Path(os.fsdecode(error.filename)).is_relative_to(draft.parent) else None
     rust = re.search(r"\(os error (\d+)\)", str(error))  # the end of such messages in Rust's standard library
@@ -341,7 +341,7 @@ def _code_of_growing(draft: Path) -> int | None:
     try:
         with draft.open("ab", buffering=0) as file:
             if file.write(_PROBE) < len(_PROBE):
-                file.write(_PROBE)  # the first write was cut short; the second raises the reason
+                file.write(_PROBE)  # the first write was cut short; the second raises the error
     except OSError as error:
         return error.errno
     return None

@@ -27,7 +27,7 @@ def metric(value: float) -> str:
 
 
 def exists(value: float) -> bool:
-    """Return whether a metric exists. COCO uses -1 if the data has no objects to measure it."""
+    """Return whether a metric exists. COCO's value is -1 if the data has no objects to measure it on."""
     return math.isfinite(value) and value >= 0
 
 
@@ -66,7 +66,7 @@ def command_line(*words: str) -> str:
 
 
 def setting(value: Any) -> str:
-    """Format the value of a setting as YAML does."""
+    """Format the value of a setting: true or false, a number, text, a list with commas, or none."""
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, bool):

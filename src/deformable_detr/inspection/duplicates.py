@@ -8,11 +8,12 @@ Two pictures are considered the same if all of the following hold:
 - at most 20 of the 256 bits differ;
 - the thumbnails differ by at most 5 % of their contrast (mean absolute difference over standard deviation).
 
-The hash alone is not enough: frames from a drone that are seconds apart differ by as few as 18 bits. This was
-measured on the 500 photographs, microscope and aerial pictures of data/. Re-encoding as JPEG of quality 30
-and 50 and halving or quartering the sides changes a picture by at most 17 bits, and in nineteen of twenty
-cases by less than 5 % of its contrast. The closest two different pictures, neighbouring frames, are 25 bits
-and 5.9 % apart. Mirrored, cropped or recoloured copies are not found; similar pictures are not flagged.
+The hash alone is not enough: frames from a drone that are seconds apart may differ by only 18 bits. These
+numbers were measured on the 500 photographs, microscope and aerial pictures of data/. Re-encoding as JPEG of
+quality 30 and 50 and halving or quartering the sides changes a picture by at most 17 bits, and in nineteen of
+twenty cases by less than 5 % of its contrast. The closest two different pictures, neighbouring frames, are
+25 bits and 5.9 % apart. Mirrored, cropped or recoloured copies are not found; similar pictures are not
+flagged.
 
 The package imagehash is not used: it depends on PyWavelets, and its hash of 64 bits is not sufficient.
 """
@@ -33,7 +34,7 @@ MAX_ASPECT = 0.03
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """A picture of a split; `thumbnail` is grey float32 of shape THUMBNAIL, `aspect` is width / height."""
+    """The fingerprint of a picture: a grey float32 `thumbnail` of shape THUMBNAIL, and `aspect`, W / H."""
 
     split: str
     file_name: str
@@ -72,7 +73,7 @@ def find_duplicates(prints: Sequence[Fingerprint]) -> tuple[DuplicateGroup, ...]
     aspects = np.log([fingerprint.aspect for fingerprint in prints])
     hashes = np.packbits(thumbnails[:, :, 1:] > thumbnails[:, :, :-1], axis=None).reshape(len(prints), -1)
 
-    # Pictures with similar thumbnails have similar means, so only neighbours in that order are compared.
+    # Pictures with similar thumbnails have similar means, so only pictures with similar means are compared.
     order = np.argsort(means, kind="stable")
     means, contrasts, aspects = means[order], contrasts[order], aspects[order]
     flat, hashes = flat[order], hashes[order]

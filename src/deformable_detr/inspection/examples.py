@@ -27,6 +27,8 @@ class ExampleBox:
     Attributes:
         box_xyxy: the box in pixels of the picture. A suspect box is kept as its file states it, even if it is
             outside the picture.
+        name: the name of the class, or the kind of problem of a suspect box.
+        index: the class index; -1 for a suspect box.
         marked: True for the object that the picture illustrates, False for its neighbours.
     """
 
@@ -131,7 +133,11 @@ def _tiniest(splits: Sequence[Split], view: RecipeView) -> list[Example]:
 
 
 def _around(box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return a part of the picture centred on the object, 4 times as wide and at least 96 pixels wide."""
+    """Return the part of a picture (x0, y0, x1, y1) that extends equally far around an object.
+
+    Its sides are 8 times as long as the object's longer side and at least 96 pixels, but they end at the
+    picture's border.
+    """
     height, width = size
     x0, y0, x1, y1 = box.tolist()
     half = max(48.0, 4 * max(x1 - x0, y1 - y0))
@@ -145,7 +151,7 @@ def _around(box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]
 
 
 def _suspects(splits: Sequence[Split]) -> list[Example]:
-    """Choose pictures with boxes that were dropped or clipped, starting with one for each kind of problem."""
+    """Choose pictures with boxes that were dropped or clipped, one for each kind of problem first."""
     found: list[tuple[int, Split, ImageRecord, list[Problem]]] = []
     for split in splits:
         records = {image.path: image for image in split.images}

@@ -42,7 +42,7 @@ class SplitReport:
         boxes: the number of all objects, including the `crowds` and `difficult` ones.
         empty_images: the number of images without any object.
         objects_mean, objects_max: the mean and maximum number of objects per image, without crowds, because
-            a model needs no queries for those.
+            a model needs no queries for crowds.
         over_queries: the number of images with more objects than the recipe has queries.
         small, medium, large: the shares of objects, without crowds, whose COCO area is below 32², from 32² to
             below 96², and larger; 0 if there are no objects.
@@ -112,7 +112,7 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class Remark:
-    """A sentence that states a fact about the whole data set and, if one helps, recommends an option."""
+    """A sentence that states a fact about the whole data set and, if possible, recommends what to do."""
 
     kind: str
     message: str

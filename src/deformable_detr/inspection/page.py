@@ -22,11 +22,11 @@ from .sizes import QUANTILES
 from .tables import class_boxes, overview, size_bins, size_spread
 from .terminal import forecast_sentences
 
-SHOWN_SIDE = 800  # pixels of a picture in the page
-LISTED = 200  # problems of each kind
+SHOWN_SIDE = 800  # the maximum side of a picture in the page, in pixels
+LISTED = 200  # the maximum number of problems that are listed of each kind
 CLASSES_SHOWN = 1000
 SUFFIXES = (".json", ".html")
-THIN = 0.01  # of the picture's width: a narrower box is too thin to be seen, so it gets a ring
+THIN = 0.01  # of the shown width: a suspected box with a shorter side is too thin to be seen and gets a ring
 
 _GALLERIES: dict[Section, tuple[str, str]] = {
     "suspects": (
@@ -60,7 +60,10 @@ class ProblemList:
 
 @dataclass(frozen=True)
 class Shape:
-    """A box to draw, in pixels of the picture: a rectangle, or a ring of `radius` if the box is too thin."""
+    """A box to draw, in pixels of the picture: a rectangle, or a ring of `radius` if the box is too thin.
+
+    `x` and `y` are the left and top of the rectangle, or the centre of the ring.
+    """
 
     kind: str
     name: str
@@ -74,9 +77,13 @@ class Shape:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture with its boxes.
+    """A picture, or a part of one, with its boxes.
 
-    `view` is the part that is shown, and `place` the whole picture; both are (left, top, width, height).
+    Attributes:
+        view: the area that is shown, (left, top, width, height) in pixels of the whole picture. It may extend
+            beyond the picture if a suspected box does.
+        place: the area that the picture at `url` covers, likewise.
+        crisp: True if `url` is a part of the picture, whose pixels are drawn without smoothing.
     """
 
     name: str
@@ -216,5 +223,8 @@ def _shape(box: ExampleBox, shown_width: int) -> Shape:
 
 
 def _colour(box: ExampleBox) -> str:
-    """Return a class's colour. Successive classes are the golden angle apart on the colour wheel."""
+    """Return red for a suspected box, and otherwise the colour of its class.
+
+    Successive classes are the golden angle apart on the colour wheel.
+    """
     return "#ff2d2d" if box.suspected else f"hsl({(150 + 137.5 * box.index) % 360:.0f} 90% 58%)"

@@ -24,6 +24,8 @@ Images = Literal["decode", "headers", "no"]
 
 @dataclass(frozen=True)
 class PictureCheck:
+    """The results for a split: the numbers of rotated images, the problems, and the fingerprints."""
+
     rotated: int = 0
     not_rotated: int = 0
     problems: tuple[Problem, ...] = ()
@@ -57,7 +59,7 @@ def check_pictures(
     """
     if how == "no":
         return PictureCheck()
-    with ThreadPoolExecutor(num_cores()) as threads:  # Pillow decodes without Python's lock
+    with ThreadPoolExecutor(num_cores()) as threads:  # Pillow releases Python's lock to decode
         seen: Iterable[_Seen] = threads.map(lambda image: _look(split, image, how, max_pixels), images)
         if console is not None:
             seen = track(seen, len(images), f"{split}: opening images", console)

@@ -1,6 +1,6 @@
 """Conclusions from the facts, written as sentences, each with an option or a step that helps.
 
-Values below the thresholds are normal, so that a remark on them would only distract.
+Values that do not reach the thresholds are normal, so a remark on them would only distract.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from .duplicates import DuplicateGroup
 from .facts import Remark, SplitReport
 from .sizes import RecipeView, sizes_of
 
-MIN_SHARE = 0.05  # share of objects below a cell from which larger pictures are recommended
+MIN_SHARE = 0.05  # larger pictures are recommended if this share of the objects is smaller than a cell
 FACTORS = (1.5, 2.0, 3.0, 4.0)  # multiples of the recipe's sizes to try
 EVALUATED = 100  # detections per picture that COCO's metric counts
 RARE = 20  # a class with fewer training boxes is rare
 IMBALANCE = 20  # ratio of the boxes of the most frequent class to those of the rarest
 MANY_EMPTY = 0.5
-STRIP = 0.7  # share of the recipe's short side below which a resized picture counts as too wide
+STRIP = 0.7  # a picture is too wide if resizing makes it shorter than this share of the recipe's short side
 SHOWN = 5
 MOSTLY_LOST = "mostly-lost"  # the kind of a remark that comes before everything else
 
@@ -139,7 +139,7 @@ def _small_objects(data: _Data) -> Iterator[Remark]:
     tried = []
     for factor in FACTORS:
         image_size = _to_multiple(factor * settings.image_size)
-        if image_size > native * 1.1:  # more pixels than the pictures have show nothing more
+        if image_size > native * 1.1:  # enlarged pictures show nothing more
             break
         max_size = _to_multiple(max(factor * settings.max_size, aspect * image_size + 8))
         tried.append((share(image_size, max_size), factor, image_size, max_size))

@@ -96,7 +96,7 @@ class ObjectSizes:
 
 
 def spread(sizes: ObjectSizes, stride: int, decimals: int) -> list[str]:
-    """Format the quantiles in cells of `stride` pixels for a table. Return n/a if there are no objects."""
+    """Format the quantiles in cells of `stride` pixels for a table; each is n/a if there are no objects."""
     if not sizes.count:
         return [NOT_AVAILABLE] * len(QUANTILES)
     return [f"{value / stride:.{decimals}f}" for value in sizes.quantiles]

@@ -26,7 +26,7 @@ from .sizes import ObjectSizes, RecipeView, sizes_of
 DEFAULT_RECIPE = "deformable_detr_lite"
 
 _SAME_BOX = 0.5  # pixels by which repeated boxes may differ
-_NEIGHBOURS = 8  # boxes that each box is compared with
+_NEIGHBOURS = 8  # the nearest boxes, including itself, that each box is compared with
 
 
 def inspect(
@@ -38,7 +38,7 @@ def inspect(
     images: Images = "decode",
     console: Console | None = None,
 ) -> DataReport:
-    """Read a data set and judge it as the model of a recipe will see it.
+    """Read a data set and judge it for the model of a recipe.
 
     A split that cannot be read at all is reported as unusable if at least one other split can be read.
 
@@ -87,7 +87,11 @@ def inspect(
 def _read_splits(
     data: str | Path, format: str, names: Sequence[str] | None
 ) -> tuple[list[Split], list[Problem]]:
-    """Return the splits, and a problem for each split that cannot be read. Named splits must be readable."""
+    """Return the splits, and a problem for each split that cannot be read.
+
+    Raises:
+        UserError: if no split can be read, or if one that is named in `names` cannot.
+    """
     found = list_splits(data, format=format) if names is None else tuple(names)
     if not found:
         raise UserError(f"{data} has no splits to inspect: name the folder of a data set.")
@@ -106,7 +110,10 @@ def _read_splits(
 
 
 def _without_repeated_problems(report: SplitReport, others: Sequence[SplitReport]) -> SplitReport:
-    """Remove repeated problems, which splits share if they come from one file or have the same images."""
+    """Return the report without the problems and notes of `others`, the reports of earlier splits.
+
+    Splits share problems if they come from one file or have the same images.
+    """
     earlier = [problem for other in others for problem in (*other.problems, *other.notes)]
     known = {(problem.kind, problem.where, problem.message) for problem in earlier}
 
@@ -119,7 +126,10 @@ def _without_repeated_problems(report: SplitReport, others: Sequence[SplitReport
 
 
 def _is_union(part: Split, parts: Sequence[Split]) -> bool:
-    """Return True for a deliberate union of other splits (trainval), whose pictures are not duplicates."""
+    """Return whether a split is a union of others, such as trainval, whose pictures are not duplicates.
+
+    It is one if it contains all images of at least two smaller splits.
+    """
     own = {image.path for image in part.images}
     others = [{image.path for image in other.images} for other in parts if other is not part]
     return sum(other < own for other in others) >= 2
@@ -179,7 +189,10 @@ def _class_counts(split: Split) -> tuple[ClassCount, ...]:
 
 
 def _listed_twice(split: Split) -> list[Problem]:
-    """Find files that several entries with different ids list, so that each has only some of the objects."""
+    """Return a problem for each further entry of a file that is listed under several ids.
+
+    Each of the entries has only some of the file's objects.
+    """
     first: dict[Path, int] = {}
     problems = []
     for image in split.images:
@@ -194,7 +207,10 @@ def _listed_twice(split: Split) -> list[Problem]:
 
 
 def _doubled_boxes(split: Split) -> list[Problem]:
-    """Find objects that are annotated twice. Only a wrong detection can match such a second box."""
+    """Return a problem for each object that is annotated twice.
+
+    Only a wrong detection can match the second box.
+    """
     problems = []
     for image in split.images:
         boxes = image.boxes_xyxy
@@ -216,11 +232,11 @@ def repeated_boxes(boxes_xyxy: np.ndarray, labels: np.ndarray, rows: np.ndarray)
     """
     if len(rows) < 2:
         return []
-    # Labels are a fifth coordinate and far apart, so that boxes of different labels are no neighbours.
+    # The label is a fifth coordinate, scaled so that boxes with different labels are never neighbours.
     points = np.concatenate([boxes_xyxy[rows], 4 * _SAME_BOX * labels[rows, None]], axis=1)
     points, first, group = np.unique(points, axis=0, return_index=True, return_inverse=True)
     repeated = first[group.reshape(-1)] < np.arange(len(rows))
-    reach = np.nextafter(_SAME_BOX, 1)  # the bound itself is excluded
+    reach = np.nextafter(_SAME_BOX, 1)  # cKDTree excludes its upper bound
     count = min(_NEIGHBOURS, len(points))
     _, near = cKDTree(points).query(points, k=range(1, count + 1), p=np.inf, distance_upper_bound=reach)
     # The index len(points) means that there is no further neighbour.

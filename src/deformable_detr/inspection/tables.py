@@ -33,9 +33,9 @@ def overview(report: DataReport) -> list[list[str]]:
 
 
 def class_boxes(report: DataReport, max_rows: int) -> list[TableRow]:
-    """Return a table of the classes: the row of the class head, the id, the name, and each split's boxes.
+    """Return a row for each class: its row of the class head, its id, its name, and its boxes in each split.
 
-    The splits' classes may differ.
+    At most `max_rows` classes are listed. A split that does not list the class has "-" instead of a number.
     """
     rows = report.class_rows()
     maxima = [max([1, *(row[3][column] or 0 for row in rows)]) for column in range(len(report.splits))]
@@ -55,7 +55,10 @@ def class_boxes(report: DataReport, max_rows: int) -> list[TableRow]:
 
 
 def size_bins(report: DataReport) -> list[TableRow]:
-    """Return the share of each split's objects in each range of sizes, in cells of the finest level."""
+    """Return a row for each range of sizes, with the share of each split's objects.
+
+    The ranges are in cells of the finest level.
+    """
 
     def cell(split: SplitReport, row: int) -> Cell:
         if not split.sizes.count:
@@ -67,7 +70,7 @@ def size_bins(report: DataReport) -> list[TableRow]:
 
 
 def size_spread(split: SplitReport, view: RecipeView) -> list[list[str]]:
-    """Return the quantiles of the objects' sizes in pixels, then in cells of each level."""
+    """Return a row with the quantiles of the objects' sizes in pixels, then a row in cells of each level."""
     levels = [
         [f"{split.name}, cells of level {level} ({stride} px)", *spread(split.sizes, stride, 1)]
         for level, stride in enumerate(view.strides, start=1)

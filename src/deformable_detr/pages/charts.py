@@ -130,7 +130,7 @@ def line_chart(
 
 
 def sparkline(curve: np.ndarray, dashed: np.ndarray, title: str) -> Markup:
-    """Draw two curves of values in [0, 1], as high as a row of a table."""
+    """Draw two curves of values in [0, 1] that fit into a row of a table."""
 
     def path(values: np.ndarray) -> str:
         last = len(values) - 1
@@ -159,7 +159,7 @@ class _DrawnLine:
 
 @dataclass(frozen=True)
 class _Plot:
-    """Converts the data's numbers to the chart's coordinates, with one decimal."""
+    """The conversion of data values to the chart's coordinates, as text with one decimal."""
 
     x: Axis
     y: Axis
@@ -204,7 +204,7 @@ class _Plot:
 
 
 def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Average neighbouring points if there are more than a screen can show. The last point is kept."""
+    """Average neighbouring points if there are more than MAX_POINTS. The last point keeps its x."""
     if len(x) <= MAX_POINTS:
         return x, y
     parts = np.array_split(np.arange(len(x)), MAX_POINTS)

@@ -52,7 +52,7 @@ def _finalize(value: Any) -> Any:
 
 
 def _with_code(sentence: str) -> Markup:
-    """Mark words in backticks and options with numbers (--data.image_size 640) in a sentence as code."""
+    """Escape a sentence and mark its words in backticks and options with numbers (--epochs 50) as code."""
     text = str(escape(words.printable(sentence)))
     text = re.sub(r"`([^`<>]+)`", r"<code>\1</code>", text)
     return Markup(re.sub(r"(--[\w.-]+ (?:\d+|\[[\d,]+\]))", r'<code class="option">\1</code>', text))

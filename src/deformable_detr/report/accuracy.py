@@ -1,6 +1,6 @@
 """A detector's accuracy on a split: the evaluator's AP, and the curves of measures.py.
 
-Letters: C classes of the data, R recall levels.
+Letters: C classes of the data, D detections, R recall levels.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ..evaluation.thresholds import ThresholdCurve, curve_of
 from ..inference.selection import USUAL_THRESHOLD
 from .measures import Calibration, calibration, class_curves
 
-NEARBY = 0.1  # a wrong box with at least this IoU is badly placed; below, it counts as background
+NEARBY = 0.1  # the IoU with an object of its class from which a wrong box is badly placed, not background
 
 
 class Mistake(Enum):
@@ -87,12 +87,12 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class Cut:
-    """The minimum scores of the detections that count, at which the report gives precision and recall.
+    """The minimum scores at which detections count in the report's precision and recall.
 
     Attributes:
         scores: the minimum score of each class, (C,).
         reason: how they were chosen, in words.
-        decision: the model's own thresholds; None if these are the split's best for all classes together.
+        decision: the model's own thresholds; None if `scores` is one threshold, chosen on the measured split.
     """
 
     scores: np.ndarray
@@ -104,7 +104,7 @@ class Cut:
         return cls(np.full(num_classes, threshold), reason)
 
     def mask(self, detections: ScoredBoxes) -> np.ndarray:
-        """Return a mask of the detections that count, (D,) bool.
+        """Return which detections reach the minimum score of their class, (D,) bool.
 
         Scores are compared in single precision, as `predict` does.
         """
@@ -114,7 +114,7 @@ class Cut:
         return above
 
     def in_words(self) -> str:
-        """Return '0.32', or '0.28 to 0.45' if it differs between classes."""
+        """Return the minimum score as '0.32', or as '0.28 to 0.45' if it differs between classes."""
         low, high = float(self.scores.min()), float(self.scores.max())
         return f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}"
 
@@ -128,6 +128,7 @@ class Accuracy:
         loose, tight: the matches at an IoU of 0.5 and of 0.75.
         thresholds: the threshold curve over all classes.
         cut: the minimum scores that the report uses: the model's own or, if it has none, the split's best.
+        calibration: the calibration of the scores; None if all of them are too low.
         confusion: (C + 1, C + 1) counts; see `evaluation.matching.confusion`.
     """
 
@@ -173,7 +174,10 @@ class Accuracy:
 
     @property
     def precision(self) -> float:
-        """The share of the detections above the threshold that are right; nan if there are none."""
+        """The share of the detections above the threshold that are right; nan if there are none.
+
+        Detections that are neither right nor wrong are left out.
+        """
         above = self.cut.mask(self.detections)
         right, wrong = (int((above & kind).sum()) for kind in (self.loose.right, self.loose.wrong))
         return right / (right + wrong) if right + wrong else float("nan")
@@ -196,7 +200,8 @@ def measure(
     Args:
         rows: COCO results rows, as `evaluation.collect_detections` returns them.
         unknown: names of the classes that the model does not have.
-        cut: the minimum scores to use; None means those of the best F1 over all classes together.
+        cut: the minimum scores to use. None means the threshold with the best F1 over all classes, or
+            USUAL_THRESHOLD if no detection is right.
     """
     detections, objects = ScoredBoxes.from_rows(rows, split), Objects.from_split(split)
     loose, tight = match(detections, objects, LOOSE), match(detections, objects, TIGHT)

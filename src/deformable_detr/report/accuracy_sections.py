@@ -133,7 +133,7 @@ def _curves_by_class(accuracy: Accuracy) -> Figure:
     few = len(rows) <= MAX_COLOURED
     coloured = rows if few else [*rows[: MAX_COLOURED // 2], *rows[-(MAX_COLOURED // 2) :]]
     faint = [] if few else rows[MAX_COLOURED // 2 : -(MAX_COLOURED // 2)]
-    # A class has the same colour as in the chart of training: the one of its position.
+    # The colour of a class depends on its position, as in the chart of training.
     colours = {row.name: colour for colour, row in enumerate(accuracy.classes_to_find if few else coloured)}
     named = [
         Line(f"{row.name} ({percent(row.ap50)})", RECALLS, row.curve, colours[row.name]) for row in coloured

@@ -128,14 +128,14 @@ def weakest_class(accuracy: Accuracy) -> ClassRow | None:
 
 
 def weakest_size(summary: Mapping[str, float], counts: Mapping[str, int]) -> Limit | None:
-    """Return the size with the lowest AP, among the sizes that have enough objects to matter.
+    """Return a limit that names the size with the lowest AP, among the sizes with enough objects to matter.
 
     Args:
         summary: COCO's numbers.
         counts: the number of objects of each size.
 
     Returns:
-        None if no such size is clearly below the mean.
+        The limit, or None if fewer than two sizes matter or none of them is clearly below the mean.
     """
     aps = {
         size: summary[f"AP{letter}"]
@@ -179,7 +179,7 @@ def training_title(history: History) -> str:
 
 
 def training_limit(history: History) -> Limit | None:
-    """Return a limit if training is unfinished or if the curve suggests that longer training may help."""
+    """Return a limit if training is unfinished or was still improving at the end, otherwise None."""
     if history.unfinished:
         done, planned = history.updates[-1]["epoch"] + 1, history.config.train.epochs
         return Limit("Training is not finished", f"{done} of {planned} epochs: continue with --resume.")
@@ -285,7 +285,7 @@ def confusion_title(accuracy: Accuracy) -> str:
 
 
 def data_title(splits: Sequence[Split], counts: Mapping[str, int]) -> str:
-    """Describe the splits in one sentence. `counts` has the first split's number of objects per class."""
+    """Return a title that describes the splits. `counts` is the first split's number of objects per class."""
     title = " and ".join(f"{len(split):,} {split.name} images" for split in splits)
     if len(counts) < 2:
         return title

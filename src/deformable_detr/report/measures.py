@@ -1,6 +1,6 @@
 """The curves of the report, computed from each detection's score and whether it is right (matching.py).
 
-Those over score thresholds are in `evaluation/thresholds.py`.
+The curves over score thresholds are in `evaluation/thresholds.py`.
 
 Letters: D detections, C classes, R recall levels (COCO's 101).
 """
@@ -13,9 +13,9 @@ import numpy as np
 
 from ..evaluation.matching import Matches, Objects, ScoredBoxes
 
-RECALLS = np.linspace(0.0, 1.0, 101)  # where COCO reads precision
+RECALLS = np.linspace(0.0, 1.0, 101)  # the recall levels at which COCO reads the precision
 NUM_BINS = 10
-MIN_SCORE = 0.05  # calibration leaves out the many detections below it, which nobody uses
+MIN_SCORE = 0.05  # calibration leaves out the many detections with lower scores, which are hardly ever used
 
 
 def precision_at_recalls(right: np.ndarray, wrong: np.ndarray, num_objects: int) -> np.ndarray:
@@ -40,7 +40,7 @@ def precision_at_recalls(right: np.ndarray, wrong: np.ndarray, num_objects: int)
 
 
 def class_curves(detections: ScoredBoxes, objects: Objects, matches: Matches, num_classes: int) -> np.ndarray:
-    """Return `precision_at_recalls` for each class, (C, R); it is nan for a class without objects."""
+    """Return each class's `precision_at_recalls`, (C, R); the values of a class without objects are nan."""
     counts = np.bincount(objects.labels[~objects.crowd], minlength=num_classes)
     curves = np.full((num_classes, len(RECALLS)), np.nan)
     for label in np.flatnonzero(counts):
@@ -57,7 +57,7 @@ class Calibration:
         counts: the number of detections in each range.
         accuracy: the share of these detections that are right; nan if there are none.
         confidence: the mean score of these detections; nan if there are none.
-        error: the expected calibration error, Σ count · |accuracy - confidence| / D.
+        error: the expected calibration error, Σ count · |accuracy - confidence| / Σ count.
         bias: the mean score minus the share that is right; a positive value means over-confidence.
     """
 

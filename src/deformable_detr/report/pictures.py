@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 PICTURE_DPI = 150
-MAX_SIDE = 1200  # pixels of a picture before drawing; more would not be visible
+MAX_SIDE = 1200  # the longest side of a whole picture before drawing, in pixels; more would not be visible
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,10 @@ class _Missed:
 def find_misses(
     detector: Detector, split: Split, selection: Selection, *, max_images: int, max_shown: int
 ) -> Misses:
-    """Judge the objects of at most `max_images` images, spread evenly over the split."""
+    """Judge the objects of at most `max_images` images, spread evenly over the split.
+
+    At most `max_shown` of the missed objects are drawn.
+    """
     images = spread(split.images, max_images)
     tally = Tally(detector, selection)
     missed = []
@@ -111,7 +114,7 @@ def find_misses(
             if verdict.stage is not Stage.FOUND:
                 query = judged.queries.take(np.array([verdict.query]))
                 missed.append(_Missed(judged.record, int(number), verdict, query))
-    # Large objects first: nobody wonders why three pixels were missed.
+    # Large objects come first, because it is no surprise that an object of three pixels is missed.
     missed.sort(key=lambda miss: -miss.record.area[miss.number])
     chosen = varied(
         missed,
@@ -129,7 +132,10 @@ def find_misses(
 
 
 def show_false_positives(detector: Detector, accuracy: Accuracy, max_shown: int) -> tuple[Shown, ...]:
-    """Draw the highest-scoring wrong detections, some of each kind, with their queries' sampling points."""
+    """Draw at most `max_shown` wrong detections with their queries' sampling points.
+
+    Each kind of mistake is taken in turn, and its highest-scoring detections come first.
+    """
     kinds = mistakes(accuracy)
     images = accuracy.detections.images
     chosen = varied(list(kinds), lambda row: kinds[row], lambda row: int(images[row]), max_shown)
@@ -151,7 +157,10 @@ def varied(
     *,
     rarest_last: bool = False,
 ) -> list[Item]:
-    """Choose at most `maximum` items, taking each kind in turn and preferring images not yet chosen."""
+    """Choose at most `maximum` items, taking each kind in turn and preferring images not yet chosen.
+
+    The kinds come in the order of their first items or, if `rarest_last`, in order of decreasing frequency.
+    """
     queues: dict[Hashable, list[Item]] = defaultdict(list)
     for item in items:
         queues[kind(item)].append(item)
@@ -250,9 +259,9 @@ def _nearest(accuracy: Accuracy, row: int) -> str:
 def _query_of(
     detector: Detector, split: Split, picture: Image.Image, label: int, box: np.ndarray, score: float
 ) -> QueryTraces:
-    """Trace the query whose box and score are nearest to those of a detection.
+    """Return the trace of the query whose box and score are nearest to those of a detection.
 
-    They may differ slightly, because the detection may have been computed in lower precision.
+    The values may differ slightly, because the detection may have been computed in lower precision.
     """
     of_data = match_classes(detector.classes, split.classes, split.source)
     category_id = split.classes.category_ids[label]
@@ -285,7 +294,8 @@ def _panel(
 ) -> str:
     """Draw on the picture and return the result as a data URL.
 
-    `size` is the picture's (H, W) in the coordinates of its annotations.
+    `size` is the picture's (H, W) in the coordinates of its annotations, and `view` the box to zoom to; None
+    shows the whole picture.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -60,7 +60,11 @@ def _all_term_figures(history: History, x: Axis) -> list[Figure]:
 
 
 def _routes(history: History) -> list[str]:
-    """Return the names of the routes that have losses in the log: `class_NAME`, without a layer's number."""
+    """Return the names of the training routes that have losses in the log.
+
+    A route has a loss called `class_NAME`. Losses whose names end in a layer's number or in `proposals` are
+    left out.
+    """
     names = dict.fromkeys(name for row in history.updates for name in row if name.startswith("class_"))
     suffixes = [name.removeprefix("class_") for name in names]
     return [
@@ -143,7 +147,7 @@ def _percent_chart(lines: Sequence[Line], epochs: int, title: str, marks: Sequen
 
 
 def _without_spikes(values: Sequence[float]) -> np.ndarray:
-    """Remove rare spikes, which would flatten the rest of the curve."""
+    """Return the finite values without rare spikes, which would flatten the rest of the curve."""
     finite = np.array([value for value in values if np.isfinite(value)])
     if len(finite) < 20:
         return finite
@@ -178,7 +182,7 @@ def settings_section(content: Content) -> Section:
 
 
 def _changes(history: History, recipe: str) -> tuple[str, Table | None]:
-    """Return a title and a table of the settings that differ from the recipe's."""
+    """Return a title and a table of the settings that differ from the recipe's; None if none differ."""
     changes = changes_from_recipe(history.config)
     if not changes:
         return f"The recipe {recipe}, unchanged", None
@@ -221,7 +225,7 @@ def _versions(row: Mapping[str, Any]) -> str:
 
 
 def data_section(splits: Sequence[Split]) -> Section:
-    """Return the section that describes the `splits`. There must be at least one."""
+    """Return the section that describes the `splits`, of which there must be at least one."""
     heads = [split.name for split in splits]
     columns = [_split_facts(split) for split in splits]
     counts = [class_counts(split) for split in splits]
@@ -255,7 +259,7 @@ def _split_facts(split: Split) -> dict[str, str]:
 
 
 def class_counts(split: Split) -> dict[str, int]:
-    """Count the objects of each class, without crowds."""
+    """Return the number of objects of each class by the class's name, without crowds."""
     labels = np.concatenate([image.labels[~image.crowd] for image in split.images])
     counts = np.bincount(labels, minlength=len(split.classes))
     return {name: int(counts[label]) for label, name in enumerate(split.classes.names) if name is not None}
@@ -267,7 +271,7 @@ def class_counts(split: Split) -> dict[str, int]:
 def commands(content: Content) -> list[tuple[str, str]]:
     """Return pairs (purpose, command line) for the next steps."""
     model, data, accuracy = content.model, content.data, content.accuracy
-    above: tuple[str, ...] = ()  # a model with thresholds of its own needs no option
+    above: tuple[str, ...] = ()  # a model with its own thresholds needs no option
     if accuracy is not None and accuracy.cut.decision is None:
         above = ("--threshold", accuracy.cut.in_words())
     result: list[tuple[str, tuple[str, ...]]] = [

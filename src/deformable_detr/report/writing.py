@@ -58,8 +58,8 @@ def write_report(
         The path of the file.
 
     Raises:
-        UserError: if the model or the data cannot be read or have no class in common, or if the output cannot
-            be written.
+        UserError: if the model or the data cannot be read or have no class in common, if the output cannot be
+            written, if `most_images` is less than 1, or if matplotlib is not installed.
     """
     import_extra("matplotlib", "figures", "report")
     if most_images < 1:
@@ -110,7 +110,7 @@ def report_text(
         own = None if detector.decision is None else _own_cut(detector.decision, split, known)
         accuracy = measure(split, rows, unknown, own)
         selection = detector.selection(None if own is not None else float(accuracy.cut.scores[0]))
-        # Training needs no extras: without matplotlib its report has no pictures, and states so.
+        # Training requires no extras. Without matplotlib, its report has no pictures and says so.
         max_shown = MAX_SHOWN if find_spec("matplotlib") else 0
         misses = find_misses(detector, split, selection, max_images=most_images, max_shown=max_shown)
         kinds = mistakes(accuracy)
@@ -135,7 +135,7 @@ def report_text(
 def _own_cut(decision: Decision, split: Split, category_ids: Mapping[int, int]) -> Cut:
     """Return the model's own thresholds for the classes of the data."""
     label_of = {category_id: label for label, category_id in enumerate(split.classes.category_ids)}
-    # Classes that the model does not have are never detected, so that any number serves.
+    # The model never detects classes that it does not have, so any number will do for them.
     scores = np.full(len(split.classes), min(decision.thresholds[index] for index in category_ids))
     for index, category_id in category_ids.items():
         scores[label_of[category_id]] = decision.thresholds[index]

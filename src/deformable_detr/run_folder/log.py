@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class TrainingLog:
-    """A context that logs the updates and evaluations of a run if it is `enabled`.
+    """A context manager that logs the updates and evaluations of a run if it is `enabled`.
 
     Args:
         first_step: the number of updates that were done before; their rows stay in the log.
@@ -105,7 +105,7 @@ class TrainingLog:
         seconds: float,
         every: int,
     ) -> None:
-        """Log an update, and write a row of means after every `every` updates."""
+        """Log an update; write a row of means if `step` is a multiple of `every` or the last step."""
         if not self.enabled:
             return
         self.window.append(losses)

@@ -77,14 +77,17 @@ class History:
 
     @property
     def unfinished(self) -> bool:
-        """True if epochs remain to be trained (a run that `max_steps` ends is finished)."""
+        """Whether epochs remain to be trained. False if there are no updates, or if `max_steps` is set."""
         if not self.updates or self.config.train.max_steps is not None:
             return False
         return bool(self.updates[-1]["epoch"] + 1 < self.config.train.epochs)
 
     @property
     def best(self) -> Mapping[str, Any] | None:
-        """The evaluation of `checkpoints/best`, which has the best AP (the first one among equals)."""
+        """The evaluation with the best AP, that of `checkpoints/best`; None if there are no evaluations.
+
+        Among equals, it is the first one.
+        """
         return max(self.evaluations, key=lambda row: row["AP"], default=None)
 
 
