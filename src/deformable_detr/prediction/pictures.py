@@ -1,7 +1,7 @@
-"""The annotation of image files, and the detection in pictures from anywhere.
+"""The annotation of image files, and the detection of objects in pictures from any source.
 
 Three threads ensure that the model never waits for a file: one decodes and resizes the next pictures, one
-runs the model (whose arithmetic has its own threads), and one draws and writes the detections.
+runs the model (whose arithmetic uses further threads), and one draws and writes the detections.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def find_in_pictures(
 
 
 def _read(finder: Finder, readers: Iterable[Callable[[], Image.Image]]) -> Iterator[_Batch | Unreadable]:
-    """Read pictures into batches of equal shape.
+    """Yield the pictures in batches of equal shape, and an `Unreadable` for each that cannot be read.
 
     A batch is complete when it is full. If too many pictures are waiting for others of their shape, the
     oldest batch is yielded although it is not full.
