@@ -1,4 +1,4 @@
-"""The engine for this machine: one worker in this process, or several in processes of their own."""
+"""The engine for this machine: one worker in this process, or several workers in separate processes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _finished(pool: ProcessPoolExecutor, shards: Iterable[Any], limit: int) -> G
 
 
 def _start(parent: Connection, job: Job, plan: Plan) -> None:
-    """Prepare a process of the pool."""
+    """Prepare a process of the pool, which then exits on Ctrl-C and when its parent process ends."""
     global _worker
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C; the parent reports it
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

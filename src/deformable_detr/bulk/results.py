@@ -27,7 +27,7 @@ class Result:
 
 
 def read_results(output: str | Path) -> Iterator[Result]:
-    """Yield the results of a complete run, in the order of the ids, one part at a time.
+    """Yield the results of a complete run in the order of the ids, with one part in memory at a time.
 
     Raises:
         UserError: if the run is not complete.

@@ -159,7 +159,7 @@ def _first_ctrl_c() -> Iterator[Event]:
             raise KeyboardInterrupt
         stop.set()
 
-    if current_thread() is not main_thread():  # Python allows signal handlers only in the main one
+    if current_thread() is not main_thread():  # Python allows signal handlers only in the main thread
         yield stop
         return
     previous = signal.signal(signal.SIGINT, request)
