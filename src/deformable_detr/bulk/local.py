@@ -23,12 +23,12 @@ _worker: Worker | None = None  # the worker of this process, if it belongs to th
 
 
 def run_here(job: Job, plan: Plan, shards: Iterable[Any], detector: Detector) -> Generator[Part]:
-    """Yield the parts of the shards, computed in this process, in the order of the shards."""
+    """Compute the parts of the shards in this process, and yield them in the order of the shards."""
     yield from map(Worker(job, plan, detector), shards)
 
 
 def run_processes(job: Job, plan: Plan, shards: Iterable[Any], workers: int) -> Generator[Part]:
-    """Yield the parts of the shards as `workers` processes finish them.
+    """Compute the parts of the shards in `workers` processes, and yield each part when it is finished.
 
     Raises:
         WorkerLostError: if one of the processes is killed.

@@ -18,7 +18,7 @@ from .plan import MANIFEST_FILE
 
 @dataclass(frozen=True)
 class Result:
-    """The row of a picture; either `detections` or `error` is None."""
+    """The result for a picture; one of `detections` and `error` is None."""
 
     id: int
     path: str

@@ -33,7 +33,7 @@ def check_ids(category_ids: Sequence[int]) -> None:
 
 
 def spread(state: Mapping[str, Tensor], category_ids: Sequence[int]) -> dict[str, Tensor]:
-    """Return this package's state dict with the rows of its class heads in the authors' 91 rows."""
+    """Return this package's state dict with its class heads spread over the authors' 91 rows."""
     return {
         name: _spread(tensor, _rows(category_ids, of_proposals=name.startswith("queries.")))
         if name.endswith(tuple(f"class_head{leaf}" for leaf in _LEAVES))

@@ -67,7 +67,7 @@ def is_detrex(state: Mapping[str, Tensor]) -> bool:
 
 
 def without_training(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors that are not only used in training, under the names of Deformable DETR's authors.
+    """Return the tensors that prediction needs, under the names of Deformable DETR's authors.
 
     The tensors of other models are returned unchanged. If tensors, or rows of the queries' content, are left
     out, a `TensorsLeftOut` warning names them.

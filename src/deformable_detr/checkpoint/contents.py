@@ -40,7 +40,7 @@ class Checkpoint:
 
     @property
     def description(self) -> Description:
-        """Everything except the model."""
+        """The description of the model, which is everything except the model itself."""
         return Description(self.config, self.classes, self.data, self.recipe, self.decision)
 
 

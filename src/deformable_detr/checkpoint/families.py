@@ -89,7 +89,7 @@ def count(names: Iterable[str], prefix: str) -> int:
 
 
 def matrix_shape(state: Mapping[str, Tensor], name: str) -> tuple[int, int]:
-    """Return (rows, columns) of a tensor from which sizes are inferred.
+    """Return (rows, columns) of the matrix `name`, from which sizes are inferred.
 
     Raises:
         UserError: if there is no such matrix.

@@ -27,9 +27,10 @@ class Objects:
     """The N objects of a split.
 
     Attributes:
-        images: indices into `split.images`.
-        numbers: indices into the objects of that image.
+        images: the index of each object's image in `split.images`.
+        numbers: the index of each object among the objects of its image.
         labels: class indices of the data.
+        crowd: True for crowd regions.
         areas: the area of each object in pixels; that of its mask if it has one.
     """
 
@@ -61,7 +62,7 @@ class ScoredBoxes:
     """The D detections in a split, best score first; if scores are equal, the earlier image is first.
 
     Attributes:
-        images: indices into `split.images`.
+        images: the index of each detection's image in `split.images`.
         labels: class indices of the data.
     """
 

@@ -2,10 +2,11 @@
 
 pictures → detections (`collect_detections`) → numbers (average_precision.py) → metrics.json
 
-The composition of a batch matters a little, as padding changes what convolutions and attention see at the
-border. With `exact` batching, only pictures that are resized to the same size share a batch; nothing is
-padded, and a detection does not depend on the other pictures. With `padded` batching, consecutive pictures
-are padded together, as in the authors' evaluation (specification §7.2). The metrics record the batching.
+The composition of a batch matters a little, because padding changes the inputs of convolutions and attention
+at the border. With `exact` batching, only pictures that are resized to the same size share a batch, so that
+nothing is padded, and a detection does not depend on the other pictures. With `padded` batching, consecutive
+pictures are padded together, as in the authors' evaluation (specification §7.2). The metrics record the
+batching.
 
 Several processes (torchrun, or an existing process group) share the batches; their number changes neither the
 batches nor the result.
@@ -426,7 +427,7 @@ def _console(console: Console | None, rank: int) -> Console:
 
 @contextmanager
 def _process_group() -> Iterator[None]:
-    """Create a process group for the evaluation if torchrun started this process and there is none yet."""
+    """Create a process group for the block if torchrun started several processes and there is none yet."""
     started_as_one_of_many = "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
     if not started_as_one_of_many or torch.distributed.is_initialized():
         yield
@@ -445,7 +446,7 @@ def _rank_and_count() -> tuple[int, int]:
 
 
 def _gathered(value: Item) -> list[Item]:
-    """Return the values of all processes, by rank."""
+    """Return the values of all processes in the order of their ranks."""
     _, num_processes = _rank_and_count()
     if num_processes == 1:
         return [value]

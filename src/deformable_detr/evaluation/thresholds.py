@@ -41,7 +41,7 @@ class ThresholdCurve:
 
     @property
     def best(self) -> int | None:
-        """The index of the best F1; None if no detection is right.
+        """The index of the threshold with the best F1; None if no detection is right.
 
         If several thresholds have the best F1, this is the highest of them, moved by `_middle`.
         """
@@ -55,7 +55,7 @@ class ThresholdCurve:
 
     @property
     def most_precise(self) -> int | None:
-        """The index of the highest precision; None if no detection is right.
+        """The index of the threshold with the highest precision; None if no detection is right.
 
         If several thresholds have this precision, this is the lowest of them, moved by `_middle`.
         """

@@ -82,7 +82,7 @@ class WholePictures(Finder):
 
 
 def with_views(detector: Detector, tta: bool | Sequence[float]) -> Detector:
-    """Return `detector`, with test-time augmentation if the option `tta` asks for it."""
+    """Return `detector`, with the test-time augmentation of the option `tta` if it is not False."""
     if not tta:
         return detector
     from ..inference.tta import augmented_as_requested

@@ -108,7 +108,8 @@ def answer_stdin(
 ) -> LinesReport:
     """Answer every line of stdin on stdout, and redirect all other output to stderr.
 
-    The function ends without an error if the reader of the answers closes the pipe.
+    If the reader of the answers closes the pipe, the function ends without an error, and the result counts
+    all lines that have been answered, even those with an error, as successes.
 
     Args:
         model, device, dtype, max_pixels: as `load` takes them.

@@ -154,8 +154,8 @@ class RowFile:
     def put(self, image_id: int, rows: list[dict[str, Any]]) -> None:
         """Add the rows of one image.
 
-        Images are written in the order of ids (1, 2, 3, …), so every id must be added, with or without rows;
-        rows that are ahead of their turn wait.
+        Images are written in the order of ids (1, 2, 3, …), so every id must be added, with or without rows.
+        Rows are kept in memory until all smaller ids have been added.
         """
         self._waiting[image_id] = rows
         while self.next_id in self._waiting:
@@ -168,7 +168,7 @@ class RowFile:
             self.count += 1
 
     def finish(self) -> None:
-        """Write the rows that are still waiting, and end the list."""
+        """Write the rows that are still in memory, and end the list."""
         for image_id in sorted(self._waiting):  # the run was stopped before the ids in between
             self._write(self._waiting[image_id])
         self._file.write("\n]\n" if self.count else "]\n")

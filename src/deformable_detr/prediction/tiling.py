@@ -1,6 +1,6 @@
 """Process large pictures in tiles.
 
-The model sees a 4000x3000 picture at full resolution, in overlapping parts, so that small objects are not
+The model processes a 4000x3000 picture in overlapping parts at full resolution, so that small objects are not
 lost in resizing.
 
 Every object that is no larger than the overlap is whole in at least one tile. Larger objects are found in
