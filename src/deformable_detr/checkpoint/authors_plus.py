@@ -96,9 +96,9 @@ def without_training(state: Mapping[str, Tensor], options: Mapping[str, Any]) ->
 
 
 def has_content(state: Mapping[str, Tensor]) -> bool:
-    """Return whether tensors in the authors' form are of a two-stage model with learned content.
+    """Return whether tensors in the authors' form are those of a two-stage model with learned content.
 
-    The papers call this "mixed selection".
+    This is also called "mixed selection".
     """
     return "transformer.enc_output.weight" in state and CONTENT in state
 
