@@ -1,4 +1,6 @@
-"""Prediction on millions of pictures: tables instead of drawings, with each picture exactly once.
+"""Prediction on millions of pictures, which writes tables instead of drawings.
+
+Each picture is in the tables exactly once.
 
 The list of pictures is cut into shards. A shard becomes one part, a Parquet file, which is written whole or
 not at all. A run that was stopped writes the missing parts when it is started again. The shard decides which

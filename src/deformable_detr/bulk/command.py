@@ -37,8 +37,9 @@ class TablesReport:
     """The results of a run.
 
     Attributes:
-        counts: pictures, detections and errors of all parts.
-        parts: the number of parts, of which `kept` were written by an earlier, stopped run.
+        counts: the numbers of pictures, detections and errors in all parts.
+        parts: the number of parts, including those of an earlier run.
+        kept: the number of parts that an earlier run had written.
         manifest: manifest.json, which lists the parts.
     """
 
@@ -54,7 +55,7 @@ class Engine:
 
     Attributes:
         name: `local`, or `ray` for a Ray cluster.
-        workers: the number of detectors.
+        workers: the number of workers, each with a detector.
         gpus_per_worker: the number of GPUs that Ray gives to each worker; it may be a fraction.
         ray_address: the address of a Ray cluster; None starts one on this machine.
     """
@@ -65,7 +66,7 @@ class Engine:
     ray_address: str | None = None
 
     def check(self, device: str, sources: Sequence[str]) -> None:
-        """Raise a `UserError` if options do not fit together."""
+        """Raise a `UserError` if an option is out of range or does not fit the others."""
         if self.workers < 1:
             raise UserError(f"workers must be at least 1, not {self.workers}.")
         if self.gpus_per_worker < 0:
@@ -142,7 +143,7 @@ def predict_tables(
         sources: pictures, in any of the forms that sources.py lists.
         output: the folder for the parts (`part-*.parquet`, see table.py) and for `manifest.json`, which is
             written last. It must be on this machine or on a disk that it has mounted.
-        engine: how the shards are computed; None means by one detector in this process.
+        engine: how the shards are computed; None means with one detector in this process.
         threads: the number of threads of each worker.
         shard_size: the number of pictures in a part.
         progress: a function that is called with the numbers of finished pictures, all pictures and failures.
@@ -224,7 +225,10 @@ def _run(
 
 
 def _written_parts(output: Path, plan: Plan) -> tuple[dict[str, Counts | None], Sequence[int]]:
-    """Return the counts of each part by name, None for missing parts, and the indices of their shards."""
+    """Return the counts of each part by name (None for missing parts), and the indices of the missing parts.
+
+    The index of a part is that of its shard.
+    """
     parts: dict[str, Counts | None] = {}
     missing = array("q")
     for index, shard in enumerate(plan.shards()):
@@ -236,7 +240,7 @@ def _written_parts(output: Path, plan: Plan) -> tuple[dict[str, Counts | None], 
 
 
 class _Tally:
-    """Counts finished pictures and failures, and reports them."""
+    """A count of the finished pictures and of the failures, which is reported to `progress`."""
 
     def __init__(self, pictures: int, progress: Progress | None):
         self._pictures, self._progress = pictures, progress

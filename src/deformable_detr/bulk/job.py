@@ -25,8 +25,9 @@ _LIBRARIES = (PACKAGE, "torch", "torchvision", "pillow", "numpy")  # a change of
 class Job:
     """A model and the options of `predict`; workers on other machines get a copy.
 
-    `threads`: the number of threads of each worker. It is a part of the job, because sums of floats depend on
-    it.
+    Attributes:
+        threads: the number of threads of each worker. It is part of the job, because the rounding of sums of
+            floats depends on it.
     """
 
     model: str
@@ -54,7 +55,10 @@ class Job:
         return finder_for(augmented, selection, most, self.batch_size, self.tiling)
 
     def identity(self, detector: Detector) -> dict[str, Any]:
-        """Return what must be equal if rows are to be equal: the weights, the options and the versions."""
+        """Return everything that must be equal if rows are to be equal, as JSON values.
+
+        This is a hash of the model, the options, and the versions of the libraries.
+        """
         options = asdict(replace(self, device=torch.device(self.device).type))
         del options["model"]
         identity = {
@@ -67,7 +71,7 @@ class Job:
 
 
 def model_hash(model: str, detector: Detector) -> str:
-    """Return a SHA-256 of a model's weights and description, or of an exported model's files."""
+    """Return a SHA-256 of a model's weights and description, or of an exported model's files, as a text."""
     digest = hashlib.sha256()
     if is_exported(model):
         path = Path(model).expanduser()

@@ -1,4 +1,4 @@
-"""The engine for this machine: one worker in this process, or several in processes of their own."""
+"""The engine for this machine: one worker in this process, or several workers in separate processes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _worker: Worker | None = None  # the worker of this process, if it belongs to th
 
 
 def run_here(job: Job, plan: Plan, shards: Iterable[Any], detector: Detector) -> Generator[Part]:
-    """Yield the parts of the shards, computed in this process, in the order of the shards."""
+    """Compute the parts of the shards in this process, and yield them in the order of the shards."""
     yield from map(Worker(job, plan, detector), shards)
 
 
 def run_processes(job: Job, plan: Plan, shards: Iterable[Any], workers: int) -> Generator[Part]:
-    """Yield the parts of the shards as `workers` processes finish them.
+    """Compute the parts of the shards in `workers` processes, and yield each part when it is finished.
 
     Raises:
         WorkerLostError: if one of the processes is killed.
@@ -64,7 +64,7 @@ def _finished(pool: ProcessPoolExecutor, shards: Iterable[Any], limit: int) -> G
 
 
 def _start(parent: Connection, job: Job, plan: Plan) -> None:
-    """Prepare a process of the pool."""
+    """Prepare a process of the pool, which then exits on Ctrl-C and when its parent process ends."""
     global _worker
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C; the parent reports it
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

@@ -30,10 +30,11 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Plan:
-    """A run's settings and list.
+    """The settings of a run and its list of pictures.
 
     Attributes:
-        settings: the content of run.json: format, identity of the job, sources, shard size, pictures.
+        settings: the content of run.json, which is the format, the identity of the job, the sources, the
+            shard size and the number of pictures.
         listing: a Parquet file with one row group per shard and the columns id, path, root, table and row.
     """
 
@@ -58,7 +59,7 @@ class Plan:
 
 
 def make_plan(output: Path, sources: list[str], shard_size: int, identity: dict[str, Any]) -> Plan:
-    """Return the plan that `output` contains, or list the pictures and store a new one.
+    """Return the plan that `output` contains; if there is none, list the pictures and store a new plan.
 
     Raises:
         UserError: if `output` contains a plan with other settings, or parts without a plan, or if the sources
@@ -109,7 +110,7 @@ def _short(value: Any) -> str:
 
 
 def write_listing(file: Path, pictures: Iterable[Picture], shard_size: int) -> int:
-    """Write a list without repeats, one row group per shard, and return the number of pictures.
+    """Write the list of pictures without repeats, one row group per shard, and return their number.
 
     Only the pictures of one shard and an 8-byte hash of each picture are held in memory. If two hashes are
     equal, the list is written once more, without repeated pictures.

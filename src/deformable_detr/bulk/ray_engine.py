@@ -22,10 +22,10 @@ from .worker import Worker
 
 
 class RayWorker:
-    """A worker in the form that Ray Data's `map_batches` calls.
+    """A worker that Ray Data's `map_batches` can call.
 
-    A `UserError` is returned in the column `failure`. If it were raised, Ray would wrap it, and would keep
-    restarting a worker that cannot load its model.
+    The message of a `UserError` is returned in the column `failure`. If the error were raised, Ray would wrap
+    it, and would keep restarting a worker that cannot load its model.
     """
 
     def __init__(self, job: Job, plan: Plan):
@@ -53,11 +53,11 @@ def run_on_ray(
     """Yield the parts of the shards as the workers finish them.
 
     Args:
-        address: the address of a running cluster. None starts one on this machine, unless this process is
-            connected to one already.
+        address: the address of a running cluster; None starts one on this machine. It is ignored if this
+            process is already connected to a cluster.
 
     Raises:
-        UserError: if there is no cluster at `address`, or a worker raises one.
+        UserError: if there is no cluster at `address`, or a worker fails with a `UserError`.
         WorkerLostError: if Ray cannot replace a worker that was killed.
     """
     ray = library("ray")
@@ -91,13 +91,13 @@ def run_on_ray(
 
 @contextmanager
 def _cluster(ray: Any, address: str | None, cpus: int) -> Iterator[None]:
-    """Connect to a cluster, and leave it at the end; a connection that this process had before is kept."""
+    """Connect to a cluster, and disconnect at the end. A connection that this process already has is kept."""
     if ray.is_initialized():
         yield
         return
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray would report its use over the network
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ code writes to the terminal
-    os.environ.setdefault("RAY_worker_niceness", "0")  # like that of local workers; Ray's default is 15
+    os.environ.setdefault("RAY_worker_niceness", "0")  # the niceness of local workers; Ray's default is 15
     logging.getLogger("ray").setLevel(logging.ERROR)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:

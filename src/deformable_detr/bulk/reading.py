@@ -25,7 +25,7 @@ from .sources import Picture, open_binary
 
 FETCHES = 16  # files that are fetched from URLs at the same time
 _ROWS = 16  # pictures that are read from a table at a time
-# Errors of a disk or a network, not of a file.
+# Error numbers that mean that a disk or a network has failed, and not only that a file cannot be read.
 _LOST = {
     *(errno.EIO, errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN),
     *(errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECONNRESET, errno.ECONNREFUSED, errno.ESTALE),
@@ -34,14 +34,14 @@ Read = Callable[[], Image.Image]
 
 
 class SourceLostError(Exception):
-    """A source has disappeared. Unlike a `UserError`, this concerns more than a single picture."""
+    """The disappearance of a source, which concerns all its pictures; a `UserError` concerns a single one."""
 
 
 def readers(pictures: Sequence[Picture], max_pixels: int) -> Iterator[Read]:
     """For each picture, yield a function that returns it or raises a `UserError`.
 
-    Files behind URLs are fetched in advance. Iterating raises `SourceLostError` if a source has disappeared,
-    and so do the functions.
+    Files behind URLs are fetched in advance. Both the iteration and the functions raise `SourceLostError` if
+    a source has disappeared.
     """
     for (table, remote), group in groupby(pictures, lambda one: (one.table, is_url(one.path))):
         if table:
@@ -63,7 +63,10 @@ def _read_file(picture: Picture, max_pixels: int) -> Image.Image:
 
 
 def _has_gone(picture: Picture) -> bool:
-    """Return whether the folder in which a picture was found is missing, or empty as after an unmount."""
+    """Return True if a picture is missing and its folder is missing too, or empty as after an unmount.
+
+    The folder is the one that was searched; a picture that was not found in a search has none.
+    """
     if not picture.root or os.path.exists(picture.path):
         return False
     try:
@@ -85,7 +88,7 @@ def _fetch(picture: Picture) -> bytes:
     """Return the content of a URL.
 
     Raises:
-        UserError: if the file does not exist, although its folder does, or if it is a folder.
+        UserError: if the file does not exist although its folder does (or is unknown), or if it is a folder.
         SourceLostError: if the file cannot be fetched, or its folder does not exist any more.
     """
     try:
@@ -108,7 +111,13 @@ def _exists(url: str) -> bool:
 
 
 def _read_table(table: str, rows: Sequence[int], max_pixels: int) -> Iterator[Read]:
-    """Yield a function for each of the ascending `rows` of a table's column `image`; read a few at a time."""
+    """For each of the ascending `rows` of a table, yield a function that decodes the picture in that row.
+
+    Only a few rows of the column `image` are read at a time.
+
+    Raises:
+        SourceLostError: if the table cannot be read or lacks a row.
+    """
     parquet = library("pyarrow.parquet")
     wanted = iter(rows)
     row = next(wanted)
@@ -138,7 +147,7 @@ def _read_table(table: str, rows: Sequence[int], max_pixels: int) -> Iterator[Re
 
 
 def _decode(content: Any, max_pixels: int) -> Image.Image:
-    if isinstance(content, dict):  # as the library `datasets` stores pictures
+    if isinstance(content, dict):  # the form in which the library `datasets` stores pictures
         content = content.get("bytes")
     if not isinstance(content, bytes):
         raise UserError(

@@ -18,7 +18,7 @@ from .plan import MANIFEST_FILE
 
 @dataclass(frozen=True)
 class Result:
-    """The row of a picture; either `detections` or `error` is None."""
+    """The result for a picture; one of `detections` and `error` is None."""
 
     id: int
     path: str
@@ -27,7 +27,7 @@ class Result:
 
 
 def read_results(output: str | Path) -> Iterator[Result]:
-    """Yield the results of a complete run, in the order of the ids, one part at a time.
+    """Yield the results of a complete run in the order of the ids, with one part in memory at a time.
 
     Raises:
         UserError: if the run is not complete.

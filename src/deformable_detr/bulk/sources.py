@@ -44,7 +44,7 @@ class Picture(NamedTuple):
 
     @property
     def place(self) -> tuple[str, int]:
-        """The file or URL and the row from which the picture is read; equal places are the same picture."""
+        """The file or URL, and the row in it, from which the picture is read; it identifies the picture."""
         return (self.table, self.row) if self.table else (self.path, 0)
 
 
@@ -102,7 +102,10 @@ def _list_local(source: str) -> Iterator[Picture]:
 
 
 def _list_url(source: str) -> Iterator[Picture]:
-    """Yield the pictures at a URL, with the names of one subfolder at a time in memory."""
+    """Yield the pictures at a URL.
+
+    If the URL is a folder, only the names of one subfolder are in memory at a time.
+    """
     try:
         files, path = open_file_system(source, keeps_listings=False)
         if glob.has_magic(path):
@@ -167,7 +170,7 @@ def _list_rows(file: str) -> Iterator[Picture]:
 
 
 def _relative_to(file: str, name: str) -> str:
-    """Resolve a path that the list `file` contains. Relative paths start in the folder of the list."""
+    """Return the path or URL `name` from the list `file`; relative paths start in the folder of the list."""
     if is_url(name) or os.path.isabs(name):
         return name
     join = posixpath.join if is_url(file) else os.path.join
@@ -184,7 +187,7 @@ def _reason(error: Exception) -> str:
 
 
 def open_binary(path: str) -> Any:
-    """Open a local file or a URL for reading."""
+    """Open a local file or a URL for reading in binary mode."""
     if not is_url(path):
         return open(path, "rb")
     files, inside = open_file_system(path)

@@ -1,4 +1,4 @@
-"""The columns of a part, as bytes of a Parquet file: one row per picture, in the order of the ids.
+"""The content of a part, which is a Parquet file with one row per picture, in the order of the ids.
 
 `id` counts the pictures of the run from 1. `boxes` are x0, y0, x1, y1 in pixels of the picture. If a picture
 could not be read, `error` states why and all columns between `path` and `error` are null.
@@ -22,7 +22,7 @@ _KEY = b"deformable_detr"
 
 @dataclass(frozen=True)
 class Counts:
-    """The numbers of pictures in a part, of their detections, and of pictures that could not be read."""
+    """The number of pictures in a part, of their detections, and of the pictures that could not be read."""
 
     pictures: int
     detections: int
@@ -31,7 +31,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Part:
-    """The name and the content of a part's file, and its counts."""
+    """The file name, the content and the counts of a part."""
 
     name: str
     content: bytes

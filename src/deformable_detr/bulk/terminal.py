@@ -1,4 +1,4 @@
-"""The terminal's output of a run: a progress bar, or a line each minute if there is no terminal."""
+"""The output of a run: a progress bar (or a line each minute if there is no terminal), and a summary."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EVERY = 60.0  # seconds between two lines
 
 
 class _State:
-    """The numbers of a run, and its speed, which leaves out the pictures that an earlier run finished."""
+    """The progress of a run. Its speed does not include the pictures that an earlier run finished."""
 
     def __init__(self) -> None:
         self._start: tuple[float, int] | None = None
@@ -40,7 +40,10 @@ class _State:
 
 @contextmanager
 def tables_progress(every: float = EVERY) -> Iterator[Progress]:
-    """Show the progress on stderr."""
+    """Show the progress on stderr, and yield the function that updates it.
+
+    If stderr is not a terminal, a line is printed every `every` seconds instead of a progress bar.
+    """
     console = Console(stderr=True)
     state = _State()
     if console.is_terminal:

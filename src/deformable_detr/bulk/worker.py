@@ -18,8 +18,11 @@ from .table import Part, make_part
 class Worker:
     """A detector that computes parts of a plan.
 
+    Without the argument `detector`, the worker loads the model of `job`.
+
     Raises:
-        UserError: if the model or the packages here are not those of the plan.
+        UserError: if the model cannot be loaded, or if it, the options or the packages here are not those of
+            the plan.
     """
 
     def __init__(self, job: Job, plan: Plan, detector: Detector | None = None):

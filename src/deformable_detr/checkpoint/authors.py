@@ -2,8 +2,8 @@
 
 They are `.pth` files of fundamentalvision/Deformable-DETR and facebookresearch/detr, and of three projects
 that train Deformable DETR in other ways (authors_plus.py). The state dict determines nearly everything about
-the model. The rest (dilation, the number of heads, the number of queries
-of a two-stage model) is in `args`, which some files lack, among them the published DETR files.
+the model. The rest (dilation, the number of heads, and the number of queries of a two-stage model) is in
+`args`, which some files lack, among them the published DETR files.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from .families import (
 from .naming import Naming
 
 PROJECT = "the authors"
-_MAGIC = (b"PK", b"\x80\x02")  # a zip archive; before PyTorch 1.6, a pickle of protocol 2
+_MAGIC = (b"PK", b"\x80\x02")  # of a zip archive; of a pickle of protocol 2, used before PyTorch 1.6
 _ENCODER_LAYER = "transformer.encoder.layers.#"
 _DECODER_LAYER = "transformer.decoder.layers.#"
 
@@ -65,7 +65,8 @@ _DETR = {
     "decoder.norm": "transformer.decoder.norm",
 }
 
-# Here, cross-attention has a lower number than self-attention, but is computed after it (specification §3.3).
+# The norm of cross-attention has a lower number (norm1) than that of self-attention (norm2), although
+# cross-attention is computed after self-attention (specification §3.3).
 _DEFORMABLE_DETR = {
     "neck.levels": "input_proj",
     "position.level_embedding": "transformer.level_embed",
@@ -116,10 +117,11 @@ NAMINGS: dict[Family, Naming] = {
 
 
 def load(path: Path) -> Checkpoint:
-    """Read an authors' file of any variant and infer the sizes from its tensors.
+    """Read a checkpoint of the authors, of any variant, and infer the sizes from its tensors.
 
-    Without `args`, the model is assumed to have 8 heads and, with two stages, 300 queries, and to be dilated
-    if the file's name contains `dc5`, as the published names do. Without class names, 91 classes are COCO's.
+    If the file has no `args`, the model is assumed to have 8 heads, to have 300 queries if it is a two-stage
+    model, and to be dilated if the file's name contains `dc5`, as the published names of such models do. If
+    the file has no class names and 91 classes, they are assumed to be COCO's.
 
     Raises:
         UserError: if the file is not an authors' checkpoint, is damaged, or contains pickled objects.
@@ -135,7 +137,7 @@ def load(path: Path) -> Checkpoint:
     options: dict[str, Any] = {"dilation": "dc5" in path.stem.lower()}
     if isinstance(content.get("args"), argparse.Namespace):
         options |= vars(content["args"])
-    names_coco_80 = is_detrex(state)  # its COCO models have a logit for each name, and no gaps
+    names_coco_80 = is_detrex(state)  # its COCO models have a logit for each name, and none for unused ids
     with blaming(path):
         state = _without_unused_classes(without_training(state, options), options)
         family, config = _infer_config(state, options)
@@ -151,7 +153,12 @@ def load(path: Path) -> Checkpoint:
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
-    """Read a dictionary from a PyTorch file without running code that the file may contain."""
+    """Read a dictionary from a PyTorch file without running code that the file may contain.
+
+    Raises:
+        UserError: if the file cannot be read, is damaged, contains other objects than tensors and options, or
+            does not contain a dictionary.
+    """
     check_readable(path)
     with path.open("rb") as file:
         start = file.read(2)
@@ -175,9 +182,9 @@ def read_pickle(path: Path) -> dict[str, Any]:
 
 
 def _without_unused_classes(state: dict[str, Tensor], options: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Remove the unused rows that `save` adds to class heads.
+    """Return the state dict without the unused rows that `save` adds to class heads.
 
-    The authors' own files do not name their classes, so that they remain unchanged.
+    The state dict of a file without class names, such as the authors' own files, is returned unchanged.
     """
     if "class_names" not in options or options.get("dataset_file") != DATASET_FILE:
         return state
@@ -269,7 +276,8 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write a file that the authors' code can load.
 
     Raises:
-        UserError: if the authors' code has no such model; the message names the field.
+        UserError: if the authors' code has no such model (the message names the field), or lacks a row for
+            one of the category ids.
     """
     content = content_of(checkpoint)
     with replacing(path) as draft:
@@ -277,7 +285,10 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def content_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the content of the authors' file. Class names are in `args`, where their code ignores them."""
+    """Return the content of the file that `save` writes, with the errors of `save`.
+
+    The class names are in `args`, where the authors' code ignores them.
+    """
     family = check_expressible(checkpoint.config)
     check_ids(checkpoint.classes.category_ids)
     state = spread(checkpoint.model.state_dict(), checkpoint.classes.category_ids)
@@ -288,7 +299,11 @@ def content_of(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def check_expressible(config: ModelConfig) -> Family:
-    """Raise a `UserError` unless the authors' code can build this model."""
+    """Return the architecture of `config`.
+
+    Raises:
+        UserError: if the authors' code cannot build the model; the message names the field.
+    """
     family = family_of(config, PROJECT)
     if family == "deformable_detr" and config.backbone.name in ("resnet18", "resnet34"):
         raise inexpressible(PROJECT, "backbone.name", config.backbone.name, "it must be resnet50 or larger")

@@ -1,8 +1,10 @@
 """Convert class heads, whose rows are category ids in the authors' files and class indices in this package.
 
 The authors' code has 91 classes for the data set named coco, whatever its annotations contain, and refuses a
-file with another number. Therefore each class is written to the row of its id among 91 rows, and the rows of
-ids that the data set lacks never get the best score. Letters: N classes in this package.
+file with another number. Therefore, each class is written to the row of its id among 91 rows, and the rows
+of ids that the data set lacks get values with which they never have the best score.
+
+Letters: N classes in this package.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from ..errors import UserError
 
 DATASET_FILE = "coco"  # the authors' option, by which their code chooses the number of classes
 NUM_CLASSES = 91
-NEVER = -50.0  # the logit of an unused class: exp(-50) vanishes beside any other, in float32 too
+NEVER = -50.0  # the logit of an unused class: exp(-50) is negligible compared with others, in float32 too
 _LEAVES = (".weight", ".bias")
 
 
@@ -31,7 +33,7 @@ def check_ids(category_ids: Sequence[int]) -> None:
 
 
 def spread(state: Mapping[str, Tensor], category_ids: Sequence[int]) -> dict[str, Tensor]:
-    """Return this package's state dict with class heads of the authors' size."""
+    """Return this package's state dict with its class heads spread over the authors' 91 rows."""
     return {
         name: _spread(tensor, _rows(category_ids, of_proposals=name.startswith("queries.")))
         if name.endswith(tuple(f"class_head{leaf}" for leaf in _LEAVES))
@@ -43,7 +45,11 @@ def spread(state: Mapping[str, Tensor], category_ids: Sequence[int]) -> dict[str
 def gather(
     state: Mapping[str, Tensor], category_ids: Sequence[int], proposals: int | None
 ) -> dict[str, Tensor]:
-    """Return the authors' state dict with class heads of N classes; `proposals` is the first stage's head."""
+    """Return the authors' state dict with class heads of N classes.
+
+    Args:
+        proposals: the number of the first stage's head in `class_embed`; None if there is no first stage.
+    """
     first_stage = f"class_embed.{proposals}."
     return {
         name: _gather(tensor, _rows(category_ids, of_proposals=first_stage in name))
@@ -54,12 +60,15 @@ def gather(
 
 
 def _rows(category_ids: Sequence[int], of_proposals: bool) -> list[int]:
-    """Return the authors' row for each of our rows. Row 0 of the first stage's head means "object"."""
+    """Return the authors' row for each of our rows.
+
+    Rows of the first stage's head (`of_proposals`) keep their numbers, because row 0 means "object" there.
+    """
     return list(range(len(category_ids))) if of_proposals else list(category_ids)
 
 
 def _spread(tensor: Tensor, rows: list[int]) -> Tensor:
-    extra = len(tensor) - len(rows)  # one for DETR's no-object, which is last
+    extra = len(tensor) - len(rows)  # 1 for DETR's class "no object", which is last; otherwise 0
     theirs = tensor.new_full((NUM_CLASSES + extra, *tensor.shape[1:]), 0.0 if tensor.ndim > 1 else NEVER)
     theirs[rows] = tensor[: len(rows)]
     theirs[NUM_CLASSES:] = tensor[len(rows) :]

@@ -1,9 +1,10 @@
 """Files of H-DETR, DAC-DETR and Mr. DETR: a two-stage Deformable DETR with learned content ("plus").
 
-What these methods add exists only in training: further queries, a table of labels for denoising, instruction
-tokens, a second proposal head. So the model that remains is Deformable DETR's with `model.queries mixed`,
-under the authors' names (H-DETR, DAC-DETR) or detrex's (Mr. DETR). These functions turn such a state dict
-into the authors' form without the tensors of training, which they name.
+These methods add parts that are used only in training: further queries, a table of labels for denoising,
+instruction tokens, a second proposal head. Without them, the model is Deformable DETR's with
+`model.queries mixed`, and its tensors have the authors' names (H-DETR, DAC-DETR) or detrex's (Mr. DETR). The
+functions of this module convert such a state dict to the authors' form. They leave out the tensors that are
+used only in training, and name them in a warning.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ CONTENT = "query_embed.weight"
 _USUAL_QUERIES = 300
 _HYBRID_ROWS = 1800  # H-DETR's published files: 300 queries, and 1500 more in training
 
-# In order; each replaces a part of detrex's name.
+# (pattern, replacement) of parts of detrex's names; the order matters.
 _FROM_DETREX = (
     (r"^transformer\.level_embeds$", "transformer.level_embed"),
     (r"^query_embedding\.", "query_embed."),
@@ -42,7 +43,7 @@ _FROM_DETREX = (
     (r"(?<=decoder\.layers\.)(\d+)\.attentions\.1\.", r"\1.cross_attn."),
     (r"(?<=decoder\.layers\.)(\d+)\.norms\.0\.", r"\1.norm1."),
     (r"(?<=decoder\.layers\.)(\d+)\.norms\.1\.", r"\1.norm3."),
-    # The decoder's layers are of another class, which has a second matrix next to each for training.
+    # The decoder's layers are of another class, which has a second matrix, for training, next to each matrix.
     (r"\.ffns\.0\.layers\.0\.linear\.linear\.", ".linear1."),
     (r"\.ffns\.0\.layers\.1\.linear\.", ".linear2."),
     (r"\.ffns\.0\.layers\.0\.0\.", ".linear1."),
@@ -57,21 +58,23 @@ _ONLY_IN_TRAINING = re.compile(
 
 
 class TensorsLeftOut(UserWarning):
-    """A warning that names the tensors of a file that only training uses."""
+    """A warning that names the tensors that were left out because they are used only in training."""
 
 
 def is_detrex(state: Mapping[str, Tensor]) -> bool:
-    """Return whether the names are those of a detrex Deformable DETR."""
+    """Return whether the tensors have the names of detrex's Deformable DETR."""
     return "transformer.level_embeds" in state and any(name.startswith("neck.convs.") for name in state)
 
 
 def without_training(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors of the model that remains, under the names of Deformable DETR's authors.
+    """Return the tensors that prediction needs, under the names of Deformable DETR's authors.
 
-    Files of other models are returned as they are. A `TensorsLeftOut` warning names what is missing.
+    The tensors of other models are returned unchanged. If tensors, or rows of the queries' content, are left
+    out, a `TensorsLeftOut` warning names them.
 
     Args:
-        options: `args` of the file; `num_queries_one2one` is the number of queries that remain.
+        options: `args` of the file, in which `num_queries_one2one` is the number of queries to keep. If the
+            file does not state it, 300 of H-DETR's 1800 queries are kept, and otherwise all.
     """
     left_out = [name for name in state if _ONLY_IN_TRAINING.search(name)]
     kept = {name: tensor for name, tensor in state.items() if name not in left_out}
@@ -93,7 +96,10 @@ def without_training(state: Mapping[str, Tensor], options: Mapping[str, Any]) ->
 
 
 def has_content(state: Mapping[str, Tensor]) -> bool:
-    """Return whether a two-stage model in the authors' form has learned content ("mixed selection")."""
+    """Return whether tensors in the authors' form are those of a two-stage model with learned content.
+
+    This is also called "mixed selection".
+    """
     return "transformer.enc_output.weight" in state and CONTENT in state
 
 

@@ -22,7 +22,7 @@ COCO_NAMES_BY_ID: tuple[str | None, ...] = (
     *("scissors", "teddy bear", "hair drier", "toothbrush"),
 )
 
-# The table of models that have a logit for each name and none for unused ids.
+# The class table of models that have a logit for each name and none for unused ids.
 COCO_80 = ClassTable(
     tuple(name for name in COCO_NAMES_BY_ID if name is not None),
     tuple(index for index, name in enumerate(COCO_NAMES_BY_ID) if name is not None),

@@ -28,7 +28,7 @@ class Checkpoint:
         data: the settings of the preprocessing.
         recipe: the name of the model's recipe or, for checkpoints of other projects, of the closest one. It
             is always a name in `config.RECIPES`.
-        decision: the score from which on detections of each class count; None if it was never chosen.
+        decision: the minimum score of each class; None if no scores have been chosen.
     """
 
     model: DetectionModel
@@ -40,14 +40,14 @@ class Checkpoint:
 
     @property
     def description(self) -> Description:
-        """Everything except the model."""
+        """The description of the model, which is everything except the model itself."""
         return Description(self.config, self.classes, self.data, self.recipe, self.decision)
 
 
 def empty_model(config: ModelConfig) -> DetectionModel:
     """Build the model of `config` in evaluation mode with undefined weights, which `load_state` fills."""
     if config.backbone.name not in TORCHVISION_RESNETS:
-        return build_model(config).eval()  # timm's models may have tensors outside their state
+        return build_model(config).eval()  # timm's models may have tensors that are not in the state dict
     # Drawing 40 million random weights, which are then overwritten, would take most of a second.
     with torch.device("meta"):
         model = build_model(config)
@@ -89,7 +89,7 @@ def check_fit(missing: list[str], unexpected: list[str], unfit: list[str]) -> No
 
 @contextmanager
 def blaming(source: object) -> Iterator[None]:
-    """Prefix the message of every `UserError` that the block raises with `source`."""
+    """Add `source` and a colon to the front of the message of a `UserError` that the block raises."""
     try:
         yield
     except UserError as error:
@@ -102,7 +102,10 @@ def _some(names: Iterable[str], limit: int = 3) -> str:
 
 
 def closest_recipe(config: ModelConfig) -> str:
-    """Return the recipe that differs from `config` in the fewest fields, not counting classes and queries."""
+    """Return the name of the recipe whose model differs from `config` in the fewest fields.
+
+    The numbers of classes and queries do not matter.
+    """
 
     def distance(name: str) -> int:
         theirs = dataclasses.replace(

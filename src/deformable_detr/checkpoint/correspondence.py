@@ -20,8 +20,8 @@ from .contents import check_fit
 class Correspondence:
     """The statement that the tensors `ours`, joined along `dim`, equal `theirs`, joined along `dim`.
 
-    Each entry of `theirs` is the tuple of names under which the other project stores one tensor. The entries
-    are equal parts of the whole.
+    Each entry of `theirs` is the tuple of names under which the other project stores one tensor. All tensors
+    of `theirs` have the same size along `dim`.
     """
 
     ours: tuple[str, ...]
@@ -30,7 +30,10 @@ class Correspondence:
 
 
 def to_theirs(state: Mapping[str, Tensor], correspondences: Iterable[Correspondence]) -> dict[str, Tensor]:
-    """Return our tensors under the other project's names. Several names of one tensor share its memory."""
+    """Return our tensors under the other project's names.
+
+    If the project stores a tensor under several names, the same tensor is returned under each of them.
+    """
     result: dict[str, Tensor] = {}
     for item in correspondences:
         whole = _join([state[name].contiguous() for name in item.ours], item.dim)
@@ -44,7 +47,9 @@ def to_ours(
     correspondences: Iterable[Correspondence],
     shapes: Mapping[str, torch.Size],
 ) -> dict[str, Tensor]:
-    """Return the other project's tensors under our names. If a tensor has several names, one is enough.
+    """Return the other project's tensors under our names.
+
+    If the project stores a tensor under several names, `state` needs to contain only one of them.
 
     Args:
         state: the other project's tensors by name.

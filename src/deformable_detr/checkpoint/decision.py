@@ -22,9 +22,10 @@ class Decision:
 
     Attributes:
         thresholds: the minimum score of each class, (C,), in [0, 1].
-        bases: what each threshold was chosen from, (C,): `own`, the detections of the class; `all classes`,
-            because no object of the class was there or was found; `most precise`, because the class does not
-            reach the required precision.
+        bases: what each threshold was chosen from, (C,). `own` means the detections of the class;
+            `all classes` means the detections of all classes, because the pictures contain no object of the
+            class or none was found; `most precise` means the highest precision of the class, because no
+            threshold reaches the required precision.
         rule: `best_f1`, or the required precision, in (0, 1].
         split: the name of the split whose pictures were used.
         images: the number of these pictures.
@@ -38,12 +39,15 @@ class Decision:
 
     @property
     def reason(self) -> str:
-        """The rule and the split in words: best F1 on val."""
+        """The rule and the split in words, for example "best F1 on val"."""
         goal = "best F1" if self.rule == "best_f1" else f"a precision of at least {self.rule:g}"
         return f"{goal} on {self.split}"
 
     def by_class(self, names: Sequence[str | None]) -> dict[str, Any]:
-        """Return the decision as JSON values with thresholds and bases by class name."""
+        """Return the decision as JSON values, with thresholds and bases by class name.
+
+        Classes without a name are left out.
+        """
         pairs = zip(names, self.thresholds, self.bases, strict=True)
         used = [(name, threshold, basis) for name, threshold, basis in pairs if name is not None]
         return {

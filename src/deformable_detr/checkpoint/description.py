@@ -17,13 +17,13 @@ from ..system.machine import package_version
 from .decision import Decision
 
 FORMAT_VERSION = 1
-DECISION = "decision"  # the only field that may be missing: not every model has thresholds of its own
+DECISION = "decision"  # the only field that may be missing, because some models have no thresholds
 _FIELDS = {"format", "format_version", "recipe", "model", "classes", "preprocessing", "versions"}
 
 
 @dataclass(frozen=True)
 class Description:
-    """Everything that is needed to use a model except its weights; see `Checkpoint` for the fields."""
+    """Everything that is needed to use a model, except its weights. `Checkpoint` describes the fields."""
 
     config: ModelConfig
     classes: ClassTable
@@ -32,7 +32,7 @@ class Description:
     decision: Decision | None = None
 
     def to_dict(self, format: str) -> dict[str, Any]:
-        """Convert to JSON values, including the versions of the software that writes them."""
+        """Convert to JSON values, including `format` and the versions of the software that writes them."""
         import torch
 
         decision = {} if self.decision is None else {DECISION: self.decision.to_dict()}

@@ -1,6 +1,6 @@
 """The two architectures of other projects as fields of `ModelConfig` (specification §4.5).
 
-Functions infer the remaining fields from the projects' files.
+The functions of this module infer the remaining fields from the projects' files.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def family_of(config: ModelConfig, project: str) -> Family:
 
 
 def inexpressible(project: str, field: str, value: object, reason: str) -> UserError:
-    """Create the error for a model that a checkpoint of `project` cannot express."""
+    """Return the error for a model that a checkpoint of `project` cannot express because of `field`."""
     return UserError(
         f"model.{field}={value} cannot be written as a checkpoint of {project} ({reason}): such a model can "
         "only be kept in the native format."
@@ -75,18 +75,21 @@ def inexpressible(project: str, field: str, value: object, reason: str) -> UserE
 
 
 def without_batch_counts(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Remove batch counters, which only models with trainable batch norm have."""
+    """Return the tensors without batch counters, which exist only in models with trainable batch norm."""
     return {name: tensor for name, tensor in state.items() if not name.endswith(".num_batches_tracked")}
 
 
 def count(names: Iterable[str], prefix: str) -> int:
-    """Return the number of modules in the list `prefix`, which is one more than the largest index."""
+    """Return the number of modules in the list `prefix`, which is one more than the largest index in `names`.
+
+    It is 0 if there is none.
+    """
     indices = [re.match(rf"{re.escape(prefix)}\.(\d+)\.", name) for name in names]
     return max((int(match[1]) + 1 for match in indices if match), default=0)
 
 
 def matrix_shape(state: Mapping[str, Tensor], name: str) -> tuple[int, int]:
-    """Return (rows, columns) of a tensor from which sizes are inferred.
+    """Return (rows, columns) of the matrix `name`, from which sizes are inferred.
 
     Raises:
         UserError: if there is no such matrix.
@@ -98,10 +101,15 @@ def matrix_shape(state: Mapping[str, Tensor], name: str) -> tuple[int, int]:
 
 
 def points_of(attention_weights: int, num_heads: object, num_levels: int) -> int:
-    """Return the number of points K, given the number M·L·K of attention weights per query.
+    """Return the number of sampling points K of each head in each level.
+
+    Letters: M heads (`num_heads`), L levels (`num_levels`).
+
+    Args:
+        attention_weights: the number M·L·K of attention weights per query.
 
     Raises:
-        UserError: if the number is not a multiple of M·L.
+        UserError: if M is not a positive integer, or the number is not a multiple of M·L.
     """
     if not isinstance(num_heads, int) or num_heads < 1 or attention_weights % (num_heads * num_levels):
         raise UserError(
@@ -112,7 +120,10 @@ def points_of(attention_weights: int, num_heads: object, num_levels: int) -> int
 
 
 def resnet_of(shapes: Mapping[str, torch.Size]) -> str:
-    """Return the name of the ResNet that has these tensors, under torchvision's names.
+    """Return the name of the ResNet whose tensors have these shapes.
+
+    Args:
+        shapes: the shapes of all tensors except those of the last layer, by torchvision's names.
 
     Raises:
         UserError: if there is no such ResNet.

@@ -1,4 +1,4 @@
-"""The bundled model, and the suffixes of exported files: what can be known of a MODEL without loading it."""
+"""The bundled model, and the suffixes of exported files: what is known about a MODEL without loading it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EXPORTED = tuple(SUFFIXES.values())  # inference/exported/ reads all but the las
 
 
 def demo_pictures() -> list[Path]:
-    """Return the pictures that accompany the bundled model, which was not trained on them."""
+    """Return the paths of the pictures that come with the bundled model, which was not trained on them."""
     return sorted((BUNDLED / "pictures").iterdir())
 
 

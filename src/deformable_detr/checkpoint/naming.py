@@ -17,12 +17,13 @@ class Naming:
     """The names of one architecture in one project.
 
     Attributes:
-        modules: our module paths and the project's, with `#` for a number; the longest match applies.
+        modules: the project's module paths by our module paths, with `#` for a number. If several of our
+            paths match a name, the longest one applies.
         backbone: the prefix of torchvision's names.
         queries: the tensor of the learned queries, which in Deformable DETR joins positions and content.
-        class_head, box_head: the modules of the output layers.
-        numbered_heads: True if there is one head per layer, even if all are the same.
-        decoder: the prefix under which heads that the decoder itself uses are stored a second time.
+        class_head, box_head: the paths of the output layers.
+        numbered_heads: True if the project stores one head per layer, even if all heads are the same.
+        decoder: the prefix under which the heads that are used inside the decoder are stored a second time.
         splits_attention: True if the query, key and value projections are three tensors.
     """
 
@@ -56,7 +57,11 @@ class Naming:
                 yield Correspondence((name,), ((self.rename(name),),))
 
     def rename(self, name: str) -> str:
-        """Return the project's name for our tensor `name`, translated by `modules`."""
+        """Return the project's name for our tensor `name` according to `modules`.
+
+        Raises:
+            KeyError: if no module path in `modules` matches.
+        """
         parts = name.split(".")
         generic = ["#" if part.isdigit() else part for part in parts]
         for length in range(len(parts), 0, -1):
@@ -68,7 +73,10 @@ class Naming:
         raise KeyError(name)
 
     def _head_names(self, config: ModelConfig, name: str) -> tuple[str, ...]:
-        """Return all names of a prediction head's tensor. The proposals' head follows the decoder's heads."""
+        """Return all of the project's names for a prediction head's tensor.
+
+        The number of the proposals' head follows those of the decoder's heads.
+        """
         if name.startswith("queries.head."):
             index, rest = config.decoder_layers, name.removeprefix("queries.head.")
         else:
@@ -77,7 +85,7 @@ class Naming:
         part, leaf = rest.split(".", 1)
         if part == "box_head":
             number, leaf = leaf.split(".")
-            leaf = f"layers.{int(number) // 2}.{leaf}"  # their numbers do not include the ReLUs
+            leaf = f"layers.{int(number) // 2}.{leaf}"  # their numbers do not count the ReLUs
         kind = self.box_head if part == "box_head" else self.class_head
         if not self.numbered_heads:
             return (f"{kind}.{leaf}",)

@@ -25,7 +25,7 @@ CONFIG_FILE = "config.json"
 def save(folder: str | Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint folder completely or not at all; on failure, the previous content is restored.
 
-    An existing checkpoint is replaced. If only its weights change, as during a run, this is one atomic step.
+    An existing checkpoint is replaced. If only the weights change, as in training, this is one atomic step.
 
     Raises:
         UserError: if `folder` is neither a checkpoint nor empty, or cannot be written.
@@ -62,7 +62,7 @@ def load(folder: Path) -> Checkpoint:
 
 
 def save_decision(folder: Path, decision: Decision) -> None:
-    """Write a decision into the `config.json` of a checkpoint, in one atomic step; the weights are not read.
+    """Write a decision to the `config.json` of a checkpoint in one atomic step, without reading the weights.
 
     Raises:
         UserError: if the file is damaged, was written by a newer version, or cannot be written.
@@ -82,7 +82,11 @@ def is_native(folder: Path) -> bool:
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read all tensors of a file, or raise a `UserError`."""
+    """Return all tensors of a safetensors file by name.
+
+    Raises:
+        UserError: if the file cannot be read.
+    """
     check_readable(path)
     try:
         return load_file(path)

@@ -44,10 +44,10 @@ def load(source: str | Path) -> Checkpoint:
 
 
 def checkpoint_folder(source: str | Path) -> Path:
-    """Return the folder of the checkpoint that `load` reads, which can be written.
+    """Return the folder of the checkpoint that `load` reads, so that thresholds can be saved in it.
 
     Raises:
-        UserError: if `source` is not a run folder or a checkpoint folder of this package.
+        UserError: if `source` is not a run folder with a checkpoint or a checkpoint folder of this package.
     """
     path = Path(source).expanduser()
     if path.is_dir() and str(source) != DEMO:
@@ -79,7 +79,11 @@ def _checkpoint_of_run(folder: Path) -> Path:
 
 
 def _download(hub_id: str) -> Path:
-    """Download a model from the Hugging Face hub, or use the cached copy."""
+    """Download a model from the Hugging Face hub, or use the cached copy, and return the folder.
+
+    Raises:
+        UserError: if the model cannot be downloaded.
+    """
     from huggingface_hub import snapshot_download
 
     try:

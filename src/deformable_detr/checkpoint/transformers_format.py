@@ -1,6 +1,6 @@
 """Read and write Hugging Face transformers' checkpoints of `deformable_detr` and `detr` without that library.
 
-The checkpoints are folders with `config.json` and weights. transformers_names.py has the tensors' names.
+The checkpoints are folders with `config.json` and weights. transformers_names.py lists the tensors' names.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _model_config(family: Family, values: Mapping[str, Any], state: Mapping[str,
     weights = matrix_shape(state, "model.decoder.layers.0.encoder_attn.attention_weights.weight")[0]
     two_stage = values.get("two_stage", False)
     class_head = "class_embed.0.weight"
-    if class_head not in state:  # safetensors files store only one of several equal tensors
+    if class_head not in state:  # safetensors files store a tensor under only one of its names
         class_head = f"model.decoder.{class_head}"
     return ModelConfig(
         **FAMILIES["deformable_detr"],
@@ -148,7 +148,7 @@ def _model_config(family: Family, values: Mapping[str, Any], state: Mapping[str,
 
 
 def _backbone_config(values: Mapping[str, Any], state: Mapping[str, Tensor]) -> BackboneConfig:
-    """Infer the ResNet, which transformers builds from timm or from its own code."""
+    """Infer the ResNet, which transformers builds with timm or with code in transformers."""
     shapes = {
         name.removeprefix(BACKBONE): tensor.shape
         for name, tensor in state.items()
@@ -177,7 +177,10 @@ def _backbone_config(values: Mapping[str, Any], state: Mapping[str, Tensor]) -> 
 
 
 def _fill_in_tied_class_heads(state: dict[str, Tensor], num_layers: int) -> None:
-    """Copy the class head to all layers, because transformers 5 ties them in one-stage refinement models."""
+    """Add the first layer's class head to `state` for the layers that have none there.
+
+    transformers 5 ties the class heads of one-stage refinement models, and then stores only one.
+    """
     for leaf in ("weight", "bias"):
         first = f"class_embed.0.{leaf}"
         if first in state:
@@ -195,7 +198,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
             return {
                 key: value
                 for shard in shards
-                # The bare name, so that an index cannot point outside its folder.
+                # Only the bare file name is used, so that an index cannot point outside its folder.
                 for key, value in read(folder / Path(shard).name).items()
             }
     raise UserError(f"{folder} holds no weights: expected {WEIGHTS_FILE} or pytorch_model.bin.")
@@ -203,7 +206,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 
 def _class_table(values: Mapping[str, Any], num_classes: int) -> ClassTable:
     labels = values.get("id2label")
-    if labels is None:  # transformers omits two nameless labels
+    if labels is None:  # transformers does not write its default, which is two labels without names
         return class_table_for(num_classes)
     names = {int(index): None if label == UNUSED else str(label) for index, label in labels.items()}
     if sorted(names) != list(range(num_classes)):
@@ -213,7 +216,10 @@ def _class_table(values: Mapping[str, Any], num_classes: int) -> ClassTable:
 
 
 def _data_config(path: Path) -> DataConfig:
-    """Read sizes and normalisation from `preprocessor_config.json`, or use the paper's values without it."""
+    """Read sizes and normalisation from `preprocessor_config.json`.
+
+    If there is no such file, return the paper's values.
+    """
     if not path.is_file():
         return DataConfig()
     values = read_json(path)
@@ -255,12 +261,19 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def check_expressible(config: ModelConfig) -> Family:
-    """Raise a `UserError` unless transformers can build this model."""
+    """Return the architecture of `config`.
+
+    Raises:
+        UserError: if transformers cannot build the model; the message names the field.
+    """
     return family_of(config, PROJECT)
 
 
 def _without_shared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Keep only the first of a tensor's names, as safetensors requires. transformers ties the other names."""
+    """Return the tensors with only the first of each tensor's names, as safetensors requires.
+
+    When transformers loads the file, it ties the other names again.
+    """
     first: dict[int, str] = {}
     for name, tensor in tensors.items():
         first.setdefault(id(tensor), name)

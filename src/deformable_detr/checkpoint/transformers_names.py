@@ -2,7 +2,7 @@
 
 There are two generations of names: those of the files on the hub (which transformers 5 still writes) and
 those of transformers 5 in memory. There are also two kinds of backbone names: those of timm and those of
-transformers' own ResNet. All are first translated to the hub's names with timm's backbone names.
+transformers' own ResNet. All names are first translated to the hub's names with timm's backbone names.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ _RESNET_LAYER = re.compile(
 
 
 def hub_name(name: str) -> str:
-    """Translate a tensor's name in any version of transformers to its name in the hub's files."""
+    """Return the name in the hub's files of a tensor that any version of transformers calls `name`."""
     for pattern, replacement in _TO_HUB_NAMES:
         name = pattern.sub(replacement, name)
 

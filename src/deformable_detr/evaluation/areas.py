@@ -1,4 +1,4 @@
-"""COCO's three object sizes, by area in pixels of the original picture (the mask's area, if there is one)."""
+"""COCO's three object sizes, by area in pixels of the original picture (the mask's, if there is one)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ METRIC_LETTERS = dict(zip(SIZES, "sml", strict=True))  # as in APs, ARm
 
 
 def count_sizes(areas: np.ndarray) -> dict[str, int]:
-    """Count the small (under 32²), medium (under 96²) and large objects."""
+    """Return the numbers of small (under 32²), medium (under 96²) and large objects, by size."""
     sizes = np.digitize(areas, np.square(SIDES))
     return dict(zip(SIZES, np.bincount(sizes, minlength=len(SIZES)).tolist(), strict=True))
 
 
 def size_ranges() -> dict[str, str]:
-    """Describe each size in words: under 32², 32² to 96², 96² or more."""
+    """Return a description of each size in words: under 32², 32² to 96², 96² or more."""
     small, large = SIDES
     return dict(zip(SIZES, (f"under {small}²", f"{small}² to {large}²", f"{large}² or more"), strict=True))

@@ -29,7 +29,7 @@ Interpolation = Literal["every_point", "11_point"]
 Row = Mapping[str, Any]
 
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-COCO_LIMIT = 100  # detections of an image and class
+COCO_LIMIT = 100  # the most detections of an image and class that count
 CLASS_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 
 
@@ -38,8 +38,9 @@ class CocoNumbers:
     """COCO's numbers in [0, 1]; a number is -1 if there is no true box (of that size).
 
     Attributes:
-        summary: the twelve numbers of `COCO_METRICS`.
-        classes: the CLASS_METRICS of each class that has true boxes, by category id.
+        summary: the twelve numbers, by the names in `COCO_METRICS`.
+        classes: the numbers of each class that has true boxes, by category id and by the names in
+            `CLASS_METRICS`.
     """
 
     summary: dict[str, float]
@@ -51,7 +52,7 @@ def coco_average_precision(
 ) -> dict[str, Any]:
     """Compute COCO's twelve numbers for boxes, and AP and AP50 of each class that has true boxes.
 
-    Arguments and errors are those of `coco_numbers`.
+    The arguments and errors are those of `coco_numbers`.
 
     Returns:
         AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl in [0, 1], or -1 if there is no true
@@ -75,8 +76,8 @@ def coco_numbers(
         ground_truth: a COCO dictionary (see the head of this file), which is not changed. A missing `area`
             is replaced by width times height, and a missing `iscrowd` by 0.
         detections: COCO results rows.
-        limit: only so many detections of each image and class count, the best ones. More than COCO's 100 is
-            for images with more objects; AR100 still means 100.
+        limit: the maximum number of detections of each image and class that count, best first. More than
+            COCO's 100 is for images with more objects (AR100 still means 100); less than 100 has no effect.
 
     Raises:
         UserError: if a detection names an image or category that the ground truth lacks, or has no finite
@@ -89,7 +90,7 @@ def coco_numbers(
     categories = [{"id": category["id"]} for category in ground_truth["categories"]]
 
     def indexed(annotations: Iterable[dict[str, Any]]) -> Any:
-        # Ids start at 1: the matcher takes an id of 0 for "not matched".
+        # Ids start at 1, because the matcher takes an id of 0 for "not matched".
         rows = [{**annotation, "id": number} for number, annotation in enumerate(annotations, start=1)]
         return COCO({"images": images, "categories": categories, "annotations": rows})
 
@@ -128,7 +129,7 @@ def coco_numbers(
 
 
 def _class_metrics(evaluation: Any) -> dict[int, dict[str, float]]:
-    """Return the CLASS_METRICS of the classes that have objects, by category id."""
+    """Return the `CLASS_METRICS` of each class that has true boxes, by category id."""
     precision = evaluation.eval["precision"]  # (IoU thresholds, recalls, classes, area ranges, limits)
     recall = evaluation.eval["recall"]  # (IoU thresholds, classes, area ranges, limits)
     classes = {}
@@ -194,7 +195,10 @@ def voc_average_precision(
 
 
 def check_voc_options(iou_threshold: float, interpolation: str) -> None:
-    """Raise the UserError of `voc_average_precision` early, before a caller starts on long work."""
+    """Raise a `UserError` if an option of `voc_average_precision` is out of range.
+
+    Callers can thus check the options before they start long work.
+    """
     if not 0 < iou_threshold <= 1:
         raise UserError(f"iou_threshold must be in (0, 1], not {iou_threshold}.")
     if interpolation not in ("every_point", "11_point"):
@@ -202,7 +206,10 @@ def check_voc_options(iou_threshold: float, interpolation: str) -> None:
 
 
 def check_detections(ground_truth: Mapping[str, Any], detections: Sequence[Row]) -> None:
-    """Raise a UserError at the first row that cannot be scored against `ground_truth`."""
+    """Raise a `UserError` if a row of `detections` cannot be scored against `ground_truth`.
+
+    The message names the first such row.
+    """
     image_ids = {image["id"] for image in ground_truth["images"]}
     category_ids = {category["id"] for category in ground_truth["categories"]}
     for index, row in enumerate(detections):
@@ -240,7 +247,10 @@ def _is_finite(value: Any) -> bool:
 
 
 def _class_names(categories: Sequence[Row]) -> dict[int, str]:
-    """Return the names by id, in the data set's order; the id is added to names that several ids share."""
+    """Return the class names by category id, in the data set's order.
+
+    If several ids share a name, each id is added to its name.
+    """
     count = Counter(category["name"] for category in categories)
     return {
         category["id"]: category["name"]
@@ -257,7 +267,12 @@ def _exempt(truth: Row) -> bool:
 def _voc_hits(
     truths: Sequence[Row], predicted: Sequence[Row], iou_threshold: float, plus_one: bool
 ) -> np.ndarray:
-    """Match one class by Pascal's rules; return which of the detections that count are right, best first."""
+    """Match the detections of one class by Pascal's rules.
+
+    Returns:
+        A mask that is True for right and False for wrong detections, by falling score. It leaves out the
+        detections that are neither.
+    """
     order = np.argsort([-row["score"] for row in predicted], kind="stable")
     ranked = [predicted[index] for index in order]
     truths_in, ranked_in = defaultdict(list), defaultdict(list)
@@ -287,9 +302,13 @@ def _boxes_xyxy(rows: Sequence[Row]) -> np.ndarray:
 
 
 def _area_under_curve(hits: np.ndarray, num_targets: int, interpolation: Interpolation) -> float:
-    """Compute the AP of one class from the hits of its detections, which are ordered by falling score.
+    """Compute the AP of one class.
 
-    The precision at a recall is the best one at that recall or a higher one.
+    The precision at a recall is the best precision at that recall or a higher one.
+
+    Args:
+        hits: a mask that is True for right and False for wrong detections, by falling score.
+        num_targets: the number of true boxes that should be found.
     """
     num_right = np.cumsum(hits)
     precision = num_right / np.arange(1, len(hits) + 1)
@@ -297,7 +316,7 @@ def _area_under_curve(hits: np.ndarray, num_targets: int, interpolation: Interpo
     if interpolation == "every_point":
         # Recall grows by 1 / num_targets at each hit and nowhere else.
         return float(best_precision[hits].sum() / num_targets)
-    # In floating point, as in all other implementations: 9 right of 15 miss the level 6 * 0.1 > 9 / 15.
-    # Published numbers contain this rounding.
+    # This compares floats, as all other implementations do: 9 right detections of 15 true boxes do not reach
+    # the level 6 * 0.1 > 9 / 15. Published numbers contain this rounding.
     starts = np.searchsorted(num_right / num_targets, np.linspace(0, 1, 11))
     return float(best_precision[starts[starts < len(hits)]].sum() / 11)

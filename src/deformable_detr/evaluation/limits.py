@@ -1,4 +1,4 @@
-"""The number of detections of an image that evaluation considers."""
+"""The maximum number of detections of an image that evaluation considers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from .average_precision import COCO_LIMIT
 
 
 def usual_limit(split: Split) -> int:
-    """Return COCO's 100, or twice the number of objects of the fullest image if that image has more.
+    """Return COCO's 100 or, if an image has more than 100 objects, twice the number in the fullest image.
 
-    Otherwise objects beyond the hundredth of an image could not be found. The number depends only on the
-    data, so that models can be compared.
+    With COCO's limit, not all objects of such an image could be found. Crowds are not counted. The result
+    depends only on the data, so that models can be compared.
     """
     most = max((int((~image.crowd).sum()) for image in split.images), default=0)
     return COCO_LIMIT if most <= COCO_LIMIT else 2 * most

@@ -19,7 +19,7 @@ import numpy as np
 from ..data.records import Split
 
 LOOSE, TIGHT = 0.5, 0.75  # the IoU thresholds of the report
-ROUNDING = 1e-10  # COCO's: a threshold of 1 can be reached
+ROUNDING = 1e-10  # COCO's, so that an IoU can reach a threshold of 1 despite rounding
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,10 @@ class Objects:
     """The N objects of a split.
 
     Attributes:
-        images: indices into `split.images`.
-        numbers: indices into the objects of that image.
+        images: the index of each object's image in `split.images`.
+        numbers: the index of each object among the objects of its image.
         labels: class indices of the data.
+        crowd: True for crowd regions.
         areas: the area of each object in pixels; that of its mask if it has one.
     """
 
@@ -58,10 +59,10 @@ class Objects:
 
 @dataclass(frozen=True)
 class ScoredBoxes:
-    """The D detections in a split, best score first (the earlier image first among equals).
+    """The D detections in a split, best score first; if scores are equal, the earlier image is first.
 
     Attributes:
-        images: indices into `split.images`.
+        images: the index of each detection's image in `split.images`.
         labels: class indices of the data.
     """
 
@@ -95,8 +96,9 @@ class Matches:
     """The match of each of D detections.
 
     Attributes:
-        objects: (D,), the object that each detection found, or -1.
-        excused: (D,) bool, which is True for a detection on a crowd region, which is neither right nor wrong.
+        objects: (D,), the index of the object that each detection found; -1 if it found none.
+        excused: (D,) bool, True for detections that are neither right nor wrong, because they found no object
+            but overlap a crowd region.
     """
 
     objects: np.ndarray
@@ -135,7 +137,7 @@ def assign(overlap: np.ndarray, iou_threshold: float) -> np.ndarray:
         overlap: (D, N), with detections by falling score, and -1 for pairs that must not match.
 
     Returns:
-        The object that each detection takes, (D,), or -1.
+        The index of the object that each detection takes, (D,); -1 if it takes none.
     """
     taken = np.full(len(overlap), -1)
     free = np.ones(overlap.shape[1], dtype=bool)
@@ -148,7 +150,7 @@ def assign(overlap: np.ndarray, iou_threshold: float) -> np.ndarray:
 
 
 def claim(overlap: np.ndarray, iou_threshold: float) -> np.ndarray:
-    """Return the object that each detection claims by Pascal's rule, (D,), or -1.
+    """Return the index of the object that each detection claims by Pascal's rule, (D,); -1 means none.
 
     A detection claims the object that it overlaps most if the overlap is at least `iou_threshold`, even if
     the object is taken. Among equal overlaps, Pascal takes the first.
@@ -166,7 +168,12 @@ def _reachable(iou_threshold: float) -> float:
 def in_same_image(
     detections: ScoredBoxes, objects: Objects, *, same_class: bool
 ) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """Return (image, detections by falling score, objects) for each image (and class) that has both."""
+    """Group detections and objects by image and, if `same_class` is True, by class.
+
+    Returns:
+        (index of the image, indices of its detections by falling score, indices of its objects) for each
+        image, or each image and class, that has both.
+    """
 
     def groups(images: np.ndarray, labels: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
         keys = labels if same_class else np.zeros_like(labels)
@@ -190,7 +197,8 @@ def overlaps(
 ) -> np.ndarray:
     """Compute the IoU of detections and objects, (D, N).
 
-    For a crowd region, the result is the share of the detection inside it. Boxes without area do not overlap.
+    For a crowd region, the result is the share of the detection's area that is inside the region. Boxes
+    without area do not overlap.
 
     Args:
         crowd: (N,) bool; None means no crowds.
@@ -216,10 +224,10 @@ def confusion(
     """Count confusions, (C + 1, C + 1), with the objects' classes as rows and the detections' as columns.
 
     Only the detections in the mask `above`, (D,) bool, count. Those that found an object of their own class
-    (`matches`) keep it. Then each other detection, best first, takes the remaining object that it overlaps
-    most, if the overlap is at least LOOSE, which is a confusion. The last column counts the objects that no
-    detection took (missed), and the last row the detections that took no object (background). Crowds, and the
-    detections that they excuse, are left out.
+    (`matches`) keep it. Then each other detection, best first, takes the remaining object of any class that
+    it overlaps most, if the overlap is at least `LOOSE`; such a pair is a confusion. The last column counts
+    the objects that no detection took (missed), and the last row counts the detections that took no object
+    (background). Crowds, and the detections that they excuse, are left out. C is `num_classes`.
     """
     table = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
     taken = np.zeros(len(objects), dtype=bool)

@@ -2,10 +2,11 @@
 
 pictures → detections (`collect_detections`) → numbers (average_precision.py) → metrics.json
 
-The composition of a batch matters a little, as padding changes what convolutions and attention see at the
-border. With `exact` batching, only pictures that are resized to the same size share a batch; nothing is
-padded, and a detection does not depend on the other pictures. With `padded` batching, consecutive pictures
-are padded together, as in the authors' evaluation (specification §7.2). The metrics record the batching.
+The composition of a batch matters a little, because padding changes the inputs of convolutions and attention
+at the border. With `exact` batching, only pictures that are resized to the same size share a batch, so that
+nothing is padded, and a detection does not depend on the other pictures. With `padded` batching, consecutive
+pictures are padded together, as in the authors' evaluation (specification §7.2). The metrics record the
+batching.
 
 Several processes (torchrun, or an existing process group) share the batches; their number changes neither the
 batches nor the result.
@@ -95,19 +96,19 @@ def evaluate(
 ) -> dict[str, Any]:
     """Detect in every image of a split and score the detections.
 
-    The model's classes are those of the data that have the same name; their ids may differ. Classes that
-    only the model has are left out; classes that only the data have cannot be detected and lower the mean.
+    The model's classes are matched with those of the data by name; their ids may differ. Classes that only
+    the model has are left out. Classes that only the data have cannot be detected, and lower the mean.
 
     Args:
         model: a `Detector`, or anything that `deformable_detr.load` takes.
         data: a data set's folder, or a `Split`; with a `Split`, the options of reading it are ignored.
-        split: the split's name; None means the one that training measures on, `val` or else `test`.
-        strict: True to refuse a folder with problems; otherwise the problems are counted.
-        images, cache_gb, cache_folder: as the fields of `DataConfig`: a URL with the pictures, and their
-            cache.
+        split: the split's name; None means the split on which training measures, `val` or else `test`.
+        strict: True to refuse a folder with problems; False to print the number of problems.
+        images, cache_gb, cache_folder: a URL with the pictures, and the settings of their cache, as in the
+            fields of `DataConfig`.
         metric: `coco`, or `voc` with the options `iou_threshold`, `interpolation` and `plus_one` of
             `voc_average_precision`.
-        batching: `exact` or `padded`, see the head of this file.
+        batching: `exact` or `padded` (see the head of this file).
         batch_size: the maximum number of images per batch and process.
         threshold: detections with a lower score are left out. Use 0 for average precision, which needs all.
         max_detections: the maximum number per image, over all classes; None means `usual_limit` (limits.py).
@@ -116,19 +117,21 @@ def evaluate(
         max_pixels: the largest H·W of a picture, as for `load`.
         tta: test-time augmentation (tta.py): True for flips and its usual scales, or the scales to use with
             flips. Batching is then `exact`.
-        decide: choose the score from which on detections of each class count, and save it in `model`, a run
-            or checkpoint folder, for `predict` and all others: `best_f1`, or the required precision.
-        console: the console for notes; standard error by default.
-        progress: True to show a progress bar there, if it is a terminal.
+        decide: the rule by which the minimum score of each class is chosen: `best_f1`, or the required
+            precision. The scores are saved in `model`, which must be a run folder or checkpoint folder, and
+            are then used by `predict` and all other commands. None means that no scores are chosen.
+        console: the console for notes; None means standard error.
+        progress: True to show a progress bar on the console if it is a terminal.
 
     Returns:
         The content of metrics.json, the same in every process: the numbers of `coco_average_precision` (or
         `voc_average_precision`) with `per_class`, and `metric`, its options, `split`, `images`, `batching`,
-        `batch_size`, `threshold`, `max_detections`, `classes_not_in_model` and `seconds`; with `decide` also
-        `decision`, which is None if no detection is right.
+        `batch_size`, `threshold`, `max_detections`, `classes_not_in_model` and `seconds`; with `tta` also
+        `tta_scales`; with `decide` also `decision`, which is None if no detection is right.
 
     Raises:
-        UserError: if an option, the model or the data are wrong, or model and data have no class in common.
+        UserError: if an option is wrong, the model or the data cannot be read or used, or they have no class
+            in common.
     """
     if metric not in ("coco", "voc"):
         raise UserError(f"metric must be coco or voc, not {metric}.")
@@ -197,7 +200,11 @@ def evaluate(
 
 
 def _folder_to_decide_in(model: Detector | str | Path, rule: Rule, tta: bool | Sequence[float]) -> Path:
-    """Return the checkpoint folder that gets the thresholds."""
+    """Return the checkpoint folder in which the thresholds will be saved.
+
+    Raises:
+        UserError: if `rule` is out of range, or `model` or `tta` does not permit thresholds.
+    """
     check_rule(rule)
     if isinstance(model, Detector):
         raise UserError("thresholds are saved in a folder: pass the model's folder, not a Detector.")
@@ -209,7 +216,11 @@ def _folder_to_decide_in(model: Detector | str | Path, rule: Rule, tta: bool | S
 def _decide(
     detector: Detector, split: Split, rows: Sequence[Row], rule: Rule, folder: Path, rank: int
 ) -> dict[str, Any] | None:
-    """Choose the model's thresholds and save them; return them by class."""
+    """Choose the model's thresholds and save them.
+
+    Returns:
+        The result of `Decision.by_class`; None (and nothing is saved) if no detection is right.
+    """
     category_ids = match_classes(detector.classes, split.classes, split.source)
     decision = choose_thresholds(split, rows, detector.classes, category_ids, rule)
     if decision is None:
@@ -252,14 +263,15 @@ def collect_detections(
 ) -> list[dict[str, Any]]:
     """Detect in every image of a split and return COCO results rows with the split's own ids.
 
-    If a process group exists, every process works on its share and returns the rows of all.
+    Classes that the split lacks are left out. If a process group exists, every process works on its share of
+    the images and returns the rows of all.
 
     Returns:
         Rows of image_id, category_id, bbox and score, in the order of the split's images, best score first.
 
     Raises:
-        UserError: if an image cannot be read or has another size than annotated, the model and the data
-            have no class in common, or the model's output is not finite.
+        UserError: if an option is out of range, an image cannot be read or has another size than annotated,
+            the model and the data have no class in common, or the model's output is not finite.
     """
     _check_options(batching, batch_size, threshold, max_detections)
     most = usual_limit(split) if max_detections is None else max_detections
@@ -309,7 +321,7 @@ def _check_finite(detections: Detections, image: ImageRecord) -> None:
 def _rows(
     detections: Detections, image: ImageRecord, category_ids: Mapping[int, int]
 ) -> list[dict[str, Any]]:
-    """Return COCO results rows with the data set's ids, for the classes that it has."""
+    """Return COCO results rows with the data set's category ids; classes that it lacks are left out."""
     rows = zip(detections.to_coco(image.image_id), detections.labels.tolist(), strict=True)
     return [{**row, "category_id": category_ids[label]} for row, label in rows if label in category_ids]
 
@@ -361,7 +373,7 @@ def match_classes(model: ClassTable, data: ClassTable, source: Path) -> dict[int
         source: the path of the data, for the message.
 
     Returns:
-        The data's category id by the model's class index, without classes that the data lack.
+        The data's category ids by the model's class indices, without the classes that the data lack.
 
     Raises:
         UserError: if there is no class in common.
@@ -407,7 +419,7 @@ def _named(classes: ClassTable) -> str:
 
 
 def _console(console: Console | None, rank: int) -> Console:
-    """Return a console that prints only in the first process."""
+    """Return `console` (None means standard error), or a silent console if this is not the first process."""
     if rank > 0:
         return Console(quiet=True)
     return console or Console(stderr=True)
@@ -415,7 +427,7 @@ def _console(console: Console | None, rank: int) -> Console:
 
 @contextmanager
 def _process_group() -> Iterator[None]:
-    """Create a process group for the evaluation if torchrun started this process and there is none yet."""
+    """Create a process group for the block if torchrun started several processes and there is none yet."""
     started_as_one_of_many = "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
     if not started_as_one_of_many or torch.distributed.is_initialized():
         yield
@@ -434,7 +446,7 @@ def _rank_and_count() -> tuple[int, int]:
 
 
 def _gathered(value: Item) -> list[Item]:
-    """Return the values of all processes, by rank."""
+    """Return the values of all processes in the order of their ranks."""
     _, num_processes = _rank_and_count()
     if num_processes == 1:
         return [value]

@@ -1,4 +1,4 @@
-"""The terminal's output of an evaluation: tables of the metrics, and the thresholds that were chosen."""
+"""The output of an evaluation on the terminal: tables of the metrics, and the thresholds that were chosen."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ MAX_THRESHOLDS = 8  # the most classes that a line lists
 
 
 def print_metrics(metrics: Mapping[str, Any], console: Console) -> None:
-    """Print a result of `evaluate` as tables in percent, at most 80 columns wide."""
+    """Print a result of `evaluate` as tables in percent, at most 80 columns wide.
+
+    Lines on the chosen thresholds follow, if there are any.
+    """
     if "mAP" in metrics:
         columns: tuple[str, ...] = ("AP",)
         console.print(Text(f"mAP {percent(metrics['mAP'])} (Pascal VOC, in percent)", "bold"))
@@ -53,7 +56,11 @@ def print_metrics(metrics: Mapping[str, Any], console: Console) -> None:
 
 
 def decision_lines(decision: Mapping[str, Any]) -> list[str]:
-    """Return the lines on a `Decision.by_class`: the thresholds, and the classes without one of their own."""
+    """Return lines that describe a result of `Decision.by_class`.
+
+    They state the thresholds, the classes that use the threshold of all classes together, and the classes
+    that do not reach the required precision.
+    """
     names_of: dict[str, list[str]] = defaultdict(list)
     for name, basis in decision["bases"].items():
         names_of[basis].append(name)

@@ -1,7 +1,7 @@
 """The choice of score thresholds on a labelled split, for the model's decision and for the report.
 
-A detection is right if it finds an object of its class with an IoU of at least 0.5 (matching.py). The
-choice of a threshold on a split flatters the numbers of that split a little.
+A detection is right if it finds an object of its class with an IoU of at least 0.5 (matching.py). A
+threshold that is chosen on a split makes the numbers of that split look a little better than they are.
 
 Letters: D detections, S thresholds (0.01, 0.02, …, 1).
 """
@@ -29,7 +29,8 @@ ROUNDING = 1e-9  # so that 9 right detections of 10 reach a precision of 0.9
 class ThresholdCurve:
     """Precision, recall, F1 and number of the detections that reach each of the S `THRESHOLDS`, (S,) each.
 
-    Precision is nan if no detection reaches the threshold.
+    The precision is nan if no detection reaches the threshold. `num_objects` is the number of objects that
+    should be found.
     """
 
     precision: np.ndarray
@@ -40,7 +41,7 @@ class ThresholdCurve:
 
     @property
     def best(self) -> int | None:
-        """The index of the best F1; None if no detection is right.
+        """The index of the threshold with the best F1; None if no detection is right.
 
         If several thresholds have the best F1, this is the highest of them, moved by `_middle`.
         """
@@ -54,7 +55,7 @@ class ThresholdCurve:
 
     @property
     def most_precise(self) -> int | None:
-        """The index of the highest precision; None if no detection is right.
+        """The index of the threshold with the highest precision; None if no detection is right.
 
         If several thresholds have this precision, this is the lowest of them, moved by `_middle`.
         """
@@ -63,15 +64,19 @@ class ThresholdCurve:
         return self._middle(int(np.nan_to_num(self.precision, nan=-1.0).argmax()))
 
     def reaching(self, precision: float) -> int | None:
-        """Return the index of the highest recall with at least this precision; None if none reaches it."""
+        """Return the index of the lowest threshold with at least this precision, moved by `_middle`.
+
+        Of the thresholds with this precision, it has the highest recall. None means that there is no such
+        threshold.
+        """
         enough = np.flatnonzero(np.nan_to_num(self.precision, nan=-1.0) >= precision - ROUNDING)
         return self._middle(int(enough[0])) if len(enough) and self.num_objects else None
 
     def _middle(self, index: int) -> int:
-        """Return the middle of the thresholds that the same detections reach as the one at `index`.
+        """Return the index of the middle of the thresholds that are equivalent to the threshold at `index`.
 
-        The middle is the safest choice, because right and wrong detections in other pictures may score a
-        little differently.
+        Thresholds are equivalent if the same detections reach them. The middle is the safest choice, because
+        right and wrong detections in other pictures may score a little differently.
         """
         same = np.flatnonzero(self.num_detections == self.num_detections[index])
         return int((same[0] + same[-1]) // 2)
@@ -80,7 +85,10 @@ class ThresholdCurve:
 def threshold_curve(
     scores: np.ndarray, right: np.ndarray, wrong: np.ndarray, num_objects: int
 ) -> ThresholdCurve:
-    """Compute the curve from `scores`, `right` and `wrong`, (D,) each, in any order."""
+    """Compute the curve from `scores` and the masks `right` and `wrong`, (D,) each, in any order.
+
+    Detections that are neither right nor wrong are left out.
+    """
     hits, misses = (_at_least(scores[kind]) for kind in (right, wrong))
     total = hits + misses
     precision = np.divide(hits, total, out=np.full(len(THRESHOLDS), np.nan), where=total > 0)
@@ -92,7 +100,10 @@ def threshold_curve(
 def curve_of(
     detections: ScoredBoxes, objects: Objects, matches: Matches, label: int | None = None
 ) -> ThresholdCurve:
-    """Return the curve of one class of the data, or of all classes together. Crowds are left out."""
+    """Return the curve of the class with the index `label` in the data, or of all classes if it is None.
+
+    Crowds, and the detections that they excuse, are left out.
+    """
     counted, detected = ~objects.crowd, np.ones(len(detections), dtype=bool)
     if label is not None:
         counted, detected = counted & (objects.labels == label), detections.labels == label
@@ -102,7 +113,10 @@ def curve_of(
 
 
 def _at_least(scores: np.ndarray) -> np.ndarray:
-    """Count the scores that reach each threshold, (S,). A score of 0.3 in single precision reaches 0.3."""
+    """Return the number of scores that reach each threshold, (S,).
+
+    Scores and thresholds are compared in single precision, so that a score of 0.3 reaches 0.3.
+    """
     ordered = np.sort(np.asarray(scores, dtype=np.float32))
     return len(ordered) - np.searchsorted(ordered, THRESHOLDS.astype(np.float32), side="left")
 
@@ -119,7 +133,7 @@ def choose_thresholds(
     Args:
         rows: the result of `collect_detections`, with all scores.
         classes: the classes of the model.
-        category_ids: the split's category id by the model's class index (`match_classes`).
+        category_ids: the split's category ids by the model's class indices (`match_classes`).
         rule: `best_f1`, or a minimum precision, at which the threshold with the highest recall is chosen.
 
     Returns:
@@ -147,7 +161,7 @@ def choose_thresholds(
 
 
 def _chosen(curve: ThresholdCurve, rule: Rule) -> tuple[float, Basis]:
-    """Return the threshold of a curve with at least one right detection, and its basis."""
+    """Return the threshold that `rule` chooses, and its basis; some detection of the curve must be right."""
     index = curve.best if isinstance(rule, str) else curve.reaching(rule)
     basis: Basis = "own"
     if index is None:
@@ -157,6 +171,6 @@ def _chosen(curve: ThresholdCurve, rule: Rule) -> tuple[float, Basis]:
 
 
 def check_rule(rule: Rule) -> None:
-    """Raise a `UserError` unless `rule` is `best_f1` or a precision."""
+    """Raise a `UserError` unless `rule` is `best_f1` or a precision in (0, 1]."""
     if rule != "best_f1" and (isinstance(rule, str) or not 0 < rule <= 1):
         raise UserError(f"the rule for thresholds must be best_f1 or a precision in (0, 1], not {rule}.")

@@ -62,15 +62,17 @@ def predict(
         threshold: detections below this score are left out; None means the model's own thresholds, or 0.5 if
             it has none.
         classes: names of the classes to find; None means all.
-        class_thresholds: the threshold by class name, for classes with a threshold of their own.
+        class_thresholds: thresholds of single classes, by class name; they take precedence over `threshold`.
         tiling: the settings with which pictures and frames are processed in tiles, to find small objects in
             large pictures; `Tiling()` has the usual ones. None means whole pictures.
         track: True to number the objects of videos.
-        max_detections: the maximum number per picture, frame or tile, as for `Detector.predict`.
         every: n, to process only every n-th frame of videos.
+        max_detections: the maximum number per picture, frame or tile, as for `Detector.predict`.
+        batch_size: the maximum number of pictures, frames or tiles that are computed together.
         max_pixels: the largest H·W of a picture or frame, as for `load`; a `Detector` has its own limit.
         tta: test-time augmentation, as for `evaluate`.
-        progress: a function of a source's name, the number of finished items and the total number.
+        progress: a function that is called with "pictures" or the name of a video, the number of finished
+            pictures or frames, and their total number (None if it is unknown).
 
     Raises:
         UserError: if no source is found or readable (single unreadable ones are skipped and reported), an
@@ -197,7 +199,7 @@ def _annotate_video(
             tracker = (
                 ObjectTracker(settings.selection, frames.fps / settings.every) if settings.track else None
             )
-            # A camera's frames are processed one by one, because they are shown at once.
+            # A camera's frames are processed one by one, so that no frame has to wait for the next one.
             batch_size = 1 if isinstance(video, Camera) else settings.batch_size
             result = annotate_video(
                 settings.finder(tracker.faint if tracker else settings.selection, batch_size),
@@ -217,7 +219,11 @@ def _annotate_video(
 
 
 def _targets(inputs: Sources, folder: Path) -> list[Path]:
-    """Return the paths of the annotated files of all inputs, after checking that none of them is a source."""
+    """Return the paths of the annotated files, first those of the pictures, then those of the videos.
+
+    Raises:
+        UserError: if one of these files is a source.
+    """
     images = []
     for path in inputs.images:
         suffix = path.suffix.lower()

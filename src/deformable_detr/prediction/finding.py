@@ -1,4 +1,4 @@
-"""Find the selected detections in a picture, in two steps; another thread can do the first in advance."""
+"""Detection in pictures, in two steps: `prepare`, which another thread can run in advance, and `find`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture that is ready for the model.
+    """A picture that is ready for `Finder.find`.
 
     Attributes:
         picture: (H, W, 3) uint8 RGB.
-        pixels: the model's input for the whole picture; None if the model will see it in parts.
+        pixels: the model's input for the whole picture; None if the picture is processed in tiles.
     """
 
     picture: np.ndarray
@@ -36,7 +36,7 @@ class Prepared:
 
 
 class Finder(ABC):
-    """A detector, the selection of its detections, and the way in which it sees a picture."""
+    """A way to find objects in pictures, whole or in tiles, with a detector and a selection."""
 
     def __init__(self, detector: Detector, selection: Selection, max_detections: int, batch_size: int):
         self.detector = detector
@@ -46,15 +46,21 @@ class Finder(ABC):
 
     @abstractmethod
     def shape(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the shape of a picture of `size` (H, W); pictures of equal shape may share a batch."""
+        """Return the shape (H, W) by which pictures of `size` (H, W) are sorted into batches.
+
+        Only pictures of equal shape share a batch.
+        """
 
     @abstractmethod
     def prepare(self, picture: Image.Image) -> Prepared:
-        """Do the part of the work that does not require the model."""
+        """Convert a picture to the form that `find` takes, without running the model."""
 
     @abstractmethod
     def find(self, prepared: Sequence[Prepared]) -> list[Detections]:
-        """Return the selected detections in pictures of equal shape, each with its picture."""
+        """Return the selected detections in each of the pictures, which must have equal shapes.
+
+        Each result contains its picture.
+        """
 
 
 class WholePictures(Finder):
@@ -76,7 +82,7 @@ class WholePictures(Finder):
 
 
 def with_views(detector: Detector, tta: bool | Sequence[float]) -> Detector:
-    """Return the detector with the test-time augmentation of the option `tta`."""
+    """Return `detector`, with the test-time augmentation of the option `tta` if it is not False."""
     if not tta:
         return detector
     from ..inference.tta import augmented_as_requested

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 CLOCK = Fraction(1, 90_000)  # the time unit of written frames, as in broadcasting
 FALLBACK_FPS = 30.0  # for a camera or file that does not report its rate
-HD_HEIGHT = 720  # players expect colours by ITU-R BT.709 from this height on, by BT.601 below
+HD_HEIGHT = 720  # players expect colours by ITU-R BT.709 if a video is at least this high, else by BT.601
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class FrameSource(ABC):
 
     Attributes:
         fps: the average number of frames per second.
-        total: the number of frames that the file states; None if it states none.
+        total: the number of frames that the file states or, failing that, an estimate from its duration;
+            None if both are unknown, as for cameras.
         broken_packets: the number of parts that have been skipped so far because they could not be decoded.
     """
 
@@ -72,8 +73,8 @@ def open_source(source: str | Path | Camera, max_pixels: int) -> FrameSource:
     """Open a video file or camera for reading.
 
     Raises:
-        UserError: if it does not exist, is not a video, cannot be decoded from the start, or has frames of
-            more than `max_pixels`.
+        UserError: if it does not exist, cannot be opened, is a file without pictures or with frames of more
+            than `max_pixels`, or requires a package that is not installed.
     """
     return CameraSource(source) if isinstance(source, Camera) else VideoFile(Path(source), max_pixels)
 
@@ -163,7 +164,7 @@ class CameraSource(FrameSource):
         cv2: Any = import_extra("cv2", "video", f"reading {camera}")
         self.camera = camera
         self._cv2 = cv2
-        # OpenCV prints ten lines for each way that it tried; the sentence below is clearer.
+        # OpenCV prints ten lines for each method that it has tried; the message below is clearer.
         level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         try:
             self._capture = cv2.VideoCapture(camera.index)
@@ -195,9 +196,10 @@ class CameraSource(FrameSource):
 
 
 class VideoWriter:
-    """Encodes frames at given times as H.264, which browsers and phones play.
+    """A writer of frames, each with its time, as H.264, which browsers and phones can play.
 
-    If a side is odd, its last pixel is repeated, because H.264 stores colours for pairs of pixels.
+    If the width or height is odd, the last column or row is repeated, because H.264 stores colours for pairs
+    of pixels.
     """
 
     def __init__(self, container: OutputContainer, size: tuple[int, int], fps: float):
@@ -218,13 +220,13 @@ class VideoWriter:
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
         context.time_base = CLOCK
         context.colorspace = {"ITU709": 1, "ITU601": 6}[self._colours]
-        context.color_range = 1  # limited, the usual one
+        context.color_range = 1  # the limited range, which is the usual one
         context.options = {"preset": "veryfast", "crf": "20"}
         context.thread_count = 1  # the model needs the other cores
         self._last = -1
 
     def write(self, picture: np.ndarray, time: float) -> None:
-        """Add a picture, (H, W, 3) uint8 RGB, that is shown from `time` (in seconds); times must increase."""
+        """Add a picture, (H, W, 3) uint8 RGB, to be shown at `time` (in seconds); times must increase."""
         import av
         from av.video.reformatter import Colorspace
 
@@ -244,7 +246,10 @@ class VideoWriter:
 
 @contextmanager
 def video_file(path: Path, size: tuple[int, int], fps: float) -> Iterator[VideoWriter]:
-    """Write an MP4 file with frames of `size` (H, W); it appears if the block raises no exception."""
+    """Yield a writer of an MP4 file with frames of `size` (H, W) at `fps` frames per second on average.
+
+    The file appears only if the block ends without an exception.
+    """
     import av
 
     with (

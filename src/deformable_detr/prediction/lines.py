@@ -34,7 +34,7 @@ FIELDS = ("path", "image")
 
 @dataclass(frozen=True)
 class LinesReport:
-    """The number of lines that were answered with detections, and of those that failed."""
+    """The number of lines that were answered with detections, and the number answered with an error."""
 
     answered: int
     failed: int
@@ -52,7 +52,7 @@ def answer_lines(
     max_detections: int | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> LinesReport:
-    """Answer every line of `requests`, except empty ones.
+    """Answer every line of `requests` except empty ones, and return the numbers of successes and failures.
 
     Args:
         answer: a function that is called with each answer, a line of JSON without a line break.
@@ -108,7 +108,8 @@ def answer_stdin(
 ) -> LinesReport:
     """Answer every line of stdin on stdout, and redirect all other output to stderr.
 
-    The function ends without an error if the reader of the answers closes the pipe.
+    If the reader of the answers closes the pipe, the function ends without an error, and the result counts
+    all lines that have been answered, even those with an error, as successes.
 
     Args:
         model, device, dtype, max_pixels: as `load` takes them.
@@ -125,13 +126,13 @@ def answer_stdin(
         with redirect_stdout(sys.stderr):
             detector = with_views(load(model, device, dtype, max_pixels=max_pixels), tta)
             return answer_lines(detector, sys.stdin.buffer, answer, **options)
-    except BrokenPipeError:  # what is still buffered has no reader, so Python must not flush it at its exit
+    except BrokenPipeError:  # nobody reads what is still buffered, so Python must not flush it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), answers.fileno())
         return LinesReport(answered, 0)
 
 
 def _skip_rest(requests: BinaryIO, line: bytes) -> None:
-    """Read to the end of a line, in pieces."""
+    """Read and discard the rest of a line that begins with `line`, in pieces of at most 1 MiB."""
     while line and not line.endswith(b"\n"):
         line = requests.readline(2**20)
 

@@ -23,7 +23,14 @@ MADE_BY = "deformable-detr predict"  # in report.json: it lets later runs recogn
 
 @dataclass(frozen=True)
 class PictureResult:
-    """The result for a picture of `size` (H, W); `image_id` is its id in predictions.json."""
+    """The result for a picture.
+
+    Attributes:
+        output: the annotated picture.
+        image_id: the id of the picture in predictions.json.
+        size: (H, W) of the picture.
+        detections: the number of detections.
+    """
 
     source: Path
     output: Path
@@ -40,6 +47,7 @@ class VideoResult:
         output: the annotated video, of `size` (H, W) and `fps` frames per second.
         frames: the number of frames that were processed.
         image_ids: the first and the last id of its frames in predictions.json.
+        detections: the number of detections in all frames.
         broken_packets: the number of parts that could not be decoded and were skipped, as players do.
         stopped: True if Ctrl-C stopped the video before its end.
     """
@@ -63,7 +71,7 @@ class PredictionReport:
         images, videos: the inputs that could be read.
         skipped: the inputs that could not be read, as (path, reason).
         left_out: folders with results of earlier runs that were found among the inputs.
-        passed_over: files in folders whose names are not those of pictures or videos.
+        passed_over: files that were found in folders, but do not have the name of a picture or video.
         detections: the number of detections.
         selection: the minimum score of each class, and where it comes from.
         predictions: the JSON file with COCO results rows plus `file_name` and `category_name`; rows of videos
@@ -85,12 +93,15 @@ class PredictionReport:
 
     @property
     def pictures(self) -> tuple[Path, ...]:
-        """The annotated pictures."""
+        """The paths of the annotated pictures."""
         return tuple(image.output for image in self.images)
 
 
 def output_names(stems_and_suffixes: Sequence[tuple[str, str]]) -> list[str]:
-    """Return a file name for each input; equal names get a number, and overlong names are shortened."""
+    """Return a file name for each (stem, suffix); no two names are equal, even if case is ignored.
+
+    If a name is already taken, a number is added to it. Overlong names are shortened.
+    """
     taken: set[str] = set()
     names = []
     for stem, suffix in stems_and_suffixes:
@@ -103,7 +114,7 @@ def output_names(stems_and_suffixes: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _fitting(stem: str, suffix: str) -> str:
-    """Return the name with as much of its stem as a file system accepts."""
+    """Return a file name of the suffix and as much of the stem as a file system accepts."""
     while len(os.fsencode(f"{stem}{suffix}")) > _LONGEST_NAME:
         stem = stem[:-1]
     return f"{stem}{suffix}"
@@ -120,7 +131,7 @@ def refuse_to_overwrite(sources: Sequence[Path], targets: Sequence[Path]) -> Non
 
 
 def coco_rows(detections: Detections, image_id: int, file_name: str) -> list[dict[str, Any]]:
-    """Return COCO results rows with the names of the file and the class."""
+    """Return COCO results rows that also have `file_name` and `category_name`."""
     return [
         {**row, "file_name": file_name, "category_name": name}
         for row, name in zip(detections.to_coco(image_id), detections.names, strict=True)
@@ -128,7 +139,10 @@ def coco_rows(detections: Detections, image_id: int, file_name: str) -> list[dic
 
 
 class RowFile:
-    """Writes COCO results rows as a JSON list, one per line, as they arrive, so that memory does not grow."""
+    """A JSON list of COCO results rows, one per line.
+
+    Rows are written as they arrive, so that memory does not grow.
+    """
 
     def __init__(self, file: TextIO):
         self.count = 0
@@ -140,8 +154,8 @@ class RowFile:
     def put(self, image_id: int, rows: list[dict[str, Any]]) -> None:
         """Add the rows of one image.
 
-        Images are written in the order of ids (1, 2, 3, …), so every id must be added, with or without rows;
-        rows that are ahead of their turn wait.
+        Images are written in the order of ids (1, 2, 3, …), so every id must be added, with or without rows.
+        Rows are kept in memory until all smaller ids have been added.
         """
         self._waiting[image_id] = rows
         while self.next_id in self._waiting:
@@ -154,7 +168,7 @@ class RowFile:
             self.count += 1
 
     def finish(self) -> None:
-        """Write the rows that are still waiting, and end the list."""
+        """Write the rows that are still in memory, and end the list."""
         for image_id in sorted(self._waiting):  # the run was stopped before the ids in between
             self._write(self._waiting[image_id])
         self._file.write("\n]\n" if self.count else "]\n")
@@ -162,7 +176,7 @@ class RowFile:
 
 @contextmanager
 def row_file(path: Path) -> Iterator[RowFile]:
-    """Write predictions.json, which appears if the block ends without an exception."""
+    """Yield a `RowFile` for predictions.json, which appears only if the block ends without an exception."""
     with replacing(path) as draft, draft.open("w", encoding="utf-8") as file:
         rows = RowFile(file)
         yield rows

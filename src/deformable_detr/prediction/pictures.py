@@ -1,7 +1,7 @@
-"""The annotation of image files, and the detection in pictures from anywhere.
+"""The annotation of image files, and the detection of objects in pictures from any source.
 
 Three threads ensure that the model never waits for a file: one decodes and resizes the next pictures, one
-runs the model (whose arithmetic has its own threads), and one draws and writes the detections.
+runs the model (whose arithmetic uses further threads), and one draws and writes the detections.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ class _Batch:
 def annotate_pictures(
     finder: Finder, paths: Sequence[Path], targets: Sequence[Path]
 ) -> Generator[FoundPicture | Unreadable]:
-    """Draw each picture's detections, write the result to its target, and yield results batch by batch.
+    """Draw the detections in each of `paths` into the file in `targets`, and yield the results.
 
-    All files have been written when the generator ends.
+    The results are those of `find_in_pictures`. All files have been written when the generator ends.
     """
     readers = (partial(read_picture, path, finder.detector.data.max_pixels) for path in paths)
     with Behind() as behind, closing(find_in_pictures(finder, readers)) as pictures:
@@ -69,10 +69,11 @@ def annotate_pictures(
 def find_in_pictures(
     finder: Finder, readers: Iterable[Callable[[], Image.Image]]
 ) -> Generator[FoundPicture | Unreadable]:
-    """Yield the detections in the pictures that `readers` return, batch by batch.
+    """Yield the detections in each picture that `readers` return, or the reason why it is unreadable.
 
-    A batch depends only on the order and the sizes of the pictures, so that the same pictures give the same
-    results to the bit. A picture is unreadable if its reader raises a `UserError`.
+    The results come batch by batch, and each has the index of its reader. A batch depends only on the order
+    and the sizes of the pictures, so that the same pictures give the same results to the bit. A picture is
+    unreadable if its reader raises a `UserError`.
     """
     with ThreadPoolExecutor(1) as thread:
         for batch in read_ahead(_read(finder, readers), thread):
@@ -84,7 +85,7 @@ def find_in_pictures(
 
 
 def _read(finder: Finder, readers: Iterable[Callable[[], Image.Image]]) -> Iterator[_Batch | Unreadable]:
-    """Read pictures into batches of equal shape.
+    """Yield the pictures in batches of equal shape, and an `Unreadable` for each that cannot be read.
 
     A batch is complete when it is full. If too many pictures are waiting for others of their shape, the
     oldest batch is yielded although it is not full.

@@ -22,7 +22,7 @@ VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv"}
     | {".mts", ".m2ts", ".mjpeg", ".ts", ".m2v", ".mpe", ".vob", ".asf", ".qt"}
 )
-_TRANSPORT_STREAM = ".ts"  # also TypeScript's
+_TRANSPORT_STREAM = ".ts"  # also the suffix of TypeScript files
 _SYNC = b"G"  # the first byte of a transport stream's packets
 _HOUSEKEEPING = frozenset({"thumbs.db", "desktop.ini"})
 _SHOWN = 3
@@ -45,7 +45,7 @@ class Sources:
 
     Attributes:
         left_out: folders with results of an earlier `predict`, whose annotated pictures are not inputs.
-        passed_over: files in folders whose names are not those of pictures or videos.
+        passed_over: files that were found in folders, but do not have the name of a picture or video.
     """
 
     images: tuple[Path, ...]
@@ -58,14 +58,16 @@ class Sources:
 
 
 def find_sources(sources: str | Path | Sequence[str | Path], output: Path | None = None) -> Sources:
-    """Find files and cameras. Folders are searched with their subfolders, and their files sorted by name.
+    """Return the files and cameras that `sources` name.
+
+    Folders are searched with their subfolders, and the files of a folder are sorted by path.
 
     Args:
-        output: the folder for results, if any. It is left out of folders and patterns, as is any other folder
-            that `predict` has written to.
+        output: the folder for results, if any. It is left out when folders and patterns are searched, as is
+            any other folder to which `predict` has written.
 
     Raises:
-        UserError: if a source names nothing.
+        UserError: if nothing is found for a source.
     """
     search = _Search(output)
     inputs: dict[Path | Camera, None] = {}
@@ -87,10 +89,10 @@ def find_sources(sources: str | Path | Sequence[str | Path], output: Path | None
 
 
 def find_pictures(sources: str | Path | Sequence[str | Path], output: Path | None = None) -> list[Path]:
-    """Find only pictures, by the rules of `find_sources`.
+    """Return the pictures that `sources` name, by the rules of `find_sources`.
 
     Raises:
-        UserError: if a source names nothing, or if it names a video.
+        UserError: if nothing is found for a source, or if a video or camera is found.
     """
     inputs = find_sources(sources, output)
     if inputs.videos:
@@ -99,7 +101,7 @@ def find_pictures(sources: str | Path | Sequence[str | Path], output: Path | Non
 
 
 def as_source(source: str | Path) -> Path | Camera:
-    """Return a camera if `source` names one, else a path."""
+    """Return a `Camera` if `source` names one (`webcam:0`), else a path."""
     camera = _CAMERA.fullmatch(str(source))
     return Camera(int(camera[1])) if camera else Path(source)
 
@@ -109,13 +111,13 @@ def is_video(path: Path) -> bool:
 
 
 def names_shown(files: Sequence[Path]) -> str:
-    """Return the first names of a list and the number of remaining names."""
+    """Return the names of the first three files and the number of the others, as a text."""
     more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
     return ", ".join(file.name for file in files[:_SHOWN]) + more
 
 
 class _Search:
-    """Searches folders and patterns, and records the folders and files that it leaves out."""
+    """A search of folders and patterns, which records the folders and files that it leaves out."""
 
     def __init__(self, output: Path | None):
         self.output = None if output is None else output.resolve()
@@ -160,9 +162,9 @@ class _Search:
                 yield path
 
     def _holds_results(self, folder: Path, top: Path) -> bool:
-        """Return True if a folder, found in a search from `top` on, holds results of `predict`.
+        """Return True if `folder`, which a search of the folder `top` has found, holds results of `predict`.
 
-        The output folder counts as such, even after a run that was killed, unless the search starts there.
+        The output folder counts as such a folder, even after a run that was killed, unless it is `top`.
         """
         if folder.resolve() == self.output != top.resolve():
             return True
@@ -195,5 +197,5 @@ def _is_media(file: Path) -> bool:
 
 
 def fixed_folder(pattern: str) -> Path:
-    """Return the folder in which a pattern starts: its parts before the first wildcard."""
+    """Return the folder in which the search for a pattern starts: the folders before the first wildcard."""
     return Path(*takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts[:-1]))

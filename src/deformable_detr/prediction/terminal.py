@@ -1,4 +1,4 @@
-"""The terminal's output of a prediction: a progress bar while it runs, and a summary."""
+"""The output of a prediction on the terminal: progress bars while it runs, and a summary."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from .videos import Progress
 
 @contextmanager
 def terminal_progress() -> Iterator[Progress | None]:
-    """Show progress bars on stderr for `predict`, one per source; yield None if stderr is not a terminal."""
+    """Show progress bars for `predict` on stderr, one for all pictures and one for each video.
+
+    Yield the function that updates them, or None if stderr is not a terminal.
+    """
     console = Console(stderr=True)
     if not console.is_terminal:
         yield None
@@ -37,7 +40,7 @@ def terminal_progress() -> Iterator[Progress | None]:
 
 
 def print_report(report: PredictionReport) -> None:
-    """Print the results on stdout, and the inputs that were left out or skipped on stderr."""
+    """Print the results on stdout, and the inputs that were left out, skipped or partly broken on stderr."""
     inputs = [count(len(report.images), "picture")] if report.images or not report.videos else []
     inputs += [f"{count(video.frames, 'frame')} of {video.source}" for video in report.videos]
     folder, detections = report.predictions.parent, count(report.detections, "detection")

@@ -1,6 +1,6 @@
 """Process large pictures in tiles.
 
-The model sees a 4000x3000 picture at full resolution, in overlapping parts, so that small objects are not
+The model processes a 4000x3000 picture in overlapping parts at full resolution, so that small objects are not
 lost in resizing.
 
 Every object that is no larger than the overlap is whole in at least one tile. Larger objects are found in
@@ -80,7 +80,10 @@ class Tiling:
             side, minimum = 2 * side, self.reach(side)
 
     def _tiles(self, size: tuple[int, int], side: int) -> tuple[tuple[int, int, int, int], ...]:
-        """Return tiles (x0, y0, x1, y1) of equal size, which overlap by at least `reach`."""
+        """Return tiles (x0, y0, x1, y1) of equal size that cover the picture.
+
+        Neighbouring tiles overlap by at least `reach(side)`.
+        """
         height, width = (min(side, length) for length in size)
         return tuple(
             (x, y, x + width, y + height)
@@ -95,12 +98,18 @@ class Tiling:
         return [round(start) for start in np.linspace(0, length - side, count)]
 
     def reach(self, side: int) -> int:
-        """Return the minimum overlap in pixels; objects up to this size are whole in at least one tile."""
+        """Return the minimum overlap, in pixels, of neighbouring tiles with this side.
+
+        Objects up to this size are whole in at least one tile.
+        """
         return min(round(side * self.overlap), side - 1)
 
 
 class TiledPictures(Finder):
-    """Finds objects in tiles, and those that are too large for tiles in the whole picture."""
+    """Detection in small tiles and, for objects that are too large for them, in larger tiles.
+
+    The largest tile is the whole picture.
+    """
 
     def __init__(
         self,
@@ -117,7 +126,7 @@ class TiledPictures(Finder):
         return size
 
     def prepare(self, picture: Image.Image) -> Prepared:
-        return Prepared(np.asarray(picture), None)  # all tiles at once, resized, would fill the memory
+        return Prepared(np.asarray(picture), None)  # all resized tiles together would fill the memory
 
     def find(self, prepared: Sequence[Prepared]) -> list[Detections]:
         return [self._find(item.picture) for item in prepared]
@@ -173,15 +182,16 @@ def predict_tiled(
     max_detections: int | None = None,
     batch_size: int = 4,
 ) -> Detections:
-    """Find objects in one large picture tile by tile; other arguments are those of `Detector.predict`.
+    """Find objects in one large picture, tile by tile. The other arguments are those of `Detector.predict`.
 
     Args:
         tiling: the size and the overlap of the tiles; None means `Tiling()`.
-        max_detections: the maximum number of detections per tile; None as for `Detector.predict`.
+        max_detections: the maximum number of detections per tile; None means the same as in
+            `Detector.predict`.
         batch_size: the number of tiles that are computed together.
 
     Raises:
-        UserError: in the same cases as `Detector.predict`.
+        UserError: in the same cases as `Detector.predict`, or if the library supervision is not installed.
     """
     check_options(threshold, max_detections, batch_size)
     selection = detector.selection(threshold, classes, class_thresholds)
@@ -207,7 +217,14 @@ def finder_for(
 def is_cut(
     boxes_xyxy: np.ndarray, tile: tuple[int, int, int, int], size: tuple[int, int], border: float
 ) -> np.ndarray:
-    """Return a mask of the boxes that end at a side of their tile that is not a side of the picture, (N,)."""
+    """Return a mask, (N,), of the boxes that end at a side of their tile that is not a side of the picture.
+
+    Args:
+        boxes_xyxy: (N, 4), in pixels of the picture.
+        tile: (x0, y0, x1, y1), in pixels of the picture.
+        size: (H, W) of the picture.
+        border: the distance in pixels up to which a box counts as ending at a side.
+    """
     x0, y0, x1, y1 = tile
     height, width = size
     cut: np.ndarray = np.zeros(len(boxes_xyxy), bool)
@@ -226,8 +243,12 @@ def merge_parts(found: Detections, cut: np.ndarray) -> Detections:
     """Remove duplicates and merge parts of objects; return the detections, best score first.
 
     Of overlapping whole boxes of a class, the best remains. A box that is cut by a tile's border is removed
-    if most of it is inside a whole box, whatever its score. The remaining cut boxes that overlap are parts of
-    one object and are replaced by the box around them.
+    if most of it is inside a whole box of its class, whatever its score. Those of the remaining cut boxes of
+    a class that overlap are parts of one object, and are replaced by the box around them.
+
+    Args:
+        found: detections in pixels of the picture; only the `MAX_CANDIDATES` best are considered.
+        cut: the mask of the boxes that are cut by a tile's border, one entry per detection.
     """
     order = np.argsort(-found.scores, kind="stable")[:MAX_CANDIDATES]
     found, cut = found.take(order), cut[order]

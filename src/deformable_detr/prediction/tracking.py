@@ -11,22 +11,24 @@ from ..extras import import_extra
 from ..inference.selection import Selection
 from ..structures import Detections
 
-FAINT = 0.5  # share of a class's threshold from which a hidden detection can keep a track alive
+FAINT = 0.5  # share of a class's threshold that suffices for a detection to continue a track
 _SURE, _UNSURE, _BETWEEN = 1.0, 0.5, 0.75  # the tracker gets these instead of scores
 
 
 class ObjectTracker:
-    """Assigns `track_ids` to detections. Numbers start at 1; an object gets its number in its second frame.
+    """A tracker that assigns `track_ids` to detections.
 
-    ByteTrack also needs faint detections: they locate an object that is half hidden, so that its track
-    continues. Therefore `update` takes the detections that `faint` selects, and returns those that the
+    Numbers start at 1. An object gets its number in its second frame; until then, its number is -1.
+
+    ByteTrack also needs faint detections, which locate an object that is half hidden, so that its track
+    continues. Therefore, `update` takes the detections that `faint` selects, and returns those that the
     selection contains. Which detections are certain depends on the class, which the tracker does not know, so
     it gets only two scores: one for selected detections, and one for all others.
     """
 
     def __init__(self, selection: Selection, fps: float):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # advice of its dependencies about each other
+            warnings.simplefilter("ignore")  # its dependencies give advice about each other
             trackers = import_extra("trackers", "video", "tracking (without --no-track)")
         self.selection = selection
         self.faint = selection.loosened(FAINT)
@@ -35,7 +37,12 @@ class ObjectTracker:
         )
 
     def update(self, detections: Detections, time: float) -> Detections:
-        """Return the selected detections of a frame with `track_ids`; `time` (in seconds) must increase."""
+        """Return the selected detections of a frame with `track_ids`, which are -1 without a track.
+
+        Args:
+            detections: the detections of the frame that `faint` selects.
+            time: the frame's time in seconds, which must increase from call to call.
+        """
         is_selected = self.selection.mask(detections)
         converted = detections.to_supervision()
         converted.confidence = np.where(is_selected, _SURE, _UNSURE).astype(np.float32)

@@ -60,9 +60,10 @@ def predict_frames(
     max_detections: int | None = None,
     batch_size: int = 4,
 ) -> Iterator[FrameDetections]:
-    """Find objects in a video file or camera (`webcam:0`), frame by frame as it plays.
+    """Yield the detections in a video file or camera (`webcam:0`), frame by frame.
 
-    The caller may stop early with `break`.
+    The caller may stop early with `break`. Errors are raised when the iteration starts or continues, not by
+    the call.
 
     Args:
         threshold, classes, class_thresholds, max_detections: as for `Detector.predict`.
@@ -146,10 +147,10 @@ def annotate_video(
 
 @contextmanager
 def _first_ctrl_c() -> Iterator[Event]:
-    """Turn the first Ctrl-C into an event; a second one interrupts as usual.
+    """Yield an event that the first Ctrl-C sets; a second one interrupts as usual.
 
-    An exception could be raised anywhere, even in a library that discards it, and a camera never ends by
-    itself.
+    An exception could be raised anywhere, even in a library that discards it. The loop would then go on, and
+    a camera never ends by itself.
     """
     stop = Event()
 
@@ -158,7 +159,7 @@ def _first_ctrl_c() -> Iterator[Event]:
             raise KeyboardInterrupt
         stop.set()
 
-    if current_thread() is not main_thread():  # Python allows no handlers there
+    if current_thread() is not main_thread():  # Python allows signal handlers only in the main thread
         yield stop
         return
     previous = signal.signal(signal.SIGINT, request)
@@ -214,9 +215,9 @@ def _write(video: VideoWriter, frame: FrameDetections) -> None:
 
 
 def frame_rows(frame: FrameDetections, image_id: int, source: str) -> list[dict[str, Any]]:
-    """Return COCO results rows with the frame's number and time in seconds and the object's number.
+    """Return COCO results rows with `frame`, the frame's number, `time`, in seconds, and `track_id`.
 
-    The object's number is None if none has been assigned (yet).
+    `track_id` is the object's number, or None if none has been assigned (yet).
     """
     rows = coco_rows(frame.detections, image_id, source)
     ids = frame.detections.track_ids
