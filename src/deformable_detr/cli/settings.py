@@ -74,7 +74,7 @@ GROUPS = {
     "data": "data",
     "train": "train",
     "train.loss": "loss",
-    "train.routes": "routes that only training has",
+    "train.routes": "routes, which are used only in training",
 }
 
 
