@@ -1,4 +1,6 @@
-"""A replica of a plain model on a GPU with its graphs, which detects changes of the plain model."""
+"""The runner for GPUs: a replica of a plain model with its CUDA graphs, which becomes outdated if the plain
+model changes.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from .graphs import CudaReplay, Function, Graphs, Inputs
 class Runner:
     """Computes the last layer's predictions of a plain model on its device, in `dtype`.
 
-    The plain model is not changed; `is_current` reports whether it has been changed since.
+    The plain model is not changed; `is_current` reports whether something else has changed it since.
     """
 
     def __init__(self, model: DetectionModel, device: torch.device, dtype: torch.dtype):
