@@ -1,6 +1,6 @@
 """The metadata of an exported file: two JSON texts that the file contains in addition to its graph.
 
-`deformable_detr`: the description of the model (checkpoint/description.py) and of its export.
+`deformable_detr`: the description of the model, with versions (checkpoint/description.py).
 `deformable_detr_certificate`: the drift that was measured on a draft of the file (exporter/certificate.py).
 """
 
