@@ -123,7 +123,9 @@ def write_gradient(
     device: str = "auto",
     max_pixels: int | None = None,
 ) -> Explained:
-    """Draw the gradients of x, y, width, height and score of the best `most` detections (paper, figure 5).
+    """Write a figure of the gradients of the best `most` detections to a .png, .pdf or .svg file.
+
+    The gradients are those of x, y, width, height and score (paper, figure 5).
 
     Raises:
         UserError: in the same cases as `write_explanation`, or if nothing is detected.

@@ -23,7 +23,7 @@ from ..pages import data_url, render
 
 SHOWN_SIDE = 1600  # pixels of the picture in the page; coordinates stay those of the original
 NUM_COLOURS = 64
-BUDGET = 600_000  # maximum number of points in each of the page's two parts (decoder, encoder): about 5 MB
+BUDGET = 600_000  # approximate limit for the points of all layers in a part of the page: about 5 MB
 MIN_POINTS, MAX_POINTS = 12, 300  # limits for the number of encoder points
 
 
@@ -114,7 +114,7 @@ def page_data(explanation: Explanation, selection: Selection) -> dict[str, Any]:
 
 
 def _grid_points(size: tuple[int, int], maximum: int) -> list[tuple[float, float]]:
-    """Choose about `maximum` points, spread evenly over a picture."""
+    """Return about `maximum` points (x, y), but from MIN_POINTS to MAX_POINTS, on a grid over a picture."""
     height, width = size
     number = min(MAX_POINTS, max(MIN_POINTS, maximum))
     columns = max(1, round((number * width / height) ** 0.5))

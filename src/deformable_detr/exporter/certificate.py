@@ -21,8 +21,8 @@ from ..inference.backend import Backend
 from ..inference.detector import Detector
 from ..structures import ImageBatch, Predictions
 
-# For int8, a box counts only if its score in PyTorch is at least CONFIDENT, or if it is one of the BEST highest
-# in its picture.
+# For int8, a box counts only if its score in PyTorch is at least CONFIDENT, or one of the BEST highest in its
+# picture.
 CONFIDENT = 0.3
 BEST = 5
 
@@ -51,9 +51,9 @@ class CheckedPicture:
     """A picture on which the two models are compared.
 
     Attributes:
-        name: the name of the picture's file.
+        name: the name of the picture's file, or words like "drawn picture 0".
         sha256: the hash of the file, or of the pixels if the picture was drawn.
-        size: the picture's (H, W).
+        size: the (H, W) of the original picture.
         model_size: the (H, W) of the picture as the model sees it.
         pixels: the normalised picture, (3, H, W).
     """
@@ -96,7 +96,7 @@ def measure(
     The pictures of that batch differ in size, so that it has padding.
 
     Returns:
-        The drift, and the (B, H, W) of each batch.
+        The maximum drift over all these batches, and the (B, H, W) of each batch.
     """
     first, last = pictures[0], pictures[-1]
     _, H, W = last.pixels.shape

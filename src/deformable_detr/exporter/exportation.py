@@ -69,6 +69,7 @@ class Export:
 
     Attributes:
         files: the exported file and, for an .xml file, its .bin file.
+        certificate_file: the certificate's .json file, next to the exported file.
         certificate: the content of `certificate_file`.
     """
 

@@ -82,7 +82,7 @@ class Detector:
         self.classes, self.decision = description.classes, description.decision
         self.classification = build_classification(description.config)
         # `preprocess` converts PIL RGB to (3, h, w) for `detect`: normalised pixels (an array for an exported
-        # file, otherwise a tensor) or, with an augmentation, whatever that makes of the picture.
+        # file, otherwise a tensor) or, with an augmentation, the result of its `preprocess`.
         self._transform = _transform_for(source)
         self.preprocess = self._transform if augmentation is None else augmentation.preprocess
 
@@ -135,7 +135,7 @@ class Detector:
         return Path(folder)
 
     def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the (H, W) in which the model sees a picture of `size` (H, W)."""
+        """Return the (H, W) to which a picture of `size` (H, W) is resized for the model."""
         return resized_size(size, self.data.image_size, self.data.max_size)
 
     def detect(
@@ -383,7 +383,10 @@ def new_checkpoint(
     recipe: str,
     backbone_weights: str | None,
 ) -> Checkpoint:
-    """Return a checkpoint with an untrained model for these classes, in evaluation mode."""
+    """Return a checkpoint with an untrained model for these classes, in evaluation mode.
+
+    `backbone_weights` is as for `create`.
+    """
     from ..models import build_model
 
     config = replace(model_config, num_classes=len(classes))
@@ -413,7 +416,10 @@ def check_options(threshold: float | None, max_detections: int | None, batch_siz
 
 
 def equal_shape_batches(shapes: Sequence[tuple[int, int]], batch_size: int) -> list[list[int]]:
-    """Group indices into batches of equal shape and at most `batch_size`, in order of first appearance."""
+    """Return the indices of `shapes` in batches of one shape and at most `batch_size` indices.
+
+    Shapes are in the order of their first appearance.
+    """
     groups: dict[tuple[int, int], list[int]] = {}
     for index, shape in enumerate(shapes):
         groups.setdefault(shape, []).append(index)

@@ -120,7 +120,8 @@ class Proposals:
     Attributes:
         boxes_xyxy: (R, 4).
         objectness: (R,) in [0, 1].
-        levels, centres: (R,) and (R, 2), the level and the centre of the memory token of each proposal.
+        levels: (R,), the index of the level of each proposal's memory token.
+        centres: (R, 2), the centre of this token's cell.
     """
 
     boxes_xyxy: np.ndarray
@@ -207,14 +208,14 @@ class Explanation:
         return f"Explanation({self.detections.in_words()}; {count(num_layers, 'decoder layer')})"
 
     def draw(self, *, layer: int = -1, most: int = 5) -> Figure:
-        """Draw where the model looked, as `trace_drawing.draw` does."""
+        """Return a figure of where the model looked; the arguments are those of `trace_drawing.draw`."""
         from .trace_drawing import draw
 
         import_extra("matplotlib", "figures", "draw")
         return draw(self, layer=layer, most=most)
 
     def _repr_png_(self) -> bytes:
-        """Return the figure for a notebook."""
+        """Return the figure as a PNG for a notebook."""
         buffer = BytesIO()
         self.draw().savefig(buffer, format="png", dpi=NOTEBOOK_DPI)
         return buffer.getvalue()

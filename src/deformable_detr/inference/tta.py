@@ -40,7 +40,7 @@ class View:
     flipped: bool
 
     def back(self, boxes_xyxy: np.ndarray, width: int) -> np.ndarray:
-        """Undo the mirroring of boxes (N, 4) in a picture of `width` pixels, if this view is flipped."""
+        """Return boxes (N, 4) without this view's mirroring, in a picture that is `width` pixels wide."""
         if not self.flipped:
             return boxes_xyxy
         x0, y0, x1, y1 = boxes_xyxy.T
@@ -139,7 +139,7 @@ def augmented(detector: Detector, scales: Sequence[float] = SCALES) -> Detector:
 
 
 def augmented_as_requested(detector: Detector, tta: bool | Sequence[float]) -> Detector:
-    """Return the detector with the augmentation of the option `tta`, or `detector` itself without scales."""
+    """Return the detector with the augmentation of the option `tta`, or itself if there are no scales."""
     scales = tta_scales(tta)
     return augmented(detector, scales) if scales else detector
 
@@ -148,7 +148,7 @@ def merge(views: Sequence[Detections], overlap: float = OVERLAP, max_detections:
     """Merge the detections in V views of one picture, and return the best `max_detections`, best first.
 
     The boxes of all views must be in pixels of the picture. A single view is returned unchanged, because the
-    model predicts each object once.
+    model predicts each object once; if no view has detections, the first one is returned.
     """
     if len(views) == 1 or not any(map(len, views)):
         return views[0]

@@ -24,7 +24,11 @@ class TypedModel(DetectionModel):
         self.dtype = dtype
 
     def forward(self, images: Any) -> DetectorOutput:
-        """Run the encoder, and then queries, decoder and heads under autocast if `dtype` is a 16-bit type."""
+        """Run the model, with queries, decoder and heads under autocast if `dtype` is a 16-bit type.
+
+        The last layer's boxes are then predicted from the same number format as in the plain model under
+        autocast.
+        """
         batch = ImageBatch.from_input(images)
         memory = self.encoder(self.embed(batch))
         # Autocast must not cache cast weights, because a CUDA graph would read them after they are freed.

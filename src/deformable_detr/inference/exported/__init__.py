@@ -29,7 +29,7 @@ __all__ = ["SUFFIXES", "ExportedBackend", "ExportedModel", "is_exported", "load"
 
 
 def is_exported(model: object) -> bool:
-    """Return True if MODEL names an exported file, judged by its suffix."""
+    """Return True if `model` is a path with the suffix of an exported file, and not a folder."""
     return (
         isinstance(model, str | Path)
         and Path(model).suffix.lower() in SUFFIXES
