@@ -98,8 +98,8 @@ class OnnxDraft(Draft):
 def _simplify(model: Any) -> None:
     """Fold constants and remove what is unused or repeated in a model of onnx_ir.
 
-    `onnxscript.optimizer.optimize` also searches for about a hundred patterns, of which these models have hardly
-    any, and takes five times as long.
+    `onnxscript.optimizer.optimize` also searches for about a hundred patterns, of which these models have
+    hardly any, and takes five times as long.
     """
     optimizer, passes = engine("onnxscript.optimizer"), engine("onnx_ir.passes.common")
     passes.InlinePass()(model)

@@ -84,8 +84,8 @@ def _fold(convolution: Any, norm: Any) -> None:
 def in_channels_last(module: ModuleT) -> ModuleT:
     """Convert the weights of a module's convolutions to channels_last, in place, and return the module.
 
-    In this format, which stores the channels of a pixel next to each other, a 1x1 convolution
-    is a matrix product, depthwise convolutions load whole vectors, and flattening a level to tokens is free.
+    In this format, which stores the channels of a pixel next to each other, a 1x1 convolution is a matrix
+    product, depthwise convolutions load whole vectors, and flattening a level to tokens is free.
     """
     for part in module.modules():
         if isinstance(part, nn.Conv2d):

@@ -128,6 +128,8 @@ class Detector:
     def save(self, folder: str | Path) -> Path:
         """Write the checkpoint folder (`model.safetensors`, `config.json`), whole or not at all.
 
+        Return the path of the folder.
+
         Raises:
             UserError: if this detector comes from an exported file, or the folder cannot be written.
         """

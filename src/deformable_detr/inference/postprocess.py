@@ -5,7 +5,7 @@ A model that follows the paper needs no non-maximum suppression, because with en
 teaches it to predict each object once. `nms_iou` is for models that were trained for a shorter time
 (docs/training.md).
 
-Letters: B batch, Q queries, N detections of one image or boxes.
+Letters: B batch, Q queries, N detections or boxes of one image.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Test-time augmentation: detection in several sizes of each picture and in their mirror images, whose
-detections are merged (paper, Table 3, last row).
+"""Test-time augmentation: detect objects in several sizes of each picture and in their mirror images, and
+merge the detections (paper, Table 3, last row).
 
 It is separate from the model: a detector with views can be evaluated and used like any other detector.
 
@@ -40,7 +40,7 @@ class View:
     flipped: bool
 
     def back(self, boxes_xyxy: np.ndarray, width: int) -> np.ndarray:
-        """Return boxes (N, 4) without this view's mirroring, in a picture that is `width` pixels wide."""
+        """Return boxes (N, 4) of this view in the unflipped picture, which is `width` pixels wide."""
         if not self.flipped:
             return boxes_xyxy
         x0, y0, x1, y1 = boxes_xyxy.T
@@ -110,7 +110,7 @@ class MergedViews:
         original_sizes: Sequence[tuple[int, int]],
         max_detections: int,
     ) -> list[Detections]:
-        """Return the detections of each picture, in its original pixels, but mirrored in a flipped view."""
+        """Return the detections of each picture, in pixels of the original, mirrored if the view is flipped."""
         inputs = [self.transforms[view.scale](F.to_pil_image(picture)) for picture in pixels]
         if view.flipped:
             inputs = [picture.flip(-1) for picture in inputs]
@@ -156,8 +156,8 @@ def merge(views: Sequence[Detections], overlap: float = OVERLAP, max_detections:
     boxes, scores, labels = map(torch.from_numpy, (every.boxes_xyxy, every.scores, every.labels))
     numbers = torch.cat([torch.full((len(view),), number) for number, view in enumerate(views)])
     best = batched_nms(boxes, scores, labels, overlap)
-    # (best, N): the IoU of each detection with the best ones of its class; it belongs to the one with the
-    # largest.
+    # (best, N): the IoU of the best detections with all detections of the same class. Each detection belongs
+    # to the best one that it overlaps most.
     overlaps = box_iou(boxes[best], boxes).nan_to_num() * (labels[best][:, None] == labels[None])
     overlaps[torch.arange(len(best)), best] = 1.0  # also for a box without area
     nearest = overlaps.argmax(0)

@@ -1,6 +1,4 @@
-"""The runner for CPUs: an optimised replica of a plain model, which becomes outdated if the plain model
-changes.
-"""
+"""The runner for CPUs: an optimised replica of a plain model, and a check for changes of the plain model."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The runner for GPUs: a replica of a plain model with its CUDA graphs, which becomes outdated if the plain
-model changes.
-"""
+"""A replica of a plain model on a GPU, with its CUDA graphs and a check for changes of the plain model."""
 
 from __future__ import annotations
 

@@ -35,8 +35,7 @@ MAX_BYTES = 2**31  # protobuf's limit, and ten times the size of a ResNet-101 mo
 class ExportedBackend(Backend):
     """Runs a graph that maps pixels (B, 3, H, W) float32 and mask (B, H, W) bool to logits and boxes_cxcywh.
 
-    `candidates`, which `predict` uses, needs no PyTorch. `__call__`, which is for comparisons with PyTorch
-    models, does.
+    `candidates` is for `predict` and needs no PyTorch; `__call__` is for comparisons with PyTorch models.
     """
 
     def __init__(self, path: Path, description: Description):
