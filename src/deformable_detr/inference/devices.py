@@ -48,7 +48,7 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch
 
 def cpu_has_bfloat16() -> bool:
     """Return True if the CPU has instructions for bfloat16 matrices."""
-    if not hasattr(torch.cpu, "get_capabilities"):  # torch 2.10
+    if not hasattr(torch.cpu, "get_capabilities"):  # as in torch 2.10
         supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
         return supported
     capabilities = torch.cpu.get_capabilities()

@@ -41,7 +41,7 @@ class SamplingPoints:
     """The points at which R rows of deformable attention sampled in each layer.
 
     Attributes:
-        locations: (R, T, M, L, K, 2); some may be outside the picture, where values are zero.
+        locations: (R, T, M, L, K, 2); some may be outside the picture, where the sampled values are zero.
         weights: (R, T, M, L, K), with a sum of one over (L, K).
     """
 
@@ -80,9 +80,9 @@ class AttentionMaps:
         return replace(self, weights=self.weights[rows])
 
     def share_inside(self, boxes_xyxy: np.ndarray) -> np.ndarray:
-        """Return the share of each row's weight inside a box, (R, T), as `SamplingPoints` does.
+        """Return the share of each row's weight inside a box, (R, T), as `SamplingPoints.share_inside` does.
 
-        The resolution is one cell: a cell that the box touches counts as a whole.
+        A cell that the box touches counts as a whole.
         """
         rows, columns = self.weights.shape[-2:]
         height, width = self.image_size
@@ -115,7 +115,7 @@ Attention = SamplingPoints | AttentionMaps
 
 @dataclass(frozen=True)
 class Proposals:
-    """The first stage's boxes from which R queries started.
+    """The boxes of the first stage from which R queries start.
 
     Attributes:
         boxes_xyxy: (R, 4).

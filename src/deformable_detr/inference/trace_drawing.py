@@ -276,7 +276,7 @@ def largest(attention: Attention, layer: int) -> float:
     if isinstance(attention, SamplingPoints):
         weights = attention.weights[:, layer]
     else:
-        weights = attention.weights[:, layer].mean(1)  # over heads
+        weights = attention.weights[:, layer].mean(1)  # over the heads
         return float(max(weights.max(), np.finfo(np.float32).tiny))
     return float(max(np.quantile(weights, 0.995), np.finfo(np.float32).tiny))
 

@@ -110,7 +110,7 @@ class MergedViews:
         original_sizes: Sequence[tuple[int, int]],
         max_detections: int,
     ) -> list[Detections]:
-        """Return the detections of each picture, in pixels of the original, mirrored if the view is flipped."""
+        """Return each picture's detections, in pixels of the original, mirrored if the view is flipped."""
         inputs = [self.transforms[view.scale](F.to_pil_image(picture)) for picture in pixels]
         if view.flipped:
             inputs = [picture.flip(-1) for picture in inputs]
