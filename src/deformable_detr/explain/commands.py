@@ -88,8 +88,8 @@ def write_explanation(
         layer: the decoder layer to draw, counted from 1; None means the last one.
         most: the maximum number of detections that get a panel.
         max_pixels: the largest H·W of a picture, as for `load`.
-        at: points (x, y) in pixels for which the encoder's attention is also drawn. An .html page chooses its
-            own points.
+        at: points (x, y) in pixels for which the encoder's attention is also drawn. They are ignored for an
+            .html page, whose points form a grid.
 
     Raises:
         UserError: if the picture cannot be read, an option is out of range, or the output cannot be written.
@@ -123,7 +123,9 @@ def write_gradient(
     device: str = "auto",
     max_pixels: int | None = None,
 ) -> Explained:
-    """Draw the gradients of x, y, width, height and score of the best `most` detections (paper, figure 5).
+    """Write a figure of the gradients of the best `most` detections to a .png, .pdf or .svg file.
+
+    The gradients are those of x, y, width, height and score (paper, figure 5).
 
     Raises:
         UserError: in the same cases as `write_explanation`, or if nothing is detected.
@@ -155,15 +157,17 @@ def write_missed(
 ) -> MissedReport:
     """Find the stage of the model that lost each missed object of a split.
 
-    Writes `missed.json` and pictures of the first `most` objects of each kind into the folder `output`.
+    Write `missed.json` and, for each stage, pictures of the first `most` objects that it lost into the folder
+    `output`.
 
     Args:
         split: the split's name; None means `val`, or else `test`.
-        image: judge only this image of the split (its file name or path).
+        image: the file name or path of the only image of the split that is judged; None means all images.
+        threshold, max_pixels: as for `write_explanation`.
 
     Raises:
-        UserError: if the data or the model cannot be read or have no class in common, or if the split does
-            not list the image.
+        UserError: if `threshold` is out of range, if the data or the model cannot be read or have no class in
+            common, if the split has no images or does not list `image`, or if the output cannot be written.
     """
     import_extra("matplotlib", "figures", "explain")
     if threshold is not None and not 0 <= threshold <= 1:
@@ -217,7 +221,10 @@ def print_missed(report: MissedReport, console: Console) -> None:
 
 
 def _draw_missed(detector: Detector, split: Split, judged: Judged, number: int, verdict: Verdict) -> Figure:
-    """Draw the object with a dashed line, and the query that passed the most stages."""
+    """Draw a missed object, with a dashed line, in the whole picture and in a zoomed panel.
+
+    The zoomed panel also shows the query that passed the most stages.
+    """
     record = judged.record
     box = record.boxes_xyxy[number]
     opened = open_image(record.path, annotated_size=record.size, max_pixels=detector.data.max_pixels)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TERMS = ("x", "y", "width", "height", "score")
-BRIGHTEST = 0.998  # pixels from this quantile of a panel on get the last colour
+BRIGHTEST = 0.998  # norms at or above this quantile of their panel get the last colour
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,11 @@ class Gradients:
 def gradients(
     detector: Detector, image: Picture, threshold: float | None = None, *, max_detections: int = 4
 ) -> Gradients:
-    """Compute the gradient norms of the best detections in a picture, with five backward passes for each one.
+    """Compute the gradient norms of the best detections in a picture, with five backward passes for each.
 
     A two-stage model passes no gradient through the proposals' boxes, and a model with refinement passes none
-    from layer to layer (paper, appendix A.4), so the gradients are those of the last layer's own correction.
+    from layer to layer (paper, appendix A.4). The gradients of such a box are therefore those of the last
+    layer's correction only.
 
     Raises:
         UserError: in the same cases as `Detector.explain`.
@@ -95,7 +96,7 @@ def terms_of(detector: Detector, pixels: Tensor, query: int, label: int) -> Tens
 
 
 def draw_gradients(result: Gradients) -> Figure:
-    """Draw a row for each detection, with a panel for each of the five terms on its own scale."""
+    """Draw a row of five panels for each detection, one for each term, and each with its own colour scale."""
     detections = result.detections
     assert detections.image is not None
     height, width = detections.image_size

@@ -1,8 +1,9 @@
 """Find the reason why an object was missed, which is the first stage of the model that lost it.
 
-The stages are checked in the order in which the model works: whether any query looked at the object, whether
-one of these queries placed its box there, whether that query predicted the object's class, whether its score
-was high enough, and whether the query was neither taken nor suppressed by another object.
+The stages are checked in the order in which the model works: whether any query attended to the object,
+whether any query placed its box there, whether such a query predicted the object's class, whether its score
+was high enough, and whether the query was neither taken by another object nor suppressed by a better
+detection.
 
 Letters: N objects, Q queries, T decoder layers.
 """
@@ -58,8 +59,11 @@ class Claims:
     """The detections of one picture above the threshold, best first, as arrays of equal length.
 
     Attributes:
-        suppressed: the (query, class) pairs that non-maximum suppression removed, mapped to the claim that
-            each overlaps most; empty if the model uses no suppression (`model.nms_iou`).
+        queries: the index of each detection's query.
+        labels: the class index of each detection.
+        suppressed: the (query, class) pairs that non-maximum suppression removed, each mapped to the index of
+            the detection of its class that it overlaps most; empty if the model uses no suppression
+            (`model.nms_iou`).
     """
 
     queries: np.ndarray
@@ -78,7 +82,8 @@ class Verdict:
         query: the query that passed the most stages.
         label: the class to which this query gives its highest score.
         score: its score for the object's class.
-        taken_by: the number of the object that is matched to the query, if the stage is LOST.
+        taken_by: if the stage is LOST, the index of the object that is matched to the query's detection or,
+            if that was suppressed, to the detection that it overlaps most; None if there is no such object.
     """
 
     stage: Stage
@@ -93,7 +98,10 @@ class Verdict:
 def claims(
     classification: ClassificationScheme, trace: Trace, selection: Selection, nms_iou: float | None = None
 ) -> Claims:
-    """Return all (query, class) pairs that are detections of the selection, however many there are."""
+    """Return all (query, class) pairs whose score reaches the threshold of the class, however many there are.
+
+    Pairs that non-maximum suppression with `nms_iou` removes are returned separately; None removes none.
+    """
     logits = trace.predictions.logits.float()
     pairs = classification.select(logits, logits.shape[1] * classification.num_classes)
     queries, labels = pairs.queries[0].cpu().numpy(), pairs.labels[0].cpu().numpy()
@@ -116,7 +124,7 @@ def claims(
 def verdicts(
     queries: QueryTraces, claimed: Claims, boxes_xyxy: np.ndarray, labels: np.ndarray
 ) -> list[Verdict]:
-    """Judge each of the N objects of a picture.
+    """Return a verdict on each of the N objects of a picture.
 
     Args:
         queries: all Q queries.
@@ -176,7 +184,7 @@ def _verdict(
         return verdict(Stage.LOST, strongest, taken.get(claimed.suppressed[strongest, label]))
     if not len(its_claim):
         return verdict(Stage.UNDER_THRESHOLD, strongest)
-    # The claim chose while this object was free, so it must overlap another one more.
+    # This object is still free, so the claim must have taken another one that it overlaps more.
     return verdict(Stage.LOST, strongest, taken[int(its_claim[0])])
 
 
@@ -187,6 +195,7 @@ class Judged:
     Attributes:
         numbers: the indices of the objects in the image's record.
         labels: the objects' class indices in the model.
+        queries: the traces of all queries.
     """
 
     record: ImageRecord
@@ -202,6 +211,7 @@ class MissedReport:
 
     Attributes:
         selection: the minimum score of each class.
+        images: the number of images.
         stages: the number of objects that ended at each stage.
         per_class: the number of objects of each class, by name, that ended at each stage.
         unknown: the number of objects of classes that the model does not have.
@@ -235,7 +245,9 @@ class MissedReport:
 def missed_objects(
     detector: Detector, split: Split, selection: Selection, images: Sequence[ImageRecord] | None = None
 ) -> Iterator[Judged]:
-    """Judge the objects of a split's images, one image after the other. Crowd regions are left out.
+    """Yield the verdicts on the objects of each image, for all images of a split or only for `images`.
+
+    Crowd regions and objects of classes that the model does not have are left out.
 
     Raises:
         UserError: if an image cannot be read or does not have its annotated size, or if the model and the

@@ -1,7 +1,7 @@
 """Write an explanation as one interactive HTML file, which works offline and can be used by keyboard.
 
 Hovering over a box highlights its points; sliders choose the layer, head, level and weight; a click on the
-picture shows where the encoder looks from that point.
+picture shows the encoder's attention from that point.
 
 Numbers are stored as 16-bit integers in base64, so that a point takes six bytes; JSON takes about thirty.
 Letters: T layers, M heads, L levels, K points.
@@ -23,8 +23,8 @@ from ..pages import data_url, render
 
 SHOWN_SIDE = 1600  # pixels of the picture in the page; coordinates stay those of the original
 NUM_COLOURS = 64
-BUDGET = 600_000  # points of all layers in a part of the page: about 5 MB
-MIN_POINTS, MAX_POINTS = 12, 300  # encoder points
+BUDGET = 600_000  # approximate limit for the points of all layers in a part of the page: about 5 MB
+MIN_POINTS, MAX_POINTS = 12, 300  # limits for the number of encoder points
 
 
 def page(
@@ -35,9 +35,9 @@ def page(
     title: str,
     max_detections: int = 50,
 ) -> tuple[str, int]:
-    """Return the page and the number of detections that it shows.
+    """Return the page as HTML, and the number of detections that it shows.
 
-    The page contains fewer detections if the model looks at very many points (dense attention).
+    The page contains fewer detections than `max_detections` if each has very many points (dense attention).
 
     Raises:
         UserError: in the same cases as `Detector.explain`.
@@ -57,7 +57,10 @@ def page(
 
 
 def explanation_page(explanation: Explanation, selection: Selection, title: str) -> str:
-    """Return the page of an explanation that contains its picture; `selection` made its detections."""
+    """Return the page of an explanation as HTML.
+
+    The explanation must contain its picture. `selection` is the selection of its detections.
+    """
     image = explanation.detections.image
     assert image is not None
     return render(
@@ -111,7 +114,7 @@ def page_data(explanation: Explanation, selection: Selection) -> dict[str, Any]:
 
 
 def _grid_points(size: tuple[int, int], maximum: int) -> list[tuple[float, float]]:
-    """Choose about `maximum` points, spread evenly over a picture."""
+    """Return about `maximum` points (x, y), but from MIN_POINTS to MAX_POINTS, on a grid over a picture."""
     height, width = size
     number = min(MAX_POINTS, max(MIN_POINTS, maximum))
     columns = max(1, round((number * width / height) ** 0.5))
@@ -135,10 +138,10 @@ def _encoder(encoder: EncoderTraces) -> tuple[list[list[float]], Attention]:
 
 
 def _packed(attention: Attention, size: tuple[int, int], max_weight: float) -> dict[str, Any]:
-    """Encode locations and weights of attention as fractions from 0 to 1.
+    """Return the number of layers, and the locations and weights, encoded as fractions from 0 to 1.
 
     The fractions represent locations from -0.5 to 1.5 times the picture's size, and weights from 0 to
-    `max_weight`.
+    `max_weight`. Dense attention has no locations.
     """
     height, width = size
     locations = ""

@@ -1,7 +1,7 @@
 """Export a model for ONNX Runtime, OpenVINO or torch.export, with a certificate.
 
 The exported file is compared with the PyTorch model before it is moved to its final path (docs/export.md).
-inference/exported/ reads .onnx and .xml.
+inference/exported/ reads .onnx and .xml files.
 
     exportation.py      `export`, which writes the files for a model
     graph.py            the model in the form that is traced

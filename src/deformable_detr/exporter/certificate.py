@@ -21,7 +21,8 @@ from ..inference.backend import Backend
 from ..inference.detector import Detector
 from ..structures import ImageBatch, Predictions
 
-# For int8, only those boxes count whose score in PyTorch is at least CONFIDENT or among the BEST highest.
+# For int8, a box counts only if its score in PyTorch is at least CONFIDENT, or one of the BEST highest in its
+# picture.
 CONFIDENT = 0.3
 BEST = 5
 
@@ -50,9 +51,9 @@ class CheckedPicture:
     """A picture on which the two models are compared.
 
     Attributes:
-        name: the name of the picture's file.
+        name: the name of the picture's file, or words like "drawn picture 0".
         sha256: the hash of the file, or of the pixels if the picture was drawn.
-        size: the picture's (H, W).
+        size: the (H, W) of the original picture.
         model_size: the (H, W) of the picture as the model sees it.
         pixels: the normalised picture, (3, H, W).
     """
@@ -72,8 +73,12 @@ class Drift:
     """The maximum differences over all queries and pictures.
 
     Attributes:
-        confident_box: the maximum over queries with a confident score in PyTorch only.
-        worst: the batch in which each maximum occurred.
+        logit: the maximum difference of a logit.
+        score: the maximum difference of a class score.
+        box: the maximum difference of a box's centre coordinate, width or height, as a fraction of the
+            picture's side.
+        confident_box: the same as `box`, but only over boxes with a high score in PyTorch (see CONFIDENT).
+        worst: the name of the batch in which each of these maxima occurred, by the maximum's name.
     """
 
     logit: float
@@ -91,7 +96,7 @@ def measure(
     The pictures of that batch differ in size, so that it has padding.
 
     Returns:
-        The drift, and the (B, H, W) of each batch.
+        The maximum drift over all these batches, and the (B, H, W) of each batch.
     """
     first, last = pictures[0], pictures[-1]
     _, H, W = last.pixels.shape
@@ -139,9 +144,11 @@ def _differences(
 def _in_the_order_of(
     expected: Predictions, actual: Predictions, classification: ClassificationScheme
 ) -> Predictions:
-    """Reorder the queries of `actual` to match them one to one with the nearest queries of `expected`.
+    """Return `actual` with its queries reordered so that each matches a query of `expected`, one to one.
 
-    Queries from proposals are sorted by objectness, so that queries with nearly equal values may be swapped.
+    The sum of the distances between matched queries is minimal. The order may differ, because queries from
+    proposals are sorted by objectness, and two with nearly equal values may be swapped. If the shapes differ,
+    `actual` is returned unchanged.
     """
     if actual.logits.shape != expected.logits.shape:
         return actual
@@ -162,7 +169,11 @@ def _as_points(predictions: Predictions, classification: ClassificationScheme) -
 
 
 def complaints(drift: Drift, ap: tuple[float, float] | None, bounds: Bounds, precision: str) -> list[str]:
-    """Describe each drift that exceeds its bound as part of a sentence. A drift of NaN exceeds any bound."""
+    """Return a clause for an error message for each drift that exceeds its bound; an empty list if none does.
+
+    A drift of NaN exceeds any bound. `ap` is the average precision of the PyTorch model and of the exported
+    one; None means that it was not measured.
+    """
     box, where = (drift.box, "box") if precision == "fp32" else (drift.confident_box, "confident_box")
     problems = []
     if not box <= bounds.box:

@@ -1,6 +1,6 @@
-"""Export a model: trace it, write a draft, compare the draft with the PyTorch model, and rename it.
+"""Export a model: trace it, write a draft, compare the draft with the PyTorch model, and rename the draft.
 
-formats.py has the drafts, and certificate.py measures the drift. The final file contains the certificate.
+formats.py defines the drafts, and certificate.py measures the drift. The final file contains the certificate.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ Format = Literal["onnx", "openvino", "torch"]
 Operator = Literal["native", "grid_sample", "gather"]
 Precision = Literal["fp32", "int8"]
 
-# (H, W) of the pictures drawn here: landscape and portrait, with odd sides.
+# (H, W) of the pictures that are drawn here: landscape and portrait, some with odd sides.
 DRAWN_SIZES = ((480, 640), (640, 480), (427, 640), (500, 333))
 
 
@@ -69,6 +69,7 @@ class Export:
 
     Attributes:
         files: the exported file and, for an .xml file, its .bin file.
+        certificate_file: the certificate's .json file, next to the exported file.
         certificate: the content of `certificate_file`.
     """
 
@@ -124,8 +125,8 @@ def export(
         to: the engine.
         operator: the way in which deformable attention samples. `grid_sample` uses a standard operator.
             `gather` uses only arithmetic, for engines whose GridSample is missing or wrong. `native` (for
-            torch only, and its default) uses this package's operator, which must be installed where the file
-            runs.
+            torch only) uses this package's operator, which must be installed where the file runs. None means
+            `native` for torch, otherwise `grid_sample`.
         precision: `fp32`, or `int8` (for the convolutions of backbone and neck), which needs `calibration`.
         images: the pictures, folders or globs on which the models are compared. The default is pictures of
             `data` or, without `data`, drawn ones.
@@ -134,13 +135,14 @@ def export(
         format: the layout of `data`.
         calibration: pictures, folders or globs that determine the numeric ranges for int8.
         num_images: the maximum number of pictures that are compared.
-        max_pixels: the largest H·W of a picture, as for `load`.
+        max_pixels: the largest H·W of a picture, as for `load`; it must be None if `model` is a `Detector`.
         max_box_drift, max_score_drift, max_ap_drift: bounds; see `certificate.Bounds` for their units.
-        console: the console on which progress is shown; None shows none.
+        console: the console on which progress is shown; None means that it is not shown.
 
     Raises:
-        UserError: if an option is wrong, or a library of the extra [export] is missing.
-        ExportRefusedError: if the exported model exceeded a bound; the file is not written.
+        UserError: if an option is wrong, the model, data or pictures cannot be read, or a library of the
+            extra [export] is missing.
+        ExportRefusedError: if the drift of the exported model exceeds a bound; the file is not written.
     """
     target = Path(output).expanduser()
     operator = _checked(target, to, operator, precision, calibration, num_images)
@@ -181,7 +183,7 @@ class _Task:
         return TorchBackend(copied, torch.device("cpu"), torch.float32)
 
     def trace(self, calibration: list[Path] | None) -> Draft:
-        """Convert the model. `calibration` contains the pictures for int8; otherwise it is None."""
+        """Return the draft of the export. `calibration` lists the pictures for int8; None means float32."""
         self.console.print(f"tracing {self.detector.recipe} ({self.operator}, {self.precision}) …")
         if self.to == "torch":
             return TorchDraft(self.plain.model, self.operator)
@@ -191,7 +193,11 @@ class _Task:
         return onnx_draft if self.to == "onnx" else OpenVinoDraft(onnx_draft)
 
     def write(self, graph: Draft, target: Path) -> Export:
-        """Write the graph with its certificate if its drift from the PyTorch model is within the bounds."""
+        """Write the graph with its certificate if its drift from the PyTorch model is within the bounds.
+
+        Raises:
+            ExportRefusedError: if it is not.
+        """
         metadata = Metadata(self.detector.checkpoint.description, None)
         with replacing(target) as draft:
             graph.save(draft, metadata.to_texts())
@@ -244,7 +250,7 @@ class _Task:
         }
 
     def save_certified(self, graph: Draft, draft: Path, metadata: Metadata) -> None:
-        """Save the graph again, this time with its certificate, and run the resulting file."""
+        """Save the graph again, with its certificate, and check the resulting file on the first picture."""
         graph.save(draft, metadata.to_texts())
         opened = graph.open(draft)
         detector = Detector(opened, opened.backend)
@@ -343,7 +349,7 @@ def _checked_picture(
 def _average_precisions(
     detector: Detector, opened: ExportedModel, part: Split, console: Console
 ) -> tuple[float, float]:
-    """Return the average precision of the PyTorch model and of the exported file."""
+    """Return the average precision of the PyTorch model and of the exported file on a part of a data set."""
     console.print(f"average precision of both on {len(part)} images of {part.name} …")
     exported_detector = Detector(opened, opened.backend)
     quiet = Console(quiet=True)

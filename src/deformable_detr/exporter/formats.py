@@ -26,7 +26,7 @@ from ..inference.exported.model import engine
 from ..models import DetectionModel
 from .graph import traced
 
-OPSET = 18  # GridSample exists since 16; since 20, its mode has a new name, which not every engine knows
+OPSET = 18  # GridSample was added in 16; 20 renamed its mode, and not every engine supports the new name
 OPERATORS = {
     "onnx": ("grid_sample", "gather"),
     "openvino": ("grid_sample", "gather"),
@@ -54,7 +54,7 @@ class Draft(ABC):
 
 
 class OnnxDraft(Draft):
-    """An ONNX graph of standard operators with all weights. It reveals nothing about this machine."""
+    """An ONNX graph of standard operators with all weights, but without paths of this machine."""
 
     def __init__(self, proto: Any):
         self.proto = proto
@@ -98,8 +98,8 @@ class OnnxDraft(Draft):
 def _simplify(model: Any) -> None:
     """Fold constants and remove what is unused or repeated in a model of onnx_ir.
 
-    `onnxscript.optimizer.optimize` also searches for some hundred patterns, of which these models have hardly
-    any, and takes five times as long.
+    `onnxscript.optimizer.optimize` also searches for about a hundred patterns, of which these models have
+    hardly any, and takes five times as long.
     """
     optimizer, passes = engine("onnxscript.optimizer"), engine("onnx_ir.passes.common")
     passes.InlinePass()(model)
@@ -179,7 +179,7 @@ class TorchDraft(Draft):
                 for name in (DESCRIPTION, CERTIFICATE)
                 if f"extra/{name}" in inside
             }
-        # .data/ has a checksum of the whole file.
+        # .data/ is left out, because it contains a checksum of the whole file.
         program = {n: each.CRC for n, each in inside.items() if not n.startswith(("extra/", ".data/"))}
         metadata = Metadata.from_texts(texts, path)
         return ExportedModel(
@@ -187,9 +187,10 @@ class TorchDraft(Draft):
         )
 
     def _module(self, program: dict[str, int]) -> nn.Module:
-        """Load the saved program, unless the one that was loaded before has equal checksums.
+        """Return the saved program as a module. `program` contains the checksums of its records by name.
 
-        Loading takes half a minute, and the file with the certificate contains the same program.
+        The module that was loaded before is returned if its checksums are equal, because loading takes half a
+        minute, and the file with the certificate contains the same program.
         """
         if self._opened is None or self._opened[0] != program:
             with warnings.catch_warnings():
@@ -201,7 +202,7 @@ class TorchDraft(Draft):
 
 
 class ProgramBackend(ExportedBackend):
-    """Runs the graph of a .pt2 in PyTorch."""
+    """Runs the graph of a .pt2 file in PyTorch."""
 
     def __init__(self, path: Path, description: Description, module: nn.Module):
         super().__init__(path, description)

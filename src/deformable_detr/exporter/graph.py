@@ -4,7 +4,7 @@ The copy uses `DetectionModel.forward` unchanged and computes the same function.
 
     backbone        frozen norms are folded into the convolutions; timm's "same" padding has no branches
     attention       sampling uses standard operators (sampling.py), unless the package's own was requested
-    proposals       heads are computed only for the proposals that are used, whose number is fixed
+    proposals       boxes are computed only for the proposals that are used, whose number is fixed
 
 Tracing spends most of its time on the sizes of tensors, which are expressions of the picture's height and
 width. Therefore these expressions are kept short: (H - 1) // 8 + 1 instead of nested quotients, and a number
@@ -58,7 +58,7 @@ class Graph(nn.Module):
 
 
 class FixedNumberOfProposals(BestProposals):
-    """`BestProposals` of pictures with at least as many tokens as queries; engines refuse other ones."""
+    """`BestProposals` with a fixed number of queries; engines refuse pictures with fewer tokens than that."""
 
     def num_best(self, num_tokens: int) -> int:
         return self.plain.num_queries
@@ -71,8 +71,9 @@ class SamePaddedConvolution(nn.Module):
     the end. timm tests whether the number is positive, and tracing this test would fix the parity of the
     picture's sides. The test is not needed, because kernels here are not smaller than their stride.
 
-    Here the end gets more zeros than that, up to the kernel's span minus one in total. No output reads them,
-    and the size of the output becomes (size - 1) // stride + 1, which PyTorch simplifies if it is nested.
+    Here the end gets more zeros than that, so that their total number is the kernel's span minus one. No
+    output reads the additional ones, and the size of the output becomes (size - 1) // stride + 1, which
+    PyTorch simplifies if it is nested.
     """
 
     def __init__(self, convolution: nn.Conv2d):
@@ -97,12 +98,12 @@ class SamePaddedConvolution(nn.Module):
 
 
 def traced(model: DetectionModel, operator: str) -> torch.export.ExportedProgram:
-    """Trace the model as a program that takes pixels and mask of any batch size, height and width."""
+    """Return the traced `Graph` of a model, which accepts any batch size, height and width."""
     B, H, W = EXAMPLE
     pixels, mask = torch.zeros(B, 3, H, W), torch.zeros(B, H, W, dtype=torch.bool)
-    free = torch.export.Dim.DYNAMIC  # unlike Dim.AUTO, raises an error if one would be fixed
+    free = torch.export.Dim.DYNAMIC  # unlike Dim.AUTO, it raises an error if a size would be fixed
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # a single operator for a whole layer, which no engine has
+    torch.backends.mha.set_fastpath_enabled(False)  # one operator for a whole layer, which no engine has
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")

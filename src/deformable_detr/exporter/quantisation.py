@@ -24,7 +24,10 @@ QUANTISED = ["Conv"]  # most of the arithmetic, at little loss of accuracy
 
 
 def quantised(draft: OnnxDraft, detector: Detector, files: Sequence[Path], console: Console) -> OnnxDraft:
-    """Convert a graph to int8.
+    """Return a copy of a graph whose convolutions compute in int8.
+
+    Args:
+        files: the pictures for calibration, of which at most MAX_CALIBRATION are used.
 
     Raises:
         UserError: if a calibration picture cannot be read.

@@ -1,4 +1,4 @@
-"""Deformable attention's sampling with operators that every engine has, as two ways to compute the same sum.
+"""The sampling of deformable attention with standard operators, in two variants that compute the same sum.
 
 `grid_sample` uses one GridSample per level. `gather` uses none, for engines whose GridSample is missing, slow
 or wrong: it fetches the four corners of each point as rows and weights them bilinearly. Both are written for
@@ -55,7 +55,7 @@ class StandardAttention(MemoryAttention, ABC):
         return output
 
     def _locations(self, reference: Tensor, offsets: Tensor, shape: tuple[int, int]) -> Tensor:
-        """Return locations (B, Q, M, K, 2) on one level.
+        """Return the sampling locations (B, Q, M, K, 2) as fractions of one padded level.
 
         The unit of `offsets` (B, Q, M, K, 2) is a pixel if the references are points (B, Q, 2), and half a
         box side divided by K if they are boxes (B, Q, 4).
@@ -76,7 +76,7 @@ class StandardAttention(MemoryAttention, ABC):
     ) -> Tensor:
         """Return the weighted sums (B, Q, M·D) of samples of `value` (B, S, M, D).
 
-        Each level has locations (B, Q, M, K, 2) and weights (B, Q, M, K).
+        `locations` contains (B, Q, M, K, 2) for each level, and `weights` contains (B, Q, M, K).
         """
 
 
@@ -121,9 +121,9 @@ class GatherAttention(StandardAttention):
 
 
 def _neighbours(location: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the indices and weights of the pixels before and after each location on an axis.
+    """Yield the indices and weights of the pixels before, and then of those after, each location on an axis.
 
-    The weights of pixels outside the axis are zero.
+    Locations are fractions of the axis, which has `size` pixels. The weights of pixels outside it are zero.
     """
     position = location * size - 0.5
     first = position.floor()

@@ -1,4 +1,4 @@
-"""What a detector needs of a backend, whether PyTorch, ONNX Runtime or OpenVINO computes the predictions."""
+"""The interface of backends, which compute a detector's predictions by PyTorch, ONNX Runtime or OpenVINO."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ class Backend(ABC):
     def candidates(
         self, pixels: Sequence[Tensor | np.ndarray], classification: ClassificationScheme, k: int
     ) -> Candidates:
-        """Return the k best pairs of query and class in normalised pictures (3, h, w), which are padded."""
+        """Return the k best pairs of query and class for each normalised picture (3, h, w).
+
+        The pictures are padded to a common size.
+        """
         import torch
 
         found = self(ImageBatch.from_images([torch.as_tensor(picture) for picture in pixels]))

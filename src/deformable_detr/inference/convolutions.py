@@ -1,6 +1,6 @@
-"""Optimise convolutions for inference: fold frozen batch norms into them, store weights in channels_last.
+"""Optimise convolutions for inference: fold frozen batch norms into them, and store weights in channels_last.
 
-The replicas for CPUs and GPUs and exported models share these steps.
+The replicas for CPUs and GPUs share these steps; exported models share only the folding.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def fold_norms(backbone: nn.Module) -> None:
-    """Move a frozen norm's scale and shift into the preceding convolution if only the norm reads its output.
+    """Fold each frozen norm into the convolution before it, if nothing else reads the convolution's output.
 
     A backbone that cannot be traced keeps its norms.
     """
@@ -27,9 +27,9 @@ def fold_norms(backbone: nn.Module) -> None:
 
 
 def norms_after_convolutions(backbone: nn.Module) -> list[tuple[str, str]]:
-    """Return the names of convolutions whose output only a frozen norm reads, each with the norm's name.
+    """Return the name of each convolution whose output is read only by a frozen norm, with the norm's name.
 
-    The readers are found by tracing. If the backbone cannot be traced, there are none.
+    Tracing shows what reads an output. If the backbone cannot be traced, the list is empty.
     """
     try:
         graph = _Tracer().trace(backbone)
@@ -53,7 +53,7 @@ def norms_after_convolutions(backbone: nn.Module) -> list[tuple[str, str]]:
 
 
 class _Tracer(fx.Tracer):
-    """Treats norms and convolutions as leaves, because some of them pad by the picture's size."""
+    """Treats norms and convolutions as leaves, because some compute their padding from the picture's size."""
 
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
         known = isinstance(module, nn.Conv2d | DeformConv2d) or _is_frozen_norm(module)
@@ -82,10 +82,10 @@ def _fold(convolution: Any, norm: Any) -> None:
 
 
 def in_channels_last(module: ModuleT) -> ModuleT:
-    """Store the channels of a pixel next to each other.
+    """Convert the weights of a module's convolutions to channels_last, in place, and return the module.
 
-    In this format, a 1x1 convolution is a matrix product, depthwise convolutions load whole vectors, and
-    flattening a level to tokens is free.
+    In this format, which stores the channels of a pixel next to each other, a 1x1 convolution is a matrix
+    product, depthwise convolutions load whole vectors, and flattening a level to tokens is free.
     """
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
@@ -94,7 +94,7 @@ def in_channels_last(module: ModuleT) -> ModuleT:
 
 
 def keep_sampling_in_float32(module: nn.Module) -> None:
-    """Keep deformable convolutions in float32, because they compute coordinates."""
+    """Keep deformable convolutions in float32 if `module` is converted, because they compute coordinates."""
     for name, part in list(module.named_modules()):
         if isinstance(part, DeformConv2d):
             module.set_submodule(name, _InFloat32(part))

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 Picture: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
 USUAL_DETECTIONS = 100  # per picture, unless the model has more queries
-MAX_NAMES = 8  # the most class names that a detector's repr lists
+MAX_NAMES = 8  # maximum number of class names in a detector's repr
 
 
 class Augmentation(Protocol):
@@ -81,7 +81,8 @@ class Detector:
         self.config, self.data, self.recipe = description.config, description.data, description.recipe
         self.classes, self.decision = description.classes, description.decision
         self.classification = build_classification(description.config)
-        # PIL RGB → (3, h, w) for `detect`, normalised unless augmented; an array if the file is exported
+        # `preprocess` converts PIL RGB to (3, h, w) for `detect`: normalised pixels (an array for an exported
+        # file, otherwise a tensor) or, with an augmentation, the result of its `preprocess`.
         self._transform = _transform_for(source)
         self.preprocess = self._transform if augmentation is None else augmentation.preprocess
 
@@ -102,7 +103,7 @@ class Detector:
         return cls(checkpoint, backend_for(checkpoint.model, chosen, choose_dtype(dtype, chosen)))
 
     def augmented(self, augmentation: Augmentation) -> Detector:
-        """Return a detector with the same model that looks at pictures through `augmentation`."""
+        """Return a detector with the same model that detects objects by means of `augmentation`."""
         return Detector(self._source, self.backend, augmentation)
 
     @property
@@ -125,12 +126,18 @@ class Detector:
         return self.checkpoint.model
 
     def save(self, folder: str | Path) -> Path:
-        """Write the checkpoint folder (`model.safetensors`, `config.json`), whole or not at all."""
+        """Write the checkpoint folder (`model.safetensors`, `config.json`), whole or not at all.
+
+        Return the path of the folder.
+
+        Raises:
+            UserError: if this detector comes from an exported file, or the folder cannot be written.
+        """
         checkpoints.save(folder, self.checkpoint)
         return Path(folder)
 
     def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the (H, W) in which the model sees a picture of `size` (H, W)."""
+        """Return the (H, W) to which a picture of `size` (H, W) is resized for the model."""
         return resized_size(size, self.data.image_size, self.data.max_size)
 
     def detect(
@@ -140,10 +147,14 @@ class Detector:
         *,
         max_detections: int = 100,
     ) -> list[Detections]:
-        """Detect objects in preprocessed pictures (3, h, w), padded into one batch.
+        """Return the detections of each preprocessed picture (3, h, w). Pictures are padded into one batch.
 
         Padding affects the features of this family of models (group norm, convolutions): if results must not
         depend on the batch, pass pictures of equal shape, as `predict` does.
+
+        Args:
+            original_sizes: the (H, W) of each picture before preprocessing; boxes are in its pixels.
+            max_detections: the maximum number of detections per picture.
         """
         if self._augmentation is not None:
             return self._augmentation.detect(pixels, original_sizes, max_detections)
@@ -193,7 +204,7 @@ class Detector:
             threshold: detections below this score are left out. None means the model's own thresholds, one
                 for each class (`decision`), or 0.5 if it has none.
             classes: names of the classes to find; None means all.
-            class_thresholds: the threshold by class name, for classes with a threshold of their own.
+            class_thresholds: thresholds by class name, which replace `threshold` for these classes.
             max_detections: the maximum number of detections per picture, before classes are left out. None
                 means 100, or the number of queries if that is larger.
             batch_size: the number of pictures of equal resized shape that are computed together; the result
@@ -203,8 +214,8 @@ class Detector:
             `Detections` for one picture, or a list of them for a list. Boxes are in pixels of the original.
 
         Raises:
-            UserError: if a picture cannot be read, an option is out of range, or the model does not have a
-                class, which the message names.
+            UserError: if a picture cannot be read, an option is out of range, or the model lacks a class that
+                `classes` or `class_thresholds` names.
         """
         most = self.most_detections(max_detections)
         check_options(threshold, most, batch_size)
@@ -214,7 +225,7 @@ class Detector:
         return _predict(self, [images], selection, most, batch_size)[0]
 
     def most_detections(self, max_detections: int | None) -> int:
-        """Return the maximum number of detections per picture for this option of `predict`."""
+        """Return the maximum number of detections per picture; None means the default of `predict`."""
         return max(USUAL_DETECTIONS, self.config.num_queries) if max_detections is None else max_detections
 
     def selection(
@@ -223,7 +234,11 @@ class Detector:
         classes: Sequence[str] | None = None,
         class_thresholds: Mapping[str, float] | None = None,
     ) -> Selection:
-        """Return the minimum score of each class for these options of `predict`, with the same errors."""
+        """Return the minimum score of each class for these options of `predict`.
+
+        Raises:
+            UserError: in the same cases as `Selection.of`.
+        """
         return Selection.of(self.classes, threshold, classes, class_thresholds, self.decision)
 
     def explain(
@@ -243,7 +258,8 @@ class Detector:
             at: points (x, y) in pixels for which the encoder's attention is returned as well.
 
         Raises:
-            UserError: in the same cases as `predict`, or if a point is outside the picture.
+            UserError: in the same cases as `predict`, if this detector comes from an exported file, if a
+                point is outside the picture, or if there are points but the model has no encoder layers.
         """
         from .trace import explain_picture
 
@@ -312,8 +328,8 @@ def load(
         model: a run folder, a checkpoint folder, an authors' .pth file, a transformers folder or hub id, or
             an exported .onnx or .xml file.
         device: `auto` (CUDA if there is a GPU), `cpu`, `cuda`, `cuda:1`, … Exported files run on the CPU.
-        dtype: the type in which the model computes: None or `fp32`, `bf16`, `fp16` (weights stay float32). An
-            exported file computes in the type in which it was exported.
+        dtype: the type in which the model computes: None or `fp32`, `bf16`, `fp16` (the weights of
+            `detector.model` stay float32). An exported file computes in the type in which it was exported.
         max_pixels: the largest H·W of a picture; None means the limit with which the model was trained.
 
     Raises:
@@ -345,8 +361,8 @@ def create(
 
     Args:
         recipe: a name in `recipes.RECIPES`.
-        num_classes: the number of classes without names; 91 is COCO with its unused ids. It is ignored if
-            `classes` is given.
+        num_classes: the number of classes if they have no names; 91 means COCO's classes, with its unused
+            ids. It is ignored if `classes` is given.
         classes: the names of the classes.
         backbone_weights: None (random), `imagenet`, or a .safetensors/.pth file.
 
@@ -369,7 +385,10 @@ def new_checkpoint(
     recipe: str,
     backbone_weights: str | None,
 ) -> Checkpoint:
-    """Return a checkpoint with an untrained model for these classes, in evaluation mode."""
+    """Return a checkpoint with an untrained model for these classes, in evaluation mode.
+
+    `backbone_weights` is as for `create`.
+    """
     from ..models import build_model
 
     config = replace(model_config, num_classes=len(classes))
@@ -399,7 +418,10 @@ def check_options(threshold: float | None, max_detections: int | None, batch_siz
 
 
 def equal_shape_batches(shapes: Sequence[tuple[int, int]], batch_size: int) -> list[list[int]]:
-    """Group indices into batches of equal shape and at most `batch_size`, in order of first appearance."""
+    """Return the indices of `shapes` in batches of one shape and at most `batch_size` indices.
+
+    Shapes are in the order of their first appearance.
+    """
     groups: dict[tuple[int, int], list[int]] = {}
     for index, shape in enumerate(shapes):
         groups.setdefault(shape, []).append(index)
@@ -413,7 +435,10 @@ def equal_shape_batches(shapes: Sequence[tuple[int, int]], batch_size: int) -> l
 def read_picture(image: Picture, max_pixels: int) -> Image.Image:
     """Return any accepted picture as PIL RGB, turned upright according to its EXIF orientation.
 
-    `demo` is the first picture that comes with the bundled model.
+    `demo` is the first picture that comes with the bundled model, unless a file has this name.
+
+    Raises:
+        UserError: if `image` is of another type or cannot be read.
     """
     if isinstance(image, str) and image == DEMO and not Path(DEMO).exists():
         image = demo_pictures()[0]
@@ -423,7 +448,7 @@ def read_picture(image: Picture, max_pixels: int) -> Image.Image:
 
 
 def _array_of_tensor(image: Any) -> np.ndarray:
-    """Return a tensor (3, H, W) as an array (H, W, 3) uint8, and refuse anything that is not a tensor."""
+    """Return a tensor (3, H, W) as an array (H, W, 3) uint8; raise a `UserError` for anything else."""
     import torch
 
     if not isinstance(image, torch.Tensor):

@@ -10,7 +10,11 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(device: str | torch.device) -> torch.device:
-    """Return the device: `auto` is CUDA if there is a GPU, else the CPU; any other device must exist."""
+    """Return the device; `auto` means CUDA if there is a GPU, else the CPU.
+
+    Raises:
+        UserError: if this machine does not have the device.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -22,7 +26,11 @@ def choose_device(device: str | torch.device) -> torch.device:
 
 
 def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """Return the type; None is float32. A 16-bit type must be one that the device supports natively."""
+    """Return the type; None means float32.
+
+    Raises:
+        UserError: if `dtype` is not in DTYPES, or the device is a CPU without instructions for it.
+    """
     if dtype is None:
         return torch.float32
     chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
@@ -40,7 +48,7 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch
 
 def cpu_has_bfloat16() -> bool:
     """Return True if the CPU has instructions for bfloat16 matrices."""
-    if not hasattr(torch.cpu, "get_capabilities"):  # torch 2.10
+    if not hasattr(torch.cpu, "get_capabilities"):  # as in torch 2.10
         supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
         return supported
     capabilities = torch.cpu.get_capabilities()

@@ -1,9 +1,11 @@
-"""Convert the last layer's predictions to detections in pixels of the original (specification §7.1).
+"""Convert the last layer's predictions to detections in pixels of the original picture (specification §7.1).
 
 Boxes are not clipped: `evaluate` measures them as they are, and `predict` clips them in its `Selection`.
 A model that follows the paper needs no non-maximum suppression, because with enough training the set loss
 teaches it to predict each object once. `nms_iou` is for models that were trained for a shorter time
 (docs/training.md).
+
+Letters: B batch, Q queries, N detections or boxes of one image.
 """
 
 from __future__ import annotations
@@ -32,7 +34,10 @@ class Candidates:
     def of_arrays(
         cls, logits: np.ndarray, boxes_cxcywh: np.ndarray, classification: ClassificationScheme, k: int
     ) -> Candidates:
-        """Select from logits (B, Q, num_logits) and boxes (B, Q, 4), both float32, without PyTorch."""
+        """Select the k best pairs from logits (B, Q, num_logits) and boxes (B, Q, 4), both float32.
+
+        This needs no PyTorch.
+        """
         pairs = select_from_arrays(classification, logits, k)
         return cls(pairs, np.take_along_axis(boxes_cxcywh, pairs.queries[..., None], axis=1))
 
@@ -40,14 +45,18 @@ class Candidates:
 def candidates_of(
     logits: Tensor, boxes_cxcywh: Tensor, classification: ClassificationScheme, k: int
 ) -> Candidates:
-    """Select from logits (B, Q, num_logits) and boxes (B, Q, 4) on their device."""
+    """Select the k best pairs from logits (B, Q, num_logits) and boxes (B, Q, 4), on the tensors' device."""
     pairs = classification.select(logits.float(), k)
     boxes = boxes_cxcywh.float().gather(1, pairs.queries[..., None].expand(-1, -1, 4))
     return Candidates(pairs.arrays(), boxes.cpu().numpy())
 
 
 def num_candidates(max_detections: int, num_queries: int, nms_iou: float | None) -> int:
-    """Return how many pairs to select: suppressed detections make room for as many as there are queries."""
+    """Return the number of pairs of query and class to select for `max_detections` detections.
+
+    With non-maximum suppression, it is at least the number of queries, so that other pairs can take the place
+    of suppressed ones.
+    """
     return max_detections if nms_iou is None else max(max_detections, num_queries)
 
 
@@ -60,7 +69,7 @@ def postprocess(
     max_detections: int = 100,
     nms_iou: float | None = None,
 ) -> list[Detections]:
-    """Return the best `max_detections` of each image, best first.
+    """Return at most `max_detections` detections of each image, best first.
 
     Args:
         logits: (B, Q, num_logits).
@@ -84,7 +93,7 @@ def detections_of_queries(
     max_detections: int = 100,
     nms_iou: float | None = None,
 ) -> list[tuple[Detections, np.ndarray]]:
-    """Return the result of `postprocess`, with the query of each detection, (N,), for each image."""
+    """Return, for each image, the result of `postprocess` and the query indices of its detections, (N,)."""
     k = num_candidates(max_detections, logits.shape[1], nms_iou)
     candidates = candidates_of(logits, boxes_cxcywh, classification, k)
     return detections_of_candidates(candidates, classes, original_sizes, max_detections, nms_iou)
@@ -97,7 +106,7 @@ def detections_of_candidates(
     max_detections: int,
     nms_iou: float | None,
 ) -> list[tuple[Detections, np.ndarray]]:
-    """Return the detections in pixels and the query of each detection, (N,), for each image."""
+    """Return, for each image, its detections in pixels and the query indices of these detections, (N,)."""
     pairs, centres, sizes = (
         candidates.pairs,
         candidates.boxes_cxcywh[..., :2],
@@ -131,7 +140,8 @@ def detections_of_candidates(
 def unsuppressed(boxes_xyxy: np.ndarray, labels: np.ndarray, nms_iou: float) -> np.ndarray:
     """Return the indices of boxes (N, 4) that no better box of their class overlaps by more than `nms_iou`.
 
-    This is non-maximum suppression of boxes that are sorted by score: a suppressed box suppresses no other.
+    This is non-maximum suppression. The boxes must be sorted by score, best first; `labels` (N,) are their
+    classes. A suppressed box suppresses no other.
     """
     x0, y0, x1, y1 = boxes_xyxy.T
     areas = (x1 - x0) * (y1 - y0)
@@ -142,6 +152,6 @@ def unsuppressed(boxes_xyxy: np.ndarray, labels: np.ndarray, nms_iou: float) -> 
             widths = np.minimum(x1[index], x1[later]) - np.maximum(x0[index], x0[later])
             heights = np.minimum(y1[index], y1[later]) - np.maximum(y0[index], y0[later])
             shared = widths.clip(0) * heights.clip(0)
-            # Without a division, which boxes of no area would make 0/0.
+            # A division, shared / union, would be 0/0 for boxes without area.
             alive[later[shared > nms_iou * (areas[index] + areas[later] - shared)]] = False
     return np.flatnonzero(alive)

@@ -1,7 +1,8 @@
 """The attention of one forward pass, recorded from outside with temporary hooks; the model does not change.
 
-Letters: B batch, R rows (object queries, or chosen tokens of the encoder), M heads, L levels, K sampling
-points, S memory tokens, P places (points of the image). Points are (x, y).
+Letters: B batch, Q queries of an attention module, R recorded rows (object queries, or chosen tokens of the
+encoder), M heads, L levels, K sampling points, S memory tokens, P places (points of the image). Points are
+(x, y).
 """
 
 from __future__ import annotations
@@ -55,10 +56,11 @@ class Recording:
     """The record of one forward pass.
 
     Attributes:
+        output: the output of the model.
         memory, queries: the inputs of the decoder.
         decoder: one record per layer, with a row for each query.
         encoder: one record per layer, with the L rows of each place in sequence; empty without places.
-        tokens: (B, P, L), the token of each level that covers each place.
+        tokens: (B, P, L), the index of the token that covers each place on each level.
     """
 
     output: DetectorOutput
@@ -74,7 +76,8 @@ def record(model: DetectionModel, batch: ImageBatch, places: Tensor | None = Non
     """Run the model in evaluation mode and record its attention.
 
     Args:
-        places: (P, 2) fractions of the unpadded images; the encoder is recorded for the tokens there.
+        places: (P, 2), fractions of the unpadded images; the encoder's attention is recorded for the tokens
+            that cover them. None means that it is not recorded.
     """
     places = batch.pixels.new_zeros(0, 2) if places is None else places.to(batch.pixels)
     kept: dict[str, Any] = {}
@@ -102,7 +105,7 @@ def record(model: DetectionModel, batch: ImageBatch, places: Tensor | None = Non
 
 
 def tokens_at(memory: FeatureMemory, places: Tensor) -> Tensor:
-    """Return the memory token of each level that covers each place, (B, P, L).
+    """Return the index of the memory token that covers each place on each level, (B, P, L).
 
     Places on the right or bottom border get the nearest token. `places` is (P, 2), in fractions of the
     unpadded image.
@@ -183,7 +186,10 @@ class _DeformableWatch(_Watch):
 
 
 class _OwnLevelWatch(_Watch):
-    """Hooks on an attention module that is called level by level; unattended levels get the weight 0."""
+    """Hooks on attention that calls its inner module once for each level.
+
+    Levels to which a row does not attend get the weight 0.
+    """
 
     def __init__(self, attention: OwnLevelAttention, places: Tensor | None, hooks: ExitStack):
         self.of_tokens = places is not None
@@ -197,7 +203,7 @@ class _OwnLevelWatch(_Watch):
             weights[..., level, :] = call.weights[..., 0, :]
             locations = call.locations.expand(-1, -1, -1, len(calls), -1, -1)
             levels.append((call.references, locations, weights))
-        # For tokens, the levels of a place are in sequence; queries are grouped by level.
+        # Rows of tokens have the levels of a place in sequence; rows of queries are grouped by level.
         join = _interleave if self.of_tokens else torch.cat
         return SampledLayer(*(join(parts, dim=1) for parts in zip(*levels, strict=True)))
 
@@ -236,7 +242,10 @@ class _DenseWatch(_Watch):
 
 
 def _rows(values: Tensor, memory: FeatureMemory, places: Tensor | None) -> Tensor:
-    """Select the rows (B, Q, …) → (B, R, …) at once, as an encoder's full attention is too large to keep."""
+    """Return the rows of `values` (B, Q, …) for the tokens at `places`, (B, P·L, …); None means all rows.
+
+    Rows are selected as soon as they are computed, because an encoder's full attention is too large to keep.
+    """
     if places is None:
         return values
     tokens = tokens_at(memory, places).flatten(1)  # (B, P·L)

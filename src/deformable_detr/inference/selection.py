@@ -13,10 +13,10 @@ from ..errors import UserError
 from ..structures import ClassTable, Detections
 from ..words import listed
 
-MAX_NAMES = 20  # the most class names that an error message lists
-MAX_THRESHOLDS = 8  # the most thresholds that `Selection.in_words` lists
+MAX_NAMES = 20  # maximum number of class names in an error message
+MAX_THRESHOLDS = 8  # maximum number of thresholds in `Selection.in_words`
 UNREACHABLE = np.inf  # the threshold of classes that are left out
-USUAL_THRESHOLD = 0.5  # of models without thresholds of their own
+USUAL_THRESHOLD = 0.5  # the threshold for models that contain none
 REQUESTED = "as requested"
 
 
@@ -51,11 +51,12 @@ class Selection:
             classes: names of the selected classes; None means all. A name with commas may be given in parts,
                 as a command line splits it: ["bus", "coach"] means "bus, coach" if that is a class.
             class_thresholds: the minimum score by class name.
-            decision: the model's own thresholds.
+            decision: the model's own thresholds; None if it has none.
 
         Raises:
             UserError: if the model does not have one of these classes (the message lists the closest names),
-                or if a score is outside [0, 1].
+                if a score is outside [0, 1], if `classes` is empty or a text, or if `class_thresholds` names
+                a class that is not selected.
         """
         common, reason = _common(threshold, decision, len(table))
         if isinstance(classes, str):
@@ -82,7 +83,7 @@ class Selection:
         ]
         if own and reason != REQUESTED:
             reason = f"{reason}; as requested for {listed(list(own), MAX_THRESHOLDS)}"
-        return cls(np.array(minima, dtype=np.float32), table.names, reason)  # the type of scores
+        return cls(np.array(minima, dtype=np.float32), table.names, reason)  # float32, like scores
 
     @property
     def leaves_classes_out(self) -> bool:
@@ -107,13 +108,16 @@ class Selection:
 
     @property
     def by_class(self) -> dict[str, float]:
-        """The minimum score of each selected class, by name, as a user wrote it."""
+        """The minimum score of each selected class, by name.
+
+        It is rounded to 6 digits, so that a threshold like 0.3 does not become 0.300000012 (float32).
+        """
         pairs = zip(self.names, self.thresholds.tolist(), strict=True)
         return {name: round(score, 6) for name, score in pairs if name is not None and score != UNREACHABLE}
 
     @property
     def common(self) -> float | None:
-        """The minimum score of all selected classes; None if they differ."""
+        """The minimum score that all selected classes share; None if their scores differ."""
         scores = set(self.by_class.values())
         return scores.pop() if len(scores) == 1 else None
 
@@ -131,7 +135,7 @@ class Selection:
 def _common(
     threshold: float | None, decision: Decision | None, num_classes: int
 ) -> tuple[Sequence[float], str]:
-    """Return the minimum score of each class that is not named, and where it comes from."""
+    """Return the score of each class that applies without `class_thresholds`, and its origin in words."""
     if threshold is not None:
         _check_score("threshold", threshold)
         return [threshold] * num_classes, REQUESTED
@@ -141,7 +145,7 @@ def _common(
 
 
 def _with_commas(parts: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Join neighbouring parts that together form the name of a class."""
+    """Return the names, with neighbouring parts joined if together they form a `known` name with commas."""
     by_parts = {tuple(part.strip() for part in name.split(",") if part.strip()): name for name in known}
     longest = max(map(len, by_parts), default=1)
     names: list[str] = []

@@ -1,4 +1,4 @@
-"""Snapshots of models, which detect whether a model has changed since something was built from it."""
+"""Snapshots of models, which show whether a model has changed since a replica was built from it."""
 
 from __future__ import annotations
 

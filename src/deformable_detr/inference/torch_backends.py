@@ -34,7 +34,7 @@ class TorchBackend(Backend):
 
 
 class Runner(Protocol):
-    """A model that was rebuilt for speed; the packages cpu/ and cuda/ each have one such class."""
+    """A model that was rebuilt for speed; cpu/ and cuda/ each contain a class of this kind."""
 
     def is_current(self, model: DetectionModel) -> bool: ...
 
@@ -42,7 +42,7 @@ class Runner(Protocol):
 
 
 class RunnerBackend(Backend):
-    """Runs a replica of the model for its device, built on the first call and rebuilt after changes."""
+    """Runs a replica for its device, built on the first call and rebuilt after changes of the model."""
 
     def __init__(self, model: DetectionModel, device: torch.device, dtype: torch.dtype):
         self.model = model.to(device)

@@ -1,10 +1,11 @@
 """Traces of where a model looked in a picture, as arrays in its pixels (the content of the paper's figure 6).
 
-`Detector.explain` returns an `Explanation`; `explain/` and `report/` draw it and judge missed objects by it.
+`Detector.explain` returns an `Explanation`, which `explain/` draws. A `Trace` of all queries is used to judge
+missed objects (explain/missed.py) and by `report/`.
 
-Letters: N detections, R rows (queries), T decoder layers or encoder layers, M heads, L levels, K points,
-P places (points of the picture). Points are (x, y) pixels of the original picture; boxes are xyxy; sizes are
-(H, W).
+Letters: B batch, N detections, Q queries, R rows (chosen queries or tokens), T decoder layers or encoder
+layers, M heads, L levels, K points, P places (points of the picture). Points are (x, y) pixels of the
+original picture; boxes are xyxy; sizes are (H, W).
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class SamplingPoints:
     """The points at which R rows of deformable attention sampled in each layer.
 
     Attributes:
-        locations: (R, T, M, L, K, 2); some may be outside the picture, where values are zero.
+        locations: (R, T, M, L, K, 2); some may be outside the picture, where the sampled values are zero.
         weights: (R, T, M, L, K), with a sum of one over (L, K).
     """
 
@@ -51,7 +52,7 @@ class SamplingPoints:
         return SamplingPoints(self.locations[rows], self.weights[rows])
 
     def share_inside(self, boxes_xyxy: np.ndarray) -> np.ndarray:
-        """Return the share of each row's weight inside a box, (R, T).
+        """Return the share of each row's weight inside a box in each layer, (R, T), as a mean over the heads.
 
         `boxes_xyxy` is one box for all rows, (4,), or one box for each row, (R, 4).
         """
@@ -67,8 +68,9 @@ class AttentionMaps:
     """The weights of R rows of dense attention for each cell of the single level.
 
     Attributes:
-        weights: (R, T, M, H, W), with a sum of one over (H, W); the cells cover the picture evenly.
-        image_size: (H, W) of the picture.
+        weights: (R, T, M, H, W), with a sum of one over the H rows and W columns of cells, which cover the
+            picture evenly.
+        image_size: the height and width of the picture.
     """
 
     weights: np.ndarray
@@ -78,9 +80,9 @@ class AttentionMaps:
         return replace(self, weights=self.weights[rows])
 
     def share_inside(self, boxes_xyxy: np.ndarray) -> np.ndarray:
-        """Return the share of each row's weight inside a box, (R, T), as `SamplingPoints` does.
+        """Return the share of each row's weight inside a box, (R, T), as `SamplingPoints.share_inside` does.
 
-        The resolution is one cell: a cell that the box touches counts as a whole.
+        A cell that the box touches counts as a whole.
         """
         rows, columns = self.weights.shape[-2:]
         height, width = self.image_size
@@ -92,7 +94,10 @@ class AttentionMaps:
         return share
 
     def upsampled(self, row: int, layer: int = -1, head: int | None = None) -> np.ndarray:
-        """Return the smoothed weights of one `head`, or their mean over heads, as (H, W) of the picture."""
+        """Return the weights of one row in one layer, interpolated bilinearly to the picture's (H, W).
+
+        The weights are those of `head`; None means their mean over all heads.
+        """
         cells = self.weights[row, layer]
         chosen = cells.mean(0) if head is None else cells[head]
         return (
@@ -110,12 +115,13 @@ Attention = SamplingPoints | AttentionMaps
 
 @dataclass(frozen=True)
 class Proposals:
-    """The first stage's boxes from which R queries started.
+    """The boxes of the first stage from which R queries start.
 
     Attributes:
         boxes_xyxy: (R, 4).
         objectness: (R,) in [0, 1].
-        levels, centres: (R,) and (R, 2), the level and the centre of the memory token of each proposal.
+        levels: (R,), the index of the level of each proposal's memory token.
+        centres: (R, 2), the centre of this token's cell.
     """
 
     boxes_xyxy: np.ndarray
@@ -132,11 +138,13 @@ class QueryTraces:
     """The traces of R object queries in the decoder's T layers.
 
     Attributes:
-        indices: (R,), the queries' numbers.
-        scores: (R, classes), with 0 for logits that no class uses.
+        indices: (R,), the indices of the queries in the model's output.
+        scores: (R, classes), the scores after the last layer, with 0 for logits that no class uses.
         boxes_xyxy: (R, T, 4), the boxes after each layer.
-        references: for each layer, the points (R, 2) or boxes (R, 4; xyxy) around which it sampled (with
-            refinement, points in the first layer and boxes after it); empty for DETR, which has none.
+        references: for each layer, the points (R, 2) or boxes (R, 4) around which it sampled. With
+            refinement, a model with one stage has points in the first layer and boxes in the others. Empty
+            for DETR, which has no references.
+        attention: the attention of the R queries to the memory.
         proposals: the proposals of the queries; None for models with one stage.
     """
 
@@ -167,7 +175,7 @@ class EncoderTraces:
 
     Attributes:
         places: (P, 2), the requested places.
-        tokens: (P, L), the numbers of the tokens.
+        tokens: (P, L), the indices of the tokens in the memory.
         centres: (P, L, 2), the centres of the tokens' cells.
         attention: the attention of the tokens, with P·L rows; the levels of a place are in sequence.
     """
@@ -200,14 +208,14 @@ class Explanation:
         return f"Explanation({self.detections.in_words()}; {count(num_layers, 'decoder layer')})"
 
     def draw(self, *, layer: int = -1, most: int = 5) -> Figure:
-        """Draw where the model looked, as `trace_drawing.draw` does."""
+        """Return a figure of where the model looked; the arguments are those of `trace_drawing.draw`."""
         from .trace_drawing import draw
 
         import_extra("matplotlib", "figures", "draw")
         return draw(self, layer=layer, most=most)
 
     def _repr_png_(self) -> bytes:
-        """Return the figure for a notebook."""
+        """Return the figure as a PNG for a notebook."""
         buffer = BytesIO()
         self.draw().savefig(buffer, format="png", dpi=NOTEBOOK_DPI)
         return buffer.getvalue()
@@ -215,7 +223,10 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Trace:
-    """The traces of all Q queries of a picture, and the model's raw predictions of the last layer (B = 1)."""
+    """The traces of all Q queries of one picture, and the raw predictions of the last layer (B = 1).
+
+    `encoder`: the traces from the requested places; None if none were requested.
+    """
 
     queries: QueryTraces
     encoder: EncoderTraces | None
@@ -233,7 +244,16 @@ def explain_picture(
     places: Sequence[tuple[float, float]] = (),
     nms_iou: float | None = None,
 ) -> Explanation:
-    """Explain one picture, from the model's input `pixels` (3, h, w) and `picture` (H, W, 3) uint8."""
+    """Return the explanation of the selected detections in one picture.
+
+    Args:
+        pixels: the preprocessed picture, (3, h, w).
+        picture: the original picture, (H, W, 3) uint8.
+        places: the points (x, y) for which the encoder's attention is traced.
+
+    Raises:
+        UserError: in the same cases as `trace_picture`.
+    """
     size = (picture.shape[0], picture.shape[1])
     trace = trace_picture(model, classification, classes, pixels, size, places)
     logits, boxes = trace.predictions.logits, trace.predictions.boxes_cxcywh
@@ -252,10 +272,15 @@ def trace_picture(
     size: tuple[int, int],
     places: Sequence[tuple[float, float]] = (),
 ) -> Trace:
-    """Trace every query, for `pixels` (3, h, w) and `size`, the (H, W) of the original picture.
+    """Return the traces of every query of one picture.
+
+    Args:
+        pixels: the preprocessed picture, (3, h, w).
+        size: the (H, W) of the original picture.
+        places: the points (x, y) for which the encoder's attention is traced as well.
 
     Raises:
-        UserError: if a place is outside the picture, or the model has no encoder.
+        UserError: if a place is outside the picture, or there are places but the model has no encoder layers.
     """
     height, width = size
     for x, y in places:
@@ -340,7 +365,7 @@ def _proposals(recording: Recording, size: tuple[int, int]) -> Proposals | None:
 def _cell_centres(
     tokens: Tensor, recording: Recording, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the centres (R, 2) in pixels of the cells of `tokens` (R,), and their levels (R,)."""
+    """Return the centres of the cells of `tokens` (R,) in pixels, (R, 2), and their levels, (R,)."""
     shapes = np.array(recording.memory.spatial_shapes)
     starts = np.concatenate([[0], shapes.prod(1).cumsum()[:-1]])
     numbers = tokens.cpu().numpy()

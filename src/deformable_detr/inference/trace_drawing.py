@@ -31,16 +31,17 @@ GAP_INCHES, TITLE_INCHES, LEGEND_INCHES = 0.08, 0.19, 0.42
 TITLE_SHARE = 0.95  # the share of a panel's width that the two sides of its title may fill
 DPI = 200
 CONTEXT, MAX_ZOOM = 2.0, 8.0
-WEIGHTY = 0.25  # a panel must show the points with more than this share of the row's largest weight
+WEIGHTY = 0.25  # zoomed panels show all points with more than this share of the query's largest weight
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 WEIGHT_COLOURS = "turbo"  # from blue to red, as in the paper
 BOX_COLOUR, PROPOSAL_COLOUR, OBJECT_COLOUR = "#35e055", "#ffd21f", "#ff3b30"
 
 
 def draw(explanation: Explanation, *, layer: int = -1, most: int = 5) -> Figure:
-    """Draw the picture with its detections, and panels for the best `most` of them and every encoder point.
+    """Draw the picture with its detections, and further panels for their attention.
 
-    The panels of detections are zoomed in so that their points can be distinguished.
+    Each of the best `most` detections has a panel, which is zoomed in so that its points can be
+    distinguished. Each encoder point has a panel for each level.
 
     Args:
         layer: the layer whose attention is drawn, from 0 to T - 1; -1 means the last one.
@@ -77,7 +78,10 @@ def draw(explanation: Explanation, *, layer: int = -1, most: int = 5) -> Figure:
 
 
 def _surrounding(queries: QueryTraces, row: int, layer: int, size: tuple[int, int]) -> np.ndarray:
-    """Return the box around the final box and all points with weight inside the picture."""
+    """Return the smallest box (4,) that contains a query's final box and its points with large weights.
+
+    Points outside the picture do not count; WEIGHTY defines which weights are large.
+    """
     corners = queries.boxes_xyxy[row, -1].reshape(2, 2)
     if isinstance(queries.attention, SamplingPoints):
         locations, weights = queries.attention.locations[row, layer], queries.attention.weights[row, layer]
@@ -112,14 +116,18 @@ def grid(
     legend_for: float | None = None,
     min_width: float = MIN_INCHES,
 ) -> tuple[Figure, list[Axes]]:
-    """Create a figure of equal panels for pictures of `size` (H, W), row by row, each with room for a title.
+    """Create a figure of equal panels for pictures of `size` (H, W), each with room for a title.
 
     Args:
+        columns: the number of panels in a row; None means a number that suits their aspect ratio.
         legend_for: the largest weight of the colour bar below the panels; None means no colour bar.
         min_width: the minimum width of a panel in inches, so that its title fits; the height grows in
             proportion.
+
+    Returns:
+        The figure, and its panels row by row.
     """
-    # Not pyplot, which keeps figures alive and asks for a display.
+    # pyplot is avoided, because it keeps figures in memory and may need a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -151,7 +159,7 @@ def grid(
 
 
 def show_picture(panel: Axes, image: np.ndarray) -> None:
-    """Draw the picture so that its pixel (0, 0) covers [0, 1] × [0, 1]. Anything outside it is cut off."""
+    """Draw the picture so that its pixel (0, 0) covers [0, 1] × [0, 1]; cut off what is outside."""
     height, width = image.shape[:2]
     # The picture is greyed a little, because colour shows the weights.
     grey = image @ LUMA
@@ -164,7 +172,8 @@ def show_picture(panel: Axes, image: np.ndarray) -> None:
 def zoom(panel: Axes, box_xyxy: np.ndarray, size: tuple[int, int]) -> None:
     """Show the part of a picture around a box, in the picture's aspect ratio.
 
-    The box fills at most 1 / CONTEXT of a side. `size` is the (H, W) of the picture.
+    The box fills at most 1 / CONTEXT of a side, unless the view is the whole picture, and the magnification
+    is at most MAX_ZOOM. `size` is the (H, W) of the picture.
     """
     extent, low, high = np.array(size[::-1]), box_xyxy[:2], box_xyxy[2:]
     share = min(1.0, float((CONTEXT * (high - low) / extent).max()))
@@ -176,7 +185,7 @@ def zoom(panel: Axes, box_xyxy: np.ndarray, size: tuple[int, int]) -> None:
 
 def title(panel: Axes, left: str, right: str) -> None:
     """Write a title line above a panel, in a font small enough for both of its sides to fit."""
-    # Class names contain no mathematics: a $ stays a $.
+    # A $ in a class name is not the start of a formula.
     common: dict[str, Any] = {"pad": 2.5, "parse_math": False}
     texts = {
         panel.set_title(left, loc="left", fontsize=7, **common): 7.0,
@@ -191,7 +200,7 @@ def title(panel: Axes, left: str, right: str) -> None:
 def draw_query(
     panel: Axes, queries: QueryTraces, row: int, *, layer: int = -1, max_weight: float | None = None
 ) -> None:
-    """Draw the attention, proposal, reference and boxes of one query."""
+    """Draw a query's proposal, its boxes after all layers, and its reference and attention in `layer`."""
     draw_attention(panel, queries.attention, row, layer, max_weight)
     if queries.proposals is not None:
         draw_box(panel, queries.proposals.boxes_xyxy[row], PROPOSAL_COLOUR, 0.7, linestyle=(0, (3, 2)))
@@ -209,7 +218,11 @@ def draw_query(
 def draw_attention(
     panel: Axes, attention: Attention, row: int, layer: int, max_weight: float | None = None
 ) -> None:
-    """Draw the sampling points of all heads and levels, largest weights on top, or a map over the picture."""
+    """Draw the sampling points of all heads and levels, or a map over the picture for dense attention.
+
+    The points with the largest weights are drawn on top. `max_weight` is the weight that gets the last
+    colour; None means `largest(attention, layer)`.
+    """
     max_weight = max_weight or largest(attention, layer)
     if isinstance(attention, AttentionMaps):
         height, width = attention.image_size
@@ -263,7 +276,7 @@ def largest(attention: Attention, layer: int) -> float:
     if isinstance(attention, SamplingPoints):
         weights = attention.weights[:, layer]
     else:
-        weights = attention.weights[:, layer].mean(1)  # over heads
+        weights = attention.weights[:, layer].mean(1)  # over the heads
         return float(max(weights.max(), np.finfo(np.float32).tiny))
     return float(max(np.quantile(weights, 0.995), np.finfo(np.float32).tiny))
 

@@ -1,12 +1,12 @@
-"""Test-time augmentation: a detector that sees each picture several times, flipped and in several sizes, and
-merges the detections (paper, Table 3, last row).
+"""Test-time augmentation: detect objects in several sizes of each picture and in their mirror images, and
+merge the detections (paper, Table 3, last row).
 
 It is separate from the model: a detector with views can be evaluated and used like any other detector.
 
 Overlapping detections of one class are merged into one object. torchvision's non-maximum suppression finds
-its best box. The merged box is the mean of all its boxes, weighted by score; the merged score is the mean
-over the views of the best score in each, with 0 for a view without the object. The paper does not specify
-its method.
+the best box of each object. The merged box is the mean of all its boxes, weighted by score; the merged score
+is the mean over the views of the best score in each, with 0 for a view without the object. The paper does not
+specify its method.
 
 Letters: N detections, V views.
 """
@@ -40,7 +40,7 @@ class View:
     flipped: bool
 
     def back(self, boxes_xyxy: np.ndarray, width: int) -> np.ndarray:
-        """Undo the mirroring of boxes (N, 4) in a picture of `width` pixels, if this view is flipped."""
+        """Return boxes (N, 4) of this view in the unflipped picture, which is `width` pixels wide."""
         if not self.flipped:
             return boxes_xyxy
         x0, y0, x1, y1 = boxes_xyxy.T
@@ -48,7 +48,7 @@ class View:
 
 
 def views_of(scales: Sequence[float] = SCALES, flip: bool = True) -> tuple[View, ...]:
-    """Return a view of every scale and, with `flip`, its mirror image.
+    """Return one view for each scale and, with `flip`, its mirror image as well.
 
     Raises:
         UserError: if there is no scale, or one is repeated or not between 0.1 and 10.
@@ -64,7 +64,7 @@ def views_of(scales: Sequence[float] = SCALES, flip: bool = True) -> tuple[View,
 class MergedViews:
     """Detects objects in several views of each picture, and merges the detections.
 
-    With a single, unchanged view, the result is that of the plain detector.
+    With a single view of scale 1 that is not flipped, the result is that of the plain detector.
     """
 
     def __init__(self, detector: Detector, views: Sequence[View], overlap: float = OVERLAP):
@@ -91,7 +91,7 @@ class MergedViews:
     def detect(
         self, pixels: Sequence[Tensor], original_sizes: Sequence[tuple[int, int]], max_detections: int
     ) -> list[Detections]:
-        """Return the merged detections in pictures (3, H, W) uint8.
+        """Return the merged detections of each picture (3, H, W) uint8.
 
         In each view, pictures of equal shape share a batch; nothing is padded.
         """
@@ -110,7 +110,7 @@ class MergedViews:
         original_sizes: Sequence[tuple[int, int]],
         max_detections: int,
     ) -> list[Detections]:
-        """Return the detections in each picture, in its pixels, but mirrored if the view is flipped."""
+        """Return each picture's detections, in pixels of the original, mirrored if the view is flipped."""
         inputs = [self.transforms[view.scale](F.to_pil_image(picture)) for picture in pixels]
         if view.flipped:
             inputs = [picture.flip(-1) for picture in inputs]
@@ -124,27 +124,31 @@ class MergedViews:
 
 
 def tta_scales(tta: bool | Sequence[float]) -> tuple[float, ...]:
-    """Return the scales for the option `tta`: no scales, the usual ones, or those that it lists."""
+    """Return the scales for the option `tta`: none for False, SCALES for True, or those that it lists."""
     if isinstance(tta, bool):
         return SCALES if tta else ()
     return tuple(tta)
 
 
 def augmented(detector: Detector, scales: Sequence[float] = SCALES) -> Detector:
-    """Return the detector with flips and these scales; its explanations are those of the plain detector."""
+    """Return a detector that merges the views in these scales and their mirror images.
+
+    Its explanations are those of the plain detector.
+    """
     return detector.augmented(MergedViews(detector, views_of(scales)))
 
 
 def augmented_as_requested(detector: Detector, tta: bool | Sequence[float]) -> Detector:
-    """Return the detector with the augmentation of the option `tta`, or itself if there is none."""
+    """Return the detector with the augmentation of the option `tta`, or itself if there are no scales."""
     scales = tta_scales(tta)
     return augmented(detector, scales) if scales else detector
 
 
 def merge(views: Sequence[Detections], overlap: float = OVERLAP, max_detections: int = 100) -> Detections:
-    """Merge the detections in V views of one picture, in the picture's coordinates; return the best first.
+    """Merge the detections in V views of one picture, and return the best `max_detections`, best first.
 
-    A single view is not changed, because the model predicts each object once.
+    The boxes of all views must be in pixels of the picture. A single view is returned unchanged, because the
+    model predicts each object once; if no view has detections, the first one is returned.
     """
     if len(views) == 1 or not any(map(len, views)):
         return views[0]
@@ -152,11 +156,12 @@ def merge(views: Sequence[Detections], overlap: float = OVERLAP, max_detections:
     boxes, scores, labels = map(torch.from_numpy, (every.boxes_xyxy, every.scores, every.labels))
     numbers = torch.cat([torch.full((len(view),), number) for number, view in enumerate(views)])
     best = batched_nms(boxes, scores, labels, overlap)
-    # (best, N): the overlap with the best detections of the same class; each belongs to the nearest of them.
+    # (best, N): the IoU of the best detections with all detections of the same class. Each detection belongs
+    # to the best one that it overlaps most.
     overlaps = box_iou(boxes[best], boxes).nan_to_num() * (labels[best][:, None] == labels[None])
     overlaps[torch.arange(len(best)), best] = 1.0  # also for a box without area
     nearest = overlaps.argmax(0)
-    nearest[best] = torch.arange(len(best))  # also for equal boxes so thin that suppression missed them
+    nearest[best] = torch.arange(len(best))  # also if boxes are equal, but too thin to be suppressed
     member = (nearest[None] == torch.arange(len(best))[:, None]) & (overlaps >= overlap)
     weights = member * scores
     merged = (weights @ boxes) / weights.sum(1, keepdim=True).clamp(min=1e-12)

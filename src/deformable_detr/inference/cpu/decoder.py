@@ -1,6 +1,7 @@
 """The decoder. As queries are few and the memory is large, it samples first and projects only the samples.
 
-Letters: B batch, Q queries, S memory tokens, C channels, M heads, D = C/M, L levels, K points.
+Letters: B batch, Q queries, S memory tokens, C channels, M heads, D = C/M channels per head, L levels,
+K points.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class LastLayerDecoder(Decoder):
         super().__init__(layers, heads, decoder.norm, decoder.refine_references)  # type: ignore[arg-type]
         self.samples = all(isinstance(layer.cross_attention, SampledFirst) for layer in decoder.layers)
 
-    # Only training replaces the self-attention, and it does not use this decoder.
+    # The argument that replaces the self-attention is missing, because it is used only in training.
     def forward(  # type: ignore[override]
         self, queries: Queries, memory: FeatureMemory
     ) -> tuple[Predictions, ...]:
@@ -52,7 +53,7 @@ class LastLayerDecoder(Decoder):
 
 
 def with_ones(memory: LocatedMemory) -> Tensor:
-    """Append a one to each token, (B, S, C + ONES); tokens of padding are all zeros."""
+    """Return the tokens with a one and zeros appended, (B, S, C + ONES); those in the padding are zero."""
     B, S, C = memory.tokens.shape
     extended = memory.tokens.new_zeros(B, S, C + ONES)
     extended[..., :C] = memory.tokens

@@ -1,10 +1,10 @@
 """The deformable encoder, computed in chunks of tokens.
 
 In an encoder layer, only the values need all tokens. The rest, from the sampling offsets to the last norm, is
-independent for each token. So a chunk passes through all these steps while it is in the cache, and the hidden
-layer of the feed-forward network (73 MB for a COCO picture) never exists as a whole.
+independent for each token. Therefore a chunk passes through all these steps while it is in the cache, and the
+hidden layer of the feed-forward network (73 MB for a COCO picture) never exists as a whole.
 
-Letters: B batch, S memory tokens, C channels, M heads, D = C/M, L levels, K points.
+Letters: B batch, S memory tokens, C channels, M heads, D = C/M channels per head, L levels, K points.
 """
 
 from __future__ import annotations
@@ -56,7 +56,10 @@ class ChunkedEncoderLayer(nn.Module):
         self.feedforward = layer.feedforward
 
     def project_values(self, memory: LocatedMemory, buffer: Tensor | None) -> Tensor:
-        """Return the values, (B, M, S, D); each head's rows are contiguous, which suits the operator best."""
+        """Return the values, (B, M, S, D), in `buffer` if it is given.
+
+        The rows of each head are contiguous, which suits the operator best.
+        """
         B, S, C = memory.tokens.shape
         M = self.num_heads
         values = memory.tokens.new_empty(B, M, S, C // M) if buffer is None else buffer
@@ -92,7 +95,7 @@ def chunks(num_tokens: int) -> Iterator[slice]:
 
 
 def side_by_side(*linears: nn.Linear) -> nn.Linear:
-    """Merge layers with the same input into one matrix product; the outputs follow one another."""
+    """Merge linear layers with the same input into one layer, whose output is their outputs concatenated."""
     merged = nn.Linear(linears[0].in_features, sum(linear.out_features for linear in linears))
     merged.weight = nn.Parameter(torch.cat([linear.weight for linear in linears]), requires_grad=False)
     merged.bias = nn.Parameter(torch.cat([linear.bias for linear in linears]), requires_grad=False)

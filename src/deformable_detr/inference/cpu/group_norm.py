@@ -42,7 +42,7 @@ class _TwoPassGroupNorm(nn.Module):
         return normalised.view(B, H, W, C).permute(0, 3, 1, 2)
 
     def _of_groups(self, tokens: Tensor) -> Tensor:
-        """Return the mean of each group of channels over all tokens, (B, 1, C)."""
+        """Return the mean of each channel's group over all tokens, (B, 1, C)."""
         groups = tokens.mean(1, keepdim=True).unflatten(-1, (self.norm.num_groups, -1))
         means: Tensor = groups.mean(-1, keepdim=True).expand_as(groups).flatten(2)
         return means

@@ -25,9 +25,10 @@ class LocatedMemory(FeatureMemory):
     """A memory that also contains the centres of its tokens and the tensor that the decoder samples.
 
     Attributes:
-        centres: (B, S, L, 2) float32, each token's pixel centre (x, y) on each padded level.
-        padded: True if any token is padding; if not, `positions` and `centres` are expanded over the batch.
-        sampled: the tensor that the decoder samples, see `SampledFirst`; None before the decoder.
+        centres: (B, S, L, 2) float32, each token's pixel centre (x, y) as a fraction of each padded level.
+        padded: True if the images have padding; if not, all tensors but `tokens` are those of one image,
+            expanded over the batch.
+        sampled: the tensor that the decoder samples (see `SampledFirst`); None before the decoder.
     """
 
     centres: Tensor
@@ -36,7 +37,7 @@ class LocatedMemory(FeatureMemory):
 
 
 class LocatingModel(DetectionModel):
-    """A model that takes pixels in channels_last and `dtype`, and caches positions by picture size."""
+    """A model that converts pixels to channels_last and `dtype`, and caches positions by picture size."""
 
     def __init__(self, *, dtype: torch.dtype, **parts: Any):
         super().__init__(**parts)
@@ -75,7 +76,7 @@ class LocatingModel(DetectionModel):
 
 
 class _RecentSizes:
-    """A thread-safe cache of the most recent picture sizes."""
+    """A thread-safe cache of the memories, without tokens, of the picture sizes that were used last."""
 
     def __init__(self, limit: int):
         self._limit = limit

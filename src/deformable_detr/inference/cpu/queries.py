@@ -14,7 +14,7 @@ from .encoder import chunks
 
 
 class ComputedQueries(nn.Module):
-    """Returns the precomputed result of queries that depend only on weights."""
+    """Fixed queries, which depend only on weights, as a precomputed result."""
 
     def __init__(self, queries: FixedQueries):
         super().__init__()
@@ -25,7 +25,7 @@ class ComputedQueries(nn.Module):
 
 
 class ChunkedProposals(BestProposals):
-    """Encodes tokens in chunks that stay in the processor's cache."""
+    """`BestProposals` that encode tokens in chunks that stay in the processor's cache."""
 
     def encode(self, tokens: Tensor, invalid: Tensor) -> Tensor:
         """Return the input of the first stage's head, (B, S, C) float32."""

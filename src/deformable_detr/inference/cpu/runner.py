@@ -1,4 +1,4 @@
-"""An optimised replica of a plain model for CPUs, which detects changes of the plain model."""
+"""The runner for CPUs: an optimised replica of a plain model, and a check for changes of the plain model."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .build import optimise
 class Runner:
     """Computes the last layer's predictions of a plain model on a CPU, in `dtype` (float32 or bfloat16).
 
-    Boxes and references are always float32. The plain model is not changed; `is_current` reports whether it
-    has been changed since.
+    Boxes and references are always float32. The plain model is not changed; `is_current` reports whether
+    something else has changed it since.
     """
 
     def __init__(self, model: DetectionModel, dtype: torch.dtype = torch.float32):

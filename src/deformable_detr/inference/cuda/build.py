@@ -24,10 +24,14 @@ class TypedModel(DetectionModel):
         self.dtype = dtype
 
     def forward(self, images: Any) -> DetectorOutput:
-        """Run the model, and predict the last layer's boxes from the same number format as under autocast."""
+        """Run the model, with queries, decoder and heads under autocast if `dtype` is a 16-bit type.
+
+        The last layer's boxes are then predicted from the same number format as in the plain model under
+        autocast.
+        """
         batch = ImageBatch.from_input(images)
         memory = self.encoder(self.embed(batch))
-        # Autocast may keep cast weights: a CUDA graph would read them after they are gone.
+        # Autocast must not cache cast weights, because a CUDA graph would read them after they are freed.
         with torch.autocast(
             batch.pixels.device.type, self.dtype, enabled=self.dtype != torch.float32, cache_enabled=False
         ):
@@ -43,8 +47,8 @@ class TypedModel(DetectionModel):
 class Float32Proposals(BestProposals):
     """Chooses the proposals in float32, also under autocast.
 
-    In bfloat16, many tokens have equal scores, so that other ones than in float32 would become queries. The
-    choice is 0.5 % of the arithmetic.
+    In bfloat16, many tokens have equal scores, so that other tokens would become queries than in float32. The
+    choice takes 0.5 % of the arithmetic.
     """
 
     def forward(self, memory: FeatureMemory) -> Queries:
@@ -53,9 +57,9 @@ class Float32Proposals(BestProposals):
 
 
 def optimise(model: DetectionModel, dtype: torch.dtype) -> TypedModel:
-    """Return a model in evaluation mode that makes the same predictions.
+    """Return a replica in evaluation mode whose last layer makes the same predictions, in `dtype`.
 
-    Two-stage models do not compute the boxes of tokens that are not chosen.
+    Replicas of two-stage models do not compute the boxes of tokens that are not chosen.
     """
     model = copy_on_same_memory(model).eval()
     fold_norms(model.backbone)

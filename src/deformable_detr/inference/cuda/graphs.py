@@ -16,8 +16,8 @@ Inputs = tuple[Tensor, ...]
 Function = Callable[..., tuple[Tensor, ...]]
 Shapes = tuple[Any, ...]
 
-KEPT_GRAPHS = 8  # shapes with a graph; all graphs share one pool of memory, which is as large as the largest
-REMEMBERED_SHAPES = 256  # that came once
+KEPT_GRAPHS = 8  # shapes with a graph; all graphs share one pool of memory, as large as the largest one needs
+REMEMBERED_SHAPES = 256  # shapes that have occurred only once
 
 
 class Replay(ABC):
@@ -37,11 +37,11 @@ class CudaReplay(Replay):
         self.inputs = tuple(each.clone() for each in inputs)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # what a library sets up at its first call is not for a graph
+        with torch.cuda.stream(stream):  # libraries set themselves up at the first call, outside the graph
             function(*self.inputs)
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        # (Other threads may go on using the GPU meanwhile.)
+        # The capture mode "thread_local" allows other threads to use the GPU in the meantime.
         with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             self.outputs = function(*self.inputs)
 
@@ -53,9 +53,11 @@ class Graphs:
     """Calls `function`. For inputs whose shapes occur again, it records a graph and replays it instead.
 
     Recording a graph takes as long as several calls, so it is delayed until a shape occurs again. The graphs
-    of the most recently used shapes are kept. Only one call runs at a time; other threads wait.
+    of the most recently used shapes are kept. If recording fails, there is a warning, and no further graph is
+    recorded. Only one call runs at a time; other threads wait.
 
     Args:
+        function: a function of tensors that returns a tuple of tensors.
         record: creates a graph, as `record(function, inputs)`.
         kept: the maximum number of graphs.
     """
@@ -70,7 +72,10 @@ class Graphs:
         self._lock = threading.Lock()
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return new tensors, which no later call changes. The inputs may be on the CPU."""
+        """Return the function's result in new tensors, which no later call changes.
+
+        The inputs may be on the CPU.
+        """
         with self._lock:
             shapes = tuple((tuple(each.shape), each.dtype) for each in inputs)
             replay = self._replay_for(shapes, inputs)
@@ -82,7 +87,10 @@ class Graphs:
             return tuple(each.clone() for each in replay.outputs)
 
     def _replay_for(self, shapes: Shapes, inputs: Inputs) -> Replay | None:
-        """Return the graph for these shapes, recorded when they occur again; None the first time."""
+        """Return the graph for these shapes, which is recorded when they occur for the second time.
+
+        None means that they occur for the first time or that graphs cannot be recorded.
+        """
         if shapes in self._replays:
             self._replays.move_to_end(shapes)
             return self._replays[shapes]
@@ -93,7 +101,7 @@ class Graphs:
             if len(self._seen) > REMEMBERED_SHAPES:
                 self._seen.popitem(last=False)
             return None
-        while len(self._replays) >= self._kept:  # before there are more, for the sake of memory
+        while len(self._replays) >= self._kept:  # before another one is recorded, to save memory
             self._replays.popitem(last=False)
         try:
             replay = self._record(self._function, inputs)

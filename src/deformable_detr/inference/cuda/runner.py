@@ -1,4 +1,4 @@
-"""A replica of a plain model on a GPU with its graphs, which detects changes of the plain model."""
+"""A replica of a plain model on a GPU, with its CUDA graphs and a check for changes of the plain model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .graphs import CudaReplay, Function, Graphs, Inputs
 class Runner:
     """Computes the last layer's predictions of a plain model on its device, in `dtype`.
 
-    The plain model is not changed; `is_current` reports whether it has been changed since.
+    The plain model is not changed; `is_current` reports whether something else has changed it since.
     """
 
     def __init__(self, model: DetectionModel, device: torch.device, dtype: torch.dtype):

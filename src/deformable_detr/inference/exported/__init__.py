@@ -29,7 +29,7 @@ __all__ = ["SUFFIXES", "ExportedBackend", "ExportedModel", "is_exported", "load"
 
 
 def is_exported(model: object) -> bool:
-    """Return True if MODEL names an exported file, judged by its suffix."""
+    """Return True if `model` is a path with the suffix of an exported file, and not a folder."""
     return (
         isinstance(model, str | Path)
         and Path(model).suffix.lower() in SUFFIXES
@@ -42,12 +42,14 @@ def load(
 ) -> ExportedModel:
     """Open an exported file.
 
-    If PyTorch is imported, the engine uses `torch.get_num_threads()` threads, as set at this time; otherwise
-    OMP_NUM_THREADS or, without this variable, as many as there are processors.
+    If PyTorch is imported, the engine uses as many threads as `torch.get_num_threads()` returns now.
+    Otherwise it uses OMP_NUM_THREADS threads or, without this variable, one for each core that the process
+    may use.
 
     Raises:
         UserError: if there is no such file, it is a .pt2, it was not written by `deformable-detr export`, it
-            is damaged, its engine is not installed, or `device` or `dtype` differs from the file's own.
+            is damaged, its engine is not installed, `device` is not the CPU (or `auto`), or `dtype` is not
+            float32 (or None).
     """
     path = Path(path).expanduser()
     if not path.is_file():

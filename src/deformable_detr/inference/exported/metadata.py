@@ -1,7 +1,7 @@
-"""The metadata of an exported file, which are two JSON texts in addition to its graph.
+"""The metadata of an exported file: two JSON texts that the file contains in addition to its graph.
 
-`deformable_detr`: the description of the model (checkpoint/description.py) and of its export.
-`deformable_detr_certificate`: the measurements from before the file was written (exporter/certificate.py).
+`deformable_detr`: the description of the model, with versions (checkpoint/description.py).
+`deformable_detr_certificate`: the drift that was measured on a draft of the file (exporter/certificate.py).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ...errors import UserError
 FORMAT = "deformable_detr_export"
 DESCRIPTION, CERTIFICATE = "deformable_detr", "deformable_detr_certificate"
 INPUTS, OUTPUTS = ("pixels", "mask"), ("logits", "boxes_cxcywh")
-MAX_CHARACTERS = 8_000_000  # a description has about 4,000, and 20 for each class
+MAX_CHARACTERS = 8_000_000  # a description has about 4,000, plus 20 for each class
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """The description of the model, and the certificate as JSON (None while the file is being checked)."""
+    """The description of the model, and the certificate as JSON values; None in a draft that has none yet."""
 
     description: Description
     certificate: dict[str, Any] | None
@@ -36,7 +36,7 @@ class Metadata:
 
     @classmethod
     def from_texts(cls, texts: Mapping[str, str], path: Path) -> Metadata:
-        """Parse the texts, and raise a `UserError` if they are not those of `to_texts`."""
+        """Parse the texts; raise a `UserError` if they do not have the form that `to_texts` gives them."""
         if DESCRIPTION not in texts:
             raise UserError(
                 f"{path} does not describe its classes and preprocessing, so it was not written by "

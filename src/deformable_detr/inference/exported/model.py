@@ -29,13 +29,13 @@ from .metadata import Metadata
 if TYPE_CHECKING:
     from torch import Tensor
 
-MAX_BYTES = 2**31  # protobuf's own limit, and ten times a ResNet-101 model
+MAX_BYTES = 2**31  # protobuf's limit, and ten times the size of a ResNet-101 model
 
 
 class ExportedBackend(Backend):
-    """Runs a graph from pixels (B, 3, H, W) float32 and mask (B, H, W) bool to logits and boxes_cxcywh.
+    """Runs a graph that maps pixels (B, 3, H, W) float32 and mask (B, H, W) bool to logits and boxes_cxcywh.
 
-    `candidates` does so without PyTorch, for `predict`; calls are for comparisons with PyTorch models.
+    `candidates` is for `predict` and needs no PyTorch; `__call__` is for comparisons with PyTorch models.
     """
 
     def __init__(self, path: Path, description: Description):
@@ -54,7 +54,7 @@ class ExportedBackend(Backend):
         return Candidates.of_arrays(*self.run(*_padded([*map(np.asarray, pixels)])), classification, k)
 
     def run(self, pixels: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return logits (B, Q, num_logits) and boxes (B, Q, 4).
+        """Return logits (B, Q, num_logits) and boxes (B, Q, 4) cxcywh.
 
         Raises:
             UserError: if the graph fails, or its result contradicts the metadata.
@@ -100,18 +100,23 @@ class ExportedModel:
 
 
 def engine(name: str) -> Any:
-    """Import a library of the extra [export]; the type is Any because none of them has types."""
+    """Import a library of the extra [export]; its type is Any, because none of them has type hints.
+
+    Raises:
+        UserError: if it is not installed.
+    """
     _switch_telemetry_off()
     return import_extra(name, "export", "an exported model")
 
 
 def _switch_telemetry_off() -> None:
-    """Switch off the telemetry of ONNX Runtime and OpenVINO, which must happen before their import.
+    """Switch off the telemetry of ONNX Runtime and OpenVINO. This must be done before they are imported.
 
     They report their use to Microsoft and Google Analytics and store an identifier in the home folder.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    # OpenVINO has no variable for it. Without this package, which has no other purpose, it sends nothing.
+    # OpenVINO has no such variable. It sends nothing without the package openvino_telemetry, which has no
+    # other purpose.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None forbids the import
 
 
@@ -140,7 +145,7 @@ def _blaming(path: Path, what: str) -> Iterator[None]:
 
 
 def reading(path: Path) -> Any:
-    """Return a context that turns an error into the message that the file cannot be read."""
+    """Return a context in which every error becomes a `UserError` that says that the file cannot be read."""
     return _blaming(path, "cannot be read, it is damaged or was not written by `deformable-detr export`")
 
 

@@ -21,7 +21,12 @@ from .model import (
 
 
 def open_onnx(path: Path) -> ExportedModel:
-    """Open a file; raise a `UserError` if it is foreign, is damaged, or needs data from other files."""
+    """Open a file.
+
+    Raises:
+        UserError: if this package did not write it, it is damaged, it needs data from other files, or a
+            library is missing.
+    """
     onnx, onnxruntime = engine("onnx"), engine("onnxruntime")
     check_size(path)
     content = path.read_bytes()
@@ -29,7 +34,8 @@ def open_onnx(path: Path) -> ExportedModel:
         model = onnx.load_model_from_string(content)
     _check_graph(model, onnx.TensorProto, path)
     metadata = Metadata.from_texts({entry.key: entry.value for entry in model.metadata_props}, path)
-    # ONNX Runtime has its own parser: it gets the checked message, not bytes that it may parse differently.
+    # ONNX Runtime has its own parser, which may parse the file's bytes differently. Therefore it gets the
+    # message that was checked.
     model.DiscardUnknownFields()
     checked = model.SerializeToString()
     del model, content
@@ -37,10 +43,10 @@ def open_onnx(path: Path) -> ExportedModel:
 
 
 def _check_graph(model: Any, tensor_type: Any, path: Path) -> None:
-    """Raise a `UserError` if a graph needs other files or has foreign operators.
+    """Raise a `UserError` if a graph needs other files or has operators that are not ONNX's own.
 
-    Our exports contain their weights and use only ONNX's own operators. A file from another source could name
-    any file on this machine as its weights, or use operators that read files.
+    This package's exports contain their weights and use only such operators. A file from another source could
+    name any file on this machine as its weights, or use operators that read files.
     """
     for message in _messages(model):
         kind = message.DESCRIPTOR.name
@@ -56,7 +62,7 @@ def _check_graph(model: Any, tensor_type: Any, path: Path) -> None:
 
 
 def _messages(message: Any) -> Iterator[Any]:
-    """Yield a protobuf message and all messages in its fields."""
+    """Yield a protobuf message and, recursively, all messages in its fields."""
     yield message
     for field, value in message.ListFields():
         if field.message_type is not None:

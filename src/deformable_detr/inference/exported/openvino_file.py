@@ -21,7 +21,12 @@ from .model import (
 
 
 def open_openvino(path: Path) -> ExportedModel:
-    """Open a file; raise a `UserError` if it is foreign or damaged, or if the .bin is missing."""
+    """Open a file.
+
+    Raises:
+        UserError: if this package did not write it, it is damaged, its .bin is missing, or OpenVINO is not
+            installed.
+    """
     openvino = engine("openvino")
     weights = path.with_suffix(".bin")
     if not weights.is_file():
@@ -29,7 +34,7 @@ def open_openvino(path: Path) -> ExportedModel:
     for each in (path, weights):
         check_size(each)
     with path.open("rb") as file:
-        # OpenVINO recognises other formats by their content too, some of which name further files.
+        # OpenVINO also recognises other formats by their content, and in some of them, a file names others.
         if not file.read(16).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
             raise UserError(f"{path} is not XML: export the model again.")
     core = openvino.Core()
@@ -57,7 +62,7 @@ class OpenVinoBackend(ExportedBackend):
             names = {name for port in self._compiled.inputs for name in port.names}
         if not names.issuperset(INPUTS):
             raise UserError(f"{path} has the inputs {', '.join(names)}: it was changed, export it again.")
-        self._lock = threading.Lock()  # one request holds one picture at a time
+        self._lock = threading.Lock()  # a request computes one batch at a time
 
     def _run(self, pixels: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with self._lock:
