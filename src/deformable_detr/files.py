@@ -308,7 +308,11 @@ def _follow_umask(draft: Path, file_mode: int) -> None:
 
 
 def _put_into_place(draft: Path, target: Path, aside: Path) -> None:
-    """Rename the draft to its target. A folder that cannot be replaced is moved to `aside` first."""
+    """Rename the draft to its target.
+
+    If both are folders, the target is moved to `aside` first, because a folder cannot be renamed to one that
+    has contents.
+    """
     if not (draft.is_dir() and target.is_dir()):
         os.replace(draft, target)
         return

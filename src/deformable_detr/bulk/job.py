@@ -57,7 +57,7 @@ class Job:
     def identity(self, detector: Detector) -> dict[str, Any]:
         """Return everything that must be equal if rows are to be equal, as JSON values.
 
-        This is a hash of the model, the options, and the versions of the libraries.
+        It has three entries: a hash of the model, the options, and the versions of the libraries.
         """
         options = asdict(replace(self, device=torch.device(self.device).type))
         del options["model"]

@@ -48,7 +48,7 @@ def gather(
     """Return the authors' state dict with class heads of N classes.
 
     Args:
-        proposals: the number of the first stage's head in `class_embed`; None if there is no first stage.
+        proposals: the index of the first stage's head in `class_embed`; None if there is no first stage.
     """
     first_stage = f"class_embed.{proposals}."
     return {

@@ -1,4 +1,4 @@
-"""Convert checkpoints from one format to another without changing a bit of their weights."""
+"""Convert checkpoints from one format to another without changing a single bit of their weights."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ class Forecast:
 
     @property
     def slowdown(self) -> float:
-        """The upper bound on the slowdown caused by other programs (1 on a GPU)."""
+        """An upper bound on the slowdown caused by other programs (1 on a GPU)."""
         if self.gpu_bytes:
             return 1.0
         return max(1.0, self.update_seconds / (self.update_cpu_seconds / self.threads))

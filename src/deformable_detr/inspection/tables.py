@@ -33,7 +33,7 @@ def overview(report: DataReport) -> list[list[str]]:
 
 
 def class_boxes(report: DataReport, max_rows: int) -> list[TableRow]:
-    """Return a row for each class: its row of the class head, its id, its name, and its boxes in each split.
+    """Return a row for each class: its row in the class head, its id, its name, and its boxes in each split.
 
     At most `max_rows` classes are listed. A split that does not list the class has "-" instead of a number.
     """

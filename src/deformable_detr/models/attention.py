@@ -68,8 +68,8 @@ class DenseAttention(MemoryAttention):
 class DeformableAttention(MemoryAttention):
     """Attention from every query to K learned points per head and level around its reference.
 
-    The offsets of the points and their attention weights are linear in the query, so the memory provides only
-    the values.
+    The offsets of the points and the logits of their attention weights are linear in the query, so the memory
+    provides only the values.
     """
 
     def __init__(self, dim: int, num_heads: int, num_levels: int, num_points: int):

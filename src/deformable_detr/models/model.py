@@ -54,8 +54,9 @@ class DetectionModel(nn.Module):
                 backbone is skipped.
 
         Returns:
-            The predictions of each layer and, in training of two-stage models, the proposals. The result is
-            `.predictions[-1]`, with `.logits` (B, Q, num_logits) and `.boxes_cxcywh` (B, Q, 4).
+            The predictions of each layer and, if the queries have them, the first stage's proposals. The final
+            predictions are `.predictions[-1]`, with `.logits` (B, Q, num_logits) and `.boxes_cxcywh`
+            (B, Q, 4).
         """
         memory = self.remember(images)
         return self.answer(self.queries(memory), memory)

@@ -114,7 +114,7 @@ def output_names(stems_and_suffixes: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _fitting(stem: str, suffix: str) -> str:
-    """Return a file name of the suffix and as much of the stem as a file system accepts."""
+    """Return a file name made of as much of the stem as file systems accept, followed by the suffix."""
     while len(os.fsencode(f"{stem}{suffix}")) > _LONGEST_NAME:
         stem = stem[:-1]
     return f"{stem}{suffix}"

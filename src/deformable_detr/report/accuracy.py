@@ -160,7 +160,10 @@ class Accuracy:
 
     @property
     def mean_curves(self) -> tuple[np.ndarray, np.ndarray]:
-        """The class means of the curves at IoUs of 0.5 and 0.75, (R,) each; their areas are AP50 and AP75."""
+        """The precision-recall curves at IoUs of 0.5 and 0.75, averaged over the classes, (R,) each.
+
+        The areas under them are AP50 and AP75.
+        """
         rows = self.classes_to_find
         return (
             np.mean([row.curve for row in rows], axis=0),

@@ -41,7 +41,7 @@ MAX_LIST_BYTES = 256 * 2**20  # names of some millions of images
 
 
 class RawImage(NamedTuple):
-    """An image whose file exists, or that is behind a URL (`remote`). `size` is (H, W)."""
+    """An image whose file exists, or that is at a URL (`remote`). `size` is (H, W)."""
 
     path: str
     file_name: str

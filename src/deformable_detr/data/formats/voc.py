@@ -44,9 +44,9 @@ def splits(root: Path) -> tuple[str, ...]:
 
 
 def hint(root: Path) -> str:
-    """Return the reason why `root` is no data set of this layout, if a file suggests that it is one.
+    """Return the reason why `root` is not a data set of this layout, if a file suggests that it should be.
 
-    Otherwise, the result is empty.
+    Otherwise, return an empty string.
     """
     lists = sorted((root / "ImageSets" / "Main").glob("*.txt")) if root.is_dir() else []
     return f"{lists[0]} is there, but no folder Annotations" if lists else ""

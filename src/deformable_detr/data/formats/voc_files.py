@@ -144,7 +144,7 @@ def _lines(file: Path, home: Path) -> Iterator[tuple[str, str]]:
 
 
 def _is_class_list(lines: list[tuple[str, str]], home: Path) -> bool:
-    """Return True if the first lines all have the second column of a class list, and there are any lines.
+    """Return True if there are lines, and all of the first ones have the second column of a class list.
 
     If a whole line is the name of an existing XML file, the result is False.
     """

@@ -99,9 +99,9 @@ def read_config(root: Path) -> Config:
 
 
 def hint(root: Path) -> str:
-    """Return the reason why `root` is no data set of this layout, if a file suggests that it is one.
+    """Return the reason why `root` is not a data set of this layout, if a file suggests that it should be.
 
-    Otherwise, the result is empty.
+    Otherwise, return an empty string.
     """
     if not root.is_dir() or find_files(root):
         return ""

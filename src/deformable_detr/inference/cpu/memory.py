@@ -76,7 +76,9 @@ class LocatingModel(DetectionModel):
 
 
 class _RecentSizes:
-    """A thread-safe cache of the memories, without tokens, of the picture sizes that were used last."""
+    """A thread-safe cache that holds, for each of the most recently used picture sizes, its memory without
+    the tokens.
+    """
 
     def __init__(self, limit: int):
         self._limit = limit

@@ -1,4 +1,4 @@
-"""The runner for CPUs: an optimised replica of a plain model, and a check for changes of the plain model."""
+"""The runner for CPUs: an optimised replica of a plain model, and a check for changes to the plain model."""
 
 from __future__ import annotations
 

@@ -60,7 +60,10 @@ class UnpaddedEncoder(Encoder):
 
 
 def _unpadded_shapes(memory: FeatureMemory) -> ImageShapes | None:
-    """Return the unpadded (H, W) of each level of each image, or None if such a part is not a rectangle."""
+    """Return the (H, W) of the unpadded part of each level of each image.
+
+    The result is None if any of these parts is not a rectangle.
+    """
     sizes = []
     start = 0
     for height, width in memory.spatial_shapes:

@@ -17,7 +17,7 @@ from .route import Route
 
 
 class NoSelfAttention(Route):
-    """The queries of the model's own pass, in layers without self-attention. It has no parameters."""
+    """A pass of the model's own queries through its layers without self-attention. It has no parameters."""
 
     def __init__(self, assigner: Assigner, weight: float = 1.0, auxiliary: bool = True):
         super().__init__(weight, auxiliary)
