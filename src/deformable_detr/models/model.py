@@ -54,8 +54,8 @@ class DetectionModel(nn.Module):
                 backbone is skipped.
 
         Returns:
-            The predictions of each layer and, if the queries have them, the first stage's proposals. The final
-            predictions are `.predictions[-1]`, with `.logits` (B, Q, num_logits) and `.boxes_cxcywh`
+            The predictions of each layer and, if the queries have them, the first stage's proposals. Those of
+            the last layer are `.predictions[-1]`, with `.logits` (B, Q, num_logits) and `.boxes_cxcywh`
             (B, Q, 4).
         """
         memory = self.remember(images)
