@@ -122,7 +122,7 @@ def benchmark_infer(
     against: str | None,
     threads: int | None,
     repeats: int,
-    beside: int = 0,
+    beside: int,
     output: str | None,
     console: Console,
 ) -> dict[str, Any]:

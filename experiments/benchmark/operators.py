@@ -17,6 +17,7 @@ from torch import Tensor
 
 from deformable_detr import ops
 from deformable_detr.ops.reference import ms_deform_attn_reference
+from experiments.saved_memory import kept_bytes
 
 GRID_SAMPLE, TRANSFORMERS, TORCH_MSDA = "grid_sample", "transformers", "torch-ms-deform-attn"
 UNFUSED, EAGER, FUSED = "ours unfused", "ours eager+unfused", "ours fused"
@@ -260,18 +261,7 @@ def saved_bytes(name: str, inputs: Inputs) -> int:
     """Return the bytes that autograd keeps between forward and backward; memory saved twice counts once."""
     run, tensors = OPERATORS[name](inputs)
     leaves = tuple(tensor.detach().requires_grad_() for tensor in tensors)
-    sizes: dict[int, int] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        output = run(*leaves)  # kept alive until counted: otherwise its graph would free the saved tensors
-    total = sum(sizes.values())
-    del output
-    return total
+    return kept_bytes(lambda: run(*leaves))
 
 
 # ---- The measured limit --------------------------------------------------------------------------

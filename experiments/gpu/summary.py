@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from deformable_detr.words import one_line
+
 from . import STEPS
 from .report import Facts, merge
 
@@ -65,7 +67,7 @@ def _step(letter: str, step: Facts | None) -> list[str]:
 
 def _why(finding: Facts) -> str:
     text = finding.get("error") or finding.get("error_text") or "?"
-    return " ".join(str(text).split())
+    return one_line(text)
 
 
 def _numbers(letter: str, findings: list[Facts]) -> list[str]:

@@ -38,6 +38,7 @@ from deformable_detr.models.position import SinePosition
 from deformable_detr.structures import FeatureMemory
 from deformable_detr.system.environment import environment
 from experiments.commands import add_output
+from experiments.saved_memory import kept_bytes
 
 from .flops import count_multiply_adds
 from .pictures import COLOURS, new_figure, save_figure
@@ -141,7 +142,7 @@ def _measure_cost(name: str, side: int, repeat: int) -> Cost:
         return result
 
     with kind.kernel():
-        kept = _kept_bytes(forward)
+        kept = kept_bytes(forward)
         seconds = []
         for _ in range(repeat):
             start = time.perf_counter()
@@ -156,21 +157,6 @@ def multiply_adds(name: str, side: int) -> int:
         attention, memory = KINDS[name].build().requires_grad_(False), random_memory(side)
         references = token_centres(memory)
     return count_multiply_adds(lambda: attention(memory.tokens, memory.positions, references, memory))
-
-
-def _kept_bytes(forward: Callable[[], Tensor]) -> int:
-    """Return the bytes of all tensors that autograd keeps, counting each storage once."""
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = forward()  # kept alive until all are counted, so that no address is used twice
-    del output
-    return sum(kept.values())
 
 
 def exponents(costs: Sequence[Cost]) -> dict[str, dict[str, float]]:

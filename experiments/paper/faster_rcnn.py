@@ -43,6 +43,7 @@ from deformable_detr.run_folder.names import RUN_CONFIG_FILE, STATE_FILE
 from deformable_detr.structures import ClassTable, DetectorOutput, ImageBatch, Predictions, Target
 from deformable_detr.training.optimisation import batch_size_factor, learning_rate_factor
 from deformable_detr.training.settings import describe_data
+from deformable_detr.words import one_line
 
 from .flops import Size, count_multiply_adds, mean_over
 from .rows import Row, Scale, count_parameters
@@ -301,5 +302,5 @@ def _load_state(folder: Path, model: FasterRcnn, optimizer: torch.optim.Optimize
         optimizer.load_state_dict(state["optimizer"])
         return int(state["epochs"])
     except (pickle.UnpicklingError, *DAMAGED_FILE_ERRORS) as error:
-        why = " ".join(str(error).split()).rstrip(".")
+        why = one_line(error).rstrip(".")
         raise UserError(f"{path} cannot be read ({why}): remove the folder and train again.") from error

@@ -40,6 +40,7 @@ from deformable_detr.errors import NonFiniteError, UserError
 from deformable_detr.files import write_text
 from deformable_detr.run_folder.names import METRICS_FILE
 from deformable_detr.run_folder.reading import read_metrics
+from deformable_detr.words import one_line
 from experiments.commands import add_output
 
 from . import table1, table2
@@ -224,7 +225,7 @@ def read_queue(path: Path) -> tuple[dict[str, Any], list[QueuedRun]]:
         data, entries = dict(content["data"]), list(content["runs"])
         variants = dict(content.get("variants", {}))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        why = " ".join(str(error).split())
+        why = one_line(error)
         raise UserError(f"{path} is not a queue of runs ({why}): it needs `data` and `runs`.") from error
     for name, description in data.items():
         _check_data(name, description, path)

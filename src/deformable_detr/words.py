@@ -76,6 +76,11 @@ def setting(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
+def one_line(text: object) -> str:
+    """Return a text, such as the message of an error, on one line, with single spaces."""
+    return " ".join(str(text).split())
+
+
 def printable(text: str) -> str:
     r"""Escape all characters that could control a terminal, such as ESC as \x1b, except newlines.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deformable_detr.models.relu6 import keep_only_results_of_relu6
+from experiments.saved_memory import kept_bytes
 
 
 def block(inplace: bool = True) -> nn.Sequential:
@@ -20,16 +21,8 @@ def block(inplace: bool = True) -> nn.Sequential:
 
 def run(module: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor], int]:
     """Return the output, all gradients, and the number of bytes kept for the backward pass."""
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = module(x)
-    size = sum(kept.values())
+    size = kept_bytes(lambda: module(x))
+    output = module(x)
     gradients = torch.autograd.grad(output.square().sum(), [*module.parameters(), x])
     return output, list(gradients), size
 

@@ -48,9 +48,7 @@ class Plan:
 
     def shards(self, indices: Iterable[int] | None = None) -> Iterator[Any]:
         """Yield shards as Arrow tables: those of `indices`, or all of them."""
-        with library("pyarrow.parquet").ParquetFile(self.listing) as listing:
-            for index in range(listing.num_row_groups) if indices is None else indices:
-                yield listing.read_row_group(index)
+        return _row_groups(self.listing, indices)
 
     def part_name(self, shard: Any) -> str:
         """Return the file name of a shard's part, which depends on the job's identity and the pictures."""
@@ -136,13 +134,19 @@ def write_listing(file: Path, pictures: Iterable[Picture], shard_size: int) -> i
 
 def _without_repeats(file: Path, repeated: set[int]) -> Iterator[Picture]:
     seen: set[tuple[str, int]] = set()
-    for picture in (one for shard in Plan({}, file).shards() for one in pictures_of(shard)):
+    for picture in (one for shard in _row_groups(file) for one in pictures_of(shard)):
         place = picture.place
         if hash(place) in repeated:
             if place in seen:
                 continue
             seen.add(place)
         yield picture
+
+
+def _row_groups(file: Path, indices: Iterable[int] | None = None) -> Iterator[Any]:
+    with library("pyarrow.parquet").ParquetFile(file) as listing:
+        for index in range(listing.num_row_groups) if indices is None else indices:
+            yield listing.read_row_group(index)
 
 
 def pictures_of(shard: Any) -> list[Picture]:

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..errors import UserError, WorkerLostError
+from ..words import one_line
 from .job import Job
 from .libraries import library
 from .plan import Plan
@@ -106,7 +107,7 @@ def _cluster(ray: Any, address: str | None, cpus: int) -> Iterator[None]:
         else:
             ray.init(address, **quiet)
     except Exception as error:  # among them ConnectionError, ValueError and RuntimeError
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)[:300]
         raise UserError(
             f"there is no Ray cluster at {address or 'this machine'} ({reason}): start one with `ray start "
             "--head`, or leave out --ray-address to start one here."

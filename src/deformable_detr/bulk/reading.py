@@ -20,6 +20,7 @@ from ..data.images import open_image
 from ..data.remote import is_url, open_file_system, read_bytes
 from ..errors import UserError
 from ..system.threads import ahead
+from ..words import one_line
 from .libraries import library
 from .sources import Picture, open_binary
 
@@ -161,7 +162,7 @@ def _raise(error: UserError) -> Image.Image:
 
 
 def _lost(place: str, error: Exception) -> SourceLostError:
-    reason = " ".join(str(error).split()).rstrip(".")[:300] or type(error).__name__
+    reason = one_line(error).rstrip(".")[:300] or type(error).__name__
     return SourceLostError(
         f"{place} cannot be reached any more ({reason}): the finished parts are written; make it available "
         "and repeat the command to continue."

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 
 from ..checkpoint.names import DEMO, demo_pictures
 from ..data.formats.lookup import walk
-from ..data.images import IMAGE_SUFFIXES
+from ..data.images import is_image
 from ..data.remote import is_url, open_file_system
 from ..errors import UserError
-from ..prediction.sources import VIDEO_SUFFIXES, fixed_folder, holds_drawings
+from ..prediction.sources import Camera, as_source, fixed_folder, holds_drawings, is_video
+from ..words import one_line
 from .libraries import library
 
 LISTS, TABLE = (".txt", ".lst"), ".parquet"
@@ -57,7 +58,7 @@ def absolute(source: str | Path) -> str:
 def check_sources(sources: Sequence[str]) -> None:
     """Raise a `UserError` if a local source does not exist, or if a source is a video or a camera."""
     for source in sources:
-        if Path(source).suffix.lower() in VIDEO_SUFFIXES or source.startswith("webcam:"):
+        if is_video(Path(source)) or isinstance(as_source(source), Camera):
             raise UserError(
                 f"{source} is a video or a camera, but tables are for pictures: leave it out, or leave out "
                 "--format parquet."
@@ -90,7 +91,7 @@ def list_pictures(sources: Sequence[str]) -> Iterator[Picture]:
 def _list_local(source: str) -> Iterator[Picture]:
     if os.path.isdir(source):
         for folder, names in walk(source, lambda folder: not holds_drawings(Path(folder))):
-            yield from (Picture(os.path.join(folder, name), source) for name in names if _is_picture(name))
+            yield from (Picture(os.path.join(folder, name), source) for name in names if is_image(name))
     elif os.path.exists(source):
         yield from _list_file(source)
     elif source == DEMO:
@@ -116,7 +117,7 @@ def _list_url(source: str) -> Iterator[Picture]:
         else:
             root = source.rstrip("/")
             for folder, _, names in files.walk(path, on_error="raise"):
-                for name in sorted(filter(_is_picture, names)):
+                for name in sorted(filter(is_image, names)):
                     yield Picture(files.unstrip_protocol(f"{folder.rstrip('/')}/{name}"), root)
     except (UserError, GeneratorExit):
         raise
@@ -178,12 +179,8 @@ def _relative_to(file: str, name: str) -> str:
     return joined if is_url(file) else os.path.normpath(joined)
 
 
-def _is_picture(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-
-
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return one_line(error)[:200] or type(error).__name__
 
 
 def open_binary(path: str) -> Any:

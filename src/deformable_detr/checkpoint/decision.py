@@ -40,8 +40,7 @@ class Decision:
     @property
     def reason(self) -> str:
         """The rule and the split in words, for example "best F1 on val"."""
-        goal = "best F1" if self.rule == "best_f1" else f"a precision of at least {self.rule:g}"
-        return f"{goal} on {self.split}"
+        return reason_in_words(self.rule, self.split)
 
     def by_class(self, names: Sequence[str | None]) -> dict[str, Any]:
         """Return the decision as JSON values, with thresholds and bases by class name.
@@ -98,6 +97,12 @@ class Decision:
         if type(images) is not int or images < 1:
             raise ValueError(f"decision.images must be a positive integer, not {images!r:.40}")
         return cls(tuple(map(float, thresholds)), tuple(bases), rule, split, images)
+
+
+def reason_in_words(rule: Rule, split: str) -> str:
+    """Return the rule and the split in words, for example "best F1 on val"."""
+    goal = "best F1" if rule == "best_f1" else f"a precision of at least {rule:g}"
+    return f"{goal} on {split}"
 
 
 def _is_share(value: Any) -> bool:

@@ -20,6 +20,7 @@ from typing import Protocol, cast
 
 from ..system.allocator import keep_large_buffers
 from ..system.openmp import prepare_threads
+from ..words import one_line
 from .messages import PROGRAM, fail, refuse
 from .options import Parser
 
@@ -132,8 +133,8 @@ def execute(
 
 def _detail(error: Exception) -> str:
     """Return an error's text in brackets, or "" if it has none, as is common for MemoryError."""
-    words = " ".join(str(error).split())
-    return f" ({words:.200})" if words else ""
+    detail = one_line(error)
+    return f" ({detail:.200})" if detail else ""
 
 
 def _overview() -> str:

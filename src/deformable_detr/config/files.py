@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import yaml
 
 from ..errors import UserError
+from ..words import one_line
 from .checks import as_hinted
 from .fields import RunConfig
 from .settings import hints
@@ -129,7 +130,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ) from error
     # ValueError: not a text file, or a date that does not exist
     except (OSError, ValueError, yaml.YAMLError) as error:
-        why = " ".join(str(error).split())
+        why = one_line(error)
         raise UserError(f"{path} cannot be read as a YAML configuration: {why}.") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no configuration: it must state recipe, model, data or train.")

@@ -39,6 +39,12 @@ IMAGE_SUFFIXES = frozenset(
     | {".tif", ".tiff", ".gif", ".jp2", ".j2k", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".mpo"}
 )
 
+
+def is_image(name: str) -> bool:
+    """Return True if a file's name has the suffix of a picture."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

@@ -63,6 +63,11 @@ class ImageRecord:
         """The source to pass to `open_image`: `remote` if there is one, otherwise `path`."""
         return self.path if self.remote is None else self.remote
 
+    @property
+    def num_objects(self) -> int:
+        """The number of objects to learn from, which excludes crowd regions."""
+        return int(np.count_nonzero(~self.crowd))
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -91,4 +96,9 @@ class Split:
     @property
     def num_objects(self) -> int:
         """The number of objects to learn from, which excludes crowd regions."""
-        return sum(int(np.count_nonzero(~image.crowd)) for image in self.images)
+        return sum(image.num_objects for image in self.images)
+
+    @property
+    def max_objects(self) -> int:
+        """The number of objects in the fullest image; 0 if there are no images."""
+        return max((image.num_objects for image in self.images), default=0)

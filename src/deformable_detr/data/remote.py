@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from ..errors import UserError
+from ..words import one_line
 
 ATTEMPTS = 5
 FIRST_WAIT_S = 0.5  # doubled after each attempt: 7.5 s in all
@@ -38,7 +39,7 @@ def open_file_system(url: str, *, keeps_listings: bool = True) -> tuple[Any, str
         options = {} if keeps_listings else {"use_listings_cache": False}
         file_system, path = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
-        reason = " ".join(str(error).split()).rstrip(".")
+        reason = one_line(error).rstrip(".")
         raise UserError(f"{url} needs a library that is not installed ({reason}): install it.") from error
     except Exception as error:  # each protocol has its own exceptions
         raise UserError(f"{url} cannot be opened ({_reason(error)}): correct the URL.") from error
@@ -73,4 +74,4 @@ def read_bytes(url: str, *, attempts: int = ATTEMPTS) -> bytes:
 
 
 def _reason(error: BaseException | None) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".: ")
+    return one_line(f"{type(error).__name__}: {error}").rstrip(".: ")

@@ -12,5 +12,5 @@ def usual_limit(split: Split) -> int:
     With COCO's limit, not all objects of such an image could be found. Crowds are not counted. The result
     depends only on the data, so that models can be compared.
     """
-    most = max((int((~image.crowd).sum()) for image in split.images), default=0)
+    most = split.max_objects
     return COCO_LIMIT if most <= COCO_LIMIT else 2 * most

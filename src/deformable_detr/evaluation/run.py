@@ -160,7 +160,8 @@ def evaluate(
             note = f"The model does not have {listed(unknown, MAX_NAMES)}, which count as never found."
             console.print(Text(printable(note), "yellow"))
 
-        max_detections = usual_limit(part) if max_detections is None else max_detections
+        limit = usual_limit(part)
+        max_detections = limit if max_detections is None else max_detections
         start = time.perf_counter()
         rows = collect_detections(
             detector,
@@ -177,7 +178,7 @@ def evaluate(
             options = {"iou_threshold": iou_threshold, "interpolation": interpolation, "plus_one": plus_one}
             numbers = voc_average_precision(ground_truth_of(part), rows, **options)
         else:
-            numbers = coco_average_precision(ground_truth_of(part), rows, limit=usual_limit(part))
+            numbers = coco_average_precision(ground_truth_of(part), rows, limit=limit)
         metrics = {
             **numbers,
             "metric": metric,

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..checkpoint.decision import reason_in_words
+from ..inference.selection import MAX_THRESHOLDS
 from ..words import listed, percent, printable
-
-MAX_THRESHOLDS = 8  # the most classes that a line lists
 
 
 def print_metrics(metrics: Mapping[str, Any], console: Console) -> None:
@@ -66,8 +66,7 @@ def decision_lines(decision: Mapping[str, Any]) -> list[str]:
         names_of[basis].append(name)
     scores = listed([f"{name} {score:g}" for name, score in decision["thresholds"].items()], MAX_THRESHOLDS)
     rule, split = decision["rule"], decision["split"]
-    goal = "best F1" if rule == "best_f1" else f"a precision of at least {rule:g}"
-    lines = [f"thresholds for {goal} on {split}: {scores}"]
+    lines = [f"thresholds for {reason_in_words(rule, split)}: {scores}"]
     if names := names_of["all classes"]:
         lines.append(
             f"No object of {listed(names, MAX_THRESHOLDS)} was there to be found on {split}: the threshold "

@@ -286,7 +286,7 @@ class Tally:
 
     def add(self, judged: Judged) -> None:
         self.images += 1
-        self.unknown += int((~judged.record.crowd).sum()) - len(judged.numbers)
+        self.unknown += judged.record.num_objects - len(judged.numbers)
         for number, label, verdict in zip(judged.numbers, judged.labels, judged.verdicts, strict=True):
             name = self.classes.name(label)
             self.stages[verdict.stage] += 1

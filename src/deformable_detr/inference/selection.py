@@ -14,7 +14,7 @@ from ..structures import ClassTable, Detections
 from ..words import listed
 
 MAX_NAMES = 20  # maximum number of class names in an error message
-MAX_THRESHOLDS = 8  # maximum number of thresholds in `Selection.in_words`
+MAX_THRESHOLDS = 8  # maximum number of thresholds, or of names with one, in a line
 UNREACHABLE = np.inf  # the threshold of classes that are left out
 USUAL_THRESHOLD = 0.5  # the threshold for models that contain none
 REQUESTED = "as requested"

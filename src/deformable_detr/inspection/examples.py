@@ -102,7 +102,7 @@ def _samples(split: Split) -> list[Example]:
 
 
 def _crowded(splits: Sequence[Split], view: RecipeView) -> list[Example]:
-    counts = [(int((~image.crowd).sum()), split, image) for split in splits for image in split.images]
+    counts = [(image.num_objects, split, image) for split in splits for image in split.images]
     most, split, image = max(counts, key=lambda entry: entry[0])
     caption = f"{most} objects, the most in one picture; the recipe has {view.num_queries} queries"
     return [_example("crowded", split, image, caption)] if most > 1 else []

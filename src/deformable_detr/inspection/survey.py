@@ -141,7 +141,7 @@ def _report(
     images = split.images
     crowd = np.concatenate([image.crowd for image in images])
     area = np.concatenate([image.area for image in images])[~crowd]
-    objects = np.array([np.count_nonzero(~image.crowd) for image in images])
+    objects = np.array([image.num_objects for image in images])
     # Without objects, every share is 0.
     shares = {size: count / max(1, len(area)) for size, count in count_sizes(area).items()}
 

@@ -112,7 +112,7 @@ def _tiles(accuracy: Accuracy) -> list[Tile]:
 def _all_limits(content: Content, accuracy: Accuracy) -> list[Limit]:
     """List the limits that the split's numbers show, followed by those of the model and of its training."""
     result = limits(accuracy, content.misses, content.mistakes)
-    max_objects = max(int((~image.crowd).sum()) for image in accuracy.split.images)
+    max_objects = accuracy.split.max_objects
     queries = content.detector.config.num_queries
     if max_objects > queries:
         result.append(

@@ -243,7 +243,7 @@ def data_section(splits: Sequence[Split]) -> Section:
 
 def _split_facts(split: Split) -> dict[str, str]:
     areas = np.concatenate([image.area[~image.crowd] for image in split.images])
-    counts = np.array([int((~image.crowd).sum()) for image in split.images])
+    counts = np.array([image.num_objects for image in split.images])
     total = max(len(areas), 1)
     sizes = sorted({image.size for image in split.images}, key=lambda size: size[0] * size[1])
     smallest, largest = (f"{width} x {height}" for height, width in (sizes[0], sizes[-1]))

@@ -45,11 +45,10 @@ def _expected(data: str | Path, config: RunConfig, device: str) -> str:
         measured = forecast(data, config, device=device, seconds=0.0)
     except (UserError, RuntimeError):  # training will fail for the same reason and print it
         return "how long it will take could not be measured"
-    updates = measured.epochs * measured.updates_per_epoch
+    epochs = float(measured.epochs)
     if config.train.max_steps is not None:
-        updates = min(updates, config.train.max_steps)
-    evaluations = updates / measured.updates_per_epoch * measured.evaluation_seconds
-    expected = f"it will take about {duration(updates * measured.update_seconds + evaluations)} here"
+        epochs = min(epochs, config.train.max_steps / measured.updates_per_epoch)
+    expected = f"it will take about {duration(epochs * measured.epoch_seconds)} here"
     if measured.is_disturbed:
         expected += f" (when the machine is idle, up to {measured.slowdown:.0f} times less)"
     return expected

@@ -15,6 +15,7 @@ from ..files import write_text
 from ..inference.detector import Detector
 from ..report import report_text
 from ..run_folder.names import REPORT_PAGE
+from ..words import one_line
 from .parts import Parts
 
 MAX_TRAINING_IMAGES = 200  # on which thresholds are chosen if there is no other split
@@ -39,7 +40,7 @@ def finish(run: Parts) -> Detector:
         if run.config.train.report:
             _write_report(run, detector, rows if run.val_split is not None else [])
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = one_line(f"{type(error).__name__}: {error}")
         _say(
             run,
             "The run is finished and saved, but its thresholds and its report could not be written "

@@ -63,7 +63,7 @@ def _with_length(config: RunConfig, updates_per_epoch: int) -> tuple[RunConfig, 
 
 def _with_queries(config: RunConfig, split: Split) -> tuple[RunConfig, list[str]]:
     usual, queries = RECIPES[config.recipe]().model.num_queries, config.model.num_queries
-    most = max(int((~record.crowd).sum()) for record in split.images)
+    most = split.max_objects
     needed = min(MAXIMUM_QUERIES, math.ceil(QUERIES_PER_OBJECT * most / QUERY_STEP) * QUERY_STEP)
     if queries == usual < needed:
         queries = needed

@@ -37,7 +37,7 @@ def take_largest_update(run: Parts) -> tuple[int, int]:
     records = run.train_split.images
     sizes = [resized_size(record.size, shorter_side, data.max_size) for record in records]
     size = max(height for height, _ in sizes), max(width for _, width in sizes)
-    fullest = sorted(records, key=lambda record: -int((~record.crowd).sum()))[:batch_size]
+    fullest = sorted(records, key=lambda record: -record.num_objects)[:batch_size]
     targets = tuple(_target_of(record) for record in (fullest * batch_size)[:batch_size])
     images = ImageBatch.from_images([torch.zeros(3, *size)] * batch_size)
     take_update(run, [(images, targets)] * run.config.train.accumulate)

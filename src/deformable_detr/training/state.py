@@ -22,7 +22,7 @@ from ..errors import UserError
 from ..files import DAMAGED_FILE_ERRORS, replacing
 from ..models import DetectionModel
 from ..run_folder.names import STATE_FILE
-from ..words import exists
+from ..words import exists, one_line
 from .optimisation import cpu_copy
 
 FORMAT = 3  # format 1, which had no number, used other seeds for dropout; format 2 had no digest
@@ -189,7 +189,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, *DAMAGED_FILE_ERRORS) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"--resume: {path} cannot be read ({reason}); start a new run.") from error
     if not isinstance(content, dict):
         raise UserError(f"--resume: {path} is not a training state; start a new run.")

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import UserError
-from ..images import IMAGE_SUFFIXES
+from ..images import is_image
 from .assembly import read_lines, relative
 from .lookup import Files, folders_in, loosened, walk
 from .splits import meaning
@@ -163,9 +163,9 @@ def _name(text: str) -> str:
 def _listed(lines: list[tuple[str, str]], source: Path, files: Files) -> list[Listed]:
     found = []
     for where, name in lines:
-        stem, suffix = os.path.splitext(name)
+        stem, _ = os.path.splitext(name)
         file = files.find(str(source), f"{name}.xml")
-        if file is None and suffix.lower() in IMAGE_SUFFIXES:  # VoTT lists a.jpg for a.xml
+        if file is None and is_image(name):  # VoTT lists a.jpg for a.xml
             file = files.find(str(source), f"{stem}.xml")
             name = stem if file is not None else name
         found.append(Listed(name, file or files.expected(str(source), f"{name}.xml"), where))
@@ -264,7 +264,7 @@ class Pictures:
         for top in home.pictures:
             for folder, names in walk(top):
                 for name in names:
-                    if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+                    if is_image(name):
                         self._add(os.path.join(folder, name), top)
 
     def name(self, path: str) -> str:

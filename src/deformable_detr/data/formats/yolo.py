@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import UserError
-from ..images import read_header
+from ..images import is_image, read_header
 from ..records import Problem, Split
 from .assembly import (
     RawImage,
@@ -31,7 +31,7 @@ from .assembly import (
     respelt_names,
 )
 from .lookup import Files, NamedFiles, path_inside, walk
-from .yolo_files import Config, find_files, hint, is_image, read_config, resolve
+from .yolo_files import Config, find_files, hint, read_config, resolve
 from .yolo_rows import Rows
 
 __all__ = ["LOOKED_FOR", "hint", "present", "read", "splits"]

@@ -21,7 +21,7 @@ import yaml
 
 from ...errors import UserError
 from ...structures import ClassTable
-from ..images import IMAGE_SUFFIXES
+from ..images import is_image
 from ..records import Problem
 from .assembly import read_annotation, read_lines
 from .lookup import Files, folders_in, path_inside, walk
@@ -321,7 +321,3 @@ def _class_list(file: Path) -> ClassTable:
     if not names:
         raise UserError(f"{file} is empty: it should list the class names, one per line.")
     return ClassTable.from_names(names)
-
-
-def is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES

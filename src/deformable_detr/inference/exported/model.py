@@ -22,6 +22,7 @@ from ...errors import UserError
 from ...extras import import_extra
 from ...structures import ImageBatch, Predictions
 from ...system.machine import num_cores
+from ...words import one_line
 from ..backend import Backend
 from ..postprocess import Candidates
 from .metadata import Metadata
@@ -140,7 +141,7 @@ def _blaming(path: Path, what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = one_line(error)[:300] or type(error).__name__
         raise UserError(f"{path} {what} ({reason}): export the model again.") from error
 
 
