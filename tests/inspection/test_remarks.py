@@ -75,10 +75,12 @@ def test_more_objects_than_queries(tmp_path: Path) -> None:
     )
     options = {"num_queries": int(re.search(r"num_queries (\d+)", said["more-objects-than-queries"])[1])}  # type: ignore[index]
     assert options["num_queries"] == 150
+    assert "train.fit_to_data" in said["more-objects-than-queries"]
     enough = override(recipe("deformable_detr_lite"), options)
     again = remarks(tmp_path, recipe=enough)
     assert "more-objects-than-queries" not in again
     assert "--max-detections 150" in again["more-objects-than-evaluated"]
+    assert "AR100" in again["more-objects-than-evaluated"]  # AP counts more than 100 detections here
 
 
 def test_wide_images(tmp_path: Path) -> None:

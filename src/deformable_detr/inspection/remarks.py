@@ -22,7 +22,7 @@ from .sizes import RecipeView, sizes_of
 
 MIN_SHARE = 0.05  # larger pictures are recommended if this share of the objects is smaller than a cell
 FACTORS = (1.5, 2.0, 3.0, 4.0)  # multiples of the recipe's sizes to try
-EVALUATED = 100  # detections per picture that COCO's metric counts
+EVALUATED = 100  # detections per picture that AR100 counts
 RARE = 20  # a class with fewer training boxes is rare
 IMBALANCE = 20  # ratio of the boxes of the most frequent class to those of the rarest
 MANY_EMPTY = 0.5
@@ -101,15 +101,15 @@ def _queries(data: _Data) -> Iterator[Remark]:
             "more-objects-than-queries",
             f"{count(over, 'image')} {_have(over)} more objects than the {queries} queries of "
             f"{data.view.recipe} (at most {maximum}): the rest can never be found. "
-            f"--model.num_queries {enough} would suffice.",
+            f"--model.num_queries {enough} would suffice. With train.fit_to_data, training sets it itself.",
         )
-    crowded = sum(int((~image.crowd).sum()) > EVALUATED for split in data.splits for image in split.images)
+    crowded = sum(image.num_objects > EVALUATED for split in data.splits for image in split.images)
     if crowded:
         yield Remark(
             "more-objects-than-evaluated",
-            f"{count(crowded, 'image')} {_have(crowded)} more than {EVALUATED} objects, but COCO's metric "
-            f"counts only the {EVALUATED} best detections of an image: its recall cannot reach 1. "
-            f"`predict --max-detections {_rounded_up(maximum, 50)}` shows the others.",
+            f"{count(crowded, 'image')} {_have(crowded)} more than {EVALUATED} objects: AR{EVALUATED}, which "
+            f"counts the {EVALUATED} best detections of an image, cannot reach 1; AP counts more of them. "
+            f"`predict --max-detections {_rounded_up(maximum, 50)}` lists as many.",
         )
 
 
