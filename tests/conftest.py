@@ -17,8 +17,8 @@ from tests.support.tiny import write_tiny_data
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
-# A shell starts background jobs (`make test &`) with SIGINT ignored, and programs inherit that: those that tests
-# interrupt would never notice.
+# A shell starts background jobs (`make test &`) with SIGINT ignored, and programs inherit that: those that
+# tests interrupt would never notice.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -259,8 +259,8 @@ class TrainConfig:
     fit_to_data: bool = setting(
         False,
         "Adapt to the data the settings that still have the recipe's values: at least 500 updates, warm-up "
-        "in at most a tenth of them, and queries for one and a half times the objects of the fullest image. "
-        "The log says what changed.",
+        "in at most a tenth of them, queries for one and a half times the objects of the fullest image, and "
+        "larger images if half of the objects would be smaller than 24 pixels. The log says what changed.",
     )
     balance: bool = setting(
         False,
