@@ -165,7 +165,7 @@ def _list_rows(file: str) -> Iterator[Picture]:
         for batch in table.iter_batches(_ROWS, columns=["path"]):
             for name in batch.column(0).to_pylist():
                 if not isinstance(name, str):
-                    raise UserError(f"{file}, row {row}: the path is {name!r}, but it must be a text.")
+                    raise UserError(f"{file}, row {row}: the path is {name!r}, but it must be a string.")
                 yield Picture(name, "", file, row) if "image" in names else Picture(_relative_to(file, name))
                 row += 1
 

@@ -165,7 +165,7 @@ class Parser(argparse.ArgumentParser):
     def _with_joined_switches(self, arguments: Sequence[str]) -> list[str]:
         """Return the arguments with each switch joined to its word, as in `--resume=auto`.
 
-        A switch without its word is joined to an empty text, so that argparse does not give it the next
+        A switch without its word is joined to an empty string, so that argparse does not give it the next
         argument.
         """
         joined: list[str] = []

@@ -13,7 +13,7 @@ ClassificationLoss = Literal["focal", "mal", "varifocal"]
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The matching cost and the losses. DETR's recipes set other values."""
+    """The weights and parameters of the matching cost and the losses, with Deformable DETR's defaults."""
 
     class_cost: float = setting(2.0, "Weight of the class in the matching cost.", minimum=0)
     box_cost: float = setting(5.0, "Weight of the L1 distance of boxes in the matching cost.", minimum=0)

@@ -41,7 +41,7 @@ def generate(
     root = Path(root).absolute()
     if train < 1 or val < 1:
         raise UserError(
-            f"a data set needs train and val pictures: asked for {train} and {val}, say at least 1."
+            f"a data set needs train and val pictures: request at least 1 of each, not {train} and {val}."
         )
     if min(image_size) < 64:
         raise UserError(f"pictures of {image_size[1]}x{image_size[0]} are too small: take at least 64x64.")

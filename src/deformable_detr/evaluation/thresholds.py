@@ -27,10 +27,14 @@ ROUNDING = 1e-9  # so that 9 right detections of 10 reach a precision of 0.9
 
 @dataclass(frozen=True)
 class ThresholdCurve:
-    """Precision, recall, F1 and number of the detections that reach each of the S `THRESHOLDS`, (S,) each.
+    """The quality of the detections that reach each of the S `THRESHOLDS`.
 
-    The precision is nan if no detection reaches the threshold. `num_objects` is the number of objects that
-    should be found.
+    Attributes:
+        precision: (S,), the share of these detections that are right; nan if there are none.
+        recall: (S,), the share of the objects that they find.
+        f1: (S,), the harmonic mean of precision and recall.
+        num_detections: (S,), the number of these detections that are right or wrong.
+        num_objects: the number of objects that should be found.
     """
 
     precision: np.ndarray

@@ -87,7 +87,7 @@ def write_explanation(
             it has none.
         layer: the decoder layer to draw, counted from 1; None means the last one.
         most: the maximum number of detections that get a panel.
-        max_pixels: the largest H·W of a picture, as for `load`.
+        max_pixels: the maximum H·W of a picture, as for `load`.
         at: points (x, y) in pixels for which the encoder's attention is also drawn. They are ignored for an
             .html page, whose points form a grid.
 

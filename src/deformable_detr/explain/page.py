@@ -113,10 +113,13 @@ def page_data(explanation: Explanation, selection: Selection) -> dict[str, Any]:
     }
 
 
-def _grid_points(size: tuple[int, int], maximum: int) -> list[tuple[float, float]]:
-    """Return about `maximum` points (x, y), but from MIN_POINTS to MAX_POINTS, on a grid over a picture."""
+def _grid_points(size: tuple[int, int], number: int) -> list[tuple[float, float]]:
+    """Return a grid of points (x, y) over a picture.
+
+    There are about `number` points, but at least MIN_POINTS and at most MAX_POINTS.
+    """
     height, width = size
-    number = min(MAX_POINTS, max(MIN_POINTS, maximum))
+    number = min(MAX_POINTS, max(MIN_POINTS, number))
     columns = max(1, round((number * width / height) ** 0.5))
     rows = max(1, number // columns)
     return [

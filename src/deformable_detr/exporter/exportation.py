@@ -136,7 +136,7 @@ def export(
         format: the layout of `data`.
         calibration: pictures, folders or globs that determine the numeric ranges for int8.
         num_images: the maximum number of pictures that are compared.
-        max_pixels: the largest H·W of a picture, as for `load`; it must be None if `model` is a `Detector`.
+        max_pixels: the maximum H·W of a picture, as for `load`; it must be None if `model` is a `Detector`.
         max_box_drift, max_score_drift, max_ap_drift: bounds; see `certificate.Bounds` for their units.
         console: the console on which progress is shown; None means that it is not shown.
 

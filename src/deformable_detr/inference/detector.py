@@ -339,7 +339,7 @@ def load(
         device: `auto` (CUDA if there is a GPU), `cpu`, `cuda`, `cuda:1`, … Exported files run on the CPU.
         dtype: the type in which the model computes: None or `fp32`, `bf16`, `fp16` (the weights of
             `detector.model` stay float32). An exported file computes in the type in which it was exported.
-        max_pixels: the largest H·W of a picture; None means the limit with which the model was trained.
+        max_pixels: the maximum H·W of a picture; None means the limit with which the model was trained.
 
     Raises:
         UserError: if there is no such model, it cannot be read, or the device does not compute in `dtype`.
@@ -409,9 +409,9 @@ def new_checkpoint(
 
 def _check_names(classes: Sequence[str]) -> None:
     if isinstance(classes, str):
-        raise UserError(f'classes must be a list of names, classes=["{classes}"], not the text {classes!r}.')
+        raise UserError(f'classes must be a list of names, classes=["{classes}"], not {classes!r}.')
     if not classes or not all(isinstance(name, str) and name.strip() for name in classes):
-        raise UserError(f"classes must be a list of at least one name, each a text, not {list(classes)!r}.")
+        raise UserError(f"classes must be a list of at least one name, each a string, not {list(classes)!r}.")
     repeated = sorted({name for name in classes if list(classes).count(name) > 1})
     if repeated:
         raise UserError(f"classes must differ from each other: {', '.join(repeated)} is there twice.")

@@ -54,7 +54,7 @@ class SamplingPoints:
     def share_inside(self, boxes_xyxy: np.ndarray) -> np.ndarray:
         """Return the share of each row's weight inside a box in each layer, (R, T), as a mean over the heads.
 
-        `boxes_xyxy` is one box for all rows, (4,), or one box for each row, (R, 4).
+        `boxes_xyxy` is one box for all rows, (4,), or one box for each row, (R, 4), in pixels.
         """
         low, high = np.split(np.broadcast_to(boxes_xyxy, (len(self.weights), 4)), 2, axis=-1)
         expand = (slice(None), *[None] * (self.locations.ndim - 2))
@@ -118,10 +118,10 @@ class Proposals:
     """The boxes of the first stage from which R queries start.
 
     Attributes:
-        boxes_xyxy: (R, 4).
+        boxes_xyxy: (R, 4), in pixels of the original picture.
         objectness: (R,) in [0, 1].
         levels: (R,), the index of the level of each proposal's memory token.
-        centres: (R, 2), the centre of this token's cell.
+        centres: (R, 2), the centre (x, y) of this token's cell, in pixels of the original picture.
     """
 
     boxes_xyxy: np.ndarray

@@ -1,4 +1,4 @@
-"""Test-time augmentation: detect objects in several sizes of each picture and in their mirror images, and
+"""Test-time augmentation: detect objects in each picture at several sizes, and in the mirror images, and
 merge the detections (paper, Table 3, last row).
 
 It is separate from the model: a detector with views can be evaluated and used like any other detector.
@@ -131,9 +131,10 @@ def tta_scales(tta: bool | Sequence[float]) -> tuple[float, ...]:
 
 
 def augmented(detector: Detector, scales: Sequence[float] = SCALES) -> Detector:
-    """Return a detector that merges the views in these scales and their mirror images.
+    """Return a detector that merges the detections at these scales and in the mirror images.
 
-    Its explanations are those of the plain detector.
+    A scale is a factor on the size to which `detector` resizes pictures. Explanations are those of the plain
+    detector.
     """
     return detector.augmented(MergedViews(detector, views_of(scales)))
 

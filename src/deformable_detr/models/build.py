@@ -93,8 +93,8 @@ def _num_logits(config: ModelConfig) -> int:
 def _num_heads(config: ModelConfig) -> int:
     """Return the number of prediction heads.
 
-    Without refinement, all layers share one head. With refinement, each layer has a head, and in two stages,
-    the proposals have one too.
+    Without refinement, all layers share one head. With refinement, each layer has a head, and in two-stage
+    models, the proposals have one too.
     """
     if not config.refine_references:
         return 1

@@ -62,7 +62,7 @@ class DetectionModel(nn.Module):
         return self.answer(self.queries(memory), memory)
 
     def remember(self, images: ImageBatch | FeatureBatch | Tensor | Sequence[Tensor]) -> FeatureMemory:
-        """Return the encoder's output for any input of `forward`."""
+        """Return the encoder's output, with tokens (B, S, C), for any input of `forward`."""
         batch = images if isinstance(images, FeatureBatch) else ImageBatch.from_input(images)
         memory: FeatureMemory = self.encoder(self.embed(batch))
         return memory

@@ -191,9 +191,9 @@ def with_best_proposals(queries: nn.Module) -> nn.Module:
 
 
 def chooses_proposals(queries: nn.Module) -> TypeGuard[ProposalQueries]:
-    """Return whether `BestProposals` would make the same queries.
+    """Return whether `queries` computes what `BestProposals` does, so that the latter can replace it.
 
-    Subclasses from outside the package are included, if they inherit `forward` from `ProposalQueries`.
+    This includes subclasses from outside the package that inherit `forward` from `ProposalQueries`.
     """
     return isinstance(queries, ProposalQueries) and type(queries).forward is ProposalQueries.forward
 

@@ -104,7 +104,7 @@ class Cut:
         return cls(np.full(num_classes, threshold), reason)
 
     def mask(self, detections: ScoredBoxes) -> np.ndarray:
-        """Return which detections reach the minimum score of their class, (D,) bool.
+        """Return a mask of the detections that reach the minimum score of their class, (D,) bool.
 
         Scores are compared in single precision, as `predict` does.
         """

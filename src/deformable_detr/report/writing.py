@@ -52,7 +52,7 @@ def write_report(
         output: the file to write. None means `report.html` (`report_SPLIT.html` if a split other than `val`
             is named) in the run folder, or in the current folder if `model` is not a run folder.
         most_images: the maximum number of images in which missed objects are traced to their stages.
-        max_pixels: the largest H·W of a picture, as for `load`.
+        max_pixels: the maximum H·W of a picture, as for `load`.
 
     Returns:
         The path of the file.
@@ -90,7 +90,7 @@ def report_text(
     data: str,
     most_images: int = MAX_IMAGES,
 ) -> str:
-    """Return the page of the report.
+    """Return the report's page as HTML.
 
     Args:
         rows: the result of `collect_detections` on `split`.

@@ -193,7 +193,7 @@ def note_start(
 def _open_events(folder: Path, first_step: int, console: Console) -> SummaryWriter | None:
     """Return TensorBoard's writer, which drops the events of updates that will be repeated.
 
-    It is None if TensorBoard is not installed, or cannot write to a folder whose name is not UTF-8.
+    Return None if TensorBoard is not installed, or cannot write to a folder whose name is not UTF-8.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter

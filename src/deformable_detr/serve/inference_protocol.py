@@ -11,8 +11,8 @@ all:
     category_ids    INT64 (D)       the data set's own ids
     names           BYTES (D)
 
-Requests may contain binary tensors; answers are always JSON, which the protocol allows. Errors are plain
-texts, as the protocol requires: `{"error": "…"}`.
+Requests may contain binary tensors; answers are always JSON, which the protocol allows. An error is
+a plain string, as the protocol requires: `{"error": "…"}`.
 """
 
 from __future__ import annotations

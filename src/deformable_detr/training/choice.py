@@ -1,4 +1,4 @@
-"""The choice of a recipe if a run names none, and the line that says how long the run will take."""
+"""The choice of a recipe if the user names none, and a line that states how long the run will take."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def choice_line(data: str | Path, config: RunConfig, device: str, console: Conso
     here, there, other = ("GPU", "CPU", ON_CPU) if on_gpu else ("CPU", "GPU", ON_GPU)
     expected = ""
     if alone:
-        with console.status("measuring a few updates, to say how long training takes"):
+        with console.status("measuring a few updates to estimate how long training takes"):
             expected = f"; {_expected(data, config, device)}"
     return (
         f"Training {config.recipe}, the recipe for a {here}{expected}. For a {there} it would be {other}; "

@@ -21,7 +21,7 @@ QUERY_STEP, MAXIMUM_QUERIES = 50, 900
 
 
 def fit_to_data(config: RunConfig, split: Split, total_batch: int) -> tuple[RunConfig, list[str]]:
-    """Adapt `config` to the training images, if it says so and has a recipe of the package.
+    """Adapt `config` to the training images if `train.fit_to_data` is set and its recipe is in RECIPES.
 
     Args:
         total_batch: the number of images per update.

@@ -90,7 +90,7 @@ def read_splits(data: str | Path, config: RunConfig) -> tuple[Split, Split | Non
     """Read the split to train on and the split to evaluate on, which is None if the data have none.
 
     Raises:
-        UserError: if the data cannot be read, there is no object to learn from, or the two splits have no
+        UserError: if the data cannot be read, there is no object to train on, or the two splits have no
             class in common.
     """
     folder = remote_folder(config.data.images, config.data.cache_gb, config.data.cache_folder)
@@ -100,7 +100,7 @@ def read_splits(data: str | Path, config: RunConfig) -> tuple[Split, Split | Non
         crowds = sum(map(len, train.images))
         only = f" (only {crowds:,} crowd regions)" if crowds else ""
         raise UserError(
-            f"the split {train.name} of {train.source} has no object to learn from{only}"
+            f"the split {train.name} of {train.source} has no object to train on{only}"
             f"{main_reason(train)}: correct the annotations."
         )
     name = name_to_measure_on(list_splits(data, format=config.data.format))

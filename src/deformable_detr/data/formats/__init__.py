@@ -110,7 +110,7 @@ def read_split(
 
     Raises:
         UserError: if there is no such folder, data set or split; if a file is unusable, or no image is left;
-            if `strict` is true and there are problems; or if `images` is given for another layout than COCO.
+            if `strict` is true and there are problems; or if `images` is given for a layout other than COCO.
     """
     splits = list_splits(root, format=format)
     name = _to_measure_on(splits, root) if split is None else _match(split, splits, root)
@@ -138,7 +138,7 @@ def read_split(
         more = f"; and {len(serious) - _SHOWN} more" if len(serious) > _SHOWN else ""
         raise UserError(
             f"split {name} of {root} has {count} ({shown}{more}): fix them, or read it "
-            "without strict to go on with the rest."
+            "without strict to continue with the rest."
         )
     return result
 

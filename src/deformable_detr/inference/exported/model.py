@@ -146,7 +146,7 @@ def _blaming(path: Path, what: str) -> Iterator[None]:
 
 
 def reading(path: Path) -> Any:
-    """Return a context in which every error becomes a `UserError` that says that the file cannot be read."""
+    """Return a context manager that turns every error into a `UserError`: the file cannot be read."""
     return _blaming(path, "cannot be read, it is damaged or was not written by `deformable-detr export`")
 
 

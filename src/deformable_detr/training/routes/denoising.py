@@ -1,6 +1,6 @@
 """Contrastive denoising (DINO, Zhang et al., ICLR 2023; DN-DETR, Li et al., CVPR 2022; specification §12.6).
 
-Queries are made from the objects themselves, with noise in their boxes and labels. Half of them have little
+Queries are built from the objects themselves, with noise in their boxes and labels. Half of them have little
 noise and learn to predict their object; the other half have more noise and learn to predict background. No
 matching is needed.
 
