@@ -56,7 +56,7 @@ def gradients(
     """
     picture = read_picture(image, detector.data.max_pixels)
     explanation = detector.explain(picture, threshold, max_detections=max_detections)
-    pixels = detector.preprocess(picture)
+    pixels = detector.plain.preprocess(picture)
     norms = [_norms(detector, pixels, explanation, row) for row in range(len(explanation))]
     shape = (0, len(TERMS), *pixels.shape[1:])
     return Gradients(

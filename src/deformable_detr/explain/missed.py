@@ -264,7 +264,7 @@ def missed_objects(
             detector.model,
             detector.classification,
             detector.classes,
-            detector.preprocess(picture),
+            detector.plain.preprocess(picture),
             record.size,
         )
         known = np.array([label in to_model for label in record.labels], dtype=bool)

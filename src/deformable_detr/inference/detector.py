@@ -10,6 +10,7 @@ PyTorch is imported only where a PyTorch model is used, so that an exported file
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -48,7 +49,13 @@ MAX_NAMES = 8  # maximum number of class names in a detector's repr
 
 
 class Augmentation(Protocol):
-    """A way to detect objects in several views of a picture; see tta.py."""
+    """A way to detect objects in several views of a picture; see tta.py.
+
+    `plain` is the detector that detects objects in each view.
+    """
+
+    @property
+    def plain(self) -> Detector: ...
 
     def preprocess(self, picture: Image.Image) -> Tensor: ...
 
@@ -68,14 +75,10 @@ class Detector:
         decision: the model's own thresholds; None if it has none, so that 0.5 is used.
     """
 
-    def __init__(
-        self,
-        source: Checkpoint | ExportedModel,
-        backend: Backend,
-        augmentation: Augmentation | None = None,
-    ):
+    _augmentation: Augmentation | None = None
+
+    def __init__(self, source: Checkpoint | ExportedModel, backend: Backend):
         self._source = source
-        self._augmentation = augmentation
         self.backend = backend
         description = source.description
         self.config, self.data, self.recipe = description.config, description.data, description.recipe
@@ -83,8 +86,7 @@ class Detector:
         self.classification = build_classification(description.config)
         # `preprocess` converts PIL RGB to (3, h, w) for `detect`: normalised pixels (an array for an exported
         # file, otherwise a tensor) or, with an augmentation, the result of its `preprocess`.
-        self._transform = _transform_for(source)
-        self.preprocess = self._transform if augmentation is None else augmentation.preprocess
+        self.preprocess = _transform_for(source)
 
     def __repr__(self) -> str:
         return _in_words(self)
@@ -103,8 +105,15 @@ class Detector:
         return cls(checkpoint, backend_for(checkpoint.model, chosen, choose_dtype(dtype, chosen)))
 
     def augmented(self, augmentation: Augmentation) -> Detector:
-        """Return a detector with the same model that detects objects by means of `augmentation`."""
-        return Detector(self._source, self.backend, augmentation)
+        """Return a copy of this detector that detects objects by means of `augmentation`."""
+        other = copy(self)
+        other._augmentation, other.preprocess = augmentation, augmentation.preprocess
+        return other
+
+    @property
+    def plain(self) -> Detector:
+        """This detector without augmentation: its `preprocess` returns what the model sees."""
+        return self if self._augmentation is None else self._augmentation.plain
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -269,7 +278,7 @@ class Detector:
             self.model,
             self.classification,
             self.classes,
-            self._transform(picture),
+            self.plain.preprocess(picture),
             np.asarray(picture),
             self.selection(threshold),
             max_detections,

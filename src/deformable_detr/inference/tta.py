@@ -70,7 +70,7 @@ class MergedViews:
     def __init__(self, detector: Detector, views: Sequence[View], overlap: float = OVERLAP):
         if not 0 < overlap < 1:
             raise UserError(f"the overlap of merged detections must be between 0 and 1, not {overlap}.")
-        self.plain = detector
+        self.plain = detector.plain
         self.views = tuple(views)
         self.overlap = overlap
         self.transforms = {

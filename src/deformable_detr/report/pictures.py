@@ -270,7 +270,7 @@ def _query_of(
         detector.model,
         detector.classification,
         detector.classes,
-        detector.preprocess(picture),
+        detector.plain.preprocess(picture),
         (picture.height, picture.width),
     ).queries
     distance = np.abs(traced.boxes_xyxy[:, -1] - box).sum(-1) / max(float((box[2:] - box[:2]).sum()), 1.0)
