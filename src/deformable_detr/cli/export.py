@@ -1,4 +1,4 @@
-"""The command `deformable-detr export MODEL --to FORMAT --output FILE`."""
+"""The command `deformable-detr export MODEL --to ENGINE --output FILE`."""
 
 from __future__ import annotations
 

@@ -162,6 +162,7 @@ class Detector:
         depend on the batch, pass pictures of equal shape, as `predict` does.
 
         Args:
+            pixels: results of `preprocess`.
             original_sizes: the (H, W) of each picture before preprocessing; boxes are in its pixels.
             max_detections: the maximum number of detections per picture.
         """
@@ -397,6 +398,9 @@ def new_checkpoint(
     """Return a checkpoint with an untrained model for these classes, in evaluation mode.
 
     `backbone_weights` is as for `create`.
+
+    Raises:
+        UserError: if the backbone is unknown to timm, or the weights cannot be loaded.
     """
     from ..models import build_model
 

@@ -208,7 +208,11 @@ class Explanation:
         return f"Explanation({self.detections.in_words()}; {count(num_layers, 'decoder layer')})"
 
     def draw(self, *, layer: int = -1, most: int = 5) -> Figure:
-        """Return a figure of where the model looked; the arguments are those of `trace_drawing.draw`."""
+        """Return a figure of where the model looked; the arguments are those of `trace_drawing.draw`.
+
+        Raises:
+            UserError: if matplotlib is not installed.
+        """
         from .trace_drawing import draw
 
         import_extra("matplotlib", "figures", "draw")

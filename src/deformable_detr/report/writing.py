@@ -97,6 +97,10 @@ def report_text(
         split: the split to measure on, or None to measure nothing.
         model, data: the names that the page's commands use. If `model` is a run folder, the page also shows
             its curves and settings.
+
+    Raises:
+        UserError: if a file of the run folder cannot be read, or the model and the data have no class in
+            common.
     """
     accuracy = misses = None
     kinds: dict[int, Any] = {}

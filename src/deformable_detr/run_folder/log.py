@@ -181,7 +181,11 @@ class TrainingLog:
 def note_start(
     folder: Path, *, step: int, device: str | torch.device, processes: int, data: Mapping[str, Any]
 ) -> None:
-    """Add a line to the run's `environment.jsonl`; `data` describes the data in JSON values."""
+    """Add a line to the run's `environment.jsonl`; `data` describes the data in JSON values.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
     row = {"step": step, **environment(device, processes), "data": dict(data)}
     path = folder / STARTS_FILE
     with writing(path):

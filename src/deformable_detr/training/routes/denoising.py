@@ -36,8 +36,8 @@ class Denoising(Route):
     Args:
         num_classes: the number of classes.
         dim: the channels C of queries.
-        num_queries: the number of queries with little noise for each image, at most; images with more objects
-            have one for each object. The same number of queries have more noise.
+        num_queries: the maximum number of queries with little noise in an image; if it has more objects,
+            there is one for each object. The same number of queries have more noise.
     """
 
     def __init__(
