@@ -61,6 +61,11 @@ def demo(output: str | Path = "demo_output", *, seed: int = 0, epochs: int | Non
     The files in `output` are `data/` (COCO layout), `run/` (checkpoints, metrics.jsonl, report.html),
     `metrics.json` and `predictions/` (annotated pictures, predictions.json).
 
+    Args:
+        output: a folder that is new or empty.
+        seed: the seed of the drawn data and of training.
+        epochs: the number of passes over the data; None means that of `demo_config`.
+
     Raises:
         UserError: if `output` is not empty.
         TrainingInterruptedError: if training was stopped by a signal.

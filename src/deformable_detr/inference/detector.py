@@ -375,9 +375,11 @@ def create(
             ids. It is ignored if `classes` is given.
         classes: the names of the classes.
         backbone_weights: None (random), `imagenet`, or a .safetensors/.pth file.
+        device, dtype: as for `load`.
 
     Raises:
-        UserError: if the recipe is unknown, class names are not distinct, or the weights cannot be loaded.
+        UserError: if the recipe is unknown, class names are not distinct, the weights cannot be loaded, or
+            the device does not exist or does not compute in `dtype`.
     """
     run = recipe_of(recipe)
     if classes is not None:

@@ -253,7 +253,10 @@ def explain_picture(
     Args:
         pixels: the preprocessed picture, (3, h, w).
         picture: the original picture, (H, W, 3) uint8.
+        selection: the minimum score of each class.
+        max_detections: the maximum number of explained detections.
         places: the points (x, y) for which the encoder's attention is traced.
+        nms_iou: as for `postprocess`.
 
     Raises:
         UserError: in the same cases as `trace_picture`.

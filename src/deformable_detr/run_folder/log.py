@@ -105,7 +105,17 @@ class TrainingLog:
         seconds: float,
         every: int,
     ) -> None:
-        """Log an update; write a row of means if `step` is a multiple of `every` or the last step."""
+        """Log an update; write a row of means if `step` is a multiple of `every` or the last step.
+
+        Args:
+            epoch: the epoch of the update, from 0.
+            step: the number of the update, from 1.
+            losses: the losses of the update by name.
+            rates: the learning rates by the name of their parameter group.
+            images: the number of images of the update.
+            seconds: the duration of the update.
+            every: the number of updates between two rows.
+        """
         if not self.enabled:
             return
         self.window.append(losses)

@@ -131,7 +131,7 @@ class Slots:
 
 
 def noisy_labels(labels: Tensor, num_classes: int) -> Tensor:
-    """Replace each label, with the probability `LABEL_NOISE`, with one that is drawn from all classes."""
+    """Return `labels`, each replaced with probability `LABEL_NOISE` by one that is drawn from all classes."""
     drawn = torch.randint_like(labels, num_classes)
     return torch.where(torch.rand(labels.shape, device=labels.device) < LABEL_NOISE, drawn, labels)
 
