@@ -2,9 +2,10 @@
 
     python -m experiments.paper figure6 MODEL IMAGE… --output runs/paper [--threshold 0.4] [--most 2]
 
-The paper says of its figure that the encoder's points for a position on an object are on that object, and
-that the decoder's points cover the whole object. `figure6.json` states how much of the attention weight is
-inside a detection's box, layer by layer, and the box's share of the picture, which chance would give.
+According to the paper, its figure shows that the encoder's points for a position on an object are on that
+object, and that the decoder's points cover the whole object. `figure6.json` states how much of the attention
+weight is inside a detection's box, layer by layer, and the box's share of the picture, which chance would
+give.
 """
 
 from __future__ import annotations

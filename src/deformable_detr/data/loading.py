@@ -196,7 +196,10 @@ def training_loader(
     It yields (ImageBatch of `batch_size` images, their targets). PyTorch's global generator is not used.
 
     Args:
+        config: the settings of the augmentation and of the loader's processes.
+        seed: the seed of the order and of the augmentation.
         start_step: the number of updates of this epoch that are already done; their images are not read.
+        world_size: the number of processes.
         balance: whether to draw images with rare classes more often.
 
     Raises:

@@ -65,7 +65,7 @@ Result = TypeVar("Result")
 
 # Two threads decode and resize while the model works on earlier batches; at most two batches wait.
 NUM_READERS = 2
-MAX_NAMES = 5  # the most class names that a message lists
+MAX_NAMES = 5  # the maximum number of class names that a message lists
 
 
 def evaluate(
@@ -103,18 +103,19 @@ def evaluate(
         model: a `Detector`, or anything that `deformable_detr.load` takes.
         data: a data set's folder, or a `Split`; with a `Split`, the options of reading it are ignored.
         split: the split's name; None means the split on which training measures, `val` or else `test`.
+        format: the layout of the data set: coco, voc, yolo or auto.
         strict: True to refuse a folder with problems; False to print the number of problems.
         images, cache_gb, cache_folder: a URL with the pictures, and the settings of their cache, as in the
             fields of `DataConfig`.
         metric: `coco`, or `voc` with the options `iou_threshold`, `interpolation` and `plus_one` of
             `voc_average_precision`.
-        batching: `exact` or `padded` (see the head of this file).
+        batching: `exact` or `padded` (see the top of this file).
         batch_size: the maximum number of images per batch and process.
         threshold: detections with a lower score are left out. Use 0 for average precision, which needs all.
         max_detections: the maximum number per image, over all classes; None means `usual_limit` (limits.py).
         output: the JSON file for the result, written whole or not at all, by the first process.
         device: where to load `model`; "auto" gives each process its own GPU. A `Detector` stays where it is.
-        max_pixels: the largest H·W of a picture, as for `load`.
+        max_pixels: the maximum H·W of a picture, as for `load`.
         tta: test-time augmentation (tta.py): True for flips and its usual scales, or the scales to use with
             flips. Batching is then `exact`.
         decide: the rule by which the minimum score of each class is chosen: `best_f1`, or the required
@@ -265,13 +266,13 @@ def collect_detections(
     """Detect in every image of a split and return COCO results rows with the split's own ids.
 
     Classes that the split lacks are left out. If a process group exists, every process works on its share of
-    the images and returns the rows of all.
+    the images and returns the rows of all. The options are those of `evaluate`.
 
     Returns:
         Rows of image_id, category_id, bbox and score, in the order of the split's images, best score first.
 
     Raises:
-        UserError: if an option is out of range, an image cannot be read or has another size than annotated,
+        UserError: if an option is out of range, an image cannot be read or does not have its annotated size,
             the model and the data have no class in common, or the model's output is not finite.
     """
     _check_options(batching, batch_size, threshold, max_detections)

@@ -120,7 +120,8 @@ def export(
     exception: it is for other programs.
 
     Args:
-        model: a `Detector`, or anything that `load` accepts except an exported file.
+        model: a `Detector`, or anything that `load` accepts except an exported file. Test-time augmentation
+            is left out.
         output: an .onnx file, an .xml file (OpenVINO, which adds a .bin file), or a .pt2 file (torch.export).
         to: the engine.
         operator: the way in which deformable attention samples. `grid_sample` uses a standard operator.
@@ -135,7 +136,7 @@ def export(
         format: the layout of `data`.
         calibration: pictures, folders or globs that determine the numeric ranges for int8.
         num_images: the maximum number of pictures that are compared.
-        max_pixels: the largest H·W of a picture, as for `load`; it must be None if `model` is a `Detector`.
+        max_pixels: the maximum H·W of a picture, as for `load`; it must be None if `model` is a `Detector`.
         max_box_drift, max_score_drift, max_ap_drift: bounds; see `certificate.Bounds` for their units.
         console: the console on which progress is shown; None means that it is not shown.
 
@@ -150,7 +151,7 @@ def export(
     check_libraries(to)
     if isinstance(model, Detector) and max_pixels is not None:
         raise UserError("max_pixels cannot change a detector that is already loaded: pass it to load().")
-    detector = load(model, device="cpu", max_pixels=max_pixels) if isinstance(model, str | Path) else model
+    detector = model.plain if isinstance(model, Detector) else load(model, "cpu", max_pixels=max_pixels)
     part = data if data is None or isinstance(data, Split) else read_split(data, split, format=format)
     pictures = _pictures(detector, images, part, num_images)
     console = console or Console(quiet=True)

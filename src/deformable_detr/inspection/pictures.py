@@ -34,9 +34,10 @@ class PictureCheck:
 
 @dataclass(frozen=True)
 class _Seen:
-    """The result for one file.
+    """The result of checking one image file.
 
     Attributes:
+        problem: the reason why the image is unusable or suspect; None if there is none.
         rotated: True if the image is turned according to its EXIF data.
         not_rotated: True if the EXIF orientation is ignored, because the image was annotated as it is stored.
     """

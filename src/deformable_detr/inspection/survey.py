@@ -227,6 +227,9 @@ def _doubled_boxes(split: Split) -> list[Problem]:
 def repeated_boxes(boxes_xyxy: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> list[int]:
     """Return those of `rows` that repeat an earlier row: the same label, and the same box up to half a pixel.
 
+    `boxes_xyxy` (N, 4) and `labels` (N,) are those of all objects; `rows` are the indices of the objects to
+    compare.
+
     Time and memory grow with the number of boxes, not with its square. If more than `_NEIGHBOURS` different
     boxes are all the same up to half a pixel, some may be missed.
     """

@@ -28,7 +28,7 @@ _SIZES = ("image_size", "max_size", "train_sizes")
 
 
 def fit_to_data(config: RunConfig, split: Split, total_batch: int) -> tuple[RunConfig, list[str]]:
-    """Adapt `config` to the training images, if it says so and has a recipe of the package.
+    """Adapt `config` to the training images if `train.fit_to_data` is set and its recipe is in RECIPES.
 
     Args:
         total_batch: the number of images per update.
