@@ -129,7 +129,7 @@ def epoch_order(
 
 
 def balancing_weights(split: Split) -> list[float]:
-    """Return how often to draw each image, relative to one that has only the most frequent class.
+    """Return how often each image is drawn, relative to one that has only the most frequent class.
 
     The weight of a class that occurs in n images is sqrt(N / n), where N is the number of images with the
     most frequent class. The weight of an image is that of its rarest class (Gupta et al., CVPR 2019, section

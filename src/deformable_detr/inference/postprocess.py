@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The k best pairs of query and class of each image, and their boxes, `boxes_cxcywh` (B, k, 4)."""
+    """The k best `pairs` of query and class of each image, and their boxes, `boxes_cxcywh` (B, k, 4)."""
 
     pairs: TopArrays
     boxes_cxcywh: np.ndarray

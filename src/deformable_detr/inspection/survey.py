@@ -191,7 +191,7 @@ def _class_counts(split: Split) -> tuple[ClassCount, ...]:
 def _listed_twice(split: Split) -> list[Problem]:
     """Return a problem for each further entry of a file that is listed under several ids.
 
-    Each of the entries has only some of the file's objects.
+    Such entries are a problem, because each of them has only some of the file's objects.
     """
     first: dict[Path, int] = {}
     problems = []
