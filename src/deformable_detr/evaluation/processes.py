@@ -20,11 +20,11 @@ def process_group() -> Iterator[None]:
     if not started_as_one_of_many or torch.distributed.is_initialized():
         yield
         return
-    torch.distributed.initprocess_group("gloo")  # only Python objects are exchanged
+    torch.distributed.init_process_group("gloo")  # only Python objects are exchanged
     try:
         yield
     finally:
-        torch.distributed.destroyprocess_group()
+        torch.distributed.destroy_process_group()
 
 
 def rank_and_count() -> tuple[int, int]:
