@@ -73,8 +73,8 @@ def _best_checkpoint(run: Parts) -> Checkpoint:
             )
             raise UserError(
                 f"the run in {run.output} is finished and saved, but its best weights cannot be read "
-                f"({reason}): once they can, the same command with --resume chooses the thresholds and writes "
-                "the report."
+                f"({reason}): once they can, the same command with --resume chooses the thresholds and "
+                "writes the report."
             ) from error
         return checkpoint.model.state_dict()
 
