@@ -405,7 +405,8 @@ class Detections:
 def import_supervision(use: str) -> ModuleType:
     """Import supervision without its advice to install OpenCV, which is not needed here.
 
-    `use` names the caller in the error that is raised if supervision is missing.
+    Raises:
+        UserError: if supervision is not installed; `use` is the subject of the message.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)

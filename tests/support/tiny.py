@@ -147,7 +147,7 @@ def assert_same_movement(run: Path, other: Path, start: Path, tolerance: float) 
     assert max(worst.values()) < tolerance, max(worst, key=lambda key: worst[key])
 
 
-# All routes that only training has, with different weights.
+# All routes (they are used only in training), with different weights.
 ROUTES = {
     "train.routes.no_self_attention": 0.33,
     "train.routes.instructed": 1.0,

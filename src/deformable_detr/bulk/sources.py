@@ -184,7 +184,12 @@ def _reason(error: Exception) -> str:
 
 
 def open_binary(path: str) -> Any:
-    """Open a local file or a URL for reading in binary mode."""
+    """Open a local file or a URL for reading in binary mode.
+
+    Raises:
+        UserError: if the URL's protocol is unknown, or its library is not installed.
+        OSError: if a local file cannot be opened. Errors of file systems behind URLs are of any kind.
+    """
     if not is_url(path):
         return open(path, "rb")
     files, inside = open_file_system(path)

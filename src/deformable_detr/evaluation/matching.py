@@ -205,6 +205,8 @@ def overlaps(
     without area do not overlap.
 
     Args:
+        detections_xyxy: (D, 4).
+        objects_xyxy: (N, 4).
         crowd: (N,) bool; None means no crowds.
         extra: a number to add to widths and heights; 1 in Pascal's own code, which counts the last pixel.
     """

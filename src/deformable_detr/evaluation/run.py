@@ -103,6 +103,7 @@ def evaluate(
         model: a `Detector`, or anything that `deformable_detr.load` takes.
         data: a data set's folder, or a `Split`; with a `Split`, the options of reading it are ignored.
         split: the split's name; None means the split on which training measures, `val` or else `test`.
+        format: the layout of the data set: coco, voc, yolo or auto.
         strict: True to refuse a folder with problems; False to print the number of problems.
         images, cache_gb, cache_folder: a URL with the pictures, and the settings of their cache, as in the
             fields of `DataConfig`.
@@ -265,7 +266,7 @@ def collect_detections(
     """Detect in every image of a split and return COCO results rows with the split's own ids.
 
     Classes that the split lacks are left out. If a process group exists, every process works on its share of
-    the images and returns the rows of all.
+    the images and returns the rows of all. The options are those of `evaluate`.
 
     Returns:
         Rows of image_id, category_id, bbox and score, in the order of the split's images, best score first.

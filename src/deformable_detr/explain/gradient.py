@@ -49,7 +49,7 @@ def gradients(
 
     A two-stage model passes no gradient through the proposals' boxes, and a model with refinement passes none
     from layer to layer (paper, appendix A.4). The gradients of such a box are therefore those of the last
-    layer's correction only.
+    layer's correction only. The arguments are those of `Detector.explain`.
 
     Raises:
         UserError: in the same cases as `Detector.explain`.

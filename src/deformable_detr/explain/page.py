@@ -38,6 +38,7 @@ def page(
     """Return the page as HTML, and the number of detections that it shows.
 
     The page contains fewer detections than `max_detections` if each has very many points (dense attention).
+    The arguments except `title` are those of `Detector.explain`.
 
     Raises:
         UserError: in the same cases as `Detector.explain`.

@@ -197,7 +197,7 @@ class _Task:
         """Write the graph with its certificate if its drift from the PyTorch model is within the bounds.
 
         Raises:
-            ExportRefusedError: if it is not.
+            ExportRefusedError: if the drift exceeds a bound.
         """
         metadata = Metadata(self.detector.checkpoint.description, None)
         with replacing(target) as draft:

@@ -162,6 +162,7 @@ class Detector:
         depend on the batch, pass pictures of equal shape, as `predict` does.
 
         Args:
+            pixels: results of `preprocess`.
             original_sizes: the (H, W) of each picture before preprocessing; boxes are in its pixels.
             max_detections: the maximum number of detections per picture.
         """
@@ -374,9 +375,11 @@ def create(
             ids. It is ignored if `classes` is given.
         classes: the names of the classes.
         backbone_weights: None (random), `imagenet`, or a .safetensors/.pth file.
+        device, dtype: as for `load`.
 
     Raises:
-        UserError: if the recipe is unknown, class names are not distinct, or the weights cannot be loaded.
+        UserError: if the recipe is unknown, class names are not distinct, the weights cannot be loaded, or
+            the device does not exist or does not compute in `dtype`.
     """
     run = recipe_of(recipe)
     if classes is not None:
@@ -397,6 +400,9 @@ def new_checkpoint(
     """Return a checkpoint with an untrained model for these classes, in evaluation mode.
 
     `backbone_weights` is as for `create`.
+
+    Raises:
+        UserError: if the backbone is unknown to timm, or the weights cannot be loaded.
     """
     from ..models import build_model
 

@@ -208,7 +208,11 @@ class Explanation:
         return f"Explanation({self.detections.in_words()}; {count(num_layers, 'decoder layer')})"
 
     def draw(self, *, layer: int = -1, most: int = 5) -> Figure:
-        """Return a figure of where the model looked; the arguments are those of `trace_drawing.draw`."""
+        """Return a figure of where the model looked; the arguments are those of `trace_drawing.draw`.
+
+        Raises:
+            UserError: if matplotlib is not installed.
+        """
         from .trace_drawing import draw
 
         import_extra("matplotlib", "figures", "draw")
@@ -249,7 +253,10 @@ def explain_picture(
     Args:
         pixels: the preprocessed picture, (3, h, w).
         picture: the original picture, (H, W, 3) uint8.
+        selection: the minimum score of each class.
+        max_detections: the maximum number of explained detections.
         places: the points (x, y) for which the encoder's attention is traced.
+        nms_iou: as for `postprocess`.
 
     Raises:
         UserError: in the same cases as `trace_picture`.

@@ -135,6 +135,9 @@ def augmented(detector: Detector, scales: Sequence[float] = SCALES) -> Detector:
 
     A scale is a factor on the size to which `detector` resizes pictures. Explanations are those of the plain
     detector.
+
+    Raises:
+        UserError: in the same cases as `views_of`.
     """
     return detector.augmented(MergedViews(detector, views_of(scales)))
 

@@ -54,8 +54,11 @@ def check_pictures(
     """Check the image files of a split.
 
     Args:
+        split: the name of the split, for messages.
+        images: its images.
         how: `decode` reads every byte of every file (and decodes JPEG at an eighth of its width and height),
             `headers` reads only the first bytes, and `no` reads nothing.
+        max_pixels: the maximum H·W of a picture; larger ones are reported.
         console: the console on which to show the progress if it is a terminal.
     """
     if how == "no":

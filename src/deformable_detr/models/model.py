@@ -57,6 +57,9 @@ class DetectionModel(nn.Module):
             The predictions of each layer and, if the queries have them, the first stage's proposals. Those of
             the last layer are `.predictions[-1]`, with `.logits` (B, Q, num_logits) and `.boxes_cxcywh`
             (B, Q, 4).
+
+        Raises:
+            ValueError: if the images have other shapes or types.
         """
         memory = self.remember(images)
         return self.answer(self.queries(memory), memory)

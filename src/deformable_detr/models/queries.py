@@ -1,8 +1,8 @@
 """Sources of object queries (paper, section 4.2; specification §4.1, §4.4, §12.1).
 
-Queries are learned (DETR), learned with reference points (Deformable DETR), or the first stage's proposals,
-whose content may be learned too.
-Each source is a module with forward(memory) -> Queries.
+Queries may be learned (DETR), learned together with reference points (Deformable DETR), or derived from the
+first stage's proposals, in which case their content may still be learned. Each source is a module with
+forward(memory) -> Queries.
 
 Letters: B batch, Q queries, S memory tokens, C channels.
 """

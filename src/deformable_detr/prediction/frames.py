@@ -257,6 +257,9 @@ def video_file(path: Path, size: tuple[int, int], fps: float) -> Iterator[VideoW
     """Yield a writer of an MP4 file with frames of `size` (H, W) at `fps` frames per second on average.
 
     The file appears only if the block ends without an exception.
+
+    Raises:
+        UserError: if the file cannot be written.
     """
     import av
 

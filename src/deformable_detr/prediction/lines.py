@@ -117,6 +117,9 @@ def answer_stdin(
     Args:
         model, device, dtype, max_pixels: as `load` takes them.
         tta, options: as for `predict`.
+
+    Raises:
+        UserError: if the model cannot be loaded, an option is out of range, or a class is unknown.
     """
     answers = sys.stdout
 

@@ -205,6 +205,9 @@ def measure(
         unknown: names of the classes that the model does not have.
         cut: the minimum scores to use. None means the threshold with the best F1 over all classes, or
             USUAL_THRESHOLD if no detection is right.
+
+    Raises:
+        UserError: in the same cases as `coco_numbers`.
     """
     detections, objects = ScoredBoxes.from_rows(rows, split), Objects.from_split(split)
     loose, tight = match(detections, objects, LOOSE), match(detections, objects, TIGHT)

@@ -104,6 +104,9 @@ def find_misses(
     """Judge the objects of at most `max_images` images, spread evenly over the split.
 
     At most `max_shown` of the missed objects are drawn.
+
+    Raises:
+        UserError: in the same cases as `missed_objects`.
     """
     images = spread(split.images, max_images)
     tally = Tally(detector, selection)

@@ -135,7 +135,7 @@ def build_parts(
 ) -> Parts:
     """Read the data, build the model and its optimizer, and load the state of a stopped run or another model.
 
-    Nothing is written.
+    Nothing is written. The arguments are those of `train`, except that `config` is complete.
 
     Raises:
         UserError: in the same cases as `train`.

@@ -1,4 +1,4 @@
-"""The settings with which a run starts, and the splits on which it trains and is evaluated."""
+"""The settings with which a run starts, and the splits for training and evaluation."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def resolve_config(
 ) -> RunConfig:
     """Return the configuration of a run before the command's flags are applied.
 
-    It is the configuration of the stopped run or of the recipe, with the changes of the config file. If no
-    recipe is given, it is the one that the config file names, or else that of `init_from`, with the
-    architecture and the preprocessing of its weights. Without any of these, the recipe suits the device.
+    This is the configuration of the stopped run or of the recipe, with the changes of the config file. If
+    `recipe` is None, the config file or else `init_from` determines the recipe; `init_from` then also
+    determines the architecture and the preprocessing. Without any of these, the recipe suits the device.
 
     Raises:
         UserError: if the recipe is unknown, a file is unreadable, two recipes contradict each other, or there

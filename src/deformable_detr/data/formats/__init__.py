@@ -58,7 +58,7 @@ _LAYOUTS = {
 
 
 def formats_found(root: Path | str) -> tuple[str, ...]:
-    """Return which of the layouts coco, voc and yolo a data set has, in this order; empty if it has none.
+    """Return the layouts that a data set has among coco, voc and yolo, in this order; empty if none.
 
     Args:
         root: the data set's folder, or a COCO JSON or YOLO YAML file.
@@ -85,7 +85,11 @@ def detect_format(root: Path | str) -> str:
 
 
 def list_splits(root: Path | str, *, format: str = "auto") -> tuple[str, ...]:
-    """Return the splits of a data set by the names that it uses; train, val and test come first."""
+    """Return the names of a data set's splits, as it spells them; train, val and test come first.
+
+    Raises:
+        UserError: if `root` is not a data set, or not in the layout `format`.
+    """
     return in_usual_order(_layout(root, format).splits(_place(root)))
 
 

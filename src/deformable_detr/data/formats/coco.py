@@ -287,7 +287,7 @@ def _judge(row: Any, position: int) -> _Judged:
 def _crowds(
     rows: list[dict[str, Any]], at: np.ndarray, places: Places, problems: list[Problem]
 ) -> np.ndarray:
-    """Return which annotations are crowds, (N,) bool. Unusable values count as 0 and are reported."""
+    """Return a mask of the crowds, (N,) bool. Unusable values of `iscrowd` count as 0 and are reported."""
     crowds = np.zeros(len(rows), dtype=bool)
     missing: list[int] = []
     for index, row in enumerate(rows):

@@ -41,7 +41,7 @@ _YAML_LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 @dataclass(frozen=True)
 class Config:
-    """The content of the describing file.
+    """The content of the file that describes a data set.
 
     All paths must be inside the folder `root`. `splits` maps the name of a split to its entries (folders or
     lists), which are relative to the folder `base`. If `keypoints` is true, keypoints follow the box in rows.

@@ -57,6 +57,8 @@ class ExportedBackend(Backend):
     def run(self, pixels: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return logits (B, Q, num_logits) and boxes (B, Q, 4) cxcywh.
 
+        `pixels` are (B, 3, H, W) float32, and `mask` is (B, H, W) bool, True = padding.
+
         Raises:
             UserError: if the graph fails, or its result contradicts the metadata.
         """
