@@ -157,7 +157,6 @@ def test_pictures_are_drawn_upright(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.asarray(found.draw(opened)), expected)
 
 
-
 def test_a_label_on_a_small_picture_is_large_enough_to_be_read() -> None:
     """The demo's pictures have 160 x 120 pixels."""
     found = detections(1, (120, 160))
