@@ -82,7 +82,8 @@ class ClassificationScheme(ABC):
 
         `assigned` (B, Q) holds the class index of each query's object, or NO_OBJECT (-1). `quality` (B, Q)
         holds the IoU of the query's box with its object, without a gradient, or 0 if the query has no object;
-        a scheme may ignore it. `count` holds the numbers of images and objects by which losses are divided.
+        a scheme may ignore it. `count` holds the numbers of images, objects and matched queries in the whole
+        update, by which losses are divided.
         """
 
     @abstractmethod
@@ -234,7 +235,7 @@ def register_classification(name: str, build: SchemeBuilder) -> None:
 
 
 def build_classification(model: ModelConfig, loss: LossConfig | None = None) -> ClassificationScheme:
-    """Build the scheme that `model.classification` names. `loss` has its parameters; None means the defaults."""
+    """Build the scheme that `model.classification` names, with the parameters in `loss` or the defaults."""
     return _SCHEMES[model.classification](model, loss or LossConfig())
 
 

@@ -100,8 +100,8 @@ class Engine:
         With Ray, it is `cuda` if the workers have GPUs and `cpu` otherwise, whatever `device` is.
 
         Raises:
-            UserError: if the workers are local, and this machine does not have `device`, or several workers would
-                share a GPU.
+            UserError: if the workers are local, and this machine does not have `device`, or several workers
+                would share a GPU.
         """
         if self.name == "ray":
             return "cuda" if self.gpus_per_worker else "cpu"

@@ -326,8 +326,8 @@ def add_tta(parser: Parser) -> None:
 def without_tta(arguments: Namespace) -> dict[str, Any]:
     """Return all arguments as keywords, in which `tta` replaces the two attributes `tta` and `tta_scales`.
 
-    It is the list of scales if --tta-scales was typed, and otherwise whether --tta was typed. `arguments` loses
-    both attributes.
+    It is the list of scales if --tta-scales was typed, and otherwise whether --tta was typed. `arguments`
+    loses both attributes.
     """
     options = vars(arguments)
     scales, chosen = options.pop("tta_scales"), options.pop("tta")

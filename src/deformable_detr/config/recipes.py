@@ -83,8 +83,8 @@ def deformable_detr_r50_single_scale() -> RunConfig:
 
 
 def deformable_detr_r50_single_scale_dc5() -> RunConfig:
-    """Deformable DETR on C5 at stride 16 (34 M parameters, 128 GFLOPs): 41.5 AP after 50 epochs in the authors'
-    repository.
+    """Deformable DETR on C5 at stride 16 (34 M parameters, 128 GFLOPs): 41.5 AP after 50 epochs in the
+    authors' repository.
     """
     base = deformable_detr_r50_single_scale()
     return replace(
@@ -105,8 +105,8 @@ def deformable_detr_r50_refine() -> RunConfig:
 
 
 def deformable_detr_r50_two_stage() -> RunConfig:
-    """Deformable DETR with refinement and two stages: 46.9 AP after 50 epochs in the authors' repository, 46.2
-    in the paper.
+    """Deformable DETR with refinement and two stages: 46.9 AP after 50 epochs in the authors' repository,
+    46.2 in the paper.
     """
     base = deformable_detr_r50_refine()
     return replace(

@@ -76,7 +76,9 @@ class StandardAttention(MemoryAttention, ABC):
     ) -> Tensor:
         """Return the weighted sums (B, Q, M·D) of samples of `value` (B, S, M, D).
 
-        `locations` contains (B, Q, M, K, 2) for each level, and `weights` contains (B, Q, M, K).
+        `locations` contains (B, Q, M, K, 2) for each level, and `weights` contains (B, Q, M, K), for B
+        pictures, Q queries, S memory tokens, M heads with D channels, and K points. Locations (x, y) are
+        fractions of the padded level.
         """
 
 

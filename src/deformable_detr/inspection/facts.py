@@ -134,8 +134,8 @@ class Forecast:
         gpu_bytes: the peak GPU memory; 0 on a CPU.
         largest_batch: the (H, W) of the batch of the largest pictures, in pixels.
         threads: the number of PyTorch's threads.
-        load: the load average of the last minute at the end of the measurement, which counts processes that run
-            or wait for one of the `cores` processor cores; 0 on Windows.
+        load: the load average of the last minute at the end of the measurement, which counts the processes
+            that run or wait for one of the `cores` processor cores; 0 on Windows.
     """
 
     recipe: str

@@ -12,7 +12,7 @@ STATUS = Path("/proc/self/status")  # on Linux only
 
 
 def peak_bytes() -> int:
-    """Return the maximum resident memory of this process in bytes: so far or, on Linux, since `reset_peak`."""
+    """Return the peak of this process's resident memory so far or, on Linux, since `reset_peak`, in bytes."""
     if STATUS.exists():
         return status_bytes("VmHWM")
     import resource

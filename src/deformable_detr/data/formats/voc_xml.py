@@ -86,7 +86,10 @@ class _Reader:
 
 
 def parse(file: str) -> Annotation | Problem:
-    """Return the content of an XML file, or a `Problem` if it cannot be read, whose `where` is ":line" or ""."""
+    """Return the content of an XML file, or a `Problem` if it cannot be read.
+
+    `where` of the problem is a colon and the line, or empty.
+    """
     try:
         data = read_annotation(file)
     except UserError as error:
