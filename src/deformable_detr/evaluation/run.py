@@ -14,12 +14,10 @@ batches nor the result.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -56,11 +54,11 @@ from .average_precision import (
     voc_average_precision,
 )
 from .limits import usual_limit
+from .processes import gathered, own_device, process_group, rank_and_count
 from .thresholds import check_rule, choose_thresholds
 
 Metric = Literal["coco", "voc"]
 Batching = Literal["exact", "padded"]
-Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 # Two threads decode and resize while the model works on earlier batches; at most two batches wait.
@@ -143,13 +141,13 @@ def evaluate(
     if not isinstance(model, str | Path) and max_pixels is not None:
         raise UserError("max_pixels cannot change a detector that is already loaded: pass it to load().")
     folder = None if decide is None else _folder_to_decide_in(model, decide, tta)
-    with _process_group():
-        rank, num_processes = _rank_and_count()
+    with process_group():
+        rank, num_processes = rank_and_count()
         console = _console(console, rank)
         if output is not None and rank == 0:
             check_output_file(output)
         if isinstance(model, str | Path):
-            model = load(model, device=_own_device(device, num_processes), max_pixels=max_pixels)
+            model = load(model, device=own_device(device, num_processes), max_pixels=max_pixels)
         scales = tta_scales(tta)
         detector = augmented_as_requested(model, scales)
         remote = remote_folder(images, cache_gb, cache_folder)
@@ -192,7 +190,7 @@ def evaluate(
             "max_detections": max_detections,
             **({"tta_scales": list(scales)} if scales else {}),
             "classes_not_in_model": unknown,
-            "seconds": round(max(_gathered(time.perf_counter() - start)), 3),
+            "seconds": round(max(gathered(time.perf_counter() - start)), 3),
         }
         if decide is not None and folder is not None:
             metrics["decision"] = _decide(detector, part, rows, decide, folder, rank)
@@ -277,7 +275,7 @@ def collect_detections(
     """
     _check_options(batching, batch_size, threshold, max_detections)
     most = usual_limit(split) if max_detections is None else max_detections
-    rank, num_processes = _rank_and_count()
+    rank, num_processes = rank_and_count()
     category_ids = match_classes(detector.classes, split.classes, split.source)
     if batching == "exact":
         shapes = [detector.resized_size(image.size) for image in split.images]
@@ -308,7 +306,7 @@ def collect_detections(
                 _check_finite(detections, image)
                 rows[index] = _rows(detections.above(threshold), image, category_ids)
             bar.advance(task, len(batch))
-    all_rows = {index: found for part in _gathered(rows) for index, found in part.items()}
+    all_rows = {index: found for part in gathered(rows) for index, found in part.items()}
     return [row for index in sorted(all_rows) for row in all_rows[index]]
 
 
@@ -425,39 +423,3 @@ def _console(console: Console | None, rank: int) -> Console:
     if rank > 0:
         return Console(quiet=True)
     return console or Console(stderr=True)
-
-
-@contextmanager
-def _process_group() -> Iterator[None]:
-    """Create a process group for the block if torchrun started several processes and there is none yet."""
-    started_as_one_of_many = "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if not started_as_one_of_many or torch.distributed.is_initialized():
-        yield
-        return
-    torch.distributed.init_process_group("gloo")  # only Python objects are exchanged
-    try:
-        yield
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-def _rank_and_count() -> tuple[int, int]:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
-
-
-def _gathered(value: Item) -> list[Item]:
-    """Return the values of all processes in the order of their ranks."""
-    _, num_processes = _rank_and_count()
-    if num_processes == 1:
-        return [value]
-    values: list[Any] = [None] * num_processes
-    torch.distributed.all_gather_object(values, value)
-    return values
-
-
-def _own_device(device: str, num_processes: int) -> str:
-    if device == "auto" and num_processes > 1 and torch.cuda.is_available():
-        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    return device

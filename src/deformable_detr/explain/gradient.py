@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..inference.detector import Detector, Picture, read_picture
+from ..inference.detector import Detector
+from ..inference.pictures import Picture, read_picture
 from ..inference.trace import Explanation
 from ..inference.trace_drawing import BOX_COLOUR, LUMA, draw_box, grid, title, zoom
 from ..structures import Detections, ImageBatch

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..inference.detector import Detector, Picture, read_picture
+from ..inference.detector import Detector
+from ..inference.pictures import Picture, read_picture
 from ..inference.selection import Selection
 from ..inference.trace import Attention, EncoderTraces, Explanation, SamplingPoints
 from ..inference.trace_drawing import WEIGHT_COLOURS

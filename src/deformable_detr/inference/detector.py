@@ -14,17 +14,15 @@ from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
 from PIL import Image
 
 from .. import checkpoint as checkpoints
-from ..checkpoint.names import DEMO, demo_pictures
 from ..classification import build_classification
 from ..config import DataConfig, ModelConfig
 from ..config import recipe as recipe_of
-from ..data.images import open_image
 from ..data.preprocessing import model_input, resized_size
 from ..errors import UserError
 from ..structures import ClassTable, Detections
@@ -32,6 +30,7 @@ from ..words import count, listed, printable
 from . import exported
 from .backend import Backend
 from .exported import ExportedModel
+from .pictures import Picture, read_picture
 from .postprocess import detections_of_candidates, num_candidates
 from .selection import Selection
 
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
     from ..models import DetectionModel
     from .trace import Explanation
 
-Picture: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
 USUAL_DETECTIONS = 100  # per picture, unless the model has more queries
 MAX_NAMES = 8  # maximum number of class names in a detector's repr
 
@@ -445,39 +443,3 @@ def equal_shape_batches(shapes: Sequence[tuple[int, int]], batch_size: int) -> l
         for group in groups.values()
         for start in range(0, len(group), batch_size)
     ]
-
-
-def read_picture(image: Picture, max_pixels: int) -> Image.Image:
-    """Return any accepted picture as PIL RGB, turned upright according to its EXIF orientation.
-
-    `demo` is the first picture that comes with the bundled model, unless a file has this name.
-
-    Raises:
-        UserError: if `image` is of another type or cannot be read.
-    """
-    if isinstance(image, str) and image == DEMO and not Path(DEMO).exists():
-        image = demo_pictures()[0]
-    elif not isinstance(image, str | Path | Image.Image | np.ndarray):
-        image = _array_of_tensor(image)
-    return open_image(image, max_pixels=max_pixels).picture
-
-
-def _array_of_tensor(image: Any) -> np.ndarray:
-    """Return a tensor (3, H, W) as an array (H, W, 3) uint8; raise a `UserError` for anything else."""
-    import torch
-
-    if not isinstance(image, torch.Tensor):
-        raise UserError(
-            "a picture must be a path, a PIL image, an array or a tensor, "
-            f"not {type(image).__name__}: convert it first."
-        )
-    if image.ndim != 3 or image.shape[0] != 3:
-        raise UserError(f"a picture as a tensor must have shape (3, H, W), not {tuple(image.shape)}.")
-    if image.is_floating_point():
-        if image.numel() and not (float(image.min()) >= 0 and float(image.max()) <= 1):
-            raise UserError(
-                "a picture as a float tensor must hold values in [0, 1]: pass it before normalisation."
-            )
-        image = (image * 255).round().to(torch.uint8)
-    array: np.ndarray = image.permute(1, 2, 0).cpu().numpy()
-    return array

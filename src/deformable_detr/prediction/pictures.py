@@ -18,7 +18,7 @@ from PIL import Image
 from ..drawing import encoded
 from ..errors import UserError
 from ..files import replacing
-from ..inference.detector import read_picture
+from ..inference.pictures import read_picture
 from ..structures import Detections
 from ..system.threads import Behind, read_ahead
 from .finding import Finder, Prepared
