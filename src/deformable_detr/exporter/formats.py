@@ -68,7 +68,7 @@ class OnnxDraft(Draft):
             UserError: if the model needs operators that ONNX does not have.
         """
         with torch.no_grad(), quietly():
-            program = translated(traced(model, operator))
+            program = translated(traced(model, "onnx_grid_sample" if operator == "grid_sample" else operator))
         proto = program.model_proto
         foreign = sorted({node.domain for node in proto.graph.node} - {"", "ai.onnx"})
         if foreign:
