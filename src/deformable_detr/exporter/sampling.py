@@ -97,10 +97,13 @@ class OnnxGridSampleAttention(GridSampleAttention):
     """
 
     def grid_sample(self, level: Tensor, grid: Tensor) -> Tensor:
-        attributes = {"mode": "bilinear", "padding_mode": "zeros", "align_corners": 0}
-        shape = (*level.shape[:2], *grid.shape[1:3])
         return torch.onnx.ops.symbolic(
-            "GridSample", (level, grid), attributes, dtype=level.dtype, shape=shape, version=16
+            "GridSample",
+            (level, grid),
+            {"mode": "bilinear", "padding_mode": "zeros", "align_corners": 0},
+            dtype=level.dtype,
+            shape=(*level.shape[:2], *grid.shape[1:3]),
+            version=16,
         )
 
 
