@@ -143,6 +143,20 @@ def test_the_picture_to_draw_on_may_be_given(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(found.with_image(np.asarray(picture)).draw()), drawn[0])
 
 
+def test_pictures_are_drawn_upright(tmp_path: Path) -> None:
+    """A photograph that a camera stored on its side has boxes of the upright picture, as in `predict`."""
+    sideways = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    exif = sideways.getexif()
+    exif[0x0112] = 6  # a quarter turn
+    sideways.save(tmp_path / "photograph.png", exif=exif)
+    upright = np.asarray(sideways).transpose(1, 0, 2)[:, ::-1]
+    found = detections(2, (60, 40), picture=False)
+    expected = np.asarray(found.draw(upright))
+    np.testing.assert_array_equal(np.asarray(found.draw(tmp_path / "photograph.png")), expected)
+    with Image.open(tmp_path / "photograph.png") as opened:
+        np.testing.assert_array_equal(np.asarray(found.draw(opened)), expected)
+
+
 def test_a_label_on_a_small_picture_is_large_enough_to_be_read() -> None:
     """The demo's pictures have 160 x 120 pixels."""
     found = detections(1, (120, 160))

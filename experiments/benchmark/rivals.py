@@ -33,10 +33,10 @@ def add_shared_arguments(parser: Parser, size: str, peers: Iterable[str]) -> Non
 
 
 def parsed_size(text: str) -> tuple[int, int]:
-    """Return (H, W) from a text such as "480x640".
+    """Return (H, W) from a string such as "480x640".
 
     Raises:
-        UserError: if the text is not a size, or the size is too small to be halved five times.
+        UserError: if it is not a size, or the size is too small to be halved five times.
     """
     height, cross, width = text.partition("x")
     if not (cross and height.isdecimal() and width.isdecimal() and min(int(height), int(width)) >= 32):

@@ -103,7 +103,7 @@ def _times(job: Job, inputs: Inputs, name: str, finding: Facts) -> None:
 
 
 def _floor(case: Case, rates: Facts, finding: Facts) -> None:
-    """Compute the least times: for reading each input once and writing each output once at the measured
+    """Compute the minimum times: for reading each input once and writing each output once at the measured
     bandwidth, and for all multiply-adds at the measured rate of fp32. `gathered_bytes` is the size of the
     four pixels of all points, which come from caches at best."""
     Q, M, D, K, L = case.queries or case.tokens, case.heads, case.channels, case.points, len(case.levels)

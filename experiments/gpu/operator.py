@@ -100,7 +100,7 @@ def findings_of(kind: str, dtype: torch.dtype, *, device: torch.device, seed: in
 def _compare(finding: Facts, variant: str, call: Call, exact: Call, *, only_output: bool = False) -> None:
     """Compare our operator on `call` with float64 on `exact`.
 
-    Outputs are made in memory full of NaN, so elements that are not written are detected.
+    Outputs are allocated in memory full of NaN, so elements that are not written are detected.
     """
     right = exact.run(exact=True)
     _poison(call.value)
@@ -121,7 +121,7 @@ def _compare(finding: Facts, variant: str, call: Call, exact: Call, *, only_outp
 
 
 def _poison(like: Tensor) -> None:
-    """Fill the memory in which the next outputs are made with NaN."""
+    """Fill the memory in which the next outputs are allocated with NaN."""
     if like.device.type == "cuda":
         for numbers in (2**16, 2**20, 2**23):
             torch.full((numbers,), float("nan"), device=like.device)

@@ -129,7 +129,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def _plain(content: Any) -> Any:
-    """Return the content as JSON values: numbers with six significant digits, NaN and infinity as text."""
+    """Return the content as JSON values: numbers with six significant digits, NaN and infinity as strings."""
     if isinstance(content, dict):
         return {str(key): _plain(value) for key, value in content.items()}
     if isinstance(content, list | tuple):

@@ -181,7 +181,7 @@ def _stops(job: Job, finding: Facts) -> None:
     done = len(losses_of(job.work / "runs" / "stopped"))
     rows = trained(job, "stopped", {"train.max_steps": done + 2}, resume=True)
     finding["updates_before"], finding["updates_after"] = done, len(rows)
-    require(finding, len(rows) == done + 2, "it did not go on where it was stopped")
+    require(finding, len(rows) == done + 2, "it did not continue where it was stopped")
 
 
 def _interrupt_after_updates(log: Path, updates: int = 3, patience: float = 60.0) -> None:

@@ -13,7 +13,7 @@ EXPERIMENTS = {
     "figure5": "what each number of a prediction depends on",
     "figure6": "where encoder and decoder look",
     "queue": "the small-scale runs, from a file",
-    "summary": "what those runs say of the claims",
+    "summary": "what those runs show about the claims",
     "compare": "what variants of a recipe add, by a paired test",
     "complexity": "cost against resolution, attention at the start",
     "attention": "how attention finds its keys over the epochs",

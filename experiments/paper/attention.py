@@ -323,7 +323,7 @@ def gradient_of(detector: Detector, criterion: SetCriterion, batch: ImageBatch, 
 
 
 def tokens_inside(memory: FeatureMemory, boxes_cxcywh: Tensor) -> Tensor:
-    """Return which tokens of one picture have their centre inside any of the boxes (n, 4), as (S,) bool."""
+    """Return a mask, (S,) bool, of the tokens whose centre is inside one of the boxes (n, 4)."""
     centres = token_centres(memory)[0]  # (S, 2), fractions of the picture
     distance = (centres[:, None] - boxes_cxcywh[None, :, :2]).abs()
     inside: Tensor = (distance <= boxes_cxcywh[None, :, 2:] / 2).all(-1).any(-1)

@@ -2,9 +2,9 @@
 
     python -m experiments.paper figure5 MODEL IMAGE… --output runs/paper [--threshold 0.4] [--most 3]
 
-The paper says of its figure that x and width depend on the left and right border of the object, y and height
-on the top and bottom border, and the score on the pixels inside. `figure5.json` has the numbers to check
-that: the mean gradient norm in bands along these borders and inside, for each of the five.
+According to the paper, its figure shows that x and width depend on the left and right border of the object,
+y and height on the top and bottom border, and the score on the pixels inside. `figure5.json` has the numbers
+to check that: the mean gradient norm in bands along these borders and inside, for each of the five.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
     python -m experiments.paper figure6 MODEL IMAGE… --output runs/paper [--threshold 0.4] [--most 2]
 
-The paper says of its figure that the encoder's points for a position on an object are on that object, and
-that the decoder's points cover the whole object. `figure6.json` states how much of the attention weight is
-inside a detection's box, layer by layer, and the box's share of the picture, which chance would give.
+According to the paper, its figure shows that the encoder's points for a position on an object are on that
+object, and that the decoder's points cover the whole object. `figure6.json` states how much of the attention
+weight is inside a detection's box, layer by layer, and the box's share of the picture, which chance would
+give.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import numpy as np
 from deformable_detr.cli.options import Parser
 from deformable_detr.errors import UserError
 from deformable_detr.explain import draw
-from deformable_detr.inference.detector import Detector, Picture, load
+from deformable_detr.inference.detector import Detector, load
+from deformable_detr.inference.pictures import Picture
 from deformable_detr.inference.trace import Explanation
 
 from .one_picture import add_picture_arguments, pictures_of, write_figures

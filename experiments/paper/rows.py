@@ -187,13 +187,15 @@ def read_run(folder: Path) -> RunResult | None:
 
 
 def _processes(starts: Sequence[Mapping[str, Any]], step: int) -> int:
-    """Return how many processes made update `step` (a resumed run may use a different number), or 1 if this
-    is unknown."""
+    """Return the number of processes that took part in update `step`, or 1 if it is unknown.
+
+    A resumed run may use a different number than before.
+    """
     return next((start["processes"] for start in reversed(starts) if start["step"] < step), 1)
 
 
 def require_data(run: RunResult, val: Split) -> None:
-    """Raise a `UserError` if a run was made on data other than those of `val`.
+    """Raise a `UserError` if a run used data other than those of `val`.
 
     Runs of older versions, which do not describe their data, are accepted.
     """

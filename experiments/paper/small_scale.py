@@ -6,7 +6,7 @@ query source, classification, refinement, DC5; and DETR's learning rate, which i
 in the papers, with a tenth of it for the backbone and for sampling offsets.
 
 Pictures have a fifth of the papers' 800 pixels: an update with 4 of them takes half a second on one thread.
-All numbers are stated here and do not follow changes of other recipes, because results are only comparable
+All numbers are stated here and do not follow changes to other recipes, because results are only comparable
 among themselves.
 """
 

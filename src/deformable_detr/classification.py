@@ -30,7 +30,13 @@ NO_OBJECT = -1  # class index of a query to which no object was assigned
 
 @dataclass(frozen=True)
 class TopPairs:
-    """The k best (query, class) pairs of each image, best first. All fields have the shape (B, k)."""
+    """The k best (query, class) pairs of each image, best first.
+
+    Attributes:
+        scores: (B, k), the probability of the class.
+        labels: (B, k) int64, the class index.
+        queries: (B, k) int64, the index of the query.
+    """
 
     scores: Tensor
     labels: Tensor
@@ -42,7 +48,7 @@ class TopPairs:
 
 @dataclass(frozen=True)
 class TopArrays:
-    """`TopPairs` with NumPy arrays instead of tensors."""
+    """The fields of `TopPairs` as NumPy arrays instead of tensors."""
 
     scores: np.ndarray
     labels: np.ndarray
@@ -77,7 +83,10 @@ class ClassificationScheme(ABC):
 
     @abstractmethod
     def select(self, logits: Tensor, k: int) -> TopPairs:
-        """Return the k best (query, class) pairs of each image, or all pairs if there are fewer than k."""
+        """Return the k best (query, class) pairs of each image, or all pairs if there are fewer than k.
+
+        `logits` are (B, Q, num_logits).
+        """
 
 
 class SigmoidFocal(ClassificationScheme):

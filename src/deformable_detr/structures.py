@@ -368,18 +368,20 @@ class Detections:
         return result
 
     def draw(self, image: Any = None) -> Image:
-        """Draw the labelled boxes on a picture.
+        """Return a copy of a picture with the labelled boxes.
 
         The line width and the text size grow with the picture, and labels do not overlap if there is enough
         space. The colour shows the class or, in a tracked video, the object.
 
         Args:
-            image: a path, a PIL image or an (H, W, 3) RGB uint8 array; by default `self.image`.
+            image: the picture in which the objects were found, as a path, a PIL image or an (H, W, 3) RGB
+                uint8 array; by default `self.image`. As in `Detector.predict`, it is turned upright first.
 
         Raises:
             ValueError: if `image` and `self.image` are both None.
         """
         from PIL import Image as PILImage
+        from PIL import ImageOps
 
         from .drawing import draw_boxes
 
@@ -389,10 +391,9 @@ class Detections:
             image = self.image
         if isinstance(image, np.ndarray):
             picture = PILImage.fromarray(image)
-        elif isinstance(image, PILImage.Image):
-            picture = image.convert("RGB")
         else:
-            picture = PILImage.open(image).convert("RGB")
+            opened = image if isinstance(image, PILImage.Image) else PILImage.open(image)
+            picture = ImageOps.exif_transpose(opened).convert("RGB")
         tracks = [None] * len(self) if self.track_ids is None else self.track_ids.tolist()
         labels, colours = [], []
         for name, score, label, track in zip(self.names, self.scores, self.labels, tracks, strict=True):
@@ -405,7 +406,8 @@ class Detections:
 def import_supervision(use: str) -> ModuleType:
     """Import supervision without its advice to install OpenCV, which is not needed here.
 
-    `use` names the caller in the error that is raised if supervision is missing.
+    Raises:
+        UserError: if supervision is not installed; `use` is the subject of the message.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)

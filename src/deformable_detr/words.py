@@ -77,7 +77,7 @@ def setting(value: Any) -> str:
 
 
 def one_line(text: object) -> str:
-    """Return a text, such as the message of an error, on one line, with single spaces."""
+    """Return a string, such as the message of an error, on one line, with single spaces."""
     return " ".join(str(text).split())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 import deformable_detr as dd
 from deformable_detr.bulk import Engine, predict_tables
+from deformable_detr.bulk.ray_engine import check_address
 from deformable_detr.cli import main
 from deformable_detr.errors import UserError
 from tests.bulk.conftest import BROKEN, PICTURES, SHARD
@@ -260,6 +262,30 @@ def test_options_that_do_not_fit_are_refused_before_the_model_is_loaded(
     assert code == 2
     assert message in error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_where_nothing_listens_is_refused_at_once(
+    scheme: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as bound:  # but it does not listen
+        bound.bind(("127.0.0.1", 0))
+        address = f"{scheme}127.0.0.1:{bound.getsockname()[1]}"
+        words = ["--format", "parquet", "--engine", "ray", "--ray-address", address]
+        assert main(["predict", "no_model", str(photos), *words, "--output", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert f"no Ray cluster at {address}" in error
+    assert "refused" in error
+    assert "--ray-address" in error
+
+
+def test_only_addresses_that_can_be_reached_are_left_to_ray() -> None:
+    with pytest.raises(UserError, match=r"no Ray cluster at 127\.0\.0\.1:99999"):
+        check_address("127.0.0.1:99999")
+    for address in ("auto", "local", "nonsense"):
+        check_address(address)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        check_address(f"127.0.0.1:{listening.getsockname()[1]}")
 
 
 def test_local_workers_do_not_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ def test_the_folder_of_a_run_is_that_of_its_best_weights(folder: Path, tmp_path:
         ("bases", ["own", {}, "own"], r"decision\.bases\[1\]"),
         ("rule", "worst", r"decision\.rule must be best_f1 or"),
         ("rule", 0, r"decision\.rule"),
-        ("split", 3, r"decision\.split must be a text"),
+        ("split", 3, r"decision\.split must be a string"),
         ("images", 0, r"decision\.images must be a positive integer"),
         ("images", "many", r"decision\.images"),
         ("more", 1, "decision must have the fields"),

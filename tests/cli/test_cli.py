@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from deformable_detr.inference.detector import Detector, new_checkpoint
 from deformable_detr.inspection import Forecast
 from deformable_detr.structures import ClassTable
 from deformable_detr.training import forecast as forecast_module
+from tests.support.forecasts import MEASURED
 from tests.support.tiny import tiny_config
 
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
@@ -365,16 +365,15 @@ def test_inspect_forecasts_training(
 
     def measured(data: str, config: RunConfig, **options: Any) -> Forecast:
         asked.append((data, config.model.num_queries, config.train.epochs, options))
-        values: dict[str, Any] = {item.name: 1 for item in fields(Forecast)}
-        return Forecast(**values | {"recipe": config.recipe, "device": "here", "largest_batch": (3, 4)})
+        return MEASURED
 
     monkeypatch.setattr(forecast_module, "forecast", measured)
     out = tmp_path / "report.json"
     command = ["inspect", str(tiny_data), "--images", "no", "--output", str(out), "--model.num_queries", "7"]
     assert main([*command, "--forecast", "--device", "cpu", "--train.epochs", "9"]) == 0
     assert asked == [(str(tiny_data), 7, 9, {"format": "auto", "device": "cpu"})]
-    assert "An epoch takes 2.0 s on here" in capsys.readouterr().out
-    assert json.loads(out.read_text())["forecast"]["epoch_seconds"] == 2
+    assert "An epoch takes 2 min on the CPU" in capsys.readouterr().out
+    assert json.loads(out.read_text())["forecast"]["epoch_seconds"] == 100
 
 
 def test_strict_refuses_broken_data_in_every_command(

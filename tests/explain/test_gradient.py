@@ -10,6 +10,7 @@ from PIL import Image
 from deformable_detr.config import RunConfig
 from deformable_detr.explain.gradient import TERMS, draw_gradients, gradients, terms_of
 from deformable_detr.inference.detector import Detector, new_checkpoint
+from deformable_detr.inference.tta import augmented
 from deformable_detr.structures import ClassTable
 from tests.support.small_models import randomise
 from tests.support.tiny import as_detr, tiny_config
@@ -58,6 +59,12 @@ def test_the_model_is_left_as_it_was() -> None:
     gradients(subject, PICTURE, 0.05, max_detections=1)
     assert subject.model.training
     assert all(parameter.grad is None for parameter in subject.model.parameters())
+
+
+def test_gradients_are_those_of_the_plain_model() -> None:
+    subject = detector(tiny_config())
+    norms = [gradients(one, PICTURE, 0.05, max_detections=1).norms for one in (subject, augmented(subject))]
+    np.testing.assert_array_equal(*norms)
 
 
 def test_the_figure_has_five_panels_for_each_detection() -> None:

@@ -24,6 +24,7 @@ from deformable_detr.explain.missed import (
 from deformable_detr.inference.detector import Detector, new_checkpoint
 from deformable_detr.inference.selection import Selection
 from deformable_detr.inference.trace import QueryTraces, SamplingPoints, Trace
+from deformable_detr.inference.tta import augmented
 from deformable_detr.structures import ClassTable, Predictions
 from tests.support.tiny import tiny_config
 
@@ -202,6 +203,15 @@ def test_every_object_of_a_split_is_judged(tiny_data: Path) -> None:
         np.testing.assert_allclose(row["box_xyxy"], [x, y, x + w, y + h], atol=0.01)
         assert row["category"] == ids[annotations[row["annotation_id"]]["category_id"]]
     assert json.loads(json.dumps(report.to_dict()))["stages"].keys() == {stage.value for stage in Stage}
+
+
+def test_objects_are_judged_by_the_plain_model(tiny_data: Path) -> None:
+    split, subject = read_split(tiny_data, "val"), detector(("star", "circle"))
+    plain, views = (
+        [judged.verdicts for judged in missed_objects(one, split, subject.selection(0.3))]
+        for one in (subject, augmented(subject))
+    )
+    assert plain == views
 
 
 def test_data_of_other_classes_are_refused(tiny_data: Path) -> None:

@@ -30,6 +30,7 @@ from deformable_detr.exporter.formats import OnnxDraft, TorchDraft
 from deformable_detr.inference.detector import Detector
 from deformable_detr.inference.exported import load
 from deformable_detr.inference.exported.metadata import CERTIFICATE, Metadata
+from deformable_detr.inference.tta import augmented
 from deformable_detr.structures import ClassTable, ImageBatch
 from tests.support.matching import assert_same_detections
 from tests.support.small_models import random_checkpoint
@@ -125,6 +126,15 @@ def test_onnx_with_average_precision(
         "model.onnx",
         "model.onnx.certificate.json",
     ]
+
+
+def test_the_plain_model_is_exported(
+    detector: Detector, data: Path, traced_once: None, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"to": "onnx", "data": data, "num_images": 1}
+    plain = dd.export(detector, tmp_path / "plain.onnx", **options).certificate
+    views = dd.export(augmented(detector), tmp_path / "views.onnx", **options).certificate
+    assert (views["drift"], views["images"]) == (plain["drift"], plain["images"])
 
 
 def test_the_onnx_file_for_other_programs(detector: Detector, onnx_draft: OnnxDraft) -> None:

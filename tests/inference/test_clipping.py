@@ -9,7 +9,8 @@ import pytest
 
 import deformable_detr as dd
 from deformable_detr.inference.backend import Backend
-from deformable_detr.inference.detector import Detector, read_picture
+from deformable_detr.inference.detector import Detector
+from deformable_detr.inference.pictures import read_picture
 from deformable_detr.prediction import predict_tiled
 from deformable_detr.prediction.tiling import Tiling
 from deformable_detr.structures import Detections, ImageBatch, Predictions

@@ -19,7 +19,7 @@ from deformable_detr.cli import main
 from deformable_detr.data.scenes import CLASS_NAMES
 from deformable_detr.errors import UserError
 from deformable_detr.evaluation import evaluate
-from deformable_detr.inference.detector import Backend, Detector, new_checkpoint
+from deformable_detr.inference.detector import Backend, Detector, load, new_checkpoint
 from deformable_detr.inference.tta import SCALES, MergedViews, View, augmented, merge, views_of
 from deformable_detr.structures import ClassTable, Detections, ImageBatch, Predictions
 from tests.support.matching import assert_same_detections
@@ -212,6 +212,20 @@ def test_explaining_is_the_plain_detectors() -> None:
     plain = tiny_detector()
     explained, expected = augmented(plain).explain(PICTURES[0], 0.05), plain.explain(PICTURES[0], 0.05)
     np.testing.assert_array_equal(explained.detections.boxes_xyxy, expected.detections.boxes_xyxy)
+
+
+def test_the_limit_of_load_holds_for_all_views(tmp_path: Path) -> None:
+    limited = augmented(load(tiny_detector().save(tmp_path / "model"), "cpu", max_pixels=1000))
+    with pytest.raises(UserError, match=r"1,000"):
+        limited.predict(PICTURES[0])
+
+
+def test_a_detector_with_views_gets_other_views() -> None:
+    plain = tiny_detector()
+    twice, once = augmented(augmented(plain), (0.75, 1.0)), augmented(plain, (0.75, 1.0))
+    found, expected = twice.predict(PICTURES[0], 0.0), once.predict(PICTURES[0], 0.0)
+    np.testing.assert_array_equal(found.boxes_xyxy, expected.boxes_xyxy)
+    np.testing.assert_array_equal(found.scores, expected.scores)
 
 
 @pytest.mark.parametrize("scales", [(), (1.0, 1.0), (0.01,), (11.0,)])

@@ -355,7 +355,7 @@ CASES: dict[str, Case] = {
         coco(lambda c: c["annotations"][0].pop("bbox")), "malformed-annotation", "annotation 1", "no bbox"
     ),
     "box outside": Case(
-        box(300, 5, 10, 9), "box-outside-image", "annotation 1", "lies outside the image of 64 x 48"
+        box(300, 5, 10, 9), "box-outside-image", "annotation 1", "is outside the image of 64 x 48"
     ),
     "box over the border": Case(
         box(60, 40, 10, 9), "box-over-border", "annotation 1", "reaches 6 pixels over the border"
@@ -366,7 +366,7 @@ CASES: dict[str, Case] = {
         "train_a.jpg, annotation 9",
         "is annotated twice",
     ),
-    "negative area": Case(annotation(area=-5), "bad-area", "annotation 2", "-5 is no area"),
+    "negative area": Case(annotation(area=-5), "bad-area", "annotation 2", "-5 is not an area"),
     # COCO: files
     "JSON syntax": Case(
         only_train('{\n "images": [],\n "annotations": [,]\n}'),

@@ -238,6 +238,16 @@ def test_a_camera_gives_rgb_frames_as_they_come(monkeypatch: pytest.MonkeyPatch)
         open_source(Camera(7), LIMIT)
 
 
+def test_too_large_frames_of_a_camera_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import cv2
+
+    monkeypatch.setattr(cv2, "VideoCapture", FakeCapture)
+    source = open_source(Camera(0), 48 * 64 - 1)
+    with pytest.raises(UserError, match=r"webcam:0 has frames of 64 x 48 pixels \(3,072\).* 3,071"):
+        next(iter(source))
+    assert len(list(open_source(Camera(0), 48 * 64))) == 3
+
+
 def test_opencv_prints_nothing_about_a_missing_camera(capfd: pytest.CaptureFixture[str]) -> None:
     import cv2
 

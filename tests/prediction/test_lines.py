@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from deformable_detr.errors import UserError
-from deformable_detr.prediction import Tiling, answer_lines
+from deformable_detr.prediction import Tiling, answer_lines, answer_stdin
+from deformable_detr.prediction import lines as lines_module
 from tests.support.scenes import SquareFinder, squares
 
 BOX = (20, 30, 60, 70)
@@ -156,3 +159,26 @@ def test_no_line_ends_the_conversation(lines: list[bytes]) -> None:
     answer_lines(SquareFinder(), io.BytesIO(asked), said.append)
     assert len(said) == wanted
     assert all("id" in json.loads(line) for line in said)
+
+
+@pytest.mark.parametrize("read", [0, 1, 2])
+def test_answers_that_nobody_reads_do_not_count(read: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    good = {"image": encoded(squares((60, 60), []))}
+    requests = [json.dumps(one).encode() + b"\n" for one in ({"image": "?"}, good, good)]
+
+    class ReaderLeaves(io.BytesIO):
+        lines = 0
+
+        def readline(self, size: int | None = -1, /) -> bytes:
+            if self.lines == read:
+                os.close(reading)
+            self.lines += 1
+            return super().readline(-1 if size is None else size)
+
+    with os.fdopen(writing, "w") as answers_to:
+        monkeypatch.setattr(lines_module, "load", lambda *_, **__: SquareFinder())
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(ReaderLeaves(b"".join(requests))))
+        monkeypatch.setattr(sys, "stdout", answers_to)
+        report = answer_stdin("model")
+    assert (report.failed, report.answered) == (min(read, 1), max(read - 1, 0))

@@ -19,6 +19,7 @@ from deformable_detr.errors import UserError
 from deformable_detr.evaluation import collect_detections, evaluate, ground_truth_of
 from deformable_detr.evaluation.average_precision import coco_average_precision
 from deformable_detr.inference.detector import Detector, load, new_checkpoint
+from deformable_detr.inference.tta import augmented
 from deformable_detr.report import report_text, write_report
 from deformable_detr.report.accuracy import Cut, Mistake, measure, mistakes
 from deformable_detr.report.accuracy_sections import MAX_IN_MATRIX, fold
@@ -309,6 +310,19 @@ def test_ninety_one_classes(tiny_data: Path, tmp_path: Path) -> None:
 def test_one_class_and_classes_that_the_model_does_not_know(tiny_data: Path) -> None:
     reader = checked(text_of(subject(("star",)), tiny_data))
     assert any(row and row[0] == "circle not in the model" for row in reader.rows)
+
+
+def test_pictures_show_what_the_plain_model_saw(tiny_data: Path) -> None:
+    part = read_split(tiny_data, "val")
+    part = replace(part, images=part.images[:1])
+    detector = subject(tuple(str(name) for name in part.classes.names))
+    detections = collect_detections(detector, part, progress=False)
+    plain, views = (
+        report_text(one, detections, part, None, model="m", data="d")
+        for one in (detector, augmented(detector))
+    )
+    assert plain.count("<img") > 1
+    assert views == plain
 
 
 def test_no_detection_is_right(tiny_data: Path) -> None:

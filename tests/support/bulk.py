@@ -1,4 +1,4 @@
-"""Runs of `predict --format parquet` with a tiny model, and what is in their parts."""
+"""Runs of `predict --format parquet` with a tiny model, and the contents of their parts."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def wait_for_parts(output: Path, number: int, process: subprocess.Popen[str]) ->
     """Wait until a run has written some parts.
 
     Raises:
-        AssertionError: if it ends before that.
+        AssertionError: if the run ends before that.
     """
     while len(list(output.glob("part-*.parquet"))) < number:
         assert process.poll() is None, process.communicate()[1]
@@ -136,7 +136,7 @@ def wait_for_end(numbers: Iterable[int], seconds: float = 120) -> None:
     """Wait until processes have ended.
 
     Raises:
-        AssertionError: if one of them has not after `seconds`.
+        AssertionError: if one of them still runs after `seconds`.
     """
     deadline = time.monotonic() + seconds
     while left := [number for number in numbers if _runs(number)]:

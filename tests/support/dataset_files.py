@@ -87,7 +87,10 @@ def write_voc(
     splits: Mapping[str, Mapping[str, str]],
     size: tuple[int, int] = (48, 64),
 ) -> Path:
-    """splits: split → image name → XML text. Images are NAME.jpg."""
+    """Write a Pascal VOC data set with the images NAME.jpg.
+
+    `splits` maps each split to its images, and each image's NAME to the text of its XML file.
+    """
     for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for split, texts in splits.items():
@@ -104,7 +107,11 @@ def write_yolo(
     names: Sequence[str] = ("cat", "dog"),
     size: tuple[int, int] = (48, 64),
 ) -> Path:
-    """splits: split → image name → label text, None for no file. Images are images/SPLIT/NAME.jpg."""
+    """Write a YOLO data set with the images images/SPLIT/NAME.jpg.
+
+    `splits` maps each split to its images, and each image's NAME to the text of its label file, or to None
+    for no file.
+    """
     lines = [f"{split}: images/{split}" for split in splits]
     lines += ["names:", *(f"  {index}: {json.dumps(name)}" for index, name in enumerate(names))]
     root.mkdir(parents=True, exist_ok=True)

@@ -37,8 +37,9 @@ toy (float[batch,3,height,width] pixels, bool[batch,height,width] mask)
 
 
 class Toy(nn.Module):
-    """What `GRAPH` computes: two queries; logits are the means of red and green and their opposites, boxes
-    are two constants less the padded share of the picture."""
+    """A model that computes the same as `GRAPH`: two queries, whose logits are the means of red and green and
+    their negatives, and whose boxes are two constants minus the padded share of the picture.
+    """
 
     def forward(self, pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         row = pixels.mean((2, 3))[:, None, :2]

@@ -11,7 +11,8 @@ from types import TracebackType
 class FileServer:
     """Serves `files` by name at `url`; the first `failures` requests for each file fail.
 
-    They get status 503, or, with `cut_short`, half of the file. `requests`: the paths asked for, in order.
+    A failure is status 503 or, with `cut_short`, half of the file. `requests` lists the requested paths
+    in order.
     """
 
     def __init__(self, files: Mapping[str, bytes], *, failures: int = 0, cut_short: bool = False) -> None:

@@ -25,9 +25,10 @@ def transformers_model(
     """Return a transformers model in evaluation mode, with weights far from their initialisation.
 
     Args:
-        family: `detr` or `deformable_detr`. options: of its configuration.
-        backbone: options of transformers' own ResNet, a ResNet-50 without any.
-        timm: timm's ResNet-50 instead.
+        family: `detr` or `deformable_detr`.
+        backbone: options of transformers' own ResNet; by default, it is a ResNet-50.
+        timm: True for timm's ResNet-50 instead.
+        options: options of the model's configuration.
     """
     stages = ["stage2", "stage3", "stage4"] if options.get("num_feature_levels", 4) > 1 else ["stage4"]
     if family == "detr":

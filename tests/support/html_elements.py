@@ -1,4 +1,4 @@
-"""Pages as tests read them: every element that is opened is closed, in order."""
+"""A parser for pages that checks that their elements are nested correctly."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from html.parser import HTMLParser
 
 
 class NestedElements(HTMLParser):
-    """Reads a whole page; fails where elements are not nested. `open`: tags around the place that is read;
-    `elements`: every tag with its attributes. What a test keeps of the text, its subclass adds, with fields
-    that are set before this class reads."""
+    """Parse a whole page when created, and fail if an element is not closed in order.
+
+    `open` lists the tags around the current position, and `elements` every tag with its attributes. A
+    subclass may also collect text; it must set its fields before this class parses the page.
+    """
 
     VOID: tuple[str, ...] = ("meta", "img", "input", "br")
 

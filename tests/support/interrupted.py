@@ -20,7 +20,7 @@ def crash(*args: Any, **kwargs: Any) -> Any:
 
 
 def before_update(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], None]) -> None:
-    """Act at the start of update `number` (from 1), once."""
+    """Call `act` once, at the start of update `number` (from 1)."""
     waiting = [True]
 
     def factor(config: Any, step: int, steps_per_epoch: int) -> float:

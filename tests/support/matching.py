@@ -14,7 +14,7 @@ from deformable_detr.structures import Predictions
 
 
 class Scored(Protocol):
-    """What is compared of `Detections`: N boxes in pixels, scores, and names of classes."""
+    """The fields of `Detections` that are compared: N boxes in pixels, scores, and names of classes."""
 
     @property
     def boxes_xyxy(self) -> np.ndarray: ...
@@ -27,7 +27,7 @@ class Scored(Protocol):
 def assert_same_detections(found: Scored, wanted: Scored, *, score: float, box: float) -> None:
     """Assert that one detection was found for each one wanted.
 
-    It has the same name; its score and its corners (pixels) differ by at most these bounds.
+    A detection matches if it has the same name, and its score and corners (in pixels) are within the bounds.
     """
     assert len(found.scores) == len(wanted.scores) > 0
     other_name = np.array(wanted.names)[:, None] != np.array(found.names)
@@ -39,7 +39,7 @@ def assert_same_detections(found: Scored, wanted: Scored, *, score: float, box: 
 
 
 def in_the_order_of(wanted: Predictions, found: Predictions) -> Predictions:
-    """Reorder queries that were chosen by score, each next to the one that is most like it."""
+    """Return `found` with each query moved to the position of the most similar query of `wanted`."""
     orders = []
     for one, other in zip(_as_points(wanted), _as_points(found), strict=True):
         orders.append(torch.as_tensor(linear_sum_assignment(torch.cdist(one, other).numpy())[1]))

@@ -20,7 +20,7 @@ BACKGROUND = 60
 
 
 def write(path: Path, size: tuple[int, int] = (45, 70), mode: str = "RGB") -> Path:
-    """Return a picture of noise."""
+    """Write a picture of noise and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(len(path.name)).integers(0, 256, (*size, 3), dtype=np.uint8)
     Image.fromarray(pixels).convert(mode).save(path)
@@ -36,8 +36,10 @@ def squares(size: tuple[int, int], boxes: Sequence[tuple[int, int, int, int]]) -
 
 
 class SquareFinder(Detector):
-    """Finds bright rectangles that have at least `least` pixels on each side as the model sees them: what
-    resizing has made smaller is lost, as for a real model. Scores grow with the size, up to 0.9."""
+    """Finds bright rectangles with sides of at least `least` pixels after resizing.
+
+    Like a real model, it misses objects that resizing makes too small. Scores grow with the size, up to 0.9.
+    """
 
     def __init__(self, image_size: int = 160, least: float = 6.0, name: str = "square") -> None:
         config = tiny_config()
@@ -94,7 +96,7 @@ def _with_size(data: Any, image_size: int) -> Any:
 
 
 def moving_squares(index: int, size: tuple[int, int] = (96, 128)) -> np.ndarray:
-    """Two squares that walk to the right, one above the other."""
+    """Return frame `index` of two squares that move to the right, one above the other."""
     return squares(size, [(4 + 3 * index, 10, 28 + 3 * index, 34), (10 + 2 * index, 56, 34 + 2 * index, 80)])
 
 

@@ -40,7 +40,7 @@ def tiny_detector(config: RunConfig | None = None) -> Detector:
 class WatchedBackend(Backend):
     """A backend that records the shapes of its batches, and waits for `go` before each.
 
-    `begun` counts the batches that it was given, those that still wait for `go` included.
+    `begun` counts the batches that it has received, including those that still wait for `go`.
     """
 
     inner: Backend
@@ -85,7 +85,7 @@ def client_of(server: Server, **options: Any) -> httpx.AsyncClient:
 async def running(
     detector: Detector, settings: ServeSettings | None = None, *, wait: bool = True, **options: Any
 ) -> AsyncIterator[tuple[Server, httpx.AsyncClient]]:
-    """A server (ready, unless told not to `wait`), and a client; `options` are the client's."""
+    """Yield a server, which is ready unless `wait` is False, and a client with the given `options`."""
     server = create_app(detector, settings)
     async with server.api.router.lifespan_context(server.api), client_of(server, **options) as client:
         while wait and server.engine.state == "starting":
@@ -118,7 +118,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Do the same in a thread without an event loop."""
+    """Wait as `until` does, in a thread without an event loop."""
     end = time.monotonic() + 100
     while not condition():
         assert time.monotonic() < end
@@ -126,7 +126,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def kind_of(answer: httpx.Response) -> str:
-    """Of an answer that is no result; checks its shape."""
+    """Return the kind of error in an answer, after checking the answer's form."""
     body = answer.json()
     assert set(body) == {"error"}
     assert set(body["error"]) == {"kind", "message"}

@@ -16,7 +16,10 @@ from deformable_detr.structures import ClassTable
 
 @torch.no_grad()
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Weights and batch norm statistics that keep signals at unit size, without zeros, ones or symmetry."""
+    """Set random weights and batch norm statistics that keep signals at unit size.
+
+    There are no zeros, ones or symmetries, so that every parameter matters.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def normal(tensor: torch.Tensor, mean: float, std: float) -> None:
@@ -69,8 +72,10 @@ def assert_same_weights(found: nn.Module, expected: nn.Module) -> None:
 
 
 def small_config(recipe_name: str, **changes: Any) -> ModelConfig:
-    """A recipe's model in small: 32 channels, 1 + 2 layers, 7 queries, 5 classes. Two-stage models of the
-    authors have 256 channels, so small ones keep them."""
+    """Return a small version of a recipe's model: 32 channels, 1 + 2 layers, 7 queries, 5 classes.
+
+    Two-stage models keep their 256 channels, which the authors' code requires.
+    """
     base = recipe(recipe_name).model
     small = {
         "num_classes": 5,

@@ -1,4 +1,4 @@
-"""A data set and a model small enough that a test can train, and what tests read in a run folder."""
+"""A data set and a model that are small enough to be trained in a test, and comparisons of run folders."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TRAIN_IMAGES, VAL_IMAGES, IMAGE_SIZE = 12, 6, (64, 80)
 
 
 def write_tiny_data(root: Path) -> Path:
-    """12 + 6 drawn pictures of 64x80 in COCO layout, six classes."""
+    """Write 12 + 6 drawn pictures of 64x80 with six classes in COCO layout, and return the folder."""
     return generate(root, train=TRAIN_IMAGES, val=VAL_IMAGES, image_size=IMAGE_SIZE, seed=3)
 
 
@@ -36,8 +36,11 @@ def changed_data(source: Path, root: Path, change: Callable[[dict[str, Any]], No
 
 
 def tiny_config(**changes: Any) -> RunConfig:
-    """The lite recipe with all that makes a run hard to repeat (dropout, augmentation of several sizes,
-    warm-up, moving average), on a model of 0.15 M parameters: 6 updates an epoch, some 50 ms each."""
+    """Return the lite recipe with a model of 0.15 M parameters: 6 updates per epoch, of about 50 ms each.
+
+    It has everything that makes a run hard to repeat: dropout, several picture sizes, a warm-up and a moving
+    average.
+    """
     base = deformable_detr_lite()
     model = replace(
         base.model,
@@ -71,14 +74,13 @@ def tiny_config(**changes: Any) -> RunConfig:
 
 
 def repeatable_in_parts(**changes: Any) -> RunConfig:
-    """Return `tiny_config` without dropout and several picture sizes, which depend on how a batch is
-    split."""
+    """Return `tiny_config` without dropout and augmentation, whose results depend on how a batch is split."""
     settings = {"dropout": 0.0, "augmentation": "none", "ema_decay": 0.0, "warmup_steps": 0, "lr": 1.0}
     return tiny_config(**{**settings, "lr_backbone": 1.0, **changes})
 
 
 def as_detr(config: RunConfig) -> RunConfig:
-    """The same with DETR's parts: one level, dense attention, softmax with a no-object class."""
+    """Return `config` with DETR's parts: one level, dense attention, softmax with a no-object class."""
     model = replace(
         config.model,
         num_levels=1,
@@ -109,7 +111,7 @@ def rows(run: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def assert_same_run(run: Path, other: Path) -> None:
-    """The same bits in all weights and moments, the same losses and metrics, no row twice."""
+    """Assert that two runs have bitwise equal weights, moments, losses and metrics, and no row twice."""
     for name in ("last", "best"):
         theirs = weights(other, name)
         for key, value in weights(run, name).items():
@@ -145,7 +147,7 @@ def assert_same_movement(run: Path, other: Path, start: Path, tolerance: float) 
     assert max(worst.values()) < tolerance, max(worst, key=lambda key: worst[key])
 
 
-# All routes that only training has, with different weights.
+# All routes (they are used only in training), with different weights.
 ROUTES = {
     "train.routes.no_self_attention": 0.33,
     "train.routes.instructed": 1.0,

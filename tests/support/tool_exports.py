@@ -1,7 +1,7 @@
-"""Small data sets as annotation tools export them: same two pictures, one cat and one dog in each.
+"""Small data sets as annotation tools export them: the same two pictures, each with one cat and one dog.
 
-Each function writes the names of files and fields and the order of columns of its tool. VoTT's follow its
-code; the others follow examples and descriptions of the formats.
+Each function uses its tool's names of files and fields and its order of columns. Those of VoTT come from its
+code, and the others from examples and descriptions of the formats.
 """
 
 from __future__ import annotations

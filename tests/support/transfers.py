@@ -1,4 +1,4 @@
-"""Counts what would make the host wait for a GPU, on a machine without one: by the calls that do it."""
+"""Count, on a machine without a GPU, the calls that would make the host wait for one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WAITING = ("cpu", "numpy", "item", "tolist", "nonzero", "__bool__", "__float__",
 
 @contextmanager
 def counted_transfers() -> Iterator[Counter[str]]:
-    """How often each of WAITING is called, and `to`, if it need not wait."""
+    """Count the calls in the block of each function in WAITING, and of `to` if it need not wait."""
     counts: Counter[str] = Counter()
 
     def counted(name: str, original: Any, tensor: torch.Tensor, *arguments: Any, **options: Any) -> Any:

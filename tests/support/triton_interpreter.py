@@ -25,7 +25,7 @@ BACKWARD = {
 
 
 def interpreter() -> ProcessPoolExecutor:
-    """`interpreter().submit(function of this file, …)`."""
+    """Return the process. Use it as `interpreter().submit(FUNCTION, …)` with a function of this file."""
     return ProcessPoolExecutor(1, get_context("spawn"), _begin)
 
 
@@ -50,7 +50,7 @@ def forward(name: str, arguments: Sequence[Any]) -> Tensor:
 
 
 def forward_and_gradients(name: str, arguments: Sequence[Any], grad_output: Tensor) -> list[Tensor]:
-    """The output and the gradients of all tensors, by autograd."""
+    """Return the output of an operator and the gradients of all tensors, by autograd."""
     leaves = [each.requires_grad_() if isinstance(each, Tensor) else each for each in arguments]
     output = forward(name, leaves)
     tensors = [each for each in leaves if isinstance(each, Tensor)]
@@ -75,7 +75,7 @@ def warnings_of_backward(name: str, arguments: Sequence[Any], grad_output: Tenso
 
 
 def check_operators(name: str, arguments: Sequence[Any], grad_output: Tensor) -> None:
-    """opcheck's tests, and torch.compile without a graph break."""
+    """Run opcheck's tests, and compile the operator with torch.compile without a graph break."""
     leaves = [each.requires_grad_() if isinstance(each, Tensor) else each for each in arguments]
     operators = torch.ops.deformable_detr
     torch.library.opcheck(getattr(operators, name).default, leaves)
@@ -86,7 +86,7 @@ def check_operators(name: str, arguments: Sequence[Any], grad_output: Tensor) ->
 
 
 def mapped(name: str, arguments: Sequence[Any]) -> Tensor:
-    """The operator under vmap over a new first dimension of all tensors."""
+    """Return the output of an operator under vmap over a new first dimension of all tensors."""
     dims = tuple(0 if isinstance(each, Tensor) else None for each in arguments)
     return torch.vmap(lambda *each: forward(name, each), in_dims=dims)(*arguments)
 

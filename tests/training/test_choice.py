@@ -14,26 +14,8 @@ from deformable_detr.errors import UserError
 from deformable_detr.inspection import Forecast
 from deformable_detr.training import choice, resolve_config
 from deformable_detr.training import forecast as forecast_module
+from tests.support.forecasts import MEASURED
 from tests.support.tiny import tiny_config
-
-MEASURED = Forecast(
-    recipe="deformable_detr_lite",
-    device="the CPU",
-    batch_size=4,
-    updates_measured=3,
-    update_seconds=2.0,
-    update_spread=0.1,
-    update_cpu_seconds=2.0,
-    updates_per_epoch=30,
-    evaluation_seconds=40.0,
-    epochs=6,
-    peak_bytes=1,
-    gpu_bytes=0,
-    largest_batch=(64, 64),
-    threads=1,
-    cores=2,
-    load=0.0,
-)
 
 
 @pytest.mark.parametrize(

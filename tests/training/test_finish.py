@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import deformable_detr as dd
+from deformable_detr import checkpoint
 from deformable_detr.checkpoint import Decision
 from deformable_detr.data.records import Split
 from deformable_detr.errors import UserError
@@ -123,3 +124,23 @@ def test_a_failure_is_no_failure_of_the_run(
     said = capsys.readouterr().out
     assert "the disk is gone" in said
     assert "--decide best_f1" in said
+
+
+@pytest.mark.parametrize("error", [UserError("model.safetensors is damaged"), MemoryError("of 9 GB")])
+def test_best_weights_that_cannot_be_read_are_reported_and_can_be_tried_again(
+    error: Exception, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Path) -> None:
+        raise error
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "load", fail)
+        with pytest.raises(UserError) as raised:
+            train_perfectly(patched, tiny_data, run)
+    for fact in (f"{run} is finished and saved", str(error), "--resume"):
+        assert fact in str(raised.value)
+    best = (run / "checkpoints" / "best" / "model.safetensors").read_bytes()
+    detector = train(tiny_data, tiny_config(max_steps=1), run, resume=True)
+    assert detector.decision == dd.load(run).decision
+    assert (run / "checkpoints" / "best" / "model.safetensors").read_bytes() == best

@@ -1,4 +1,4 @@
-"""fitting.py: a run's length, warm-up and queries follow from its data, unless they were set by hand."""
+"""fitting.py: length, warm-up, queries and picture size of a run follow from its data, unless set by hand."""
 
 from __future__ import annotations
 
@@ -76,6 +76,52 @@ def test_more_objects_than_queries_are_a_warning(split: Split) -> None:
         _, lines = fitted(split, 205, most, **changes)
         assert "warning" in lines[-1]
         assert f"{most} objects" in lines[-1]
+
+
+def photographs(split: Split, size: tuple[int, int], sides: list[int]) -> Split:
+    """Return a split of 205 pictures of `size` (H, W), each with square objects of these sides."""
+    picture = replace(
+        split.images[0],
+        size=size,
+        boxes_xyxy=np.array([[0, 0, side, side] for side in sides], dtype=np.float64).reshape(-1, 4),
+        labels=np.zeros(len(sides), dtype=np.int64),
+        crowd=np.zeros(len(sides), dtype=bool),
+    )
+    return replace(split, images=(picture,) * 205)
+
+
+@pytest.mark.parametrize(
+    ("size", "sides", "image_size"),
+    [
+        ((480, 640), [30, 36, 90], 320),  # half of the objects have 24 pixels after resizing
+        ((480, 640), [30, 34, 90], 352),
+        ((1080, 1920), [50, 50], 544),
+        ((1080, 1920), [2, 2], 640),  # at most twice the recipe's size
+        ((400, 640), [6, 6], 384),  # no more pixels than the pictures have, in steps of 32
+        ((200, 300), [6, 6], 320),
+        ((480, 640), [], 320),
+    ],
+)
+def test_small_objects_are_shown_larger(
+    split: Split, size: tuple[int, int], sides: list[int], image_size: int
+) -> None:
+    usual = recipe("deformable_detr_lite")
+    data = photographs(split, size, sides)
+    config, lines = fit_to_data(usual, data, 4)
+    assert config.data.image_size == image_size
+    assert config.data.max_size == round(usual.data.max_size * image_size / usual.data.image_size)
+    assert config.data.train_sizes[2] == image_size  # the recipe's third is its image_size
+    assert [size % 32 for size in config.data.train_sizes] == [0, 0, 0, 0]
+    assert fit_to_data(config, data, 4) == (config, [])
+    assert len(lines) == (image_size > 320)
+    if lines:
+        assert all(fact in lines[0] for fact in (str(image_size), "320", "--data.image_size"))
+
+
+@pytest.mark.parametrize("changes", [{"image_size": 352}, {"max_size": 600}, {"train_sizes": [320]}])
+def test_a_picture_size_that_was_set_stays(split: Split, changes: dict[str, Any]) -> None:
+    config = override(recipe("deformable_detr_lite"), changes)
+    assert fit_to_data(config, photographs(split, (1080, 1920), [20]), 4) == (config, [])
 
 
 def test_values_that_were_set_stay(split: Split) -> None:

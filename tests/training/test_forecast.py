@@ -16,6 +16,7 @@ from deformable_detr.inspection import Forecast, inspect, print_report
 from deformable_detr.inspection.terminal import duration
 from deformable_detr.training import forecast as module
 from deformable_detr.training.forecast import forecast
+from tests.support.forecasts import MEASURED
 from tests.support.tiny import (
     TRAIN_IMAGES,
     changed_data,
@@ -74,25 +75,7 @@ def test_durations(seconds: float, words: str) -> None:
 
 
 def test_the_forecast_in_words(data: Path) -> None:
-    made = Forecast(
-        recipe="deformable_detr_lite",
-        device="the CPU (2 threads)",
-        batch_size=4,
-        updates_measured=20,
-        update_seconds=0.5,
-        update_spread=0.05,
-        update_cpu_seconds=0.9,
-        updates_per_epoch=51,
-        evaluation_seconds=9.0,
-        epochs=50,
-        peak_bytes=1_500_000_000,
-        gpu_bytes=0,
-        largest_batch=(272, 363),
-        threads=2,
-        cores=2,
-        load=1.2,
-    )
-    report = replace(inspect(data, images="no"), forecast=made)
+    report = replace(inspect(data, images="no"), forecast=MEASURED)
 
     def printed(forecast: Forecast) -> str:
         console = Console(file=StringIO(), width=80)
@@ -100,12 +83,12 @@ def test_the_forecast_in_words(data: Path) -> None:
         assert isinstance(console.file, StringIO)
         return " ".join(console.file.getvalue().split())
 
-    text = printed(made)
+    text = printed(MEASURED)
     assert "busy:" not in text
-    crowded = printed(replace(made, load=14.0, update_seconds=4.5))
-    assert "took 0.90 s of processor time, so when idle it may be up to 10 times as fast" in crowded
-    assert "An epoch takes 34 s on the CPU (2 threads): 51 updates of 0.50 s (±0.05; 4 images each)" in text
-    assert "and 9.0 s of evaluation. All 50 epochs of deformable_detr_lite: 29 min." in text
+    crowded = printed(replace(MEASURED, load=14.0, update_seconds=10.0, threads=2))
+    assert "took 2.00 s of processor time, so when idle it may be up to 10 times as fast" in crowded
+    assert "An epoch takes 2 min on the CPU: 30 updates of 2.00 s (±0.10; 4 images each)" in text
+    assert "and 40 s of evaluation. All 6 epochs of deformable_detr_lite: 10 min." in text
     assert "1.5 GB of memory" in text
     assert "a batch of 363 x 272 pixels" in text
-    assert report.to_dict()["forecast"]["total_seconds"] == 50 * 34.5
+    assert report.to_dict()["forecast"]["total_seconds"] == 600

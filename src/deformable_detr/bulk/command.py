@@ -25,7 +25,7 @@ from .job import Job
 from .libraries import library
 from .local import run_here, run_processes
 from .plan import MANIFEST_FILE, Plan, make_plan
-from .ray_engine import run_on_ray
+from .ray_engine import check_address, run_on_ray
 from .sources import MEMORY, absolute, check_sources
 from .table import Counts, Part, read_counts
 
@@ -66,7 +66,9 @@ class Engine:
     ray_address: str | None = None
 
     def check(self, device: str, sources: Sequence[str]) -> None:
-        """Raise a `UserError` if an option is out of range or does not fit the others."""
+        """Raise a `UserError` if an option is out of range or does not fit the others, or if nothing listens
+        at `ray_address`.
+        """
         if self.workers < 1:
             raise UserError(f"workers must be at least 1, not {self.workers}.")
         if self.gpus_per_worker < 0:
@@ -85,6 +87,8 @@ class Engine:
             )
         if self.in_processes and any(source.startswith(MEMORY) for source in sources):
             raise UserError(f"{MEMORY} exists in one process only: use one local worker, or another source.")
+        if self.ray_address is not None:
+            check_address(self.ray_address)
 
     @property
     def in_processes(self) -> bool:

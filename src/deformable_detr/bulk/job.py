@@ -71,7 +71,7 @@ class Job:
 
 
 def model_hash(model: str, detector: Detector) -> str:
-    """Return a SHA-256 of a model's weights and description, or of an exported model's files, as a text."""
+    """Return the SHA-256 of a model's weights and description, or of an exported model's files, in hex."""
     digest = hashlib.sha256()
     if is_exported(model):
         path = Path(model).expanduser()

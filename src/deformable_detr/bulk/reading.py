@@ -35,7 +35,7 @@ Read = Callable[[], Image.Image]
 
 
 class SourceLostError(Exception):
-    """The disappearance of a source, which concerns all its pictures; a `UserError` concerns a single one."""
+    """A whole source has disappeared. A `UserError`, in contrast, concerns a single picture."""
 
 
 def readers(pictures: Sequence[Picture], max_pixels: int) -> Iterator[Read]:
@@ -64,7 +64,7 @@ def _read_file(picture: Picture, max_pixels: int) -> Image.Image:
 
 
 def _has_gone(picture: Picture) -> bool:
-    """Return True if a picture is missing and its folder is missing too, or empty as after an unmount.
+    """Return True if a picture is missing, and its folder is missing too or is empty, as after an unmount.
 
     The folder is the one that was searched; a picture that was not found in a search has none.
     """

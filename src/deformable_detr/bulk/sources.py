@@ -165,7 +165,7 @@ def _list_rows(file: str) -> Iterator[Picture]:
         for batch in table.iter_batches(_ROWS, columns=["path"]):
             for name in batch.column(0).to_pylist():
                 if not isinstance(name, str):
-                    raise UserError(f"{file}, row {row}: the path is {name!r}, but it must be a text.")
+                    raise UserError(f"{file}, row {row}: the path is {name!r}, but it must be a string.")
                 yield Picture(name, "", file, row) if "image" in names else Picture(_relative_to(file, name))
                 row += 1
 
@@ -184,7 +184,12 @@ def _reason(error: Exception) -> str:
 
 
 def open_binary(path: str) -> Any:
-    """Open a local file or a URL for reading in binary mode."""
+    """Open a local file or a URL for reading in binary mode.
+
+    Raises:
+        UserError: if the URL's protocol is unknown, or its library is not installed.
+        OSError: if a local file cannot be opened. Errors of file systems behind URLs are of any kind.
+    """
     if not is_url(path):
         return open(path, "rb")
     files, inside = open_file_system(path)

@@ -156,7 +156,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
     """Read a dictionary from a PyTorch file without running code that the file may contain.
 
     Raises:
-        UserError: if the file cannot be read, is damaged, contains other objects than tensors and options, or
+        UserError: if the file cannot be read, is damaged, contains objects other than tensors and options, or
             does not contain a dictionary.
     """
     check_readable(path)

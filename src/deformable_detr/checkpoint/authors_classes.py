@@ -33,7 +33,10 @@ def check_ids(category_ids: Sequence[int]) -> None:
 
 
 def spread(state: Mapping[str, Tensor], category_ids: Sequence[int]) -> dict[str, Tensor]:
-    """Return this package's state dict with its class heads spread over the authors' 91 rows."""
+    """Return this package's state dict with its class heads spread over the authors' 91 rows.
+
+    `category_ids` are the ids of the N classes, which are the numbers of their rows.
+    """
     return {
         name: _spread(tensor, _rows(category_ids, of_proposals=name.startswith("queries.")))
         if name.endswith(tuple(f"class_head{leaf}" for leaf in _LEAVES))
@@ -45,9 +48,11 @@ def spread(state: Mapping[str, Tensor], category_ids: Sequence[int]) -> dict[str
 def gather(
     state: Mapping[str, Tensor], category_ids: Sequence[int], proposals: int | None
 ) -> dict[str, Tensor]:
-    """Return the authors' state dict with class heads of N classes.
+    """Return a state dict of the authors with N rows instead of 91 in its class heads.
 
     Args:
+        state: the authors' tensors by name.
+        category_ids: the id of each of the N classes, which is the number of its row among the 91.
         proposals: the index of the first stage's head in `class_embed`; None if there is no first stage.
     """
     first_stage = f"class_embed.{proposals}."

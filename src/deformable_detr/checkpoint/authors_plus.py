@@ -88,7 +88,8 @@ def without_training(state: Mapping[str, Tensor], options: Mapping[str, Any]) ->
             left_out.append(f"rows {queries + 1} to {rows} of {CONTENT}")
     if left_out:
         warnings.warn(
-            f"{len(left_out)} tensors that only training uses are left out: {listed(left_out, limit=8)}",
+            f"{len(left_out)} tensors that are used only in training are left out: "
+            f"{listed(left_out, limit=8)}",
             TensorsLeftOut,
             stacklevel=2,
         )

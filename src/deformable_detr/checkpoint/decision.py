@@ -22,10 +22,10 @@ class Decision:
 
     Attributes:
         thresholds: the minimum score of each class, (C,), in [0, 1].
-        bases: what each threshold was chosen from, (C,). `own` means the detections of the class;
-            `all classes` means the detections of all classes, because the pictures contain no object of the
-            class or none was found; `most precise` means the highest precision of the class, because no
-            threshold reaches the required precision.
+        bases: the detections from which each threshold was chosen, (C,). `own` means the detections of the
+            class; `all classes` means the detections of all classes, because the pictures contain no object
+            of the class or none was found; `most precise` means the highest precision of the class, because
+            no threshold reaches the required precision.
         rule: `best_f1`, or the required precision, in (0, 1].
         split: the name of the split whose pictures were used.
         images: the number of these pictures.
@@ -66,7 +66,7 @@ class Decision:
 
     @classmethod
     def from_dict(cls, content: Any, num_classes: int) -> Decision:
-        """Convert back from the content of an untrusted file.
+        """Create a decision from the content of an untrusted file, a result of `to_dict`.
 
         Raises:
             ValueError: if the content is not a result of `to_dict` for a model with `num_classes` classes.
@@ -93,7 +93,7 @@ class Decision:
         if rule != "best_f1" and not (_is_share(rule) and rule > 0):
             raise ValueError(f"decision.rule must be best_f1 or a number in (0, 1], not {rule!r:.40}")
         if not isinstance(split, str):
-            raise ValueError(f"decision.split must be a text, not {split!r:.40}")
+            raise ValueError(f"decision.split must be a string, not {split!r:.40}")
         if type(images) is not int or images < 1:
             raise ValueError(f"decision.images must be a positive integer, not {images!r:.40}")
         return cls(tuple(map(float, thresholds)), tuple(bases), rule, split, images)

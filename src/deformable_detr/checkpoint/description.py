@@ -49,7 +49,7 @@ class Description:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], where: str | Path) -> Description:
-        """Convert back from the content of an untrusted file.
+        """Create a description from the content of an untrusted file.
 
         Args:
             content: the result of `to_dict`.

@@ -18,7 +18,7 @@ def demo_pictures() -> list[Path]:
 
 
 def check_exported_file(to: str, target: Path) -> None:
-    """Raise a `UserError` if there is no format `to`, or if its files have another suffix than `target`."""
+    """Raise a `UserError` if there is no format `to`, or if `target` lacks the suffix of its files."""
     if to not in SUFFIXES:
         raise UserError(f"--to must be one of {', '.join(SUFFIXES)}, not {to}.")
     if target.suffix != SUFFIXES[to]:

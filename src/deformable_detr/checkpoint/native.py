@@ -106,6 +106,6 @@ def _refuse_to_destroy(folder: Path) -> None:
     others = sorted({path.name for path in folder.iterdir()} - {WEIGHTS_FILE, CONFIG_FILE})
     if others or (any(folder.iterdir()) and not is_native(folder)):
         raise UserError(
-            f"{folder} holds other files than a checkpoint of this package "
+            f"{folder} holds files that do not belong to a checkpoint of this package "
             f"({', '.join(others[:3]) or CONFIG_FILE}), which saving would destroy: choose another folder."
         )

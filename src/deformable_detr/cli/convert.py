@@ -7,7 +7,7 @@ from typing import Literal
 
 from .options import Parser
 
-SUMMARY = "rewrite MODEL as native, authors' or transformers' checkpoint"
+SUMMARY = "rewrite MODEL in native, authors' or transformers' format"
 
 
 def add_arguments(parser: Parser) -> None:

@@ -25,13 +25,13 @@ TRAIN_IMAGES, VAL_IMAGES, SHOWN_IMAGES = 400, 60, 12
 
 def add_arguments(parser: Parser) -> None:
     parser.description = (
-        "Draw a data set, train on it, evaluate and predict: offline, a few minutes on two cores."
+        "Draw a data set, train on it, evaluate and predict, offline, in a few minutes on two cores."
     )
     parser.option(
-        "--output", str, "demo_output", "The folder to write to; it must not hold anything.", shown="FOLDER"
+        "--output", str, "demo_output", "The folder to write to; it must be empty or new.", shown="FOLDER"
     )
     parser.option("--seed", int, 0, "The seed of the drawn data and of the training.")
-    parser.option("--epochs", int | None, None, "Passes over the data, fewer for a quick look. Default: 7.")
+    parser.option("--epochs", int | None, None, "Passes over the data; fewer give a quick look. Default: 7.")
 
 
 def run(arguments: Namespace) -> int:
@@ -60,6 +60,11 @@ def demo(output: str | Path = "demo_output", *, seed: int = 0, epochs: int | Non
 
     The files in `output` are `data/` (COCO layout), `run/` (checkpoints, metrics.jsonl, report.html),
     `metrics.json` and `predictions/` (annotated pictures, predictions.json).
+
+    Args:
+        output: a folder that is new or empty.
+        seed: the seed of the drawn data and of training.
+        epochs: the number of passes over the data; None means that of `demo_config`.
 
     Raises:
         UserError: if `output` is not empty.

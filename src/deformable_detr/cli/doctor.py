@@ -6,7 +6,7 @@ from argparse import Namespace
 
 from .options import Parser
 
-SUMMARY = "versions, devices, kernels, self-test"
+SUMMARY = "show versions, devices and kernels, and run a self-test"
 
 
 def add_arguments(parser: Parser) -> None:

@@ -18,7 +18,7 @@ from .options import (
     without_tta,
 )
 
-SUMMARY = "average precision of MODEL on DATA"
+SUMMARY = "measure the average precision of MODEL on DATA"
 
 
 def add_arguments(parser: Parser) -> None:
@@ -59,8 +59,8 @@ def add_arguments(parser: Parser) -> None:
         "--decide",
         str,
         None,
-        "Choose the score from which on detections of each class count, and save it in MODEL: for the best "
-        "F1 (best_f1), or for the most objects found with at least this precision (a number such as 0.9).",
+        "Choose the minimum score of the detections of each class, and save it in MODEL: for the best F1 "
+        "(best_f1), or to find as many objects as possible with at least this precision (such as 0.9).",
         shown="best_f1|PRECISION",
         read=_rule,
     )

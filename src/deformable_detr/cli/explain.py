@@ -9,7 +9,7 @@ from ..errors import UserError
 from ..words import count, printable
 from .options import Parser, add_format, add_max_pixels, add_model, add_output, add_split, add_threshold
 
-SUMMARY = "where the model looked, and why objects were missed"
+SUMMARY = "show where MODEL looked, and why it missed objects"
 
 
 def add_arguments(parser: Parser) -> None:
@@ -23,12 +23,12 @@ def add_arguments(parser: Parser) -> None:
     )
     add_model(parser)
     parser.argument(
-        "image", "IMAGE", "The picture to explain; with --missed one image of the split.", optional=True
+        "image", "IMAGE", "The picture to explain; with --missed, the only image to examine.", optional=True
     )
     add_output(
         parser,
         None,
-        "What to write: a .png, .pdf or .svg picture, or an .html page; with --missed a folder. "
+        "The file to write: a .png, .pdf or .svg picture, or an .html page; with --missed, a folder. "
         "Default: explanation.png or missed.",
         shown="PATH",
     )
@@ -45,9 +45,9 @@ def add_arguments(parser: Parser) -> None:
         shown="X,Y",
         read=_position,
     )
-    parser.flag("--gradient", "Draw what x, y, width, height and score of a detection depend on.")
+    parser.flag("--gradient", "Draw which pixels x, y, width, height and score of a detection depend on.")
     parser.option(
-        "--missed", str | None, None, "Say why objects of this data set were not found.", shown="DATA"
+        "--missed", str | None, None, "Find out why objects of this data set were missed.", shown="DATA"
     )
     add_split(parser, "With --missed: the part of DATA to use.")
     add_format(parser)

@@ -1,4 +1,4 @@
-"""The command `deformable-detr export MODEL --to FORMAT --output FILE`."""
+"""The command `deformable-detr export MODEL --to ENGINE --output FILE`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 from ..checkpoint.names import check_exported_file
 from .options import Parser, add_format, add_max_pixels, add_split
 
-SUMMARY = "write MODEL for ONNX, OpenVINO or torch.export, checked"
+SUMMARY = "write MODEL for ONNX, OpenVINO or torch.export, and check it"
 
 
 def add_arguments(parser: Parser) -> None:
@@ -36,9 +36,9 @@ def add_arguments(parser: Parser) -> None:
         "--operator",
         Literal["native", "grid_sample", "gather"] | None,
         None,
-        "How deformable attention samples: with one standard operator (grid_sample), with arithmetic alone "
-        "(gather) or with this package's operator (native, torch only). Default: native for torch, else "
-        "grid_sample.",
+        "The way in which deformable attention samples: with one standard operator (grid_sample), with "
+        "arithmetic alone (gather) or with this package's operator (native, torch only). Default: native for "
+        "torch, otherwise grid_sample.",
     )
     parser.option(
         "--precision",
@@ -50,15 +50,20 @@ def add_arguments(parser: Parser) -> None:
         "--calibration",
         str,
         None,
-        "Pictures, folders or globs to choose the ranges of int8 on.",
+        "Pictures, folders or globs that determine the ranges of int8.",
         shown="IMAGES",
         many=True,
     )
     parser.option(
-        "--images", str, None, "Pictures, folders or globs to compare on.", shown="IMAGES", many=True
+        "--images",
+        str,
+        None,
+        "Pictures, folders or globs on which the models are compared.",
+        shown="IMAGES",
+        many=True,
     )
     parser.option(
-        "--data", str | None, None, "A data set to compare on, with average precision.", shown="DATA"
+        "--data", str | None, None, "A data set on which average precision is also compared.", shown="DATA"
     )
     add_split(parser, "The part of the data set to use.")
     add_format(parser)

@@ -14,7 +14,7 @@ from .settings import COMMON, add_recipe, add_settings, changes, recipe_names
 if TYPE_CHECKING:
     from ..inspection import DataReport
 
-SUMMARY = "what is in DATA, and what is broken in it"
+SUMMARY = "report what is in DATA, and what is broken in it"
 USUAL = "deformable_detr_lite"
 
 
@@ -39,7 +39,7 @@ def add_arguments(parser: Parser) -> None:
         "--images",
         Literal["decode", "headers", "no"],
         "decode",
-        "What to read of the image files: everything, only their headers, or nothing.",
+        "How much of the image files to read: everything, only their headers, or nothing.",
         group=COMMON,
     )
     parser.flag("--forecast", "Run some updates and predict the time and memory of training.", group=COMMON)

@@ -165,7 +165,7 @@ class Parser(argparse.ArgumentParser):
     def _with_joined_switches(self, arguments: Sequence[str]) -> list[str]:
         """Return the arguments with each switch joined to its word, as in `--resume=auto`.
 
-        A switch without its word is joined to an empty text, so that argparse does not give it the next
+        A switch without its word is joined to an empty string, so that argparse does not give it the next
         argument.
         """
         joined: list[str] = []
@@ -244,7 +244,7 @@ def add_data(parser: Parser) -> None:
 
 
 def add_split(parser: Parser, help: str = "The part of DATA to use.") -> None:
-    help = f"{help} Default: the one that training measures on, val or else test."
+    help = f"{help} Default: the one on which training measures, val or else test."
     parser.option("--split", str | None, None, help, shown="NAME")
 
 
@@ -261,7 +261,7 @@ def add_max_pixels(parser: Parser) -> None:
         "--data.max_pixels",
         int | None,
         None,
-        "The largest picture to read, in pixels. Default: the limit that MODEL was trained with.",
+        "The maximum number of pixels of a picture. Default: the limit with which MODEL was trained.",
         to="max_pixels",
     )
 
@@ -279,7 +279,7 @@ def add_remote_images(parser: Parser) -> None:
         "--data.cache_gb",
         float,
         DataConfig.cache_gb,
-        "The maximum size of such pictures on the disk.",
+        "The maximum size of such pictures on the disk, in GB.",
         to="cache_gb",
     )
     parser.option(
@@ -304,7 +304,7 @@ def add_threshold(parser: Parser) -> None:
 
 def add_dtype(parser: Parser) -> None:
     parser.option(
-        "--dtype", Literal["fp32", "bf16", "fp16"], "fp32", "The number format that the model computes in."
+        "--dtype", Literal["fp32", "bf16", "fp16"], "fp32", "The number format in which the model computes."
     )
 
 

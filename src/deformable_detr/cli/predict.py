@@ -35,8 +35,8 @@ def add_arguments(parser: Parser) -> None:
         f"       {parser.prog} MODEL - [options]     JSON lines, stdin to stdout"
     )
     parser.description = (
-        "Find objects in pictures, videos and cameras. Writes annotated copies, predictions.json and "
-        "report.json; for many pictures, --format parquet writes tables instead (docs/scale.md)."
+        "Find objects in pictures, videos and cameras, and write annotated copies, predictions.json and "
+        "report.json. For many pictures, --format parquet writes tables instead (docs/scale.md)."
     )
     add_model(parser)
     parser.argument(
@@ -59,21 +59,21 @@ def add_arguments(parser: Parser) -> None:
         "--classes",
         str,
         None,
-        "Find only these classes. Names may have commas.",
+        "Find only these classes. Names may contain commas.",
         shown="CAR,BUS,…",
         read=listed,
     )
-    parser.flag("--tile", "Look at pictures in tiles, for small objects in large pictures.")
+    parser.flag("--tile", "Process pictures in tiles, to find small objects in large pictures.")
     parser.option(
         "--tile-size",
         int | None,
         None,
-        "The side of a tile in pixels; turns --tile on. Default: what the model sees.",
+        "The side of a tile in pixels; turns --tile on. Default: the model's image size.",
     )
-    parser.option("--tile-overlap", float, 0.2, "How much neighbouring tiles overlap, as a share of a tile.")
+    parser.option("--tile-overlap", float, 0.2, "The overlap of neighbouring tiles, as a share of a tile.")
     add_tta(parser)
     parser.flag("--no-track", "Do not number the objects of videos.")
-    parser.option("--every", int, 1, "In videos, look only at every n-th frame.")
+    parser.option("--every", int, 1, "In videos, process only every n-th frame.")
     parser.option(
         "--max-detections",
         int | None,
@@ -104,8 +104,8 @@ def _add_tables(parser: Parser) -> None:
     for name, kind, default, help in (
         ("--workers", int, "1", "The number of processes, each with a model."),
         ("--threads", int, "1", "The threads of each worker; sums of floats depend on it."),
-        ("--shard-size", int, "500", "The number of pictures in a file of the result."),
-        ("--gpus-per-worker", float, "0", "The GPUs of each worker of Ray, also fractions."),
+        ("--shard-size", int, "500", "The number of pictures in each file of the result."),
+        ("--gpus-per-worker", float, "0", "The number of GPUs of each Ray worker; it may be a fraction."),
     ):
         parser.option(name, kind | None, None, help, group=group, default_shown=default)
     parser.option(

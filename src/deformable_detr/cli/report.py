@@ -6,7 +6,7 @@ from argparse import Namespace
 
 from .options import Parser, add_data, add_format, add_max_pixels, add_model, add_output, add_split
 
-SUMMARY = "how good MODEL is and what limits it, as a page"
+SUMMARY = "write a page on how good MODEL is and what limits it"
 
 
 def add_arguments(parser: Parser) -> None:
@@ -23,7 +23,7 @@ def add_arguments(parser: Parser) -> None:
         "--most-images",
         int,
         24,
-        "The maximum number of images that are examined again, to say which stage lost an object.",
+        "The maximum number of images that are examined again to find the stage that lost an object.",
     )
 
 

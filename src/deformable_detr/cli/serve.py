@@ -6,7 +6,7 @@ from argparse import Namespace
 
 from .options import Parser, add_dtype, add_model
 
-SUMMARY = "MODEL behind HTTP, with a page to try it"
+SUMMARY = "serve MODEL over HTTP, with a page to try it"
 LIMITS = ("max_batch", "batch_wait_ms", "queue_size", "max_pictures", "max_pixels", "timeout_s")
 
 
@@ -27,26 +27,30 @@ def add_arguments(parser: Parser) -> None:
         str | None,
         None,
         "A file with the token that requests must carry. Default: the environment variable "
-        "DEFORMABLE_DETR_TOKEN, else no token.",
+        "DEFORMABLE_DETR_TOKEN; without it, no token is required.",
         shown="FILE",
     )
     parser.option(
         "--allowed-host",
         str,
         None,
-        "Names besides localhost and addresses that a request may call the server by; * allows any.",
+        "Host names, in addition to localhost and IP addresses, that requests may use; * allows any.",
         shown="NAME",
         many=True,
         to="allowed_hosts",
     )
     parser.option("--root-path", str, "", "The prefix that a reverse proxy removes.", shown="PATH")
     parser.option("--max-batch", int, 4, "The maximum number of pictures that are computed together.")
-    parser.option("--batch-wait-ms", float, 5.0, "How long a picture waits for others to share its batch.")
+    parser.option(
+        "--batch-wait-ms", float, 5.0, "The maximum time that a picture waits for others to share its batch."
+    )
     parser.option("--queue-size", int, 128, "The maximum number of waiting pictures; more are refused (429).")
     parser.option("--max-pictures", int, 16, "The maximum number of pictures in a request.")
     parser.option("--max-body-mb", int, 32, "The maximum size of a request, in MB.")
     parser.option("--max-pixels", int, 40_000_000, "The maximum number of pixels of a picture.")
-    parser.option("--timeout", float, 30.0, "Seconds until an answer is given up (504).", to="timeout_s")
+    parser.option(
+        "--timeout", float, 30.0, "Seconds after which a request is abandoned (504).", to="timeout_s"
+    )
     parser.flag("--access-log", "Print a line for each request.")
 
 

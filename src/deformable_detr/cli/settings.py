@@ -40,7 +40,7 @@ def add_recipe(parser: Parser, usual: str, in_words: str | None = None) -> RunCo
         "--config",
         str | None,
         None,
-        "A YAML file with fields of a configuration: recipe < file < flags.",
+        "A YAML file of settings, which override the recipe; flags override both.",
         shown="FILE",
         group=COMMON,
     )

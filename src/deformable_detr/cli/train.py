@@ -17,7 +17,8 @@ COMMON_FIELDS = ("train.epochs", "train.batch_size", "train.lr", "data.image_siz
 
 def add_arguments(parser: Parser) -> None:
     parser.description = (
-        f"Train a detector on DATA. Recipes: {recipe_names()}. torchrun starts it in several processes."
+        f"Train a detector on DATA. Recipes: {recipe_names()}. "
+        "Start it with torchrun to use several processes."
     )
     add_data(parser)
     shown = add_recipe(
@@ -37,7 +38,7 @@ def add_arguments(parser: Parser) -> None:
     parser.switch(
         "--resume",
         "auto",
-        "Continue the run in --output exactly where it stopped; with auto, start it if no state was saved.",
+        "Continue the run in --output exactly where it stopped; with auto, start one if no state was saved.",
         group=COMMON,
     )
     add_device(parser, COMMON)

@@ -33,14 +33,14 @@ class BackboneConfig:
     )
     trainable_layers: int = setting(
         3,
-        "How many stages learn, counted from the last one (torchvision's term). The paper's 3 freezes the "
-        "stem and the first stage of a ResNet. Batch norm is always frozen.",
+        "The number of stages that are trained, counted from the last one. With the paper's 3, the stem and "
+        "the first stage of a ResNet are frozen. Batch norm is always frozen.",
         minimum=0,
         maximum=5,
     )
     deformable_stages: tuple[int, ...] = setting(
         (),
-        "Stages, 2 to 5 for C2 to C5, whose 3x3 convolutions learn where to sample (ResNets only). "
+        "Stages (2 to 5, for C2 to C5) whose 3x3 convolutions learn where to sample (ResNets only). "
         '"ResNeXt-101 + DCN" in the paper\'s Table 3 is a resnext101 with stages 3, 4 and 5.',
         minimum=2,
         maximum=5,

@@ -82,7 +82,7 @@ def in_words(hint: Any) -> str:
     if origin is tuple:
         kind = {int: "whole numbers", float: "numbers"}[arguments[0]]
         return f"a list of {kind}" if arguments[-1] is Ellipsis else f"a list of {len(arguments)} {kind}"
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
     return words.get(hint) or ("null" if hint is types.NoneType else "a group of fields")
 
 
@@ -112,7 +112,7 @@ def written(value: Any) -> str:
 def quoted(value: Any) -> str:
     """Format a value for messages.
 
-    Messages distinguish the text 'true' from the value true, and 3.0, which is not a whole number, from 3.
+    Messages distinguish the string 'true' from the value true, and 3.0, which is not a whole number, from 3.
     """
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(quoted, value)) + "]"

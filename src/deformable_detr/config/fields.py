@@ -38,16 +38,16 @@ class ModelConfig:
 
     num_classes: int = setting(
         91,
-        "How many classes the model distinguishes; training takes the number from the data. Published COCO "
-        "checkpoints have 91, for the 80 names of COCO.",
+        "The number of classes that the model distinguishes; training takes it from the data. Published COCO "
+        "checkpoints have 91, for COCO's 80 names.",
         minimum=1,
     )
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     neck: Neck = setting(
         "channel_mapper",
-        "What leads from the backbone to the encoder: `projection` (DETR: one 1x1 convolution on the last "
-        "feature map), `channel_mapper` (1x1 convolutions and group norm; strided 3x3 convolutions make "
-        "further levels), or a pyramid on top of the channel mapper, `fpn` or `bifpn` (the paper's Table 2).",
+        "The part between backbone and encoder: `projection` (DETR: one 1x1 convolution on the last feature "
+        "map), `channel_mapper` (1x1 convolutions and group norm; strided 3x3 convolutions add further "
+        "levels), or a pyramid on top of the channel mapper, `fpn` or `bifpn` (the paper's Table 2).",
     )
     position: Position = setting(
         "sine_half_pixel",
@@ -56,19 +56,20 @@ class ModelConfig:
     )
     attention: Attention = setting(
         "deformable",
-        "What a query attends to: `dense` (every token), `deformable` (sampled points on all levels) or "
-        "`deformable_own_level` (sampled points on the query's own level, the paper's Table 2).",
+        "The attention to the memory: `dense` (to every token), `deformable` (to sampled points on all "
+        "levels) or `deformable_own_level` (to sampled points on the query's own level; the paper's "
+        "Table 2).",
     )
     queries: QuerySource = setting(
         "reference_points",
-        "Where object queries come from: `static` (DETR), `reference_points` (learned points), or from two "
-        "stages, which start at the encoder's best boxes: `proposals` makes position and content of a query "
-        "from its box, `mixed` only the position, and learns the content.",
+        "The source of the object queries: `static` (DETR), `reference_points` (learned points), or two "
+        "stages, in which queries start at the encoder's best boxes. `proposals` computes the position and "
+        "the content of a query from its box; `mixed` computes only the position and learns the content.",
     )
     classification: Classification = setting(
         "sigmoid_focal",
-        "What a class logit means: `softmax` over the classes and a no-object class, or `sigmoid_focal`, one "
-        "sigmoid per class with focal loss.",
+        "The meaning of class logits: `softmax` over the classes and a no-object class, or `sigmoid_focal`, "
+        "one sigmoid per class with focal loss.",
     )
     num_queries: int = setting(
         300, "Object queries Q: the maximum number of objects that can be found in an image.", minimum=1
@@ -188,8 +189,9 @@ class DataConfig:
     )
     augmentation: Augmentation = setting(
         "paper",
-        "How training changes images: `paper` (flip, resize and random crop, as DETR does), `light` (flip, "
-        "resize, milder crop and colour jitter, for small data sets) or `none` (resize to image_size only).",
+        "The augmentation of training images: `paper` (flip, resize and random crop, as in DETR), `light` "
+        "(flip, resize, milder crop and colour jitter, for small data sets) or `none` (resize to image_size "
+        "only).",
     )
     vertical_flip: bool = setting(
         False,
@@ -208,11 +210,13 @@ class DataConfig:
     crop_max: int = setting(600, "With augmentation=paper, maximum side of the random crop, in pixels.")
     mean: tuple[float, float, float] = setting(
         IMAGENET_MEAN,
-        "Mean of red, green and blue in [0, 1], which normalisation subtracts; the backbone's own.",
+        "Mean of red, green and blue in [0, 1], which normalisation subtracts. Use that of the "
+        "backbone's weights.",
     )
     std: tuple[float, float, float] = setting(
         IMAGENET_STD,
-        "Standard deviation of red, green and blue, which normalisation divides by; the backbone's own.",
+        "Standard deviation of red, green and blue, by which normalisation divides. Use that of the "
+        "backbone's weights.",
         above=0,
     )
     strict: bool = setting(
@@ -224,7 +228,7 @@ class DataConfig:
     images: str | None = setting(
         None,
         "A URL such as `s3://bucket/coco/{split}` with the pictures of a COCO data set whose folder holds "
-        "only annotations; `{split}` stands for train2017, val2017, …; null: they are in the folder.",
+        "only annotations; `{split}` stands for train2017, val2017, …. With null, they are in the folder.",
     )
     cache_gb: float = setting(
         10.0, "With data.images, maximum size of the pictures that are kept on the disk, in GB.", minimum=0
@@ -258,9 +262,9 @@ class TrainConfig:
     )
     fit_to_data: bool = setting(
         False,
-        "Adapt to the data the settings that still have the recipe's values: at least 500 updates, warm-up "
-        "in at most a tenth of them, and queries for one and a half times the objects of the fullest image. "
-        "The log says what changed.",
+        "Adapt the settings that still have the recipe's values to the data: at least 500 updates, a warm-up "
+        "of at most a tenth of them, 1.5 times as many queries as the fullest image has objects, and larger "
+        "images if half of the objects would be smaller than 24 pixels. The log says what changed.",
     )
     balance: bool = setting(
         False,
@@ -277,11 +281,13 @@ class TrainConfig:
     )
     lr_rule: LearningRateRule = setting(
         "none",
-        "How the learning rates change with another total batch: `none` (not at all), `sqrt` (with its "
-        "square root) or `linear` (in proportion).",
+        "How the learning rates change if the total batch differs from lr_batch_size: `none` (not at all), "
+        "`sqrt` (with the square root of the ratio) or `linear` (in proportion).",
     )
     lr_batch_size: int = setting(
-        32, "The total batch (images x accumulate x processes) that the learning rates are for.", minimum=1
+        32,
+        "The total batch (images x accumulate x processes) for which the learning rates are meant.",
+        minimum=1,
     )
     schedule: Schedule = setting(
         "step",
@@ -292,7 +298,7 @@ class TrainConfig:
         (40,), "With schedule=step, multiply the rates by lr_gamma after these epochs."
     )
     lr_gamma: float = setting(
-        0.1, "With schedule=step, the factor that the rates are multiplied by.", minimum=0
+        0.1, "With schedule=step, the factor by which the rates are multiplied.", minimum=0
     )
     warmup_steps: int = setting(
         0, "Raise the learning rates linearly over this many updates at the start.", minimum=0
@@ -311,12 +317,12 @@ class TrainConfig:
     precision: Precision = setting(
         "auto",
         "Number format of the computation: `fp32`, or autocast to `bf16` or `fp16`; `auto` is bf16 on a GPU "
-        "that has it, else fp32.",
+        "that supports it, otherwise fp32.",
     )
     seed: int = setting(42, "Seed of everything that is random in training.", minimum=0)
     backbone_weights: str | None = setting(
         "imagenet",
-        "What the backbone starts from: `imagenet` (published weights), a file, or null for random weights.",
+        "The backbone's initial weights: `imagenet` (published ones), a file, or null for random ones.",
     )
     evaluate_every: int = setting(
         1, "Epochs between two evaluations; the end of training is always evaluated.", minimum=1
@@ -332,8 +338,8 @@ class TrainConfig:
     )
     precision_at_least: float | None = setting(
         None,
-        "Choose the model's score thresholds to find the most objects with at least this precision, from 0 "
-        "to 1; null: to reach the best F1.",
+        "Choose the model's score thresholds so that as many objects as possible are found with at least "
+        "this precision, from 0 to 1. With null, they are chosen for the best F1.",
         above=0,
         maximum=1,
     )
@@ -345,8 +351,8 @@ class TrainConfig:
     report: bool = setting(True, "Write report.html into the run folder at the end.")
     cache_features: bool = setting(
         False,
-        "Compute the features of each image only once. This needs a backbone that does not learn and images "
-        "that are not augmented.",
+        "Compute the features of each image only once. This needs a frozen backbone and images that are "
+        "not augmented.",
     )
     cache_memory_gb: float = setting(
         2.0, "Maximum size of the cached features in memory, in GB per process.", minimum=0
@@ -376,8 +382,7 @@ class RunConfig:
         if self.train.cache_features:
             require(
                 self.model.backbone.trainable_layers == 0 or self.train.lr_backbone == 0,
-                "train.cache_features needs a backbone that does not learn: set "
-                "model.backbone.trainable_layers to 0.",
+                "train.cache_features needs a frozen backbone: set model.backbone.trainable_layers to 0.",
             )
             require(
                 self.data.augmentation == "none",

@@ -13,7 +13,7 @@ ClassificationLoss = Literal["focal", "mal", "varifocal"]
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The matching cost and the losses. DETR's recipes set other values."""
+    """The weights and parameters of the matching cost and the losses, with Deformable DETR's defaults."""
 
     class_cost: float = setting(2.0, "Weight of the class in the matching cost.", minimum=0)
     box_cost: float = setting(5.0, "Weight of the L1 distance of boxes in the matching cost.", minimum=0)
@@ -26,9 +26,10 @@ class LossConfig:
     )
     classification_loss: ClassificationLoss = setting(
         "focal",
-        "What a matched query's class should score (sigmoid_focal only): `focal` (1), or a number that grows "
-        "with the IoU of its box, `mal` (DEIM's matchability-aware loss, which learns as much from badly "
-        "placed boxes) or `varifocal` (VarifocalNet, RT-DETR). Scores then tell good boxes from bad ones.",
+        "The target score of a matched query's class (sigmoid_focal only): 1 with `focal`, or a number that "
+        "grows with the IoU of its box, so that scores distinguish good boxes from bad ones: `mal` (DEIM's "
+        "matchability-aware loss, which learns as much from badly placed boxes) or `varifocal` "
+        "(VarifocalNet, RT-DETR).",
     )
     focal_alpha: float = setting(
         0.25,

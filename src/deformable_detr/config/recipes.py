@@ -192,7 +192,7 @@ def deformable_detr_r50_plus() -> RunConfig:
 
 
 def deformable_detr_r50_plus_routes() -> RunConfig:
-    """The recipe plus, trained with Mr. DETR's third route: the same model, 12 epochs.
+    """`deformable_detr_r50_plus`, trained with Mr. DETR's third route: the same model, 12 epochs.
 
     Mr. DETR publishes 49.5 AP after 12 epochs for its three routes together with 300 queries. With 900
     (`--model.num_queries 900`), it publishes 50.4 for the third route alone, 50.7 for all three, and 51.4 for

@@ -11,36 +11,36 @@ from .settings import setting
 @dataclass(frozen=True)
 class RouteConfig:
     """Further passes through the decoder, which are used only in training. They give the model more to learn
-    from each object; saved models contain nothing of them. A weight of 0 leaves a route out.
+    from each object; saved models do not contain them. A weight of 0 leaves a route out.
     """
 
     no_self_attention: float = setting(
         0.0,
-        "Weight of the losses of a pass without self-attention, in which several queries may learn the same "
-        "object (DAC-DETR, whose own weight is 0.33).",
+        "Weight of the losses of a pass without self-attention, in which several queries may be trained on "
+        "the same object (DAC-DETR, whose own weight is 0.33).",
         minimum=0,
     )
     instructed: float = setting(
         0.0,
-        "Weight of the losses of a pass in which learned tokens allow several queries to learn the same "
-        "object (Mr. DETR, whose own weight is 1).",
+        "Weight of the losses of a pass in which learned tokens allow several queries to be trained on "
+        "the same object (Mr. DETR, whose own weight is 1).",
         minimum=0,
     )
     denoising: float = setting(
         0.0,
         "Weight of the losses of a pass whose queries are objects with noise (DINO, whose own weight is 1; "
-        "two stages only).",
+        "two-stage models only).",
         minimum=0,
     )
     queries_per_object: int = setting(
         6,
-        "With no_self_attention and instructed, the maximum number of queries that learn the same object.",
+        "With no_self_attention and instructed, the maximum number of queries that are trained on an object.",
         minimum=1,
     )
     quality_threshold: float = setting(
         0.4,
-        "With no_self_attention and instructed, how well a query must fit an object to learn it, from 0 to "
-        "1; one query learns each object in any case.",
+        "With no_self_attention and instructed, how well a query must fit an object to be trained on it, "
+        "from 0 to 1. One query is trained on each object in any case.",
         minimum=0,
         maximum=1,
     )
@@ -53,8 +53,8 @@ class RouteConfig:
     )
     denoising_queries: int = setting(
         100,
-        "With denoising, how many queries with little noise an image has; as many have more. Images with "
-        "more objects than this have one for each object.",
+        "With denoising, the maximum number of queries with little noise in an image, and also of those with "
+        "more noise. Images with more objects than this have one of each kind for each object.",
         minimum=1,
     )
 

@@ -15,7 +15,10 @@ _KEY = "setting"  # the key in a field's metadata
 
 @dataclass(frozen=True)
 class Range:
-    """The range of numbers that a field may hold. A bound of None means no limit."""
+    """The range of numbers that a field may hold.
+
+    `minimum` and `maximum` are inside the range, `above` and `below` are not. None means no bound.
+    """
 
     minimum: float | None = None
     above: float | None = None

@@ -32,8 +32,15 @@ def generate(
     """Write the data set in COCO layout, and return the absolute path of `root`.
 
     The files are `annotations/instances_{train,val}.json`, and the pictures are in `train/` and `val/`.
-    Category ids are 1..6. `area` is the number of visible pixels, and the box encloses them. `image_size` is
-    (H, W). `root` is written completely or not at all.
+    Category ids are 1..6. `area` is the number of visible pixels, and the box encloses them. `root` is
+    written completely or not at all.
+
+    Args:
+        root: a folder that is new or empty.
+        train, val: the numbers of pictures.
+        image_size: the (H, W) of the pictures.
+        seed: the seed of everything that is random in the pictures.
+        small_objects: whether most objects are small, and there are more of them.
 
     Raises:
         UserError: if `root` is not empty, or a count or size is out of range.
@@ -41,7 +48,7 @@ def generate(
     root = Path(root).absolute()
     if train < 1 or val < 1:
         raise UserError(
-            f"a data set needs train and val pictures: asked for {train} and {val}, say at least 1."
+            f"a data set needs train and val pictures: request at least 1 of each, not {train} and {val}."
         )
     if min(image_size) < 64:
         raise UserError(f"pictures of {image_size[1]}x{image_size[0]} are too small: take at least 64x64.")

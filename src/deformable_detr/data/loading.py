@@ -129,7 +129,7 @@ def epoch_order(
 
 
 def balancing_weights(split: Split) -> list[float]:
-    """Return how often to draw each image, relative to one that has only the most frequent class.
+    """Return how often each image is drawn, relative to one that has only the most frequent class.
 
     The weight of a class that occurs in n images is sqrt(N / n), where N is the number of images with the
     most frequent class. The weight of an image is that of its rarest class (Gupta et al., CVPR 2019, section
@@ -196,7 +196,10 @@ def training_loader(
     It yields (ImageBatch of `batch_size` images, their targets). PyTorch's global generator is not used.
 
     Args:
+        config: the settings of the augmentation and of the loader's processes.
+        seed: the seed of the order and of the augmentation.
         start_step: the number of updates of this epoch that are already done; their images are not read.
+        world_size: the number of processes.
         balance: whether to draw images with rare classes more often.
 
     Raises:

@@ -38,9 +38,9 @@ class ImageRecord:
     `image_id`: the data set's integer id, or a number that the reader assigns (VOC, YOLO).
     `size`: (H, W) as the annotation states it; from the picture's header if it states none, as in YOLO.
     `boxes_xyxy`: (N, 4) float64 pixels of the annotated image, clipped to it.
-    `labels`: (N,) int64. `crowd`: (N,) bool, True for regions that are neither learned nor counted (COCO's
-    iscrowd).
-    `difficult`: (N,) bool, True for objects that are learned, but not counted in Pascal VOC's metric.
+    `labels`: (N,) int64. `crowd`: (N,) bool, True for regions that are used neither in training nor in the
+    metrics (COCO's iscrowd).
+    `difficult`: (N,) bool, True for objects that training uses, but Pascal VOC's metric does not.
     `area`: (N,) float64, in pixels: COCO's `area` (that of the mask if there is one); otherwise w·h.
     `annotation_ids`: (N,) int64, the data set's ids; the reader assigns ids if there are none.
     `remote`: the picture if it is behind a URL, and `path` is then only its name; otherwise None.
@@ -65,7 +65,7 @@ class ImageRecord:
 
     @property
     def num_objects(self) -> int:
-        """The number of objects to learn from, which excludes crowd regions."""
+        """The number of objects to train on, which excludes crowd regions."""
         return int(np.count_nonzero(~self.crowd))
 
     def __len__(self) -> int:
@@ -95,7 +95,7 @@ class Split:
 
     @property
     def num_objects(self) -> int:
-        """The number of objects to learn from, which excludes crowd regions."""
+        """The number of objects to train on, which excludes crowd regions."""
         return sum(image.num_objects for image in self.images)
 
     @property

@@ -20,7 +20,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
 
 
 def is_url(text: str) -> bool:
-    """Return whether a text is a URL and not a path."""
+    """Return whether a string is a URL and not a path."""
     return _URL.match(text) is not None
 
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from .textures import TEXTURES, cloud
+
 CLASS_NAMES = ("circle", "square", "triangle", "star", "ring", "cross")
 
 SUPERSAMPLING = 4
@@ -272,14 +274,6 @@ def _colours(
     return rgb
 
 
-def _cloud(rng: np.random.Generator, size: tuple[int, int], cells: int) -> np.ndarray:
-    """Return smooth noise, (H, W) float32 in about -1..1, with `cells` bumps along the short side."""
-    height, width = size
-    rows, columns = (max(2, round(cells * side / min(size))) for side in size)
-    grid = Image.fromarray(rng.uniform(-1, 1, (rows, columns)).astype(np.float32))
-    return np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC))
-
-
 def _background(rng: np.random.Generator, image_size: tuple[int, int], style: _Style) -> np.ndarray:
     """Return a background, (H, W, 3) float32: a colour gradient with a texture and clutter."""
     height, width = image_size
@@ -289,45 +283,9 @@ def _background(rng: np.random.Generator, image_size: tuple[int, int], style: _S
     gradient = Image.fromarray(corners.clip(0, 255).astype(np.uint8)).resize(
         (width, height), Image.Resampling.BICUBIC
     )
-    texture = _TEXTURES[int(rng.integers(len(_TEXTURES)))](rng, image_size)
+    texture = TEXTURES[int(rng.integers(len(TEXTURES)))](rng, image_size)
     canvas = np.asarray(gradient, dtype=np.float32) * (1 + rng.uniform(0.04, 0.14) * texture[..., None])
     return _strew(rng, canvas.clip(0, 255), base, style)
-
-
-def _fractal(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    octaves = [
-        _cloud(rng, size, cells) / scale for cells, scale in ((4, 1.0), (9, 1.5), (20, 2.0), (45, 3.0))
-    ]
-    result: np.ndarray = np.sum(octaves, axis=0)
-    return result
-
-
-def _grain(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """Return a texture like wood, (H, W) float32: parallel waves that are bent by noise."""
-    ys, xs = np.mgrid[: size[0], : size[1]].astype(np.float32)
-    angle, period = rng.uniform(0, math.pi), rng.uniform(7, 22)
-    along = xs * math.cos(angle) + ys * math.sin(angle) + 14 * _cloud(rng, size, 3)
-    result: np.ndarray = np.sin(along * (2 * math.pi / period)) + 0.4 * _cloud(rng, size, 40)
-    return result
-
-
-def _tiles(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """Return a texture like a floor, (H, W) float32: tiles of uneven brightness with dark joints."""
-    pitch, joint = int(rng.integers(22, 60)), int(rng.integers(1, 3))
-    rows, columns = (side // pitch + 2 for side in size)
-    tones = rng.uniform(-0.9, 0.9, (rows, columns)).astype(np.float32)
-    tones = tones.repeat(pitch, axis=0).repeat(pitch, axis=1)
-    for offset in range(joint):
-        tones[offset::pitch] = tones[:, offset::pitch] = -1.6
-    shift_y, shift_x = rng.integers(0, pitch, 2).tolist()
-    return tones[shift_y : shift_y + size[0], shift_x : shift_x + size[1]] + 0.4 * _cloud(rng, size, 40)
-
-
-_TEXTURES: tuple[Callable[[np.random.Generator, tuple[int, int]], np.ndarray], ...] = (
-    _fractal,
-    _grain,
-    _tiles,
-)
 
 
 def _strew(rng: np.random.Generator, canvas: np.ndarray, base: np.ndarray, style: _Style) -> np.ndarray:
@@ -445,7 +403,7 @@ def _coat(
 def _photograph(rng: np.random.Generator, canvas: np.ndarray) -> Image.Image:
     """Return the canvas as a picture with uneven light, sensor noise and sometimes a slight blur."""
     size = (canvas.shape[0], canvas.shape[1])
-    light = 1 + rng.uniform(0, 0.2) * _cloud(rng, size, 2)
+    light = 1 + rng.uniform(0, 0.2) * cloud(rng, size, 2)
     noise = rng.uniform(1, 6) * rng.standard_normal(size, dtype=np.float32)
     exposed = canvas * light[..., None] + noise[..., None]
     picture = Image.fromarray(exposed.clip(0, 255).astype(np.uint8))

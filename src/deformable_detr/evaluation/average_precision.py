@@ -29,7 +29,7 @@ Interpolation = Literal["every_point", "11_point"]
 Row = Mapping[str, Any]
 
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-COCO_LIMIT = 100  # the most detections of an image and class that count
+COCO_LIMIT = 100  # the maximum number of detections of an image and class that count
 CLASS_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 
 
@@ -73,7 +73,7 @@ def coco_numbers(
     """Compute COCO's numbers for boxes, over all classes together and for each class.
 
     Args:
-        ground_truth: a COCO dictionary (see the head of this file), which is not changed. A missing `area`
+        ground_truth: a COCO dictionary (see the top of this file), which is not changed. A missing `area`
             is replaced by width times height, and a missing `iscrowd` by 0.
         detections: COCO results rows.
         limit: the maximum number of detections of each image and class that count, best first. More than
@@ -155,13 +155,13 @@ def voc_average_precision(
 ) -> dict[str, Any]:
     """Compute Pascal VOC's average precision of each class, and their mean.
 
-    In the order of falling scores (and of rows, if scores are equal), each detection claims the true box that
-    it overlaps most, if their IoU is at least `iou_threshold`. The first detection to claim a box is right;
-    later ones are duplicates and wrong, like those that claim no box. Boxes that are difficult (or crowds)
-    need not be found, and detections that claim them are neither right nor wrong.
+    In descending order of score (and in the order of rows, if scores are equal), each detection claims the
+    true box that it overlaps most, if their IoU is at least `iou_threshold`. The first detection to claim a
+    box is right; later ones are duplicates and wrong, like those that claim no box. Boxes that are difficult
+    (or crowds) need not be found, and detections that claim them are neither right nor wrong.
 
     Args:
-        ground_truth: a COCO dictionary whose annotations may have `difficult` (see the head of this file).
+        ground_truth: a COCO dictionary whose annotations may have `difficult` (see the top of this file).
         detections: COCO results rows, without a limit per image.
         iou_threshold: the minimum IoU, in (0, 1].
         interpolation: `every_point` (VOC 2010 and later: the area under the curve) or `11_point`
@@ -270,8 +270,8 @@ def _voc_hits(
     """Match the detections of one class by Pascal's rules.
 
     Returns:
-        A mask that is True for right and False for wrong detections, by falling score. It leaves out the
-        detections that are neither.
+        A mask that is True for right and False for wrong detections, in descending order of score. It
+        leaves out the detections that are neither.
     """
     order = np.argsort([-row["score"] for row in predicted], kind="stable")
     ranked = [predicted[index] for index in order]
@@ -307,7 +307,7 @@ def _area_under_curve(hits: np.ndarray, num_targets: int, interpolation: Interpo
     The precision at a recall is the best precision at that recall or a higher one.
 
     Args:
-        hits: a mask that is True for right and False for wrong detections, by falling score.
+        hits: a mask that is True for right and False for wrong detections, in descending order of score.
         num_targets: the number of true boxes that should be found.
     """
     num_right = np.cumsum(hits)

@@ -27,11 +27,12 @@ class Objects:
     """The N objects of a split.
 
     Attributes:
-        images: the index of each object's image in `split.images`.
-        numbers: the index of each object among the objects of its image.
-        labels: class indices of the data.
-        crowd: True for crowd regions.
-        areas: the area of each object in pixels; that of its mask if it has one.
+        images: (N,), the index of each object's image in `split.images`.
+        numbers: (N,), the index of each object among the objects of its image.
+        boxes_xyxy: (N, 4), in pixels of the picture.
+        labels: (N,), class indices of the data.
+        crowd: (N,) bool, True for crowd regions.
+        areas: (N,), the area of each object in pixels; that of its mask if it has one.
     """
 
     images: np.ndarray
@@ -62,8 +63,10 @@ class ScoredBoxes:
     """The D detections in a split, best score first; if scores are equal, the earlier image is first.
 
     Attributes:
-        images: the index of each detection's image in `split.images`.
-        labels: class indices of the data.
+        images: (D,), the index of each detection's image in `split.images`.
+        boxes_xyxy: (D, 4), in pixels of the picture.
+        labels: (D,), class indices of the data.
+        scores: (D,), in [0, 1].
     """
 
     images: np.ndarray
@@ -76,7 +79,7 @@ class ScoredBoxes:
 
     @classmethod
     def from_rows(cls, rows: Sequence[Mapping[str, Any]], split: Split) -> ScoredBoxes:
-        """Convert COCO results rows with the split's own ids, from `evaluation.collect_detections`."""
+        """Convert COCO results rows with the split's own ids (from `evaluation.collect_detections`)."""
         image_of = {image.image_id: index for index, image in enumerate(split.images)}
         label_of = {category_id: label for label, category_id in enumerate(split.classes.category_ids)}
         boxes = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
@@ -134,7 +137,8 @@ def assign(overlap: np.ndarray, iou_threshold: float) -> np.ndarray:
     equal overlaps, COCO takes the last.
 
     Args:
-        overlap: (D, N), with detections by falling score, and -1 for pairs that must not match.
+        overlap: (D, N), with the detections in descending order of score, and -1 for pairs that must not
+            match.
 
     Returns:
         The index of the object that each detection takes, (D,); -1 if it takes none.
@@ -171,8 +175,8 @@ def in_same_image(
     """Group detections and objects by image and, if `same_class` is True, by class.
 
     Returns:
-        (index of the image, indices of its detections by falling score, indices of its objects) for each
-        image, or each image and class, that has both.
+        (index of the image, indices of its detections in descending order of score, indices of its objects)
+        for each image, or each image and class, that has both.
     """
 
     def groups(images: np.ndarray, labels: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
@@ -201,6 +205,8 @@ def overlaps(
     without area do not overlap.
 
     Args:
+        detections_xyxy: (D, 4).
+        objects_xyxy: (N, 4).
         crowd: (N,) bool; None means no crowds.
         extra: a number to add to widths and heights; 1 in Pascal's own code, which counts the last pixel.
     """

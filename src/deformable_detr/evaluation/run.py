@@ -14,12 +14,10 @@ batches nor the result.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -56,16 +54,16 @@ from .average_precision import (
     voc_average_precision,
 )
 from .limits import usual_limit
+from .processes import gathered, own_device, process_group, rank_and_count
 from .thresholds import check_rule, choose_thresholds
 
 Metric = Literal["coco", "voc"]
 Batching = Literal["exact", "padded"]
-Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 # Two threads decode and resize while the model works on earlier batches; at most two batches wait.
 NUM_READERS = 2
-MAX_NAMES = 5  # the most class names that a message lists
+MAX_NAMES = 5  # the maximum number of class names that a message lists
 
 
 def evaluate(
@@ -103,18 +101,19 @@ def evaluate(
         model: a `Detector`, or anything that `deformable_detr.load` takes.
         data: a data set's folder, or a `Split`; with a `Split`, the options of reading it are ignored.
         split: the split's name; None means the split on which training measures, `val` or else `test`.
+        format: the layout of the data set: coco, voc, yolo or auto.
         strict: True to refuse a folder with problems; False to print the number of problems.
         images, cache_gb, cache_folder: a URL with the pictures, and the settings of their cache, as in the
             fields of `DataConfig`.
         metric: `coco`, or `voc` with the options `iou_threshold`, `interpolation` and `plus_one` of
             `voc_average_precision`.
-        batching: `exact` or `padded` (see the head of this file).
+        batching: `exact` or `padded` (see the top of this file).
         batch_size: the maximum number of images per batch and process.
         threshold: detections with a lower score are left out. Use 0 for average precision, which needs all.
         max_detections: the maximum number per image, over all classes; None means `usual_limit` (limits.py).
         output: the JSON file for the result, written whole or not at all, by the first process.
         device: where to load `model`; "auto" gives each process its own GPU. A `Detector` stays where it is.
-        max_pixels: the largest H·W of a picture, as for `load`.
+        max_pixels: the maximum H·W of a picture, as for `load`.
         tta: test-time augmentation (tta.py): True for flips and its usual scales, or the scales to use with
             flips. Batching is then `exact`.
         decide: the rule by which the minimum score of each class is chosen: `best_f1`, or the required
@@ -142,13 +141,13 @@ def evaluate(
     if not isinstance(model, str | Path) and max_pixels is not None:
         raise UserError("max_pixels cannot change a detector that is already loaded: pass it to load().")
     folder = None if decide is None else _folder_to_decide_in(model, decide, tta)
-    with _process_group():
-        rank, num_processes = _rank_and_count()
+    with process_group():
+        rank, num_processes = rank_and_count()
         console = _console(console, rank)
         if output is not None and rank == 0:
             check_output_file(output)
         if isinstance(model, str | Path):
-            model = load(model, device=_own_device(device, num_processes), max_pixels=max_pixels)
+            model = load(model, device=own_device(device, num_processes), max_pixels=max_pixels)
         scales = tta_scales(tta)
         detector = augmented_as_requested(model, scales)
         remote = remote_folder(images, cache_gb, cache_folder)
@@ -191,7 +190,7 @@ def evaluate(
             "max_detections": max_detections,
             **({"tta_scales": list(scales)} if scales else {}),
             "classes_not_in_model": unknown,
-            "seconds": round(max(_gathered(time.perf_counter() - start)), 3),
+            "seconds": round(max(gathered(time.perf_counter() - start)), 3),
         }
         if decide is not None and folder is not None:
             metrics["decision"] = _decide(detector, part, rows, decide, folder, rank)
@@ -265,18 +264,18 @@ def collect_detections(
     """Detect in every image of a split and return COCO results rows with the split's own ids.
 
     Classes that the split lacks are left out. If a process group exists, every process works on its share of
-    the images and returns the rows of all.
+    the images and returns the rows of all. The options are those of `evaluate`.
 
     Returns:
         Rows of image_id, category_id, bbox and score, in the order of the split's images, best score first.
 
     Raises:
-        UserError: if an option is out of range, an image cannot be read or has another size than annotated,
+        UserError: if an option is out of range, an image cannot be read or does not have its annotated size,
             the model and the data have no class in common, or the model's output is not finite.
     """
     _check_options(batching, batch_size, threshold, max_detections)
     most = usual_limit(split) if max_detections is None else max_detections
-    rank, num_processes = _rank_and_count()
+    rank, num_processes = rank_and_count()
     category_ids = match_classes(detector.classes, split.classes, split.source)
     if batching == "exact":
         shapes = [detector.resized_size(image.size) for image in split.images]
@@ -307,7 +306,7 @@ def collect_detections(
                 _check_finite(detections, image)
                 rows[index] = _rows(detections.above(threshold), image, category_ids)
             bar.advance(task, len(batch))
-    all_rows = {index: found for part in _gathered(rows) for index, found in part.items()}
+    all_rows = {index: found for part in gathered(rows) for index, found in part.items()}
     return [row for index in sorted(all_rows) for row in all_rows[index]]
 
 
@@ -424,39 +423,3 @@ def _console(console: Console | None, rank: int) -> Console:
     if rank > 0:
         return Console(quiet=True)
     return console or Console(stderr=True)
-
-
-@contextmanager
-def _process_group() -> Iterator[None]:
-    """Create a process group for the block if torchrun started several processes and there is none yet."""
-    started_as_one_of_many = "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if not started_as_one_of_many or torch.distributed.is_initialized():
-        yield
-        return
-    torch.distributed.init_process_group("gloo")  # only Python objects are exchanged
-    try:
-        yield
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-def _rank_and_count() -> tuple[int, int]:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
-
-
-def _gathered(value: Item) -> list[Item]:
-    """Return the values of all processes in the order of their ranks."""
-    _, num_processes = _rank_and_count()
-    if num_processes == 1:
-        return [value]
-    values: list[Any] = [None] * num_processes
-    torch.distributed.all_gather_object(values, value)
-    return values
-
-
-def _own_device(device: str, num_processes: int) -> str:
-    if device == "auto" and num_processes > 1 and torch.cuda.is_available():
-        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    return device

@@ -27,10 +27,14 @@ ROUNDING = 1e-9  # so that 9 right detections of 10 reach a precision of 0.9
 
 @dataclass(frozen=True)
 class ThresholdCurve:
-    """Precision, recall, F1 and number of the detections that reach each of the S `THRESHOLDS`, (S,) each.
+    """The quality of the detections that reach each of the S `THRESHOLDS`.
 
-    The precision is nan if no detection reaches the threshold. `num_objects` is the number of objects that
-    should be found.
+    Attributes:
+        precision: (S,), the share of these detections that are right; nan if there are none.
+        recall: (S,), the share of the objects that they find.
+        f1: (S,), the harmonic mean of precision and recall.
+        num_detections: (S,), the number of these detections that are right or wrong.
+        num_objects: the number of objects that should be found.
     """
 
     precision: np.ndarray
@@ -43,7 +47,8 @@ class ThresholdCurve:
     def best(self) -> int | None:
         """The index of the threshold with the best F1; None if no detection is right.
 
-        If several thresholds have the best F1, this is the highest of them, moved by `_middle`.
+        If several thresholds have the best F1, this is the highest of them, moved to the middle of the
+        thresholds that the same detections reach.
         """
         if not self.num_objects or self.f1.max() <= 0:
             return None
@@ -57,16 +62,16 @@ class ThresholdCurve:
     def most_precise(self) -> int | None:
         """The index of the threshold with the highest precision; None if no detection is right.
 
-        If several thresholds have this precision, this is the lowest of them, moved by `_middle`.
+        If several thresholds have this precision, this is the lowest of them, moved as for `best`.
         """
         if not self.num_objects or self.f1.max() <= 0:
             return None
         return self._middle(int(np.nan_to_num(self.precision, nan=-1.0).argmax()))
 
     def reaching(self, precision: float) -> int | None:
-        """Return the index of the lowest threshold with at least this precision, moved by `_middle`.
+        """Return the index of the lowest threshold with at least this precision, moved as for `best`.
 
-        Of the thresholds with this precision, it has the highest recall. None means that there is no such
+        Of the thresholds with this precision, it has the highest recall. Return None if there is no such
         threshold.
         """
         enough = np.flatnonzero(np.nan_to_num(self.precision, nan=-1.0) >= precision - ROUNDING)

@@ -23,7 +23,8 @@ from ..data.records import ImageRecord, Split
 from ..errors import UserError
 from ..extras import import_extra
 from ..files import check_output_file, make_output_folder, replacing, write_json, write_text
-from ..inference.detector import Detector, Picture, load
+from ..inference.detector import Detector, load
+from ..inference.pictures import Picture
 from ..inference.selection import Selection
 from ..inference.trace_drawing import (
     OBJECT_COLOUR,
@@ -87,7 +88,7 @@ def write_explanation(
             it has none.
         layer: the decoder layer to draw, counted from 1; None means the last one.
         most: the maximum number of detections that get a panel.
-        max_pixels: the largest H·W of a picture, as for `load`.
+        device, max_pixels: as for `load`.
         at: points (x, y) in pixels for which the encoder's attention is also drawn. They are ignored for an
             .html page, whose points form a grid.
 
@@ -125,7 +126,8 @@ def write_gradient(
 ) -> Explained:
     """Write a figure of the gradients of the best `most` detections to a .png, .pdf or .svg file.
 
-    The gradients are those of x, y, width, height and score (paper, figure 5).
+    The gradients are those of x, y, width, height and score (paper, figure 5). The other arguments are those
+    of `write_explanation`.
 
     Raises:
         UserError: in the same cases as `write_explanation`, or if nothing is detected.
@@ -163,7 +165,9 @@ def write_missed(
     Args:
         split: the split's name; None means `val`, or else `test`.
         image: the file name or path of the only image of the split that is judged; None means all images.
-        threshold, max_pixels: as for `write_explanation`.
+        format: the layout of the data set: coco, voc, yolo or auto.
+        threshold, device, max_pixels: as for `write_explanation`.
+        console: the console that shows the progress; None means standard error.
 
     Raises:
         UserError: if `threshold` is out of range, if the data or the model cannot be read or have no class in

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..inference.detector import Detector, Picture, read_picture
+from ..inference.detector import Detector
+from ..inference.pictures import Picture, read_picture
 from ..inference.trace import Explanation
 from ..inference.trace_drawing import BOX_COLOUR, LUMA, draw_box, grid, title, zoom
 from ..structures import Detections, ImageBatch
@@ -49,14 +50,14 @@ def gradients(
 
     A two-stage model passes no gradient through the proposals' boxes, and a model with refinement passes none
     from layer to layer (paper, appendix A.4). The gradients of such a box are therefore those of the last
-    layer's correction only.
+    layer's correction only. The arguments are those of `Detector.explain`.
 
     Raises:
         UserError: in the same cases as `Detector.explain`.
     """
     picture = read_picture(image, detector.data.max_pixels)
     explanation = detector.explain(picture, threshold, max_detections=max_detections)
-    pixels = detector.preprocess(picture)
+    pixels = detector.plain.preprocess(picture)
     norms = [_norms(detector, pixels, explanation, row) for row in range(len(explanation))]
     shape = (0, len(TERMS), *pixels.shape[1:])
     return Gradients(

@@ -61,6 +61,7 @@ class Claims:
     Attributes:
         queries: the index of each detection's query.
         labels: the class index of each detection.
+        scores: the score of each detection.
         suppressed: the (query, class) pairs that non-maximum suppression removed, each mapped to the index of
             the detection of its class that it overlaps most; empty if the model uses no suppression
             (`model.nms_iou`).
@@ -263,7 +264,7 @@ def missed_objects(
             detector.model,
             detector.classification,
             detector.classes,
-            detector.preprocess(picture),
+            detector.plain.preprocess(picture),
             record.size,
         )
         known = np.array([label in to_model for label in record.labels], dtype=bool)

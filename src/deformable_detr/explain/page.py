@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..inference.detector import Detector, Picture, read_picture
+from ..inference.detector import Detector
+from ..inference.pictures import Picture, read_picture
 from ..inference.selection import Selection
 from ..inference.trace import Attention, EncoderTraces, Explanation, SamplingPoints
 from ..inference.trace_drawing import WEIGHT_COLOURS
@@ -38,6 +39,7 @@ def page(
     """Return the page as HTML, and the number of detections that it shows.
 
     The page contains fewer detections than `max_detections` if each has very many points (dense attention).
+    The arguments except `title` are those of `Detector.explain`.
 
     Raises:
         UserError: in the same cases as `Detector.explain`.
@@ -113,10 +115,13 @@ def page_data(explanation: Explanation, selection: Selection) -> dict[str, Any]:
     }
 
 
-def _grid_points(size: tuple[int, int], maximum: int) -> list[tuple[float, float]]:
-    """Return about `maximum` points (x, y), but from MIN_POINTS to MAX_POINTS, on a grid over a picture."""
+def _grid_points(size: tuple[int, int], number: int) -> list[tuple[float, float]]:
+    """Return a grid of points (x, y) over a picture.
+
+    There are about `number` points, but at least MIN_POINTS and at most MAX_POINTS.
+    """
     height, width = size
-    number = min(MAX_POINTS, max(MIN_POINTS, maximum))
+    number = min(MAX_POINTS, max(MIN_POINTS, number))
     columns = max(1, round((number * width / height) ** 0.5))
     rows = max(1, number // columns)
     return [

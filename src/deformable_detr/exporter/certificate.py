@@ -78,7 +78,7 @@ class Drift:
         box: the maximum difference of a box's centre coordinate, width or height, as a fraction of the
             picture's side.
         confident_box: the same as `box`, but only over boxes with a high score in PyTorch (see CONFIDENT).
-        worst: the name of the batch in which each of these maxima occurred, by the maximum's name.
+        worst: for each of these maxima, by its name, the name of the batch in which it occurred.
     """
 
     logit: float

@@ -26,9 +26,10 @@ from ..data.scenes import draw_scene
 from ..errors import ExportRefusedError, UserError
 from ..evaluation import evaluate
 from ..files import check_output_file, replacing, write_json
-from ..inference.detector import Detector, load, read_picture
+from ..inference.detector import Detector, load
 from ..inference.exported import ExportedModel
 from ..inference.exported.metadata import Metadata
+from ..inference.pictures import read_picture
 from ..inference.torch_backends import TorchBackend
 from ..models import copy_on_same_memory
 from ..prediction.sources import find_pictures
@@ -121,7 +122,8 @@ def export(
     exception: it is for other programs.
 
     Args:
-        model: a `Detector`, or anything that `load` accepts except an exported file.
+        model: a `Detector`, or anything that `load` accepts except an exported file. Test-time augmentation
+            is left out.
         output: an .onnx file, an .xml file (OpenVINO, which adds a .bin file), or a .pt2 file (torch.export).
         to: the engine.
         operator: the way in which deformable attention samples. `grid_sample` uses a standard operator.
@@ -136,7 +138,7 @@ def export(
         format: the layout of `data`.
         calibration: pictures, folders or globs that determine the numeric ranges for int8.
         num_images: the maximum number of pictures that are compared.
-        max_pixels: the largest H·W of a picture, as for `load`; it must be None if `model` is a `Detector`.
+        max_pixels: the maximum H·W of a picture, as for `load`; it must be None if `model` is a `Detector`.
         max_box_drift, max_score_drift, max_ap_drift: bounds; see `certificate.Bounds` for their units.
         console: the console on which progress is shown; None means that it is not shown.
 
@@ -151,7 +153,7 @@ def export(
     check_libraries(to)
     if isinstance(model, Detector) and max_pixels is not None:
         raise UserError("max_pixels cannot change a detector that is already loaded: pass it to load().")
-    detector = load(model, device="cpu", max_pixels=max_pixels) if isinstance(model, str | Path) else model
+    detector = model.plain if isinstance(model, Detector) else load(model, "cpu", max_pixels=max_pixels)
     part = data if data is None or isinstance(data, Split) else read_split(data, split, format=format)
     pictures = _pictures(detector, images, part, num_images)
     console = console or Console(quiet=True)
@@ -197,7 +199,7 @@ class _Task:
         """Write the graph with its certificate if its drift from the PyTorch model is within the bounds.
 
         Raises:
-            ExportRefusedError: if it is not.
+            ExportRefusedError: if the drift exceeds a bound.
         """
         metadata = Metadata(self.detector.checkpoint.description, None)
         with replacing(target) as draft:

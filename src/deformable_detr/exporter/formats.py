@@ -55,7 +55,7 @@ class Draft(ABC):
 
 
 class OnnxDraft(Draft):
-    """An ONNX graph of standard operators with all weights, but without paths of this machine."""
+    """An ONNX graph of standard operators with all weights, but without file paths of this machine."""
 
     def __init__(self, proto: Any):
         self.proto = proto

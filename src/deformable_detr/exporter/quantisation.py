@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from ..inference.detector import Detector, read_picture
+from ..inference.detector import Detector
 from ..inference.exported.metadata import INPUTS
 from ..inference.exported.model import engine
+from ..inference.pictures import read_picture
 from .formats import OnnxDraft, quietly
 
 MAX_CALIBRATION = 32  # pictures; more make hardly any difference

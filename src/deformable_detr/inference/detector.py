@@ -10,20 +10,19 @@ PyTorch is imported only where a PyTorch model is used, so that an exported file
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
 from PIL import Image
 
 from .. import checkpoint as checkpoints
-from ..checkpoint.names import DEMO, demo_pictures
 from ..classification import build_classification
 from ..config import DataConfig, ModelConfig
 from ..config import recipe as recipe_of
-from ..data.images import open_image
 from ..data.preprocessing import model_input, resized_size
 from ..errors import UserError
 from ..structures import ClassTable, Detections
@@ -31,6 +30,7 @@ from ..words import count, listed, printable
 from . import exported
 from .backend import Backend
 from .exported import ExportedModel
+from .pictures import Picture, read_picture
 from .postprocess import detections_of_candidates, num_candidates
 from .selection import Selection
 
@@ -42,13 +42,18 @@ if TYPE_CHECKING:
     from ..models import DetectionModel
     from .trace import Explanation
 
-Picture: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
 USUAL_DETECTIONS = 100  # per picture, unless the model has more queries
 MAX_NAMES = 8  # maximum number of class names in a detector's repr
 
 
 class Augmentation(Protocol):
-    """A way to detect objects in several views of a picture; see tta.py."""
+    """A way to detect objects in several views of a picture; see tta.py.
+
+    `plain` is the detector that detects objects in each view.
+    """
+
+    @property
+    def plain(self) -> Detector: ...
 
     def preprocess(self, picture: Image.Image) -> Tensor: ...
 
@@ -68,14 +73,10 @@ class Detector:
         decision: the model's own thresholds; None if it has none, so that 0.5 is used.
     """
 
-    def __init__(
-        self,
-        source: Checkpoint | ExportedModel,
-        backend: Backend,
-        augmentation: Augmentation | None = None,
-    ):
+    _augmentation: Augmentation | None = None
+
+    def __init__(self, source: Checkpoint | ExportedModel, backend: Backend):
         self._source = source
-        self._augmentation = augmentation
         self.backend = backend
         description = source.description
         self.config, self.data, self.recipe = description.config, description.data, description.recipe
@@ -83,8 +84,7 @@ class Detector:
         self.classification = build_classification(description.config)
         # `preprocess` converts PIL RGB to (3, h, w) for `detect`: normalised pixels (an array for an exported
         # file, otherwise a tensor) or, with an augmentation, the result of its `preprocess`.
-        self._transform = _transform_for(source)
-        self.preprocess = self._transform if augmentation is None else augmentation.preprocess
+        self.preprocess = _transform_for(source)
 
     def __repr__(self) -> str:
         return _in_words(self)
@@ -103,8 +103,15 @@ class Detector:
         return cls(checkpoint, backend_for(checkpoint.model, chosen, choose_dtype(dtype, chosen)))
 
     def augmented(self, augmentation: Augmentation) -> Detector:
-        """Return a detector with the same model that detects objects by means of `augmentation`."""
-        return Detector(self._source, self.backend, augmentation)
+        """Return a copy of this detector that detects objects by means of `augmentation`."""
+        other = copy(self)
+        other._augmentation, other.preprocess = augmentation, augmentation.preprocess
+        return other
+
+    @property
+    def plain(self) -> Detector:
+        """This detector without augmentation: its `preprocess` returns what the model sees."""
+        return self if self._augmentation is None else self._augmentation.plain
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -153,6 +160,7 @@ class Detector:
         depend on the batch, pass pictures of equal shape, as `predict` does.
 
         Args:
+            pixels: results of `preprocess`.
             original_sizes: the (H, W) of each picture before preprocessing; boxes are in its pixels.
             max_detections: the maximum number of detections per picture.
         """
@@ -269,7 +277,7 @@ class Detector:
             self.model,
             self.classification,
             self.classes,
-            self._transform(picture),
+            self.plain.preprocess(picture),
             np.asarray(picture),
             self.selection(threshold),
             max_detections,
@@ -330,7 +338,7 @@ def load(
         device: `auto` (CUDA if there is a GPU), `cpu`, `cuda`, `cuda:1`, … Exported files run on the CPU.
         dtype: the type in which the model computes: None or `fp32`, `bf16`, `fp16` (the weights of
             `detector.model` stay float32). An exported file computes in the type in which it was exported.
-        max_pixels: the largest H·W of a picture; None means the limit with which the model was trained.
+        max_pixels: the maximum H·W of a picture; None means the limit with which the model was trained.
 
     Raises:
         UserError: if there is no such model, it cannot be read, or the device does not compute in `dtype`.
@@ -365,9 +373,11 @@ def create(
             ids. It is ignored if `classes` is given.
         classes: the names of the classes.
         backbone_weights: None (random), `imagenet`, or a .safetensors/.pth file.
+        device, dtype: as for `load`.
 
     Raises:
-        UserError: if the recipe is unknown, class names are not distinct, or the weights cannot be loaded.
+        UserError: if the recipe is unknown, class names are not distinct, the weights cannot be loaded, or
+            the device does not exist or does not compute in `dtype`.
     """
     run = recipe_of(recipe)
     if classes is not None:
@@ -388,6 +398,9 @@ def new_checkpoint(
     """Return a checkpoint with an untrained model for these classes, in evaluation mode.
 
     `backbone_weights` is as for `create`.
+
+    Raises:
+        UserError: if the backbone is unknown to timm, or the weights cannot be loaded.
     """
     from ..models import build_model
 
@@ -400,9 +413,9 @@ def new_checkpoint(
 
 def _check_names(classes: Sequence[str]) -> None:
     if isinstance(classes, str):
-        raise UserError(f'classes must be a list of names, classes=["{classes}"], not the text {classes!r}.')
+        raise UserError(f'classes must be a list of names, classes=["{classes}"], not {classes!r}.')
     if not classes or not all(isinstance(name, str) and name.strip() for name in classes):
-        raise UserError(f"classes must be a list of at least one name, each a text, not {list(classes)!r}.")
+        raise UserError(f"classes must be a list of at least one name, each a string, not {list(classes)!r}.")
     repeated = sorted({name for name in classes if list(classes).count(name) > 1})
     if repeated:
         raise UserError(f"classes must differ from each other: {', '.join(repeated)} is there twice.")
@@ -430,39 +443,3 @@ def equal_shape_batches(shapes: Sequence[tuple[int, int]], batch_size: int) -> l
         for group in groups.values()
         for start in range(0, len(group), batch_size)
     ]
-
-
-def read_picture(image: Picture, max_pixels: int) -> Image.Image:
-    """Return any accepted picture as PIL RGB, turned upright according to its EXIF orientation.
-
-    `demo` is the first picture that comes with the bundled model, unless a file has this name.
-
-    Raises:
-        UserError: if `image` is of another type or cannot be read.
-    """
-    if isinstance(image, str) and image == DEMO and not Path(DEMO).exists():
-        image = demo_pictures()[0]
-    elif not isinstance(image, str | Path | Image.Image | np.ndarray):
-        image = _array_of_tensor(image)
-    return open_image(image, max_pixels=max_pixels).picture
-
-
-def _array_of_tensor(image: Any) -> np.ndarray:
-    """Return a tensor (3, H, W) as an array (H, W, 3) uint8; raise a `UserError` for anything else."""
-    import torch
-
-    if not isinstance(image, torch.Tensor):
-        raise UserError(
-            "a picture must be a path, a PIL image, an array or a tensor, "
-            f"not {type(image).__name__}: convert it first."
-        )
-    if image.ndim != 3 or image.shape[0] != 3:
-        raise UserError(f"a picture as a tensor must have shape (3, H, W), not {tuple(image.shape)}.")
-    if image.is_floating_point():
-        if image.numel() and not (float(image.min()) >= 0 and float(image.max()) <= 1):
-            raise UserError(
-                "a picture as a float tensor must hold values in [0, 1]: pass it before normalisation."
-            )
-        image = (image * 255).round().to(torch.uint8)
-    array: np.ndarray = image.permute(1, 2, 0).cpu().numpy()
-    return array

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The k best pairs of query and class of each image, and their boxes, `boxes_cxcywh` (B, k, 4)."""
+    """The k best `pairs` of query and class of each image, and their boxes, `boxes_cxcywh` (B, k, 4)."""
 
     pairs: TopArrays
     boxes_cxcywh: np.ndarray
@@ -74,6 +74,8 @@ def postprocess(
     Args:
         logits: (B, Q, num_logits).
         boxes_cxcywh: (B, Q, 4), normalised by the unpadded image.
+        classification: the meaning of the logits.
+        classes: the names and ids of the classes.
         original_sizes: (H, W) of each picture before resizing, in pixels.
         nms_iou: detections that overlap a better one of their class by more than this IoU are left out; None
             disables this.
@@ -93,7 +95,10 @@ def detections_of_queries(
     max_detections: int = 100,
     nms_iou: float | None = None,
 ) -> list[tuple[Detections, np.ndarray]]:
-    """Return, for each image, the result of `postprocess` and the query indices of its detections, (N,)."""
+    """Return, for each image, the result of `postprocess` and the query indices of its detections, (N,).
+
+    The arguments are those of `postprocess`.
+    """
     k = num_candidates(max_detections, logits.shape[1], nms_iou)
     candidates = candidates_of(logits, boxes_cxcywh, classification, k)
     return detections_of_candidates(candidates, classes, original_sizes, max_detections, nms_iou)
@@ -106,7 +111,10 @@ def detections_of_candidates(
     max_detections: int,
     nms_iou: float | None,
 ) -> list[tuple[Detections, np.ndarray]]:
-    """Return, for each image, its detections in pixels and the query indices of these detections, (N,)."""
+    """Return, for each image, its detections in pixels and the query indices of these detections, (N,).
+
+    The other arguments are those of `postprocess`.
+    """
     pairs, centres, sizes = (
         candidates.pairs,
         candidates.boxes_cxcywh[..., :2],

@@ -55,8 +55,8 @@ class Selection:
 
         Raises:
             UserError: if the model does not have one of these classes (the message lists the closest names),
-                if a score is outside [0, 1], if `classes` is empty or a text, or if `class_thresholds` names
-                a class that is not selected.
+                if a score is outside [0, 1], if `classes` is empty or a string, or if `class_thresholds`
+                names a class that is not selected.
         """
         common, reason = _common(threshold, decision, len(table))
         if isinstance(classes, str):

@@ -42,7 +42,7 @@ class Runner(Protocol):
 
 
 class RunnerBackend(Backend):
-    """Runs a replica for its device, built on the first call and rebuilt after changes of the model."""
+    """Runs a replica for its device, built on the first call and rebuilt when the model has changed."""
 
     def __init__(self, model: DetectionModel, device: torch.device, dtype: torch.dtype):
         self.model = model.to(device)

@@ -54,7 +54,7 @@ class SamplingPoints:
     def share_inside(self, boxes_xyxy: np.ndarray) -> np.ndarray:
         """Return the share of each row's weight inside a box in each layer, (R, T), as a mean over the heads.
 
-        `boxes_xyxy` is one box for all rows, (4,), or one box for each row, (R, 4).
+        `boxes_xyxy` is one box for all rows, (4,), or one box for each row, (R, 4), in pixels.
         """
         low, high = np.split(np.broadcast_to(boxes_xyxy, (len(self.weights), 4)), 2, axis=-1)
         expand = (slice(None), *[None] * (self.locations.ndim - 2))
@@ -118,10 +118,10 @@ class Proposals:
     """The boxes of the first stage from which R queries start.
 
     Attributes:
-        boxes_xyxy: (R, 4).
+        boxes_xyxy: (R, 4), in pixels of the original picture.
         objectness: (R,) in [0, 1].
         levels: (R,), the index of the level of each proposal's memory token.
-        centres: (R, 2), the centre of this token's cell.
+        centres: (R, 2), the centre (x, y) of this token's cell, in pixels of the original picture.
     """
 
     boxes_xyxy: np.ndarray
@@ -208,7 +208,11 @@ class Explanation:
         return f"Explanation({self.detections.in_words()}; {count(num_layers, 'decoder layer')})"
 
     def draw(self, *, layer: int = -1, most: int = 5) -> Figure:
-        """Return a figure of where the model looked; the arguments are those of `trace_drawing.draw`."""
+        """Return a figure of where the model looked; the arguments are those of `trace_drawing.draw`.
+
+        Raises:
+            UserError: if matplotlib is not installed.
+        """
         from .trace_drawing import draw
 
         import_extra("matplotlib", "figures", "draw")
@@ -249,7 +253,10 @@ def explain_picture(
     Args:
         pixels: the preprocessed picture, (3, h, w).
         picture: the original picture, (H, W, 3) uint8.
+        selection: the minimum score of each class.
+        max_detections: the maximum number of explained detections.
         places: the points (x, y) for which the encoder's attention is traced.
+        nms_iou: as for `postprocess`.
 
     Raises:
         UserError: in the same cases as `trace_picture`.

@@ -159,7 +159,7 @@ def grid(
 
 
 def show_picture(panel: Axes, image: np.ndarray) -> None:
-    """Draw the picture so that its pixel (0, 0) covers [0, 1] × [0, 1]; cut off what is outside."""
+    """Draw a picture (H, W, 3) so that pixel (0, 0) covers [0, 1] × [0, 1]; cut off what is outside."""
     height, width = image.shape[:2]
     # The picture is greyed a little, because colour shows the weights.
     grey = image @ LUMA
@@ -173,7 +173,7 @@ def zoom(panel: Axes, box_xyxy: np.ndarray, size: tuple[int, int]) -> None:
     """Show the part of a picture around a box, in the picture's aspect ratio.
 
     The box fills at most 1 / CONTEXT of a side, unless the view is the whole picture, and the magnification
-    is at most MAX_ZOOM. `size` is the (H, W) of the picture.
+    is at most MAX_ZOOM. `box_xyxy` is (4,), and `size` is the (H, W) of the picture.
     """
     extent, low, high = np.array(size[::-1]), box_xyxy[:2], box_xyxy[2:]
     share = min(1.0, float((CONTEXT * (high - low) / extent).max()))

@@ -1,4 +1,4 @@
-"""Test-time augmentation: detect objects in several sizes of each picture and in their mirror images, and
+"""Test-time augmentation: detect objects in each picture at several sizes, and in the mirror images, and
 merge the detections (paper, Table 3, last row).
 
 It is separate from the model: a detector with views can be evaluated and used like any other detector.
@@ -70,7 +70,7 @@ class MergedViews:
     def __init__(self, detector: Detector, views: Sequence[View], overlap: float = OVERLAP):
         if not 0 < overlap < 1:
             raise UserError(f"the overlap of merged detections must be between 0 and 1, not {overlap}.")
-        self.plain = detector
+        self.plain = detector.plain
         self.views = tuple(views)
         self.overlap = overlap
         self.transforms = {
@@ -131,9 +131,13 @@ def tta_scales(tta: bool | Sequence[float]) -> tuple[float, ...]:
 
 
 def augmented(detector: Detector, scales: Sequence[float] = SCALES) -> Detector:
-    """Return a detector that merges the views in these scales and their mirror images.
+    """Return a detector that merges the detections at these scales and in the mirror images.
 
-    Its explanations are those of the plain detector.
+    A scale is a factor on the size to which `detector` resizes pictures. Explanations are those of the plain
+    detector.
+
+    Raises:
+        UserError: in the same cases as `views_of`.
     """
     return detector.augmented(MergedViews(detector, views_of(scales)))
 

@@ -159,7 +159,7 @@ class Forecast:
 
     @property
     def is_disturbed(self) -> bool:
-        """Whether other programs clearly slowed the measured updates down."""
+        """True if other programs clearly slowed down the measured updates."""
         return self.load > 1.5 * self.cores and self.slowdown > 1.5
 
     @property

@@ -34,9 +34,10 @@ class PictureCheck:
 
 @dataclass(frozen=True)
 class _Seen:
-    """The result for one file.
+    """The result of checking one image file.
 
     Attributes:
+        problem: the reason why the image is unusable or suspect; None if there is none.
         rotated: True if the image is turned according to its EXIF data.
         not_rotated: True if the EXIF orientation is ignored, because the image was annotated as it is stored.
     """
@@ -53,8 +54,11 @@ def check_pictures(
     """Check the image files of a split.
 
     Args:
+        split: the name of the split, for messages.
+        images: its images.
         how: `decode` reads every byte of every file (and decodes JPEG at an eighth of its width and height),
             `headers` reads only the first bytes, and `no` reads nothing.
+        max_pixels: the maximum H·W of a picture; larger ones are reported.
         console: the console on which to show the progress if it is a terminal.
     """
     if how == "no":

@@ -283,7 +283,7 @@ def _names(data: _Data) -> Iterator[Remark]:
         if len(variants) > 1:
             yield Remark(
                 "class-names-alike",
-                f"The class names {', '.join(map(repr, variants))} differ only in case, blanks or dashes: "
+                f"The class names {', '.join(map(repr, variants))} differ only in case, spaces or dashes: "
                 "for the model they are different classes. Merge them if they mean the same.",
             )
     shared: dict[str, list[int]] = {}

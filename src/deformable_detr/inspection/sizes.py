@@ -1,7 +1,7 @@
 """Object sizes as the model sees them, in pixels after the recipe's resizing and in cells of feature levels.
 
-An object's size is the square root of its box's area. Crowds are left out, because they are not learned.
-Letters: N objects, L levels.
+An object's size is the square root of its box's area. Crowds are left out, because models are not trained on
+them. Letters: N objects, L levels.
 """
 
 from __future__ import annotations

@@ -191,7 +191,7 @@ def _class_counts(split: Split) -> tuple[ClassCount, ...]:
 def _listed_twice(split: Split) -> list[Problem]:
     """Return a problem for each further entry of a file that is listed under several ids.
 
-    Each of the entries has only some of the file's objects.
+    Such entries are a problem, because each of them has only some of the file's objects.
     """
     first: dict[Path, int] = {}
     problems = []
@@ -226,6 +226,9 @@ def _doubled_boxes(split: Split) -> list[Problem]:
 
 def repeated_boxes(boxes_xyxy: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> list[int]:
     """Return those of `rows` that repeat an earlier row: the same label, and the same box up to half a pixel.
+
+    `boxes_xyxy` (N, 4) and `labels` (N,) are those of all objects; `rows` are the indices of the objects to
+    compare.
 
     Time and memory grow with the number of boxes, not with its square. If more than `_NEIGHBOURS` different
     boxes are all the same up to half a pixel, some may be missed.

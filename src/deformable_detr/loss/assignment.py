@@ -58,7 +58,7 @@ class ImageAssigner(Assigner):
 
     @abstractmethod
     def assign(self, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the indices of the queries and those of the objects of the pairs chosen from `matrix`."""
+        """Choose pairs from `matrix` (Q, N); return the indices of their queries and of their objects."""
 
     @torch.no_grad()
     def __call__(self, layers: Sequence[Layer]) -> list[Match]:

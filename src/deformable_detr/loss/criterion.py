@@ -62,6 +62,9 @@ class SetCriterion:
                 update.
             further: predictions that are not in the model's output, from training routes.
 
+        Returns:
+            The weighted total, a float32 scalar with a gradient, and the unweighted terms by name.
+
         Raises:
             NonFiniteError: if predictions or target boxes are not finite; the message names the image.
         """
@@ -82,7 +85,7 @@ class SetCriterion:
         return Losses(total, terms)
 
     def stages(self, output: DetectorOutput, targets: Sequence[Target]) -> list[Stage]:
-        """Return a stage for each decoder layer that has losses and, in two stages, one for the proposals."""
+        """Return a stage for each layer that has losses and, in a two-stage model, one for the proposals."""
         repeats = self.config.object_repeats
         assigner = self.matcher if repeats == 1 else Repeated(self.matcher, repeats)
         stages = stages_of(

@@ -44,6 +44,7 @@ def stages_of(
     Args:
         name: the suffix of the last layer. The suffixes of earlier layers are `name` plus `_0`, `_1`, ….
         auxiliary: whether layers before the last one have losses.
+        targets, assigner, weight, repeats: as in `Stage`.
     """
     numbered = {name: layers[-1]}
     if auxiliary:

@@ -292,7 +292,11 @@ def register_backbone(name: str, build: BackboneBuilder) -> None:
 
 
 def build_backbone(config: BackboneConfig, num_maps: int) -> Backbone:
-    """Build the backbone of `config`, which returns `num_maps` maps, and freeze its untrained stages."""
+    """Build the backbone of `config`, which returns `num_maps` maps, and freeze its untrained stages.
+
+    Raises:
+        UserError: if timm has no such feature extractor, or its stages cannot be frozen.
+    """
     backbone: Backbone
     if config.name in _BACKBONES:
         backbone = _BACKBONES[config.name](config, num_maps)

@@ -31,7 +31,11 @@ from .queries import MixedQueries, ProposalQueries, ReferencePointQueries, Stati
 
 
 def build_model(config: ModelConfig) -> DetectionModel:
-    """Build an untrained model in training mode, initialised as in the authors' code (specification §3.4)."""
+    """Build an untrained model in training mode, initialised as in the authors' code (specification §3.4).
+
+    Raises:
+        UserError: in the same cases as `build_backbone`.
+    """
     backbone = build_backbone(config.backbone, num_maps=_num_maps(config))
     head = PredictionHead(config.hidden_dim, _num_logits(config))
     heads = [head, *(copy.deepcopy(head) for _ in range(_num_heads(config) - 1))]
@@ -75,6 +79,9 @@ def level_strides(config: ModelConfig) -> tuple[int, ...]:
     """Return the number of image pixels per cell along one axis, for each feature level, finest first.
 
     No weights are allocated.
+
+    Raises:
+        UserError: in the same cases as `build_backbone`.
     """
     with torch.device("meta"):
         strides = build_backbone(config.backbone, num_maps=_num_maps(config)).strides
@@ -93,8 +100,8 @@ def _num_logits(config: ModelConfig) -> int:
 def _num_heads(config: ModelConfig) -> int:
     """Return the number of prediction heads.
 
-    Without refinement, all layers share one head. With refinement, each layer has a head, and in two stages,
-    the proposals have one too.
+    Without refinement, all layers share one head. With refinement, each layer has a head, and in two-stage
+    models, the proposals have one too.
     """
     if not config.refine_references:
         return 1

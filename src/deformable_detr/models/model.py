@@ -57,12 +57,15 @@ class DetectionModel(nn.Module):
             The predictions of each layer and, if the queries have them, the first stage's proposals. Those of
             the last layer are `.predictions[-1]`, with `.logits` (B, Q, num_logits) and `.boxes_cxcywh`
             (B, Q, 4).
+
+        Raises:
+            ValueError: if the images have other shapes or types.
         """
         memory = self.remember(images)
         return self.answer(self.queries(memory), memory)
 
     def remember(self, images: ImageBatch | FeatureBatch | Tensor | Sequence[Tensor]) -> FeatureMemory:
-        """Return the encoder's output for any input of `forward`."""
+        """Return the encoder's output, with tokens (B, S, C), for any input of `forward`."""
         batch = images if isinstance(images, FeatureBatch) else ImageBatch.from_input(images)
         memory: FeatureMemory = self.encoder(self.embed(batch))
         return memory

@@ -1,8 +1,8 @@
 """Sources of object queries (paper, section 4.2; specification §4.1, §4.4, §12.1).
 
-Queries are learned (DETR), learned with reference points (Deformable DETR), or the first stage's proposals,
-whose content may be learned too.
-Each source is a module with forward(memory) -> Queries.
+Queries may be learned (DETR), learned together with reference points (Deformable DETR), or derived from the
+first stage's proposals, in which case their content may still be learned. Each source is a module with
+forward(memory) -> Queries.
 
 Letters: B batch, Q queries, S memory tokens, C channels.
 """
@@ -191,9 +191,9 @@ def with_best_proposals(queries: nn.Module) -> nn.Module:
 
 
 def chooses_proposals(queries: nn.Module) -> TypeGuard[ProposalQueries]:
-    """Return whether `BestProposals` would make the same queries.
+    """Return whether `queries` computes what `BestProposals` does, so that the latter can replace it.
 
-    Subclasses from outside the package are included, if they inherit `forward` from `ProposalQueries`.
+    This includes subclasses from outside the package that inherit `forward` from `ProposalQueries`.
     """
     return isinstance(queries, ProposalQueries) and type(queries).forward is ProposalQueries.forward
 

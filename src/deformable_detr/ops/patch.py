@@ -192,7 +192,6 @@ def _rebound(forward: FunctionType) -> FunctionType:
 
     Neither the module's file nor other instances change.
 
-
     Python looks up a function's global names in one dictionary, its `__globals__`. The code is copied because
     torch.compile stores its results on the code object, and these are invalid for another dictionary.
     """

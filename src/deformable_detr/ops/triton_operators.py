@@ -260,7 +260,10 @@ def ms_deform_attn(
     weights: Tensor,
     points_per_level: Sequence[int],
 ) -> Tensor:
-    """Return the output, (B, Q, M·D), in the dtype of `value`."""
+    """Return the output, (B, Q, M·D), in the dtype of `value` (B, S, M, D).
+
+    `spatial_shapes` is (H_1, W_1, …); `locations` are (B, Q, M, P, 2), and `weights` (B, Q, M, P).
+    """
     return _run_forward(_checked(value, spatial_shapes, None, locations, weights, points_per_level))
 
 
@@ -272,7 +275,7 @@ def ms_deform_attn_backward(
     weights: Tensor,
     points_per_level: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of value, locations and weights."""
+    """Return the gradients of value, locations and weights, in their shapes (see `ms_deform_attn`)."""
     call = _checked(value, spatial_shapes, None, locations, weights, points_per_level)
     grads = _run_backward(call, grad_output)
     return grads.value, grads.points, grads.weights
@@ -286,7 +289,11 @@ def fused_ms_deform_attn(
     logits: Tensor,
     points_per_level: Sequence[int],
 ) -> Tensor:
-    """Return the output, (B, Q, M·D), in the dtype of `value`."""
+    """Return the output, (B, Q, M·D), in the dtype of `value` (B, S, M, D).
+
+    `spatial_shapes` is (H_1, W_1, …); `reference` is (B, Q, L, 2 or 4), `offsets` are (B, Q, M, P, 2), and
+    `logits` (B, Q, M, P).
+    """
     return _run_forward(_checked(value, spatial_shapes, reference, offsets, logits, points_per_level))
 
 
@@ -299,7 +306,7 @@ def fused_ms_deform_attn_backward(
     logits: Tensor,
     points_per_level: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of value, reference, offsets and logits."""
+    """Return the gradients of value, reference, offsets and logits, in their shapes."""
     call = _checked(value, spatial_shapes, reference, offsets, logits, points_per_level)
     grads = _run_backward(call, grad_output)
     return grads.value, grads.reference, grads.points, grads.weights

@@ -45,6 +45,8 @@ class Line:
     """A line of a chart. It is interrupted at points that are nan.
 
     Attributes:
+        name: the line's name in the legend.
+        x, y: the coordinates of its points in the units of the axes, of equal length.
         colour: the number of one of the page's colours; None means a faint line.
         dots: True if a dot with a tooltip is drawn at each point.
     """
@@ -116,7 +118,16 @@ def line_chart(
     bars: Sequence[Bar] = (),
     named: Sequence[Line] | None = None,
 ) -> Markup:
-    """Draw a chart. It has a legend if several lines are `named` (by default, all that have a colour)."""
+    """Return a chart as an SVG element.
+
+    Args:
+        lines: the lines, drawn over the bars.
+        x, y: the axes.
+        title: a description for readers who do not see the chart.
+        marks: vertical lines with labels.
+        bars: the bars of a histogram.
+        named: the lines in the legend, which is omitted if there is only one; by default, all with a colour.
+    """
     text = render(
         "chart.svg",
         plot=_Plot(x, y),
@@ -130,7 +141,10 @@ def line_chart(
 
 
 def sparkline(curve: np.ndarray, dashed: np.ndarray, title: str) -> Markup:
-    """Draw two curves of values in [0, 1] that fit into a row of a table."""
+    """Return a small SVG element for a table row, with a solid and a dashed curve.
+
+    `curve` and `dashed` are (R,), with values in [0, 1] at equal distances along x.
+    """
 
     def path(values: np.ndarray) -> str:
         last = len(values) - 1

@@ -69,7 +69,8 @@ def predict(
         every: n, to process only every n-th frame of videos.
         max_detections: the maximum number per picture, frame or tile, as for `Detector.predict`.
         batch_size: the maximum number of pictures, frames or tiles that are computed together.
-        max_pixels: the largest H·W of a picture or frame, as for `load`; a `Detector` has its own limit.
+        device, dtype: as for `load`; a `Detector` stays as it is.
+        max_pixels: the maximum H·W of a picture or frame, as for `load`; a `Detector` has its own limit.
         tta: test-time augmentation, as for `evaluate`.
         progress: a function that is called with "pictures" or the name of a video, the number of finished
             pictures or frames, and their total number (None if it is unknown).

@@ -82,7 +82,7 @@ class WholePictures(Finder):
 
 
 def with_views(detector: Detector, tta: bool | Sequence[float]) -> Detector:
-    """Return `detector`, with the test-time augmentation of the option `tta` if it is not False."""
+    """Return `detector` with the test-time augmentation that the option `tta` requests, if any."""
     if not tta:
         return detector
     from ..inference.tta import augmented_as_requested

@@ -74,9 +74,20 @@ def open_source(source: str | Path | Camera, max_pixels: int) -> FrameSource:
 
     Raises:
         UserError: if it does not exist, cannot be opened, is a file without pictures or with frames of more
-            than `max_pixels`, or requires a package that is not installed.
+            than `max_pixels`, or requires a package that is not installed. Reading a frame of a camera raises
+            it if the frame has more than `max_pixels`.
     """
-    return CameraSource(source) if isinstance(source, Camera) else VideoFile(Path(source), max_pixels)
+    if isinstance(source, Camera):
+        return CameraSource(source, max_pixels)
+    return VideoFile(Path(source), max_pixels)
+
+
+def _check_size(source: Path | Camera, height: int, width: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise UserError(
+            f"{source} has frames of {width} x {height} pixels ({width * height:,}), more than the limit of "
+            f"{max_pixels:,}: make them smaller or raise the limit (--data.max_pixels)."
+        )
 
 
 class VideoFile(FrameSource):
@@ -100,12 +111,8 @@ class VideoFile(FrameSource):
                 raise UserError(f"{path} contains no pictures, only sound: name a video.")
             self._stream: VideoStream = self._container.streams.video[0]
             self._stream.thread_type = "AUTO"
-            width, height = self._stream.codec_context.width, self._stream.codec_context.height
-            if width * height > max_pixels:
-                raise UserError(
-                    f"{path} has frames of {width} x {height} pixels ({width * height:,}), more than the "
-                    f"limit of {max_pixels:,}: make it smaller or raise the limit (--data.max_pixels)."
-                )
+            context = self._stream.codec_context
+            _check_size(path, context.height, context.width, max_pixels)
         except BaseException:
             self._container.close()
             raise
@@ -160,9 +167,9 @@ class CameraSource(FrameSource):
     total = None
     broken_packets = 0
 
-    def __init__(self, camera: Camera):
+    def __init__(self, camera: Camera, max_pixels: int):
         cv2: Any = import_extra("cv2", "video", f"reading {camera}")
-        self.camera = camera
+        self.camera, self.max_pixels = camera, max_pixels
         self._cv2 = cv2
         # OpenCV prints ten lines for each method that it has tried; the message below is clearer.
         level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -186,6 +193,7 @@ class CameraSource(FrameSource):
             read, picture = self._capture.read()
             if not read:
                 return
+            _check_size(self.camera, *picture.shape[:2], self.max_pixels)  # not every driver states it before
             now = time.monotonic()
             started = now if started is None else started
             yield Frame(self._cv2.cvtColor(picture, self._cv2.COLOR_BGR2RGB), index, now - started)
@@ -249,6 +257,9 @@ def video_file(path: Path, size: tuple[int, int], fps: float) -> Iterator[VideoW
     """Yield a writer of an MP4 file with frames of `size` (H, W) at `fps` frames per second on average.
 
     The file appears only if the block ends without an exception.
+
+    Raises:
+        UserError: if the file cannot be written.
     """
     import av
 

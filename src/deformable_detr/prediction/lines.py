@@ -55,7 +55,8 @@ def answer_lines(
     """Answer every line of `requests` except empty ones, and return the numbers of successes and failures.
 
     Args:
-        answer: a function that is called with each answer, a line of JSON without a line break.
+        answer: a function that is called with each answer, a line of JSON without a line break. It raises a
+            BrokenPipeError if nobody reads the answers any more; no further lines are read then.
         threshold, classes, class_thresholds, tiling, max_detections: as for `predict`.
         max_bytes: the maximum length of a line. Longer lines are refused without being held in memory.
 
@@ -89,11 +90,14 @@ def answer_lines(
             request = _parsed(line)
             name = request.get("id", number)
             content = detect(_checked(request))
-            answered += 1
         except UserError as error:
             content = {"error": str(error)}
-            failed += 1
-        answer(json.dumps({"id": name, **content}))
+        try:
+            answer(json.dumps({"id": name, **content}))
+        except BrokenPipeError:
+            break
+        failed += "error" in content
+        answered += "error" not in content
     return LinesReport(answered, failed)
 
 
@@ -108,27 +112,27 @@ def answer_stdin(
 ) -> LinesReport:
     """Answer every line of stdin on stdout, and redirect all other output to stderr.
 
-    If the reader of the answers closes the pipe, the function ends without an error, and the result counts
-    all lines that have been answered, even those with an error, as successes.
+    If the reader of the answers closes the pipe, the function ends without an error.
 
     Args:
         model, device, dtype, max_pixels: as `load` takes them.
         tta, options: as for `predict`.
+
+    Raises:
+        UserError: if the model cannot be loaded, an option is out of range, or a class is unknown.
     """
-    answers, answered = sys.stdout, 0
+    answers = sys.stdout
 
     def answer(line: str) -> None:
-        nonlocal answered
-        print(line, file=answers, flush=True)
-        answered += 1
+        try:
+            print(line, file=answers, flush=True)
+        except BrokenPipeError:  # nobody reads what is still buffered, so Python must not flush it at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), answers.fileno())
+            raise
 
-    try:
-        with redirect_stdout(sys.stderr):
-            detector = with_views(load(model, device, dtype, max_pixels=max_pixels), tta)
-            return answer_lines(detector, sys.stdin.buffer, answer, **options)
-    except BrokenPipeError:  # nobody reads what is still buffered, so Python must not flush it at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), answers.fileno())
-        return LinesReport(answered, 0)
+    with redirect_stdout(sys.stderr):
+        detector = with_views(load(model, device, dtype, max_pixels=max_pixels), tta)
+        return answer_lines(detector, sys.stdin.buffer, answer, **options)
 
 
 def _skip_rest(requests: BinaryIO, line: bytes) -> None:

@@ -176,7 +176,11 @@ class RowFile:
 
 @contextmanager
 def row_file(path: Path) -> Iterator[RowFile]:
-    """Yield a `RowFile` for predictions.json, which appears only if the block ends without an exception."""
+    """Yield a `RowFile` for predictions.json, which appears only if the block ends without an exception.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
     with replacing(path) as draft, draft.open("w", encoding="utf-8") as file:
         rows = RowFile(file)
         yield rows

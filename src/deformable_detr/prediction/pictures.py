@@ -18,7 +18,7 @@ from PIL import Image
 from ..drawing import encoded
 from ..errors import UserError
 from ..files import replacing
-from ..inference.detector import read_picture
+from ..inference.pictures import read_picture
 from ..structures import Detections
 from ..system.threads import Behind, read_ahead
 from .finding import Finder, Prepared
@@ -54,7 +54,7 @@ class _Batch:
 def annotate_pictures(
     finder: Finder, paths: Sequence[Path], targets: Sequence[Path]
 ) -> Generator[FoundPicture | Unreadable]:
-    """Draw the detections in each of `paths` into the file in `targets`, and yield the results.
+    """Draw the detections in each of `paths` into the corresponding file of `targets`; yield the results.
 
     The results are those of `find_in_pictures`. All files have been written when the generator ends.
     """

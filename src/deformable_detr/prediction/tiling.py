@@ -19,7 +19,8 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from ..inference.detector import Detector, Picture, check_options, read_picture
+from ..inference.detector import Detector, check_options
+from ..inference.pictures import Picture, read_picture
 from ..inference.selection import Selection
 from ..structures import Detections, import_supervision
 from .finding import Finder, Prepared, WholePictures

@@ -149,8 +149,8 @@ def annotate_video(
 def _first_ctrl_c() -> Iterator[Event]:
     """Yield an event that the first Ctrl-C sets; a second one interrupts as usual.
 
-    An exception could be raised anywhere, even in a library that discards it. The loop would then go on, and
-    a camera never ends by itself.
+    An exception could be raised anywhere, even in a library that discards it. The loop would then continue,
+    and a camera never ends by itself.
     """
     stop = Event()
 

@@ -104,7 +104,7 @@ class Cut:
         return cls(np.full(num_classes, threshold), reason)
 
     def mask(self, detections: ScoredBoxes) -> np.ndarray:
-        """Return which detections reach the minimum score of their class, (D,) bool.
+        """Return a mask of the detections that reach the minimum score of their class, (D,) bool.
 
         Scores are compared in single precision, as `predict` does.
         """
@@ -205,6 +205,9 @@ def measure(
         unknown: names of the classes that the model does not have.
         cut: the minimum scores to use. None means the threshold with the best F1 over all classes, or
             USUAL_THRESHOLD if no detection is right.
+
+    Raises:
+        UserError: in the same cases as `coco_numbers`.
     """
     detections, objects = ScoredBoxes.from_rows(rows, split), Objects.from_split(split)
     loose, tight = match(detections, objects, LOOSE), match(detections, objects, TIGHT)

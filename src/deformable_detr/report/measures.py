@@ -69,7 +69,10 @@ class Calibration:
 
 
 def calibration(scores: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> Calibration | None:
-    """Return the calibration of the detections that score at least MIN_SCORE, or None if there are none."""
+    """Return the calibration of the detections that score at least MIN_SCORE, or None if there are none.
+
+    `scores`, `right` and `wrong` are (D,); detections that are neither right nor wrong are left out.
+    """
     used = (right | wrong) & (scores >= MIN_SCORE)
     values, hits = scores[used].astype(np.float64), right[used].astype(np.float64)
     if not len(values):

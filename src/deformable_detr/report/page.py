@@ -27,7 +27,7 @@ class Tile:
 
 
 def report_page(content: Content) -> str:
-    """Return the whole page."""
+    """Return the whole page as HTML."""
     accuracy = content.accuracy
     measured = accuracy is not None and accuracy.num_objects > 0
     return render(

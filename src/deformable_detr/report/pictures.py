@@ -104,6 +104,9 @@ def find_misses(
     """Judge the objects of at most `max_images` images, spread evenly over the split.
 
     At most `max_shown` of the missed objects are drawn.
+
+    Raises:
+        UserError: in the same cases as `missed_objects`.
     """
     images = spread(split.images, max_images)
     tally = Tally(detector, selection)
@@ -270,7 +273,7 @@ def _query_of(
         detector.model,
         detector.classification,
         detector.classes,
-        detector.preprocess(picture),
+        detector.plain.preprocess(picture),
         (picture.height, picture.width),
     ).queries
     distance = np.abs(traced.boxes_xyxy[:, -1] - box).sum(-1) / max(float((box[2:] - box[:2]).sum()), 1.0)

@@ -51,8 +51,10 @@ def write_report(
             covers only training, settings and data.
         output: the file to write. None means `report.html` (`report_SPLIT.html` if a split other than `val`
             is named) in the run folder, or in the current folder if `model` is not a run folder.
+        format: the layout of the data set: coco, voc, yolo or auto.
         most_images: the maximum number of images in which missed objects are traced to their stages.
-        max_pixels: the largest H·W of a picture, as for `load`.
+        device, max_pixels: as for `load`.
+        progress: whether to show a progress bar.
 
     Returns:
         The path of the file.
@@ -90,13 +92,19 @@ def report_text(
     data: str,
     most_images: int = MAX_IMAGES,
 ) -> str:
-    """Return the page of the report.
+    """Return the report's page as HTML.
 
     Args:
         rows: the result of `collect_detections` on `split`.
         split: the split to measure on, or None to measure nothing.
+        train_split: the training split, which the page describes; None if the data have none.
         model, data: the names that the page's commands use. If `model` is a run folder, the page also shows
             its curves and settings.
+        most_images: as for `write_report`.
+
+    Raises:
+        UserError: if a file of the run folder cannot be read, or the model and the data have no class in
+            common.
     """
     accuracy = misses = None
     kinds: dict[int, Any] = {}

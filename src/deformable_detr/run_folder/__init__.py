@@ -1,1 +1,7 @@
-"""The contents of a run folder: the log that training writes, and its readers."""
+"""The files of a run folder.
+
+names.py      their names
+log.py        the log that training writes
+reading.py    readers of the settings, losses, evaluations and starts
+lock.py       the lock that keeps two runs from writing to the same folder
+"""

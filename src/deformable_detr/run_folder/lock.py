@@ -1,4 +1,4 @@
-"""The lock of an output folder, because two simultaneous runs would overwrite each other's files."""
+"""Lock an output folder, because two simultaneous runs would overwrite each other's files."""
 
 from __future__ import annotations
 

@@ -105,7 +105,17 @@ class TrainingLog:
         seconds: float,
         every: int,
     ) -> None:
-        """Log an update; write a row of means if `step` is a multiple of `every` or the last step."""
+        """Log an update; write a row of means if `step` is a multiple of `every` or the last step.
+
+        Args:
+            epoch: the epoch of the update, from 0.
+            step: the number of the update, from 1.
+            losses: the losses of the update by name.
+            rates: the learning rates by the name of their parameter group.
+            images: the number of images of the update.
+            seconds: the duration of the update.
+            every: the number of updates between two rows.
+        """
         if not self.enabled:
             return
         self.window.append(losses)
@@ -181,7 +191,11 @@ class TrainingLog:
 def note_start(
     folder: Path, *, step: int, device: str | torch.device, processes: int, data: Mapping[str, Any]
 ) -> None:
-    """Add a line to the run's `environment.jsonl`; `data` describes the data in JSON values."""
+    """Add a line to the run's `environment.jsonl`; `data` describes the data in JSON values.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
     row = {"step": step, **environment(device, processes), "data": dict(data)}
     path = folder / STARTS_FILE
     with writing(path):
@@ -193,7 +207,7 @@ def note_start(
 def _open_events(folder: Path, first_step: int, console: Console) -> SummaryWriter | None:
     """Return TensorBoard's writer, which drops the events of updates that will be repeated.
 
-    It is None if TensorBoard is not installed, or cannot write to a folder whose name is not UTF-8.
+    Return None if TensorBoard is not installed, or cannot write to a folder whose name is not UTF-8.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter

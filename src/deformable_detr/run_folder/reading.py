@@ -77,7 +77,7 @@ class History:
 
     @property
     def unfinished(self) -> bool:
-        """Whether epochs remain to be trained. False if there are no updates, or if `max_steps` is set."""
+        """True if epochs remain to be trained; False if there are no updates, or if `max_steps` is set."""
         if not self.updates or self.config.train.max_steps is not None:
             return False
         return bool(self.updates[-1]["epoch"] + 1 < self.config.train.epochs)

@@ -6,14 +6,16 @@ import asyncio
 from collections.abc import Callable
 from typing import ClassVar
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
 class Connection(H11Protocol):
-    """A connection that closes itself in three cases.
+    """A connection that closes itself in four cases.
 
-    It does so if a request's headers are not complete within `headers_s` seconds, if a request's body is
-    still arriving that long after its answer, or if there are too many connections.
+    It does so if no request begins within `headers_s` seconds, if a request's headers are not complete that
+    long after their first byte, if a request's body is still arriving that long after its answer, or if there
+    are too many connections.
     """
 
     headers_s: ClassVar[float] = 10.0
@@ -25,6 +27,11 @@ class Connection(H11Protocol):
             transport.abort()
             return
         self._wait(self._close)
+
+    def data_received(self, data: bytes) -> None:
+        if self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:  # a request begins
+            self._wait(self._close)
+        super().data_received(data)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

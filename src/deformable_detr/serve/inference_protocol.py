@@ -1,7 +1,7 @@
 """The Open Inference Protocol (KServe's V2) over HTTP, for clients and platforms that use it.
 
-A request contains the first of these tensors and its answer the others, for N pictures with D detections in
-all:
+A request contains the first of these tensors, and its answer contains the others, for N pictures with D
+detections in total:
 
     images          BYTES (N)       files (JPEG, PNG, …): binary, or base64 in JSON
     num_detections  INT64 (N)       number of detections in each picture
@@ -11,8 +11,8 @@ all:
     category_ids    INT64 (D)       the data set's own ids
     names           BYTES (D)
 
-Requests may contain binary tensors; answers are always JSON, which the protocol allows. Errors are plain
-texts, as the protocol requires: `{"error": "…"}`.
+Requests may contain binary tensors; answers are always JSON, which the protocol allows. An error is
+a plain string, as the protocol requires: `{"error": "…"}`.
 """
 
 from __future__ import annotations

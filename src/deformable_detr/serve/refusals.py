@@ -83,7 +83,7 @@ class Refusal(Exception):  # noqa: N818 - most refusals are not errors
         return STATUS[self.kind]
 
     def response(self, *, as_text: bool = False) -> JSONResponse:
-        """Return the answer; with `as_text`, `error` is a text, as the Open Inference Protocol requires."""
+        """Return the answer; with `as_text`, `error` is a string, as the Open Inference Protocol requires."""
         headers = {}
         if self.retry_after is not None:
             headers["Retry-After"] = str(self.retry_after)

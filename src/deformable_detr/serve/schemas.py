@@ -96,7 +96,7 @@ class ExplainedDetection(BaseModel):
 class ExplainAnswer(BaseModel):
     """Explanations of where the model looked, one for each detection."""
 
-    total: int = Field(description="The number of detections, of which the best are explained.")
+    total: int = Field(description="The number of all detections. Only the best of them may be explained.")
     image_size: tuple[int, int] = Field(description="Height and width.")
     threshold: float | None = Field(description="The minimum score; null if it differs between classes.")
     thresholds: str = Field(description="The minimum scores in words, and their source.")

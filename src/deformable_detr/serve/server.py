@@ -42,11 +42,14 @@ def serve(
 
     Args:
         model: a `Detector`, or anything that `load` accepts.
+        host: the address to listen on.
         port: 0 chooses a free port, which the first line on stdout states.
         settings: the limits and the token. If it has no token, the token is read from `token_file`, or else
             from the environment variable DEFORMABLE_DETR_TOKEN.
         root_path: the path prefix under which a reverse proxy publishes the server. The proxy removes it from
             requests.
+        access_log: whether to print a line for each request.
+        device, dtype: as for `load`.
 
     Raises:
         UserError: if the model cannot be loaded, the address is in use, or a limit or the token is invalid.

@@ -40,6 +40,6 @@ def thread_settings(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def waiting_in_words(environment: Mapping[str, str] = os.environ) -> str:
-    """Describe how the threads wait: by the variables that are set for it, or else as OpenMP's default."""
+    """Return the variables that determine how threads wait, or the default in words if none is set."""
     decided = [f"{name}={environment[name]}" for name in WAITING if name in environment]
     return ", ".join(decided) or "spin (OpenMP's default)"

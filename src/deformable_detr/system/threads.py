@@ -33,7 +33,7 @@ def ahead(calls: Iterable[Callable[[], Item]], pool: Executor, limit: int) -> It
 def read_ahead(items: Iterator[Item], thread: Executor) -> Iterator[Item]:
     """Yield the items up to the first None, while the executor `thread` produces READ_AHEAD in advance.
 
-    `thread` must have only one thread, because an iterator may not be advanced by two at once.
+    `thread` must have only one thread, because two threads may not advance an iterator at once.
     """
     calls: Iterator[Callable[[], Item | None]] = repeat(partial(next, items, None))
     for item in ahead(calls, thread, READ_AHEAD):

@@ -1,4 +1,4 @@
-"""The choice of a recipe if a run names none, and the line that says how long the run will take."""
+"""The choice of a recipe if the user names none, and a line that states how long the run will take."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ ON_CPU, ON_GPU = "deformable_detr_lite", "deformable_detr_r50_two_stage"
 
 
 def usual_recipe(device: str) -> str:
-    """Return the recipe that suits the device: training with it takes hours instead of weeks there."""
+    """Return the recipe that suits the device: training with it takes hours instead of weeks there.
+
+    Raises:
+        UserError: if this machine does not have the device.
+    """
     return ON_GPU if choose_device(device).type == "cuda" else ON_CPU
 
 
@@ -25,12 +29,15 @@ def choice_line(data: str | Path, config: RunConfig, device: str, console: Conso
     Args:
         console: if it is a terminal, it shows a note while updates are measured.
         alone: False if several processes train; then the duration is not measured.
+
+    Raises:
+        UserError: if this machine does not have the device.
     """
     on_gpu = choose_device(device).type == "cuda"
     here, there, other = ("GPU", "CPU", ON_CPU) if on_gpu else ("CPU", "GPU", ON_GPU)
     expected = ""
     if alone:
-        with console.status("measuring a few updates, to say how long training takes"):
+        with console.status("measuring a few updates to estimate how long training takes"):
             expected = f"; {_expected(data, config, device)}"
     return (
         f"Training {config.recipe}, the recipe for a {here}{expected}. For a {there} it would be {other}; "

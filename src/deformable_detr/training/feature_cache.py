@@ -157,7 +157,7 @@ class FeatureCache:
         self.file_bytes += num_bytes
 
     def describe(self) -> str:
-        """Return a sentence that says how many images are stored, and how to store the others."""
+        """Return a sentence that states how many images are stored, and how to store the others."""
         sentence = (
             f"feature cache: {len(self.memory)} images in memory ({self.memory_bytes / 1e9:.2f} GB), "
             f"{len(self.files)} in files ({self.file_bytes / 1e9:.2f} GB)"

@@ -10,6 +10,7 @@ from .. import checkpoint as checkpoints
 from ..checkpoint import Checkpoint
 from ..checkpoint.decision import Rule
 from ..data.records import Split
+from ..errors import UserError
 from ..evaluation import choose_thresholds, collect_detections, decision_lines, match_classes
 from ..files import write_text
 from ..inference.detector import Detector
@@ -27,6 +28,9 @@ def finish(run: Parts) -> Detector:
     Without an evaluation, the best weights are the last ones. All processes detect objects, and the first
     process writes the files. As the run is already finished and saved, an error in the thresholds or in the
     report is printed, not raised.
+
+    Raises:
+        UserError: if the best weights, which this function returns, cannot be read.
     """
     best = _best_checkpoint(run)
     detector = Detector.of(best, run.processes.device)
@@ -52,13 +56,31 @@ def finish(run: Parts) -> Detector:
 
 
 def _best_checkpoint(run: Parts) -> Checkpoint:
-    """Return the best checkpoint of the run folder, or the last one if there was no evaluation."""
-    if run.processes.is_first:
-        checkpoint = checkpoints.load(run.output)
-    else:
-        checkpoint = replace(run.start, model=copy.deepcopy(run.state.model_to_keep))
-    weights = run.processes.from_first(checkpoint.model.state_dict)
+    """Return the best checkpoint of the run folder, or the last one if there was no evaluation.
+
+    Raises:
+        UserError: in every process, if the first one cannot read it.
+    """
+    checkpoint = run.start
+
+    def read() -> dict[str, Any]:
+        nonlocal checkpoint
+        try:
+            checkpoint = checkpoints.load(run.output)
+        except Exception as error:
+            reason = one_line(
+                str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            )
+            raise UserError(
+                f"the run in {run.output} is finished and saved, but its best weights cannot be read "
+                f"({reason}): once they can, the same command with --resume chooses the thresholds and "
+                "writes the report."
+            ) from error
+        return checkpoint.model.state_dict()
+
+    weights = run.processes.from_first(read)
     if not run.processes.is_first:
+        checkpoint = replace(checkpoint, model=copy.deepcopy(run.state.model_to_keep))
         checkpoint.model.load_state_dict(weights)
     checkpoint.model.eval()
     return checkpoint

@@ -1,8 +1,9 @@
-"""Adaptation of a run to its data (`train.fit_to_data`): its length, its warm-up and its number of queries.
+"""Adaptation of a run to its data (`train.fit_to_data`): length, warm-up, queries and picture size.
 
-A recipe's epochs, warm-up and queries suit data sets of the usual size. With sixteen pictures, the lite
-recipe's 64 epochs are 256 updates, of which 200 would be warm-up; and 100 queries cannot find the 300 objects
-of a crowded picture. Only values that are still the recipe's are adapted, so each of them can be set by hand.
+A recipe's epochs, warm-up, queries and picture size suit data sets of the usual kind. With sixteen pictures,
+the lite recipe's 64 epochs are 256 updates, of which 200 would be warm-up; 100 queries cannot find the 300
+objects of a crowded picture; and cars in a photograph from the air are smaller than two cells of the finest
+feature map. Only values that are still the recipe's are adapted, so each of them can be set by hand.
 """
 
 from __future__ import annotations
@@ -10,18 +11,24 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
+
 from ..config import RECIPES, RunConfig
 from ..data.loading import steps_per_epoch
 from ..data.records import Split
+from ..inspection.sizes import sizes_of
 
 MINIMUM_UPDATES = 500
 WARM_UP_SHARE = 0.1  # the maximum, as a fraction of the updates
 QUERIES_PER_OBJECT = 1.5  # of the fullest picture, with a margin for fuller ones and for duplicates
 QUERY_STEP, MAXIMUM_QUERIES = 50, 900
+OBJECT_SIDE = 24  # pixels that half of the objects should have at least: three cells of stride 8
+SIZE_STEP, MAXIMUM_ENLARGEMENT = 32, 2
+_SIZES = ("image_size", "max_size", "train_sizes")
 
 
 def fit_to_data(config: RunConfig, split: Split, total_batch: int) -> tuple[RunConfig, list[str]]:
-    """Adapt `config` to the training images, if it says so and has a recipe of the package.
+    """Adapt `config` to the training images if `train.fit_to_data` is set and its recipe is in RECIPES.
 
     Args:
         total_batch: the number of images per update.
@@ -33,8 +40,9 @@ def fit_to_data(config: RunConfig, split: Split, total_batch: int) -> tuple[RunC
     if not config.train.fit_to_data or config.recipe not in RECIPES:
         return config, []
     config, lines = _with_length(config, steps_per_epoch(len(split), total_batch))
-    config, further = _with_queries(config, split)
-    return config, lines + further
+    config, of_queries = _with_queries(config, split)
+    config, of_pictures = _with_picture_size(config, split)
+    return config, lines + of_queries + of_pictures
 
 
 def _with_length(config: RunConfig, updates_per_epoch: int) -> tuple[RunConfig, list[str]]:
@@ -79,3 +87,35 @@ def _with_queries(config: RunConfig, split: Split) -> tuple[RunConfig, list[str]
             "--model.num_queries, or cut the pictures into parts"
         )
     return replace(config, model=replace(config.model, num_queries=queries)), lines
+
+
+def _with_picture_size(config: RunConfig, split: Split) -> tuple[RunConfig, list[str]]:
+    """Enlarge what the model sees if half of the objects are small, but never beyond the pictures' pixels."""
+    usual, data = RECIPES[config.recipe]().data, config.data
+    sides = sizes_of(split.images, usual.image_size, usual.max_size)
+    unchanged = all(getattr(data, name) == getattr(usual, name) for name in _SIZES)
+    if not unchanged or not len(sides):
+        return config, []
+    median = float(np.median(sides))
+    own_size = float(np.median([min(image.size) for image in split.images]))
+    wanted = min(usual.image_size * OBJECT_SIDE / max(median, 1), usual.image_size * MAXIMUM_ENLARGEMENT)
+    image_size = _to_step(min(wanted, own_size))
+    if image_size <= usual.image_size:
+        return config, []
+    factor = image_size / usual.image_size
+    data = replace(
+        data,
+        image_size=image_size,
+        max_size=round(usual.max_size * factor),
+        train_sizes=tuple(_to_step(size * factor) for size in usual.train_sizes),
+    )
+    line = (
+        f"fitted to the data: pictures of {image_size} pixels (short side) instead of {usual.image_size}, "
+        f"because half of the objects would be smaller than {median:.0f} pixels (--data.image_size sets "
+        "another size)"
+    )
+    return replace(config, data=data), [line]
+
+
+def _to_step(pixels: float) -> int:
+    return round(pixels / SIZE_STEP) * SIZE_STEP

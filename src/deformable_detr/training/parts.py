@@ -52,7 +52,7 @@ class Parts:
             several processes share their gradients.
         dtype: the type in which the forward pass computes.
         cache: the backbone's features; None if they are computed in every update.
-        fitted: lines for the log that say what was adapted to the data.
+        fitted: lines for the log that state which settings were adapted to the data.
     """
 
     data: str | Path
@@ -135,7 +135,7 @@ def build_parts(
 ) -> Parts:
     """Read the data, build the model and its optimizer, and load the state of a stopped run or another model.
 
-    Nothing is written.
+    Nothing is written. The arguments are those of `train`, except that `config` is complete.
 
     Raises:
         UserError: in the same cases as `train`.

@@ -1,4 +1,4 @@
-"""The settings with which a run starts, and the splits on which it trains and is evaluated."""
+"""The settings with which a run starts, and the splits for training and evaluation."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def resolve_config(
 ) -> RunConfig:
     """Return the configuration of a run before the command's flags are applied.
 
-    It is the configuration of the stopped run or of the recipe, with the changes of the config file. If no
-    recipe is given, it is the one that the config file names, or else that of `init_from`, with the
-    architecture and the preprocessing of its weights. Without any of these, the recipe suits the device.
+    This is the configuration of the stopped run or of the recipe, with the changes of the config file. If
+    `recipe` is None, the config file or else `init_from` determines the recipe; `init_from` then also
+    determines the architecture and the preprocessing. Without any of these, the recipe suits the device.
 
     Raises:
         UserError: if the recipe is unknown, a file is unreadable, two recipes contradict each other, or there
@@ -90,7 +90,7 @@ def read_splits(data: str | Path, config: RunConfig) -> tuple[Split, Split | Non
     """Read the split to train on and the split to evaluate on, which is None if the data have none.
 
     Raises:
-        UserError: if the data cannot be read, there is no object to learn from, or the two splits have no
+        UserError: if the data cannot be read, there is no object to train on, or the two splits have no
             class in common.
     """
     folder = remote_folder(config.data.images, config.data.cache_gb, config.data.cache_folder)
@@ -100,7 +100,7 @@ def read_splits(data: str | Path, config: RunConfig) -> tuple[Split, Split | Non
         crowds = sum(map(len, train.images))
         only = f" (only {crowds:,} crowd regions)" if crowds else ""
         raise UserError(
-            f"the split {train.name} of {train.source} has no object to learn from{only}"
+            f"the split {train.name} of {train.source} has no object to train on{only}"
             f"{main_reason(train)}: correct the annotations."
         )
     name = name_to_measure_on(list_splits(data, format=config.data.format))

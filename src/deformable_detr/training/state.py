@@ -52,11 +52,11 @@ class TrainingState:
 
     @property
     def model_to_keep(self) -> DetectionModel:
-        """The model to evaluate and to write: the moving average if there is one."""
+        """The model to evaluate and to save: the moving average or, without one, the trained model."""
         return self.model if self.average is None else self.average
 
     def is_best(self, ap: float) -> bool:
-        """Return whether `ap` is better than every earlier AP; -1, for a split without objects, never is."""
+        """Return True if `ap` is better than every earlier AP, and not -1 (for a split without objects)."""
         return exists(ap) and (self.best_ap is None or ap > self.best_ap)
 
 
@@ -82,7 +82,11 @@ def require_state(output: Path) -> None:
 
 
 def save_state(output: Path, state: TrainingState, identity: Identity) -> None:
-    """Write `training_state.pt`, whole or not at all."""
+    """Write `training_state.pt`, whole or not at all.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
     content: dict[str, Any] = {
         "format": FORMAT,
         "step": state.step,

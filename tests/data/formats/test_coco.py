@@ -188,6 +188,26 @@ def test_other_json_files_are_no_splits(tmp_path: Path) -> None:
     assert list_splits(tmp_path) == ("train",)
 
 
+@pytest.mark.parametrize("home", ["train", "."])
+@pytest.mark.parametrize(
+    ("pictures", "data"),
+    [("images", ""), (".", "x" * 20_000)],  # labelme's imageData makes its files larger than all of COCO's
+    ids=["elsewhere", "next to their pictures"],
+)
+def test_an_annotation_file_among_a_file_for_each_picture(
+    home: str, pictures: str, data: str, tmp_path: Path
+) -> None:
+    content = coco_content({f"{number:03}.jpg": [] for number in range(60)})
+    content["categories"] = two_images()["categories"]
+    for row in content["images"]:
+        write_image(tmp_path / home / pictures / row["file_name"])
+        file = (tmp_path / home / row["file_name"]).with_suffix(".json")
+        write_json(file, {"version": "5.4", "shapes": [], "imageData": data})
+    write_json(tmp_path / home / "train.json", content)
+    assert list_splits(tmp_path) == ("train",)
+    assert len(read_split(tmp_path, "train", strict=True)) == 60
+
+
 def test_json_without_the_usual_name(tmp_path: Path) -> None:
     file = write_coco(tmp_path, two_images())
     file.rename(file.with_name("train.json"))

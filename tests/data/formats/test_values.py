@@ -95,8 +95,8 @@ def test_flags(value: Any, expected: bool | None) -> None:
         ([], "no bbox"),
         (NAN, "no bbox"),
         (None, "no bbox"),
-        ("1 2 3 4", "not a text"),
-        ("[" * 100_000, "not a text"),
+        ("1 2 3 4", "not a string"),
+        ("[" * 100_000, "not a string"),
     ],
 )
 def test_boxes(value: Any, expected: list[float] | str) -> None:

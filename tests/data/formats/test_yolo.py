@@ -113,7 +113,7 @@ def test_names(tmp_path: Path, yaml: str, names: tuple[str, ...] | None, ids: tu
     a_set(tmp_path)
     rewrite_yaml(tmp_path, f"train: images/train\n{yaml}")
     if names is None:
-        with pytest.raises(UserError, match="must be a text"):
+        with pytest.raises(UserError, match="must be a string"):
             read_split(tmp_path, "train")
     else:
         classes = read_split(tmp_path, "train").classes
@@ -296,7 +296,7 @@ def test_broken_lists(tmp_path: Path, line: str, kind: str) -> None:
         ("train: images/train", "has no names"),
         ("train: images/train\nnames: cat", "has no names"),
         ("train: images/train\nnames: {cat: 0}", "must be numbered"),
-        ("train: images/train\nnames: [[cat]]", "must be a text"),
+        ("train: images/train\nnames: [[cat]]", "must be a string"),
         ("train: {a: b}\nnames: [cat]", "must be a path"),
         ("path: [x]\ntrain: images/train\nnames: [cat]", "path of .* must be a folder"),
         ("train: images/nowhere\nnames: [cat]", "there is no"),

@@ -1,4 +1,4 @@
-"""Routes that only training has: what they compute, and that models contain nothing of them."""
+"""Routes, which are used only in training: what they compute, and that models contain nothing of them."""
 
 from __future__ import annotations
 

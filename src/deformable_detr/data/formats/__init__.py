@@ -58,7 +58,7 @@ _LAYOUTS = {
 
 
 def formats_found(root: Path | str) -> tuple[str, ...]:
-    """Return which of the layouts coco, voc and yolo a data set has, in this order; empty if it has none.
+    """Return the layouts that a data set has among coco, voc and yolo, in this order; empty if none.
 
     Args:
         root: the data set's folder, or a COCO JSON or YOLO YAML file.
@@ -85,7 +85,11 @@ def detect_format(root: Path | str) -> str:
 
 
 def list_splits(root: Path | str, *, format: str = "auto") -> tuple[str, ...]:
-    """Return the splits of a data set by the names that it uses; train, val and test come first."""
+    """Return the names of a data set's splits, as it spells them; train, val and test come first.
+
+    Raises:
+        UserError: if `root` is not a data set, or not in the layout `format`.
+    """
     return in_usual_order(_layout(root, format).splits(_place(root)))
 
 
@@ -110,7 +114,7 @@ def read_split(
 
     Raises:
         UserError: if there is no such folder, data set or split; if a file is unusable, or no image is left;
-            if `strict` is true and there are problems; or if `images` is given for another layout than COCO.
+            if `strict` is true and there are problems; or if `images` is given for a layout other than COCO.
     """
     splits = list_splits(root, format=format)
     name = _to_measure_on(splits, root) if split is None else _match(split, splits, root)
@@ -138,7 +142,7 @@ def read_split(
         more = f"; and {len(serious) - _SHOWN} more" if len(serious) > _SHOWN else ""
         raise UserError(
             f"split {name} of {root} has {count} ({shown}{more}): fix them, or read it "
-            "without strict to go on with the rest."
+            "without strict to continue with the rest."
         )
     return result
 

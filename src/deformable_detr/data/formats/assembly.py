@@ -225,7 +225,7 @@ def check_boxes(
         elif empty[row]:
             finding = ("zero-size-box", f"{box} has no area: dropped")
         elif outside[row]:
-            finding = ("box-outside-image", f"{box} lies outside the {image}: dropped")
+            finding = ("box-outside-image", f"{box} is outside the {image}: dropped")
         else:
             finding = (
                 "box-over-border",

@@ -53,9 +53,9 @@ def splits(root: Path) -> tuple[str, ...]:
 
 
 def hint(root: Path) -> str:
-    """Return the reason why `root` is no data set of this layout, if a file suggests that it is one.
+    """Return the reason why `root` is not a data set of this layout, if a file suggests that it should be.
 
-    Otherwise, the result is empty.
+    Otherwise, return an empty string.
     """
     file = other_json(root) if root.is_dir() else ""
     return (
@@ -287,7 +287,7 @@ def _judge(row: Any, position: int) -> _Judged:
 def _crowds(
     rows: list[dict[str, Any]], at: np.ndarray, places: Places, problems: list[Problem]
 ) -> np.ndarray:
-    """Return which annotations are crowds, (N,) bool. Unusable values count as 0 and are reported."""
+    """Return a mask of the crowds, (N,) bool. Unusable values of `iscrowd` count as 0 and are reported."""
     crowds = np.zeros(len(rows), dtype=bool)
     missing: list[int] = []
     for index, row in enumerate(rows):
@@ -339,7 +339,7 @@ def _areas(rows: list[dict[str, Any]], at: np.ndarray, places: Places, problems:
         elif not values.is_missing(row.get("area")):
             where = places.annotation(row, int(at[index]))
             problems.append(
-                Problem("bad-area", where, f"{row['area']!r:.80} is no area: width x height instead")
+                Problem("bad-area", where, f"{row['area']!r:.80} is not an area: width x height instead")
             )
     return areas
 

@@ -9,9 +9,11 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from heapq import nlargest
 from itertools import chain
 from pathlib import Path
 
+from ..images import is_image
 from .lookup import folders_in
 from .splits import meaning
 
@@ -21,7 +23,7 @@ LOOKED_FOR = "annotations/*.json, *.json or */*.json with images, annotations an
 _OTHER_TASKS = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_info_")
 _IMAGE_FOLDERS = ("images", "data", "JPEGImages")
 _ROBOFLOW = "_annotations.coco.json"
-_MOST_FILES = 50  # JSON files tried per folder; a folder with more of them usually has one per picture
+_MOST_FILES = 50  # JSON files tried per folder
 # The file's first key. A COCO file of hundreds of megabytes is not parsed just to recognise it; the rest is
 # checked when the file is read.
 _BEGINNING = re.compile(
@@ -67,7 +69,7 @@ def find_sources(root: Path) -> dict[str, Source]:
     if not found:
         found = dict(_one_file_each(root))
     if not found:
-        found = _named(filter(_begins_as_coco, sorted(root.glob("*.json"))[:_MOST_FILES]))
+        found = _named(filter(_begins_as_coco, _likely_files(root)))
     return {
         name: Source(str(root), str(file), _image_folders(root, name, file)) for name, file in found.items()
     }
@@ -90,9 +92,30 @@ def _holds_annotations(folder: str) -> bool:
 def _one_file_each(root: Path) -> Iterator[tuple[str, Path]]:
     """Yield (name, file) of each folder with exactly one COCO file, such as train/labels.json (FiftyOne)."""
     for folder in folders_in(root, lambda name: not _holds_annotations(name)):
-        files = [file for file in sorted(Path(folder).glob("*.json"))[:_MOST_FILES] if _begins_as_coco(file)]
+        files = [file for file in _likely_files(Path(folder)) if _begins_as_coco(file)]
         if len(files) == 1:
             yield Path(folder).name, files[0]
+
+
+def _likely_files(folder: Path) -> list[Path]:
+    """Return the JSON files of a folder that may be annotation files, at most _MOST_FILES, sorted by name.
+
+    If a folder has more of them, most belong to one picture each. They have the name of a picture in the same
+    folder, or are smaller than an annotation file for all pictures.
+    """
+    files = sorted(folder.glob("*.json"))
+    if len(files) <= _MOST_FILES:
+        return files
+    pictures = {os.path.splitext(name)[0] for name in os.listdir(folder) if is_image(name)}
+    others = (file for file in files if file.stem not in pictures)
+    return sorted(nlargest(_MOST_FILES, others, key=_size))
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:  # a link that leads nowhere
+        return 0
 
 
 def _named(files: Iterable[Path]) -> dict[str, Path]:
@@ -157,6 +180,6 @@ def other_json(root: Path) -> str:
     files = [
         file
         for folder in (*folders_in(root, _holds_annotations), str(root))
-        for file in sorted(Path(folder).glob("*.json"))[:_MOST_FILES]
+        for file in _likely_files(Path(folder))
     ]
     return next((str(file) for file in files if not _begins_as_coco(file)), "")

@@ -40,7 +40,7 @@ def is_measured(name: str) -> bool:
 
 
 def training_name(names: Sequence[str]) -> str | None:
-    """Return the split to train on, from the names of a data set's splits; None if there is none.
+    """Return the split to train on among the splits of a data set; None if there is none.
 
     The only split of a data set is trained on whatever it is called (default, all, …), except val or test.
     """
@@ -49,7 +49,7 @@ def training_name(names: Sequence[str]) -> str | None:
 
 
 def name_to_measure_on(names: Sequence[str]) -> str | None:
-    """Return the split to measure on, from the names of a data set's splits: val, else test, else None."""
+    """Return the split to measure on among the splits of a data set: val, or else test, or None."""
     ordered = [name for kind in ("val", "test") for name in names if meaning(name).startswith(kind)]
     return next(iter(ordered), None)
 
@@ -65,7 +65,7 @@ def in_usual_order(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def names_meant(wanted: str, names: Sequence[str]) -> list[str]:
-    """Return those of `names` that `wanted` can stand for: itself if it is one, else all with its meaning.
+    """Return the splits that `wanted` may refer to: the one of this name, or else all with the same meaning.
 
     If there are none, but `wanted` means train, return the result of `training_name`, if there is one.
     """

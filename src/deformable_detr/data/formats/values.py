@@ -34,7 +34,7 @@ def length(value: Any) -> int | None:
 
 
 def number(value: Any) -> float | None:
-    """Return the value of a number or of a text that spells one, else None.
+    """Return a number, or the number that a string spells; None for anything else.
 
     NaN and infinity are accepted; True and False are not.
     """
@@ -71,12 +71,12 @@ def flag(value: Any) -> bool | None:
 
 
 def box_values(value: Any) -> list[float] | str:
-    """Return the four numbers of a bbox, or a message that explains why they cannot be used."""
+    """Return the four numbers of a `bbox`, or a message that explains why they cannot be used."""
     if type(value) is str:  # pandas writes the whole list as text
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            return "bbox must be a list of four numbers, [x, y, width, height], not a text"
+            return "bbox must be a list of four numbers, [x, y, width, height], not a string"
     if is_missing(value) or value == []:
         return "no bbox"
     if not isinstance(value, list) or len(value) != 4:

@@ -3,7 +3,7 @@
     Annotations/NAME.xml  JPEGImages/NAME.jpg  ImageSets/Main/S.txt     S is the split, one NAME per line
 
 These are in the root, in VOC2007/ (or another year) below it, or in VOCdevkit/VOC2007/. NAME may contain
-folders and blanks. Lists of single classes (`cat_train.txt`, with a second column of -1, 0, 1) are not
+folders and spaces. Lists of single classes (`cat_train.txt`, with a second column of -1, 0, 1) are not
 splits; if there are no other lists, all lists of train form the split train, and so on (VoTT).
 
 Without lists, folders called train, valid, … with XML files are splits (Roboflow); without these, all XML
@@ -26,11 +26,11 @@ from .lookup import Files, folders_in, loosened, walk
 from .splits import meaning
 
 LOOKED_FOR = (
-    "Annotations/*.xml with ImageSets/Main/*.txt and JPEGImages, or *.xml files beside pictures (Pascal VOC)"
+    "Annotations/*.xml with ImageSets/Main/*.txt and JPEGImages, or *.xml files next to pictures (Pascal VOC)"
 )
 
 _SPLITS = ("train", "val", "test")
-_XML_FOLDERS = ("annotations", "labels")  # in any case
+_XML_FOLDERS = ("annotations", "labels")  # in upper or lower case
 _PICTURE_FOLDERS = ("jpegimages", "images", "data")
 _PROBED_FILES = 3
 _PROBED_LINES = 20
@@ -41,7 +41,7 @@ _CLASS_ROW = re.compile(r"(.*\S)\s+(-1|0|1)")
 class Listed:
     """A picture of a split.
 
-    `name` is that of its XML file without suffix, with folders. `file` is the path of the XML file, which
+    `name` is the path of its XML file without the suffix. `file` is the path of the XML file, which
     need not exist; None if that would be outside the data set. `where` is the location that lists the
     picture: the file and line of a list, or the XML file.
     """
@@ -90,9 +90,9 @@ def find_home(root: Path) -> Home:
 
 
 def _homes(root: Path) -> list[Path]:
-    """Return the folders of Pascal VOC data sets: the root itself, or the years below it.
+    """Return the folders with Annotations and ImageSets: the root, or folders such as VOC2007 below it.
 
-    They hold Annotations and ImageSets. If there are none, the root counts if it is a data set without lists.
+    If there are none, return the root if it is a data set without lists, and otherwise an empty list.
     """
     if not root.is_dir():
         return []
@@ -156,7 +156,7 @@ def _is_class_list(lines: list[tuple[str, str]], home: Path) -> bool:
 
 
 def _name(text: str) -> str:
-    """Return a name without the quotes that Datumaro (CVAT) puts around names with blanks."""
+    """Return a name without the quotes that Datumaro (CVAT) puts around names with spaces."""
     return text[1:-1] if len(text) > 2 and text[0] == text[-1] == '"' else text
 
 
@@ -272,7 +272,7 @@ class Pictures:
         return relative(path, self._tops[path])
 
     def of(self, name: str, stated: str) -> str | None:
-        """Return the path of the picture with the XML file's `name`, else of the one that <filename> names.
+        """Return the path of the picture with the XML file's `name` or, failing that, with the name `stated`.
 
         `stated` is the content of <filename>. Return None if there is no such picture, or more than one.
         """

@@ -13,9 +13,9 @@ from .assembly import read_annotation
 
 @dataclass
 class Object:
-    """One object.
+    """An object of an XML file, with its values as text.
 
-    `line` is that of its <object>; `box_line` is that of its <bndbox>, or equal to `line` if it has none.
+    `line` is the line of its <object>, and `box_line` that of its <bndbox>; they are equal if it has none.
     """
 
     line: int

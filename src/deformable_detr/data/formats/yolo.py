@@ -60,7 +60,7 @@ def read(root: Path, split: str) -> Split:
     """Read one split.
 
     Raises:
-        UserError: if the describing file, a path in it, or a list of images is unusable.
+        UserError: if the file that describes the data set, a path in it, or a list of images is unusable.
     """
     config = read_config(root)
     files = Files(config.root)

@@ -41,7 +41,7 @@ _YAML_LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 @dataclass(frozen=True)
 class Config:
-    """The content of the describing file.
+    """The content of the file that describes a data set.
 
     All paths must be inside the folder `root`. `splits` maps the name of a split to its entries (folders or
     lists), which are relative to the folder `base`. If `keypoints` is true, keypoints follow the box in rows.
@@ -210,7 +210,7 @@ def _base(value: Any, file: Path, home: str, problems: list[Problem]) -> str:
     the author's machine; the latter is added to `problems`.
 
     Raises:
-        UserError: if `path` is not a text, or names an existing folder outside `home`.
+        UserError: if `path` is not a string, or names an existing folder outside `home`.
     """
     if not isinstance(value, str):
         raise UserError(f"path of {file} must be a folder, not a {type(value).__name__}.")
@@ -240,7 +240,7 @@ def _classes(content: dict[str, Any], file: Path, problems: list[Problem]) -> Cl
         if not (isinstance(key, str) and key.isascii() and key.isdecimal() and len(key) < 10):
             raise UserError(f"names of {file} must be numbered 0, 1, 2, …, not {key!r}.")
         if not isinstance(name, str):
-            raise UserError(f"class {key} in names of {file} must be a text, not a {type(name).__name__}.")
+            raise UserError(f"class {key} in names of {file} must be a string, not a {type(name).__name__}.")
         table[int(key)] = name
     count = content.get("nc", str(len(table)))
     if count != str(len(table)):

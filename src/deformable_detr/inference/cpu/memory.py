@@ -76,8 +76,9 @@ class LocatingModel(DetectionModel):
 
 
 class _RecentSizes:
-    """A thread-safe cache that holds, for each of the most recently used picture sizes, its memory without
-    the tokens.
+    """A thread-safe cache of `LocatedMemory` objects without tokens, by picture size.
+
+    Only the `limit` most recently used sizes are kept.
     """
 
     def __init__(self, limit: int):

@@ -14,7 +14,7 @@ from .encoder import chunks
 
 
 class ComputedQueries(nn.Module):
-    """Fixed queries, which depend only on weights, as a precomputed result."""
+    """The result of `FixedQueries`, computed once, because it depends only on the weights."""
 
     def __init__(self, queries: FixedQueries):
         super().__init__()

@@ -26,8 +26,7 @@ class TypedModel(DetectionModel):
     def forward(self, images: Any) -> DetectorOutput:
         """Run the model, with queries, decoder and heads under autocast if `dtype` is a 16-bit type.
 
-        The last layer's boxes are then predicted from the same number format as in the plain model under
-        autocast.
+        The heads then receive the same number format as those of the plain model under autocast.
         """
         batch = ImageBatch.from_input(images)
         memory = self.encoder(self.embed(batch))
@@ -45,9 +44,9 @@ class TypedModel(DetectionModel):
 
 
 class Float32Proposals(BestProposals):
-    """Chooses the proposals in float32, also under autocast.
+    """Chooses the proposals in float32, even under autocast.
 
-    In bfloat16, many tokens have equal scores, so that other tokens would become queries than in float32. The
+    In bfloat16, many tokens have equal scores, so the chosen tokens would differ from those in float32. The
     choice takes 0.5 % of the arithmetic.
     """
 

@@ -1,4 +1,4 @@
-"""A replica of a plain model on a GPU, with its CUDA graphs and a check for changes of the plain model."""
+"""A replica of a plain model on a GPU, with its CUDA graphs and a check for changes to the plain model."""
 
 from __future__ import annotations
 

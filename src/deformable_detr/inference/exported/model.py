@@ -57,6 +57,8 @@ class ExportedBackend(Backend):
     def run(self, pixels: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return logits (B, Q, num_logits) and boxes (B, Q, 4) cxcywh.
 
+        `pixels` are (B, 3, H, W) float32, and `mask` is (B, H, W) bool, True = padding.
+
         Raises:
             UserError: if the graph fails, or its result contradicts the metadata.
         """
@@ -146,7 +148,7 @@ def _blaming(path: Path, what: str) -> Iterator[None]:
 
 
 def reading(path: Path) -> Any:
-    """Return a context in which every error becomes a `UserError` that says that the file cannot be read."""
+    """Return a context manager that turns every error into a `UserError`: the file cannot be read."""
     return _blaming(path, "cannot be read, it is damaged or was not written by `deformable-detr export`")
 
 

@@ -5,6 +5,7 @@
 #include "depthwise.h"
 
 #include "simd.h"
+#include "tables.h"
 
 namespace {
 
@@ -208,11 +209,7 @@ constexpr DepthwiseSteps depthwise_steps_of() {
 
 }  // namespace
 
-#define DDETR_JOINED(a, b) a##b
-#define DDETR_DEPTHWISE_OF(kernels) DDETR_JOINED(depthwise_, kernels)
-
 namespace deformable_detr {
-extern const DepthwiseKernels DDETR_DEPTHWISE_OF(DDETR_KERNELS);
-const DepthwiseKernels DDETR_DEPTHWISE_OF(DDETR_KERNELS) = {
+DDETR_DEFINE_TABLE(DepthwiseKernels, depthwise_) = {
     DDETR_KERNELS_NAME, depthwise_steps_of<float>(), depthwise_steps_of<double>()};
 }  // namespace deformable_detr

@@ -15,30 +15,19 @@
 
 #include "depthwise.h"
 #include "kernel.h"
+#include "tables.h"
 
 namespace deformable_detr {
 
-extern const DepthwiseKernels depthwise_kernels_portable;
-#ifdef DDETR_X86_64
-extern const DepthwiseKernels depthwise_kernels_x86_64_v3, depthwise_kernels_x86_64_v4;
-#endif
+DDETR_DECLARE_TABLES(DepthwiseKernels, depthwise_);
 
 namespace {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-const DepthwiseKernels& kernels_in_use() {
-  const std::string name = chosen_kernels_name();
-#ifdef DDETR_X86_64
-  if (name == depthwise_kernels_x86_64_v4.name) return depthwise_kernels_x86_64_v4;
-  if (name == depthwise_kernels_x86_64_v3.name) return depthwise_kernels_x86_64_v3;
-#endif
-  return depthwise_kernels_portable;
-}
-
 const DepthwiseSteps& steps_for(const Tensor& tensor) {
-  const DepthwiseKernels& kernels = kernels_in_use();
+  const DepthwiseKernels& kernels = *table_named(depthwise_tables, chosen_kernels_name());
   if (tensor.scalar_type() == ScalarType::Float) return kernels.float32;
   STD_TORCH_CHECK(
       tensor.scalar_type() == ScalarType::Double, "deformable_detr: a depthwise convolution takes float32 or float64, not ",

@@ -16,6 +16,7 @@
 
 #include "kernel.h"
 #include "simd.h"
+#include "tables.h"
 
 namespace {
 
@@ -651,10 +652,8 @@ constexpr Steps steps_of() {
 
 }  // namespace
 
-// DDETR_KERNELS names the table, DDETR_KERNELS_NAME is for people.
 namespace deformable_detr {
-extern const Kernels DDETR_KERNELS;
-const Kernels DDETR_KERNELS = {
+DDETR_DEFINE_TABLE(Kernels, ) = {
     DDETR_KERNELS_NAME, steps_of<float, float>(), steps_of<double, double>(), steps_of<BFloat16, float>(),
     steps_of<Half, float>()};
 }  // namespace deformable_detr

@@ -5,6 +5,7 @@
 #include "limit.h"
 
 #include "simd.h"
+#include "tables.h"
 
 namespace {
 
@@ -130,12 +131,8 @@ constexpr LimitSteps limit_steps_of() {
 
 }  // namespace
 
-#define DDETR_JOINED(a, b) a##b
-#define DDETR_LIMIT_OF(kernels) DDETR_JOINED(limit_, kernels)
-
 namespace deformable_detr {
-extern const LimitKernels DDETR_LIMIT_OF(DDETR_KERNELS);
-const LimitKernels DDETR_LIMIT_OF(DDETR_KERNELS) = {
+DDETR_DEFINE_TABLE(LimitKernels, limit_) = {
     DDETR_KERNELS_NAME, limit_steps_of<float, float>(), limit_steps_of<double, double>(),
     limit_steps_of<BFloat16, float>(), limit_steps_of<Half, float>()};
 }  // namespace deformable_detr

@@ -12,13 +12,11 @@
 #include <tuple>
 
 #include "limit.h"
+#include "tables.h"
 
 namespace deformable_detr {
 
-extern const LimitKernels limit_kernels_portable;
-#ifdef DDETR_X86_64
-extern const LimitKernels limit_kernels_x86_64_v3, limit_kernels_x86_64_v4;
-#endif
+DDETR_DECLARE_TABLES(LimitKernels, limit_);
 
 namespace {
 
@@ -26,14 +24,10 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 const LimitKernels& limit_kernels(const std::string& name) {
-#ifdef DDETR_X86_64
   // Asked for by the name that cpu_kernels() gave, so this processor can run them.
-  if (name == limit_kernels_x86_64_v4.name) return limit_kernels_x86_64_v4;
-  if (name == limit_kernels_x86_64_v3.name) return limit_kernels_x86_64_v3;
-#endif
-  STD_TORCH_CHECK(
-      name == limit_kernels_portable.name, "deformable_detr: the limit was not compiled for kernels named ", name);
-  return limit_kernels_portable;
+  const LimitKernels* kernels = table_named(limit_tables, name.c_str());
+  STD_TORCH_CHECK(kernels, "deformable_detr: the limit was not compiled for kernels named ", name);
+  return *kernels;
 }
 
 const LimitSteps& limit_steps(const LimitKernels& kernels, ScalarType type) {

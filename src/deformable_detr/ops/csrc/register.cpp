@@ -20,13 +20,11 @@
 #include <vector>
 
 #include "kernel.h"
+#include "tables.h"
 
 namespace deformable_detr {
 
-extern const Kernels kernels_portable;
-#ifdef DDETR_X86_64
-extern const Kernels kernels_x86_64_v3, kernels_x86_64_v4;
-#endif
+DDETR_DECLARE_TABLES(Kernels, );
 
 namespace {
 
@@ -37,7 +35,7 @@ using torch::stable::Tensor;
 
 // Those this processor can run, the best first.
 std::vector<const Kernels*> runnable_kernels() {
-  std::vector<const Kernels*> kernels;
+  std::vector<const Kernels*> kernels(std::begin(tables), std::end(tables));
 #ifdef DDETR_X86_64
   __builtin_cpu_init();
   const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
@@ -45,10 +43,9 @@ std::vector<const Kernels*> runnable_kernels() {
   const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
                   __builtin_cpu_supports("avx512vl");
-  if (v4) kernels.push_back(&kernels_x86_64_v4);
-  if (v3) kernels.push_back(&kernels_x86_64_v3);
+  if (!v4) std::erase(kernels, &kernels_x86_64_v4);
+  if (!v3) std::erase(kernels, &kernels_x86_64_v3);
 #endif
-  kernels.push_back(&kernels_portable);
   return kernels;
 }
 

@@ -33,7 +33,7 @@ function drawDetections(scale) {
   const share = shareInside(data, all, chosen.boxes.at(-1));
   return `${chosen.name} ${chosen.score.toFixed(2)}, query ${chosen.query}: ${shown.length} of ${SHOWABLE} `
     + `${data.grid ? "cells" : "points"} shown; ${Math.round(100 * share)} % of layer ${layer + 1}'s `
-    + `weight lies in the final box.`;
+    + `weight is inside the final box.`;
 }
 function drawEncoder(scale) {
   const from = +get("from").value - 1, layer = +get("layer").value - 1;

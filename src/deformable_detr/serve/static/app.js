@@ -255,7 +255,7 @@ function describe() {
     if (at < 0) { say(`${about}: not among the explained detections.`); return; }
     const { data, attention } = state.explanation, layer = get("layer").value - 1;
     const share = shareInside(data, look(data, attention, at, layer), data.detections[at].boxes.at(-1));
-    say(`${about}: ${Math.round(100 * share)} % of layer ${layer + 1}'s attention lies in the box.`);
+    say(`${about}: ${Math.round(100 * share)} % of layer ${layer + 1}'s attention is inside the box.`);
   } else if (state.model && !state.model.can_explain) {
     say(`${about}. This model cannot show where it looked.`);
   } else say(`${about}${get("show-look").checked ? ": asking where the model looked …" : ""}`);

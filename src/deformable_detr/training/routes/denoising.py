@@ -1,6 +1,6 @@
 """Contrastive denoising (DINO, Zhang et al., ICLR 2023; DN-DETR, Li et al., CVPR 2022; specification §12.6).
 
-Queries are made from the objects themselves, with noise in their boxes and labels. Half of them have little
+Queries are built from the objects themselves, with noise in their boxes and labels. Half of them have little
 noise and learn to predict their object; the other half have more noise and learn to predict background. No
 matching is needed.
 
@@ -36,8 +36,8 @@ class Denoising(Route):
     Args:
         num_classes: the number of classes.
         dim: the channels C of queries.
-        num_queries: the number of queries with little noise for each image, at most; images with more objects
-            have one for each object. The same number of queries have more noise.
+        num_queries: the maximum number of queries with little noise in an image; if it has more objects,
+            there is one for each object. The same number of queries have more noise.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Slots:
 
 
 def noisy_labels(labels: Tensor, num_classes: int) -> Tensor:
-    """Replace each label, with the probability `LABEL_NOISE`, with one that is drawn from all classes."""
+    """Return `labels`, each replaced with probability `LABEL_NOISE` by one that is drawn from all classes."""
     drawn = torch.randint_like(labels, num_classes)
     return torch.where(torch.rand(labels.shape, device=labels.device) < LABEL_NOISE, drawn, labels)
 

@@ -1,7 +1,7 @@
 """A route with instruction tokens (Mr. DETR, Zhang et al., CVPR 2025, its third route; specification §12.5).
 
-In the self-attention of each layer, the queries also attend to learned tokens, which allow them to share an
-object in this pass. The route replaces the norm that follows with another one.
+In the self-attention of each layer, the queries also attend to learned tokens, which allow several queries to
+predict the same object in this pass. The route has its own norm after the self-attention.
 
 Letters: B batch, Q queries, C channels, T tokens.
 """

@@ -1,7 +1,7 @@
 """A route without self-attention (DAC-DETR, Hu et al., NeurIPS 2023; specification §12.5).
 
-Queries that do not see each other cannot suppress duplicates, so several may learn the same object. The
-model's own pass learns to suppress duplicates, with the same weights.
+Queries that do not see each other cannot suppress duplicates, so several may learn to predict the same
+object. The model's own pass learns to suppress duplicates, with the same weights.
 """
 
 from __future__ import annotations
