@@ -1,6 +1,7 @@
 """Export a model: trace it, write a draft, compare the draft with the PyTorch model, and rename the draft.
 
-formats.py defines the drafts, and certificate.py measures the drift. The final file contains the certificate.
+formats.py defines the drafts, translation.py translates traced graphs to ONNX, and certificate.py measures
+the drift. The final file contains the certificate.
 """
 
 from __future__ import annotations

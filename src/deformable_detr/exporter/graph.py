@@ -24,9 +24,13 @@ from ..models import DetectionModel, copy_on_same_memory
 from ..models.attention import DeformableAttention
 from ..models.queries import BestProposals, chooses_proposals
 from ..structures import ImageBatch
-from .sampling import GatherAttention, GridSampleAttention
+from .sampling import GatherAttention, GridSampleAttention, OnnxGridSampleAttention
 
-OPERATORS = {"grid_sample": GridSampleAttention, "gather": GatherAttention}
+OPERATORS = {
+    "grid_sample": GridSampleAttention,
+    "onnx_grid_sample": OnnxGridSampleAttention,
+    "gather": GatherAttention,
+}
 # B, H, W of the traced batch. They are unusual, because a size that equals another one by chance would be
 # fixed.
 EXAMPLE = (3, 230, 298)

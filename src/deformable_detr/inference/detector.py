@@ -129,7 +129,7 @@ class Detector:
 
     @property
     def model(self) -> DetectionModel:
-        """The plain, trainable model, `model(images) -> DetectorOutput`; it has the errors of `checkpoint`."""
+        """The plain, trainable model, `model(images) -> DetectorOutput`; with the errors of `checkpoint`."""
         return self.checkpoint.model
 
     def save(self, folder: str | Path) -> Path:
