@@ -39,8 +39,8 @@ EXAMPLE = (3, 230, 298)
 class Graph(nn.Module):
     """The exported function.
 
-    It maps pixels (B, 3, H, W) float32 and mask (B, H, W) bool, True = padding, to logits (B, Q, classes) and
-    boxes_cxcywh (B, Q, 4) of the last decoder layer.
+    It maps the pixels (B, 3, H, W) float32 and the mask (B, H, W) bool, True = padding, of B pictures to
+    logits (B, Q, classes) and boxes_cxcywh (B, Q, 4) of the Q queries after the last decoder layer.
     """
 
     def __init__(self, model: DetectionModel, operator: str):

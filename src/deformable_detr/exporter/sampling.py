@@ -69,7 +69,9 @@ class StandardAttention(MemoryAttention, ABC):
     def sample(self, value: Tensor, shapes: SpatialShapes, locations: Tensor, weights: Tensor) -> Tensor:
         """Return the weighted sums (B, Q, M·D) of samples of `value` (B, S, M, D).
 
-        `locations` are (B, Q, M, L, K, 2), and `weights` are (B, Q, M, L·K).
+        `locations` are (B, Q, M, L, K, 2), and `weights` are (B, Q, M, L·K), for B pictures, Q queries, S
+        memory tokens, M heads with D channels, L levels and K points. Locations (x, y) are fractions of the
+        padded level.
         """
 
 
