@@ -78,7 +78,7 @@ class ClassificationScheme(ABC):
 
     @abstractmethod
     def loss(self, logits: Tensor, assigned: Tensor, quality: Tensor, count: BatchCount) -> Tensor:
-        """Return the scalar loss of logits (B, Q, num_logits).
+        """Return the scalar loss of the logits (B, Q, num_logits) of Q queries for each of B images.
 
         `assigned` (B, Q) holds the class index of each query's object, or NO_OBJECT (-1). `quality` (B, Q)
         holds the IoU of the query's box with its object, without a gradient, or 0 if the query has no object;
@@ -94,8 +94,8 @@ class ClassificationScheme(ABC):
     def select(self, logits: Tensor, k: int) -> TopPairs:
         """Return the k best (query, class) pairs of each image, or all pairs if there are fewer than k.
 
-        `logits` are (B, Q, num_logits). If only one class can be true of a query, as with softmax, only the
-        pair with its best class counts.
+        `logits` are (B, Q, num_logits), for B images and Q queries. If only one class can be true of a query,
+        as with softmax, only the pair with its best class counts.
         """
 
 
@@ -122,7 +122,11 @@ class SigmoidFocal(ClassificationScheme):
         return focal / count.objects
 
     def target(self, logits: Tensor, assigned: Tensor) -> Tensor:
-        """Return (B, Q, num_classes): 1 at the class of each query's object, and 0 everywhere else."""
+        """Return the targets (B, Q, num_classes): 1 at the class of each query's object, and 0 elsewhere.
+
+        `assigned` (B, Q) holds the class index of each query's object, or NO_OBJECT (-1), for B images and Q
+        queries.
+        """
         import torch.nn.functional as F
 
         # The extra column is for queries without an object, and is cut off.
@@ -240,8 +244,9 @@ def build_classification(model: ModelConfig, loss: LossConfig | None = None) -> 
 
 
 def select_from_arrays(scheme: ClassificationScheme, logits: np.ndarray, k: int) -> TopArrays:
-    """Return the result of `scheme.select` for float32 logits (B, Q, num_logits), as NumPy arrays.
+    """Return the result of `scheme.select` as NumPy arrays, for float32 logits (B, Q, num_logits).
 
+    The logits are those of Q queries for each of B images.
     If the scheme inherits `scores` and `select` from a scheme of this package, PyTorch is not imported, and
     pairs with equal scores are in the order of the queries.
     """

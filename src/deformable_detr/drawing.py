@@ -35,7 +35,7 @@ def draw_boxes(
 
     Args:
         picture: the picture to draw on.
-        boxes_xyxy: (N, 4), in pixels; parts outside the picture are cut off.
+        boxes_xyxy: the N boxes, (N, 4), in pixels; parts outside the picture are cut off.
         labels: the text of each box. If space is limited, earlier labels get better positions.
         colours: each box's index into the palette.
     """
@@ -77,7 +77,7 @@ def label_positions(
     possible, it hides no object and no other label.
 
     Args:
-        corners: (N, 4) boxes, in whole pixels.
+        corners: the N boxes, (N, 4), in whole pixels.
         labels: the text of each box.
         font: the labels' font.
         size: (width, height) of the picture.

@@ -109,7 +109,7 @@ class ImageBatch:
 class FeatureBatch:
     """An `ImageBatch` after the backbone, with feature maps instead of pixels.
 
-    `maps`: the feature maps, each (B, C, H, W), finest first. `mask`: the pixels' padding mask, (B, H, W).
+    `maps`: the maps of B images, each (B, C, H, W), finest first. `mask`: the padding of pixels, (B, H, W).
     """
 
     maps: tuple[Tensor, ...]

@@ -51,6 +51,9 @@ def make_part(name: str, shard: Any, found: Sequence[Detections | str]) -> Part:
         name: the file name of the part.
         shard: the pictures, as an Arrow table with the columns `id` and `path`.
         found: for each picture of the shard, its detections or the reason why it could not be read.
+
+    Raises:
+        UserError: if pyarrow is not installed.
     """
     arrow, parquet = library("pyarrow"), library("pyarrow.parquet")
     good = [one for one in found if not isinstance(one, str)]
@@ -86,7 +89,11 @@ def make_part(name: str, shard: Any, found: Sequence[Detections | str]) -> Part:
 
 
 def read_counts(file: Path) -> Counts | None:
-    """Return the counts that a part's file states, or None if the file does not exist or is damaged."""
+    """Return the counts that a part's file states, or None if the file does not exist or is damaged.
+
+    Raises:
+        UserError: if pyarrow is not installed.
+    """
     arrow, parquet = library("pyarrow"), library("pyarrow.parquet")
     try:
         metadata = parquet.read_metadata(file)

@@ -277,7 +277,7 @@ def _shared(batch: MicroBatch) -> MicroBatch | UserError:
 
 @contextmanager
 def lost_workers_as_user_errors() -> Iterator[None]:
-    """Convert PyTorch's errors about dead or hanging workers, which can occur at any time, to UserErrors."""
+    """Raise a `UserError` instead of PyTorch's errors about dead or hanging workers, at any time."""
     try:
         yield
     except RuntimeError as error:

@@ -52,11 +52,15 @@ def coco_average_precision(
 ) -> dict[str, Any]:
     """Compute COCO's twelve numbers for boxes, and AP and AP50 of each class that has true boxes.
 
-    The arguments and errors are those of `coco_numbers`.
+    The arguments are those of `coco_numbers`.
 
     Returns:
         AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl in [0, 1], or -1 if there is no true
         box (of that size), and `per_class`: {name: {"AP", "AP50"}}.
+
+    Raises:
+        UserError: if a detection names an image or category that the ground truth lacks, or has no finite
+            box and score.
     """
     numbers = coco_numbers(ground_truth, detections, limit=limit)
     names = _class_names(ground_truth["categories"])

@@ -137,8 +137,8 @@ def assign(overlap: np.ndarray, iou_threshold: float) -> np.ndarray:
     equal overlaps, COCO takes the last.
 
     Args:
-        overlap: (D, N), with the detections in descending order of score, and -1 for pairs that must not
-            match.
+        overlap: (D, N), for D detections in descending order of score and N objects, with -1 for pairs that
+            must not match.
 
     Returns:
         The index of the object that each detection takes, (D,); -1 if it takes none.
@@ -160,7 +160,7 @@ def claim(overlap: np.ndarray, iou_threshold: float) -> np.ndarray:
     the object is taken. Among equal overlaps, Pascal takes the first.
 
     Args:
-        overlap: (D, N) with N at least 1.
+        overlap: (D, N), for D detections and N objects, with N at least 1.
     """
     return np.where(overlap.max(axis=1) >= iou_threshold, overlap.argmax(axis=1), -1)
 
@@ -205,8 +205,8 @@ def overlaps(
     without area do not overlap.
 
     Args:
-        detections_xyxy: (D, 4).
-        objects_xyxy: (N, 4).
+        detections_xyxy: the boxes of D detections, (D, 4).
+        objects_xyxy: the boxes of N objects, (N, 4).
         crowd: (N,) bool; None means no crowds.
         extra: a number to add to widths and heights; 1 in Pascal's own code, which counts the last pixel.
     """

@@ -31,7 +31,7 @@ def quantised(draft: OnnxDraft, detector: Detector, files: Sequence[Path], conso
         files: the pictures for calibration, of which at most MAX_CALIBRATION are used.
 
     Raises:
-        UserError: if a calibration picture cannot be read.
+        UserError: if a calibration picture cannot be read, or a library of the extra [export] is missing.
     """
     onnx, quantization = engine("onnx"), engine("onnxruntime.quantization")
     chosen = files[:: max(1, len(files) // MAX_CALIBRATION)][:MAX_CALIBRATION]

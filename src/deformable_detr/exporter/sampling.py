@@ -76,6 +76,8 @@ class StandardAttention(MemoryAttention, ABC):
 
 
 class GridSampleAttention(StandardAttention):
+    """Deformable attention that samples each level with one GridSample operator."""
+
     def sample(self, value: Tensor, shapes: SpatialShapes, locations: Tensor, weights: Tensor) -> Tensor:
         levels = value.permute(0, 2, 3, 1).flatten(0, 1).split(_sizes(shapes), dim=-1)  # (B·M, D, H·W)
         grids = (2 * locations - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # (L, B·M, Q, K, 2)
@@ -110,6 +112,8 @@ class OnnxGridSampleAttention(GridSampleAttention):
 
 
 class GatherAttention(StandardAttention):
+    """Deformable attention that fetches and weights the four pixels around each point, without GridSample."""
+
     def sample(self, value: Tensor, shapes: SpatialShapes, locations: Tensor, weights: Tensor) -> Tensor:
         B, S, M, D = value.shape
         rows = value.reshape(B * S * M, D)

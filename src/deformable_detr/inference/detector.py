@@ -266,8 +266,8 @@ class Detector:
             at: points (x, y) in pixels for which the encoder's attention is returned as well.
 
         Raises:
-            UserError: in the same cases as `predict`, if this detector comes from an exported file, if a
-                point is outside the picture, or if there are points but the model has no encoder layers.
+            UserError: if the picture cannot be read, an option is out of range, this detector comes from an
+                exported file, a point is outside the picture, or there are points but no encoder layers.
         """
         from .trace import explain_picture
 

@@ -36,7 +36,7 @@ class Candidates:
     ) -> Candidates:
         """Select the k best pairs from logits (B, Q, num_logits) and boxes (B, Q, 4), both float32.
 
-        This needs no PyTorch.
+        They are those of Q queries for each of B images. This needs no PyTorch.
         """
         pairs = select_from_arrays(classification, logits, k)
         return cls(pairs, np.take_along_axis(boxes_cxcywh, pairs.queries[..., None], axis=1))
@@ -45,7 +45,10 @@ class Candidates:
 def candidates_of(
     logits: Tensor, boxes_cxcywh: Tensor, classification: ClassificationScheme, k: int
 ) -> Candidates:
-    """Select the k best pairs from logits (B, Q, num_logits) and boxes (B, Q, 4), on the tensors' device."""
+    """Select the k best pairs from logits (B, Q, num_logits) and boxes (B, Q, 4), on the tensors' device.
+
+    They are those of Q queries for each of B images.
+    """
     pairs = classification.select(logits.float(), k)
     boxes = boxes_cxcywh.float().gather(1, pairs.queries[..., None].expand(-1, -1, 4))
     return Candidates(pairs.arrays(), boxes.cpu().numpy())
@@ -146,10 +149,10 @@ def detections_of_candidates(
 
 
 def unsuppressed(boxes_xyxy: np.ndarray, labels: np.ndarray, nms_iou: float) -> np.ndarray:
-    """Return the indices of boxes (N, 4) that no better box of their class overlaps by more than `nms_iou`.
+    """Return the indices of the boxes that no better box of their class overlaps by more than `nms_iou`.
 
-    This is non-maximum suppression. The boxes must be sorted by score, best first; `labels` (N,) are their
-    classes. A suppressed box suppresses no other.
+    This is non-maximum suppression. The N boxes (N, 4) must be sorted by score, best first; `labels` (N,) are
+    their classes. A suppressed box suppresses no other.
     """
     x0, y0, x1, y1 = boxes_xyxy.T
     areas = (x1 - x0) * (y1 - y0)

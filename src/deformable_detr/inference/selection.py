@@ -98,7 +98,7 @@ class Selection:
         return detections.take(np.flatnonzero(self.mask(detections))).clipped()
 
     def mask(self, detections: Detections) -> np.ndarray:
-        """Return a mask of the selected detections, (N,) bool."""
+        """Return a mask of the N detections, (N,) bool, which is True for the selected ones."""
         mask: np.ndarray = detections.scores >= self.thresholds[detections.labels]
         return mask
 

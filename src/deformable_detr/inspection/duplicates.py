@@ -34,7 +34,10 @@ MAX_ASPECT = 0.03
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """The fingerprint of a picture: a grey float32 `thumbnail` of shape THUMBNAIL, and `aspect`, W / H."""
+    """The fingerprint of a picture: a grey float32 `thumbnail`, (16, 17), and `aspect`, W / H.
+
+    `split` and `file_name` say which picture it is.
+    """
 
     split: str
     file_name: str

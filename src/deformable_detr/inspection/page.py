@@ -102,6 +102,8 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Gallery:
+    """The pictures of one kind of example, with a title and a hint on what to look for."""
+
     title: str
     hint: str
     pictures: Sequence[Drawn]

@@ -59,7 +59,9 @@ class ObjectSizes:
     """The sizes of N objects in pixels after resizing.
 
     Attributes:
-        quantiles: the sizes at `QUANTILES`; zeros if there are no objects.
+        count: the number of objects, N.
+        quantiles: the minimum, the 5 %, 25 %, 50 %, 75 % and 95 % quantiles and the maximum; zeros if there
+            are no objects.
         bins: the number of objects in each range of sizes, in cells of the finest level: smaller than 1,
             from 1 to 2, …, at least 16 (`BIN_EDGES`).
     """

@@ -49,7 +49,7 @@ class PredictionHead(nn.Module):
 def corrected(reference_logits: Tensor, deltas: Tensor) -> Tensor:
     """Return the boxes sigmoid(deltas + reference_logits), (B, Q, 4) cxcywh.
 
-    `deltas` (B, Q, 4) are the output of a box head.
+    `deltas` (B, Q, 4) are the output of a box head for B images and Q queries.
     """
     # float32: in 16 bits, a box side near 1 would step by several pixels.
     return (deltas.to(coordinate_dtype(deltas)) + reference_logits).sigmoid()

@@ -88,7 +88,7 @@ class DetectionModel(nn.Module):
         return self.locate(_flatten(levels), shapes, batch.mask)
 
     def locate(self, tokens: Tensor, spatial_shapes: SpatialShapes, image_mask: Tensor) -> FeatureMemory:
-        """Return the memory of tokens (B, S, C), with their positions, their mask and the valid ratios.
+        """Return the memory of the S tokens (B, S, C) of B images, with positions, mask and valid ratios.
 
         These depend only on the levels' sizes and on the padding mask of the pixels, `image_mask` (B, H, W).
         """
@@ -109,7 +109,7 @@ def _flatten(levels: Sequence[Tensor]) -> Tensor:
 
 
 def valid_ratio(mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return the unpadded fractions of the width and of the height, (B, 2), of a padding mask (B, H, W)."""
+    """Return the unpadded fractions of width and height, (B, 2), of B padding masks (B, H, W)."""
     height, width = mask.shape[-2:]
     valid_height = (~mask.select(2, 0)).sum(1).to(dtype)
     valid_width = (~mask.select(1, 0)).sum(1).to(dtype)

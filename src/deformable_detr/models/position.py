@@ -46,7 +46,7 @@ class SinePosition(nn.Module):
         self.shift = 0.5 if half_pixel else 0.0
 
     def forward(self, masks: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> list[Tensor]:
-        """Encode masks (B, H, W), True = padding, as (B, C, H, W) in `dtype`, one per level."""
+        """Encode masks (B, H, W) of B images, True = padding, as (B, C, H, W) in `dtype`, one per level."""
         return [self._encode(mask, dtype) for mask in masks]
 
     def _encode(self, mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -32,7 +32,7 @@ class FixedQueries(nn.Module, ABC):
 
     @abstractmethod
     def fixed(self) -> Queries:
-        """Return the queries of one image, (1, Q, C)."""
+        """Return the Q queries of one image, (1, Q, C)."""
 
     def forward(self, memory: FeatureMemory) -> Queries:
         return for_each_image(self.fixed(), memory)
@@ -108,7 +108,7 @@ class ProposalQueries(nn.Module):
     def starting_at(
         self, references: Tensor, tokens: Tensor, proposals: Predictions | None = None
     ) -> Queries:
-        """Return the queries that start from the boxes `references` (B, Q, 4).
+        """Return the queries that start from the boxes `references` (B, Q, 4), for B images and Q queries.
 
         `tokens` (B, Q) are the indices of the tokens that proposed the boxes.
         """
@@ -178,7 +178,7 @@ class BestProposals(nn.Module):
         return min(self.plain.num_queries, num_tokens)
 
     def encode(self, tokens: Tensor, invalid: Tensor) -> Tensor:
-        """Return the input of the first stage's head, (B, S, C)."""
+        """Return the input of the first stage's head for the S tokens of B images, (B, S, C)."""
         encoded: Tensor = self.plain.memory_norm(
             self.plain.memory_projection(tokens.masked_fill(invalid[..., None], 0.0))
         )
@@ -211,8 +211,9 @@ def for_each_image(queries: Queries, memory: FeatureMemory) -> Queries:
 def base_boxes(memory: FeatureMemory) -> tuple[Tensor, Tensor]:
     """Return the boxes that proposals are relative to, (B, S, 4) cxcywh, and a mask of invalid ones, (B, S).
 
-    A token's base box is centred on its pixel, and its side doubles from level to level. A box is invalid if
-    its token is in the padding or if one of its coordinates is outside (0.01, 0.99).
+    There is one for each of the S tokens of B images. A token's base box is centred on its pixel, and its
+    side doubles from level to level. A box is invalid if its token is in the padding or if one of its
+    coordinates is outside (0.01, 0.99).
     """
     boxes, device, dtype = [], memory.tokens.device, coordinate_dtype(memory.tokens)
     paddings = memory.mask.split([height * width for height, width in memory.spatial_shapes], dim=1)

@@ -74,6 +74,7 @@ def sampling_locations_of(
 ) -> Tensor:
     """Add offsets (B, Q, M, P, 2) to references (B, Q, L, 2 or 4), and return locations (B, Q, M, P, 2).
 
+    They are those of B images, Q queries, M heads, P points of a head and L levels, with K points in a level.
     Offsets from a reference point are in pixels of the level. Offsets from a reference box are in half box
     sides divided by K (specification §3.1), so that the initial points are inside the box.
     """

@@ -263,7 +263,10 @@ def ms_deform_attn(
     """Return the weighted sums of samples, (B, Q, M·D), in the dtype of `value` (B, S, M, D).
 
     `spatial_shapes` is (H_1, W_1, …), the sizes of the levels; `locations` are (B, Q, M, P, 2), and `weights`
-    (B, Q, M, P), for Q queries and P points of a head.
+    (B, Q, M, P), for B images, S tokens, M heads with D channels, Q queries and P points of a head.
+
+    Raises:
+        RuntimeError: if shapes, types or devices disagree.
     """
     return _run_forward(_checked(value, spatial_shapes, None, locations, weights, points_per_level))
 
@@ -279,6 +282,9 @@ def ms_deform_attn_backward(
     """Return the gradients of value, locations and weights, in their shapes and dtypes.
 
     `grad_output` (B, Q, M·D) is the gradient of the output of `ms_deform_attn`.
+
+    Raises:
+        RuntimeError: if shapes, types or devices disagree, or PyTorch is in its deterministic mode.
     """
     call = _checked(value, spatial_shapes, None, locations, weights, points_per_level)
     grads = _run_backward(call, grad_output)
@@ -297,7 +303,11 @@ def fused_ms_deform_attn(
 
     The samples are taken at `offsets` (B, Q, M, P, 2) from the points or boxes `reference` (B, Q, L, 2 or 4).
     Their weights are the softmax of `logits` (B, Q, M, P) over the P points of a head. `spatial_shapes` is
-    (H_1, W_1, …), the sizes of the L levels.
+    (H_1, W_1, …), the sizes of the L levels. B is the number of images, S of tokens, M of heads with D
+    channels, and Q of queries.
+
+    Raises:
+        RuntimeError: if shapes, types or devices disagree.
     """
     return _run_forward(_checked(value, spatial_shapes, reference, offsets, logits, points_per_level))
 
@@ -314,6 +324,9 @@ def fused_ms_deform_attn_backward(
     """Return the gradients of value, reference, offsets and logits, in their shapes and dtypes.
 
     `grad_output` (B, Q, M·D) is the gradient of the output of `fused_ms_deform_attn`.
+
+    Raises:
+        RuntimeError: if shapes, types or devices disagree, or PyTorch is in its deterministic mode.
     """
     call = _checked(value, spatial_shapes, reference, offsets, logits, points_per_level)
     grads = _run_backward(call, grad_output)

@@ -65,6 +65,8 @@ class Finder(ABC):
 
 
 class WholePictures(Finder):
+    """Detection in whole pictures, which are resized as the model requires."""
+
     def shape(self, size: tuple[int, int]) -> tuple[int, int]:
         return self.detector.resized_size(size)
 

@@ -91,7 +91,12 @@ def _check_size(source: Path | Camera, height: int, width: int, max_pixels: int)
 
 
 class VideoFile(FrameSource):
-    """The frames of a file, rotated according to its metadata. Broken parts are skipped and counted."""
+    """The frames of a file, rotated according to its metadata. Broken parts are skipped and counted.
+
+    Raises:
+        UserError: if the file is not a video that can be read, has no pictures or too many pixels, or PyAV
+            is not installed.
+    """
 
     def __init__(self, path: Path, max_pixels: int):
         import_extra("av", "video", f"reading the video {path}")
@@ -162,7 +167,12 @@ class VideoFile(FrameSource):
 
 
 class CameraSource(FrameSource):
-    """The frames of a camera; the driver drops frames that arrive while nothing reads them."""
+    """The frames of a camera; the driver drops frames that arrive while nothing reads them.
+
+    Raises:
+        UserError: if the camera cannot be opened, or OpenCV is not installed. Iterating raises it if a frame
+            has too many pixels.
+    """
 
     total = None
     broken_packets = 0

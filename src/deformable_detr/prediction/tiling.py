@@ -254,6 +254,9 @@ def merge_parts(found: Detections, cut: np.ndarray) -> Detections:
     Args:
         found: detections in pixels of the picture; only the `MAX_CANDIDATES` best are considered.
         cut: the mask of the boxes that are cut by a tile's border, one entry per detection.
+
+    Raises:
+        UserError: if the library supervision is not installed.
     """
     order = np.argsort(-found.scores, kind="stable")[:MAX_CANDIDATES]
     found, cut = found.take(order), cut[order]

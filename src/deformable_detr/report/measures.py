@@ -71,7 +71,8 @@ class Calibration:
 def calibration(scores: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> Calibration | None:
     """Return the calibration of the detections that score at least MIN_SCORE, or None if there are none.
 
-    `scores`, `right` and `wrong` are (D,); detections that are neither right nor wrong are left out.
+    `scores`, `right` and `wrong` are (D,), for D detections; those that are neither right nor wrong are left
+    out.
     """
     used = (right | wrong) & (scores >= MIN_SCORE)
     values, hits = scores[used].astype(np.float64), right[used].astype(np.float64)

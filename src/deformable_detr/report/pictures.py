@@ -143,6 +143,9 @@ def show_false_positives(detector: Detector, accuracy: Accuracy, max_shown: int)
     """Draw at most `max_shown` wrong detections with their queries' sampling points.
 
     Each kind of mistake is taken in turn, and its highest-scoring detections come first.
+
+    Raises:
+        UserError: if an image cannot be read, or the detector comes from an exported file.
     """
     kinds = mistakes(accuracy)
     images = accuracy.detections.images

@@ -43,6 +43,8 @@ Result = TypeVar("Result")
 
 
 class State(StrEnum):
+    """The state of an engine: only READY accepts requests."""
+
     STARTING = "starting"
     READY = "ready"
     STOPPING = "stopping"

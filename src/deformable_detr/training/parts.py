@@ -87,7 +87,11 @@ class Parts:
         return steps if settings.max_steps is None else min(steps, settings.max_steps)
 
     def updates(self, epoch: int, first: int, end: int) -> Iterator[list[MicroBatch]]:
-        """Yield this process's micro-batches of each update of an epoch, from `first` to `end` - 1."""
+        """Yield this process's micro-batches of each update of an epoch, from `first` to `end` - 1.
+
+        Raises:
+            UserError: if a picture cannot be read or does not have its annotated size.
+        """
         if first >= end:
             return
         settings = self.config.train

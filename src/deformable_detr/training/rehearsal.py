@@ -46,7 +46,11 @@ def take_largest_update(run: Parts) -> tuple[int, int]:
 
 
 def evaluation_seconds(run: Parts, num_images: int) -> float:
-    """Estimate the seconds of an evaluation from the first images of its split; 0 if there is no split."""
+    """Estimate the seconds of an evaluation from the first images of its split; 0 if there is no split.
+
+    Raises:
+        UserError: if one of these images cannot be read or does not have its annotated size.
+    """
     split = run.val_split
     if split is None:
         return 0.0

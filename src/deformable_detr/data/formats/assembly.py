@@ -200,7 +200,7 @@ def _fractions(boxes_xyxy: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 def check_boxes(
     boxes_xyxy: np.ndarray, sizes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str, str]]]:
-    """Check boxes (N, 4) in images of the sizes (N, 2), which are (H, W).
+    """Check N boxes (N, 4) in images of the sizes (N, 2), which are (H, W), in pixels.
 
     Return the boxes clipped to their images, which of them to keep (N,) bool, and the findings as
     (row, kind, message) in the order of the rows.

@@ -27,6 +27,8 @@ class Object:
 
 @dataclass
 class Annotation:
+    """The content of an XML file as text: <filename>, <size> by its elements, and the objects."""
+
     file_name: str = ""
     size: dict[str, str] = field(default_factory=dict)
     objects: list[Object] = field(default_factory=list)

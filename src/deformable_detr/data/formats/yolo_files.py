@@ -62,7 +62,11 @@ class Config:
 
 
 def find_files(root: Path) -> list[Path]:
-    """Return the files that may describe the data set; only one of them if it has a usual name."""
+    """Return the files that may describe the data set; only one of them if it has a usual name.
+
+    Raises:
+        UserError: if a *.data file cannot be read.
+    """
     if root.is_file():
         return [root] if root.suffix.lower() in (".yaml", ".yml", ".data") else []
     if not root.is_dir():

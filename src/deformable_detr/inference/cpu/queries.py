@@ -28,7 +28,7 @@ class ChunkedProposals(BestProposals):
     """`BestProposals` that encode tokens in chunks that stay in the processor's cache."""
 
     def encode(self, tokens: Tensor, invalid: Tensor) -> Tensor:
-        """Return the input of the first stage's head, (B, S, C) float32."""
+        """Return the input of the first stage's head for the S tokens of B images, (B, S, C) float32."""
         encoded = torch.empty_like(tokens, dtype=torch.float32)
         for image, of_image in enumerate(tokens):
             for chunk in chunks(len(of_image)):

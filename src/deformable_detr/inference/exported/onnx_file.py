@@ -71,6 +71,8 @@ def _messages(message: Any) -> Iterator[Any]:
 
 
 class OnnxBackend(ExportedBackend):
+    """Runs the graph of an .onnx file with ONNX Runtime on the CPU."""
+
     def __init__(self, path: Path, metadata: Metadata, content: bytes, onnxruntime: Any):
         super().__init__(path, metadata.description)
         options = onnxruntime.SessionOptions()

@@ -50,6 +50,8 @@ def open_openvino(path: Path) -> ExportedModel:
 
 
 class OpenVinoBackend(ExportedBackend):
+    """Runs the graph of an .xml file with OpenVINO on the CPU."""
+
     def __init__(self, path: Path, metadata: Metadata, core: Any, model: Any):
         super().__init__(path, metadata.description)
         settings = {

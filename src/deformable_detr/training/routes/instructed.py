@@ -33,7 +33,10 @@ class Instruction(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, layer: DecoderLayer, content: Tensor, positions: Tensor) -> Tensor:
-        """Return the content (B, Q, C) after self-attention, in which tokens are further keys and values."""
+        """Return the content (B, Q, C) after self-attention, in which the tokens are further keys and values.
+
+        `content` and `positions` are (B, Q, C), for B images, Q queries and C channels.
+        """
         tokens, their_positions = (
             part.expand(len(content), -1, -1) for part in (self.content, self.positions)
         )
