@@ -30,7 +30,7 @@ NO_OBJECT = -1  # class index of a query to which no object was assigned
 
 @dataclass(frozen=True)
 class TopPairs:
-    """The k best (query, class) pairs of each image, best first.
+    """The k best (query, class) pairs of each of B images, best first.
 
     Attributes:
         scores: (B, k), the probability of the class.
@@ -48,7 +48,7 @@ class TopPairs:
 
 @dataclass(frozen=True)
 class TopArrays:
-    """The fields of `TopPairs` as NumPy arrays instead of tensors."""
+    """The fields of `TopPairs` as NumPy arrays: `scores`, `labels` and `queries`, (B, k) each."""
 
     scores: np.ndarray
     labels: np.ndarray
@@ -56,7 +56,14 @@ class TopArrays:
 
 
 class ClassificationScheme(ABC):
-    """The meaning of logits (..., num_logits) for `num_classes` classes."""
+    """The meaning of class logits: their score, loss and matching cost, and the selection of detections.
+
+    Attributes:
+        num_classes: the number of classes of the model.
+        num_logits: the number of logits of a query, the last axis of all logits. It is larger than
+            `num_classes` if there is a logit for "no object".
+        initial_class_bias: the initial bias of the class head's layer; None keeps PyTorch's.
+    """
 
     num_classes: int
     num_logits: int
@@ -66,15 +73,17 @@ class ClassificationScheme(ABC):
     def matching_cost(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the cost (Q, N) of assigning each object to each query of one image.
 
-        `logits` (Q, num_logits) belong to the queries, and `labels` (N,) are the classes of the objects.
+        `logits` (Q, num_logits) belong to the Q queries, and `labels` (N,) are the classes of the N objects.
         """
 
     @abstractmethod
     def loss(self, logits: Tensor, assigned: Tensor, quality: Tensor, count: BatchCount) -> Tensor:
         """Return the scalar loss of logits (B, Q, num_logits).
 
-        `assigned` (B, Q) holds class indices or NO_OBJECT. `quality` (B, Q) holds the IoU of the query's box
-        with its object, without a gradient, or 0 if the query has no object. A scheme may ignore it.
+        `assigned` (B, Q) holds the class index of each query's object, or NO_OBJECT (-1). `quality` (B, Q)
+        holds the IoU of the query's box with its object, without a gradient, or 0 if the query has no object;
+        a scheme may ignore it. `count` holds the numbers of images, objects and matched queries in the whole
+        update, by which losses are divided.
         """
 
     @abstractmethod
@@ -85,7 +94,8 @@ class ClassificationScheme(ABC):
     def select(self, logits: Tensor, k: int) -> TopPairs:
         """Return the k best (query, class) pairs of each image, or all pairs if there are fewer than k.
 
-        `logits` are (B, Q, num_logits).
+        `logits` are (B, Q, num_logits). If only one class can be true of a query, as with softmax, only the
+        pair with its best class counts.
         """
 
 
@@ -225,7 +235,7 @@ def register_classification(name: str, build: SchemeBuilder) -> None:
 
 
 def build_classification(model: ModelConfig, loss: LossConfig | None = None) -> ClassificationScheme:
-    """Build the scheme that `model.classification` names."""
+    """Build the scheme that `model.classification` names, with the parameters in `loss` or the defaults."""
     return _SCHEMES[model.classification](model, loss or LossConfig())
 
 

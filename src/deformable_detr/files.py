@@ -108,13 +108,22 @@ def writing(path: str | Path, draft: Path | None = None) -> Iterator[None]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    r"""Write UTF-8 text; see `replacing`. File names that are not UTF-8 are shown as escapes (\udc80)."""
+    r"""Write UTF-8 text, completely or not at all. File names that are not UTF-8 become escapes (\udc80).
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
     with replacing(path) as draft:
         draft.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: str | Path, content: Any, *, indent: int | None = 1) -> None:
-    """Write strict JSON (no NaN) that ends with a newline; see `replacing`."""
+    """Write strict JSON that ends with a newline, completely or not at all.
+
+    Raises:
+        UserError: if the file cannot be written.
+        ValueError: if `content` contains NaN or infinity.
+    """
     write_text(path, json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 

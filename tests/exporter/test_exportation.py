@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 import deformable_detr as dd
 from deformable_detr import ops
@@ -145,6 +146,22 @@ def test_the_onnx_file_for_other_programs(detector: Detector, onnx_draft: OnnxDr
     assert {node.domain for node in graph.node} <= {"", "ai.onnx"}
     assert "GridSample" in {node.op_type for node in graph.node}
     assert b"/deformable_detr/" not in onnx_draft.proto.SerializeToString()  # no stack traces
+
+
+def test_an_operator_that_onnx_lacks_is_decomposed(detector: Detector, tmp_path: Path) -> None:
+    class Shifted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.clone().add_(0.25)  # in place, which ONNX does not have
+
+    checkpoint = random_checkpoint(tiny_config(num_classes=6, num_levels=1, decoder_layers=1).model, CLASSES)
+    checkpoint.model.decoder.norm = Shifted()
+    draft = OnnxDraft.from_model(checkpoint.model, "gather")
+    draft.save(tmp_path / "a.onnx", Metadata(detector.checkpoint.description, None).to_texts())
+    images = ImageBatch.from_images([torch.ones(3, 61, 80)])
+    predicted = load(tmp_path / "a.onnx").backend(images)
+    with torch.no_grad():
+        expected = checkpoint.model.eval()(images).predictions[-1]
+    torch.testing.assert_close(predicted.logits, expected.logits, atol=1e-4, rtol=0)
 
 
 def test_the_snippet_of_the_docs_needs_nothing_of_ours(

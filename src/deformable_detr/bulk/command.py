@@ -97,8 +97,11 @@ class Engine:
     def device(self, device: str) -> str:
         """Return the device of each worker.
 
+        With Ray, it is `cuda` if the workers have GPUs and `cpu` otherwise, whatever `device` is.
+
         Raises:
-            UserError: if this machine does not have it, or several local workers would share a GPU.
+            UserError: if the workers are local, and this machine does not have `device`, or several workers
+                would share a GPU.
         """
         if self.name == "ray":
             return "cuda" if self.gpus_per_worker else "cpu"
@@ -155,9 +158,10 @@ def predict_tables(
             tta: as for `predict`.
 
     Raises:
-        UserError: if an option is out of range or does not fit the others, a source does not exist or
-            disappears, `output` belongs to a run with other settings, another process is writing there, or
-            the disk is full. Finished parts remain.
+        UserError: if the model cannot be loaded, a class is unknown, the device or the extra [scale] is
+            missing, there is no Ray cluster at the address, an option is out of range or does not fit the
+            others, a source does not exist, contains no picture or disappears, `output` belongs to a run with
+            other settings, another process is writing there, or the disk is full. Finished parts remain.
         WorkerLostError: if a worker process is killed and the engine cannot replace it.
     """
     engine = engine or Engine()

@@ -44,7 +44,11 @@ class Job:
     threads: int = 1
 
     def load(self) -> Detector:
-        """Load the detector, after setting the number of threads."""
+        """Set PyTorch's number of threads in this process, and load the detector.
+
+        Raises:
+            UserError: if the model cannot be loaded, or this machine does not have the device.
+        """
         torch.set_num_threads(self.threads)
         return load(self.model, self.device, self.dtype, max_pixels=self.max_pixels)
 

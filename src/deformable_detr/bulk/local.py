@@ -23,7 +23,11 @@ _worker: Worker | None = None  # the worker of this process, if it belongs to th
 
 
 def run_here(job: Job, plan: Plan, shards: Iterable[Any], detector: Detector) -> Generator[Part]:
-    """Compute the parts of the shards in this process, and yield them in the order of the shards."""
+    """Compute the parts of the shards in this process, and yield them in the order of the shards.
+
+    Raises:
+        UserError: if a source has disappeared, or the job names an unknown class.
+    """
     yield from map(Worker(job, plan, detector), shards)
 
 
@@ -31,7 +35,8 @@ def run_processes(job: Job, plan: Plan, shards: Iterable[Any], workers: int) -> 
     """Compute the parts of the shards in `workers` processes, and yield each part when it is finished.
 
     Raises:
-        WorkerLostError: if one of the processes is killed.
+        UserError: if a source has disappeared.
+        WorkerLostError: if one of the processes is killed, or cannot load the model of `job`.
     """
     context = get_context("spawn")  # a fork would copy the locks of threads
     # The processes end when this end of the pipe is closed, which also happens if this process is killed.

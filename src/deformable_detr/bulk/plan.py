@@ -60,8 +60,8 @@ def make_plan(output: Path, sources: list[str], shard_size: int, identity: dict[
     """Return the plan that `output` contains; if there is none, list the pictures and store a new plan.
 
     Raises:
-        UserError: if `output` contains a plan with other settings, or parts without a plan, or if the sources
-            cannot be listed.
+        UserError: if `output` contains a plan that is damaged or has other settings, or parts without a plan,
+            or if a source cannot be listed or contains no picture, or pyarrow is not installed.
     """
     folder = output / PLAN_FOLDER
     wanted = {"format": FORMAT, "identity": identity, "sources": sources, "shard_size": shard_size}

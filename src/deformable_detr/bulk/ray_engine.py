@@ -78,14 +78,17 @@ class RayWorker:
 def run_on_ray(
     job: Job, plan: Plan, shards: Iterable[Any], workers: int, gpus_per_worker: float, address: str | None
 ) -> Generator[Part]:
-    """Yield the parts of the shards as the workers finish them.
+    """Yield the parts of the shards as the workers finish them, in any order.
 
     Args:
+        workers: the number of workers, each with a detector and `job.threads` processor cores.
+        gpus_per_worker: the number of GPUs that Ray gives to each worker; it may be a fraction.
         address: the address of a running cluster; None starts one on this machine. It is ignored if this
             process is already connected to a cluster.
 
     Raises:
-        UserError: if there is no cluster at `address`, or a worker fails with a `UserError`.
+        UserError: if Ray is not installed, there is no cluster at `address`, or a worker fails with a
+            `UserError`, for example because it cannot load the model.
         WorkerLostError: if Ray cannot replace a worker that was killed.
     """
     _set_environment(address)

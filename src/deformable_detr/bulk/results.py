@@ -18,7 +18,14 @@ from .plan import MANIFEST_FILE
 
 @dataclass(frozen=True)
 class Result:
-    """The result for a picture; one of `detections` and `error` is None."""
+    """The result for a picture.
+
+    Attributes:
+        id: the number of the picture in the run, from 1.
+        path: the path or URL of the picture, or its name if it is a row of a table.
+        detections: the detections; None if the picture could not be read.
+        error: the reason why the picture could not be read; None if it could.
+    """
 
     id: int
     path: str
@@ -30,7 +37,7 @@ def read_results(output: str | Path) -> Iterator[Result]:
     """Yield the results of a complete run in the order of the ids, with one part in memory at a time.
 
     Raises:
-        UserError: if the run is not complete.
+        UserError: if the run is not complete, its manifest is damaged, or pyarrow is not installed.
     """
     folder = Path(output)
     if not (folder / MANIFEST_FILE).is_file():

@@ -74,7 +74,8 @@ def list_pictures(sources: Sequence[str]) -> Iterator[Picture]:
     """Yield the pictures of all sources, in the order of the sources; the same picture may occur twice.
 
     Raises:
-        UserError: if a source contains no picture or cannot be listed.
+        UserError: if a source contains no picture or cannot be listed, or if it needs a library that is not
+            installed.
     """
     for source in sources:
         number = 0

@@ -22,7 +22,13 @@ _KEY = b"deformable_detr"
 
 @dataclass(frozen=True)
 class Counts:
-    """The number of pictures in a part, of their detections, and of the pictures that could not be read."""
+    """The numbers that a part, or a whole run, states about its pictures.
+
+    Attributes:
+        pictures: the number of pictures, including those that could not be read.
+        detections: the number of detections in all pictures together.
+        errors: the number of pictures that could not be read.
+    """
 
     pictures: int
     detections: int
@@ -31,7 +37,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Part:
-    """The file name, the content and the counts of a part."""
+    """The file name, the content (the bytes of a Parquet file) and the counts of a part."""
 
     name: str
     content: bytes
@@ -42,6 +48,8 @@ def make_part(name: str, shard: Any, found: Sequence[Detections | str]) -> Part:
     """Return the part of a shard.
 
     Args:
+        name: the file name of the part.
+        shard: the pictures, as an Arrow table with the columns `id` and `path`.
         found: for each picture of the shard, its detections or the reason why it could not be read.
     """
     arrow, parquet = library("pyarrow"), library("pyarrow.parquet")

@@ -124,7 +124,8 @@ def load(path: Path) -> Checkpoint:
     the file has no class names and 91 classes, they are assumed to be COCO's.
 
     Raises:
-        UserError: if the file is not an authors' checkpoint, is damaged, or contains pickled objects.
+        UserError: if the file is not an authors' checkpoint, is damaged, contains pickled objects, or is of
+            a variant that this package lacks, such as a segmentation model or one with `--pre_norm`.
     """
     content = read_pickle(path)
     state = content.get("model", content)
@@ -277,7 +278,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
     Raises:
         UserError: if the authors' code has no such model (the message names the field), or lacks a row for
-            one of the category ids.
+            one of the category ids, or if the file cannot be written.
     """
     content = content_of(checkpoint)
     with replacing(path) as draft:
@@ -285,9 +286,13 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def content_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the content of the file that `save` writes, with the errors of `save`.
+    """Return the content of the file that `save` writes: the tensors and `args`, the authors' options.
 
     The class names are in `args`, where the authors' code ignores them.
+
+    Raises:
+        UserError: if the authors' code has no such model (the message names the field), or lacks a row for
+            one of the category ids.
     """
     family = check_expressible(checkpoint.config)
     check_ids(checkpoint.classes.category_ids)
@@ -299,10 +304,10 @@ def content_of(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def check_expressible(config: ModelConfig) -> Family:
-    """Return the architecture of `config`.
+    """Check that the authors' code can build the model of `config`, and return its architecture.
 
     Raises:
-        UserError: if the authors' code cannot build the model; the message names the field.
+        UserError: if it cannot; the message names the field.
     """
     family = family_of(config, PROJECT)
     if family == "deformable_detr" and config.backbone.name in ("resnet18", "resnet34"):

@@ -35,7 +35,8 @@ def check_ids(category_ids: Sequence[int]) -> None:
 def spread(state: Mapping[str, Tensor], category_ids: Sequence[int]) -> dict[str, Tensor]:
     """Return this package's state dict with its class heads spread over the authors' 91 rows.
 
-    `category_ids` are the ids of the N classes, which are the numbers of their rows.
+    `category_ids` are the ids of the classes, which are the numbers of their rows. DETR's row for "no object"
+    follows the 91 rows.
     """
     return {
         name: _spread(tensor, _rows(category_ids, of_proposals=name.startswith("queries.")))
@@ -48,11 +49,13 @@ def spread(state: Mapping[str, Tensor], category_ids: Sequence[int]) -> dict[str
 def gather(
     state: Mapping[str, Tensor], category_ids: Sequence[int], proposals: int | None
 ) -> dict[str, Tensor]:
-    """Return a state dict of the authors with N rows instead of 91 in its class heads.
+    """Return a state dict of the authors whose class heads have a row per class instead of 91 rows.
+
+    DETR's row for "no object", which follows the 91 rows, is kept.
 
     Args:
         state: the authors' tensors by name.
-        category_ids: the id of each of the N classes, which is the number of its row among the 91.
+        category_ids: the id of each class, which is the number of its row among the 91.
         proposals: the index of the first stage's head in `class_embed`; None if there is no first stage.
     """
     first_stage = f"class_embed.{proposals}."

@@ -69,10 +69,12 @@ def is_detrex(state: Mapping[str, Tensor]) -> bool:
 def without_training(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the tensors that prediction needs, under the names of Deformable DETR's authors.
 
-    The tensors of other models are returned unchanged. If tensors, or rows of the queries' content, are left
-    out, a `TensorsLeftOut` warning names them.
+    Tensors with detrex's names, such as Mr. DETR's, are renamed. If tensors that H-DETR, DAC-DETR or Mr. DETR
+    use only in training, or rows of the queries' content, are left out, a `TensorsLeftOut` warning names
+    them. All other tensors, among them those of the authors' own models, are returned unchanged.
 
     Args:
+        state: the tensors of a file by name, with the authors' names or with detrex's.
         options: `args` of the file, in which `num_queries_one2one` is the number of queries to keep. If the
             file does not state it, 300 of H-DETR's 1800 queries are kept, and otherwise all.
     """

@@ -45,7 +45,11 @@ class Checkpoint:
 
 
 def empty_model(config: ModelConfig) -> DetectionModel:
-    """Build the model of `config` in evaluation mode with undefined weights, which `load_state` fills."""
+    """Build the model of `config` in evaluation mode with arbitrary weights, which `load_state` replaces.
+
+    Raises:
+        UserError: if the backbone is unknown, or does not support the settings.
+    """
     if config.backbone.name not in TORCHVISION_RESNETS:
         return build_model(config).eval()  # timm's models may have tensors that are not in the state dict
     # Drawing 40 million random weights, which are then overwritten, would take most of a second.

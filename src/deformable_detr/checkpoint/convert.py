@@ -23,8 +23,9 @@ def convert(source: str | Path, output: str | Path, to: CheckpointFormat) -> Pat
         `output` as a path.
 
     Raises:
-        UserError: if `source` cannot be read, `output` exists, or the format cannot express the model. In the
-            last case, the message names the field.
+        UserError: if there is no format `to`, `source` cannot be read, `output` exists, lacks the suffix
+            .pth (`authors` only) or cannot be written, or the format cannot express the model. In the last
+            case, the message names the field.
     """
     output = Path(output)
     if to not in get_args(CheckpointFormat):

@@ -21,7 +21,7 @@ class Decision:
     """The thresholds of a model's classes, and how they were chosen.
 
     Attributes:
-        thresholds: the minimum score of each class, (C,), in [0, 1].
+        thresholds: the minimum score of each of the C classes of the model, (C,), in [0, 1].
         bases: the detections from which each threshold was chosen, (C,). `own` means the detections of the
             class; `all classes` means the detections of all classes, because the pictures contain no object
             of the class or none was found; `most precise` means the highest precision of the class, because

@@ -23,7 +23,15 @@ _FIELDS = {"format", "format_version", "recipe", "model", "classes", "preprocess
 
 @dataclass(frozen=True)
 class Description:
-    """Everything that is needed to use a model, except its weights. `Checkpoint` describes the fields."""
+    """Everything that is needed to use a model, except its weights.
+
+    Attributes:
+        config: the configuration of the model.
+        classes: one entry per class of the model.
+        data: the settings of the preprocessing.
+        recipe: the name of the model's recipe, or of the closest one.
+        decision: the minimum score of each class; None if no scores have been chosen.
+    """
 
     config: ModelConfig
     classes: ClassTable

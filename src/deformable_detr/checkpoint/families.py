@@ -41,7 +41,7 @@ FAMILIES: dict[Family, dict[str, Any]] = {
 
 
 def family_of(config: ModelConfig, project: str) -> Family:
-    """Return the architecture of `config`.
+    """Check that a checkpoint of `project` can express the model of `config`, and return its architecture.
 
     Raises:
         UserError: if a checkpoint of `project` cannot express the model; the message names the field.

@@ -20,7 +20,8 @@ class Naming:
         modules: the project's module paths by our module paths, with `#` for a number. If several of our
             paths match a name, the longest one applies.
         backbone: the prefix of torchvision's names.
-        queries: the tensor of the learned queries, which in Deformable DETR joins positions and content.
+        queries: the tensor of the learned queries. It joins positions and content in one-stage models of
+            Deformable DETR; it contains only the positions in DETR, and only the content in `mixed` models.
         class_head, box_head: the paths of the output layers.
         numbered_heads: True if the project stores one head per layer, even if all heads are the same.
         decoder: the prefix under which the heads that are used inside the decoder are stored a second time.

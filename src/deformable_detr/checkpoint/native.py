@@ -76,7 +76,11 @@ def save_decision(folder: Path, decision: Decision) -> None:
 
 
 def is_native(folder: Path) -> bool:
-    """Return True if a folder is a checkpoint of this package."""
+    """Return True if a folder is a checkpoint of this package.
+
+    Raises:
+        UserError: if the folder has a `config.json` that is not a JSON object or cannot be read.
+    """
     path = folder / CONFIG_FILE
     return path.is_file() and read_json(path).get("format") == FORMAT
 

@@ -25,7 +25,8 @@ def load(source: str | Path) -> Checkpoint:
             folder, an authors' .pth file, a transformers folder or hub id, or `demo` for the bundled model.
 
     Raises:
-        UserError: if there is no such model, or it cannot be read.
+        UserError: if there is no such model, it cannot be read or downloaded, or it is an exported model,
+            whose weights cannot be loaded.
     """
     path = Path(source).expanduser()
     if str(source) == DEMO:

@@ -245,7 +245,8 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a new folder for transformers' `from_pretrained`.
 
     Raises:
-        UserError: if transformers has no such model; the message names the field.
+        UserError: if transformers has no such model (the message names the field), or the folder cannot be
+            written.
     """
     family = check_expressible(checkpoint.config)
     state = checkpoint.model.state_dict()
@@ -261,10 +262,10 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def check_expressible(config: ModelConfig) -> Family:
-    """Return the architecture of `config`.
+    """Check that transformers can build the model of `config`, and return its architecture.
 
     Raises:
-        UserError: if transformers cannot build the model; the message names the field.
+        UserError: if it cannot; the message names the field.
     """
     return family_of(config, PROJECT)
 

@@ -67,7 +67,7 @@ def demo(output: str | Path = "demo_output", *, seed: int = 0, epochs: int | Non
         epochs: the number of passes over the data; None means that of `demo_config`.
 
     Raises:
-        UserError: if `output` is not empty.
+        UserError: if `output` is not empty or cannot be written, or an argument is out of range.
         TrainingInterruptedError: if training was stopped by a signal.
     """
     from rich.console import Console

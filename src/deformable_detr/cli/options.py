@@ -52,6 +52,7 @@ class Parser(argparse.ArgumentParser):
         Args:
             name: the name of the attribute of the parsed arguments.
             shown: the argument's name in `--help` and in messages.
+            help: a sentence for `--help`.
             many: whether one or more values are accepted, as a list.
             optional: whether the argument may be omitted, in which case it is None.
         """
@@ -79,11 +80,14 @@ class Parser(argparse.ArgumentParser):
         """Add an option with a value.
 
         Args:
+            name: the option with its hyphens, such as `--output`.
             kind: the type of the value, as an annotation: `int`, `float | None`, `Literal["a", "b"]`.
+            default: the value if the option is not typed; SUPPRESS leaves the attribute out.
             help: a sentence, to which the default is added.
             shown: the name of the value in `--help`; by default it follows from `kind`.
             read: a function that converts the typed text to the value, instead of `kind`.
             many: whether one or more values are accepted, as a list.
+            required: whether the option must be typed.
             to: the name of the attribute of the parsed arguments; by default the option's name.
             group: the title under which `--help` lists the option.
             default_shown: the default that `--help` shows, if it differs from `default`.
@@ -320,7 +324,11 @@ def add_tta(parser: Parser) -> None:
 
 
 def without_tta(arguments: Namespace) -> dict[str, Any]:
-    """Return all arguments as keywords, with --tta and --tta-scales combined into the keyword `tta`."""
+    """Return all arguments as keywords, in which `tta` replaces the two attributes `tta` and `tta_scales`.
+
+    It is the list of scales if --tta-scales was typed, and otherwise whether --tta was typed. `arguments`
+    loses both attributes.
+    """
     options = vars(arguments)
     scales, chosen = options.pop("tta_scales"), options.pop("tta")
     return {**options, "tta": list(scales) if scales else chosen}

@@ -24,6 +24,9 @@ def add_recipe(parser: Parser, usual: str, in_words: str | None = None) -> RunCo
     Args:
         usual: the recipe that is returned if none is typed.
         in_words: what `--help` states as the default instead of `usual`, if it depends on the machine.
+
+    Raises:
+        UserError: if there is no recipe of the typed name.
     """
     recipe_only = Parser(parser.prog, add_help=False)
     for target in (recipe_only, parser):

@@ -10,10 +10,10 @@ _added: dict[str, set[str]] = {}
 
 
 def add_choice(path: str, name: str) -> None:
-    """Allow `name` as a value of the field at `path`, such as `model.queries`, in this process."""
+    """Allow the value `name` for the field `path`, for example "model.queries", until this process ends."""
     _added.setdefault(path, set()).add(name)
 
 
 def is_added_choice(path: str, value: object) -> bool:
-    """Return whether `add_choice` was called with this name for this field."""
+    """Return whether `add_choice` has allowed `value` for the field `path` in this process."""
     return isinstance(value, str) and value in _added.get(path, ())

@@ -36,6 +36,11 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(cls: type[ConfigT], values: Mapping[str, Any], where: str = "") -> ConfigT:
     """Create a configuration from the result of `to_dict`. Missing fields get their defaults.
 
+    Args:
+        cls: the dataclass to create, such as `RunConfig`.
+        values: the values of its fields by name; a mapping for a group of fields.
+        where: the prefix of the fields' names in messages, for example `model.backbone.`.
+
     Raises:
         UserError: if a field is unknown or its value is invalid; the message names the field.
     """
@@ -120,7 +125,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Return the fields that a YAML file sets.
 
     Raises:
-        UserError: if the file cannot be read; the message names it.
+        UserError: if the file cannot be read, is not YAML or contains no fields; the message names it.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -43,7 +43,7 @@ def generate(
         small_objects: whether most objects are small, and there are more of them.
 
     Raises:
-        UserError: if `root` is not empty, or a count or size is out of range.
+        UserError: if `root` is not empty or cannot be written, or a count or size is out of range.
     """
     root = Path(root).absolute()
     if train < 1 or val < 1:

@@ -128,12 +128,13 @@ def open_image(
     annotated_size: tuple[int, int] | None = None,
     max_pixels: int,
 ) -> OpenedImage:
-    """Decode a picture to RGB, upright unless its annotation refers to the stored pixels.
+    """Decode a picture to 8-bit RGB, and rotate it as EXIF requests, unless its boxes refer to stored pixels.
 
     Args:
         source: a path, the bytes of an image file, a file behind a URL, a PIL image of any mode, or an
             (H, W, 3) uint8 RGB array.
-        annotated_size: (H, W) that the annotation states (see `should_rotate`); None if there is none.
+        annotated_size: (H, W) that the annotation states; None if there is none. The picture is rotated only
+            if that leads to this size, or if the size is the same either way.
         max_pixels: the maximum H·W; larger pictures are refused before anything is decoded.
 
     Raises:
@@ -170,7 +171,8 @@ def read_thumbnail(
     noticed.
 
     Raises:
-        UserError: in the same cases as `open_image`.
+        UserError: if the file is missing, a folder, not an image or truncated, or if the picture is too large
+            or cannot be converted. The message names the file.
     """
     name = os.fspath(path)
     with _open_file(name) as file:

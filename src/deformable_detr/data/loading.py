@@ -112,6 +112,9 @@ def epoch_order(
     A data set smaller than one batch gives one batch, which is filled by repeating the permutation. With
     `weights`, the permutation is replaced by `num_images` draws: the number of times that each image is drawn
     is proportional to its weight, rounded up or down at random.
+
+    Raises:
+        ValueError: if there are no images, or `total_batch` is not positive.
     """
     if num_images < 1 or total_batch < 1:
         raise ValueError(f"epoch_order needs images and a batch, not {num_images} and {total_batch}")
@@ -160,6 +163,7 @@ def micro_batch_keys(
 
     Raises:
         UserError: if the split has no images.
+        ValueError: if `rank` is not below `world_size`, or `start_step` is negative.
     """
     if not 0 <= rank < world_size:
         raise ValueError(f"rank {rank} is not one of {world_size} processes")
@@ -199,12 +203,13 @@ def training_loader(
         config: the settings of the augmentation and of the loader's processes.
         seed: the seed of the order and of the augmentation.
         start_step: the number of updates of this epoch that are already done; their images are not read.
+        rank: the number of the process, from 0.
         world_size: the number of processes.
         balance: whether to draw images with rare classes more often.
 
     Raises:
-        UserError: if the split has no images. Iterating also raises the errors of `Samples`, even if a
-            worker process reads the samples.
+        UserError: if the split has no images. Iterating also raises it if a picture cannot be read, does not
+            have the size that its annotation states, or does not fit into shared memory.
     """
     micro_batches = micro_batch_keys(
         split,

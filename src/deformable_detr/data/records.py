@@ -33,7 +33,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One image and its objects. Labels are class indices (`Split.classes`), never data set ids.
+    """One image and its N objects. Labels are class indices (`Split.classes`), never data set ids.
 
     `image_id`: the data set's integer id, or a number that the reader assigns (VOC, YOLO).
     `size`: (H, W) as the annotation states it; from the picture's header if it states none, as in YOLO.
@@ -100,5 +100,5 @@ class Split:
 
     @property
     def max_objects(self) -> int:
-        """The number of objects in the fullest image; 0 if there are no images."""
+        """The number of objects, without crowd regions, in the fullest image; 0 if there are no images."""
         return max((image.num_objects for image in self.images), default=0)

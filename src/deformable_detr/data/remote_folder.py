@@ -114,7 +114,11 @@ class RemoteFile:
         return self.url
 
     def read(self) -> bytes:
-        """Return the file's content, from the cache if it was kept there (see `PictureCache.read`)."""
+        """Return the file's content, from the cache if it was kept there.
+
+        Raises:
+            UserError: if the file cannot be read, or the cache's folder cannot be written.
+        """
         return self.cache.read(self.url)
 
 

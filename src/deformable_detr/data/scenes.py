@@ -31,7 +31,7 @@ EMPTY_SHARE = 0.02  # share of pictures that are drawn without objects
 
 @dataclass(frozen=True)
 class Scene:
-    """A drawn picture and the visible pixels of its objects.
+    """A drawn picture of height H and width W, and the visible pixels of its N objects.
 
     `picture`: RGB. `labels`: (N,) int64 indices into CLASS_NAMES. `masks`: (N, H, W) bool, the
     visible pixels of each object; masks do not overlap.

@@ -47,8 +47,9 @@ def training_transform(config: DataConfig) -> TrainingTransform:
 
     Returns:
         transform(picture, boxes_xyxy, labels, generator) → (pixels, boxes_cxcywh, labels). The arguments
-        are an RGB picture, boxes_xyxy (N, 4) in pixels of it, and labels (N,) int64. The results are
-        normalised pixels (3, h, w), boxes_cxcywh (N', 4) float32 as fractions of (w, h), and labels (N',).
+        are an RGB picture, and for its N objects boxes_xyxy (N, 4) in pixels and labels (N,) int64. The
+        results are normalised pixels (3, h, w), boxes_cxcywh (N', 4) float32 as fractions of (w, h), and
+        labels (N',).
         Boxes without area in the part of the picture that is left are dropped, so N' ≤ N; N' may be 0.
         The same state of `generator` gives the same result; no other source of randomness is used.
     """

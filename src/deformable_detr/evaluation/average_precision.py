@@ -56,7 +56,7 @@ def coco_average_precision(
 
     Returns:
         AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl in [0, 1], or -1 if there is no true
-        box, and `per_class`: {name: {"AP", "AP50"}}.
+        box (of that size), and `per_class`: {name: {"AP", "AP50"}}.
     """
     numbers = coco_numbers(ground_truth, detections, limit=limit)
     names = _class_names(ground_truth["categories"])
@@ -73,9 +73,9 @@ def coco_numbers(
     """Compute COCO's numbers for boxes, over all classes together and for each class.
 
     Args:
-        ground_truth: a COCO dictionary (see the top of this file), which is not changed. A missing `area`
-            is replaced by width times height, and a missing `iscrowd` by 0.
-        detections: COCO results rows.
+        ground_truth: a COCO dictionary with `images`, `categories` and `annotations`, which is not changed.
+            A missing `area` is replaced by width times height, and a missing `iscrowd` by 0.
+        detections: COCO results rows, with `image_id`, `category_id`, `bbox` and `score`.
         limit: the maximum number of detections of each image and class that count, best first. More than
             COCO's 100 is for images with more objects (AR100 still means 100); less than 100 has no effect.
 
@@ -161,8 +161,10 @@ def voc_average_precision(
     (or crowds) need not be found, and detections that claim them are neither right nor wrong.
 
     Args:
-        ground_truth: a COCO dictionary whose annotations may have `difficult` (see the top of this file).
-        detections: COCO results rows, without a limit per image.
+        ground_truth: a COCO dictionary with `images`, `categories` and `annotations`, which may have
+            `difficult`.
+        detections: COCO results rows, with `image_id`, `category_id`, `bbox` and `score`; their number per
+            image is not limited.
         iou_threshold: the minimum IoU, in (0, 1].
         interpolation: `every_point` (VOC 2010 and later: the area under the curve) or `11_point`
             (VOC 2007: the mean precision at recall 0, 0.1, …, 1).
@@ -173,7 +175,8 @@ def voc_average_precision(
         boxes.
 
     Raises:
-        UserError: in the same cases as `coco_average_precision`, or if an option is outside its range.
+        UserError: if a detection names an image or category that the ground truth lacks, or has no finite
+            box and score, or if an option is outside its range.
     """
     check_voc_options(iou_threshold, interpolation)
     check_detections(ground_truth, detections)

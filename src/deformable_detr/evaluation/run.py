@@ -107,10 +107,13 @@ def evaluate(
             fields of `DataConfig`.
         metric: `coco`, or `voc` with the options `iou_threshold`, `interpolation` and `plus_one` of
             `voc_average_precision`.
-        batching: `exact` or `padded` (see the top of this file).
+        batching: `exact` or `padded`. With `exact`, only pictures that are resized to the same size share a
+            batch, so that a detection does not depend on other pictures. With `padded`, consecutive pictures
+            are padded together, as in the authors' evaluation.
         batch_size: the maximum number of images per batch and process.
         threshold: detections with a lower score are left out. Use 0 for average precision, which needs all.
-        max_detections: the maximum number per image, over all classes; None means `usual_limit` (limits.py).
+        max_detections: the maximum number per image, over all classes; None means 100 or, if an image has
+            more than 100 objects, twice the number in the fullest image.
         output: the JSON file for the result, written whole or not at all, by the first process.
         device: where to load `model`; "auto" gives each process its own GPU. A `Detector` stays where it is.
         max_pixels: the maximum H·W of a picture, as for `load`.
@@ -129,8 +132,8 @@ def evaluate(
         `tta_scales`; with `decide` also `decision`, which is None if no detection is right.
 
     Raises:
-        UserError: if an option is wrong, the model or the data cannot be read or used, or they have no class
-            in common.
+        UserError: if an option is wrong, the model or the data cannot be read or used, they have no class in
+            common, the model's output is not finite, or `output` or the thresholds cannot be written.
     """
     if metric not in ("coco", "voc"):
         raise UserError(f"metric must be coco or voc, not {metric}.")

@@ -27,7 +27,7 @@ ROUNDING = 1e-9  # so that 9 right detections of 10 reach a precision of 0.9
 
 @dataclass(frozen=True)
 class ThresholdCurve:
-    """The quality of the detections that reach each of the S `THRESHOLDS`.
+    """The quality of the detections that reach each of the S = 100 thresholds 0.01, 0.02, …, 1.
 
     Attributes:
         precision: (S,), the share of these detections that are right; nan if there are none.
@@ -90,9 +90,10 @@ class ThresholdCurve:
 def threshold_curve(
     scores: np.ndarray, right: np.ndarray, wrong: np.ndarray, num_objects: int
 ) -> ThresholdCurve:
-    """Compute the curve from `scores` and the masks `right` and `wrong`, (D,) each, in any order.
+    """Compute the curve of D detections from their `scores` and the masks `right` and `wrong`, (D,) each.
 
-    Detections that are neither right nor wrong are left out.
+    The order does not matter. Detections that are neither right nor wrong are left out. `num_objects` is the
+    number of objects that should be found.
     """
     hits, misses = (_at_least(scores[kind]) for kind in (right, wrong))
     total = hits + misses

@@ -83,7 +83,9 @@ def write_explanation(
     """Write the explanation of one picture to a .png, .pdf or .svg file, or to an interactive .html page.
 
     Args:
-        model: a `Detector`, or anything that `load` accepts.
+        model: a `Detector`, or anything that `load` accepts except an exported file.
+        image: the picture, in any form that `Detector.predict` accepts.
+        output: the file to write; its suffix chooses the kind.
         threshold: detections below this score are left out; None means the model's own thresholds, or 0.5 if
             it has none.
         layer: the decoder layer to draw, counted from 1; None means the last one.
@@ -93,7 +95,8 @@ def write_explanation(
             .html page, whose points form a grid.
 
     Raises:
-        UserError: if the picture cannot be read, an option is out of range, or the output cannot be written.
+        UserError: if matplotlib is not installed, the model cannot be loaded or is an exported file, the
+            picture cannot be read, an option is out of range, or the output cannot be written.
     """
     target = _checked_file(output, PICTURES + PAGES)
     detector = model if isinstance(model, Detector) else load(model, device, max_pixels=max_pixels)
@@ -130,7 +133,9 @@ def write_gradient(
     of `write_explanation`.
 
     Raises:
-        UserError: in the same cases as `write_explanation`, or if nothing is detected.
+        UserError: if matplotlib is not installed, the model cannot be loaded or is an exported file, the
+            picture cannot be read, an option is out of range, the output cannot be written, or nothing is
+            detected.
     """
     target = _checked_file(output, PICTURES)
     detector = model if isinstance(model, Detector) else load(model, device, max_pixels=max_pixels)
@@ -170,8 +175,9 @@ def write_missed(
         console: the console that shows the progress; None means standard error.
 
     Raises:
-        UserError: if `threshold` is out of range, if the data or the model cannot be read or have no class in
-            common, if the split has no images or does not list `image`, or if the output cannot be written.
+        UserError: if matplotlib is not installed, if `threshold` is out of range, if the data or the model
+            cannot be read or have no class in common, if the model is an exported file, if the split has no
+            images or does not list `image`, or if the output cannot be written.
     """
     import_extra("matplotlib", "figures", "explain")
     if threshold is not None and not 0 <= threshold <= 1:

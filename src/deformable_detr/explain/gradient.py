@@ -34,8 +34,9 @@ class Gradients:
     """The gradient norms of N detections.
 
     Attributes:
-        norms: the norms in the order of TERMS, per unit of the normalised pixel values, (N, 5, h, w). The
-            terms x, y, width and height are fractions of the picture, and the score is a probability.
+        norms: the norms for x, y, width, height and score, per unit of the normalised pixel values,
+            (N, 5, h, w), for a picture that the model sees with height h and width w. The first four terms
+            are fractions of the picture, and the score is a probability.
         detections: the N detections.
     """
 
@@ -53,7 +54,8 @@ def gradients(
     layer's correction only. The arguments are those of `Detector.explain`.
 
     Raises:
-        UserError: in the same cases as `Detector.explain`.
+        UserError: if the picture cannot be read, an option is out of range, or the detector comes from an
+            exported file.
     """
     picture = read_picture(image, detector.data.max_pixels)
     explanation = detector.explain(picture, threshold, max_detections=max_detections)
@@ -81,7 +83,8 @@ def _norms(detector: Detector, pixels: Tensor, explanation: Explanation, row: in
 def terms_of(detector: Detector, pixels: Tensor, query: int, label: int) -> Tensor:
     """Return x, y, width, height and score of one query, (5,), as a function of the pixels (3, h, w).
 
-    The result is differentiable with respect to the pixels.
+    The result is differentiable with respect to the pixels, which are a preprocessed picture of height h and
+    width w. The score is that of the class with the index `label`.
     """
     model = detector.model
     was_training = model.training

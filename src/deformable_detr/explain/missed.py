@@ -208,7 +208,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class MissedReport:
-    """The verdicts on many images.
+    """The verdicts on the objects of many images.
 
     Attributes:
         selection: the minimum score of each class.

@@ -42,7 +42,8 @@ def page(
     The arguments except `title` are those of `Detector.explain`.
 
     Raises:
-        UserError: in the same cases as `Detector.explain`.
+        UserError: if the picture cannot be read, an option is out of range, or the detector comes from an
+            exported file.
     """
     picture = read_picture(image, detector.data.max_pixels)
     first = detector.explain(picture, threshold, max_detections=max_detections)

@@ -6,6 +6,7 @@ inference/exported/ reads .onnx and .xml files.
     exportation.py      `export`, which writes the files for a model
     graph.py            the model in the form that is traced
     sampling.py         deformable attention with standard operators
+    translation.py      from a traced graph to ONNX
     formats.py          .onnx, .xml, .pt2
     quantisation.py     int8
     certificate.py      drift and its bounds

@@ -96,7 +96,7 @@ def measure(
     The pictures of that batch differ in size, so that it has padding.
 
     Returns:
-        The maximum drift over all these batches, and the (B, H, W) of each batch.
+        The maximum drift over all these batches, and the (number of pictures, height, width) of each batch.
     """
     first, last = pictures[0], pictures[-1]
     _, H, W = last.pixels.shape
@@ -171,8 +171,9 @@ def _as_points(predictions: Predictions, classification: ClassificationScheme) -
 def complaints(drift: Drift, ap: tuple[float, float] | None, bounds: Bounds, precision: str) -> list[str]:
     """Return a clause for an error message for each drift that exceeds its bound; an empty list if none does.
 
-    A drift of NaN exceeds any bound. `ap` is the average precision of the PyTorch model and of the exported
-    one; None means that it was not measured.
+    A drift of NaN exceeds any bound. With the `precision` int8, only boxes with a high score in PyTorch
+    count. `ap` is the average precision of the PyTorch model and of the exported one; None means that it was
+    not measured.
     """
     box, where = (drift.box, "box") if precision == "fp32" else (drift.confident_box, "confident_box")
     problems = []

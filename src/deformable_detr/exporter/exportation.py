@@ -1,6 +1,7 @@
 """Export a model: trace it, write a draft, compare the draft with the PyTorch model, and rename the draft.
 
-formats.py defines the drafts, and certificate.py measures the drift. The final file contains the certificate.
+formats.py defines the drafts, translation.py translates traced graphs to ONNX, and certificate.py measures
+the drift. The final file contains the certificate.
 """
 
 from __future__ import annotations
@@ -116,7 +117,8 @@ def export(
     """Export `model` to a file for another engine, and certify how far it differs from the PyTorch model.
 
     The file takes `pixels` (B, 3, H, W) float32, normalised, and `mask` (B, H, W) bool, True = padding, for
-    any B, H and W. It returns `logits` (B, Q, classes) and `boxes_cxcywh` (B, Q, 4). Its metadata contains
+    any B, H and W. It returns `logits` (B, Q, classes) and `boxes_cxcywh` (B, Q, 4) of the Q queries,
+    normalised by the unpadded picture. Its metadata contains
     everything else that a detector needs, so that `load(output)` returns a detector. A .pt2 file is an
     exception: it is for other programs.
 
@@ -138,12 +140,15 @@ def export(
         calibration: pictures, folders or globs that determine the numeric ranges for int8.
         num_images: the maximum number of pictures that are compared.
         max_pixels: the maximum H·W of a picture, as for `load`; it must be None if `model` is a `Detector`.
-        max_box_drift, max_score_drift, max_ap_drift: bounds; see `certificate.Bounds` for their units.
+        max_box_drift, max_score_drift, max_ap_drift: the maximum accepted differences of a box coordinate, as
+            a fraction of the picture's side, of a score and of the average precision, both from 0 to 1. None
+            means 0.001 for each with fp32, and 0.05, 0.15 and 0.02 with int8.
         console: the console on which progress is shown; None means that it is not shown.
 
     Raises:
-        UserError: if an option is wrong, the model, data or pictures cannot be read, or a library of the
-            extra [export] is missing.
+        UserError: if an option is wrong, the model, data or pictures cannot be read, the model and the data
+            have no class in common, the engine lacks an operator that the model needs, the file cannot be
+            written, or a library of the extra [export] is missing.
         ExportRefusedError: if the drift of the exported model exceeds a bound; the file is not written.
     """
     target = Path(output).expanduser()

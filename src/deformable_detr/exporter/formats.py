@@ -10,6 +10,7 @@ import warnings
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,12 @@ from ..checkpoint import Description
 from ..errors import UserError
 from ..inference import exported
 from ..inference.exported import ExportedBackend, ExportedModel
-from ..inference.exported.metadata import CERTIFICATE, DESCRIPTION, INPUTS, OUTPUTS, Metadata
+from ..inference.exported.metadata import CERTIFICATE, DESCRIPTION, Metadata
 from ..inference.exported.model import engine
 from ..models import DetectionModel
 from .graph import traced
+from .translation import translated
 
-OPSET = 18  # GridSample was added in 16; 20 renamed its mode, and not every engine supports the new name
 OPERATORS = {
     "onnx": ("grid_sample", "gather"),
     "openvino": ("grid_sample", "gather"),
@@ -67,18 +68,7 @@ class OnnxDraft(Draft):
             UserError: if the model needs operators that ONNX does not have.
         """
         with torch.no_grad(), quietly():
-            program = torch.onnx.export(
-                traced(model, operator),
-                (),
-                input_names=list(INPUTS),
-                output_names=list(OUTPUTS),
-                opset_version=OPSET,
-                dynamo=True,
-                verbose=False,
-                optimize=False,
-            )
-            assert program is not None
-            _simplify(program.model)
+            program = translated(traced(model, "onnx_grid_sample" if operator == "grid_sample" else operator))
         proto = program.model_proto
         foreign = sorted({node.domain for node in proto.graph.node} - {"", "ai.onnx"})
         if foreign:
@@ -93,29 +83,6 @@ class OnnxDraft(Draft):
         onnx = engine("onnx")
         onnx.helper.set_model_props(self.proto, dict(texts))
         onnx.save_model(self.proto, path)
-
-
-def _simplify(model: Any) -> None:
-    """Fold constants and remove what is unused or repeated in a model of onnx_ir.
-
-    `onnxscript.optimizer.optimize` also searches for about a hundred patterns, of which these models have
-    hardly any, and takes five times as long.
-    """
-    optimizer, passes = engine("onnxscript.optimizer"), engine("onnx_ir.passes.common")
-    passes.InlinePass()(model)
-    for _ in range(2):
-        optimizer.fold_constants(model, onnx_shape_inference=True)
-        passes.RemoveUnusedNodesPass()(model)
-    for simplify in (
-        passes.RemoveUnusedFunctionsPass(),
-        passes.RemoveUnusedOpsetsPass(),
-        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        passes.DeduplicateInitializersPass(),
-        passes.CommonSubexpressionEliminationPass(),
-        passes.OutputFixPass(),
-        passes.NameFixPass(),
-    ):
-        simplify(model)
 
 
 def _tidy(proto: Any) -> None:
@@ -148,22 +115,31 @@ class OpenVinoDraft(Draft):
 
 
 class TorchDraft(Draft):
-    """A program of torch.export without example inputs and without torch's remarks on each node's origin."""
+    """A program of torch.export without example inputs and without torch's remarks on each node's origin.
+
+    The program is serialised once, and loaded once for all checks, because both take many seconds. A .pt2 is
+    a zip archive, and each file is the archive with its texts added.
+    """
 
     def __init__(self, model: DetectionModel, operator: str):
-        self.program = traced(model, operator)
-        for node in self.program.graph.nodes:
+        program = traced(model, operator)
+        for node in program.graph.nodes:
             for remark in REMARKS:
                 node.meta.pop(remark, None)
-        self.program.example_inputs = None
-        self._saved = b""
-        self._opened: tuple[dict[str, int], nn.Module] | None = None
-
-    def save(self, path: Path, texts: Mapping[str, str]) -> None:
+        program.example_inputs = None
         buffer = io.BytesIO()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.export.save(self.program, buffer, extra_files=dict(texts))
+            torch.export.save(program, buffer)
+        self._program = buffer.getvalue()
+        self._saved = b""
+
+    def save(self, path: Path, texts: Mapping[str, str]) -> None:
+        buffer = io.BytesIO(self._program)
+        with zipfile.ZipFile(buffer, "a") as archive:
+            folder = archive.namelist()[0].partition("/")[0]
+            for name, text in texts.items():
+                archive.writestr(zipfile.ZipInfo(f"{folder}/extra/{name}"), text)
         self._saved = buffer.getvalue()
         path.write_bytes(self._saved)
 
@@ -173,32 +149,22 @@ class TorchDraft(Draft):
         The file could have been replaced since, and `torch.export.load` runs code that its file contains.
         """
         with zipfile.ZipFile(io.BytesIO(self._saved)) as archive:
-            inside = {each.filename.partition("/")[2]: each for each in archive.infolist()}
+            inside = {name.partition("/")[2]: name for name in archive.namelist()}
             texts = {
                 name: archive.read(inside[f"extra/{name}"]).decode()
                 for name in (DESCRIPTION, CERTIFICATE)
                 if f"extra/{name}" in inside
             }
-        # .data/ is left out, because it contains a checksum of the whole file.
-        program = {n: each.CRC for n, each in inside.items() if not n.startswith(("extra/", ".data/"))}
         metadata = Metadata.from_texts(texts, path)
-        return ExportedModel(
-            path, metadata, ProgramBackend(path, metadata.description, self._module(program))
-        )
+        return ExportedModel(path, metadata, ProgramBackend(path, metadata.description, self._module))
 
-    def _module(self, program: dict[str, int]) -> nn.Module:
-        """Return the saved program as a module. `program` contains the checksums of its records by name.
-
-        The module that was loaded before is returned if its checksums are equal, because loading takes half a
-        minute, and the file with the certificate contains the same program.
-        """
-        if self._opened is None or self._opened[0] != program:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                loaded = torch.export.load(io.BytesIO(self._saved))
-            # The guards would reject pictures whose coarsest level has one row.
-            self._opened = (program, loaded.module(check_guards=False))
-        return self._opened[1]
+    @cached_property
+    def _module(self) -> nn.Module:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loaded = torch.export.load(io.BytesIO(self._program))
+        # The guards would reject pictures whose coarsest level has one row.
+        return loaded.module(check_guards=False)
 
 
 class ProgramBackend(ExportedBackend):

@@ -24,9 +24,13 @@ from ..models import DetectionModel, copy_on_same_memory
 from ..models.attention import DeformableAttention
 from ..models.queries import BestProposals, chooses_proposals
 from ..structures import ImageBatch
-from .sampling import GatherAttention, GridSampleAttention
+from .sampling import GatherAttention, GridSampleAttention, OnnxGridSampleAttention
 
-OPERATORS = {"grid_sample": GridSampleAttention, "gather": GatherAttention}
+OPERATORS = {
+    "grid_sample": GridSampleAttention,
+    "onnx_grid_sample": OnnxGridSampleAttention,
+    "gather": GatherAttention,
+}
 # B, H, W of the traced batch. They are unusual, because a size that equals another one by chance would be
 # fixed.
 EXAMPLE = (3, 230, 298)
@@ -35,8 +39,8 @@ EXAMPLE = (3, 230, 298)
 class Graph(nn.Module):
     """The exported function.
 
-    It maps pixels (B, 3, H, W) float32 and mask (B, H, W) bool, True = padding, to logits (B, Q, classes) and
-    boxes_cxcywh (B, Q, 4) of the last decoder layer.
+    It maps the pixels (B, 3, H, W) float32 and the mask (B, H, W) bool, True = padding, of B pictures to
+    logits (B, Q, classes) and boxes_cxcywh (B, Q, 4) of the Q queries after the last decoder layer.
     """
 
     def __init__(self, model: DetectionModel, operator: str):

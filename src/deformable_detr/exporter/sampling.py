@@ -41,78 +41,86 @@ class StandardAttention(MemoryAttention, ABC):
         offsets = self.sampling_offsets(query).unflatten(-1, (M, L, K, 2))
         weights = self.attention_weights(query).unflatten(-1, (M, L * K)).softmax(-1)
         scale = memory.valid_ratios.repeat(1, 1, references.shape[-1] // 2)  # (B, L, 2|4)
-        output: Tensor = self.output_projection(
-            self.sample(
-                value.unflatten(-1, (M, -1)),
-                memory.spatial_shapes,
-                [
-                    self._locations(references * scale[:, level, None], offsets[:, :, :, level], shape)
-                    for level, shape in enumerate(memory.spatial_shapes)
-                ],
-                list(weights.split(K, dim=-1)),
-            )
-        )
+        references = references.unsqueeze(2) * scale.unsqueeze(1)  # (B, Q, L, 2|4)
+        locations = self._locations(references, offsets, memory.spatial_shapes)
+        sampled = self.sample(value.unflatten(-1, (M, -1)), memory.spatial_shapes, locations, weights)
+        output: Tensor = self.output_projection(sampled)
         return output
 
-    def _locations(self, reference: Tensor, offsets: Tensor, shape: tuple[int, int]) -> Tensor:
-        """Return the sampling locations (B, Q, M, K, 2) as fractions of one padded level.
+    def _locations(self, references: Tensor, offsets: Tensor, shapes: SpatialShapes) -> Tensor:
+        """Return the sampling locations (B, Q, M, L, K, 2) as fractions of the padded levels.
 
-        The unit of `offsets` (B, Q, M, K, 2) is a pixel if the references are points (B, Q, 2), and half a
-        box side divided by K if they are boxes (B, Q, 4).
+        The unit of `offsets` (B, Q, M, L, K, 2) is a pixel if the references are points (B, Q, L, 2), and
+        half a box side divided by K if they are boxes (B, Q, L, 4).
         """
-        reference = reference[:, :, None, None]
-        if reference.shape[-1] == 4:
-            displacement = offsets / self.num_points * reference[..., 2:] * 0.5
+        references = references.unsqueeze(2).unsqueeze(4)
+        if references.shape[-1] == 4:
+            references, sides = references.split(2, dim=-1)
+            displacement = offsets / self.num_points * sides * 0.5
         else:
-            height, width = shape
-            displacement = torch.stack([offsets[..., 0] / width, offsets[..., 1] / height], dim=-1)
+            sizes = [torch.full((), size, dtype=offsets.dtype) for shape in shapes for size in shape[::-1]]
+            displacement = offsets / torch.stack(sizes).view(-1, 1, 2)
         # Every location that touches a pixel is in [-0.5, 1.5]. The bounds keep locations in the range of
         # integers.
-        return (reference[..., :2] + displacement).clamp(-1.0, 2.0)
+        locations: Tensor = (references + displacement).clamp(-1.0, 2.0)
+        return locations
 
     @abstractmethod
-    def sample(
-        self, value: Tensor, shapes: SpatialShapes, locations: list[Tensor], weights: list[Tensor]
-    ) -> Tensor:
+    def sample(self, value: Tensor, shapes: SpatialShapes, locations: Tensor, weights: Tensor) -> Tensor:
         """Return the weighted sums (B, Q, M·D) of samples of `value` (B, S, M, D).
 
-        `locations` contains (B, Q, M, K, 2) for each level, and `weights` contains (B, Q, M, K).
+        `locations` are (B, Q, M, L, K, 2), and `weights` are (B, Q, M, L·K), for B pictures, Q queries, S
+        memory tokens, M heads with D channels, L levels and K points. Locations (x, y) are fractions of the
+        padded level.
         """
 
 
 class GridSampleAttention(StandardAttention):
-    def sample(
-        self, value: Tensor, shapes: SpatialShapes, locations: list[Tensor], weights: list[Tensor]
-    ) -> Tensor:
+    def sample(self, value: Tensor, shapes: SpatialShapes, locations: Tensor, weights: Tensor) -> Tensor:
         levels = value.permute(0, 2, 3, 1).flatten(0, 1).split(_sizes(shapes), dim=-1)  # (B·M, D, H·W)
+        grids = (2 * locations - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # (L, B·M, Q, K, 2)
         sampled = [
-            F.grid_sample(
-                level.unflatten(-1, shape),
-                (2 * location - 1).transpose(1, 2).flatten(0, 1),  # (B·M, Q, K, 2)
-                mode="bilinear",
-                padding_mode="zeros",
-                align_corners=False,
-            )  # (B·M, D, Q, K)
-            for level, shape, location in zip(levels, shapes, locations, strict=True)
+            self.grid_sample(level.unflatten(-1, shape), grid)  # (B·M, D, Q, K)
+            for level, shape, grid in zip(levels, shapes, grids.unbind(), strict=True)
         ]
-        weighted = torch.cat(sampled, -1) * torch.cat(weights, -1).transpose(1, 2).flatten(0, 1)[:, None]
+        weighted = torch.cat(sampled, -1) * weights.transpose(1, 2).flatten(0, 1).unsqueeze(1)
         heads = weighted.sum(-1).unflatten(0, (-1, self.num_heads))  # (B, M, D, Q)
         result: Tensor = heads.permute(0, 3, 1, 2).flatten(2)
         return result
 
+    def grid_sample(self, level: Tensor, grid: Tensor) -> Tensor:
+        return F.grid_sample(level, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+class OnnxGridSampleAttention(GridSampleAttention):
+    """`GridSampleAttention` for graphs that are only translated to ONNX, not run in PyTorch.
+
+    PyTorch traces through all arithmetic of `F.grid_sample`, which takes a tenth of an export's time.
+    """
+
+    def grid_sample(self, level: Tensor, grid: Tensor) -> Tensor:
+        return torch.onnx.ops.symbolic(
+            "GridSample",
+            (level, grid),
+            {"mode": "bilinear", "padding_mode": "zeros", "align_corners": 0},
+            dtype=level.dtype,
+            shape=(*level.shape[:2], *grid.shape[1:3]),
+            version=16,
+        )
+
 
 class GatherAttention(StandardAttention):
-    def sample(
-        self, value: Tensor, shapes: SpatialShapes, locations: list[Tensor], weights: list[Tensor]
-    ) -> Tensor:
+    def sample(self, value: Tensor, shapes: SpatialShapes, locations: Tensor, weights: Tensor) -> Tensor:
         B, S, M, D = value.shape
         rows = value.reshape(B * S * M, D)
         image = torch.arange(B, device=value.device)[:, None, None, None] * S
         head = torch.arange(M, device=value.device)[:, None]
         start, total = 0, torch.zeros((), dtype=value.dtype)
-        for (height, width), location, weight in zip(shapes, locations, weights, strict=True):
-            for column, across in _neighbours(location[..., 0], width):
-                for row, down in _neighbours(location[..., 1], height):
+        levels = zip(shapes, locations.unbind(3), weights.split(self.num_points, dim=-1), strict=True)
+        for (height, width), location, weight in levels:
+            x, y = location.unbind(-1)
+            for column, across in _neighbours(x, width):
+                for row, down in _neighbours(y, height):
                     index = (image + start + row * width + column) * M + head  # (B, Q, M, K)
                     corner = rows.index_select(0, index.flatten()).view(*index.shape, D)
                     total = total + (corner * (weight * across * down)[..., None]).sum(-2)

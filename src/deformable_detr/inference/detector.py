@@ -129,7 +129,7 @@ class Detector:
 
     @property
     def model(self) -> DetectionModel:
-        """The plain, trainable model: `detector.model(images) -> DetectorOutput`; see `checkpoint`."""
+        """The plain, trainable model, `model(images) -> DetectorOutput`; with the errors of `checkpoint`."""
         return self.checkpoint.model
 
     def save(self, folder: str | Path) -> Path:
@@ -245,7 +245,7 @@ class Detector:
         """Return the minimum score of each class for these options of `predict`.
 
         Raises:
-            UserError: in the same cases as `Selection.of`.
+            UserError: if a score is outside [0, 1], the model lacks a named class, or no class is selected.
         """
         return Selection.of(self.classes, threshold, classes, class_thresholds, self.decision)
 
@@ -333,15 +333,16 @@ def load(
     """Load a detector.
 
     Args:
-        model: a run folder, a checkpoint folder, an authors' .pth file, a transformers folder or hub id, or
-            an exported .onnx or .xml file.
+        model: a run folder, a checkpoint folder, an authors' .pth file, a transformers folder or hub id, an
+            exported .onnx or .xml file, or `demo`, the bundled model.
         device: `auto` (CUDA if there is a GPU), `cpu`, `cuda`, `cuda:1`, … Exported files run on the CPU.
         dtype: the type in which the model computes: None or `fp32`, `bf16`, `fp16` (the weights of
             `detector.model` stay float32). An exported file computes in the type in which it was exported.
         max_pixels: the maximum H·W of a picture; None means the limit with which the model was trained.
 
     Raises:
-        UserError: if there is no such model, it cannot be read, or the device does not compute in `dtype`.
+        UserError: if there is no such model, it cannot be read, a library that it needs is missing, the
+            device does not exist or does not compute in `dtype`, or `max_pixels` is not positive.
     """
     if max_pixels is not None and max_pixels < 1:
         raise UserError(f"max_pixels must be at least 1, not {max_pixels}.")

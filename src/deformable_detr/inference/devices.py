@@ -29,7 +29,8 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch
     """Return the type; None means float32.
 
     Raises:
-        UserError: if `dtype` is not in DTYPES, or the device is a CPU without instructions for it.
+        UserError: if `dtype` is none of fp32, bf16 and fp16, or if it is fp16 on a CPU, or bf16 on a CPU
+            without instructions for it.
     """
     if dtype is None:
         return torch.float32

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The k best `pairs` of query and class of each image, and their boxes, `boxes_cxcywh` (B, k, 4)."""
+    """The k best `pairs` of query and class of each of B images, and their `boxes_cxcywh`, (B, k, 4)."""
 
     pairs: TopArrays
     boxes_cxcywh: np.ndarray
@@ -72,7 +72,7 @@ def postprocess(
     """Return at most `max_detections` detections of each image, best first.
 
     Args:
-        logits: (B, Q, num_logits).
+        logits: (B, Q, num_logits), for B images and Q queries.
         boxes_cxcywh: (B, Q, 4), normalised by the unpadded image.
         classification: the meaning of the logits.
         classes: the names and ids of the classes.

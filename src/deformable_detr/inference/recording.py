@@ -26,6 +26,9 @@ from ..structures import DetectorOutput, FeatureMemory, ImageBatch, Queries
 class SampledLayer:
     """The inputs of the operator in one deformable attention module.
 
+    They belong to B images, R rows (object queries, or chosen tokens of the encoder), M heads, L levels and K
+    points, which are (x, y).
+
     Attributes:
         references: (B, R, 2|4) in [0, 1] of the unpadded image.
         locations: (B, R, M, L, K, 2) in [0, 1] of each padded level.
@@ -43,7 +46,10 @@ class SampledLayer:
 
 @dataclass(frozen=True)
 class DenseLayer:
-    """The weights of one dense attention module, (B, R, M, S), which sum to one over S."""
+    """The weights of one dense attention module, (B, R, M, S), which sum to one over the S memory tokens.
+
+    They belong to B images, R rows (object queries, or chosen tokens of the encoder) and M heads.
+    """
 
     weights: Tensor
 
@@ -59,8 +65,9 @@ class Recording:
         output: the output of the model.
         memory, queries: the inputs of the decoder.
         decoder: one record per layer, with a row for each query.
-        encoder: one record per layer, with the L rows of each place in sequence; empty without places.
-        tokens: (B, P, L), the index of the token that covers each place on each level.
+        encoder: one record per layer, with the rows of each place's L levels in sequence; empty without
+            places.
+        tokens: (B, P, L), the index of the token that covers each of P places on each of L levels.
     """
 
     output: DetectorOutput
@@ -76,8 +83,11 @@ def record(model: DetectionModel, batch: ImageBatch, places: Tensor | None = Non
     """Run the model in evaluation mode and record its attention.
 
     Args:
-        places: (P, 2), fractions of the unpadded images; the encoder's attention is recorded for the tokens
-            that cover them. None means that it is not recorded.
+        places: (P, 2), points (x, y) as fractions of the unpadded images; the encoder's attention is recorded
+            for the tokens that cover them. None means that it is not recorded.
+
+    Raises:
+        TypeError: if the model has attention of a kind that cannot be recorded.
     """
     places = batch.pixels.new_zeros(0, 2) if places is None else places.to(batch.pixels)
     kept: dict[str, Any] = {}
@@ -105,10 +115,10 @@ def record(model: DetectionModel, batch: ImageBatch, places: Tensor | None = Non
 
 
 def tokens_at(memory: FeatureMemory, places: Tensor) -> Tensor:
-    """Return the index of the memory token that covers each place on each level, (B, P, L).
+    """Return the index of the memory token that covers each of P places on each of L levels, (B, P, L).
 
-    Places on the right or bottom border get the nearest token. `places` is (P, 2), in fractions of the
-    unpadded image.
+    Places on the right or bottom border get the nearest token. `places` is (P, 2), with (x, y) in fractions
+    of the unpadded image.
     """
     tokens, start = [], 0
     for level, (height, width) in enumerate(memory.spatial_shapes):

@@ -38,10 +38,13 @@ NOTEBOOK_DPI = 130
 
 @dataclass(frozen=True)
 class SamplingPoints:
-    """The points at which R rows of deformable attention sampled in each layer.
+    """The points at which R rows (queries or tokens) of deformable attention sampled in each of T layers.
+
+    Each row has K points in each of M heads and L levels.
 
     Attributes:
-        locations: (R, T, M, L, K, 2); some may be outside the picture, where the sampled values are zero.
+        locations: (R, T, M, L, K, 2), (x, y) in pixels of the original picture; some may be outside the
+            picture, where the sampled values are zero.
         weights: (R, T, M, L, K), with a sum of one over (L, K).
     """
 
@@ -65,12 +68,12 @@ class SamplingPoints:
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """The weights of R rows of dense attention for each cell of the single level.
+    """The weights of R rows (queries or tokens) of dense attention for each cell of the single level.
 
     Attributes:
-        weights: (R, T, M, H, W), with a sum of one over the H rows and W columns of cells, which cover the
-            picture evenly.
-        image_size: the height and width of the picture.
+        weights: (R, T, M, H, W), for T layers and M heads, with a sum of one over the H rows and W columns of
+            cells, which cover the picture evenly.
+        image_size: the height and width of the original picture, in pixels.
     """
 
     weights: np.ndarray
@@ -140,10 +143,10 @@ class QueryTraces:
     Attributes:
         indices: (R,), the indices of the queries in the model's output.
         scores: (R, classes), the scores after the last layer, with 0 for logits that no class uses.
-        boxes_xyxy: (R, T, 4), the boxes after each layer.
-        references: for each layer, the points (R, 2) or boxes (R, 4) around which it sampled. With
-            refinement, a model with one stage has points in the first layer and boxes in the others. Empty
-            for DETR, which has no references.
+        boxes_xyxy: (R, T, 4), the boxes after each layer, in pixels of the original picture.
+        references: for each layer, the points (x, y), (R, 2), or boxes xyxy, (R, 4), around which it sampled,
+            in these pixels. With refinement, a model with one stage has points in the first layer and boxes
+            in the others. Empty for DETR, which has no references.
         attention: the attention of the R queries to the memory.
         proposals: the proposals of the queries; None for models with one stage.
     """
@@ -171,12 +174,12 @@ class QueryTraces:
 
 @dataclass(frozen=True)
 class EncoderTraces:
-    """The encoder's attention from P places, with one token per level for each place.
+    """The encoder's attention from P places, with one token for each place on each of L levels.
 
     Attributes:
-        places: (P, 2), the requested places.
+        places: (P, 2), the requested places (x, y), in pixels of the original picture.
         tokens: (P, L), the indices of the tokens in the memory.
-        centres: (P, L, 2), the centres of the tokens' cells.
+        centres: (P, L, 2), the centres (x, y) of the tokens' cells, in the same pixels.
         attention: the attention of the tokens, with P·L rows; the levels of a place are in sequence.
     """
 
@@ -208,7 +211,11 @@ class Explanation:
         return f"Explanation({self.detections.in_words()}; {count(num_layers, 'decoder layer')})"
 
     def draw(self, *, layer: int = -1, most: int = 5) -> Figure:
-        """Return a figure of where the model looked; the arguments are those of `trace_drawing.draw`.
+        """Return a figure of the picture with its detections, and of the attention of the best ones.
+
+        Args:
+            layer: the decoder layer whose attention is drawn, from 0; -1 means the last one.
+            most: the maximum number of detections that get a panel.
 
         Raises:
             UserError: if matplotlib is not installed.
@@ -259,7 +266,7 @@ def explain_picture(
         nms_iou: as for `postprocess`.
 
     Raises:
-        UserError: in the same cases as `trace_picture`.
+        UserError: if a place is outside the picture, or there are places but the model has no encoder layers.
     """
     size = (picture.shape[0], picture.shape[1])
     trace = trace_picture(model, classification, classes, pixels, size, places)

@@ -44,7 +44,8 @@ def draw(explanation: Explanation, *, layer: int = -1, most: int = 5) -> Figure:
     distinguished. Each encoder point has a panel for each level.
 
     Args:
-        layer: the layer whose attention is drawn, from 0 to T - 1; -1 means the last one.
+        layer: the layer whose attention is drawn, from 0; -1 means the last one.
+        most: the maximum number of detections that get a panel.
     """
     image = explanation.detections.image
     assert image is not None

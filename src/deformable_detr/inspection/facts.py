@@ -125,12 +125,17 @@ class Forecast:
     Attributes:
         update_seconds, update_spread: the mean duration of an update and its standard deviation, in seconds.
         update_cpu_seconds: the processor time of an update, over all threads.
-        evaluation_seconds: the duration of the evaluation after an epoch; 0 if there is no validation split.
+        updates_per_epoch: the number of updates in a pass over the training split.
+        evaluation_seconds: the estimated duration of evaluations per epoch: that of one evaluation, which is
+            extrapolated from a few images, divided by the number of epochs between two evaluations
+            (`train.evaluate_every`). It is 0 if there is no validation split.
         peak_bytes: the peak memory of the training process and its loaders, measured with a batch of the
             largest pictures.
         gpu_bytes: the peak GPU memory; 0 on a CPU.
-        largest_batch: the (H, W) of the batch of the largest pictures.
-        load: the number of processes that were ready to run on the `cores` processor cores.
+        largest_batch: the (H, W) of the batch of the largest pictures, in pixels.
+        threads: the number of PyTorch's threads.
+        load: the load average of the last minute at the end of the measurement, which counts the processes
+            that run or wait for one of the `cores` processor cores; 0 on Windows.
     """
 
     recipe: str

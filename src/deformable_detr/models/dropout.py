@@ -43,10 +43,15 @@ class Dropout(nn.Module):
 
 
 def relu_dropout_(x: Tensor, p: float) -> Tensor:
-    """Return `dropout(relu(x))` in the memory of `x`, whose old values must no longer be needed.
+    """Return `dropout(relu(x))`, and overwrite `x`, whose old values must no longer be needed.
 
-    The backward pass needs only the result, in which both negative and dropped values are zero. This takes a
-    third of the usual memory. If p is 0, only relu is applied.
+    On a CPU, the result is in the memory of `x`. The backward pass needs only this result, in which both
+    negative and dropped values are zero, so that it takes a third of the usual memory. On other devices, only
+    relu works in the memory of `x`, and dropout returns a new tensor. If p is 0, only relu is applied.
+
+    Args:
+        x: a tensor of any shape.
+        p: the probability of a zero, below 1.
     """
     if p == 0:
         return F.relu(x, inplace=True)

@@ -15,6 +15,7 @@ from ..structures import FeatureMemory
 from .attention import MemoryAttention
 from .dropout import Dropout
 from .feedforward import FeedForward
+from .position import points_of_level
 
 
 class EncoderLayer(nn.Module):
@@ -55,9 +56,6 @@ def token_centres(memory: FeatureMemory) -> Tensor:
     for level, (height, width) in enumerate(memory.spatial_shapes):
         y = torch.arange(height, dtype=dtype, device=device) + 0.5
         x = torch.arange(width, dtype=dtype, device=device) + 0.5
-        ratio = memory.valid_ratios[:, level]  # (B, 2): width, height
-        y = y[None] / (ratio[:, 1:] * height)  # (B, H)
-        x = x[None] / (ratio[:, :1] * width)  # (B, W)
-        grid = torch.stack([x[:, None, :].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], -1)
-        centres.append(grid.flatten(1, 2))
+        across, down = memory.valid_ratios.select(1, level).split(1, dim=1)  # (B, 1)
+        centres.append(points_of_level(x / (across * width), y / (down * height)))
     return torch.cat(centres, dim=1)

@@ -105,8 +105,8 @@ def _flatten(levels: Sequence[Tensor]) -> Tensor:
 def valid_ratio(mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return the unpadded fractions of the width and of the height, (B, 2), of a padding mask (B, H, W)."""
     height, width = mask.shape[-2:]
-    valid_height = (~mask[:, :, 0]).sum(1).to(dtype)
-    valid_width = (~mask[:, 0, :]).sum(1).to(dtype)
+    valid_height = (~mask.select(2, 0)).sum(1).to(dtype)
+    valid_width = (~mask.select(1, 0)).sum(1).to(dtype)
     return torch.stack([valid_width / width, valid_height / height], dim=-1)
 
 

@@ -26,6 +26,13 @@ def sine_encoding(coordinates: Tensor, num_features: int) -> Tensor:
     return torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], dim=-1).flatten(-2)
 
 
+def points_of_level(x: Tensor, y: Tensor) -> Tensor:
+    """Return the points (x, y) of all pixels of a level, (B, H·W, 2), from columns (B, W) and rows (B, H)."""
+    height, width = y.shape[1], x.shape[1]
+    grid = [x.unsqueeze(1).expand(-1, height, -1), y.unsqueeze(2).expand(-1, -1, width)]
+    return torch.stack(grid, dim=-1).flatten(1, 2)
+
+
 class SinePosition(nn.Module):
     """Sine encodings of positions, with y in the first half of the channels and x in the second half.
 
@@ -45,8 +52,8 @@ class SinePosition(nn.Module):
     def _encode(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
         inside = (~mask).to(dtype)
         y, x = inside.cumsum(1), inside.cumsum(2)
-        y = (y - self.shift) / (y[:, -1:, :] + 1e-6) * (2 * math.pi)
-        x = (x - self.shift) / (x[:, :, -1:] + 1e-6) * (2 * math.pi)
+        y = (y - self.shift) / (y.select(1, -1).unsqueeze(1) + 1e-6) * (2 * math.pi)
+        x = (x - self.shift) / (x.select(2, -1).unsqueeze(2) + 1e-6) * (2 * math.pi)
         encoded = [sine_encoding(y, self.num_features), sine_encoding(x, self.num_features)]
         return torch.cat(encoded, dim=-1).permute(0, 3, 1, 2)
 

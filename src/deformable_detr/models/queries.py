@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..boxes import coordinate_dtype
 from ..structures import FeatureMemory, Predictions, Queries
 from .heads import PredictionHead
-from .position import sine_encoding
+from .position import points_of_level, sine_encoding
 
 # Side of the base boxes on the finest level, as a fraction of the image; it doubles from level to level.
 PROPOSAL_SIZE = 0.05
@@ -215,17 +215,14 @@ def base_boxes(memory: FeatureMemory) -> tuple[Tensor, Tensor]:
     its token is in the padding or if one of its coordinates is outside (0.01, 0.99).
     """
     boxes, device, dtype = [], memory.tokens.device, coordinate_dtype(memory.tokens)
-    start = 0
+    paddings = memory.mask.split([height * width for height, width in memory.spatial_shapes], dim=1)
     for level, (height, width) in enumerate(memory.spatial_shapes):
-        padding = memory.mask[:, start : start + height * width].view(-1, height, width)
-        start += height * width
-        valid_height = (~padding[:, :, 0]).sum(1)[:, None, None]
-        valid_width = (~padding[:, 0, :]).sum(1)[:, None, None]
-        y = (torch.arange(height, dtype=dtype, device=device)[None, :, None] + 0.5) / valid_height
-        x = (torch.arange(width, dtype=dtype, device=device)[None, None, :] + 0.5) / valid_width
-        side = torch.full_like(y, PROPOSAL_SIZE * 2**level)
-        level_boxes = torch.stack(torch.broadcast_tensors(x, y, side, side), dim=-1)
-        boxes.append(level_boxes.flatten(1, 2))
+        padding = paddings[level].unflatten(1, (height, width))
+        valid_height = (~padding.select(2, 0)).sum(1, keepdim=True)
+        valid_width = (~padding.select(1, 0)).sum(1, keepdim=True)
+        y = (torch.arange(height, dtype=dtype, device=device) + 0.5) / valid_height
+        x = (torch.arange(width, dtype=dtype, device=device) + 0.5) / valid_width
+        boxes.append(F.pad(points_of_level(x, y), (0, 2), value=PROPOSAL_SIZE * 2**level))
     base = torch.cat(boxes, dim=1)
-    outside = ((base <= 0.01) | (base >= 0.99)).any(-1)
-    return base, outside | memory.mask
+    outside = (base <= 0.01).logical_or(base >= 0.99).any(-1)
+    return base, outside.logical_or(memory.mask)

@@ -21,11 +21,16 @@ from ..errors import UserError
 class DeformConv2d(nn.Conv2d):
     """A convolution that learns where to sample its input. `forward` maps (B, C, H, W) to (B, C', H', W').
 
+    Each of the T taps (entries) of the kernel is displaced by an offset, which is computed at every position.
+    There are two forms: deformable convolution (v1, Dai et al. 2017) learns only the offsets, and modulated
+    deformable convolution (v2, Zhu et al. 2019) also learns a weight for each tap. The channels of the input
+    form G groups of equal size (`offset_groups`), each with separate offsets and weights.
+
     `weight` and `bias` have the names, shapes and initial values of a plain convolution. `sampling_offsets`
     and, if modulated, `modulation` are further convolutions of the same geometry. Both start at zero, and the
     modulation is 2·sigmoid, so the layer starts as the plain convolution and can use its trained kernel. (The
-    second paper uses sigmoid, so every tap starts at one half. Because the factor 2 can be part of the
-    kernel, both forms can express the same functions.) torchvision's operator does the arithmetic.
+    paper of v2 uses sigmoid, so every tap starts at one half. Because the factor 2 can be part of the kernel,
+    both forms can express the same functions.) torchvision's operator does the arithmetic.
 
     Attributes:
         sampling_offsets: computes the offsets (dy, dx) of each group and tap in pixels of the input map,
@@ -165,7 +170,8 @@ class DeformConv2d(nn.Conv2d):
     def sampling_locations(self, input: Tensor) -> Tensor:
         """Return the locations (x, y) that each output reads, (B, H', W', G, T, 2), in pixels of `input`.
 
-        (0, 0) is the centre of the first pixel.
+        (0, 0) is the centre of the first pixel. G is the number of offset groups, and T the number of the
+        kernel's taps, row by row.
         """
         offsets = self.sampling_offsets(input)
         offsets = offsets.unflatten(1, (self.offset_groups, -1, 2)).permute(0, 4, 5, 1, 2, 3).flip(-1)

@@ -193,7 +193,8 @@ class CameraSource(FrameSource):
             read, picture = self._capture.read()
             if not read:
                 return
-            _check_size(self.camera, *picture.shape[:2], self.max_pixels)  # not every driver states it before
+            height, width = picture.shape[:2]  # not every driver states them before
+            _check_size(self.camera, height, width, self.max_pixels)
             now = time.monotonic()
             started = now if started is None else started
             yield Frame(self._cv2.cvtColor(picture, self._cv2.COLOR_BGR2RGB), index, now - started)

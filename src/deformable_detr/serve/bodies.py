@@ -56,10 +56,13 @@ def body_schema(most: int) -> dict[str, Any]:
 
 
 async def pictures_of(body: bytes, headers: Headers, engine: Engine, most: int) -> list[Upload]:
-    """Return the pictures of a body, at least one and at most `most`.
+    """Return the pictures of a request body, at least one and at most `most`.
+
+    The body is multipart/form-data with files named "images", or JSON with a list "images" of base64 texts.
 
     Raises:
-        Refusal: if the body is of another type, is malformed, or contains no picture or too many.
+        Refusal: if the content type in `headers` is neither multipart/form-data nor application/json, or the
+            body is malformed, has other fields, or contains no picture or too many.
     """
     kind = headers.get("content-type", "").split(";")[0].strip().lower()
     if kind == MULTIPART:

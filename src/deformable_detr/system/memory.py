@@ -12,7 +12,7 @@ STATUS = Path("/proc/self/status")  # on Linux only
 
 
 def peak_bytes() -> int:
-    """Return the maximum resident memory of this process so far, or since `reset_peak`."""
+    """Return the peak of this process's resident memory so far or, on Linux, since `reset_peak`, in bytes."""
     if STATUS.exists():
         return status_bytes("VmHWM")
     import resource
@@ -21,7 +21,10 @@ def peak_bytes() -> int:
 
 
 def reset_peak() -> int:
-    """Reset the peak and return the resident memory. On systems other than Linux, the peak is not reset."""
+    """Reset the peak of `peak_bytes`, and return the resident memory of this process in bytes.
+
+    On systems other than Linux, nothing is reset, and the result is the peak so far.
+    """
     if not STATUS.exists():
         return peak_bytes()
     Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
@@ -41,12 +44,15 @@ def status_bytes(name: str) -> int:
 
 
 def peak_bytes_with_children() -> int:
-    """Return the peak of this process so far plus the memory that its children add to it at this moment."""
+    """Return the peak of this process plus the memory that its children add to it now, in bytes.
+
+    The peak is that of `peak_bytes`. Systems other than Linux do not list the children.
+    """
     return peak_bytes() + bytes_of_children()
 
 
 def bytes_of_children() -> int:
-    """Return the memory that this process's children add to its own, or 0 if the system does not list them.
+    """Return the bytes that this process's children add to its memory, or 0 if the system does not list them.
 
     A forked child shares pages with its parent until one of the two writes to them. Pages that only children
     share count too, once.
@@ -71,7 +77,10 @@ def children() -> tuple[int, ...]:
 
 
 def private_bytes(process: int) -> int:
-    """Return the memory that a process shares with no other process, or 0 if the process has ended."""
+    """Return the bytes of memory that a process shares with no other process.
+
+    The result is 0 if the process has ended, or on systems other than Linux.
+    """
     return _private(_rollup(process))
 
 

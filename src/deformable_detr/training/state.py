@@ -62,7 +62,15 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class Identity:
-    """The facts that must be the same when a run is resumed, because images are identified by number."""
+    """The facts that must be the same when a run is resumed, so that it continues exactly.
+
+    Attributes:
+        total_batch: the number of images in an update, over all processes. The number of updates per epoch,
+            from which the run continues, depends on it.
+        num_images: the number of training images. A shuffled epoch identifies images by number.
+        class_names: the names of the classes in the order of the class indices, to which the weights of the
+            class heads belong.
+    """
 
     total_batch: int
     num_images: int

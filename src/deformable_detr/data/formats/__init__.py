@@ -18,8 +18,8 @@ Kinds:
                   and `strict` allows them
 
 A split is called by its name in the data set, but `val` also finds val2017 and valid, and `train` finds
-train2017. Input is treated only as data: no path leaves the data set's folder, XML with a document type is
-refused, and YAML tags have no effect.
+train2017. Input is treated only as data: no path leaves the data set's folder, XML with a document type
+declaration is refused, and YAML tags have no effect.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def detect_format(root: Path | str) -> str:
     """Return the layout that "auto" selects: the first of `formats_found`.
 
     Raises:
-        UserError: if `root` is not a data set; the message lists the files that were looked for.
+        UserError: if `root` does not exist or is not a data set; the message lists the files that were looked
+            for.
     """
     found = formats_found(root)
     if not found:
@@ -88,7 +89,8 @@ def list_splits(root: Path | str, *, format: str = "auto") -> tuple[str, ...]:
     """Return the names of a data set's splits, as it spells them; train, val and test come first.
 
     Raises:
-        UserError: if `root` is not a data set, or not in the layout `format`.
+        UserError: if `root` is not a data set, or not in the layout `format`, if there is no such layout, or
+            if a file that describes the data set is unusable.
     """
     return in_usual_order(_layout(root, format).splits(_place(root)))
 

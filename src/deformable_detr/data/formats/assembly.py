@@ -41,7 +41,14 @@ MAX_LIST_BYTES = 256 * 2**20  # names of some millions of images
 
 
 class RawImage(NamedTuple):
-    """An image whose file exists, or that is at a URL (`remote`). `size` is (H, W)."""
+    """An image whose file exists, or that is at a URL.
+
+    Attributes:
+        path: the path of the file, or the `file_name` of an image at a URL.
+        file_name: the name by which results and messages call the image.
+        size: (H, W) in pixels.
+        remote: the file behind a URL; None if the file is on the disk.
+    """
 
     path: str
     file_name: str
@@ -52,7 +59,7 @@ class RawImage(NamedTuple):
 
 @dataclass(frozen=True)
 class RawObjects:
-    """The objects of a split, as the files state them.
+    """The N objects of a split, as the files state them.
 
     `image_index`: (N,) int64, position in the list of images. `labels`: (N,) int64 class indices.
     `boxes_xyxy`: (N, 4) float64 pixels, unchecked. `crowd`, `difficult`: (N,) bool.
@@ -266,7 +273,7 @@ def respelt_names(files: Files, where: str) -> list[Problem]:
 def read_annotation(
     path: str, most_bytes: int = MAX_ANNOTATION_BYTES, what: str = "the annotation of one image"
 ) -> bytes:
-    """Return the bytes of an annotation file.
+    """Return the bytes of an annotation file. In messages, `what` states what such a file contains.
 
     Raises:
         UserError: if the file cannot be read, or has more than `most_bytes`, which is checked before reading.

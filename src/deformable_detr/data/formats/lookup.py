@@ -187,7 +187,10 @@ class NamedFiles:
         }
 
     def missing(self, name: str) -> str:
-        """Return the path below the root at which the file was expected; empty if it would be outside."""
+        """Return the path below the root at which a file that was not found is expected.
+
+        The path has slashes. It is empty if it would be outside the root.
+        """
         path = self._files.expected(self._base, name)
         return "" if path is None else Path(os.path.relpath(path, self._files.root)).as_posix()
 
@@ -231,12 +234,15 @@ def _without_parts(name: str, count: int) -> str:
 
 
 def loosened(name: str) -> str:
-    """Return a form that is equal for names that differ only in case or in the composition of accents."""
+    """Return a form that is equal for names that differ only in case or in their Unicode normalisation.
+
+    For example, é can be one character (NFC), or e with a combining accent (NFD), as on macOS.
+    """
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def _one(folder: _Folder, name: str, among: set[str]) -> str | None:
-    """Return the only entry of `among` that equals `name` except for the composition of accents.
+    """Return the only entry of `among` that equals `name` after Unicode normalisation.
 
     If there is not exactly one, differences in case are also ignored; None if that does not help either.
     """

@@ -21,7 +21,10 @@ _USUAL = ("train", "val", "test")
 
 
 def meaning(name: str) -> str:
-    """Return the plain name of a split, without year, case or synonyms: train2017 is train, Valid is val."""
+    """Return the plain name of a split: in lower case, without a year, and with synonyms replaced.
+
+    For example, train2017 becomes train, Valid and dev become val, and an unknown name stays as it is.
+    """
     plain = name.lower().rstrip("0123456789").rstrip("-_ ") or name
     return _SYNONYMS.get(plain, plain)
 
@@ -49,7 +52,7 @@ def training_name(names: Sequence[str]) -> str | None:
 
 
 def name_to_measure_on(names: Sequence[str]) -> str | None:
-    """Return the split to measure on among the splits of a data set: val, or else test, or None."""
+    """Return the split to measure on: val, or test if there is no val; None if there is neither."""
     ordered = [name for kind in ("val", "test") for name in names if meaning(name).startswith(kind)]
     return next(iter(ordered), None)
 

@@ -53,7 +53,14 @@ class Listed:
 
 @dataclass(frozen=True)
 class Home:
-    """The folders of a data set: `root` holds all files, `source` the annotations, `pictures` the images."""
+    """The folders and splits of a data set.
+
+    Attributes:
+        root: the folder with all files.
+        source: the folder with the annotations; it is `root` if each split has its own folder.
+        pictures: the folders with the images.
+        splits: the pictures of each split, by its name.
+    """
 
     root: Path
     source: Path

@@ -33,9 +33,10 @@ class Annotation:
 
 
 class _RefusedError(Exception):
-    """Raised for XML that is not an annotation of Pascal VOC or has a document type.
+    """Raised for XML that is not an annotation of Pascal VOC or has a document type declaration.
 
-    A document type allows entity bombs and external files, and no annotation needs one.
+    Such a declaration (<!DOCTYPE …>) can define entities that expand to gigabytes or include other files,
+    and no annotation needs one.
     """
 
 
@@ -85,7 +86,10 @@ class _Reader:
 
 
 def parse(file: str) -> Annotation | Problem:
-    """Return the annotation, or, if it cannot be read, a `Problem` whose `where` is ":line" or empty."""
+    """Return the content of an XML file, or a `Problem` if it cannot be read.
+
+    `where` of the problem is a colon and the line, or empty.
+    """
     try:
         data = read_annotation(file)
     except UserError as error:

@@ -209,7 +209,8 @@ def _label_file(item: _Listed, files: Files) -> str | None:
 def _labels_without_image(config: Config, split: str, files: Files, claimed: set[str]) -> list[Problem]:
     """Return a problem for each label file without an image.
 
-    Only entries of the split that are folders are checked, because a list may omit images on purpose.
+    Only entries of the split that are folders are checked, because a list may omit images on purpose, and
+    only if their labels are in a separate folder, because a text file next to images may be anything.
     """
     problems = []
     for entry in config.splits[split]:

@@ -43,8 +43,13 @@ _YAML_LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 class Config:
     """The content of the file that describes a data set.
 
-    All paths must be inside the folder `root`. `splits` maps the name of a split to its entries (folders or
-    lists), which are relative to the folder `base`. If `keypoints` is true, keypoints follow the box in rows.
+    Attributes:
+        file: the file that was read.
+        root: the folder of the data set, in which all its files must be.
+        base: the folder to which the entries of `splits` are relative.
+        splits: the entries of each split, by its name: folders of images, or text files that list images.
+        keypoints: True if the file announces keypoints, which then follow the box in each row of labels.
+        problems: problems of the file itself.
     """
 
     file: str
@@ -171,8 +176,9 @@ def _is_outside(files: Files, base: str, entry: str) -> bool:
 
 
 def resolve(files: Files, base: str, entry: str) -> str | None:
-    """Return the path of the folder or list in the data set to which an entry refers; None if none fits.
+    """Return the path of the folder or list to which an entry of a split refers; None if none fits.
 
+    The path is inside the data set of `files`; `base` is the folder to which the entry is relative.
     The first parts of an entry may be folders on its author's machine, and are dropped if necessary: Roboflow
     writes ../train/images into a file next to train/, CVAT writes data/train.txt for train.txt in the root.
     """

@@ -21,7 +21,7 @@ from .queries import ChunkedProposals, ComputedQueries
 
 
 def optimise(model: DetectionModel, dtype: torch.dtype) -> DetectionModel:
-    """Return a replica in evaluation mode whose last layer makes the same predictions.
+    """Return a replica in evaluation mode whose last layer makes the same predictions, up to rounding.
 
     Backbone, neck and encoder, which do most of the arithmetic, compute in `dtype`; queries, decoder and
     heads, which do a few percent of it, compute in float32.

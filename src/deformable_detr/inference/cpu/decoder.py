@@ -53,7 +53,10 @@ class LastLayerDecoder(Decoder):
 
 
 def with_ones(memory: LocatedMemory) -> Tensor:
-    """Return the tokens with a one and zeros appended, (B, S, C + ONES); those in the padding are zero."""
+    """Return the tokens (B, S, C) of B images with a one and seven zeros appended to each, (B, S, C + 8).
+
+    All values of tokens in the padding are zero.
+    """
     B, S, C = memory.tokens.shape
     extended = memory.tokens.new_zeros(B, S, C + ONES)
     extended[..., :C] = memory.tokens
@@ -65,9 +68,9 @@ class SampledFirst(MemoryAttention):
     """A `DeformableAttention` that applies its value projection after the sampling.
 
     Sampling is linear: Σ aₚ (W xₚ + b) = W Σ aₚ xₚ + b Σ aₚ, over the points p inside the image. Therefore
-    each head can sample the tokens themselves and project Q rows instead of S; the second sum comes from the
-    channel of ones. For a COCO picture, 300 rows for each of 8 heads replace 17,821 rows, and each head
-    multiplies its rows by an eighth of the matrix.
+    each head can sample the tokens themselves and project a row for each query instead of each token; the
+    second sum comes from the channel of ones. For a COCO picture, 300 rows for each of 8 heads replace 17,821
+    rows, and each head multiplies its rows by an eighth of the matrix.
     """
 
     def __init__(self, attention: DeformableAttention):

@@ -58,7 +58,8 @@ class ChunkedEncoderLayer(nn.Module):
     def project_values(self, memory: LocatedMemory, buffer: Tensor | None) -> Tensor:
         """Return the values, (B, M, S, D), in `buffer` if it is given.
 
-        The rows of each head are contiguous, which suits the operator best.
+        They are those of B images, M heads, S tokens and D channels per head. The rows of each head are
+        contiguous, which suits the operator best.
         """
         B, S, C = memory.tokens.shape
         M = self.num_heads

@@ -25,9 +25,10 @@ class LocatedMemory(FeatureMemory):
     """A memory that also contains the centres of its tokens and the tensor that the decoder samples.
 
     Attributes:
-        centres: (B, S, L, 2) float32, each token's pixel centre (x, y) as a fraction of each padded level.
-        padded: True if the images have padding; if not, all tensors but `tokens` are those of one image,
-            expanded over the batch.
+        centres: (B, S, L, 2) float32, each token's pixel centre (x, y) as a fraction of each padded level,
+            for B images, S tokens and L levels.
+        padded: True if the images have padding. If not, the tensors that depend only on the images' size (all
+            but `tokens` and `sampled`) are those of one image, expanded over the batch.
         sampled: the tensor that the decoder samples (see `SampledFirst`); None before the decoder.
     """
 

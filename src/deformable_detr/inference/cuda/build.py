@@ -56,9 +56,11 @@ class Float32Proposals(BestProposals):
 
 
 def optimise(model: DetectionModel, dtype: torch.dtype) -> TypedModel:
-    """Return a replica in evaluation mode whose last layer makes the same predictions, in `dtype`.
+    """Return a replica in evaluation mode whose last layer makes the same predictions, up to rounding.
 
-    Replicas of two-stage models do not compute the boxes of tokens that are not chosen.
+    Backbone, neck and encoder compute in `dtype`; queries, decoder and heads compute under autocast to it if
+    it is a 16-bit type, except for the choice of proposals. Replicas of two-stage models do not compute the
+    boxes of tokens that are not chosen.
     """
     model = copy_on_same_memory(model).eval()
     fold_norms(model.backbone)

@@ -87,9 +87,10 @@ class Graphs:
             return tuple(each.clone() for each in replay.outputs)
 
     def _replay_for(self, shapes: Shapes, inputs: Inputs) -> Replay | None:
-        """Return the graph for these shapes, which is recorded when they occur for the second time.
+        """Return the graph that replays calls with inputs of these shapes; None means to call the function.
 
-        None means that they occur for the first time or that graphs cannot be recorded.
+        A graph is recorded when its shapes occur for the second time. There is none if they occur for the
+        first time (or are no longer remembered), or if the recording of a graph has failed.
         """
         if shapes in self._replays:
             self._replays.move_to_end(shapes)

@@ -55,7 +55,7 @@ class ExportedBackend(Backend):
         return Candidates.of_arrays(*self.run(*_padded([*map(np.asarray, pixels)])), classification, k)
 
     def run(self, pixels: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return logits (B, Q, num_logits) and boxes (B, Q, 4) cxcywh.
+        """Return logits (B, Q, num_logits) and boxes (B, Q, 4) cxcywh of the Q queries for B pictures.
 
         `pixels` are (B, 3, H, W) float32, and `mask` is (B, H, W) bool, True = padding.
 
@@ -103,7 +103,9 @@ class ExportedModel:
 
 
 def engine(name: str) -> Any:
-    """Import a library of the extra [export]; its type is Any, because none of them has type hints.
+    """Import a library of the extra [export], such as "onnxruntime", with its telemetry switched off.
+
+    The type is Any, because none of these libraries has type hints.
 
     Raises:
         UserError: if it is not installed.
@@ -153,7 +155,11 @@ def reading(path: Path) -> Any:
 
 
 def threads() -> int:
-    """Return the number of threads for an engine, as documented in `load`."""
+    """Return the number of threads for an engine.
+
+    It is PyTorch's number of threads if PyTorch is imported, otherwise OMP_NUM_THREADS or, without this
+    variable, the number of cores that the process may use.
+    """
     torch = sys.modules.get("torch")
     if torch is not None:
         count: int = torch.get_num_threads()

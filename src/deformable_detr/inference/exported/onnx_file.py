@@ -24,8 +24,8 @@ def open_onnx(path: Path) -> ExportedModel:
     """Open a file.
 
     Raises:
-        UserError: if this package did not write it, it is damaged, it needs data from other files, or a
-            library is missing.
+        UserError: if this package did not write it, it is damaged or larger than 2 GiB, it needs data from
+            other files, or a library of the extra [export] is missing.
     """
     onnx, onnxruntime = engine("onnx"), engine("onnxruntime")
     check_size(path)

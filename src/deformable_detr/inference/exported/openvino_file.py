@@ -24,8 +24,8 @@ def open_openvino(path: Path) -> ExportedModel:
     """Open a file.
 
     Raises:
-        UserError: if this package did not write it, it is damaged, its .bin is missing, or OpenVINO is not
-            installed.
+        UserError: if this package did not write it, it is damaged, its .bin is missing, one of the two files
+            is larger than 2 GiB, or OpenVINO is not installed.
     """
     openvino = engine("openvino")
     weights = path.with_suffix(".bin")

@@ -46,7 +46,10 @@ class Instruction(nn.Module):
 
 
 class Instructed(Route):
-    """The queries of the model's own pass, in layers with instruction tokens.
+    """A further pass of the model's own queries through the decoder, whose layers have instruction tokens.
+
+    In the self-attention of each layer, the queries also attend to these learned tokens, which allow several
+    queries to predict the same object. The losses of the pass are added to those of the model's own pass.
 
     Mr. DETR also has a second proposal head for this pass, which starts almost as a copy of the first one and
     has the same losses. In this package, it would remain a copy, so it is left out.
@@ -54,6 +57,8 @@ class Instructed(Route):
     Args:
         assigner: assigns the queries to objects.
         model: the model that will be trained; the route has one set of tokens for each layer of its decoder.
+        weight: the factor on the losses of this pass.
+        auxiliary: True if all decoder layers have losses, False if only the last one has.
     """
 
     def __init__(
