@@ -33,7 +33,7 @@ SpatialShapes = tuple[tuple[int, int], ...]  # ((H, W), ...) of the feature leve
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """A batch of images, zero-padded at the bottom and on the right to the largest height and width.
+    """A batch of B images, zero-padded at the bottom and on the right to the largest height H and width W.
 
     `pixels`: (B, 3, H, W) float, normalised before they are padded, so that the padding has the mean colour.
     `mask`: (B, H, W) bool, True = padding.
@@ -44,7 +44,7 @@ class ImageBatch:
 
     @classmethod
     def from_input(cls, images: ImageBatch | Tensor | Sequence[Tensor]) -> ImageBatch:
-        """Return a batch of normalised pictures, which may have any form that a model accepts.
+        """Return the batch of normalised pictures that a caller passes to a model in one of these forms.
 
         Args:
             images: an `ImageBatch`; the pair of its tensors, (pixels, mask); pictures of one size,
@@ -98,10 +98,7 @@ class ImageBatch:
         return ImageBatch(self.pixels.to(device, non_blocking=True), self.mask.to(device, non_blocking=True))
 
     def pin_memory(self) -> ImageBatch:
-        """Return a copy in page-locked memory, from which a GPU can copy while it computes.
-
-        PyTorch's data loader calls this method.
-        """
+        """Return a copy in page-locked memory for fast copies to a GPU; PyTorch's data loader calls this."""
         return ImageBatch(self.pixels.pin_memory(), self.mask.pin_memory())
 
     def __len__(self) -> int:
@@ -130,7 +127,7 @@ class FeatureBatch:
 
 @dataclass(frozen=True)
 class FeatureMemory:
-    """The feature levels, flattened row by row and concatenated, finest level first.
+    """The L feature levels of B images, flattened row by row to S tokens of C channels, finest level first.
 
     `tokens`, `positions`: (B, S, C). `mask`: (B, S), True = padding.
     `spatial_shapes`: ((H, W), ...), one pair of Python ints per level; S = Σ H·W.
@@ -149,7 +146,7 @@ class FeatureMemory:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The output of one decoder layer (or of the first stage), one row per query.
+    """The output of one decoder layer (or of the first stage) for B images, with a row for each of Q queries.
 
     `logits`: (B, Q, number of logits). `boxes_cxcywh`: (B, Q, 4), in [0, 1] relative to the unpadded image.
     """
@@ -160,7 +157,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Queries:
-    """The decoder's input.
+    """The decoder's input: Q queries with C channels for each of B images.
 
     `content`, `positions`: (B, Q, C). `references`: (B, Q, 2) points or (B, Q, 4) boxes, in [0, 1]
     relative to the unpadded image. Two-stage models also set `tokens` (B, Q), the index of the token that
@@ -180,7 +177,7 @@ class DetectorOutput:
     """The output of a model.
 
     `predictions`: one entry per decoder layer. The last one is the result; the others have auxiliary losses.
-    `proposals`: the first stage's predictions for all S tokens; None in a one-stage model, and in
+    `proposals`: the first stage's predictions for all memory tokens; None in a one-stage model, and in
     inference with `BestProposals`.
     """
 
@@ -190,7 +187,7 @@ class DetectorOutput:
 
 @dataclass(frozen=True)
 class Target:
-    """The objects of one image, in the form that the losses use.
+    """The N objects of one image, in the form that the losses use.
 
     `labels`: (N,) int64 class indices 0..num_classes-1. `boxes_cxcywh`: (N, 4), normalised by the
     unpadded image that the model sees. `image_id`: the name of the image in error messages.
@@ -251,7 +248,7 @@ def loose_name(name: str) -> str:
 
 @dataclass(frozen=True, repr=False)
 class Detections:
-    """The detections of one image, best score first. N may be 0.
+    """The N detections of one image, best score first. N may be 0.
 
     `boxes_xyxy`: (N, 4) float32, in pixels of the original image. `scores`: (N,) float32.
     `labels`: (N,) int64 class indices; `category_ids`: (N,) int64, the data set's own ids;
@@ -357,7 +354,10 @@ class Detections:
         return rows
 
     def to_supervision(self) -> supervision.Detections:
-        """Convert to supervision's type, with names in `data["class_name"]` and track ids in `tracker_id`."""
+        """Convert to supervision's type, with names in `data["class_name"]` and track ids in `tracker_id`.
+
+        If supervision (extra [supervision]) is not installed, a `UserError` is raised.
+        """
         result: supervision.Detections = import_supervision("to_supervision").Detections(
             xyxy=self.boxes_xyxy.astype(np.float32).reshape(-1, 4),
             confidence=self.scores.astype(np.float32),

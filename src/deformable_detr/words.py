@@ -47,7 +47,7 @@ def listed(names: Sequence[str], limit: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Format a duration in seconds, minutes or hours."""
+    """Format a duration in seconds; from 90 seconds in minutes, and from 90 minutes in hours: '1.5 hours'."""
     if seconds < 90:
         return f"{seconds:.0f} seconds"
     if seconds < 5400:

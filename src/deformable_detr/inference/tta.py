@@ -137,13 +137,17 @@ def augmented(detector: Detector, scales: Sequence[float] = SCALES) -> Detector:
     detector.
 
     Raises:
-        UserError: in the same cases as `views_of`.
+        UserError: if there is no scale, or one is repeated or not between 0.1 and 10.
     """
     return detector.augmented(MergedViews(detector, views_of(scales)))
 
 
 def augmented_as_requested(detector: Detector, tta: bool | Sequence[float]) -> Detector:
-    """Return the detector with the augmentation of the option `tta`, or itself if there are no scales."""
+    """Return the detector with the augmentation of the option `tta`, or itself if there are no scales.
+
+    Raises:
+        UserError: if a scale is repeated or not between 0.1 and 10.
+    """
     scales = tta_scales(tta)
     return augmented(detector, scales) if scales else detector
 

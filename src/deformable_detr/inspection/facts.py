@@ -48,7 +48,7 @@ class SplitReport:
             below 96², and larger; 0 if there are no objects.
         sizes: the sizes of the same objects as the model sees them.
         smallest_image, largest_image: the (H, W) of the images with the fewest and the most pixels.
-        images_checked: `decode`, `headers` or `no`; see `inspect`.
+        images_checked: how much of the image files was read: `decode` (everything), `headers` or `no`.
         rotated: the number of images that are turned according to EXIF when they are opened.
         not_rotated: the number of images whose EXIF orientation is ignored, because they were annotated as
             they are stored.
@@ -194,7 +194,9 @@ class DataReport:
         view: the recipe's settings, by which sizes and queries were judged.
         unusable: the splits that could not be read at all.
         duplicates: the groups of duplicate pictures; None if the pictures were not decoded.
+        remarks: sentences on the whole data set, the most serious first.
         examples: the pictures that a page shows.
+        forecast: the cost of training; None if it has not been measured.
     """
 
     root: Path

@@ -181,7 +181,10 @@ def _gallery(report: DataReport, section: Section) -> Gallery:
 
 
 def _drawn(example: Example, max_pixels: int) -> Drawn | None:
-    """Read a picture and its boxes. Return None if the picture cannot be opened."""
+    """Return an example's picture, or the part of it to show, with the boxes to draw on it.
+
+    Return None if the picture cannot be opened.
+    """
     try:
         opened = open_image(example.path, annotated_size=example.size, max_pixels=max_pixels)
     except UserError:  # it is listed among the problems

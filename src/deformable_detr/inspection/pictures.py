@@ -24,7 +24,15 @@ Images = Literal["decode", "headers", "no"]
 
 @dataclass(frozen=True)
 class PictureCheck:
-    """The results for a split: the numbers of rotated images, the problems, and the fingerprints."""
+    """The results of checking the image files of a split.
+
+    Attributes:
+        rotated: the number of images that are turned according to EXIF when they are opened.
+        not_rotated: the number of images whose EXIF orientation is ignored, because they were annotated as
+            they are stored.
+        problems: a problem for each image that is unusable or suspect.
+        fingerprints: those of the images without a problem; empty unless the images were decoded.
+    """
 
     rotated: int = 0
     not_rotated: int = 0

@@ -28,7 +28,10 @@ class RecipeView:
     """The settings of a recipe that determine how its model sees objects.
 
     Attributes:
-        strides: the side of a cell of each level in pixels of the resized picture, (L,), finest level first.
+        recipe: the name of the recipe.
+        data: the settings of the preprocessing, which determine the resizing.
+        strides: the side of a cell of each level in pixels of the resized picture, finest level first.
+        num_queries: the number of object queries of the model.
     """
 
     recipe: str
@@ -108,7 +111,10 @@ def bin_names() -> tuple[str, ...]:
 
 
 def sizes_of(images: Sequence[ImageRecord], image_size: int, max_size: int) -> np.ndarray:
-    """Return the objects' sizes in pixels, (N,), after each picture is resized as for evaluation."""
+    """Return the sizes of the N objects, (N,), in pixels after each picture is resized as for evaluation.
+
+    A size is the square root of the area of an object's box. Crowds are left out.
+    """
     sizes = [np.zeros(0)]
     for image in images:
         height, width = image.size

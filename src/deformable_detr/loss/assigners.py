@@ -59,7 +59,7 @@ class QualityAssigner(ImageAssigner):
         self.threshold, self.most, self.iou_share = threshold, most, iou_share
 
     def matrix(self, logits: Tensor, boxes_cxcywh: Tensor, target: Target) -> Tensor:
-        """Return the quality of each pair, (Q, N)."""
+        """Return the quality of each pair of the Q queries and N objects of one image, (Q, N)."""
         scores = self.classification.scores(logits.float())[:, target.labels]
         corners = cxcywh_to_xyxy(boxes_cxcywh.float())
         overlap = iou(corners[:, None], cxcywh_to_xyxy(target.boxes_cxcywh)[None])

@@ -26,8 +26,8 @@ Layer = tuple[Predictions, Sequence[Target]]  # one layer's predictions and thei
 class Match:
     """The matched pairs (query, object) of one layer, image after image, as two int64 tensors.
 
-    `queries`: indices into the batch's B·Q queries. `objects`: indices into the concatenated objects of all
-    images.
+    `queries`: indices into the B·Q queries of a batch of B images with Q queries each. `objects`: indices
+    into the concatenated objects of all images.
     """
 
     queries: Tensor
@@ -51,7 +51,7 @@ class ImageAssigner(Assigner):
 
     @abstractmethod
     def matrix(self, logits: Tensor, boxes_cxcywh: Tensor, target: Target) -> Tensor:
-        """Return a number, such as a cost, for each query and object of one image, (Q, N).
+        """Return a number, such as a cost, for each pair of the Q queries and N objects of one image, (Q, N).
 
         `logits` (Q, num_logits) and `boxes_cxcywh` (Q, 4) are the predictions for the image.
         """
@@ -66,6 +66,9 @@ class ImageAssigner(Assigner):
 
         The CPU waits for a GPU only once: the matrices of all layers are transferred together, and so are the
         resulting indices.
+
+        Raises:
+            NonFiniteError: if predictions or target boxes are not finite; the message names the image.
         """
         on_device = [
             self.matrix(logits, boxes, target)

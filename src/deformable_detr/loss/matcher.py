@@ -17,7 +17,10 @@ from .assignment import ImageAssigner
 
 
 class HungarianMatcher(ImageAssigner):
-    """An assigner of one query to each object, with the minimum total cost: min(Q, N) pairs per image."""
+    """An assigner of one query to each object, with the minimum total cost.
+
+    If an image has more objects than queries, each query gets one object, and the other objects get none.
+    """
 
     def __init__(
         self, classification: ClassificationScheme, class_cost: float, box_cost: float, giou_cost: float
@@ -26,7 +29,7 @@ class HungarianMatcher(ImageAssigner):
         self.class_cost, self.box_cost, self.giou_cost = class_cost, box_cost, giou_cost
 
     def matrix(self, logits: Tensor, boxes_cxcywh: Tensor, target: Target) -> Tensor:
-        """Return the cost of each pair, (Q, N)."""
+        """Return the cost of each pair of the Q queries and N objects of one image, (Q, N)."""
         boxes = boxes_cxcywh.float()
         class_cost = self.classification.matching_cost(logits.float(), target.labels)
         box_cost = torch.cdist(boxes, target.boxes_cxcywh, p=1)

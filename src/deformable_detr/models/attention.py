@@ -30,8 +30,8 @@ class MemoryAttention(nn.Module, ABC):
         """Attend to the memory.
 
         Args:
-            queries: (B, Q, C).
-            query_positions: (B, Q, C).
+            queries: (B, Q, C), the content of the Q queries of each of B images, in C channels.
+            query_positions: (B, Q, C), the position encodings, which are added to the content.
             references: (B, Q, 2) points or (B, Q, 4) boxes, in [0, 1] relative to the unpadded image.
             memory: the tokens to attend to, S in total.
 
@@ -85,8 +85,8 @@ class DeformableAttention(MemoryAttention):
     def reset_parameters(self) -> None:
         """Initialise the projections, so that points and attention weights do not depend on the query.
 
-        The points of head m are in the direction 2πm/M from the reference. The larger coordinate of the k-th
-        offset (from 1) is k in absolute value. All attention weights are equal.
+        The points of head m of M heads are in the direction 2πm/M from the reference. The larger coordinate
+        of the k-th offset (from 1) is k in absolute value. All attention weights are equal.
         """
         angles = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
         directions = torch.stack([angles.cos(), angles.sin()], dim=-1)

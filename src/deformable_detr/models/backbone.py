@@ -27,8 +27,9 @@ from ..ops import DeformConv2d
 
 
 class Backbone(nn.Module, ABC):
-    """A network that maps normalised pixels (B, 3, H, W) to feature maps (B, C, H, W), finest first.
+    """A network that maps the normalised pixels of B pictures, (B, 3, H, W), to feature maps, finest first.
 
+    A map is (B, C, h, w), with C channels, and with the picture's height and width divided by its stride.
     Only the last maps of the network are returned; `build_backbone` determines how many.
 
     Attributes:
@@ -55,7 +56,11 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def freeze(self, trainable_layers: int) -> None:
-        """Freeze all stages except the last `trainable_layers` (0 to 5). A ResNet's stem is a stage too."""
+        """Freeze all stages except the last `trainable_layers` (0 to 5). A ResNet's stem is a stage too.
+
+        Raises:
+            UserError: if the stages of a timm model cannot be found.
+        """
 
 
 class ResNet(Backbone):
@@ -139,7 +144,11 @@ def resnet_key(key: str) -> str:
 
 
 class TimmBackbone(Backbone):
-    """A timm model that returns feature maps. With `dilation`, its last map has stride 16."""
+    """A timm model that returns feature maps. With `dilation`, its last map has stride 16.
+
+    Raises:
+        UserError: if timm has no such model, or it has too few maps or does not support `dilation`.
+    """
 
     def __init__(self, name: str, num_maps: int, dilation: bool):
         super().__init__()

@@ -34,7 +34,7 @@ def build_model(config: ModelConfig) -> DetectionModel:
     """Build an untrained model in training mode, initialised as in the authors' code (specification §3.4).
 
     Raises:
-        UserError: in the same cases as `build_backbone`.
+        UserError: if timm has no such backbone, or its stages cannot be frozen.
     """
     backbone = build_backbone(config.backbone, num_maps=_num_maps(config))
     head = PredictionHead(config.hidden_dim, _num_logits(config))
@@ -81,7 +81,7 @@ def level_strides(config: ModelConfig) -> tuple[int, ...]:
     No weights are allocated.
 
     Raises:
-        UserError: in the same cases as `build_backbone`.
+        UserError: if timm has no such backbone, or its stages cannot be frozen.
     """
     with torch.device("meta"):
         strides = build_backbone(config.backbone, num_maps=_num_maps(config)).strides

@@ -19,6 +19,8 @@ from .position import points_of_level
 
 
 class EncoderLayer(nn.Module):
+    """Attention to the memory and a feed-forward network, each with a residual and a norm."""
+
     def __init__(self, attention: MemoryAttention, dim: int, ffn_dim: int, dropout: float):
         super().__init__()
         self.attention = attention
@@ -47,7 +49,7 @@ class Encoder(nn.Module):
 
 
 def token_centres(memory: FeatureMemory) -> Tensor:
-    """Return the pixel centre (x, y) of each token, (B, S, 2), relative to the unpadded image.
+    """Return the pixel centres (x, y) of the S tokens of B images, (B, S, 2), relative to the unpadded image.
 
     Tokens in the padding have a coordinate above 1.
     """

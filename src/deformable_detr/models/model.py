@@ -28,6 +28,8 @@ from .nearest import resize_nearest
 
 
 class DetectionModel(nn.Module):
+    """A detection model, from pixels to predictions; `build_model` chooses its parts."""
+
     def __init__(
         self,
         backbone: Backbone,
@@ -56,7 +58,7 @@ class DetectionModel(nn.Module):
         Returns:
             The predictions of each layer and, if the queries have them, the first stage's proposals. Those of
             the last layer are `.predictions[-1]`, with `.logits` (B, Q, num_logits) and `.boxes_cxcywh`
-            (B, Q, 4).
+            (B, Q, 4), for B pictures and Q queries.
 
         Raises:
             ValueError: if the images have other shapes or types.
@@ -65,7 +67,11 @@ class DetectionModel(nn.Module):
         return self.answer(self.queries(memory), memory)
 
     def remember(self, images: ImageBatch | FeatureBatch | Tensor | Sequence[Tensor]) -> FeatureMemory:
-        """Return the encoder's output, with tokens (B, S, C), for any input of `forward`."""
+        """Return the encoder's output, with tokens (B, S, C), for any input of `forward`.
+
+        Raises:
+            ValueError: if the images have other shapes or types.
+        """
         batch = images if isinstance(images, FeatureBatch) else ImageBatch.from_input(images)
         memory: FeatureMemory = self.encoder(self.embed(batch))
         return memory

@@ -34,11 +34,12 @@ def depthwise_conv(
 
     Args:
         input: (B, C, H, W), fastest with the channels last in memory (`torch.channels_last`).
-        weight: (C, 1, kh, kw).
+        weight: (C, 1, kh, kw), kernels of height kh and width kw.
         bias: (C,). It gets no gradient.
         stride: the stride in both directions.
         start: the number of rows of zeros above the input, and of columns of zeros to its left.
-        size: (H', W'); zeros are added below the input and to its right as needed.
+        size: (H', W'), the height and width of the output; zeros are added below the input and to its right
+            as needed.
 
     Returns:
         (B, C, H', W'), with the channels last in memory.

@@ -40,9 +40,10 @@ def _forward(*inputs: Any, out_shape: Sequence[int], **_: Any) -> int:
 
 
 def _backward(grad_output_shape: Sequence[int], *inputs: Any, **_: Any) -> int:
-    """Return twice the cost of the forward pass: once for the gradient of values, once for that of locations.
+    """Return twice the cost of the forward pass.
 
-    torch counts the backward pass of a matrix product in the same way.
+    One half is the cost of the gradient of the values, the other that of the gradients of the points and
+    their weights. torch counts the backward pass of a matrix product in the same way.
     """
     return 2 * sampling_flops(grad_output_shape, points=sum(inputs[-1]))
 

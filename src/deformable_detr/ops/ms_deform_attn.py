@@ -26,6 +26,9 @@ def ms_deform_attn(
 ) -> Tensor:
     """Return sums of bilinear samples of `value` at `sampling_locations`, weighted by `attention_weights`.
 
+    Letters: B images, S tokens of all levels, M heads, D channels per head, Q queries, L levels, K points per
+    level (K_l if levels differ).
+
     Args:
         value: (B, S, M, D), the maps of all levels, each flattened row by row, finest first; S = Σ H·W.
         spatial_shapes: ((H, W), ...), one pair of Python ints per level.
@@ -36,10 +39,10 @@ def ms_deform_attn(
             (B, Q, M, P, 2), and weights (B, Q, M, P), with P = Σ K_l.
 
     Returns:
-        (B, Q, M·D), in the order of the heads.
+        (B, Q, M·D), in the order of the heads and in the dtype of `value`.
 
     Raises:
-        ValueError: if the shapes disagree; the message names them.
+        ValueError: if the shapes disagree (the message names them), or `value` has no floating-point type.
     """
     shapes = _checked_shapes(value, spatial_shapes)
     points = _checked_points(len(shapes), sampling_locations, attention_weights, points_per_level)
@@ -69,7 +72,8 @@ def fused_ms_deform_attn(
 ) -> Tensor:
     """Return the result of `ms_deform_attn`, computed from references, offsets and logits.
 
-    This operator also computes the sampling locations, and the weights as the softmax of the logits.
+    This operator also computes the sampling locations, and the weights as the softmax of the logits. Letters:
+    B images, M heads, D channels per head, Q queries, L levels, K points per level, P points of a head.
 
     Args:
         value: as in `ms_deform_attn`.
@@ -81,10 +85,10 @@ def fused_ms_deform_attn(
         points_per_level: as in `ms_deform_attn`; offsets are then (B, Q, M, P, 2).
 
     Returns:
-        (B, Q, M·D).
+        (B, Q, M·D), in the order of the heads and in the dtype of `value`.
 
     Raises:
-        ValueError: if the shapes disagree; the message names them.
+        ValueError: if the shapes disagree (the message names them), or `value` has no floating-point type.
     """
     shapes = _checked_shapes(value, spatial_shapes)
     B, Q, M = attention_logits.shape[:3]

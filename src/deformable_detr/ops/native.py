@@ -48,7 +48,10 @@ def kernels() -> dict[str, str]:
 
 
 def cpu_kernels() -> tuple[str, ...]:
-    """Return the instruction set in use, followed by all compiled sets that this CPU can run, best first."""
+    """Return the instruction set in use, followed by all compiled sets that this CPU can run, best first.
+
+    The native library must be loaded (`native_available`).
+    """
     return tuple(torch.ops.deformable_detr.cpu_kernels().split())
 
 

@@ -27,14 +27,14 @@ def ms_deform_attn_reference(
     half a pixel.
 
     Args:
-        value: (B, S, M, D).
+        value: (B, S, M, D), for B images, S tokens of all levels, M heads and D channels per head.
         spatial_shapes: ((H, W), ...), one pair per level.
-        sampling_locations: (B, Q, M, P, 2), (x, y) in [0, 1] of the padded level.
+        sampling_locations: (B, Q, M, P, 2), (x, y) in [0, 1] of the padded level, for Q queries and P points.
         attention_weights: (B, Q, M, P).
         points_per_level: (K_0, ...).
 
     Returns:
-        (B, Q, M·D).
+        (B, Q, M·D), in the dtype of `value`.
     """
     B, _, M, D = value.shape
     Q, P = sampling_locations.shape[1], sampling_locations.shape[3]

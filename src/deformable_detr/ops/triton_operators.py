@@ -260,9 +260,10 @@ def ms_deform_attn(
     weights: Tensor,
     points_per_level: Sequence[int],
 ) -> Tensor:
-    """Return the output, (B, Q, M·D), in the dtype of `value` (B, S, M, D).
+    """Return the weighted sums of samples, (B, Q, M·D), in the dtype of `value` (B, S, M, D).
 
-    `spatial_shapes` is (H_1, W_1, …); `locations` are (B, Q, M, P, 2), and `weights` (B, Q, M, P).
+    `spatial_shapes` is (H_1, W_1, …), the sizes of the levels; `locations` are (B, Q, M, P, 2), and `weights`
+    (B, Q, M, P), for Q queries and P points of a head.
     """
     return _run_forward(_checked(value, spatial_shapes, None, locations, weights, points_per_level))
 
@@ -275,7 +276,10 @@ def ms_deform_attn_backward(
     weights: Tensor,
     points_per_level: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of value, locations and weights, in their shapes (see `ms_deform_attn`)."""
+    """Return the gradients of value, locations and weights, in their shapes and dtypes.
+
+    `grad_output` (B, Q, M·D) is the gradient of the output of `ms_deform_attn`.
+    """
     call = _checked(value, spatial_shapes, None, locations, weights, points_per_level)
     grads = _run_backward(call, grad_output)
     return grads.value, grads.points, grads.weights
@@ -289,10 +293,11 @@ def fused_ms_deform_attn(
     logits: Tensor,
     points_per_level: Sequence[int],
 ) -> Tensor:
-    """Return the output, (B, Q, M·D), in the dtype of `value` (B, S, M, D).
+    """Return the weighted sums of samples, (B, Q, M·D), in the dtype of `value` (B, S, M, D).
 
-    `spatial_shapes` is (H_1, W_1, …); `reference` is (B, Q, L, 2 or 4), `offsets` are (B, Q, M, P, 2), and
-    `logits` (B, Q, M, P).
+    The samples are taken at `offsets` (B, Q, M, P, 2) from the points or boxes `reference` (B, Q, L, 2 or 4).
+    Their weights are the softmax of `logits` (B, Q, M, P) over the P points of a head. `spatial_shapes` is
+    (H_1, W_1, …), the sizes of the L levels.
     """
     return _run_forward(_checked(value, spatial_shapes, reference, offsets, logits, points_per_level))
 
@@ -306,7 +311,10 @@ def fused_ms_deform_attn_backward(
     logits: Tensor,
     points_per_level: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of value, reference, offsets and logits, in their shapes."""
+    """Return the gradients of value, reference, offsets and logits, in their shapes and dtypes.
+
+    `grad_output` (B, Q, M·D) is the gradient of the output of `fused_ms_deform_attn`.
+    """
     call = _checked(value, spatial_shapes, reference, offsets, logits, points_per_level)
     grads = _run_backward(call, grad_output)
     return grads.value, grads.reference, grads.points, grads.weights

@@ -143,7 +143,7 @@ def line_chart(
 def sparkline(curve: np.ndarray, dashed: np.ndarray, title: str) -> Markup:
     """Return a small SVG element for a table row, with a solid and a dashed curve.
 
-    `curve` and `dashed` are (R,), with values in [0, 1] at equal distances along x.
+    `curve` (solid) and `dashed` contain values in [0, 1] at equal distances along x. `title` describes them.
     """
 
     def path(values: np.ndarray) -> str:

@@ -76,9 +76,9 @@ def predict(
             pictures or frames, and their total number (None if it is unknown).
 
     Raises:
-        UserError: if no source is found or readable (single unreadable ones are skipped and reported), an
-            option is out of range, a class is unknown, the output cannot be written or would overwrite a
-            source, or a package that tracking or a camera needs is not installed.
+        UserError: if the model cannot be loaded, no source is found or readable (single unreadable ones are
+            skipped and reported), an option is out of range, a class is unknown, the output cannot be written
+            or would overwrite a source, or the package that tracking needs is not installed.
         PredictionInterrupted: on Ctrl-C, after the results so far have been written.
     """
     check_options(threshold, max_detections, batch_size)

@@ -23,8 +23,9 @@ class Prepared:
     """A picture that is ready for `Finder.find`.
 
     Attributes:
-        picture: (H, W, 3) uint8 RGB.
-        pixels: the model's input for the whole picture; None if the picture is processed in tiles.
+        picture: the whole picture in its original size, (H, W, 3) uint8 RGB.
+        pixels: the result of the detector's `preprocess` for it; None if it is processed in tiles, which are
+            preprocessed later.
     """
 
     picture: np.ndarray
@@ -82,7 +83,11 @@ class WholePictures(Finder):
 
 
 def with_views(detector: Detector, tta: bool | Sequence[float]) -> Detector:
-    """Return `detector` with the test-time augmentation that the option `tta` requests, if any."""
+    """Return `detector` with the test-time augmentation that the option `tta` requests, if any.
+
+    Raises:
+        UserError: if a scale is repeated or not between 0.1 and 10.
+    """
     if not tta:
         return detector
     from ..inference.tta import augmented_as_requested

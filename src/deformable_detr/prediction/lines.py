@@ -55,8 +55,13 @@ def answer_lines(
     """Answer every line of `requests` except empty ones, and return the numbers of successes and failures.
 
     Args:
-        answer: a function that is called with each answer, a line of JSON without a line break. It raises a
-            BrokenPipeError if nobody reads the answers any more; no further lines are read then.
+        detector: finds the objects.
+        requests: a stream whose lines are JSON objects with `path` (a picture's file) or `image` (a file in
+            base64), and optionally `id`.
+        answer: a function that is called with each answer, a line of JSON without a line break. It contains
+            `id` and either `width`, `height` and `detections`, or `error` if the request is invalid or its
+            picture cannot be read. If nobody reads the answers any more, the function raises a
+            BrokenPipeError, and no further lines are read.
         threshold, classes, class_thresholds, tiling, max_detections: as for `predict`.
         max_bytes: the maximum length of a line. Longer lines are refused without being held in memory.
 

@@ -188,7 +188,11 @@ def row_file(path: Path) -> Iterator[RowFile]:
 
 
 def write_prediction_report(report: PredictionReport) -> None:
-    """Write report.json with the results for all inputs."""
+    """Write report.json with the results for all inputs.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
     content = {
         "made_by": MADE_BY,
         "stopped": report.stopped,

@@ -57,6 +57,9 @@ def annotate_pictures(
     """Draw the detections in each of `paths` into the corresponding file of `targets`; yield the results.
 
     The results are those of `find_in_pictures`. All files have been written when the generator ends.
+
+    Raises:
+        UserError: if a file cannot be written.
     """
     readers = (partial(read_picture, path, finder.detector.data.max_pixels) for path in paths)
     with Behind() as behind, closing(find_in_pictures(finder, readers)) as pictures:

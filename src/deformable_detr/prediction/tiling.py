@@ -54,6 +54,9 @@ class Tiling:
         size: the side of a tile in pixels. None means the size to which the model resizes pictures
             (`data.image_size`), so that pixels keep their size; a smaller tile is magnified.
         overlap: the overlap of neighbouring tiles as a share of the size.
+
+    Raises:
+        UserError: if a setting is out of range, or the library supervision is not installed.
     """
 
     size: int | None = None
@@ -99,9 +102,9 @@ class Tiling:
         return [round(start) for start in np.linspace(0, length - side, count)]
 
     def reach(self, side: int) -> int:
-        """Return the minimum overlap, in pixels, of neighbouring tiles with this side.
+        """Return the minimum overlap, in pixels, of neighbouring tiles whose sides have `side` pixels.
 
-        Objects up to this size are whole in at least one tile.
+        An object whose width and height are at most this overlap is whole in at least one tile.
         """
         return min(round(side * self.overlap), side - 1)
 
@@ -192,7 +195,8 @@ def predict_tiled(
         batch_size: the number of tiles that are computed together.
 
     Raises:
-        UserError: in the same cases as `Detector.predict`, or if the library supervision is not installed.
+        UserError: if the picture cannot be read, an option is out of range, the model lacks a named class, or
+            the library supervision is not installed.
     """
     check_options(threshold, max_detections, batch_size)
     selection = detector.selection(threshold, classes, class_thresholds)

@@ -16,14 +16,23 @@ _SURE, _UNSURE, _BETWEEN = 1.0, 0.5, 0.75  # the tracker gets these instead of s
 
 
 class ObjectTracker:
-    """A tracker that assigns `track_ids` to detections.
+    """A tracker that numbers the objects of a video, so that each keeps its number from frame to frame.
 
-    Numbers start at 1. An object gets its number in its second frame; until then, its number is -1.
+    The numbers are the `track_ids` of the detections and start at 1. An object gets its number in its second
+    frame; until then, its number is -1.
 
     ByteTrack also needs faint detections, which locate an object that is half hidden, so that its track
-    continues. Therefore, `update` takes the detections that `faint` selects, and returns those that the
-    selection contains. Which detections are certain depends on the class, which the tracker does not know, so
-    it gets only two scores: one for selected detections, and one for all others.
+    continues. Therefore, `update` takes the detections that `faint` selects, a selection with lower minimum
+    scores, and returns only those that `selection` selects. Which detections are certain depends on the
+    class, which ByteTrack does not know, so it gets only two scores: one for the detections that `selection`
+    selects, and one for all others.
+
+    Args:
+        selection: the minimum score of each class.
+        fps: the number of frames per second that are passed to `update`.
+
+    Raises:
+        UserError: if the library `trackers` (extra [video]) is not installed.
     """
 
     def __init__(self, selection: Selection, fps: float):

@@ -73,8 +73,8 @@ def predict_frames(
         batch_size: the number of frames of a file that are computed together.
 
     Raises:
-        UserError: if the source cannot be read, an option is out of range, or a package that tracking or a
-            camera needs is not installed.
+        UserError: if the source cannot be read, an option is out of range, the model lacks a named class, or
+            a package that videos, cameras or tracking need is not installed.
     """
     check_options(threshold, max_detections, batch_size)
     check_every(every)

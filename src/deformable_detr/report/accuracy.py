@@ -60,8 +60,11 @@ class ClassRow:
 
     Attributes:
         label: the class index of the data.
+        objects: the number of objects of the class in the split, without crowds.
+        images: the number of images with at least one of these objects.
         ap: the values of the evaluator's CLASS_METRICS; None if the split has no object of this class.
-        curve: the precision at an IoU of 0.5, (R,); `tight_curve` is the precision at an IoU of 0.75.
+        curve, tight_curve: the precision at each of COCO's 101 recall levels, (101,), at an IoU of 0.5 and of
+            0.75; nan if the split has no object of this class.
         thresholds: the threshold curve for this class alone.
         known: True if the model has this class.
     """
@@ -90,7 +93,7 @@ class Cut:
     """The minimum scores at which detections count in the report's precision and recall.
 
     Attributes:
-        scores: the minimum score of each class, (C,).
+        scores: the minimum score of each of the C classes of the data, (C,).
         reason: how they were chosen, in words.
         decision: the model's own thresholds; None if `scores` is one threshold, chosen on the measured split.
     """
@@ -104,7 +107,7 @@ class Cut:
         return cls(np.full(num_classes, threshold), reason)
 
     def mask(self, detections: ScoredBoxes) -> np.ndarray:
-        """Return a mask of the detections that reach the minimum score of their class, (D,) bool.
+        """Return a mask, (D,) bool, of those of the D detections that reach the minimum score of their class.
 
         Scores are compared in single precision, as `predict` does.
         """
@@ -129,7 +132,9 @@ class Accuracy:
         thresholds: the threshold curve over all classes.
         cut: the minimum scores that the report uses: the model's own or, if it has none, the split's best.
         calibration: the calibration of the scores; None if all of them are too low.
-        confusion: (C + 1, C + 1) counts; see `evaluation.matching.confusion`.
+        confusion: (C + 1, C + 1) counts for the C classes of the data, with the objects' classes as rows and
+            the detections' classes as columns. The last column counts the objects that no detection took, and
+            the last row counts the detections that took no object.
     """
 
     split: Split
@@ -160,7 +165,7 @@ class Accuracy:
 
     @property
     def mean_curves(self) -> tuple[np.ndarray, np.ndarray]:
-        """The precision-recall curves at IoUs of 0.5 and 0.75, averaged over the classes, (R,) each.
+        """The precision-recall curves at IoUs of 0.5 and 0.75, averaged over the classes, (101,) each.
 
         The areas under them are AP50 and AP75.
         """
@@ -207,7 +212,7 @@ def measure(
             USUAL_THRESHOLD if no detection is right.
 
     Raises:
-        UserError: in the same cases as `coco_numbers`.
+        UserError: if a row names an image or category that the split lacks, or has no finite box and score.
     """
     detections, objects = ScoredBoxes.from_rows(rows, split), Objects.from_split(split)
     loose, tight = match(detections, objects, LOOSE), match(detections, objects, TIGHT)

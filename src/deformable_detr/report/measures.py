@@ -19,14 +19,14 @@ MIN_SCORE = 0.05  # calibration leaves out the many detections with lower scores
 
 
 def precision_at_recalls(right: np.ndarray, wrong: np.ndarray, num_objects: int) -> np.ndarray:
-    """Return COCO's precision at each of the R recall levels; its mean is the average precision.
+    """Return COCO's precision at each of its 101 recall levels, (101,); its mean is the average precision.
 
     The precision at a recall is the best one at that recall or a higher one; it is 0 if the recall is never
     reached.
 
     Args:
-        right, wrong: (D,) bool, for the detections of one class in order of decreasing score. Detections that
-            are neither right nor wrong are ignored.
+        right, wrong: (D,) bool, for the D detections of one class in order of decreasing score. Detections
+            that are neither right nor wrong are ignored.
         num_objects: the number of objects of the class, at least 1.
     """
     counts = right | wrong
@@ -40,7 +40,7 @@ def precision_at_recalls(right: np.ndarray, wrong: np.ndarray, num_objects: int)
 
 
 def class_curves(detections: ScoredBoxes, objects: Objects, matches: Matches, num_classes: int) -> np.ndarray:
-    """Return each class's `precision_at_recalls`, (C, R); the values of a class without objects are nan."""
+    """Return `precision_at_recalls` for each of C classes, (C, 101); nan for a class without objects."""
     counts = np.bincount(objects.labels[~objects.crowd], minlength=num_classes)
     curves = np.full((num_classes, len(RECALLS)), np.nan)
     for label in np.flatnonzero(counts):
@@ -51,7 +51,7 @@ def class_curves(detections: ScoredBoxes, objects: Objects, matches: Matches, nu
 
 @dataclass(frozen=True)
 class Calibration:
-    """The share of detections that are right, in each of NUM_BINS equal ranges of scores.
+    """The share of detections that are right, in each of ten equal ranges of scores.
 
     Attributes:
         counts: the number of detections in each range.

@@ -48,6 +48,8 @@ class Shown:
 
     Attributes:
         kind: the name of the stage that lost the object, or of the mistake.
+        name: the name of the class.
+        facts: sentences with the numbers of the miss or mistake.
         alt: a description for readers who do not see the pictures.
         whole, near: the pictures as data URLs.
     """
@@ -67,6 +69,8 @@ class Misses:
 
     Attributes:
         images: the number of images that were judged, out of the `split_images` images of the split.
+        stages: the number of objects that ended at each stage, among them those that were found.
+        shown: pictures of some of the missed objects.
     """
 
     images: int
@@ -106,7 +110,8 @@ def find_misses(
     At most `max_shown` of the missed objects are drawn.
 
     Raises:
-        UserError: in the same cases as `missed_objects`.
+        UserError: if an image cannot be read or does not have its annotated size, if the model and the data
+            have no class in common, or if the detector comes from an exported file.
     """
     images = spread(split.images, max_images)
     tally = Tally(detector, selection)

@@ -45,7 +45,8 @@ def write_report(
     """Measure a model on a split and write the report as one HTML file that loads no other files.
 
     Args:
-        model: anything that `load` accepts. For a run folder, the report also shows its curves and settings.
+        model: anything that `load` accepts except an exported file. For a run folder, the report also shows
+            its curves and settings.
         data: the data set's folder.
         split: the split to measure on. None means `val`, or else `test`; if the data have neither, the report
             covers only training, settings and data.
@@ -60,8 +61,9 @@ def write_report(
         The path of the file.
 
     Raises:
-        UserError: if the model or the data cannot be read or have no class in common, if the output cannot be
-            written, if `most_images` is less than 1, or if matplotlib is not installed.
+        UserError: if the model or the data cannot be read or have no class in common, if the model is an
+            exported file, if the output cannot be written, if `most_images` is less than 1, or if matplotlib
+            is not installed.
     """
     import_extra("matplotlib", "figures", "report")
     if most_images < 1:

@@ -36,6 +36,9 @@ class TrainingLog:
     """A context manager that logs the updates and evaluations of a run if it is `enabled`.
 
     Args:
+        folder: the run folder.
+        console: the console that shows the progress: as a bar in a terminal, otherwise as lines.
+        enabled: False if nothing is logged, as in all processes but the first.
         first_step: the number of updates that were done before; their rows stay in the log.
         closed_step: the last update whose evaluation counts; a resumed run repeats later evaluations.
         last_step: the number of updates of the whole run.
@@ -115,6 +118,9 @@ class TrainingLog:
             images: the number of images of the update.
             seconds: the duration of the update.
             every: the number of updates between two rows.
+
+        Raises:
+            UserError: if the log cannot be written.
         """
         if not self.enabled:
             return

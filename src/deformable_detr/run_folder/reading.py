@@ -111,7 +111,7 @@ def read_history(folder: Path) -> History | None:
 
 @dataclass(frozen=True)
 class Change:
-    """A setting that differs from the recipe's."""
+    """A setting that differs from the recipe's: its path, and its values in the recipe and in the run."""
 
     path: str
     recipe: Any

@@ -64,6 +64,8 @@ def create_app(
     """Return an ASGI application that serves a detector: `uvicorn.run(create_app(detector))`.
 
     Args:
+        detector: the detector to serve.
+        settings: the limits and the token; None means the defaults, without a token.
         on_failure: called if the model cannot be warmed up; the exception is logged.
     """
     settings = settings or ServeSettings()

@@ -95,7 +95,10 @@ class Engine:
     # ------------------------------------------------------------------ lifecycle
 
     async def run(self) -> None:
-        """Start batching and warm up the model; accept requests and return once it is warm."""
+        """Start batching and warm up the model; accept requests and return once it is warm.
+
+        If the model cannot compute, the state becomes FAILED, and the model's exception is raised.
+        """
         self._batching = asyncio.create_task(self._batch_forever())
         try:
             self.can_explain = await self._in(self._model, self._warm_up)
@@ -139,9 +142,10 @@ class Engine:
     async def detect(
         self, uploads: Sequence[Upload], selection: Selection, max_detections: int
     ) -> list[Detections]:
-        """Return the selected detections of each picture, in order, as `Detector.predict` returns them.
+        """Return the selected detections of each picture, in the order of `uploads`.
 
-        There are at most `max_detections` per picture, best first.
+        There are at most `max_detections` per picture, best first. Unlike in `Detector.predict`, detections
+        are counted after classes are left out, and the results do not contain the pictures.
 
         Raises:
             Refusal: if the queue is full, or a picture cannot be used.
@@ -158,10 +162,10 @@ class Engine:
             return [found.take(np.arange(min(len(found), max_detections))) for found in selected]
 
     async def explain(self, upload: Upload, threshold: float | None, max_detections: int) -> dict[str, Any]:
-        """Return where the model looked in a picture, in the form that the page reads.
+        """Return where the model looked in a picture, in the form that the page reads (`ExplainAnswer`).
 
-        The result is that of `explain.page.page_data` without `encoder` and `tokens`, but with `total`, the
-        number of detections. Not all of them are explained if the model looks at very many points.
+        `total` is the number of detections. Not all of them are explained if the model looks at very many
+        points.
 
         Raises:
             Refusal: if the queue is full, the picture cannot be used, or the model cannot be explained.

@@ -83,7 +83,7 @@ class _InferRequest(_Strict):
 
 
 def add_inference_protocol(api: FastAPI, engine: Engine) -> None:
-    """Add the protocol's routes to an application."""
+    """Add the addresses of the Open Inference Protocol, which begin with /v2, to the application `api`."""
     name = engine.settings.name
 
     def route(path: str, handler: Handler, method: str = "GET") -> None:

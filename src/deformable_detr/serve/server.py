@@ -44,15 +44,18 @@ def serve(
         model: a `Detector`, or anything that `load` accepts.
         host: the address to listen on.
         port: 0 chooses a free port, which the first line on stdout states.
-        settings: the limits and the token. If it has no token, the token is read from `token_file`, or else
-            from the environment variable DEFORMABLE_DETR_TOKEN.
+        settings: the limits and the token; None means the defaults. If `settings.name` is the default and
+            `model` is not a `Detector`, the name is that of the model's file or folder.
+        token_file: a file with the token that requests must carry, if `settings` has none. None means that
+            the environment variable DEFORMABLE_DETR_TOKEN contains it; without it, no token is required.
         root_path: the path prefix under which a reverse proxy publishes the server. The proxy removes it from
             requests.
         access_log: whether to print a line for each request.
         device, dtype: as for `load`.
 
     Raises:
-        UserError: if the model cannot be loaded, the address is in use, or a limit or the token is invalid.
+        UserError: if the model cannot be loaded, the address does not exist here or is in use, the token file
+            cannot be read, or the port, the token or `root_path` is invalid.
         RuntimeError: if the model is loaded but cannot compute.
     """
     settings = settings or ServeSettings()

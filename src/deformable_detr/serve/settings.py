@@ -30,6 +30,9 @@ class ServeSettings:
             `*` allows any. Other names are refused: otherwise a page of another site whose name points to
             this machine could use the server (DNS rebinding).
         token: the token that `Authorization: Bearer …` must contain; None if no token is required.
+
+    Raises:
+        UserError: if a limit is out of range or contradicts another one, or the token is too short.
     """
 
     name: str = "model"

@@ -40,7 +40,7 @@ def keep_large_buffers() -> bool:
 def release_free_memory() -> bool:
     """Give all free memory back to the kernel and return True; if the C library is not glibc, return False.
 
-    Using this memory again costs page faults, as the top of this file explains.
+    Using this memory again costs a page fault for each page (4 KiB or 2 MiB).
     """
     libc = _glibc()
     if libc is None:

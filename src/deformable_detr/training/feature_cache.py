@@ -48,7 +48,10 @@ class FeatureCache:
 
     Args:
         samples: the images, whose pixels must be the same in each epoch.
+        backbone: the frozen backbone.
+        device: the device on which the backbone computes, and of the batches.
         folder: a folder for this process only, which is emptied now and removed by `close`.
+        limits: the maximum size of the stored features.
         computing: a function that returns the context in which the backbone computes (autocast).
 
     Attributes:

@@ -49,8 +49,8 @@ def forecast(
             to warm up, if an epoch has that many.
 
     Raises:
-        UserError: if training would refuse the data, there is no split to train on, a loss is not finite, or
-            the machine has too little memory.
+        UserError: if training would refuse the data, the settings or the device, there is no split to train
+            on, a loss is not finite, or the machine has too little memory.
         RuntimeError: if the process that measures fails for another reason.
     """
     config = recipe if isinstance(recipe, RunConfig) else recipe_of(recipe)

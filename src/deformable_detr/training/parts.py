@@ -138,7 +138,8 @@ def build_parts(
     Nothing is written. The arguments are those of `train`, except that `config` is complete.
 
     Raises:
-        UserError: in the same cases as `train`.
+        UserError: if the data or `init_from` cannot be read, there is no object to train on, the settings do
+            not fit the data, the model or the device, or `output` contains a run (or none to resume).
     """
     processes = join_processes(device)
     processes.from_first(partial(require_room, output, resume))

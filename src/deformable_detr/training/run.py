@@ -80,7 +80,9 @@ def train(
         The detector with the best weights, or with the last ones if there was no evaluation.
 
     Raises:
-        UserError: if the input is wrong.
+        UserError: if a setting is unknown or out of range, the data, `config` or `init_from` cannot be read,
+            there is no object to train on, the device is missing, `output` contains a run (or none to
+            resume), is in use or cannot be written, or a process that reads pictures is lost.
         NonFiniteError: if the loss or a clipped gradient is not finite. The message names the update and its
             images.
         TrainingInterruptedError: if a signal stopped the run; its state is saved.
@@ -209,6 +211,9 @@ def take_update(run: Parts, micro_batches: list[MicroBatch]) -> dict[str, float]
     """Take the run's next update, and return this process's losses by name.
 
     The learning rate, the dropout and the decay of the moving average depend on the update's number.
+
+    Raises:
+        NonFiniteError: if the loss or a clipped gradient is not finite.
     """
     settings, state = run.config.train, run.state
     factor = learning_rate_factor(settings, state.step, run.updates_per_epoch)

@@ -59,7 +59,11 @@ def resolve_config(
 def names_a_recipe(
     recipe: str | RunConfig | None, config: str | Path | None, init_from: str | Path | None, resume: bool
 ) -> bool:
-    """Return whether one of these arguments of `train` determines the recipe."""
+    """Return whether one of these arguments of `train` determines the recipe.
+
+    Raises:
+        UserError: if the file `config` cannot be read.
+    """
     in_file = config is not None and "recipe" in read_yaml(Path(config))
     return recipe is not None or init_from is not None or resume or in_file
 

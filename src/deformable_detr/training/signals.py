@@ -40,7 +40,10 @@ class StopRequest:
 
 @contextmanager
 def catch_stop_signals() -> Iterator[StopRequest]:
-    """Turn Ctrl-C and SIGTERM in the block into a `StopRequest`; a second Ctrl-C raises KeyboardInterrupt."""
+    """Turn Ctrl-C and SIGTERM in the block into a `StopRequest`; a second Ctrl-C raises KeyboardInterrupt.
+
+    Only the main thread can catch signals. In other threads, nothing is caught, and no stop is requested.
+    """
     stop = StopRequest()
 
     def request(number: int, frame: FrameType | None) -> None:

@@ -18,8 +18,8 @@ def replica_for_training(model: DetectionModel, device: torch.device, dtype: tor
 
     The parameters and buffers are those of `model`, not copies, so an update changes both. Save only `model`,
     because the parameters of the replica have other names. Sums are computed in another order, so predictions
-    and gradients may differ in rounding. If there is nothing to gain, as with the paper's recipes, `model`
-    itself is returned.
+    and gradients may differ in rounding. `model` itself is returned if there is nothing to gain, as with the
+    paper's recipes, on a GPU, in 16-bit types, or without the native library.
 
     Args:
         dtype: the type in which the forward pass computes.

@@ -38,6 +38,8 @@ class Denoising(Route):
         dim: the channels C of queries.
         num_queries: the maximum number of queries with little noise in an image; if it has more objects,
             there is one for each object. The same number of queries have more noise.
+        weight: the factor on the losses of this pass.
+        auxiliary: True if all decoder layers have losses, False if only the last one has.
     """
 
     def __init__(
@@ -81,7 +83,8 @@ class Denoising(Route):
 class Slots:
     """The slots of the queries, (B, G, 2, M), flattened image by image.
 
-    In each group, the slots with little noise come first.
+    Each of B images has G groups (`num_groups`). A group has M slots with little noise, followed by M slots
+    with more noise, where M is the number of objects in the fullest image.
 
     Attributes:
         empty: (B, 2M), True for slots without an object; the same in each group.
@@ -113,7 +116,7 @@ class Slots:
         return cls(G, (~real).repeat(1, 2), rows, restoring, numbers[rows[restoring]])
 
     def filled(self, targets: Sequence[Target]) -> tuple[Tensor, Tensor]:
-        """Return the labels (B, G, 2, M) and the boxes (B, G, 2, M, 4) of the slots, without noise.
+        """Return the labels (B, G, 2, M) and the boxes (B, G, 2, M, 4) cxcywh of the slots, without noise.
 
         Empty slots have the label 0 and a box at the centre of the image.
         """
@@ -137,7 +140,7 @@ def noisy_labels(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def noisy_boxes(boxes_cxcywh: Tensor) -> Tensor:
-    """Return boxes (B, G, 2, M, 4) whose edges are shifted independently and clipped to the image.
+    """Return boxes (B, G, 2, M, 4), as in `Slots`, with edges shifted independently and clipped to the image.
 
     With little noise, an edge shifts by at most half of the box's width or height, so that the centre of the
     object stays inside; with more noise, it shifts by between half and all of it.
