@@ -4,7 +4,8 @@ of Ridnik et al. (2021).
 This is the whole command line, with one more classification:
 
     python examples/another_class_loss.py train DATA --recipe deformable_detr_lite \
-        --model.classification asymmetric --model.queries reference_points --output runs/asymmetric
+        --model.classification asymmetric --train.loss.classification_loss focal \
+        --model.queries reference_points --output runs/asymmetric
     python examples/another_class_loss.py evaluate runs/asymmetric DATA
 
 Scores, matching cost and selection stay those of the focal loss. Two-stage models insist on `sigmoid_focal`.

@@ -183,7 +183,7 @@ def test_a_recipe_differs_from_its_base_in_nothing_else(
 
 def test_the_lite_recipe_offers_one_stage_without_refinement() -> None:
     run = recipe("deformable_detr_lite")
-    assert (run.model.queries, run.model.nms_iou) == ("proposals", 0.7)
+    assert (run.model.queries, run.model.nms_iou) == ("mixed", 0.7)
     one_stage = dataclasses.replace(run.model, queries="reference_points", nms_iou=None)
     for model in (one_stage, dataclasses.replace(one_stage, refine_references=False)):
         build_model(model)

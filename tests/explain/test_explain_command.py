@@ -129,7 +129,7 @@ def attention_over_chance(detector: Detector, data: Path) -> float:
     """How many times more of its weight the best placed query has inside an object's box, in the last layer,
     than it would have by looking at random: the mean share inside over the mean share of the area."""
     inside, area = [], []
-    for judged in missed_objects(detector, read_split(data, "val"), 0.3):
+    for judged in missed_objects(detector, read_split(data, "val"), detector.selection(0.3)):
         height, width = judged.record.size
         for box in judged.record.boxes_xyxy[judged.numbers]:
             overlap = iou(torch.tensor(box)[None], torch.tensor(judged.queries.boxes_xyxy[:, -1]).double())

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from deformable_detr.config import BackboneConfig, RunConfig, override
+from deformable_detr.config import BackboneConfig, LossConfig, RouteConfig, RunConfig, override
 from deformable_detr.config.recipes import deformable_detr_lite
 from deformable_detr.data.drawn import generate
 
@@ -67,7 +67,11 @@ def tiny_config(**changes: Any) -> RunConfig:
         ema_decay=0.9,
         backbone_weights=None,
         log_every=1,
+        lr=5e-4,
         fit_to_data=False,
+        look_forward_twice=False,
+        loss=LossConfig(),
+        routes=RouteConfig(),
         report=False,  # tests of the report ask for it
     )
     return override(RunConfig("deformable_detr_lite", model, data, train), changes)

@@ -47,10 +47,10 @@ def test_sixteen_pictures_get_a_minimum_of_updates_and_a_tenth_of_warm_up(split:
     config, lines = fitted(split, 16)
     assert config.train.epochs == 125  # 500 updates of 4 pictures
     assert config.train.warmup_steps == 50
-    assert config.train.evaluate_every == 8  # instead of 4: about as many evaluations
+    assert config.train.evaluate_every == 13  # instead of 4: about as many evaluations
     assert len(lines) == 2
     for line, facts in zip(
-        lines, [("125", "64", "--train.epochs"), ("50", "200", "warmup_steps")], strict=True
+        lines, [("125", "40", "--train.epochs"), ("50", "200", "warmup_steps")], strict=True
     ):
         assert all(fact in line for fact in facts)
 
@@ -154,10 +154,10 @@ def test_a_run_says_and_saves_what_was_fitted_and_counts_empty_pictures(
     empty = sum(len(record) == 0 for record in read_split(data, "train").images)
     assert empty >= 1
     base = tiny_config(fit_to_data=True, evaluate_every=4, max_steps=6)
-    config = replace(base, train=replace(base.train, epochs=64, warmup_steps=200))
+    config = replace(base, train=replace(base.train, epochs=40, warmup_steps=200))
     train(data, config, tmp_path / "run")
     said = " ".join(capsys.readouterr().out.split())
     assert f"training images without an object, learned as background: {empty}" in said
-    assert "84 epochs instead of 64" in said  # of six updates each
+    assert "84 epochs instead of 40" in said  # of six updates each
     saved = read_config(tmp_path / "run" / "config.yaml", RunConfig())
     assert (saved.train.epochs, saved.train.warmup_steps) == (84, 51)

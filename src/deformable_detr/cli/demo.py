@@ -47,8 +47,8 @@ def demo_config() -> RunConfig:
         data=replace(base.data, image_size=120, max_size=200, train_sizes=(104, 112, 120, 128)),
         train=replace(
             base.train,
-            epochs=7,
-            evaluate_every=7,
+            epochs=6,
+            evaluate_every=6,
             warmup_steps=50,
             log_every=50,
         ),

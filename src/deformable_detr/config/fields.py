@@ -399,7 +399,7 @@ class RunConfig:
         require(
             self.model.classification == "sigmoid_focal" or self.train.loss.classification_loss == "focal",
             f"train.loss.classification_loss is {self.train.loss.classification_loss}, which needs one "
-            "sigmoid per class: set model.classification to sigmoid_focal.",
+            "sigmoid per class: set model.classification to sigmoid_focal, or this loss to focal.",
         )
         extended = [
             ("train.loss.object_repeats", self.train.loss.object_repeats > 1),

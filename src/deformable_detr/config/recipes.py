@@ -220,9 +220,9 @@ def deformable_detr_r50_plus_routes() -> RunConfig:
 def deformable_detr_lite() -> RunConfig:
     """A small two-stage detector for training on a CPU: EfficientNet-Lite0, 128 channels and 3 + 3 layers.
 
-    Sizes, schedule and augmentation were chosen by measurements on two cores (docs/training.md). Useful
-    options are `--data.vertical_flip true` for pictures without an up and a down, `--data.image_size` for
-    small objects, and `--model.queries reference_points --model.nms_iou null` for one stage.
+    Sizes, schedule, augmentation and losses were chosen by measurements on two cores (docs/training.md,
+    docs/small_data.md). Useful options are `--data.vertical_flip true` for pictures without an up and a down,
+    and `--model.queries reference_points --model.nms_iou null` for one stage.
     """
     base = deformable_detr_r50()
     return replace(
@@ -231,7 +231,7 @@ def deformable_detr_lite() -> RunConfig:
         model=replace(
             base.model,
             backbone=BackboneConfig("tf_efficientnet_lite0", trainable_layers=2),
-            queries="proposals",
+            queries="mixed",
             num_queries=100,
             hidden_dim=128,
             num_levels=3,
@@ -252,10 +252,10 @@ def deformable_detr_lite() -> RunConfig:
             std=(0.5, 0.5, 0.5),
         ),
         train=TrainConfig(
-            epochs=64,
+            epochs=40,
             fit_to_data=True,
             batch_size=4,
-            lr=5e-4,
+            lr=1e-3,
             lr_backbone=1e-4,
             lr_sampling_multiplier=0.5,
             lr_rule="sqrt",
@@ -265,6 +265,9 @@ def deformable_detr_lite() -> RunConfig:
             warmup_steps=200,
             ema_decay=0.998,
             evaluate_every=4,
+            look_forward_twice=True,
+            loss=LossConfig(classification_loss="mal"),
+            routes=RouteConfig(no_self_attention=0.33),
         ),
     )
 

@@ -1,7 +1,7 @@
 """Adaptation of a run to its data (`train.fit_to_data`): length, warm-up, queries and picture size.
 
 A recipe's epochs, warm-up, queries and picture size suit data sets of the usual kind. With sixteen pictures,
-the lite recipe's 64 epochs are 256 updates, of which 200 would be warm-up; 100 queries cannot find the 300
+the lite recipe's 40 epochs are 160 updates, of which 200 would be warm-up; 100 queries cannot find the 300
 objects of a crowded picture; and cars in a photograph from the air are smaller than two cells of the finest
 feature map. Only values that are still the recipe's are adapted, so each of them can be set by hand.
 """
