@@ -369,7 +369,13 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The complete configuration of a training run, except the data: a recipe and the changes to it."""
+    """The configuration of a training run: the settings of the model, the data and the training.
+
+    It does not say where the data set is. `recipe` names the recipe from which the settings were derived.
+
+    Raises:
+        UserError: if a setting is out of range, or settings do not go together.
+    """
 
     recipe: str = setting("deformable_detr_r50", "The name of the recipe that the run started from.")
     model: ModelConfig = field(default_factory=ModelConfig)

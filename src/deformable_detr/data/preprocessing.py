@@ -33,7 +33,10 @@ def resized_size(size: tuple[int, int], short: int, max_size: int | None = None)
 
 
 def resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Return the picture resized to (H, W) with Pillow's bilinear filter, widened when it is shrunk."""
+    """Return the picture resized to `size` (H, W) with Pillow's bilinear filter.
+
+    If the picture becomes smaller, the filter covers more of its pixels, which prevents aliasing.
+    """
     height, width = size
     if picture.size == (width, height):
         return picture

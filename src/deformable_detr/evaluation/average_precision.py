@@ -59,8 +59,8 @@ def coco_average_precision(
         box (of that size), and `per_class`: {name: {"AP", "AP50"}}.
 
     Raises:
-        UserError: if a detection names an image or category that the ground truth lacks, or has no finite
-            box and score.
+        UserError: if a detection names an image or category that the ground truth lacks, has a
+            box or score that is missing or not finite, or has a box of negative width or height.
     """
     numbers = coco_numbers(ground_truth, detections, limit=limit)
     names = _class_names(ground_truth["categories"])
@@ -84,8 +84,8 @@ def coco_numbers(
             COCO's 100 is for images with more objects (AR100 still means 100); less than 100 has no effect.
 
     Raises:
-        UserError: if a detection names an image or category that the ground truth lacks, or has no finite
-            box and score.
+        UserError: if a detection names an image or category that the ground truth lacks, has a
+            box or score that is missing or not finite, or has a box of negative width or height.
     """
     from faster_coco_eval import COCO, COCOeval_faster
 

@@ -115,10 +115,10 @@ class OpenVinoDraft(Draft):
 
 
 class TorchDraft(Draft):
-    """A program of torch.export without example inputs and without torch's remarks on each node's origin.
+    """A program of torch.export without example inputs and without the metadata on each node's origin.
 
-    The program is serialised once, and loaded once for all checks, because both take many seconds. A .pt2 is
-    a zip archive, and each file is the archive with its texts added.
+    The program is serialised once, and loaded once for all checks, because both take many seconds. A .pt2
+    file is a zip archive, so `save` only adds its texts to a copy of the serialised program.
     """
 
     def __init__(self, model: DetectionModel, operator: str):

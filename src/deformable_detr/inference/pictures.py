@@ -22,12 +22,16 @@ Picture: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
 
 
 def read_picture(image: Picture, max_pixels: int) -> Image.Image:
-    """Return any accepted picture as PIL RGB, turned upright according to its EXIF orientation.
+    """Return a picture as PIL RGB, turned upright according to its EXIF orientation.
 
-    `demo` is the first picture that comes with the bundled model, unless a file has this name.
+    Args:
+        image: a path, a PIL image, an (H, W, 3) uint8 RGB array, or a tensor (3, H, W), uint8 or float in
+            [0, 1]. `demo` is the first picture that comes with the bundled model, unless a file has this
+            name.
+        max_pixels: the maximum H·W.
 
     Raises:
-        UserError: if `image` is of another type or cannot be read.
+        UserError: if `image` has another type, shape or range, cannot be read, or is too large.
     """
     if isinstance(image, str) and image == DEMO and not Path(DEMO).exists():
         image = demo_pictures()[0]

@@ -60,9 +60,10 @@ class ProblemList:
 
 @dataclass(frozen=True)
 class Shape:
-    """A box to draw, in pixels of the picture: a rectangle, or a ring of `radius` if the box is too thin.
+    """A box to draw, in pixels of the picture: a rectangle, or a ring around a suspect box that is thin.
 
-    `x` and `y` are the left and top of the rectangle, or the centre of the ring.
+    `x` and `y` are the left and top of the rectangle, or the centre of the ring, whose `radius` is then over
+    0. `kind` is the CSS class: `suspect`, `other` (a box that the example is not about), or empty.
     """
 
     kind: str

@@ -126,9 +126,10 @@ def _without_repeated_problems(report: SplitReport, others: Sequence[SplitReport
 
 
 def _is_union(part: Split, parts: Sequence[Split]) -> bool:
-    """Return whether a split is a union of others, such as trainval, whose pictures are not duplicates.
+    """Return whether a split is a union of others, as trainval is of train and val.
 
-    It is one if it contains all images of at least two smaller splits.
+    It is one if it contains all images of at least two smaller splits. Its pictures are not reported as
+    duplicates of theirs.
     """
     own = {image.path for image in part.images}
     others = [{image.path for image in other.images} for other in parts if other is not part]

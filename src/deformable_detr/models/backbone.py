@@ -66,8 +66,8 @@ class Backbone(nn.Module, ABC):
 class ResNet(Backbone):
     """torchvision's ResNet or ResNeXt, with the stride in the 3x3 convolution.
 
-    C3, C4 and C5 have strides 8, 16 and 32. The 3x3 convolutions of `deformable_stages` (2 to 5, for C2
-    to C5) are modulated deformable convolutions.
+    C2 to C5 have strides 4, 8, 16 and 32; with `dilation`, C5 has stride 16. The 3x3 convolutions of
+    `deformable_stages` (2 to 5, for C2 to C5) are modulated deformable convolutions.
     """
 
     def __init__(self, name: str, num_maps: int, dilation: bool, deformable_stages: Sequence[int]):

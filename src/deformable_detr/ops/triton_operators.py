@@ -301,10 +301,12 @@ def fused_ms_deform_attn(
 ) -> Tensor:
     """Return the weighted sums of samples, (B, Q, M·D), in the dtype of `value` (B, S, M, D).
 
-    The samples are taken at `offsets` (B, Q, M, P, 2) from the points or boxes `reference` (B, Q, L, 2 or 4).
-    Their weights are the softmax of `logits` (B, Q, M, P) over the P points of a head. `spatial_shapes` is
-    (H_1, W_1, …), the sizes of the L levels. B is the number of images, S of tokens, M of heads with D
-    channels, and Q of queries.
+    The samples are taken at `offsets` (B, Q, M, P, 2) from the points or boxes `reference` (B, Q, L, 2 or 4),
+    in the units of `ops.fused_ms_deform_attn`; `points_per_level` (L entries, whose sum is P) assigns them
+    to levels. `reference`, `offsets` and `logits` are float32, or float64 if `value` is. The samples' weights
+    are the softmax of `logits` (B, Q, M, P) over the P points of a head. `spatial_shapes` is (H_1, W_1, …),
+    the sizes of the L levels. B is the number of images, S of tokens, M of heads with D channels, and Q of
+    queries.
 
     Raises:
         RuntimeError: if shapes, types or devices disagree.

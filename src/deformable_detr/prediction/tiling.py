@@ -5,8 +5,8 @@ lost in resizing.
 
 Every object that is no larger than the overlap is whole in at least one tile. Larger objects are found in
 tiles of twice the size, then of four times the size, up to the whole picture. The larger tiles add a third to
-the cost, and no object has to be assembled from parts. If an object is still not found whole, its parts are
-merged. The library supervision does the suppression and merging.
+the cost, and objects seldom have to be assembled from parts; if one is found only in parts, they are merged.
+The library `supervision` merges parts and suppresses duplicates.
 """
 
 from __future__ import annotations

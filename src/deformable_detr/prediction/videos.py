@@ -215,9 +215,10 @@ def _write(video: VideoWriter, frame: FrameDetections) -> None:
 
 
 def frame_rows(frame: FrameDetections, image_id: int, source: str) -> list[dict[str, Any]]:
-    """Return COCO results rows with `frame`, the frame's number, `time`, in seconds, and `track_id`.
+    """Return COCO results rows with three more entries: `frame`, `time` and `track_id`.
 
-    `track_id` is the object's number, or None if none has been assigned (yet).
+    `frame` is the frame's number, from 0; `time` is in seconds since the first frame; `track_id` is the
+    object's number, or None if none has been assigned (yet).
     """
     rows = coco_rows(frame.detections, image_id, source)
     ids = frame.detections.track_ids

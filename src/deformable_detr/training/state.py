@@ -142,10 +142,11 @@ def load_state(content: Mapping[str, Any], output: Path, state: TrainingState, i
     Args:
         content: the result of `read_state(output)`, perhaps in another process.
         output: the run folder, for messages.
+        identity: the facts of the current run, which must equal the saved ones.
 
     Raises:
-        UserError: if the state is from a run with other data, another number of images per update or another
-            model.
+        UserError: if the saved run had another number of training images, other classes, another number of
+            images per update, other routes or another model.
     """
     path = output / STATE_FILE
     _require_same(content, identity, output)
