@@ -59,6 +59,7 @@ def _translated(program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram
     translations: dict[Callable[..., Any], Callable[..., Any]] = {
         aten.to.dtype: lambda x, dtype: op.Cast(x, to=dtype),
         aten.rsub.Scalar: lambda x, number: op.Sub(op.CastLike(number, x), x),
+        aten.__and__.Tensor: lambda x, y: op.And(x, y),
     }
     result = torch.onnx.export(
         program,
