@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SUMMARY = "draw data, train, evaluate and predict offline, in a few minutes"
 IMAGE_SIZE = (120, 160)
 TRAIN_IMAGES, VAL_IMAGES, SHOWN_IMAGES = 400, 60, 12
+EPOCHS = 6
 
 
 def add_arguments(parser: Parser) -> None:
@@ -31,7 +32,9 @@ def add_arguments(parser: Parser) -> None:
         "--output", str, "demo_output", "The folder to write to; it must be empty or new.", shown="FOLDER"
     )
     parser.option("--seed", int, 0, "The seed of the drawn data and of the training.")
-    parser.option("--epochs", int | None, None, "Passes over the data; fewer give a quick look. Default: 7.")
+    parser.option(
+        "--epochs", int | None, None, f"Passes over the data; fewer give a quick look. Default: {EPOCHS}."
+    )
 
 
 def run(arguments: Namespace) -> int:
@@ -47,8 +50,8 @@ def demo_config() -> RunConfig:
         data=replace(base.data, image_size=120, max_size=200, train_sizes=(104, 112, 120, 128)),
         train=replace(
             base.train,
-            epochs=6,
-            evaluate_every=6,
+            epochs=EPOCHS,
+            evaluate_every=EPOCHS,
             warmup_steps=50,
             log_every=50,
         ),

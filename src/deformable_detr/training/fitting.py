@@ -92,9 +92,10 @@ def _with_queries(config: RunConfig, split: Split) -> tuple[RunConfig, list[str]
 def _with_picture_size(config: RunConfig, split: Split) -> tuple[RunConfig, list[str]]:
     """Enlarge what the model sees if half of the objects are small, but never beyond the pictures' pixels."""
     usual, data = RECIPES[config.recipe]().data, config.data
+    if any(getattr(data, name) != getattr(usual, name) for name in _SIZES):
+        return config, []
     sides = sizes_of(split.images, usual.image_size, usual.max_size)
-    unchanged = all(getattr(data, name) == getattr(usual, name) for name in _SIZES)
-    if not unchanged or not len(sides):
+    if not len(sides):
         return config, []
     median = float(np.median(sides))
     own_size = float(np.median([min(image.size) for image in split.images]))
