@@ -127,6 +127,9 @@ class TorchDraft(Draft):
             for remark in REMARKS:
                 node.meta.pop(remark, None)
         program.example_inputs = None
+        # Tracing demands two rows and columns of the coarsest level, but the graph also computes one.
+        for size, limits in program.range_constraints.items():
+            program.range_constraints[size] = type(limits)(2, limits.upper)
         buffer = io.BytesIO()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -163,7 +166,7 @@ class TorchDraft(Draft):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             loaded = torch.export.load(io.BytesIO(self._program))
-        # The guards would reject pictures whose coarsest level has one row.
+        # The guards would reject pictures whose coarsest level has one row or column.
         return loaded.module(check_guards=False)
 
 
