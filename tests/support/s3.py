@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 BUCKET = "photos"
+PICTURES = (".png", ".jpg")
 
 
 class Proxy(ThreadingHTTPServer):
@@ -43,7 +44,7 @@ class Proxy(ThreadingHTTPServer):
             if self.down:
                 self.broken += 1
                 return True
-            if method != "GET" or not path.endswith(".png"):
+            if method != "GET" or not path.endswith(PICTURES):
                 return False
             self.requests += 1
             breaks = bool(self.every) and self.requests % self.every == 0
@@ -107,8 +108,9 @@ def served(photos: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
         assert connection.getresponse().status == 200
         connection.close()
         _put(f"{host}:{port}", "")
-        for path in sorted(photos.rglob("*.png")):
-            _put(f"{host}:{port}", path.relative_to(photos).as_posix(), path.read_bytes())
+        for path in sorted(photos.rglob("*")):
+            if path.suffix in PICTURES:
+                _put(f"{host}:{port}", path.relative_to(photos).as_posix(), path.read_bytes())
         yield proxy
     finally:
         proxy.shutdown()
