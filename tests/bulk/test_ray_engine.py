@@ -39,9 +39,11 @@ OPTIONS: dict[str, Any] = {"threshold": 0.0, "max_detections": 5, "shard_size": 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+    handler = signal.getsignal(signal.SIGTERM)
     ray.init(num_cpus=2, include_dashboard=False, object_store_memory=80_000_000, log_to_driver=False)
     yield
     ray.shutdown()
+    signal.signal(signal.SIGTERM, handler)  # instead of Ray's
 
 
 def workers_of(driver: int) -> list[int]:

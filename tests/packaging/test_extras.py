@@ -135,7 +135,7 @@ def test_what_works_without_extras(
         (["predict", "demo", "VIDEO", "--output", "OUTPUT"], "trackers", "video"),
         (["predict", "demo", "VIDEO", "--no-track", "--output", "OUTPUT"], "av", "video"),
         (["export", "demo", "--to", "onnx", "--output", "OUTPUT/a.onnx"], "onnx", "export"),
-        (["export", "demo", "--to", "openvino", "--output", "OUTPUT/a.xml"], "openvino", "export"),
+        (["export", "demo", "--to", "openvino", "--output", "OUTPUT/a.xml"], "onnx", "export"),
         (["serve", "demo"], "fastapi", "serve"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,
@@ -162,7 +162,7 @@ def filled(arguments: list[str], request: pytest.FixtureRequest, output: Path) -
     words = {
         "DATA": data,
         "PICTURE": next(data.rglob("*.jpg")),
-        "OUTPUT": output,
+        "OUTPUT": output / "out",
         "VIDEO": output / "clip.mp4",
     }
     words["VIDEO"].write_bytes(b"not looked at")

@@ -97,7 +97,9 @@ def as_detr(config: RunConfig) -> RunConfig:
         refine_references=False,
         nms_iou=None,
     )
-    return replace(config, model=model)
+    loss = replace(config.train.loss, classification_loss="focal")  # which softmax replaces
+    train = replace(config.train, loss=loss, look_forward_twice=False, routes=RouteConfig())
+    return replace(config, model=model, train=train)
 
 
 def weights(run: Path, name: str = "last") -> dict[str, Tensor]:

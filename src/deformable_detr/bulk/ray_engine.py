@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -140,6 +141,7 @@ def _cluster(ray: Any, address: str | None, cpus: int) -> Iterator[None]:
         return
     logging.getLogger("ray").setLevel(logging.ERROR)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
             ray.init(num_cpus=max(cpus, os.cpu_count() or 1), include_dashboard=False, **quiet)
@@ -151,3 +153,6 @@ def _cluster(ray: Any, address: str | None, cpus: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        # Ray's handler would stay. In other threads than the main one, Ray sets none.
+        if signal.getsignal(signal.SIGTERM) is not handler:
+            signal.signal(signal.SIGTERM, handler)
