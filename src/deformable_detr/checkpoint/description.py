@@ -69,7 +69,7 @@ class Description:
         version = content.get("format_version")
         if version != FORMAT_VERSION:
             raise UserError(
-                f"{where} has format version {version}, but this version of deformable_detr reads "
+                f"{where} has format version {version!r:.40}, but this version of deformable_detr reads "
                 f"{FORMAT_VERSION}: install the version that wrote it, or a newer one."
             )
         if set(content) - {DECISION} != _FIELDS:
