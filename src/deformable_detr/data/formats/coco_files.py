@@ -59,9 +59,7 @@ def find_sources(root: Path) -> dict[str, Source]:
     if not root.is_dir():
         return {}
     annotations = [
-        file
-        for folder in folders_in(root, _holds_annotations)
-        for file in files_in(Path(folder), ".json")
+        file for folder in folders_in(root, _holds_annotations) for file in files_in(Path(folder), ".json")
     ]
     instances = [file for file in annotations if file.stem.startswith("instances_")]
     found = {file.stem.removeprefix("instances_"): file for file in instances}
