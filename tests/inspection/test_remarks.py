@@ -46,6 +46,7 @@ def test_small_objects_and_an_option_that_helps(tmp_path: Path) -> None:
     write(tmp_path, {"a.jpg": [("cat", tiny), ("cat", large)]}, {"b.jpg": [("cat", large)]})
     said = remarks(tmp_path)["small-objects"]
     assert said.startswith("33% of the objects are smaller than a cell of the finest level (8 pixels)")
+    assert "train.fit_to_data" in said
     options = dict(re.findall(r"--data\.(\w+) (\S+)", said))
     share = float(re.search(r"make it (\d+)%", said)[1])  # type: ignore[index]
     changes: dict[str, Any] = {

@@ -152,7 +152,8 @@ def _small_objects(data: _Data) -> Iterator[Remark]:
         sizes = ",".join(str(_to_multiple(factor * size)) for size in settings.train_sizes)
         change = (
             f"--data.image_size {image_size} --data.max_size {max_size} --data.train_sizes '[{sizes}]' would "
-            f"make it {then:.0%}, with {times:.1f} times as many pixels, which cost time and memory."
+            f"make it {then:.0%}, with {times:.1f} times as many pixels, which cost time and memory. With "
+            "train.fit_to_data, training enlarges the pictures itself if half of the objects are small."
         )
     else:
         change = (

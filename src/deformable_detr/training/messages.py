@@ -37,10 +37,8 @@ def opening_lines(run: Parts) -> list[str]:
     ]
     if run.state.routes:
         extra = sum(parameter.numel() for parameter in run.state.routes.parameters())
-        lines.append(
-            f"routes, which are used only in training: {', '.join(run.state.routes)} "
-            f"({extra:,} parameters, which are not saved with the model)"
-        )
+        unsaved = f" ({extra:,} parameters, which are not saved with the model)" if extra else ""
+        lines.append(f"routes, which are used only in training: {', '.join(run.state.routes)}{unsaved}")
     problems = [problem for problem in split.problems if problem.kind not in NOTES]
     if problems:
         lines.append(
