@@ -228,6 +228,10 @@ class ClassTable:
             raise ValueError(f"{len(self.names)} class names but {len(self.category_ids)} category ids")
         if len(set(self.category_ids)) != len(self.category_ids):
             raise ValueError("category ids must differ from each other")
+        if not all(name is None or isinstance(name, str) for name in self.names):
+            raise TypeError("a class name is not a string")
+        if not all(isinstance(number, int) for number in self.category_ids):
+            raise TypeError("a category id is not an integer")
 
     @classmethod
     def from_names(cls, names: Sequence[str]) -> ClassTable:

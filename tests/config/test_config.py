@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 from collections import Counter
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
@@ -27,6 +28,7 @@ from deformable_detr.config import (
     TrainConfig,
     from_dict,
     override,
+    read_config,
     recipe,
     settings_of,
     to_dict,
@@ -300,6 +302,44 @@ def test_yaml_writes_some_numbers_as_text() -> None:
 def test_wrong_overrides_are_refused_in_one_sentence(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         override(RunConfig(), changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1: 2", "unknown field 1"),
+        ("null: 2", "unknown field None"),
+        ("recipe: [a]", "recipe must be a string"),
+        ("train: {lr: 1" + "0" * 400 + "}", r"train\.lr must be a number"),
+        ("model: " + "[" * 5000 + "]" * 5000, "cannot be read as a YAML"),
+        ("model: " + "{a: " * 400 + "}" * 400, "unknown field model"),
+        ("model: &m {backbone: *m}", "aliases"),
+        ("train: {lr: 1}\ntrain: {epochs: 2}", "train is stated twice"),
+        ("data:\n  max_size: 900\n  max_size: 1000", "max_size is stated twice"),
+        ("model:\n  encoder_layers: 10000000", r"model\.encoder_layers must be from 0 to 1000"),
+    ],
+)
+def test_odd_config_files_are_refused_in_one_sentence(text: str, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=words) as raised:
+        read_config(file, RunConfig())
+    assert str(file) in str(raised.value)
+
+
+def test_aliases_that_stand_for_millions_of_values_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    levels = [f"&l{level} [{', '.join([f'*l{level - 1}'] * 9)}]" for level in range(1, 9)]
+    file.write_text(f"data:\n  train_sizes: [&l0 [1, 2], {', '.join(levels)}]\n")
+    with pytest.raises(UserError, match="aliases"):
+        read_config(file, RunConfig())
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "&a [*a]", "1" + "0" * 400])
+def test_odd_flags_are_refused_like_any_other_value(text: str) -> None:
+    value = from_text(text, float)
+    assert not fits(value, float)
+    assert not fits(from_text(text, tuple[int, ...]), tuple[int, ...])
 
 
 def test_unknown_and_missing_fields_of_a_file() -> None:

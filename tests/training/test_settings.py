@@ -47,6 +47,14 @@ def test_a_file_can_name_the_recipe(tmp_path: Path) -> None:
         resolve_config("detr_r50", tmp_path, config=path)
 
 
+@pytest.mark.parametrize("value", ["[detr_r50]", "{detr_r50: 1}", "5"])
+def test_a_recipe_that_is_no_name(value: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(f"recipe: {value}")
+    with pytest.raises(UserError, match="there is no recipe"):
+        resolve_config(None, tmp_path, config=path)
+
+
 def test_a_file_may_change_the_family(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     other = recipe("detr_r50")

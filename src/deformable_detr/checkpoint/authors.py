@@ -38,6 +38,7 @@ from .families import (
     count,
     family_of,
     inexpressible,
+    is_state_dict,
     matrix_shape,
     points_of,
     resnet_of,
@@ -129,7 +130,7 @@ def load(path: Path) -> Checkpoint:
     """
     content = read_pickle(path)
     state = content.get("model", content)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not is_state_dict(state):
         raise UserError(
             f"{path} holds no state dict under the key model: a .pth file must be a checkpoint of Deformable "
             "DETR or DETR."
@@ -255,7 +256,7 @@ def _common_fields(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> d
         name.removeprefix(body): tensor.shape for name, tensor in state.items() if name.startswith(body)
     }
     return {
-        "backbone": BackboneConfig(resnet_of(backbone), dilation=bool(options["dilation"])),
+        "backbone": BackboneConfig(resnet_of(backbone), dilation=options["dilation"]),
         "num_heads": options.get("nheads", 8),
         "encoder_layers": count(state, "transformer.encoder.layers"),
         "decoder_layers": count(state, "transformer.decoder.layers"),

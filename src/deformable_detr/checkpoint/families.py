@@ -74,6 +74,17 @@ def inexpressible(project: str, field: str, value: object, reason: str) -> UserE
     )
 
 
+def is_state_dict(content: object) -> bool:
+    """Return whether `content` is a dict of ordinary tensors, neither sparse nor without data, by name."""
+    return isinstance(content, dict) and all(
+        isinstance(name, str)
+        and isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and not value.is_meta
+        for name, value in content.items()
+    )
+
+
 def without_batch_counts(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors without batch counters, which exist only in models with trainable batch norm."""
     return {name: tensor for name, tensor in state.items() if not name.endswith(".num_batches_tracked")}

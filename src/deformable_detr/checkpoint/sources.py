@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..run_folder.names import BEST, CHECKPOINTS, LAST
+from ..words import one_line
 from . import authors, native, transformers_format
 from .contents import Checkpoint
 from .names import BUNDLED, DEMO, EXPORTED
@@ -28,6 +29,19 @@ def load(source: str | Path) -> Checkpoint:
         UserError: if there is no such model, it cannot be read or downloaded, or it is an exported model,
             whose weights cannot be loaded.
     """
+    try:
+        return _load(source)
+    except UserError:
+        raise
+    # A file of another project may hold any values; checking the type of each would take a page.
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{source} is damaged or was changed by hand: some of its values have the wrong type or size "
+            f"({type(error).__name__}: {one_line(error):.200}); use an unchanged copy."
+        ) from error
+
+
+def _load(source: str | Path) -> Checkpoint:
     path = Path(source).expanduser()
     if str(source) == DEMO:
         return native.load(BUNDLED)

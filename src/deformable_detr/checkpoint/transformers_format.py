@@ -37,6 +37,7 @@ from .families import (
     Family,
     count,
     family_of,
+    is_state_dict,
     matrix_shape,
     points_of,
     resnet_of,
@@ -67,7 +68,10 @@ def load(folder: Path, name: str | None = None) -> Checkpoint:
     values = read_json(folder / CONFIG_FILE)
     with blaming(name or folder):
         family = _family(values)
-    weights = without_batch_counts(_read_weights(folder))
+    weights = _read_weights(folder)
+    if not is_state_dict(weights):
+        raise UserError(f"{name or folder} holds other values than tensors in its weights: use another copy.")
+    weights = without_batch_counts(weights)
     with blaming(name or folder):
         state = {hub_name(key): value for key, value in weights.items()}
         config = _model_config(family, values, state)

@@ -5,13 +5,12 @@ A hint is a field's annotation: `int`, `float | None`, `Literal["a", "b"]`, `tup
 
 from __future__ import annotations
 
-import math
+import sys
 import types
 from typing import Any, Literal, Union, get_args, get_origin
 
-import yaml
-
 from ..errors import UserError
+from ..files import parse_yaml
 from .choices import is_added_choice
 from .settings import declarations, hints
 
@@ -66,7 +65,8 @@ def fits(value: Any, hint: Any) -> bool:
             return all(fits(item, arguments[0]) for item in value)
         return len(value) == len(arguments) and all(map(fits, value, arguments))
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        limit = sys.float_info.max  # which excludes infinity, and integers that no float can hold
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= limit
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)
@@ -130,8 +130,8 @@ def from_text(text: str, hint: Any) -> Any:
     if any(kind is str or get_origin(kind) is Literal for kind in kinds):
         return text
     try:
-        value = yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError):  # ValueError: a date that does not exist
+        value = parse_yaml(text)
+    except ValueError:
         return text
     value = as_hinted(value, hint)
     items = get_args(hint)[:1] if get_origin(hint) is tuple else kinds

@@ -81,10 +81,11 @@ class ModelConfig:
         "Feature levels L: up to three come from the backbone's last stages, further ones from stride-2 "
         "convolutions.",
         minimum=1,
+        maximum=1000,
     )
     num_points: int = setting(4, "Sampling points K per attention head and feature level.", minimum=1)
-    encoder_layers: int = setting(6, "Layers of the encoder.", minimum=0)
-    decoder_layers: int = setting(6, "Layers of the decoder.", minimum=1)
+    encoder_layers: int = setting(6, "Layers of the encoder.", minimum=0, maximum=1000)
+    decoder_layers: int = setting(6, "Layers of the decoder.", minimum=1, maximum=1000)
     ffn_dim: int = setting(
         1024, "Hidden width of the feed-forward part of each encoder and decoder layer.", minimum=1
     )
@@ -176,15 +177,18 @@ class DataConfig:
         "Layout of the data set: `coco`, `voc` (Pascal VOC) or `yolo`; `auto` recognises it by its files.",
     )
     image_size: int = setting(
-        800, "Length of the short side in evaluation and prediction, in pixels.", minimum=32
+        800, "Length of the short side in evaluation and prediction, in pixels.", minimum=32, maximum=10_000
     )
     max_size: int = setting(
-        1333, "Maximum length of the long side, in pixels, also in training; the short side shrinks with it."
+        1333,
+        "Maximum length of the long side, in pixels, also in training; the short side shrinks with it.",
+        maximum=100_000,
     )
     train_sizes: tuple[int, ...] = setting(
         (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800),
         "Lengths of the short side that training chooses from at random (multi-scale training), in pixels.",
         minimum=32,
+        maximum=10_000,
         filled=True,
     )
     augmentation: Augmentation = setting(

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from ..errors import UserError
+from ..files import parse_yaml
 from ..words import one_line
 from .checks import as_hinted
 from .fields import RunConfig
@@ -128,18 +127,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: if the file cannot be read, is not YAML or contains no fields; the message names it.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(
             f"there is no file {path}: name a YAML file with fields of a configuration."
         ) from error
-    # ValueError: not a text file, or a date that does not exist
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         why = one_line(error)
         raise UserError(f"{path} cannot be read as a YAML configuration: {why}.") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no configuration: it must state recipe, model, data or train.")
-    return content
+    return {str(name): value for name, value in content.items()}  # YAML reads `on` and `1` as other types
 
 
 def with_file(base: RunConfig, path: Path, content: dict[str, Any]) -> RunConfig:

@@ -309,6 +309,6 @@ def recipe(name: str) -> RunConfig:
     Raises:
         UserError: if there is no such recipe; the message lists the names.
     """
-    if name not in RECIPES:
+    if not isinstance(name, str) or name not in RECIPES:  # a file may state any value
         raise UserError(f"there is no recipe {name}: choose one of {', '.join(RECIPES)}.")
     return RECIPES[name]()

@@ -12,10 +12,18 @@ from typing import Any
 
 import pytest
 
-from deformable_detr.data.formats import assembly, read_split
+from deformable_detr.data.formats import assembly, list_splits, read_split
 from deformable_detr.data.formats.losses import most_is_lost
 from deformable_detr.errors import UserError
-from tests.support.dataset_files import coco_content, voc_xml, write_coco, write_image, write_json, write_yolo
+from tests.support.dataset_files import (
+    coco_content,
+    voc_xml,
+    write_coco,
+    write_image,
+    write_json,
+    write_voc,
+    write_yolo,
+)
 
 CAT, DOG = ("cat", (4.0, 6.0, 24.0, 18.0)), ("dog", (32.0, 12.0, 56.0, 36.0))
 ROW = "0 0.5 0.5 0.25 0.5"
@@ -50,6 +58,10 @@ def kinds(root: Path) -> list[str]:
         "https://host/data/upload/1/a.jpg",
         "A.JPG",
         "./a.jpg",
+        "s3://bucket/train/a.jpg?X-Amz-Expires=60&x=/b",
+        "/data/local-files/?d=photos%2Fa.jpg",
+        "train%2Fa.jpg",
+        "x/" * 2000 + "a.jpg",
     ],
 )
 def test_coco_names_of_other_machines(written: str, tmp_path: Path) -> None:
@@ -191,6 +203,51 @@ def test_labels_without_class_names_say_what_is_missing(tmp_path: Path) -> None:
         read_split(tmp_path, "train")
 
 
+def test_pictures_that_were_not_exported_are_missed(tmp_path: Path) -> None:
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text(ROW)
+    (tmp_path / "classes.txt").write_text("cat")
+    with pytest.raises(UserError, match=r"classes\.txt.*no pictures.*images") as raised:
+        read_split(tmp_path, "train")
+    assert "nothing names the classes" not in str(raised.value)
+
+
+def test_two_names_of_one_split_are_joined(tmp_path: Path) -> None:
+    write_yolo(tmp_path, {"train": {"a": ROW}, "val": {"b": ROW}, "valid": {"c": ROW}})
+    (tmp_path / "data.yaml").write_text(
+        "train: images/train\nval: images/val\nvalid: images/valid\nnames: [cat]"
+    )
+    assert len(read_split(tmp_path, "val", strict=True)) == 2
+    (tmp_path / "data.yaml").rename(tmp_path / "classes.txt")
+    (tmp_path / "classes.txt").write_text("cat")
+    assert len(read_split(tmp_path, "val", strict=True)) == 2
+
+
+def test_aliases_in_yaml_cannot_fill_the_memory(tmp_path: Path) -> None:
+    write_yolo(tmp_path, {"train": {"a": ROW}})
+    nested = "".join(f"l{level}: &l{level} [{', '.join([f'*l{level - 1}'] * 9)}]\n" for level in range(1, 9))
+    (tmp_path / "data.yaml").write_text(f"l0: &l0 [x]\n{nested}nc: *l8\ntrain: images/train\nnames: [cat]")
+    with pytest.raises(UserError, match=r"data\.yaml.*aliases"):
+        read_split(tmp_path, "train", format="yolo")
+
+
+@pytest.mark.parametrize("text", ["train: images/train", "names: [dog]", "names: {0: cat, 0: dog}"])
+def test_a_key_that_is_stated_twice_is_refused(text: str, tmp_path: Path) -> None:
+    write_yolo(tmp_path, {"train": {"a": ROW}})
+    file = tmp_path / "data.yaml"
+    file.write_text(f"{text}\ntrain: images/train\nnames: [cat]")
+    with pytest.raises(UserError, match=r"data\.yaml.*stated twice"):
+        read_split(tmp_path, "train", format="yolo")
+
+
+@pytest.mark.parametrize("deep", ["x/" * 2000, "../" * 2000 + "x/"])
+def test_a_very_deep_path_is_only_missing(deep: str, tmp_path: Path) -> None:
+    write_yolo(tmp_path, {"train": {"a": ROW}})
+    (tmp_path / "data.yaml").write_text(f"train: {deep}\nnames: [cat]")
+    with pytest.raises(UserError, match="there is no"):
+        read_split(tmp_path, "train")
+
+
 def test_a_long_list_of_names_is_refused(tmp_path: Path) -> None:
     write_yolo(tmp_path, {"train": {"a": ROW}})
     (tmp_path / "data.yaml").write_text("train: images/train\nnames:\n" + "- a class\n" * 300_000)
@@ -203,8 +260,41 @@ def test_a_long_list_of_names_is_refused(tmp_path: Path) -> None:
 
 def test_json_files_that_are_no_data_set_are_named(tmp_path: Path) -> None:
     write_json(tmp_path / "annotations" / "train.json", {"shapes": []})
-    with pytest.raises(UserError, match=r"annotations/train\.json does not begin with"):
+    with pytest.raises(UserError, match=r"annotations/train\.json does not hold"):
         read_split(tmp_path, "train")
+    write_json(tmp_path / "annotations" / "captions_train.json", coco_content({"a.jpg": [CAT]}))
+    with pytest.raises(UserError, match=r"captions_train\.json is for another task"):
+        read_split(tmp_path, "train")
+
+
+def test_keypoints_are_read_if_there_is_nothing_else(tmp_path: Path) -> None:
+    file = write_coco(tmp_path, coco_content({"a.jpg": [CAT]}))
+    file.rename(file.with_name("person_keypoints_train.json"))  # as CVAT calls it
+    assert read_split(tmp_path, "train", strict=True).num_objects == 1
+
+
+def test_a_coco_file_may_begin_with_anything(tmp_path: Path) -> None:
+    file = write_coco(tmp_path, content := coco_content({"a.jpg": [CAT]}))
+    file.unlink()
+    write_json(tmp_path / "annotations" / "train.json", {"version": "1.0", **content})
+    assert read_split(tmp_path, "train", strict=True).num_objects == 1
+
+
+def test_what_macos_leaves_on_other_disks(tmp_path: Path) -> None:
+    names = ("a", "b", "c", "d")
+    xml = {name: voc_xml(f"{name}.jpg", [CAT]) for name in names}
+    write_voc(tmp_path / "voc", {"train": xml})
+    write_yolo(tmp_path / "yolo", {"train": dict.fromkeys(names, ROW)})
+    write_coco(tmp_path / "coco", coco_content({f"{name}.jpg": [CAT] for name in names}))
+    for name in names:
+        write_image(tmp_path / "flat" / f"{name}.jpg")
+        (tmp_path / "flat" / f"{name}.xml").write_text(xml[name])
+    for file in [file for file in tmp_path.rglob("*") if file.is_file()]:
+        file.with_name(f"._{file.name}").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        ")
+    for layout in ("voc", "yolo", "coco", "flat"):
+        split = read_split(tmp_path / layout, "train", strict=True)
+        assert (len(split), split.num_objects, split.problems) == (4, 4, ())
+        assert len(list_splits(tmp_path / layout)) == 1
 
 
 def test_linked_folders_within_a_data_set(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 Locations of the files (S is the split; see coco_files.py):
 
     annotations/instances_S.json   images in S/, images/S/, S/images/, images/ or the root; for train2017 also
-                                   in train/ and so on. Without any instances_*.json: annotations/S.json or
-                                   S_annotations.json
+                                   in train/ and so on. Without any instances_*.json: annotations/S.json,
+                                   S_annotations.json or person_keypoints_S.json
     S/_annotations.coco.json       images in the same folder (Roboflow)
     S/labels.json                  images in S/data/ (FiftyOne)
     result.json, labels.json, …    in the root, images in images/, data/ or the root (Label Studio, VIA,
@@ -34,7 +34,7 @@ from ..records import Problem, Split
 from ..remote_folder import RemoteFile, RemoteFolder
 from . import values
 from .assembly import RawImage, RawObjects, assemble, respelt_names
-from .coco_files import LOOKED_FOR, Source, find_sources, other_json
+from .coco_files import LOOKED_FOR, Source, find_sources, hint
 from .coco_json import Places, load
 from .lookup import Files, NamedFiles
 
@@ -50,19 +50,6 @@ def present(root: Path) -> bool:
 
 def splits(root: Path) -> tuple[str, ...]:
     return tuple(find_sources(root))
-
-
-def hint(root: Path) -> str:
-    """Return the reason why `root` is not a data set of this layout, if a file suggests that it should be.
-
-    Otherwise, return an empty string.
-    """
-    file = other_json(root) if root.is_dir() else ""
-    return (
-        f"{file} does not begin with images, annotations, categories or info, as a COCO file does"
-        if file
-        else ""
-    )
 
 
 def read(root: Path, split: str, folder: RemoteFolder | None = None) -> Split:

@@ -14,20 +14,23 @@ from itertools import chain
 from pathlib import Path
 
 from ..images import is_image
-from .lookup import folders_in
+from .lookup import files_in, folders_in
 from .splits import meaning
 
 LOOKED_FOR = "annotations/*.json, *.json or */*.json with images, annotations and categories (COCO)"
 
-# Beginnings of the names of COCO's other files in the same folder, which are not for object detection.
-_OTHER_TASKS = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_info_")
+# Beginnings of the names of COCO's other files in the same folder, which are not for object detection. Those
+# with keypoints have boxes, too.
+_OTHER_TASKS = ("captions_", "stuff_", "panoptic_", "image_info_")
+_KEYPOINTS = "person_keypoints_"
 _IMAGE_FOLDERS = ("images", "data", "JPEGImages")
 _ROBOFLOW = "_annotations.coco.json"
 _MOST_FILES = 50  # JSON files tried per folder
-# The file's first key. A COCO file of hundreds of megabytes is not parsed just to recognise it; the rest is
-# checked when the file is read.
+# The file's first key, or else its list of images. A COCO file of hundreds of megabytes is not parsed just to
+# recognise it; the rest is checked when the file is read.
 _BEGINNING = re.compile(
-    rb'\s*\{\s*"(images|annotations|categories|info|licenses|type|infos?|dataset)"\s*:\s*[\[{"]'
+    rb'\s*\{(\s*"(annotations|categories|info|licenses|type|infos?|dataset)"\s*:\s*[\[{"]|.*"images"\s*:\s*\[)',
+    re.DOTALL,
 )
 # Keys that only annotation files have: Label Studio's notes.json, for example, has only info and categories.
 _CONTENT = re.compile(rb'"(images|annotations|file_name|bbox)"')
@@ -56,9 +59,7 @@ def find_sources(root: Path) -> dict[str, Source]:
     if not root.is_dir():
         return {}
     annotations = [
-        file
-        for folder in folders_in(root, _holds_annotations)
-        for file in sorted(Path(folder).glob("*.json"))
+        file for folder in folders_in(root, _holds_annotations) for file in files_in(Path(folder), ".json")
     ]
     instances = [file for file in annotations if file.stem.startswith("instances_")]
     found = {file.stem.removeprefix("instances_"): file for file in instances}
@@ -103,7 +104,7 @@ def _likely_files(folder: Path) -> list[Path]:
     If a folder has more of them, most belong to one picture each. They have the name of a picture in the same
     folder, or are smaller than an annotation file for all pictures.
     """
-    files = sorted(folder.glob("*.json"))
+    files = files_in(folder, ".json")
     if len(files) <= _MOST_FILES:
         return files
     pictures = {os.path.splitext(name)[0] for name in os.listdir(folder) if is_image(name)}
@@ -121,9 +122,11 @@ def _size(file: Path) -> int:
 def _named(files: Iterable[Path]) -> dict[str, Path]:
     """Return the files by the part of their names that states the split, without those for other tasks.
 
-    If two of these parts are equal, return the files by their whole names without suffix.
+    Those with keypoints are used only if there are no others. If two of these parts are equal, return the
+    files by their whole names without suffix.
     """
-    kept = [file for file in files if not file.stem.startswith(_OTHER_TASKS)]
+    with_boxes = [file for file in files if not file.stem.startswith(_OTHER_TASKS)]
+    kept = [file for file in with_boxes if not file.stem.startswith(_KEYPOINTS)] or with_boxes
     names = [_split_name(file) for file in kept]
     if len(set(names)) < len(names):
         names = [file.stem for file in kept]
@@ -135,7 +138,7 @@ def _split_name(file: Path) -> str:
 
     It is train for train_annotations.json, train2017 for instances_train2017.json, result for result.json.
     """
-    return _NOT_THE_SPLIT.sub("", file.stem).strip("-_. ") or file.stem
+    return _NOT_THE_SPLIT.sub("", file.stem.removeprefix(_KEYPOINTS)).strip("-_. ") or file.stem
 
 
 def _begins_as_coco(file: Path) -> bool:
@@ -172,8 +175,8 @@ def _image_folders(root: Path, split: str, file: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(folder) for folder in (*inside, *below, *own, *rest, root)))
 
 
-def other_json(root: Path) -> str:
-    """Return the path of a JSON file that should be an annotation file, but does not look like one.
+def hint(root: Path) -> str:
+    """Return the reason why a JSON file of `root` that should be an annotation file is not used.
 
     The result is empty if there is no such file.
     """
@@ -182,4 +185,9 @@ def other_json(root: Path) -> str:
         for folder in (*folders_in(root, _holds_annotations), str(root))
         for file in _likely_files(Path(folder))
     ]
-    return next((str(file) for file in files if not _begins_as_coco(file)), "")
+    for file in files:
+        if file.stem.startswith(_OTHER_TASKS):
+            return f"{file} is for another task of COCO; if it has boxes, name the file itself"
+        if not _begins_as_coco(file):
+            return f"{file} does not hold COCO's lists images, annotations and categories"
+    return ""

@@ -14,8 +14,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import unquote
 
 _PROBED_NAMES = 20
+_URL = re.compile(r"[\w+.-]+://[^/?]*/([^?]*).*|.*\?d=(.*)", re.DOTALL)  # ?d=PATH is Label Studio's
+_MACOS = "._"  # on other systems' disks, ._a.jpg contains what macOS knows about a.jpg
 
 
 def path_inside(root: str, *parts: str) -> str | None:
@@ -35,12 +38,12 @@ def walk(
     """Yield `top` and each folder below it, with the sorted names of its files.
 
     Links to folders are followed, unless a link leads to a folder that contains it, which would never end.
-    Only folders for which `enter` returns True are entered.
+    Only folders for which `enter` returns True are entered. macOS's ._NAME files are left out.
     """
     for folder, folders, files in os.walk(top, followlinks=True):
         inside = (os.path.join(folder, name) for name in sorted(folders))
         folders[:] = [os.path.basename(one) for one in inside if not _leads_back(one) and enter(one)]
-        yield folder, sorted(files)
+        yield folder, sorted(name for name in files if not name.startswith(_MACOS))
 
 
 def _leads_back(folder: str) -> bool:
@@ -61,6 +64,11 @@ def folders_in(parent: str | Path, meant: Callable[[str], object], first: str = 
     except OSError:
         return []
     return [os.path.join(parent, name) for name in sorted(names, key=lambda name: (name != first, name))]
+
+
+def files_in(folder: Path, suffix: str) -> list[Path]:
+    """Return the sorted files in `folder` whose names end with `suffix`, without macOS's ._NAME files."""
+    return sorted(file for file in folder.glob(f"*{suffix}") if not file.name.startswith(_MACOS))
 
 
 @dataclass
@@ -150,12 +158,16 @@ class Files:
         """Return the path of a folder inside the root as it is spelled on the disk; None if there is none."""
         if path == self.root or os.path.isdir(path):
             return path
-        parent, name = os.path.split(path)
         if not path.startswith(os.path.join(self.root, "")):
             return None
-        outer = self._folder(parent)
-        match = None if outer is None else _one(self._of(outer), name, self._of(outer).folders)
-        return None if outer is None or match is None else os.path.join(outer, match)
+        found = self.root
+        for name in os.path.relpath(path, self.root).split(os.sep):
+            listed = self._of(found)
+            match = name if os.path.isdir(os.path.join(found, name)) else _one(listed, name, listed.folders)
+            if match is None:
+                return None
+            found = os.path.join(found, match)
+        return found
 
     def _of(self, folder: str) -> _Folder:
         if folder not in self._listed:
@@ -218,11 +230,14 @@ class NamedFiles:
 def _spellings(name: str) -> list[str]:
     """Return the spellings of a path to try.
 
-    The first is the path as written. If it has backslashes (Windows), the second has slashes and no drive.
+    The first is the path as written. If it has backslashes (Windows), the second has slashes and no drive. If
+    it is a URL or has escapes such as %20, the second is the path in the URL without escapes.
     """
-    if "\\" not in name:
-        return [name]
-    return [name, re.sub(r"^[A-Za-z]:", "", name).replace("\\", "/")]
+    if "\\" in name:
+        return [name, re.sub(r"^[A-Za-z]:", "", name).replace("\\", "/")]
+    url = _URL.fullmatch(name)
+    path = name if url is None else url[1] or url[2] or ""
+    return [name] if url is None and "%" not in name else [name, unquote(path)]
 
 
 def _parts(name: str) -> list[str]:

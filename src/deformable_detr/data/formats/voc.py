@@ -27,6 +27,7 @@ from ..images import read_header
 from ..records import Problem, Split
 from . import values
 from .assembly import RawImage, RawObjects, assemble, image_ids, relative
+from .lookup import files_in
 from .voc_files import LOOKED_FOR, Listed, Pictures, find_home, is_there
 from .voc_xml import Annotation, parse
 
@@ -48,7 +49,7 @@ def hint(root: Path) -> str:
 
     Otherwise, return an empty string.
     """
-    lists = sorted((root / "ImageSets" / "Main").glob("*.txt")) if root.is_dir() else []
+    lists = files_in(root / "ImageSets" / "Main", ".txt")
     return f"{lists[0]} is there, but no folder Annotations" if lists else ""
 
 

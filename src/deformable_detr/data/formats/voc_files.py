@@ -22,7 +22,7 @@ from pathlib import Path
 from ...errors import UserError
 from ..images import is_image
 from .assembly import read_lines, relative
-from .lookup import Files, folders_in, loosened, walk
+from .lookup import Files, files_in, folders_in, loosened, walk
 from .splits import meaning
 
 LOOKED_FOR = (
@@ -109,7 +109,7 @@ def _homes(root: Path) -> list[Path]:
 
 
 def _is_home(folder: Path) -> bool:
-    return bool(_annotations(folder)) and any((folder / "ImageSets" / "Main").glob("*.txt"))
+    return bool(_annotations(folder)) and bool(files_in(folder / "ImageSets" / "Main", ".txt"))
 
 
 def _annotations(home: Path) -> list[str]:
@@ -126,7 +126,7 @@ def _lists(home: Path) -> dict[str, list[tuple[str, str]]]:
     """
     plain: dict[str, list[tuple[str, str]]] = {}
     of_classes: dict[str, dict[str, str]] = {}
-    for file in sorted((home / "ImageSets" / "Main").glob("*.txt")):
+    for file in files_in(home / "ImageSets" / "Main", ".txt"):
         lines = list(_lines(file, home))
         if not _is_class_list(lines, home):
             plain[file.stem] = [(where, _name(text)) for where, text in lines]
@@ -226,9 +226,7 @@ def _holds_annotations(folder: Path) -> bool:
 
     Other programs write XML files, too.
     """
-    for number, file in enumerate(sorted(folder.glob("*.xml"))):
-        if number == _PROBED_FILES:
-            break
+    for file in files_in(folder, ".xml")[:_PROBED_FILES]:
         try:
             with file.open("rb") as opened:
                 if b"<annotation" in opened.read(4096).replace(b"\0", b""):

@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ...errors import UserError
+from ...files import parse_yaml
 from ...structures import ClassTable
 from ..images import is_image
 from ..records import Problem
 from .assembly import read_annotation, read_lines
 from .lookup import Files, folders_in, path_inside, walk
 from .splits import meaning
+from .values import whole_number
 
 _SPLITS = ("train", "val", "test")
 _USUAL_FILES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -34,9 +34,6 @@ _IMAGE_FOLDERS = ("images", "data", "obj_train_data")
 _NOTHING = ("", "~", "null", "Null", "NULL")  # spellings of an empty value in YAML
 # A list of 100,000 names has one megabyte, and parsing it takes two seconds.
 _MOST_BYTES = 2 * 2**20
-
-# The C loader refuses deep nesting, which would exhaust the stack.
-_YAML_LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
 @dataclass(frozen=True)
@@ -114,6 +111,8 @@ def hint(root: Path) -> str:
     """
     if not root.is_dir() or find_files(root):
         return ""
+    if (classes := _names_file(root)) is not None:
+        return f"{classes} may list classes, but there are no pictures: put them into {root}/images"
     for folder, names in walk(root):
         pictures = {os.path.splitext(name)[0] for name in names if is_image(name)}
         labels = os.path.basename(folder) == "labels" or "labels" in Path(folder).relative_to(root).parts
@@ -132,20 +131,18 @@ def _from_yaml(file: Path) -> Config:
     home = str(file.parent)
     problems: list[Problem] = []
     base = _base(content.get("path", ""), file, home, problems)
-    splits: dict[str, list[str]] = {}
+    entries: dict[str, list[str]] = {}
     for key, value in _entries(content).items():
         values = value if isinstance(value, list) else [value]
         if not all(isinstance(item, str) for item in values):
             raise UserError(f"{key} of {file} must be a path or a list of paths.")
-        values = [item for item in values if item not in _NOTHING]
-        if values:
-            splits[meaning(key)] = values
+        entries[key] = [item for item in values if item not in _NOTHING]
     return Config(
         file=str(file),
         root=home,
         base=base,
         classes=_classes(content, file, problems),
-        splits=_with_test_only_if_there(splits, file, base, problems),
+        splits=_with_test_only_if_there(_by_meaning(entries), file, base, problems),
         keypoints="kpt_shape" in content,
         problems=tuple(problems),
     )
@@ -154,6 +151,15 @@ def _from_yaml(file: Path) -> Config:
 def _entries(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the items whose keys name splits, in any spelling: val, valid, Validation."""
     return {key: value for key, value in content.items() if isinstance(key, str) and meaning(key) in _SPLITS}
+
+
+def _by_meaning(entries: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Return the entries of each split that has any; those of names such as val and valid are joined."""
+    splits: dict[str, list[str]] = {}
+    for name, places in entries.items():
+        if places:
+            splits.setdefault(meaning(name), []).extend(places)
+    return splits
 
 
 def _with_test_only_if_there(
@@ -202,10 +208,9 @@ def resolve(files: Files, base: str, entry: str) -> str | None:
 def _load_yaml(file: Path) -> dict[str, Any]:
     data = read_annotation(str(file), _MOST_BYTES, "the description of a data set")
     try:
-        # BaseLoader creates only dicts, lists and strings: tags are inert, and the class "no" is not False.
-        content = yaml.load(data, Loader=_YAML_LOADER)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not valid YAML ({' '.join(str(error).split())}): fix it.") from error
+        content = parse_yaml(data, typed=False)
+    except ValueError as error:
+        raise UserError(f"{file} is not valid YAML ({error}): fix it.") from error
     if not isinstance(content, dict):
         raise UserError(
             f"{file} does not describe a YOLO data set: it should hold names and train, val or test."
@@ -253,10 +258,9 @@ def _classes(content: dict[str, Any], file: Path, problems: list[Problem]) -> Cl
             raise UserError(f"class {key} in names of {file} must be a string, not a {type(name).__name__}.")
         table[int(key)] = name
     count = content.get("nc", str(len(table)))
-    if count != str(len(table)):
-        problems.append(
-            Problem("class-count", file.name, f"nc is {count}, but there are {len(table)} names: names count")
-        )
+    if whole_number(count) != len(table):
+        message = f"nc is {count!s:.40}, but there are {len(table)} names: names count"
+        problems.append(Problem("class-count", file.name, message))
     ids = sorted(table)
     return ClassTable(tuple(table[index] for index in ids), tuple(ids))
 
@@ -279,7 +283,7 @@ def _from_darknet(file: Path) -> Config:
             f"{file} gives {content.get('names', 'nothing')} as names, but there is no such file in {home}: "
             "put the list of class names there."
         )
-    splits = {meaning(key): [value] for key, value in _entries(content).items() if value}
+    splits = _by_meaning({key: [value] for key, value in _entries(content).items() if value})
     return Config(str(file), home, home, _class_list(Path(names)), splits, False, ())
 
 
@@ -312,9 +316,9 @@ def _from_names(root: Path, file: Path) -> Config:
     ]
     folders = [] if place is None else folders_in(place, _is_usual)
     if lists:
-        splits = {meaning(name[:-4]): [name] for name in lists}
+        splits = _by_meaning({name[:-4]: [name] for name in lists})
     elif folders:
-        splits = {meaning(os.path.basename(folder)): [os.path.relpath(folder, root)] for folder in folders}
+        splits = _by_meaning({os.path.basename(path): [os.path.relpath(path, root)] for path in folders})
     else:
         splits = {"all": [os.path.relpath(place or root, root)]}
     return Config(str(file), str(root), str(root), _class_list(file), splits, False, ())
