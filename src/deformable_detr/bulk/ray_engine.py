@@ -82,7 +82,7 @@ def run_on_ray(
     """Yield the parts of the shards as the workers finish them, in any order.
 
     Args:
-        workers: the number of workers, each with a detector and `job.threads` processor cores.
+        workers: the maximum number of workers, each with a detector and `job.threads` processor cores.
         gpus_per_worker: the number of GPUs that Ray gives to each worker; it may be a fraction.
         address: the address of a running cluster; None starts one on this machine. It is ignored if this
             process is already connected to a cluster.
@@ -98,12 +98,15 @@ def run_on_ray(
     with _cluster(ray, address, workers * job.threads):
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        dataset = ray.data.from_arrow_refs([ray.put(shard) for shard in shards]).map_batches(
+        blocks = [ray.put(shard) for shard in shards]
+        dataset = ray.data.from_arrow_refs(blocks).map_batches(
             RayWorker,
             fn_constructor_args=(job, plan),
             batch_size=None,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
+            compute=ray.data.ActorPoolStrategy(
+                size=min(workers, max(1, len(blocks))), max_tasks_in_flight_per_actor=2
+            ),
             num_cpus=job.threads,
             num_gpus=gpus_per_worker,
         )
