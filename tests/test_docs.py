@@ -402,7 +402,7 @@ def pages_to_run() -> list[Any]:
 
 
 @pytest.mark.parametrize("page", pages_to_run())
-@pytest.mark.filterwarnings("ignore:`use_push_based_shuffle`:DeprecationWarning")  # Ray's own
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of names that Ray has deprecated and uses itself
 def test_commands_run(page: Path, world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in lines_to_run(page):
         assert main(arguments) == 0, f"{' '.join(arguments)}: {capsys.readouterr().err}"
