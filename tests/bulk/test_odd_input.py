@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,5 +70,6 @@ def test_a_run_folder_that_was_changed(
 
 @pytest.mark.parametrize("option", ["shard_size", "threads"])
 def test_numbers_beyond_all_use(option: str, model: Path, photos: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {option: 10**30}
     with pytest.raises(UserError, match=f"{option} must be"):
-        predict_tables(model, photos, tmp_path / "out", **{option: 10**30})
+        predict_tables(model, photos, tmp_path / "out", **options)
