@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from deformable_detr.errors import (
     UserError,
 )
 from deformable_detr.evaluation.average_precision import COCO_METRICS
+from deformable_detr.exporter.certificate import FLOAT32, INT8
 from deformable_detr.inference.detector import Detector, new_checkpoint
 from deformable_detr.inspection import Forecast
 from deformable_detr.structures import ClassTable
@@ -202,6 +204,16 @@ def test_wrong_arguments_are_refused_in_one_sentence(
 def test_resume_with_and_without_a_word(line: str, resume: bool | str) -> None:
     arguments = parser_of("train").read(line.split())
     assert (arguments.data, arguments.resume) == ("d", resume)
+
+
+def test_the_help_of_export_states_the_bounds(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["export", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    bounds = zip(("box", "score", "ap"), astuple(FLOAT32), astuple(INT8), strict=True)
+    for option, exact, with_int8 in bounds:
+        text = said.partition(f"--max-{option}-drift X")[2].partition(" --")[0]
+        assert f"Default: {exact}, or {with_int8} with int8." in text
 
 
 def test_help_shows_the_defaults_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:

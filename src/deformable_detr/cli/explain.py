@@ -35,7 +35,11 @@ def add_arguments(parser: Parser) -> None:
     add_threshold(parser)
     parser.option("--layer", int | None, None, "The decoder layer to draw, from 1. Default: the last.")
     parser.option(
-        "--most", int | None, None, "The maximum number of detections to draw, or of objects with --missed."
+        "--most",
+        int | None,
+        None,
+        "The maximum number of detections to draw or, with --missed, of objects for each reason.",
+        default_shown="5, or 4 with --gradient, or 3 with --missed",
     )
     parser.option(
         "--at",

@@ -69,12 +69,18 @@ def add_arguments(parser: Parser) -> None:
     add_format(parser)
     add_max_pixels(parser)
     parser.option("--num-images", int, 4, "The maximum number of pictures that are compared.")
-    for name, unit in (
-        ("box", "coordinates of a box, as a share of the picture's side"),
-        ("score", "a score, from 0 to 1"),
-        ("ap", "average precision, from 0 to 1"),
+    for name, unit, with_int8 in (
+        ("box", "coordinates of a box, as a share of the picture's side", 0.05),
+        ("score", "a score, from 0 to 1", 0.15),
+        ("ap", "average precision, from 0 to 1", 0.02),
     ):
-        parser.option(f"--max-{name}-drift", float | None, None, f"The maximum difference of {unit}.")
+        parser.option(
+            f"--max-{name}-drift",
+            float | None,
+            None,
+            f"The maximum difference of {unit}.",
+            default_shown=f"0.001, or {with_int8} with int8",
+        )
 
 
 def run(arguments: Namespace) -> int:

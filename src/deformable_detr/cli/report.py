@@ -18,7 +18,12 @@ def add_arguments(parser: Parser) -> None:
     add_split(parser, "The part of DATA to measure on.")
     add_format(parser)
     add_max_pixels(parser)
-    add_output(parser, None, "The file to write. Default: report.html in the run folder.")
+    add_output(
+        parser,
+        None,
+        "The file to write. Default: report.html in the run folder, or report_SPLIT.html if a split other "
+        "than val is named.",
+    )
     parser.option(
         "--most-images",
         int,
