@@ -205,6 +205,8 @@ def check_readable(path: Path) -> None:
 
     Libraries such as safetensors report an unreadable file as missing.
     """
+    if path.is_fifo():  # opening it would wait for a writer
+        raise UserError(f"{path} is a pipe, not a file: replace it.")
     try:
         with path.open("rb"):
             pass

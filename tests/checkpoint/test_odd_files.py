@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ import pytest
 import torch
 
 from deformable_detr.checkpoint import load
+from deformable_detr.checkpoint.contents import empty_model, load_state
 from deformable_detr.checkpoint.description import Description
+from deformable_detr.checkpoint.native import read_safetensors
+from deformable_detr.config import BackboneConfig
 from deformable_detr.errors import UserError
 from deformable_detr.structures import ClassTable
+from tests.support.small_models import smallest_detr
 
 HEAD = {"class_embed.0.weight": torch.zeros(91, 4)}
 
@@ -64,7 +69,9 @@ def test_transformers_folders_with_other_values(config: Any, index: Any, tmp_pat
     assert str(tmp_path) in str(raised.value)
 
 
-@pytest.mark.parametrize(("names", "ids"), [((1,), (1,)), (("cat",), ("1",)), (("cat",), (1.0,))])
+@pytest.mark.parametrize(
+    ("names", "ids"), [((1,), (1,)), (("cat",), ("1",)), (("cat",), (1.0,)), (("cat",), (2**63,))]
+)
 def test_class_tables_of_other_types(names: Any, ids: Any) -> None:
     with pytest.raises(TypeError):
         ClassTable(names, ids)
@@ -73,3 +80,24 @@ def test_class_tables_of_other_types(names: Any, ids: Any) -> None:
 def test_a_version_of_another_type_is_quoted() -> None:
     with pytest.raises(UserError, match="format version '1', but"):
         Description.from_dict({"format_version": "1"}, "config.json")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_weights_of_another_type_are_not_cast(dtype: torch.dtype) -> None:
+    model = empty_model(smallest_detr())
+    state = model.state_dict()
+    name = next(iter(state))
+    with pytest.raises(UserError, match=f"{name} is {dtype}"):
+        load_state(model, {**state, name: state[name].to(dtype)})
+
+
+def test_a_model_folder_cannot_name_an_address_as_its_backbone() -> None:
+    for name in ("hf-hub:someone/model", "local-dir:/etc", "../model"):
+        with pytest.raises(UserError, match=r"model\.backbone\.name"):
+            BackboneConfig(name)
+
+
+def test_a_pipe_instead_of_weights(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="is a pipe"):
+        read_safetensors(tmp_path / "model.safetensors")

@@ -95,3 +95,23 @@ def test_names_that_are_too_long_are_a_users_error(
 def test_thresholds_of_classes_whose_names_have_commas() -> None:
     words = ["demo", "a.png", "--class-thresholds", "bus, coach=0.3,car=0.5"]
     assert parser_of("predict", words).read(words).class_thresholds == {"bus, coach": 0.3, "car": 0.5}
+
+
+@pytest.mark.parametrize("words", [["inspect", ""], ["predict", "demo", ""], ["evaluate", "", "data"]])
+def test_an_empty_argument_is_not_the_current_folder(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert "must not be empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--output", "FILE"], ["--device", "gpu"]])
+def test_wrong_arguments_are_refused_before_a_model_is_read(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = write_image(tmp_path / "a.png")
+    missing = str(tmp_path / "no_model")
+    rest = [word.replace("FILE", str(picture)) for word in words]
+    assert main(["predict", missing, str(picture), "--output", str(tmp_path / "out"), *rest]) == 2
+    assert "no_model" not in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -144,3 +144,11 @@ def test_class_names_with_commas(classes: list[str], chosen: list[str]) -> None:
 def test_a_class_by_itself_is_not_part_of_another() -> None:
     table = ClassTable.from_names(["bus, coach", "bus", "coach"])
     assert Selection.of(table, 0.5, ["bus", "coach"]).thresholds.tolist() == [np.inf, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("field", ["scores", "boxes_xyxy"])
+def test_output_that_is_not_finite_is_refused(field: str) -> None:
+    found = detections()
+    broken = replace(found, **{field: np.full_like(getattr(found, field), np.nan)})
+    with pytest.raises(UserError, match="not finite"):
+        Selection.of(TABLE, 0.0)(broken)

@@ -115,3 +115,15 @@ def test_names_of_results_fit_into_a_file_system() -> None:
     assert names[0] == f"{longest}.png"
     assert len(set(names)) == 3
     assert all(len(os.fsencode(name)) <= 255 for name in names)
+
+
+def test_links_that_lead_nowhere_are_not_passed_over(tmp_path: Path) -> None:
+    write(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(tmp_path / "c.png")
+    assert [file.name for file in find_sources(tmp_path).images] == ["a.png", "b.png"]
+
+
+def test_no_camera_has_such_a_number() -> None:
+    with pytest.raises(UserError, match="no image or video"):
+        find_sources("webcam:99999999999999999999")

@@ -16,7 +16,7 @@ from rich.console import Console
 from deformable_detr.errors import UserError
 from deformable_detr.run_folder.log import TrainingLog, note_start
 from deformable_detr.run_folder.names import METRICS_FILE
-from deformable_detr.run_folder.reading import read_starts
+from deformable_detr.run_folder.reading import read_metrics, read_starts
 
 
 def log_in(folder: Path, last_step: int = 10, terminal: bool = False, **steps: int) -> TrainingLog:
@@ -195,3 +195,14 @@ def test_starts_of_a_run(tmp_path: Path) -> None:
     (tmp_path / "environment.jsonl").write_text("half")
     with pytest.raises(UserError, match=r"environment\.jsonl cannot be read"):
         read_starts(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "row", [b"\xff\xfe", b'{"kind": "train"}', b'{"kind": "train", "epoch": 0, "step": "x"}']
+)
+def test_a_damaged_log_is_named_by_its_line(row: bytes, tmp_path: Path) -> None:
+    (tmp_path / METRICS_FILE).write_bytes(row + b"\n")
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 1 is not a row"):
+        read_metrics(tmp_path / METRICS_FILE)
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 1 is not a row"), log_in(tmp_path):
+        pass

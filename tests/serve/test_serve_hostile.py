@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from deformable_detr.errors import UserError
 from deformable_detr.serve import ServeSettings, bodies, create_app
 from deformable_detr.serve import server as server_module
 from deformable_detr.serve.connection import Connection
@@ -59,6 +60,37 @@ async def test_json_is_counted_before_it_is_parsed(body: bytes, monkeypatch: pyt
         answer = await client.post(DETECT, content=body, headers=JSON)
     assert (answer.status_code, kind_of(answer)) == (413, "too_many_pictures")
     assert "16 pictures" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("charset", ["unicode_escape", "undefined", "bogus", "utf-16"])
+async def test_names_of_files_are_utf_8(charset: str) -> None:
+    head = rb'Content-Disposition: form-data; name="images"; filename="\ud800.png"'
+    body = b"--x\r\n" + head + b"\r\n\r\n" + PNG + b"\r\n--x--\r\n"
+    headers = {"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
+    async with running(tiny_detector()) as (_, client):
+        answer = await client.post(DETECT, content=body, headers=headers)
+    assert answer.status_code == 200
+    assert answer.json()["results"][0]["file_name"] == r"\ud800.png"
+
+
+async def test_a_compressed_body_is_called_so() -> None:
+    async with running(tiny_detector()) as (_, client):
+        answer = await client.post(DETECT, content=b"\x1f\x8b", headers={**JSON, "content-encoding": "gzip"})
+    assert answer.status_code == 415
+    assert "compressed" in answer.json()["error"]["message"]
+
+
+async def test_a_length_of_thousands_of_digits() -> None:
+    headers = {**JSON, "inference-header-content-length": "9" * 5000}
+    async with running(tiny_detector()) as (_, client):
+        answer = await client.post("/v2/models/model/infer", content=b"{}", headers=headers)
+    assert answer.status_code == 400
+
+
+@pytest.mark.parametrize("host", ["a" * 70, "\udce4"])
+def test_what_cannot_be_a_host(host: str) -> None:
+    with pytest.raises(UserError, match="there is no address"):
+        server_module.serve(tiny_detector(), host=host)
 
 
 async def test_sixteen_pictures_in_json_are_below_that_limit() -> None:

@@ -29,6 +29,7 @@ from .ray_engine import check_address, run_on_ray
 from .sources import MEMORY, absolute, check_sources
 from .table import Counts, Part, read_counts
 
+MOST = 1_000_000  # threads, or pictures in a shard
 Progress = Callable[[int, int, int], None]  # finished pictures, all pictures, failures so far
 
 
@@ -202,8 +203,8 @@ def _check(
     if scales := tta_scales(tta):
         views_of(scales)
     for name, value in (("threads", threads), ("shard_size", shard_size)):
-        if value < 1:
-            raise UserError(f"{name} must be at least 1, not {value}.")
+        if not 1 <= value <= MOST:
+            raise UserError(f"{name} must be at least 1 and at most {MOST:,}, not {value}.")
 
 
 def _run(
@@ -268,7 +269,10 @@ def _write_manifest(
     rows = [{"name": name, **asdict(counts)} for name, counts in parts.items() if counts is not None]
     total = Counts(*(sum(row[name] for row in rows) for name in ("pictures", "detections", "errors")))
     if total.pictures != plan.pictures:
-        raise RuntimeError(f"{total.pictures} of {plan.pictures} pictures have a row: this is a bug.")
+        raise UserError(
+            f"{output} was begun with {plan.pictures} pictures, but its parts have {total.pictures}: a file "
+            "in it was changed; choose another --output."
+        )
     content = {
         "made_by": MADE_BY,
         **plan.settings,

@@ -144,7 +144,14 @@ def _without_repeats(file: Path, repeated: set[int]) -> Iterator[Picture]:
 
 
 def _row_groups(file: Path, indices: Iterable[int] | None = None) -> Iterator[Any]:
-    with library("pyarrow.parquet").ParquetFile(file) as listing:
+    arrow, parquet = library("pyarrow"), library("pyarrow.parquet")
+    try:
+        listing = parquet.ParquetFile(file)
+    except (OSError, arrow.ArrowException) as error:
+        raise UserError(
+            f"{file} is damaged or missing, so the run cannot continue: choose another --output."
+        ) from error
+    with listing:
         for index in range(listing.num_row_groups) if indices is None else indices:
             yield listing.read_row_group(index)
 
@@ -152,7 +159,29 @@ def _row_groups(file: Path, indices: Iterable[int] | None = None) -> Iterator[An
 def pictures_of(shard: Any) -> list[Picture]:
     """Return the pictures of a shard."""
     columns = [shard.column(name).to_pylist() for name in Picture._fields]
-    return [Picture(*row) for row in zip(*columns, strict=True)]
+    return [Picture(*map(_restored, row)) for row in zip(*columns, strict=True)]
+
+
+def _storable(value: Any) -> Any:
+    """Return a value that Parquet can hold: a name that is not UTF-8 becomes a NUL and its bytes in hex."""
+    if isinstance(value, str) and (value.startswith("\0") or not _is_utf_8(value)):
+        return f"\0{value.encode('utf-8', 'surrogateescape').hex()}"
+    return value
+
+
+def _restored(value: Any) -> Any:
+    """Return the original of a result of `_storable`."""
+    if isinstance(value, str) and value.startswith("\0"):
+        return bytes.fromhex(value[1:]).decode("utf-8", "surrogateescape")
+    return value
+
+
+def _is_utf_8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _write_rows(file: Path, pictures: Iterable[Picture], shard_size: int) -> int:
@@ -166,7 +195,7 @@ def _write_rows(file: Path, pictures: Iterable[Picture], shard_size: int) -> int
     with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
 
         def write() -> None:
-            columns = [list(column) for column in zip(*waiting, strict=True)]
+            columns = [list(map(_storable, column)) for column in zip(*waiting, strict=True)]
             ids = list(range(number - len(waiting) + 1, number + 1))
             writer.write_table(arrow.table([ids, *columns], schema=schema), row_group_size=shard_size)
             waiting.clear()

@@ -153,22 +153,27 @@ def _list_rows(file: str) -> Iterator[Picture]:
     parquet = library("pyarrow.parquet")
     with open_binary(file) as opened:
         try:
-            table = parquet.ParquetFile(opened)
-        except Exception as error:
+            yield from _rows_of(parquet.ParquetFile(opened), file)
+        except UserError:
+            raise
+        except Exception as error:  # the table may be damaged anywhere
             raise UserError(f"{file} cannot be read as Parquet ({_reason(error)}).") from error
-        names = table.schema_arrow.names
-        if "image" not in names and "path" not in names:
-            raise UserError(f"{file} has no column path or image, only {', '.join(names)}: rename one.")
-        if "path" not in names:
-            yield from (Picture(f"{file}#{row}", "", file, row) for row in range(table.metadata.num_rows))
-            return
-        row = 0
-        for batch in table.iter_batches(_ROWS, columns=["path"]):
-            for name in batch.column(0).to_pylist():
-                if not isinstance(name, str):
-                    raise UserError(f"{file}, row {row}: the path is {name!r}, but it must be a string.")
-                yield Picture(name, "", file, row) if "image" in names else Picture(_relative_to(file, name))
-                row += 1
+
+
+def _rows_of(table: Any, file: str) -> Iterator[Picture]:
+    names = table.schema_arrow.names
+    if "image" not in names and "path" not in names:
+        raise UserError(f"{file} has no column path or image, only {', '.join(names)}: rename one.")
+    if "path" not in names:
+        yield from (Picture(f"{file}#{row}", "", file, row) for row in range(table.metadata.num_rows))
+        return
+    row = 0
+    for batch in table.iter_batches(_ROWS, columns=["path"]):
+        for name in batch.column(0).to_pylist():
+            if not isinstance(name, str):
+                raise UserError(f"{file}, row {row}: the path is {name!r}, but it must be a string.")
+            yield Picture(name, "", file, row) if "image" in names else Picture(_relative_to(file, name))
+            row += 1
 
 
 def _relative_to(file: str, name: str) -> str:

@@ -1,7 +1,8 @@
 """The content of a part, which is a Parquet file with one row per picture, in the order of the ids.
 
 `id` counts the pictures of the run from 1. `boxes` are x0, y0, x1, y1 in pixels of the picture. If a picture
-could not be read, `error` states why and all columns between `path` and `error` are null.
+could not be read, `error` states why and all columns between `path` and `error` are null. Bytes of a path
+that are not UTF-8 are escaped as in predictions.json (\\udce4).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 
 from ..structures import Detections
 from .libraries import library
+from .plan import pictures_of
 
 _KEY = b"deformable_detr"
 
@@ -73,14 +75,14 @@ def make_part(name: str, shard: Any, found: Sequence[Detections | str]) -> Part:
     sizes = [(None, None) if isinstance(one, str) else one.image_size for one in found]
     columns = {
         "id": shard.column("id").combine_chunks(),
-        "path": shard.column("path").combine_chunks(),
+        "path": arrow.array([_text(picture.path) for picture in pictures_of(shard)], arrow.string()),
         "width": arrow.array([width for _, width in sizes], arrow.int32()),
         "height": arrow.array([height for height, _ in sizes], arrow.int32()),
         "boxes": lists("boxes_xyxy", arrow.float32()),
         "scores": lists("scores", arrow.float32()),
         "labels": lists("labels", arrow.int64()),
         "category_ids": lists("category_ids", arrow.int64()),
-        "error": arrow.array([one if isinstance(one, str) else None for one in found], arrow.string()),
+        "error": arrow.array([_text(one) if isinstance(one, str) else None for one in found], arrow.string()),
     }
     table = arrow.table(columns).replace_schema_metadata({_KEY: json.dumps(asdict(counts))})
     sink = arrow.BufferOutputStream()
@@ -100,3 +102,7 @@ def read_counts(file: Path) -> Counts | None:
         return Counts(**json.loads(metadata.metadata[_KEY]))
     except (OSError, arrow.ArrowException, KeyError, TypeError, ValueError):
         return None
+
+
+def _text(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -74,6 +74,9 @@ def load_state(model: DetectionModel, state: Mapping[str, Tensor]) -> None:
             if name in state and state[name].shape != own[name].shape
         ],
     )
+    for name, tensor in own.items():
+        if tensor.is_floating_point() != state[name].is_floating_point():
+            raise UserError(f"the tensor {name} is {state[name].dtype} instead of {tensor.dtype}.")
     model.load_state_dict(state)
 
 

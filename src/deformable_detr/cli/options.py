@@ -60,7 +60,7 @@ class Parser(argparse.ArgumentParser):
         shape = f"{shown} [{shown} …]" if many else f"[{shown}]" if optional else shown
         self._shapes.append(shape)
         self.texts[shown] = help
-        self.add_argument(name, metavar=shown, nargs=nargs, help=_escaped(help))
+        self.add_argument(name, metavar=shown, nargs=nargs, help=_escaped(help), type=_filled)
 
     def option(
         self,
@@ -205,6 +205,13 @@ def _reader(kind: Any) -> Reader:
         return value
 
     return read
+
+
+def _filled(text: str) -> str:
+    """Refuse an empty text, such as that of an unset variable: as a path, it is the current folder."""
+    if not text:
+        raise ArgumentTypeError("must not be empty")
+    return text
 
 
 def _switched(word: str, text: str) -> bool | str:

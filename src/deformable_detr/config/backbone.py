@@ -50,6 +50,11 @@ class BackboneConfig:
         check(self, "model.backbone.")
         require(bool(self.name), "model.backbone.name is empty: name a torchvision ResNet or a timm model.")
         require(
+            ":" not in self.name and "/" not in self.name,
+            f"model.backbone.name must be a name in timm's list, not the address {self.name!r:.80}, from "
+            "which timm would load files.",
+        )
+        require(
             not (self.dilation and self.name in ("resnet18", "resnet34")),
             f"model.backbone.dilation needs bottleneck blocks (resnet50 or larger), {self.name} has none.",
         )

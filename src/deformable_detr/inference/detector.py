@@ -350,6 +350,9 @@ def load(
         found = exported.load(model, device, dtype)
         detector = Detector(found, found.backend)
     else:
+        from .devices import choose_device
+
+        choose_device(device)  # refuses a wrong name before the weights are read
         checkpoint = checkpoints.load(model)
         checkpoint.model.eval()
         detector = Detector.of(checkpoint, device, dtype)

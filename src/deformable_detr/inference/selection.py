@@ -98,7 +98,16 @@ class Selection:
         return detections.take(np.flatnonzero(self.mask(detections))).clipped()
 
     def mask(self, detections: Detections) -> np.ndarray:
-        """Return a mask of the N detections, (N,) bool, which is True for the selected ones."""
+        """Return a mask of the N detections, (N,) bool, which is True for the selected ones.
+
+        Raises:
+            UserError: if a score or a box is not finite; such detections would vanish silently.
+        """
+        if not (np.isfinite(detections.scores).all() and np.isfinite(detections.boxes_xyxy).all()):
+            raise UserError(
+                "the model's output is not finite, so its weights are broken: use a checkpoint from before "
+                "the training diverged, or compute with --dtype fp32."
+            )
         mask: np.ndarray = detections.scores >= self.thresholds[detections.labels]
         return mask
 

@@ -86,13 +86,14 @@ def predict(
     folder = Path(output)
     inputs = find_sources(sources, folder)
     targets = _targets(inputs, folder)
-    if not isinstance(model, Detector):
-        model = load(model, device, dtype, max_pixels=max_pixels)
-    detector = with_views(model, tta)
-    selection = detector.selection(threshold, classes, class_thresholds)
-    most = detector.most_detections(max_detections)
-    settings = _Settings(detector, selection, most, batch_size, tiling, track, every)
-    report = _annotate_all(settings, inputs, targets, folder, progress)
+    with output_folder(folder):
+        if not isinstance(model, Detector):
+            model = load(model, device, dtype, max_pixels=max_pixels)
+        detector = with_views(model, tta)
+        selection = detector.selection(threshold, classes, class_thresholds)
+        most = detector.most_detections(max_detections)
+        settings = _Settings(detector, selection, most, batch_size, tiling, track, every)
+        report = _annotate_all(settings, inputs, targets, folder, progress)
     write_prediction_report(report)
     if report.stopped:
         raise PredictionInterrupted(report)
@@ -135,7 +136,7 @@ def _annotate_all(
     if inputs.videos and settings.track:
         ObjectTracker(settings.selection, 1.0)  # fails early if a package is not installed
     results = _Results()
-    with output_folder(folder), row_file(folder / PREDICTIONS_FILE) as rows:
+    with row_file(folder / PREDICTIONS_FILE) as rows:
         try:
             _annotate_pictures(settings, inputs.images, targets, rows, results, progress)
             for video, target in zip(inputs.videos, targets[len(inputs.images) :], strict=True):

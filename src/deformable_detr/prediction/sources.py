@@ -26,7 +26,7 @@ _TRANSPORT_STREAM = ".ts"  # also the suffix of TypeScript files
 _SYNC = b"G"  # the first byte of a transport stream's packets
 _HOUSEKEEPING = frozenset({"thumbs.db", "desktop.ini"})
 _SHOWN = 3
-_CAMERA = re.compile(r"webcam:(\d+)")
+_CAMERA = re.compile(r"webcam:(\d{1,5})")
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,8 @@ def holds_drawings(folder: Path) -> bool:
 
 def _is_media(file: Path) -> bool:
     suffix = file.suffix.lower()
-    if suffix not in IMAGE_SUFFIXES | VIDEO_SUFFIXES or not file.is_file():
+    # A link that leads nowhere is an input, so that it is reported as unreadable.
+    if suffix not in IMAGE_SUFFIXES | VIDEO_SUFFIXES or (file.exists() and not file.is_file()):
         return False
     if suffix != _TRANSPORT_STREAM:
         return True

@@ -27,6 +27,7 @@ from ..system.environment import environment
 from ..system.memory import peak_bytes_with_children
 from ..words import duration, exists, metric
 from .names import METRICS_FILE, STARTS_FILE
+from .reading import read_metrics
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -247,6 +248,7 @@ def _drop_rows_after(path: Path, step: int, closed_step: int) -> None:
     """
     if not path.exists():
         return
+    read_metrics(path)  # refuses a damaged file
     whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
     remaining = []
     for line in whole.splitlines():

@@ -22,13 +22,16 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         raise UserError(f"there is no {path}: name a run folder or its metrics.jsonl.")
-    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    # Bytes that are not UTF-8 are no JSON, so that their line is named below.
+    whole, _, _ = path.read_text(encoding="utf-8", errors="backslashreplace").rpartition("\n")
     rows = []
     for number, line in enumerate(whole.splitlines(), start=1):
         try:
             row = json.loads(line)
             if row["kind"] not in ("train", "evaluation"):
                 raise ValueError(f"unknown kind {row['kind']}")
+            if type(row["step"]) is not int or type(row["epoch"]) is not int:
+                raise ValueError("step and epoch must be integers")
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{path}, line {number} is not a row of a training run ({error}): remove it."

@@ -64,6 +64,7 @@ async def pictures_of(body: bytes, headers: Headers, engine: Engine, most: int) 
         Refusal: if the content type in `headers` is neither multipart/form-data nor application/json, or the
             body is malformed, has other fields, or contains no picture or too many.
     """
+    check_uncompressed(headers)
     kind = headers.get("content-type", "").split(";")[0].strip().lower()
     if kind == MULTIPART:
         uploads = await _of_multipart(body, headers)
@@ -80,6 +81,12 @@ async def pictures_of(body: bytes, headers: Headers, engine: Engine, most: int) 
         )
         raise Refusal(Kind.TOO_MANY_PICTURES, sentence)
     return uploads
+
+
+def check_uncompressed(headers: Headers) -> None:
+    """Raise a `Refusal` if the body is compressed."""
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise Refusal(Kind.MEDIA_TYPE, "the body is compressed: send it as it is.")
 
 
 # ---------------------------------------------------------------------- JSON
@@ -170,7 +177,11 @@ async def _of_multipart(body: bytes, headers: Headers) -> list[Upload]:
         if not parser.complete:
             raise MultiPartException("It ends before its last boundary.")
 
-    parser = _InMemory(headers, chunks(), max_files=MOST_PARTS, max_fields=MOST_PARTS)
+    # Only UTF-8: other encodings could make names with half characters, which no answer can contain.
+    kind = headers["content-type"].partition(";")[2]
+    options = [option for option in kind.split(";") if not option.strip().lower().startswith("charset")]
+    plain = Headers({"content-type": ";".join([MULTIPART, *options])})
+    parser = _InMemory(plain, chunks(), max_files=MOST_PARTS, max_fields=MOST_PARTS)
     try:
         form = await parser.parse()
     except MultiPartException as error:

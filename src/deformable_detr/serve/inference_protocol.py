@@ -30,7 +30,7 @@ from starlette.responses import JSONResponse, Response
 
 from .. import __version__
 from ..structures import Detections
-from .bodies import read_json_body, upload_of_base64
+from .bodies import check_uncompressed, read_json_body, upload_of_base64
 from .engine import Engine, State, Upload
 from .refusals import Kind, Refusal
 
@@ -157,8 +157,7 @@ def _description(name: str) -> dict[str, Any]:
 
 
 async def _infer(request: Request, engine: Engine) -> dict[str, Any]:
-    if "content-encoding" in request.headers:
-        raise Refusal(Kind.MEDIA_TYPE, "the body is compressed: send it as it is.")
+    check_uncompressed(request.headers)
     length = request.headers.get(LENGTH_HEADER)
     body = await request.body()
     asked, uploads = await engine.in_background(_read, body, length, engine.settings.max_pictures)
@@ -212,7 +211,7 @@ def _read(body: bytes, length: str | None, most: int) -> tuple[_InferRequest, li
     """
     end = len(body)
     if length is not None:
-        if not length.isascii() or not length.isdecimal() or int(length) > end:
+        if not (length.isascii() and length.isdecimal() and len(length) < 20 and int(length) <= end):
             raise Refusal(Kind.MALFORMED, f"{LENGTH_HEADER} must be a length within the body of {end} bytes.")
         end = int(length)
     asked = read_json_body(body[:end], most, _InferRequest)

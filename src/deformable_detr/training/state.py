@@ -202,7 +202,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, *DAMAGED_FILE_ERRORS) as error:
-        reason = one_line(error)
+        # PyTorch would advise to read the file in a way in which it can run code.
+        reason = "it is damaged" if isinstance(error, pickle.UnpicklingError) else one_line(error)
         raise UserError(f"--resume: {path} cannot be read ({reason}); start a new run.") from error
     if not isinstance(content, dict):
         raise UserError(f"--resume: {path} is not a training state; start a new run.")

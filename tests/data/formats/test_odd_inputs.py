@@ -76,7 +76,7 @@ def test_coco_names_of_other_machines(written: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 def test_names_composed_differently(form: Any, tmp_path: Path) -> None:
-    other = "NFD" if form == "NFC" else "NFC"
+    other: Any = "NFD" if form == "NFC" else "NFC"
     name = unicodedata.normalize(form, "Größe.jpg")
     content = coco_content({name: [CAT]})
     write_coco(tmp_path / "coco", content)
