@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import struct
 import threading
 import warnings
@@ -326,6 +327,9 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
         open_image(tmp_path, max_pixels=LIMIT)
     with pytest.raises(UserError, match="cannot be opened"):
         open_image("a\0b.jpg", max_pixels=LIMIT)
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(UserError, match="is a pipe, not an image file"):
+        open_image(tmp_path / "pipe.jpg", max_pixels=LIMIT)
     for name, content, complaint in (
         ("empty.jpg", b"", "is empty"),
         ("text.jpg", b"hello, I am a text", "is not an image"),

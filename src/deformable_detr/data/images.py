@@ -307,6 +307,8 @@ def _pillow_limit(max_pixels: int | None) -> Iterator[None]:
 def _open_file(name: str) -> IO[bytes]:
     if os.path.isdir(name):
         raise UserError(f"{name} is a folder, not an image file: name one of the pictures in it.")
+    if Path(name).is_fifo():  # opening it would wait for a writer
+        raise UserError(f"{name} is a pipe, not an image file: save the picture in a file first.")
     try:
         return Path(name).open("rb")
     except FileNotFoundError as error:
