@@ -51,7 +51,9 @@ def test_wrong_options_are_reported_in_a_sentence(
         taken.listen()
         port = taken.getsockname()[1]
         assert f"127.0.0.1:{port} cannot be taken" in refused(capsys, str(model), "--port", str(port))
-    assert "no address no.such.host" in refused(capsys, str(model), "--host", "no.such.host.invalid")
+    assert "no address 'no.such.host.invalid'" in refused(
+        capsys, str(model), "--host", "no.such.host.invalid"
+    )
     assert "--port must be" in refused(capsys, str(model), "--port", "70000")
     assert "max_batch must be at least 1" in refused(capsys, str(model), "--max-batch", "0")
     assert "queue_size (2) must hold" in refused(capsys, str(model), "--queue-size", "2")

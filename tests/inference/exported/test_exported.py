@@ -257,7 +257,7 @@ def replaced(text: str) -> Callable[[Any], None]:
         (described(lambda c: c["classes"].update(names=["a"], category_ids=[1])), "names 1 classes"),
         (described(lambda c: c.update(recipe=["a"])), "there is no recipe"),
         (described(lambda c: c["model"].update(num_heads="many")), "model.num_heads"),
-        (described(lambda c: c["preprocessing"].update(image_size=2)), "at least 32"),
+        (described(lambda c: c["preprocessing"].update(image_size=2)), "from 32 to"),
     ],
 )
 def test_metadata_are_parsed_strictly(
