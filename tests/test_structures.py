@@ -211,3 +211,8 @@ def test_a_notebook_shows_the_picture_and_a_table() -> None:
     assert "<img" not in detections(3, picture=False)._repr_html_()
     assert "<table>" not in detections(0)._repr_html_()
     assert "and 10 more" in detections(30)._repr_html_()
+
+
+def test_true_is_no_category_id() -> None:
+    with pytest.raises(TypeError, match="a category id is not an integer of 64 bits"):
+        ClassTable(("cat",), (True,))

@@ -230,7 +230,7 @@ class ClassTable:
             raise ValueError("category ids must differ from each other")
         if not all(name is None or isinstance(name, str) for name in self.names):
             raise TypeError("a class name is not a string")
-        if not all(isinstance(number, int) and -(2**63) <= number < 2**63 for number in self.category_ids):
+        if not all(type(number) is int and -(2**63) <= number < 2**63 for number in self.category_ids):
             raise TypeError("a category id is not an integer of 64 bits")
 
     @classmethod

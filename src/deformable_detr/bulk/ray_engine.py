@@ -146,13 +146,13 @@ def _cluster(ray: Any, address: str | None, cpus: int) -> Iterator[None]:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        if address is None:
-            ray.init(num_cpus=max(cpus, os.cpu_count() or 1), include_dashboard=False, **quiet)
-        else:
-            ray.init(address, **quiet)
-    except Exception as error:  # among them ConnectionError, ValueError and RuntimeError
-        raise _no_cluster(address, error) from error
-    try:
+        try:
+            if address is None:
+                ray.init(num_cpus=max(cpus, os.cpu_count() or 1), include_dashboard=False, **quiet)
+            else:
+                ray.init(address, **quiet)
+        except Exception as error:  # among them ConnectionError, ValueError and RuntimeError
+            raise _no_cluster(address, error) from error
         yield
     finally:
         ray.shutdown()
