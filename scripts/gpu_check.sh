@@ -85,7 +85,7 @@ else
   # First what proves, side by side, and beside it what the other steps need: pictures, and compiled code.
   sdist=$(ls .wheels/torch_ms_deform_attn-*.tar.gz 2>/dev/null | head -1)
   proving=() helping=()
-  step c 125 1 & proving+=($!)
+  step c 150 1 & proving+=($!)
   step a 118 1 & proving+=($!)
   step b 114 3 & proving+=($!)
   case $steps in *d*) run draw 110 "$python" -m experiments.gpu draw "${common[@]}" & helping+=($!) ;; esac
