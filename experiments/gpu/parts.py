@@ -16,10 +16,12 @@ import deformable_detr as dd
 from deformable_detr.checkpoint import transformers_format
 from deformable_detr.classification import build_classification
 from deformable_detr.config import recipe as recipe_of
+from deformable_detr.inference.convolutions import fastest_layout
 from deformable_detr.loss import SetCriterion
 from deformable_detr.models.activation_checkpointing import checkpoint_activations
 from deformable_detr.structures import DetectorOutput, ImageBatch, Target
 from deformable_detr.training.optimisation import adamw, parameter_groups
+from deformable_detr.training.replica import replica_for_training
 
 OBJECTS_PER_IMAGE = 7
 PRECISIONS: dict[str, torch.dtype | None] = {
@@ -120,7 +122,7 @@ def our_update(
     *,
     checkpointed: bool = False,
 ) -> Update:
-    """Return an update of training, with the losses of every layer, a clipped gradient and AdamW.
+    """Return an update as in `train`, with the losses of every layer, a clipped gradient and AdamW.
 
     The same images are used each time, so the loading of data is not included.
     """
@@ -128,17 +130,17 @@ def our_update(
     settings = replace(config.train, backbone_weights=None)
     torch.manual_seed(0)
     model = dd.create(recipe, device="cpu").model.to(device)
-    model.backbone.to(memory_format=torch.channels_last)
+    model.backbone.to(memory_format=fastest_layout(model.backbone, device))
     criterion = SetCriterion(build_classification(model_config := config.model, settings.loss), settings.loss)
     optimizer = adamw(parameter_groups(model, settings), settings)
     if checkpointed:
         checkpoint_activations(model)
-    model.train()
+    learner = replica_for_training(model, device, dtype or torch.float32).train()
     pixels, objects = images(size, batch, device), targets(batch, model_config.num_classes, device)
 
     def update() -> Tensor:
         with nullcontext() if dtype is None else torch.autocast(device.type, dtype):
-            output = model(pixels)
+            output = learner(pixels)
         losses = criterion(output, objects)
         losses.total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)

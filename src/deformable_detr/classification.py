@@ -71,9 +71,10 @@ class ClassificationScheme(ABC):
 
     @abstractmethod
     def matching_cost(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the cost (Q, N) of assigning each object to each query of one image.
+        """Return the cost (..., Q, N) of assigning each object to each query.
 
-        `logits` (Q, num_logits) belong to the Q queries, and `labels` (N,) are the classes of the N objects.
+        `logits` (..., Q, num_logits) belong to the Q queries of an image, and `labels` (..., N) are the
+        classes of its N objects.
         """
 
     @abstractmethod
@@ -99,6 +100,11 @@ class ClassificationScheme(ABC):
         """
 
 
+def at_labels(values: Tensor, labels: Tensor) -> Tensor:
+    """Return the entries (..., Q, N) of `values` (..., Q, num_logits) at the classes `labels` (..., N)."""
+    return values.gather(-1, labels[..., None, :].expand(*values.shape[:-1], labels.shape[-1]))
+
+
 class SigmoidFocal(ClassificationScheme):
     """One independent yes-or-no decision per class. A query may be selected for several classes."""
 
@@ -109,7 +115,7 @@ class SigmoidFocal(ClassificationScheme):
         self.initial_class_bias = -math.log((1 - 0.01) / 0.01)
 
     def matching_cost(self, logits: Tensor, labels: Tensor) -> Tensor:
-        p = logits.sigmoid()[:, labels]
+        p = at_labels(logits.sigmoid(), labels)
         negative = (1 - self.alpha) * p**self.gamma * -(1 - p + 1e-8).log()
         positive = self.alpha * (1 - p) ** self.gamma * -(p + 1e-8).log()
         return positive - negative
@@ -192,7 +198,7 @@ class SoftmaxWithNoObject(ClassificationScheme):
         self.no_object_weight = no_object_weight
 
     def matching_cost(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return -logits.softmax(-1)[:, labels]
+        return -at_labels(logits.softmax(-1), labels)
 
     def loss(self, logits: Tensor, assigned: Tensor, quality: Tensor, count: BatchCount) -> Tensor:
         import torch.nn.functional as F

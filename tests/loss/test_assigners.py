@@ -82,7 +82,9 @@ def test_quality_is_a_mean_of_overlap_and_score() -> None:
     boxes = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.7, 0.5, 0.4, 0.4]])
     target = Target(torch.tensor([2]), torch.tensor([[0.5, 0.5, 0.4, 0.4]]))
     logits = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, -1.0]])
-    found = QUALITY.matrix(logits, boxes, target)[:, 0]
+    found = QUALITY.matrices(logits[None], boxes[None], target.labels[None], target.boxes_cxcywh[None])[
+        0, :, 0
+    ]
     wanted = 0.7 * torch.tensor([1.0, 1 / 3]) + 0.3 * torch.tensor([1.0, -1.0]).sigmoid()
     torch.testing.assert_close(found, wanted)
 

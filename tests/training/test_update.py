@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from deformable_detr.loss import Losses, SetCriterion, Stage
 from deformable_detr.structures import BatchCount, DetectorOutput, Target
 from deformable_detr.training import train
 from deformable_detr.training.parts import Parts, build_parts
+from deformable_detr.training.replica import replica_for_training
 from deformable_detr.training.update import MicroBatch, count_update, update
 from tests.support.tiny import (
     as_detr,
@@ -191,14 +193,16 @@ def test_a_gpu_would_be_waited_for_once_a_micro_batch_and_once_an_update(
     if two_stage:
         model = replace(config.model, queries="proposals", refine_references=True)
         config = replace(config, model=model)
-    # A GPU trains the model itself.
-    monkeypatch.setattr("deformable_detr.training.parts.replica_for_training", lambda model, *_: model)
+    for_gpu = partial(replica_for_training, device=torch.device("cuda"), dtype=torch.float32)
+    monkeypatch.setattr(
+        "deformable_detr.training.parts.replica_for_training", lambda model, *_: for_gpu(model)
+    )
     run = build_parts(tiny_data, config, tmp_path / "run", device="cpu")
     micro_batches, count = first_update(run)
     with counted_transfers() as counts:
         update(run.learner, run.criterion, descent(run), micro_batches, count=count, clip_norm=0.1)
     matrices = counts.pop("numpy")  # of what is on the host
-    assert matrices == 4 * (config.model.decoder_layers + two_stage)
+    assert matrices == 2 * (1 + two_stage)  # of all layers of a micro-batch, and of its proposals
     # To the device: pixels and mask, labels and boxes of two images, and matches, of two micro-batches.
     assert counts == {"cpu": 2, "tolist": 1, "to": 2 * (2 + 2 * 2 + 1)}
 

@@ -2,7 +2,7 @@
 
 They serve routes, which are used only in training, and repeated objects (`train.loss.object_repeats`).
 
-Letters: Q queries, N objects of one image.
+Letters: B batch, Q queries, N objects of an image.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ..boxes import cxcywh_to_xyxy, iou
-from ..classification import ClassificationScheme
-from ..structures import Target
+from ..classification import ClassificationScheme, at_labels
 from .assignment import Assigner, ImageAssigner, Layer, Match
 
 
@@ -28,8 +27,10 @@ class Repeated(ImageAssigner):
     def __init__(self, assigner: ImageAssigner, times: int):
         self.assigner, self.times = assigner, times
 
-    def matrix(self, logits: Tensor, boxes_cxcywh: Tensor, target: Target) -> Tensor:
-        return self.assigner.matrix(logits, boxes_cxcywh, target)
+    def matrices(
+        self, logits: Tensor, boxes_cxcywh: Tensor, labels: Tensor, objects_cxcywh: Tensor
+    ) -> Tensor:
+        return self.assigner.matrices(logits, boxes_cxcywh, labels, objects_cxcywh)
 
     def assign(self, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         Q, N = matrix.shape
@@ -58,11 +59,12 @@ class QualityAssigner(ImageAssigner):
         self.classification = classification
         self.threshold, self.most, self.iou_share = threshold, most, iou_share
 
-    def matrix(self, logits: Tensor, boxes_cxcywh: Tensor, target: Target) -> Tensor:
-        """Return the quality of each pair of the Q queries and N objects of one image, (Q, N)."""
-        scores = self.classification.scores(logits.float())[:, target.labels]
-        corners = cxcywh_to_xyxy(boxes_cxcywh.float())
-        overlap = iou(corners[:, None], cxcywh_to_xyxy(target.boxes_cxcywh)[None])
+    def matrices(
+        self, logits: Tensor, boxes_cxcywh: Tensor, labels: Tensor, objects_cxcywh: Tensor
+    ) -> Tensor:
+        """Return the quality of each pair of a query and an object, (B, Q, N)."""
+        scores = at_labels(self.classification.scores(logits), labels)
+        overlap = iou(cxcywh_to_xyxy(boxes_cxcywh)[:, :, None], cxcywh_to_xyxy(objects_cxcywh)[:, None])
         return self.iou_share * overlap + (1 - self.iou_share) * scores
 
     def assign(self, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

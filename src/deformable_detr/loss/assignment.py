@@ -3,7 +3,7 @@
 An assigner decides which object each query should represent. The Hungarian matcher (matcher.py) is the
 paper's; others (assigners.py) give an object several queries.
 
-Letters: B batch, Q queries, N objects of one image.
+Letters: B batch, Q queries, N objects of an image.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..errors import NonFiniteError
 from ..structures import Predictions, Target
@@ -50,56 +51,76 @@ class ImageAssigner(Assigner):
     """An assigner that decides image by image, on the CPU, from a matrix with a number for each pair."""
 
     @abstractmethod
-    def matrix(self, logits: Tensor, boxes_cxcywh: Tensor, target: Target) -> Tensor:
-        """Return a number, such as a cost, for each pair of the Q queries and N objects of one image, (Q, N).
+    def matrices(
+        self, logits: Tensor, boxes_cxcywh: Tensor, labels: Tensor, objects_cxcywh: Tensor
+    ) -> Tensor:
+        """Return a number, such as a cost, for each pair of a query and an object of an image, (B, Q, N).
 
-        `logits` (Q, num_logits) and `boxes_cxcywh` (Q, 4) are the predictions for the image.
+        `logits` (B, Q, num_logits) and `boxes_cxcywh` (B, Q, 4) are the predictions, in float32. `labels`
+        (B, N) and `objects_cxcywh` (B, N, 4) are the objects. Images with fewer than N objects are padded;
+        what is returned for the padding is not used.
         """
 
     @abstractmethod
     def assign(self, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Choose pairs from `matrix` (Q, N); return the indices of their queries and of their objects."""
+        """Choose pairs from the `matrix` (Q, N) of one image; return the indices of their queries and of
+        their objects."""
 
     @torch.no_grad()
     def __call__(self, layers: Sequence[Layer]) -> list[Match]:
         """Return one `Match` per layer.
 
-        The CPU waits for a GPU only once: the matrices of all layers are transferred together, and so are the
-        resulting indices.
+        The matrices of all images and of all layers with the same targets are computed together, and the CPU
+        waits for a GPU only once, for all of them.
 
         Raises:
             NonFiniteError: if predictions or target boxes are not finite; the message names the image.
         """
-        on_device = [
-            self.matrix(logits, boxes, target)
-            for predictions, targets in layers
-            for logits, boxes, target in zip(
-                predictions.logits, predictions.boxes_cxcywh, targets, strict=True
-            )
-        ]
-        matrices = iter(_to_host(on_device))
+        matrices = self._matrices_on_host(layers)
         pairs: list[np.ndarray] = []  # (2, pairs) per layer
-        for predictions, targets in layers:
+        for (predictions, targets), of_layer in zip(layers, matrices, strict=True):
             images = [np.empty((2, 0), dtype=np.int64)]
             first_query = first_object = 0
-            for target in targets:
-                matrix = next(matrices)
+            for target, padded in zip(targets, of_layer, strict=True):
+                matrix = padded[:, : len(target)]
                 _require_finite(matrix, target)
                 queries, objects = self.assign(matrix)
                 images.append(np.stack([queries + first_query, objects + first_object]))
                 first_query += predictions.logits.shape[1]
                 first_object += len(target)
             pairs.append(np.concatenate(images, axis=1))
-        return _on_device(pairs, on_device[0].device) if on_device else []
+        return _on_device(pairs, layers[0][0].logits.device) if layers else []
+
+    def _matrices_on_host(self, layers: Sequence[Layer]) -> list[np.ndarray]:
+        """Return the matrices of each layer, (B, Q, N), with the N objects padded as in `matrices`."""
+        groups: dict[int, list[int]] = {}  # the layers with the same targets, by the identity of these
+        for index, (_, targets) in enumerate(layers):
+            groups.setdefault(id(targets), []).append(index)
+        computed = []
+        for group in groups.values():
+            predictions, targets = [layers[index][0] for index in group], layers[group[0]][1]
+            computed.append(
+                self.matrices(
+                    torch.cat([each.logits.float() for each in predictions], dim=1),
+                    torch.cat([each.boxes_cxcywh.float() for each in predictions], dim=1),
+                    pad_sequence([target.labels for target in targets], batch_first=True),
+                    pad_sequence([target.boxes_cxcywh for target in targets], batch_first=True),
+                )
+            )
+        of_layer: dict[int, np.ndarray] = {}
+        for group, matrices in zip(groups.values(), _to_host(computed), strict=True):
+            ends = np.cumsum([layers[index][0].logits.shape[1] for index in group])
+            of_layer.update(zip(group, np.split(matrices, ends[:-1], axis=1), strict=True))
+        return [of_layer[index] for index in range(len(layers))]
 
 
-def _to_host(matrices: Sequence[Tensor]) -> list[np.ndarray]:
-    """Copy the matrices to the CPU in one transfer."""
-    if not matrices:
+def _to_host(tensors: Sequence[Tensor]) -> list[np.ndarray]:
+    """Copy the tensors to the CPU in one transfer."""
+    if not tensors:
         return []
-    numbers = torch.cat([matrix.flatten() for matrix in matrices]).cpu()
-    parts = numbers.split([matrix.numel() for matrix in matrices])
-    return [part.view(matrix.shape).numpy() for part, matrix in zip(parts, matrices, strict=True)]
+    numbers = torch.cat([tensor.flatten() for tensor in tensors]).cpu()
+    parts = numbers.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape).numpy() for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def _on_device(pairs: Sequence[np.ndarray], device: torch.device) -> list[Match]:

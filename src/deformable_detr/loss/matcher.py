@@ -1,6 +1,6 @@
 """Hungarian matching: one query for each object (DETR, section 3.1; specification §5.1).
 
-Letters: Q queries, N objects of one image.
+Letters: B batch, Q queries, N objects of an image.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ..boxes import cxcywh_to_xyxy, generalized_iou
 from ..classification import ClassificationScheme
-from ..structures import Target
 from .assignment import ImageAssigner
 
 
@@ -28,13 +27,14 @@ class HungarianMatcher(ImageAssigner):
         self.classification = classification
         self.class_cost, self.box_cost, self.giou_cost = class_cost, box_cost, giou_cost
 
-    def matrix(self, logits: Tensor, boxes_cxcywh: Tensor, target: Target) -> Tensor:
-        """Return the cost of each pair of the Q queries and N objects of one image, (Q, N)."""
-        boxes = boxes_cxcywh.float()
-        class_cost = self.classification.matching_cost(logits.float(), target.labels)
-        box_cost = torch.cdist(boxes, target.boxes_cxcywh, p=1)
+    def matrices(
+        self, logits: Tensor, boxes_cxcywh: Tensor, labels: Tensor, objects_cxcywh: Tensor
+    ) -> Tensor:
+        """Return the cost of each pair of a query and an object, (B, Q, N)."""
+        class_cost = self.classification.matching_cost(logits, labels)
+        box_cost = torch.cdist(boxes_cxcywh, objects_cxcywh, p=1)
         giou_cost = -generalized_iou(
-            cxcywh_to_xyxy(boxes)[:, None], cxcywh_to_xyxy(target.boxes_cxcywh)[None]
+            cxcywh_to_xyxy(boxes_cxcywh)[:, :, None], cxcywh_to_xyxy(objects_cxcywh)[:, None]
         )
         return self.box_cost * box_cost + self.class_cost * class_cost + self.giou_cost * giou_cost
 

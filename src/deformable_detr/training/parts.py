@@ -21,19 +21,20 @@ from ..config import RunConfig
 from ..data.loading import Samples, micro_batch_keys, steps_per_epoch, training_loader
 from ..data.records import Split
 from ..errors import UserError
+from ..inference.convolutions import fastest_layout
 from ..inference.detector import Detector, new_checkpoint
 from ..loss import SetCriterion
 from ..models import DetectionModel
 from ..models.activation_checkpointing import checkpoint_activations
 from ..models.relu6 import keep_only_results_of_relu6
 from ..run_folder.names import CHECKPOINTS, FEATURE_CACHE, STATE_FILE
-from .cpu import replica_for_training
 from .feature_cache import CacheLimits, FeatureCache
 from .fitting import fit_to_data
 from .learner import Learner
 from .optimisation import adamw, parameter_groups
 from .precision import autocast, gradient_scaler, resolve_precision
 from .processes import Processes, join_processes
+from .replica import replica_for_training
 from .routes import build_routes
 from .settings import config_for_classes, read_splits
 from .state import Identity, TrainingState, load_state, read_state, require_state, save_state
@@ -218,8 +219,7 @@ def _prepare(
     model = start.model.to(device)
     if settings.lr_backbone == 0:
         model.backbone.requires_grad_(False)
-    # Depthwise and 1x1 convolutions run faster in this layout, on CPUs and GPUs.
-    model.backbone.to(memory_format=torch.channels_last)
+    model.backbone.to(memory_format=fastest_layout(model.backbone, device))
     average = copy.deepcopy(model) if settings.ema_decay > 0 else None
     keep_only_results_of_relu6(model.backbone)
     model.decoder.look_forward_twice = settings.look_forward_twice

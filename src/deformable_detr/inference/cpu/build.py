@@ -12,7 +12,7 @@ from ...models.attention import DeformableAttention
 from ...models.decoder import Decoder
 from ...models.encoder import Encoder, EncoderLayer
 from ...models.queries import FixedQueries, chooses_proposals
-from ..convolutions import fold_norms, in_channels_last, keep_sampling_in_float32
+from ..convolutions import fold_norms, in_layout, keep_sampling_in_float32
 from .decoder import LastLayerDecoder, SampledFirst
 from .encoder import ChunkedEncoder, ChunkedEncoderLayer
 from .group_norm import norm_groups_in_two_passes
@@ -29,8 +29,8 @@ def optimise(model: DetectionModel, dtype: torch.dtype) -> DetectionModel:
     model = copy_on_same_memory(model).eval()
     fold_norms(model.backbone)
     replica = LocatingModel(
-        backbone=in_channels_last(model.backbone),
-        neck=in_channels_last(model.neck),
+        backbone=in_layout(model.backbone, torch.channels_last),
+        neck=in_layout(model.neck, torch.channels_last),
         position=model.position,
         encoder=_encoder(model.encoder),
         queries=_queries(model.queries),

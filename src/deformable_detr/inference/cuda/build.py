@@ -9,19 +9,19 @@ import torch
 from ...models import DetectionModel, copy_on_same_memory
 from ...models.queries import BestProposals, with_best_proposals
 from ...structures import DetectorOutput, FeatureBatch, FeatureMemory, ImageBatch, Queries
-from ..convolutions import fold_norms, in_channels_last, keep_sampling_in_float32
+from ..convolutions import fastest_layout, fold_norms, in_layout, keep_sampling_in_float32
 
 
 class TypedModel(DetectionModel):
-    """A model whose backbone, neck and encoder hold their weights in `dtype`.
+    """A model whose backbone, neck and encoder hold their weights in `dtype`, with the pixels in `layout`.
 
     Queries, decoder and heads, which do a small part of the work, keep their weights in float32 and compute
     under autocast if `dtype` is a 16-bit type. Only the choice of proposals is always in float32.
     """
 
-    def __init__(self, *, dtype: torch.dtype, **parts: Any):
+    def __init__(self, *, dtype: torch.dtype, layout: torch.memory_format, **parts: Any):
         super().__init__(**parts)
-        self.dtype = dtype
+        self.dtype, self.layout = dtype, layout
 
     def forward(self, images: Any) -> DetectorOutput:
         """Run the model, with queries, decoder and heads under autocast if `dtype` is a 16-bit type.
@@ -39,7 +39,7 @@ class TypedModel(DetectionModel):
 
     def embed(self, batch: ImageBatch | FeatureBatch) -> FeatureMemory:
         assert isinstance(batch, ImageBatch)
-        pixels = batch.pixels.to(self.dtype, memory_format=torch.channels_last)
+        pixels = batch.pixels.to(self.dtype, memory_format=self.layout)
         return super().embed(ImageBatch(pixels, batch.mask))
 
 
@@ -55,22 +55,24 @@ class Float32Proposals(BestProposals):
             return super().forward(memory.with_tokens(memory.tokens.float()))
 
 
-def optimise(model: DetectionModel, dtype: torch.dtype) -> TypedModel:
-    """Return a replica in evaluation mode whose last layer makes the same predictions, up to rounding.
+def optimise(model: DetectionModel, device: torch.device, dtype: torch.dtype) -> TypedModel:
+    """Return a replica for `device`, in evaluation mode, whose last layer makes the same predictions.
 
-    Backbone, neck and encoder compute in `dtype`; queries, decoder and heads compute under autocast to it if
-    it is a 16-bit type, except for the choice of proposals. Replicas of two-stage models do not compute the
-    boxes of tokens that are not chosen.
+    They agree up to rounding. Backbone, neck and encoder compute in `dtype`; queries, decoder and heads
+    compute under autocast to it if it is a 16-bit type, except for the choice of proposals. Replicas of
+    two-stage models do not compute the boxes of tokens that are not chosen.
     """
     model = copy_on_same_memory(model).eval()
     fold_norms(model.backbone)
     queries = with_best_proposals(model.queries)
     if dtype != torch.float32 and isinstance(queries, BestProposals):
         queries = Float32Proposals(queries.plain)
+    layout = fastest_layout(model.backbone, device)
     replica = TypedModel(
         dtype=dtype,
-        backbone=in_channels_last(model.backbone),
-        neck=in_channels_last(model.neck),
+        layout=layout,
+        backbone=in_layout(model.backbone, layout),
+        neck=in_layout(model.neck, layout),
         position=model.position,
         encoder=model.encoder,
         queries=queries,

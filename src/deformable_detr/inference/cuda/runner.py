@@ -25,7 +25,7 @@ class Runner:
         self._root, self._device = model, device
         self._seen = Snapshot(model)
         with torch.no_grad():
-            self._model = optimise(model, dtype)
+            self._model = optimise(model, device, dtype)
         self._call: Function = self._compute
         if device.type == "cuda" and can_be_captured(self._model):
             with torch.cuda.device(device):

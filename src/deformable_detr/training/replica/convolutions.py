@@ -1,4 +1,4 @@
-"""Convolutions for training on a CPU: norms are merged, and depthwise convolutions have native kernels.
+"""Convolutions for training: norms are merged, and on a CPU depthwise convolutions have native kernels.
 
 Letters: B batch, C channels, H and W height and width of a map.
 """
@@ -10,28 +10,22 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...inference.convolutions import norms_after_convolutions
+from ...inference.convolutions import is_depthwise, norms_after_convolutions
 from ...ops.depthwise import depthwise_conv, depthwise_is_native
 
 
 def merge_norms(backbone: nn.Module) -> bool:
-    """Merge the convolutions of `backbone` and their frozen norms if some convolutions are depthwise.
+    """Merge the convolutions of `backbone` and the frozen norms after them.
 
     Returns:
         True if anything was merged.
     """
-    pairs = list(norms_after_convolutions(backbone))
-    if not any(_is_depthwise(backbone.get_submodule(convolution)) for convolution, _ in pairs):
-        return False
+    pairs = norms_after_convolutions(backbone)
     for convolution, norm in pairs:
         merged = NormedConvolution(backbone.get_submodule(convolution), backbone.get_submodule(norm))
         backbone.set_submodule(norm, getattr(merged.norm, "act", nn.Identity()))
         backbone.set_submodule(convolution, merged)
-    return True
-
-
-def _is_depthwise(module: Any) -> bool:
-    return bool(1 < module.in_channels == module.groups == module.out_channels)
+    return bool(pairs)
 
 
 class NormedConvolution(nn.Module):
@@ -39,25 +33,25 @@ class NormedConvolution(nn.Module):
 
     norm(W x + b) = (scale · W) x + shift, with a scale and a shift per channel. The weight is scaled in each
     forward pass, which takes little time, so W is still trained, and weights that are loaded later take
-    effect.
+    effect. Under autocast, the map also stays in its 16-bit type, which the norm would leave.
     """
 
     def __init__(self, convolution: Any, norm: Any):
         super().__init__()
         self.convolution, self.norm = convolution, norm
+        self._versions: list[int] = []
         self.pads_by_size = type(convolution).__name__ == "Conv2dSame"  # timm's, as in TensorFlow
         # For 3x3 kernels with a stride, PyTorch's gradient is faster on large maps.
         self.is_native = (
-            _is_depthwise(convolution)
+            is_depthwise(convolution)
             and convolution.stride[0] == convolution.stride[1]
             and convolution.dilation == (1, 1)
             and (convolution.kernel_size[0] >= 5 or convolution.stride == (1, 1))
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        convolution, norm = self.convolution, self.norm
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        shift = norm.bias - norm.running_mean * scale
+        convolution = self.convolution
+        scale, shift = self._scale_and_shift()
         if convolution.bias is not None:
             shift = shift + convolution.bias * scale
         weight = convolution.weight * scale[:, None, None, None]
@@ -81,6 +75,16 @@ class NormedConvolution(nn.Module):
         return F.conv2d(
             x, weight, shift, convolution.stride, padding, convolution.dilation, convolution.groups
         )
+
+    def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """Return those of the norm, computed again if its constants have been changed in place."""
+        norm = self.norm
+        constants = [norm.weight, norm.bias, norm.running_mean, norm.running_var]
+        if self._versions != (versions := [constant._version for constant in constants]):
+            self._versions = versions
+            self._scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+            self._shift = norm.bias - norm.running_mean * self._scale
+        return self._scale, self._shift
 
     def _padding(self, x: Tensor, axis: int) -> tuple[int, int]:
         """Return the numbers of zeros before and after the input along an axis."""

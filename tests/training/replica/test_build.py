@@ -1,4 +1,4 @@
-"""The replica that a CPU trains: the same parameters, predictions and gradients."""
+"""The replica that is trained: the same parameters, predictions and gradients."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from deformable_detr import ops
 from deformable_detr.config import BackboneConfig, ModelConfig, recipe
 from deformable_detr.models import DetectionModel, build_model
 from deformable_detr.structures import DetectorOutput, ImageBatch
-from deformable_detr.training.cpu import replica_for_training
-from deformable_detr.training.cpu.convolutions import NormedConvolution
-from deformable_detr.training.cpu.encoder import UnpaddedEncoder
+from deformable_detr.training.replica import replica_for_training
+from deformable_detr.training.replica.convolutions import NormedConvolution
+from deformable_detr.training.replica.encoder import UnpaddedEncoder
 from tests.support.small_models import randomise, small_config
 
 pytestmark = pytest.mark.skipif(not ops.native_available(), reason=ops.kernels()["cpu"])
@@ -74,6 +74,35 @@ def test_predictions_and_gradients_are_the_same(batch: ImageBatch, queries: str)
         torch.testing.assert_close(our_grad, their_grad, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("name", ["deformable_detr_r50", "deformable_detr_lite"])
+def test_on_a_gpu_all_norms_are_merged(batch: ImageBatch, name: str) -> None:
+    """The device only chooses the replica, so it can be tried on a CPU."""
+    config = lite() if name == "deformable_detr_lite" else small_config(name)
+    model = model_of(config)
+    replica = replica_for_training(model, torch.device("cuda"), torch.bfloat16)
+    convolutions = [part for part in replica.backbone.modules() if isinstance(part, torch.nn.Conv2d)]
+    merged = [part for part in replica.backbone.modules() if isinstance(part, NormedConvolution)]
+    assert len(merged) == len(convolutions) > 0
+    assert not isinstance(replica.encoder, UnpaddedEncoder)
+    learned = [parameter for parameter in model.backbone.parameters() if parameter.requires_grad]
+    results = []
+    for each in (model, replica):
+        maps = each.backbone(batch.pixels)
+        results.append((maps, torch.autograd.grad(sum(map.sin().sum() for map in maps), learned)))
+    torch.testing.assert_close(*results, rtol=1e-7, atol=1e-9)
+
+
+def test_the_norms_constants_may_change_afterwards() -> None:
+    """As when a run is resumed, whose state is loaded into the model after the replica was built."""
+    model = model_of(lite())
+    replica, pixels = replica_of(model), torch.randn(1, 3, 64, 64).double()
+    replica.backbone(pixels)
+    with torch.no_grad():
+        for constant in model.backbone.buffers():
+            constant.mul_(1.1)
+    torch.testing.assert_close(replica.backbone(pixels), model.backbone(pixels))
+
+
 def test_the_replica_has_the_same_parameters_and_the_model_keeps_its_names() -> None:
     model = model_of(lite())
     names = list(model.state_dict())
@@ -111,7 +140,6 @@ def test_dropout_keeps_the_plain_encoder() -> None:
     assert not isinstance(replica.encoder, UnpaddedEncoder)
 
 
-@pytest.mark.parametrize(("device", "dtype"), [("cuda", torch.float32), ("cpu", torch.bfloat16)])
-def test_other_devices_and_types_train_the_plain_model(device: str, dtype: torch.dtype) -> None:
+def test_in_16_bits_a_cpu_trains_the_plain_model() -> None:
     model = build_model(lite())
-    assert replica_for_training(model, torch.device(device), dtype) is model
+    assert replica_for_training(model, CPU, torch.bfloat16) is model

@@ -1,4 +1,4 @@
-"""Build the replica of a model for training on a CPU. Only this module chooses which parts are replaced."""
+"""Build the replica of a model for training. Only this module chooses which parts are replaced."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from itertools import chain
 
 import torch
 
+from ...inference.convolutions import has_depthwise
 from ...models import DetectionModel
 from ...ops import native_available
 from .convolutions import merge_norms
@@ -17,19 +18,20 @@ def replica_for_training(model: DetectionModel, device: torch.device, dtype: tor
     """Return a model that computes an update faster, with the same parameters, predictions and gradients.
 
     The parameters and buffers are those of `model`, not copies, so an update changes both. Save only `model`,
-    because the parameters of the replica have other names. Sums are computed in another order, so predictions
-    and gradients may differ in rounding. `model` itself is returned if there is nothing to gain, as with the
-    paper's recipes, on a GPU, in 16-bit types, or without the native library.
+    because the parameters of the replica have other names. Predictions and gradients may differ in rounding.
+    `model` itself is returned if there is nothing to gain, as with the
+    paper's recipes on a CPU, in 16-bit types on a CPU, or without the native library.
 
     Args:
         dtype: the type in which the forward pass computes.
     """
-    if device.type != "cpu" or dtype != torch.float32 or not native_available():
+    on_cpu = device.type == "cpu"
+    if on_cpu and (dtype != torch.float32 or not native_available()):
         return model
     tensors = chain(model.parameters(), model.buffers())
     replica = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
-    is_changed = merge_norms(replica.backbone)
-    if UnpaddedEncoder.suits(replica.encoder):
+    is_changed = (not on_cpu or has_depthwise(replica.backbone)) and merge_norms(replica.backbone)
+    if on_cpu and UnpaddedEncoder.suits(replica.encoder):
         replica.encoder = UnpaddedEncoder([*replica.encoder.layers])
         is_changed = True
     return replica if is_changed else model
