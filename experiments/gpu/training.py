@@ -41,7 +41,7 @@ TINY_MODEL: dict[str, Any] = {
     "model.decoder_layers": 2,
     "model.ffn_dim": 64,
 }
-# Every batch has the same shape, because each new shape costs time; step d trains with the usual augmentation.
+# Every batch has the same shape, because new shapes cost time; step d trains with the usual augmentation.
 ONE_SHAPE: dict[str, Any] = {"data.augmentation": "none"}
 # Settings without which the result would depend on how a batch is divided.
 PLAIN: dict[str, Any] = {"train.warmup_steps": 0, "train.max_steps": 5}
