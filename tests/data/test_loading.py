@@ -281,6 +281,14 @@ def test_epochs_differ_in_order_and_in_augmentation(split: Split) -> None:
     assert [image_ids(batch) for batch in first] != [image_ids(batch) for batch in second]
 
 
+def test_one_loader_continues_into_the_following_epochs(split: Split) -> None:
+    apart = [batch for epoch in (2, 3, 4) for batch in load(split, epoch=epoch, batch_size=8)]
+    start = {"batch_size": 8, "epoch": 2, "start_step": 1}
+    assert_same(load(split, **start, num_updates=4), apart[1:5])
+    two_workers = DataConfig(**{**vars(CONFIG), "num_workers": 2})
+    assert_same(load(split, two_workers, **start, num_updates=4), apart[1:5])
+
+
 def test_resuming_skips_updates_without_reading_them(tmp_path: Path) -> None:
     ten = split_of(*(record(tmp_path, number, [[0.0, 0.0, 9.0, 9.0]]) for number in range(10)))
     everything = load(ten, batch_size=2, accumulate=2)

@@ -125,7 +125,7 @@ def descent(run: Parts) -> torch.optim.Optimizer:
 
 
 def first_update(run: Parts) -> tuple[list[MicroBatch], BatchCount]:
-    micro_batches = next(run.updates(0, 0, 1))
+    micro_batches = next(run.updates(0, 1))
     return micro_batches, count_update(micro_batches, run.config.model.num_queries, run.processes)
 
 

@@ -16,6 +16,8 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import chain, count, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -182,6 +184,33 @@ def micro_batch_keys(
     return micro_batches
 
 
+class MicroBatchKeys:
+    """The keys of the samples in each micro-batch of `num_updates` updates of process `rank`.
+
+    They begin with update `start_step` of `epoch` and continue into the following epochs, whose keys are made
+    when they are needed. Without `num_updates`, they end with `epoch`. The arguments are those of
+    `training_loader`.
+
+    Raises:
+        UserError: if the split has no images.
+        ValueError: if `rank` is not below `world_size`, or `start_step` is negative.
+    """
+
+    def __init__(
+        self, split: Split, *, epoch: int, start_step: int = 0, num_updates: int | None = None, **order: Any
+    ) -> None:
+        self._keys_of = partial(micro_batch_keys, split, **order)
+        self._epoch, self._first = epoch, self._keys_of(epoch=epoch, start_step=start_step)
+        self._length = len(self._first) if num_updates is None else num_updates * order["accumulate"]
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        further = (self._keys_of(epoch=epoch) for epoch in count(self._epoch + 1))
+        return islice(chain(self._first, chain.from_iterable(further)), self._length)
+
+
 def training_loader(
     split: Split,
     config: DataConfig,
@@ -191,18 +220,23 @@ def training_loader(
     seed: int,
     epoch: int,
     start_step: int = 0,
+    num_updates: int | None = None,
     rank: int = 0,
     world_size: int = 1,
     balance: bool = False,
 ) -> DataLoader[MicroBatch]:
-    """Return the loader of the micro-batches of process `rank` in one epoch, `accumulate` of them per update.
+    """Return the loader of the micro-batches of process `rank`, `accumulate` of them per update.
 
-    It yields (ImageBatch of `batch_size` images, their targets). PyTorch's global generator is not used.
+    It yields (ImageBatch of `batch_size` images, their targets). PyTorch's global generator is not used. Its
+    processes start once and read ahead across epochs.
 
     Args:
         config: the settings of the augmentation and of the loader's processes.
         seed: the seed of the order and of the augmentation.
+        epoch: the epoch with the first update.
         start_step: the number of updates of this epoch that are already done; their images are not read.
+        num_updates: the number of updates, which may continue into the following epochs; None means to the
+            end of this epoch.
         rank: the number of the process, from 0.
         world_size: the number of processes.
         balance: whether to draw images with rare classes more often.
@@ -211,13 +245,14 @@ def training_loader(
         UserError: if the split has no images. Iterating also raises it if a picture cannot be read, does not
             have the size that its annotation states, or does not fit into shared memory.
     """
-    micro_batches = micro_batch_keys(
+    micro_batches = MicroBatchKeys(
         split,
         batch_size=batch_size,
         accumulate=accumulate,
         seed=seed,
         epoch=epoch,
         start_step=start_step,
+        num_updates=num_updates,
         rank=rank,
         world_size=world_size,
         balance=balance,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -18,7 +18,7 @@ from .. import checkpoint as checkpoints
 from ..checkpoint import Checkpoint
 from ..classification import build_classification
 from ..config import RunConfig
-from ..data.loading import Samples, micro_batch_keys, steps_per_epoch, training_loader
+from ..data.loading import MicroBatchKeys, Samples, steps_per_epoch, training_loader
 from ..data.records import Split
 from ..errors import UserError
 from ..inference.convolutions import fastest_layout
@@ -87,8 +87,8 @@ class Parts:
         steps = settings.epochs * self.updates_per_epoch
         return steps if settings.max_steps is None else min(steps, settings.max_steps)
 
-    def updates(self, epoch: int, first: int, end: int) -> Iterator[list[MicroBatch]]:
-        """Yield this process's micro-batches of each update of an epoch, from `first` to `end` - 1.
+    def updates(self, first: int, end: int) -> Generator[list[MicroBatch]]:
+        """Yield this process's micro-batches of each update of the run, from number `first` to `end` - 1.
 
         Raises:
             UserError: if a picture cannot be read or does not have its annotated size.
@@ -96,12 +96,14 @@ class Parts:
         if first >= end:
             return
         settings = self.config.train
+        epoch, start_step = divmod(first, self.updates_per_epoch)
         order: dict[str, Any] = {
             "batch_size": settings.batch_size,
             "accumulate": settings.accumulate,
             "seed": settings.seed,
             "epoch": epoch,
-            "start_step": first,
+            "start_step": start_step,
+            "num_updates": end - first,
             "rank": self.processes.rank,
             "world_size": self.processes.world_size,
             "balance": settings.balance,
@@ -110,7 +112,7 @@ class Parts:
         if self.cache is None:
             batches = iter(training_loader(self.train_split, self.config.data, **order))
         else:
-            batches = map(self.cache.__getitem__, micro_batch_keys(self.train_split, **order))
+            batches = map(self.cache.__getitem__, MicroBatchKeys(self.train_split, **order))
         for _ in range(end - first):
             yield list(islice(batches, settings.accumulate))
 

@@ -20,7 +20,7 @@ from .run import take_update
 def timed_updates(run: Parts) -> Iterator[float]:
     """Train for at most one epoch, and yield the seconds of each update, with the wait for its images."""
     clock = time.perf_counter()
-    for micro_batches in run.updates(0, 0, run.updates_per_epoch):
+    for micro_batches in run.updates(0, run.updates_per_epoch):
         take_update(run, micro_batches)
         _synchronize(run.processes.device)
         seconds, clock = time.perf_counter() - clock, time.perf_counter()

@@ -131,9 +131,10 @@ def _train(run: Parts) -> Detector:
         catch_stop_signals() as stop,
         lost_workers_as_user_errors(),
         nullcontext() if run.cache is None else closing(run.cache),
+        closing(run.updates(run.state.step, run.last_step)) as updates,
     ):
         try:
-            _train_epochs(run, log, stop)
+            _train_epochs(run, updates, log, stop)
         except StopNow:
             if run.processes.world_size == 1:  # otherwise, it was saved before the evaluation
                 run.save_state()
@@ -144,7 +145,9 @@ def _train(run: Parts) -> Detector:
     return finish(run)
 
 
-def _train_epochs(run: Parts, log: TrainingLog, stop: StopRequest) -> None:
+def _train_epochs(
+    run: Parts, updates: Iterator[list[MicroBatch]], log: TrainingLog, stop: StopRequest
+) -> None:
     """Train until the last update, and evaluate and save after epochs.
 
     A resumed run starts in the middle of an epoch, or at its end before the evaluation.
@@ -152,12 +155,10 @@ def _train_epochs(run: Parts, log: TrainingLog, stop: StopRequest) -> None:
     settings, state = run.config.train, run.state
     while state.closed_step < run.last_step:
         epoch = state.closed_step // run.updates_per_epoch
-        epoch_start = epoch * run.updates_per_epoch
-        epoch_end = min(epoch_start + run.updates_per_epoch, run.last_step)
+        epoch_end = min((epoch + 1) * run.updates_per_epoch, run.last_step)
         clock = time.perf_counter()
-        updates = run.updates(epoch, state.step - epoch_start, epoch_end - epoch_start)
-        while micro_batches := _next(updates, run, stop):
-            losses = take_update(run, micro_batches)
+        while state.step < epoch_end:
+            losses = take_update(run, _next(updates, run, stop))
             seconds, clock = time.perf_counter() - clock, time.perf_counter()
             log.update(
                 epoch=epoch,
@@ -192,13 +193,13 @@ def _train_epochs(run: Parts, log: TrainingLog, stop: StopRequest) -> None:
             run.console.print(run.cache.describe(), highlight=False, soft_wrap=True)
 
 
-def _next(updates: Iterator[list[MicroBatch]], run: Parts, stop: StopRequest) -> list[MicroBatch] | None:
-    """Return the next update's micro-batches, or None if there are no more.
+def _next(updates: Iterator[list[MicroBatch]], run: Parts, stop: StopRequest) -> list[MicroBatch]:
+    """Return the next update's micro-batches.
 
     A signal interrupts the wait for them, except if other processes would then wait for this one.
     """
     with stop.at_once() if run.processes.world_size == 1 else nullcontext():
-        return next(updates, None)
+        return next(updates)
 
 
 def _interrupted(run: Parts) -> TrainingInterruptedError:
