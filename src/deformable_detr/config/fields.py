@@ -202,12 +202,6 @@ class DataConfig:
         "With augmentation=light, also turn half of the images upside down. This suits images that have no "
         "up and down, such as microscopy and aerial images.",
     )
-    window: int | None = setting(
-        None,
-        "With augmentation=light, train on windows of at most this many pixels per side, cut out of the "
-        "resized image. This suits images with many small objects: updates take less time.",
-        minimum=32,
-    )
     crop_sizes: tuple[int, ...] = setting(
         (400, 500, 600),
         "With augmentation=paper, lengths of the short side before the crop, in pixels.",

@@ -32,7 +32,6 @@ TrainingTransform = Callable[[Image, Tensor, Tensor, np.random.Generator], tuple
 LIGHT_CROP_SIDE = (0.6, 1.0)
 LIGHT_MIN_VISIBLE = 0.25
 LIGHT_JITTER = 0.2
-WINDOWS_WITH_OBJECT = 0.8
 
 
 def evaluation_transform(config: DataConfig) -> EvaluationTransform:
@@ -156,45 +155,19 @@ def _light(scene: _Annotated, generator: np.random.Generator, config: DataConfig
     A picture is flipped horizontally, flipped vertically (only if `config.vertical_flip` is true), and
     cropped to at least 60 % of each side, each with probability 0.5; boxes of which no more than a quarter is
     left are dropped. It is always resized to one of the training sizes, and its colours are changed slightly.
-    With `config.window`, a window is cut out instead of the crop.
     """
     if _happens(generator, 0.5):
         scene = scene.flipped()
     if config.vertical_flip and _happens(generator, 0.5):
         scene = scene.upside_down()
-    if config.window is not None:
-        scene = _random_window(scene, config.window, generator, config)
-    else:
-        if _happens(generator, 0.5):
-            height, width = (max(1, round(side * generator.uniform(*LIGHT_CROP_SIDE))) for side in scene.size)
-            scene = _random_crop(scene, (height, width), generator, LIGHT_MIN_VISIBLE)
-        scene = _random_train_size(scene, generator, config)
+    if _happens(generator, 0.5):
+        height, width = (max(1, round(side * generator.uniform(*LIGHT_CROP_SIDE))) for side in scene.size)
+        scene = _random_crop(scene, (height, width), generator, LIGHT_MIN_VISIBLE)
+    scene = _random_train_size(scene, generator, config)
     picture = scene.picture
     for adjust in (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation):
         picture = adjust(picture, float(generator.uniform(1 - LIGHT_JITTER, 1 + LIGHT_JITTER)))
     return replace(scene, picture=picture)
-
-
-def _random_window(
-    scene: _Annotated, window: int, generator: np.random.Generator, config: DataConfig
-) -> _Annotated:
-    """Return a part of the picture after it was resized to a training size, at most `window` pixels a side.
-
-    In WINDOWS_WITH_OBJECT of all cases, the part contains the centre of an object that is drawn at random.
-    """
-    old_height, old_width = scene.size
-    full = resized_size(scene.size, int(generator.choice(config.train_sizes)), config.max_size)
-    height, width = (min(side, window) for side in full)
-    # The part is cut out first, which is faster than to resize the whole picture.
-    part = max(1, round(height * old_height / full[0])), max(1, round(width * old_width / full[1]))
-    lowest, highest = np.zeros(2, dtype=int), np.subtract(scene.size, part)
-    if len(scene.labels) and _happens(generator, WINDOWS_WITH_OBJECT):
-        x0, y0, x1, y1 = scene.boxes[int(generator.integers(len(scene.labels)))].tolist()
-        centre = np.array([(y0 + y1) / 2, (x0 + x1) / 2])
-        lowest = np.clip(np.ceil(centre - part), 0, highest).astype(int)
-        highest = np.clip(np.floor(centre), lowest, highest).astype(int)
-    top, left = (int(generator.integers(low, high + 1)) for low, high in zip(lowest, highest, strict=True))
-    return scene.cropped(top, left, part, LIGHT_MIN_VISIBLE).resized((height, width))
 
 
 def _none(scene: _Annotated, generator: np.random.Generator, config: DataConfig) -> _Annotated:
