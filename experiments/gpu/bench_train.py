@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import statistics
+import time
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -12,7 +15,7 @@ import deformable_detr as dd
 
 from .bench_infer import QUICK_RECIPE, QUICK_SIZE, RECIPE, SIZE
 from .clock import host_ms, median_ms
-from .parts import Update, our_update, transformers_update
+from .parts import Update, images, our_update, transformers_update
 from .profiling import host_waits, profiled
 from .report import Facts, Job
 from .training import settings
@@ -30,6 +33,9 @@ TRIALS = (
     ("transformers", "fp32", 8, False),
 )
 QUICK_TRIALS = (("ours", "fp32", 2, False),)
+# Recipe, first size and batch of the updates with pictures of sizes that have not been seen before.
+NEW_SIZES = (("deformable_detr_lite", (288, 384), 4), ("deformable_detr_r50", (640, 800), 2))
+QUICK_NEW_SIZES = (("deformable_detr_lite", (64, 96), 2),)
 PAPER_EPOCHS, COCO_IMAGES = 50, 118_287
 
 
@@ -42,6 +48,10 @@ def run(job: Job) -> None:
             job.report.find("profile", partial(_profile, job), needs_seconds=6)
             job.report.find("where the host waits", partial(_waits, job), needs_seconds=6)
     job.report.find("targets", partial(_targets, found))
+    for recipe, size, batch in QUICK_NEW_SIZES if job.quick else NEW_SIZES:
+        job.report.find(
+            f"new sizes: {recipe}", partial(_new_sizes, job, recipe, size, batch), needs_seconds=6
+        )
     if job.on_gpu:
         job.report.find("where the host waits in `train`", partial(_waits_in_training, job), needs_seconds=12)
 
@@ -104,6 +114,26 @@ def _waits_in_training(job: Job, finding: Facts) -> None:
     per_update = {place: (count - counts[0][place]) / 4 for place, count in counts[1].items()}
     finding["waits_per_update"] = sum(per_update.values())
     finding["places"] = {place: count for place, count in per_update.items() if count > 0}
+
+
+def _new_sizes(job: Job, recipe: str, size: tuple[int, int], batch: int, finding: Facts) -> None:
+    """Time updates with pictures of four sizes: the first one of each size, in which libraries prepare
+    themselves for it, and the median of four more. The very first one compiles the kernels as well."""
+    update = our_update(recipe, size, batch, job.device, DTYPES["bf16" if job.on_gpu else "fp32"])
+    times = []
+    for number in range(1 if job.quick else 4):
+        pixels = images((size[0] + 4 * number, size[1] + 8 * number), batch, job.device, number)
+        times.append([_milliseconds(partial(update, pixels), job) for _ in range(2 if job.quick else 5)])
+    finding["first_ms"] = [first for first, *_ in times]
+    finding["later_ms"] = [statistics.median(later) for _, *later in times]
+
+
+def _milliseconds(call: Callable[[], object], job: Job) -> float:
+    started = time.perf_counter()
+    call()
+    if job.on_gpu:
+        torch.cuda.synchronize()
+    return (time.perf_counter() - started) * 1e3
 
 
 def _targets(found: dict[str, Facts], finding: Facts) -> None:

@@ -32,6 +32,7 @@ PRECISIONS: dict[str, torch.dtype | None] = {
 }
 
 Update = Callable[[], Tensor]  # one update of training, which returns its loss on the device
+OurUpdate = Callable[..., Tensor]  # the same, on the images of a batch if one is passed
 
 
 @contextmanager
@@ -121,10 +122,10 @@ def our_update(
     dtype: torch.dtype | None,
     *,
     checkpointed: bool = False,
-) -> Update:
+) -> OurUpdate:
     """Return an update as in `train`, with the losses of every layer, a clipped gradient and AdamW.
 
-    The same images are used each time, so the loading of data is not included.
+    The same images are used each time unless others are passed, so the loading of data is not included.
     """
     config = recipe_of(recipe)
     settings = replace(config.train, backbone_weights=None)
@@ -138,9 +139,9 @@ def our_update(
     learner = replica_for_training(model, device, dtype or torch.float32).train()
     pixels, objects = images(size, batch, device), targets(batch, model_config.num_classes, device)
 
-    def update() -> Tensor:
+    def update(batch: ImageBatch = pixels) -> Tensor:
         with nullcontext() if dtype is None else torch.autocast(device.type, dtype):
-            output = learner(pixels)
+            output = learner(batch)
         losses = criterion(output, objects)
         losses.total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)

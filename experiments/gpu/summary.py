@@ -114,6 +114,11 @@ def _speeds(findings: list[Facts], by_name: dict[str, Facts]) -> list[str]:
             host = f", host {finding['host_ms']:.0f}" if "host_ms" in finding else ""
             size = f", {finding['peak_bytes'] / 1e9:.1f} GB" if "peak_bytes" in finding else ""
             items.append(f"{finding['name']} {rate:.1f}/s ({finding['ms']:.1f} ms{host}{size})")
+        if "first_ms" in finding:
+            first, later = (
+                " ".join(f"{value:.0f}" for value in finding[key]) for key in ("first_ms", "later_ms")
+            )
+            items.append(f"{finding['name']}: first {first} ms, later {later} ms")
         for name, value in finding.items():
             if finding["name"] == "one picture to detections" and name.endswith("_ms"):
                 items.append(f"one picture to detections, {name.removesuffix('_ms')} {value:.1f} ms")

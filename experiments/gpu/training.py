@@ -45,8 +45,9 @@ TINY_MODEL: dict[str, Any] = {
 ONE_SHAPE: dict[str, Any] = {"data.augmentation": "none"}
 # Settings without which the result would depend on how a batch is divided.
 PLAIN: dict[str, Any] = {"train.warmup_steps": 0, "train.max_steps": 5}
-# Largest relative differences from the losses on the CPU, in the first update and in all of them.
-BOUNDS = {"fp16": (1e-2, 0.15), "bf16": (3e-2, 0.08), "fp32": (1e-3, 0.05)}
+# Largest relative differences from the losses on the CPU, in the first update and in all of them. PyTorch's
+# convolutions use TF32 on a GPU by default, also in the float32 of `train`.
+BOUNDS = {"fp16": (3e-2, 0.15), "bf16": (3e-2, 0.08), "fp32": (5e-3, 0.05)}
 LOSS_TOLERANCE = 1e-2  # between two runs that should agree; the order of atomic additions varies
 
 

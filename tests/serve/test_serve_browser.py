@@ -345,7 +345,7 @@ def test_dropped_pasted_and_from_the_camera(browser: Browser, server: Served, fi
         assert page.evaluate("state.found.file_name") == f"{kind}.png"
     page.click("#camera")
     page.wait_for_selector("#camera-tools:not([hidden])")
-    assert page.evaluate("document.activeElement.id") == "shoot"
+    wait(page, "document.activeElement.id === 'shoot'")  # once the film runs
     wait(page, "document.getElementById('video').videoWidth > 0")
     page.click("#shoot")
     page.wait_for_selector("#download:enabled")
