@@ -142,9 +142,9 @@ def predict_tables(
     shard_size: int = 500,
     progress: Progress | None = None,
 ) -> TablesReport:
-    """Find objects in any number of pictures and write a table of the detections.
+    """Find objects in any number of pictures and write tables of the detections.
 
-    A run that was stopped continues if it is called again with the same arguments; `engine` may change.
+    A call with the same arguments continues a run that was stopped; only `engine` may differ.
 
     Args:
         model: anything that `load` accepts; all workers must be able to load it.
@@ -162,7 +162,8 @@ def predict_tables(
         UserError: if the model cannot be loaded, a class is unknown, the device or the extra [scale] is
             missing, there is no Ray cluster at the address, an option is out of range or does not fit the
             others, a source does not exist, contains no picture or disappears, `output` belongs to a run with
-            other settings, another process is writing there, or the disk is full. Finished parts remain.
+            other settings or has damaged files, another process is writing there, or the disk is full.
+            Finished parts remain.
         WorkerLostError: if a worker process is killed and the engine cannot replace it.
     """
     engine = engine or Engine()
@@ -265,7 +266,11 @@ class _Tally:
 def _write_manifest(
     output: Path, job: Job, plan: Plan, classes: ClassTable, parts: Mapping[str, Counts | None]
 ) -> Counts:
-    """Write manifest.json, which states that the run is complete, and return the sum of the counts."""
+    """Write manifest.json, which states that the run is complete, and return the sum of the counts.
+
+    Raises:
+        UserError: if the parts do not contain as many pictures as the plan.
+    """
     rows = [{"name": name, **asdict(counts)} for name, counts in parts.items() if counts is not None]
     total = Counts(*(sum(row[name] for row in rows) for name in ("pictures", "detections", "errors")))
     if total.pictures != plan.pictures:

@@ -53,8 +53,8 @@ class CheckedPicture:
     Attributes:
         name: the name of the picture's file, or words like "drawn picture 0".
         sha256: the hash of the file, or of the pixels if the picture was drawn.
-        size: the (H, W) of the original picture.
-        model_size: the (H, W) of the picture as the model sees it.
+        size: the (height, width) of the original picture.
+        model_size: the (height, width) of the picture as the model sees it.
         pixels: the normalised picture, (3, H, W).
     """
 

@@ -61,7 +61,7 @@ Format = Literal["onnx", "openvino", "torch"]
 Operator = Literal["native", "grid_sample", "gather"]
 Precision = Literal["fp32", "int8"]
 
-# (H, W) of the pictures that are drawn here: landscape and portrait, some with odd sides.
+# (height, width) of the pictures that are drawn here: landscape and portrait, some with odd sides.
 DRAWN_SIZES = ((480, 640), (640, 480), (427, 640), (500, 333))
 
 

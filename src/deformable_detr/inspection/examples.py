@@ -44,7 +44,7 @@ class Example:
     """A picture to show.
 
     Attributes:
-        size: the picture's annotated (H, W).
+        size: the picture's annotated (height, width).
         crop_xyxy: the part to show, in whole pixels, or None for the whole picture.
     """
 
