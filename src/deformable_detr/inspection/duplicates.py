@@ -34,9 +34,12 @@ MAX_ASPECT = 0.03
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """The fingerprint of a picture: a grey float32 `thumbnail`, (16, 17), and `aspect`, W / H.
+    """The fingerprint of a picture.
 
-    `split` and `file_name` say which picture it is.
+    Attributes:
+        split, file_name: the picture.
+        thumbnail: (16, 17) float32, the means of grey levels from 0 to 255.
+        aspect: the picture's width divided by its height.
     """
 
     split: str
