@@ -169,7 +169,7 @@ def _as_points(predictions: Predictions, classification: ClassificationScheme) -
 
 
 def complaints(drift: Drift, ap: tuple[float, float] | None, bounds: Bounds, precision: str) -> list[str]:
-    """Return a clause for an error message for each drift that exceeds its bound; an empty list if none does.
+    """Return a list with a clause for an error message for each drift that exceeds its bound.
 
     A drift of NaN exceeds any bound. With the `precision` int8, only boxes with a high score in PyTorch
     count. `ap` is the average precision of the PyTorch model and of the exported one; None means that it was
@@ -200,7 +200,10 @@ def sha256_of_pixels(picture: np.ndarray) -> str:
 
 
 def measured(drift: Drift, ap: tuple[float, float] | None) -> dict[str, Any]:
-    """Return the drift in the form that the certificate uses."""
+    """Return the drift in the form that the certificate uses.
+
+    `ap` is the average precision of the PyTorch model and of the exported one; None leaves it out.
+    """
     content: dict[str, Any] = asdict(drift)
     if ap is not None:
         content["ap"] = {"pytorch": ap[0], "exported": ap[1]}
