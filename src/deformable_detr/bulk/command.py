@@ -151,7 +151,7 @@ def predict_tables(
         sources: pictures, in any of the forms that sources.py lists.
         output: the folder for the parts (`part-*.parquet`, see table.py) and for `manifest.json`, which is
             written last. It must be on this machine or on a disk that it has mounted.
-        engine: how the shards are computed; None means with one detector in this process.
+        engine: the way in which the shards are computed; None uses one detector in this process.
         threads: the number of threads of each worker.
         shard_size: the number of pictures in a part.
         progress: a function that is called with the numbers of finished pictures, all pictures and failures.

@@ -120,11 +120,11 @@ def evaluate(
             if `model` is a `Detector`, which stays on its device.
         max_pixels: the maximum number of pixels (width times height) of a picture, as for `load`; it must be
             None if `model` is a `Detector`.
-        tta: test-time augmentation (tta.py): True for flips and its usual scales, or the scales to use with
-            flips. Only pictures of equal resized shape then share a batch, as with `exact`.
-        decide: the rule by which the minimum score of each class is chosen: `best_f1`, or the required
-            precision. The scores are saved in `model`, which must be a run folder or checkpoint folder, and
-            are then used by `predict` and all other commands. None means that no scores are chosen.
+        tta: True for test-time augmentation (tta.py) with flips and the usual scales, or the scales to use
+            with flips. Only pictures of equal resized shape then share a batch, as with `exact`.
+        decide: the rule that chooses the minimum score of each class, `best_f1` or a required precision. The
+            scores are saved in `model`, which must be a run folder or checkpoint folder, and are then used by
+            `predict` and all other commands. None means that no scores are chosen.
         console: the console for notes; None means standard error.
         progress: True to show a progress bar on the console if it is a terminal.
 

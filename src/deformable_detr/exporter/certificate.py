@@ -95,6 +95,12 @@ def measure(
 
     The pictures of that batch differ in size, so that it has padding.
 
+    Args:
+        detector: the detector that is exported.
+        exported: the backend that runs the exported file.
+        plain: the backend that runs the PyTorch model.
+        pictures: the pictures, of which there must be at least one.
+
     Returns:
         The maximum drift over all these batches, and the (number of pictures, height, width) of each batch.
     """

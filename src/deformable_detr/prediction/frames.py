@@ -94,8 +94,8 @@ class VideoFile(FrameSource):
     """The frames of a file, rotated according to its metadata. Broken parts are skipped and counted.
 
     Raises:
-        UserError: if the file is not a video that can be read, has no pictures or frames of more than
-            `max_pixels` pixels, or PyAV is not installed.
+        UserError: if the file is not a video that can be read, contains no pictures, or has frames of more
+            than `max_pixels` pixels, or if PyAV is not installed.
     """
 
     def __init__(self, path: Path, max_pixels: int):
@@ -278,9 +278,7 @@ class VideoWriter:
 def video_file(path: Path, size: tuple[int, int], fps: float) -> Iterator[VideoWriter]:
     """Yield a writer of an MP4 file with frames of `size` (height, width).
 
-    The frames follow one another at `fps` frames per second on average.
-
-    The file appears only if the block ends without an exception.
+    The average rate is `fps` frames per second. The file appears only if the block ends without an exception.
 
     Raises:
         UserError: if the file cannot be written, or the installed PyAV cannot write H.264.

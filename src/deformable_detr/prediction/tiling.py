@@ -6,8 +6,7 @@ resolution, so that small objects are not lost in resizing.
 Every object that is no larger than the overlap is whole in at least one tile. Larger objects are found in
 tiles whose sides are twice as long, then four times as long, up to the whole picture. The larger tiles add a
 third to the cost, and objects seldom have to be assembled from parts; if one is found only in parts, they are
-merged.
-The library `supervision` merges parts and suppresses duplicates.
+merged. The library `supervision` merges parts and suppresses duplicates.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ class Cut:
 
     Attributes:
         scores: the minimum score of each of the C classes of the data, (C,).
-        reason: how they were chosen, in words.
+        reason: how the scores were chosen, in words.
         decision: the model's own thresholds; None if `scores` is one threshold, chosen on the measured split.
     """
 
@@ -192,7 +192,7 @@ class Accuracy:
 
     @property
     def recall(self) -> float:
-        """The share of the objects that a detection finds whose score reaches the minimum of `cut`."""
+        """The share of the objects that are found by detections that reach the minimum scores of `cut`."""
         right = int((self.cut.mask(self.detections) & self.loose.right).sum())
         return right / max(self.num_objects, 1)
 
@@ -261,7 +261,7 @@ def measure(
 
 
 def mistakes(accuracy: Accuracy) -> dict[int, Mistake]:
-    """Map the index of each of `accuracy.false_positives` to its kind of mistake, in the same order."""
+    """Return the kind of mistake of each detection in `accuracy.false_positives`, by index and in order."""
     detections, objects = accuracy.detections, accuracy.objects
     wrong = accuracy.false_positives
     kinds = dict.fromkeys(wrong.tolist(), Mistake.BACKGROUND)

@@ -185,7 +185,7 @@ def settings_section(content: Content) -> Section:
 
 
 def _changes(history: History, recipe: str) -> tuple[str, Table | None]:
-    """Return a title and a table of the settings that differ from the recipe's; None if none differ."""
+    """Return a title and a table of the settings that differ from the recipe's (None if none differ)."""
     changes = changes_from_recipe(history.config)
     if not changes:
         return f"The recipe {recipe}, unchanged", None

@@ -143,7 +143,11 @@ def report_text(
 
 
 def _own_cut(decision: Decision, split: Split, category_ids: Mapping[int, int]) -> Cut:
-    """Return the model's own thresholds for the classes of the data."""
+    """Return the model's own thresholds for the classes of the data.
+
+    `category_ids` are those of the data by the model's class indices. Classes that the model lacks get the
+    lowest of the thresholds.
+    """
     label_of = {category_id: label for label, category_id in enumerate(split.classes.category_ids)}
     # The model never detects classes that it does not have, so any number will do for them.
     scores = np.full(len(split.classes), min(decision.thresholds[index] for index in category_ids))
