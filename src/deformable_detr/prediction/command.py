@@ -72,8 +72,8 @@ def predict(
         device, dtype: as for `load`; a `Detector` stays as it is.
         max_pixels: the maximum number of pixels (width times height) of a picture or frame, as for `load`; a
             `Detector` has its own limit.
-        tta: True for test-time augmentation at the default scales, a sequence of numbers for other scales, or
-            False for none.
+        tta: True for test-time augmentation with flips and the usual scales, a sequence of other scales to
+            use with flips, or False for none.
         progress: a function that is called with "pictures" or the name of a video, the number of finished
             pictures or frames, and their total number (None if it is unknown).
 
