@@ -29,7 +29,7 @@ from .ray_engine import check_address, run_on_ray
 from .sources import MEMORY, absolute, check_sources
 from .table import Counts, Part, read_counts
 
-MOST = 1_000_000  # threads, or pictures in a shard
+MOST = 1_000_000  # the maximum number of threads, and of pictures in a shard
 Progress = Callable[[int, int, int], None]  # finished pictures, all pictures, failures so far
 
 
