@@ -84,8 +84,10 @@ Outputs = tuple[np.ndarray, np.ndarray]  # logits (1, Q, classes), boxes_cxcywh 
 
 @dataclass(frozen=True)
 class Work:
-    """The task of every rival: one picture of `size` (H, W) through `recipe`'s model; `onnx` is its
-    export."""
+    """The task of every rival, which is to run `recipe`'s model on one picture of `size` (height, width).
+
+    `onnx` is the file to which transformers' model is exported.
+    """
 
     recipe: str
     size: tuple[int, int]
@@ -188,8 +190,7 @@ def benchmark_infer(
 
 
 def peers_of(against: str | None, model: ModelConfig) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the rivals that take part with their versions, and the others with the reason for leaving them
-    out."""
+    """Return the versions of the peers that take part and the reasons for leaving out the others, by name."""
     installed, missing = chosen_peers(against, PEERS)
     needs_transformers = [name for name in (ONNXRUNTIME, OPENVINO) if name in installed]
     try:

@@ -95,7 +95,9 @@ def benchmark_op(
     """Measure, print tables to `console`, write `output` if given, and return what was written.
 
     Raises:
-        UserError: if a peer is unknown, a number is invalid, or the native operator is not installed.
+        UserError: if a peer is unknown, a number is invalid, the native operator is not installed, or
+            `keep_buffers` is True on a system without glibc.
+        RuntimeError: if an operator's results are wrong.
     """
     if repeats < 1:
         raise UserError(f"--repeats {repeats}: at least 1 is needed.")

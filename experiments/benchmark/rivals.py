@@ -17,7 +17,7 @@ from deformable_detr.system.openmp import thread_settings
 
 
 def add_shared_arguments(parser: Parser, size: str, peers: Iterable[str]) -> None:
-    """Add the shared options; `size` is the default picture size, H x W."""
+    """Add the shared options; `size` is the default picture size, such as "480x640" (height x width)."""
     parser.option("--recipe", str, "deformable_detr_r50", "The recipe of the model.", shown="NAME")
     parser.option("--size", str, size, "Height and width of a picture.", shown="HxW")
     parser.option(
@@ -33,10 +33,10 @@ def add_shared_arguments(parser: Parser, size: str, peers: Iterable[str]) -> Non
 
 
 def parsed_size(text: str) -> tuple[int, int]:
-    """Return (H, W) from a string such as "480x640".
+    """Return (height, width) from a string such as "480x640".
 
     Raises:
-        UserError: if it is not a size, or the size is too small to be halved five times.
+        UserError: if `text` is not a size, or a side is below 32 pixels, too small to be halved five times.
     """
     height, cross, width = text.partition("x")
     if not (cross and height.isdecimal() and width.isdecimal() and min(int(height), int(width)) >= 32):

@@ -61,7 +61,7 @@ Step = Callable[[], float]  # one update; returns its loss
 
 @dataclass(frozen=True)
 class Work:
-    """The task of every rival: updates of `recipe`'s model on `batch` images of `size` (H, W)."""
+    """The task of every rival: updates of `recipe`'s model on `batch` images of `size` (height, width)."""
 
     recipe: str
     size: tuple[int, int]

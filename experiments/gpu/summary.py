@@ -103,9 +103,9 @@ def _operator(by_name: dict[str, Facts]) -> list[str]:
 
 
 def _speeds(findings: list[Facts], by_name: dict[str, Facts]) -> list[str]:
-    """Return the pictures or images per second, the milliseconds, those of the host, and the gigabytes.
+    """Return the speed, the milliseconds (also the host's) and the peak memory of each finding that has them.
 
-    The numbers of waits of the host follow.
+    The numbers of times that the host waits follow.
     """
     items = []
     for finding in findings:

@@ -19,7 +19,7 @@ from .queue import ROWS
 DEFORMABLE = "deformable_detr_r50"
 DENSE = ("detr_r50", "detr_r50_dc5", "detr_r50_dc5_plus")
 
-CHANCE = 0.05  # the probability of reporting a difference that does not exist
+CHANCE = 0.05  # for each sign, the probability of reporting a difference that does not exist
 
 Verdict = Literal["one seed", "as published", "undecided", "not as published", "not run"]
 

@@ -86,7 +86,10 @@ def _line(each: Experiment, bases: Sequence[Experiment]) -> str:
 
 
 def difference(each: Experiment, base: Experiment) -> str:
-    """Return the difference in AP, in percent, over the seeds that both have, and if it may be chance."""
+    """Return a string with the mean difference in AP, in percent, and whether it may be chance.
+
+    The difference is taken over the seeds that both have; the string is "-" if there are none.
+    """
     first, second = ({run.seed: run.metrics["AP"] for run in runs.runs} for runs in (each, base))
     values = [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
     if not values:

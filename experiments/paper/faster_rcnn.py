@@ -116,7 +116,7 @@ class _Pyramid(nn.Module):
 
 
 def _sizes(batch: ImageBatch) -> list[Size]:
-    """Return (H, W) of each picture without its padding."""
+    """Return (height, width) of each picture without its padding."""
     heights, widths = (~batch.mask[:, :, 0]).sum(1).tolist(), (~batch.mask[:, 0, :]).sum(1).tolist()
     return list(zip(heights, widths, strict=True))
 
@@ -159,8 +159,11 @@ class FasterRcnnRow(Row):
         return count_parameters(FasterRcnn(config, config.model.num_classes))
 
     def multiply_adds(self, config: RunConfig, sizes: Sequence[Size]) -> float:
-        """Count pyramid, proposal head, and box head on 1000 proposals: everything that is independent of the
-        picture's content. RoIAlign is not counted, as torchvision does not count it either."""
+        """Return the mean multiply-adds of one picture, for everything that is independent of its content.
+
+        These are the backbone, the pyramid, the proposal head, and the box head on 1000 proposals. RoIAlign
+        is not counted, as torchvision does not count it either.
+        """
         with torch.device("meta"):
             model = FasterRcnn(config, config.model.num_classes).eval().requires_grad_(False)
         return mean_over(sizes, lambda size: _multiply_adds(model.network, size))

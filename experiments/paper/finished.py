@@ -48,7 +48,7 @@ class Experiment:
         return ROWS[self.row].label
 
     def values(self, metric: str) -> list[float]:
-        """Return the metric of each run, by seed, without runs that had no objects to measure it on."""
+        """Return the metric of each run, in the order of seeds, without runs that had no objects for it."""
         return [run.metrics[metric] for run in self.runs if run.metrics[metric] >= 0]
 
     @property

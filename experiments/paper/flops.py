@@ -35,7 +35,7 @@ NUM_SIZES = 8
 
 
 def typical_sizes(split: Split, data: DataConfig, number: int = NUM_SIZES) -> tuple[Size, ...]:
-    """Return the sizes (H, W) that represent a split, as the model sees them: quantiles of the area.
+    """Return the sizes (height, width) that represent a split, as the model sees them: quantiles of the area.
 
     All are landscape, because a rotated picture costs the same.
     """
@@ -46,7 +46,7 @@ def typical_sizes(split: Split, data: DataConfig, number: int = NUM_SIZES) -> tu
 
 
 def mean_multiply_adds(config: ModelConfig, sizes: Sequence[Size]) -> float:
-    """Return the mean multiply-adds of one picture over these sizes (H, W)."""
+    """Return the mean multiply-adds of one picture over these sizes (height, width)."""
     model = model_without_numbers(config)
     return mean_over(sizes, lambda size: multiply_adds_of_model(model, size))
 
@@ -64,7 +64,7 @@ def model_without_numbers(config: ModelConfig) -> DetectionModel:
 
 
 def multiply_adds_of_model(model: nn.Module, size: Size) -> int:
-    """Count the multiply-adds of one picture of `size` (H, W), on the device of the model's parameters."""
+    """Count the multiply-adds of one picture of `size` (height, width) on the device of the model."""
     device = next(model.parameters()).device
     batch = ImageBatch(
         torch.empty(1, 3, *size, device=device), torch.zeros(1, *size, dtype=torch.bool, device=device)

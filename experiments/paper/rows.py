@@ -50,12 +50,12 @@ class Row(ABC):
 
     @property
     def run_name(self) -> str:
-        """The prefix of its run folders' names."""
+        """The prefix of the names of the row's run folders."""
         return self.recipe
 
     @abstractmethod
     def base(self) -> RunConfig:
-        """The published configuration."""
+        """Return the published configuration."""
 
     @abstractmethod
     def train(self, data: Path, config: RunConfig, folder: Path, device: str) -> None:

@@ -43,8 +43,10 @@ from .table import (
 
 
 class AugmentedRow(RecipeRow):
-    """A recipe with test-time augmentation. Its run folder holds only the evaluation. The evaluated run is
-    that of the plain row, which is trained if it does not exist."""
+    """A recipe with test-time augmentation. Its run folder holds only the evaluation.
+
+    The evaluated run is that of the plain row, which is trained first if it is not finished.
+    """
 
     @property
     def run_name(self) -> str:

@@ -29,7 +29,7 @@ from .ray_engine import check_address, run_on_ray
 from .sources import MEMORY, absolute, check_sources
 from .table import Counts, Part, read_counts
 
-MOST = 1_000_000  # threads, or pictures in a shard
+MOST = 1_000_000  # the maximum number of threads, and of pictures in a shard
 Progress = Callable[[int, int, int], None]  # finished pictures, all pictures, failures so far
 
 
@@ -142,16 +142,16 @@ def predict_tables(
     shard_size: int = 500,
     progress: Progress | None = None,
 ) -> TablesReport:
-    """Find objects in any number of pictures and write a table of the detections.
+    """Find objects in any number of pictures and write tables of the detections.
 
-    A run that was stopped continues if it is called again with the same arguments; `engine` may change.
+    A call with the same arguments continues a run that was stopped; only `engine` may differ.
 
     Args:
         model: anything that `load` accepts; all workers must be able to load it.
         sources: pictures, in any of the forms that sources.py lists.
         output: the folder for the parts (`part-*.parquet`, see table.py) and for `manifest.json`, which is
             written last. It must be on this machine or on a disk that it has mounted.
-        engine: how the shards are computed; None means with one detector in this process.
+        engine: the way in which the shards are computed; None uses one detector in this process.
         threads: the number of threads of each worker.
         shard_size: the number of pictures in a part.
         progress: a function that is called with the numbers of finished pictures, all pictures and failures.
@@ -162,7 +162,8 @@ def predict_tables(
         UserError: if the model cannot be loaded, a class is unknown, the device or the extra [scale] is
             missing, there is no Ray cluster at the address, an option is out of range or does not fit the
             others, a source does not exist, contains no picture or disappears, `output` belongs to a run with
-            other settings, another process is writing there, or the disk is full. Finished parts remain.
+            other settings or has damaged files, another process is writing there, or the disk is full.
+            Finished parts remain.
         WorkerLostError: if a worker process is killed and the engine cannot replace it.
     """
     engine = engine or Engine()
@@ -265,7 +266,11 @@ class _Tally:
 def _write_manifest(
     output: Path, job: Job, plan: Plan, classes: ClassTable, parts: Mapping[str, Counts | None]
 ) -> Counts:
-    """Write manifest.json, which states that the run is complete, and return the sum of the counts."""
+    """Write manifest.json, which states that the run is complete, and return the sum of the counts.
+
+    Raises:
+        UserError: if the parts do not contain as many pictures as the plan.
+    """
     rows = [{"name": name, **asdict(counts)} for name, counts in parts.items() if counts is not None]
     total = Counts(*(sum(row[name] for row in rows) for name in ("pictures", "detections", "errors")))
     if total.pictures != plan.pictures:

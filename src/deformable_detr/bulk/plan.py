@@ -47,7 +47,11 @@ class Plan:
         return number
 
     def shards(self, indices: Iterable[int] | None = None) -> Iterator[Any]:
-        """Yield shards as Arrow tables: those of `indices`, or all of them."""
+        """Yield shards as Arrow tables: those of `indices`, or all of them.
+
+        Raises:
+            UserError: if the list of pictures is damaged or missing, or pyarrow is not installed.
+        """
         return _row_groups(self.listing, indices)
 
     def part_name(self, shard: Any) -> str:
@@ -163,7 +167,10 @@ def pictures_of(shard: Any) -> list[Picture]:
 
 
 def _storable(value: Any) -> Any:
-    """Return a value that Parquet can hold: a name that is not UTF-8 becomes a NUL and its bytes in hex."""
+    """Return a value that Parquet can hold.
+
+    A name that is not UTF-8 or begins with NUL becomes a NUL followed by its bytes in hex.
+    """
     if isinstance(value, str) and (value.startswith("\0") or not _is_utf_8(value)):
         return f"\0{value.encode('utf-8', 'surrogateescape').hex()}"
     return value

@@ -138,7 +138,11 @@ def _set_environment(address: str | None) -> None:
 
 @contextmanager
 def _cluster(ray: Any, address: str | None, cpus: int) -> Iterator[None]:
-    """Connect to a cluster, and disconnect at the end. A connection that this process already has is kept."""
+    """Connect to a cluster, and disconnect at the end. A connection that this process already has is kept.
+
+    Raises:
+        UserError: if there is no cluster at `address`, or Ray cannot be started on this machine.
+    """
     if ray.is_initialized():
         yield
         return

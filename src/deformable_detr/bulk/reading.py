@@ -66,7 +66,8 @@ def _read_file(picture: Picture, max_pixels: int) -> Image.Image:
 def _has_gone(picture: Picture) -> bool:
     """Return True if a picture is missing, and its folder is missing too or is empty, as after an unmount.
 
-    The folder is the one that was searched; a picture that was not found in a search has none.
+    The folder is the one that was searched. A picture that was not found in a search has none, so the result
+    is False.
     """
     if not picture.root or os.path.exists(picture.path):
         return False

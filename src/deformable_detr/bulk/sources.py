@@ -71,7 +71,7 @@ def check_sources(sources: Sequence[str]) -> None:
 
 
 def list_pictures(sources: Sequence[str]) -> Iterator[Picture]:
-    """Yield the pictures of all sources, in the order of the sources; the same picture may occur twice.
+    """Yield the pictures of all sources, in the order of the sources; a picture may occur more than once.
 
     Raises:
         UserError: if a source contains no picture or cannot be listed, or if it needs a library that is not

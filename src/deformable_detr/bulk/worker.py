@@ -21,8 +21,8 @@ class Worker:
     Without the argument `detector`, the worker loads the model of `job`.
 
     Raises:
-        UserError: if the model cannot be loaded, if it, the options or the packages here are not those of the
-            plan, or if the job names an unknown class.
+        UserError: if the model cannot be loaded, if the model, the options or the packages here differ from
+            those of the plan, or if the job names an unknown class.
     """
 
     def __init__(self, job: Job, plan: Plan, detector: Detector | None = None):

@@ -10,7 +10,10 @@ METRIC_LETTERS = dict(zip(SIZES, "sml", strict=True))  # as in APs, ARm
 
 
 def count_sizes(areas: np.ndarray) -> dict[str, int]:
-    """Return the numbers of small (under 32²), medium (under 96²) and large objects from their areas (N,)."""
+    """Return the numbers of small (area under 32²), medium (under 96²) and large objects, by size.
+
+    `areas` are the objects' areas in pixels, (number of objects,).
+    """
     sizes = np.digitize(areas, np.square(SIDES))
     return dict(zip(SIZES, np.bincount(sizes, minlength=len(SIZES)).tolist(), strict=True))
 

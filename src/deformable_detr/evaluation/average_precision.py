@@ -7,8 +7,6 @@ are COCO results rows: `image_id`, `category_id`, `bbox`, `score` (`Detections.t
 
 COCO's numbers come from faster-coco-eval, and the tests compare them with pycocotools. Pascal's are computed
 here. A value of -1 means that there is no true box, or none of that size or class.
-
-Letters: D detections and N true boxes of one image and class.
 """
 
 from __future__ import annotations
@@ -80,8 +78,8 @@ def coco_numbers(
         ground_truth: a COCO dictionary with `images`, `categories` and `annotations`, which is not changed.
             A missing `area` is replaced by width times height, and a missing `iscrowd` by 0.
         detections: COCO results rows, with `image_id`, `category_id`, `bbox` and `score`.
-        limit: the maximum number of detections of each image and class that count, best first. More than
-            COCO's 100 is for images with more objects (AR100 still means 100); less than 100 has no effect.
+        limit: the maximum number of detections of each image and class that count, best first. A value above
+            COCO's 100 suits images with more objects (AR100 still counts 100); one below 100 has no effect.
 
     Raises:
         UserError: if a detection names an image or category that the ground truth lacks, has a
@@ -179,8 +177,9 @@ def voc_average_precision(
         boxes.
 
     Raises:
-        UserError: if a detection names an image or category that the ground truth lacks, or has no finite
-            box and score, or if an option is outside its range.
+        UserError: if a detection names an image or category that the ground truth lacks, has a box or score
+            that is missing or not finite, or has a box of negative width or height, or if an option is out of
+            range.
     """
     check_voc_options(iou_threshold, interpolation)
     check_detections(ground_truth, detections)

@@ -7,7 +7,7 @@ from .average_precision import COCO_LIMIT
 
 
 def usual_limit(split: Split) -> int:
-    """Return COCO's 100 or, if an image has more than 100 objects, twice the number in the fullest image.
+    """Return COCO's 100 or, if an image has more than 100 objects, twice the largest number in any image.
 
     With COCO's limit, not all objects of such an image could be found. Crowds are not counted. The result
     depends only on the data, so that models can be compared.

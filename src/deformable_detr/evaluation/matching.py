@@ -79,7 +79,11 @@ class ScoredBoxes:
 
     @classmethod
     def from_rows(cls, rows: Sequence[Mapping[str, Any]], split: Split) -> ScoredBoxes:
-        """Convert COCO results rows with the split's own ids (from `evaluation.collect_detections`)."""
+        """Convert COCO results rows with the split's own ids (from `evaluation.collect_detections`).
+
+        Raises:
+            KeyError: if a row names an image or category that the split lacks.
+        """
         image_of = {image.image_id: index for index, image in enumerate(split.images)}
         label_of = {category_id: label for label, category_id in enumerate(split.classes.category_ids)}
         boxes = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
@@ -175,8 +179,8 @@ def in_same_image(
     """Group detections and objects by image and, if `same_class` is True, by class.
 
     Returns:
-        (index of the image, indices of its detections in descending order of score, indices of its objects)
-        for each image, or each image and class, that has both.
+        A list of tuples (index of the image, indices of its detections in descending order of score, indices
+        of its objects), one for each image, or each pair of image and class, that has both.
     """
 
     def groups(images: np.ndarray, labels: np.ndarray) -> dict[tuple[int, int], np.ndarray]:

@@ -92,14 +92,15 @@ def evaluate(
     console: Console | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Detect in every image of a split and score the detections.
+    """Detect objects in every image of a split and score the detections.
 
     The model's classes are matched with those of the data by name; their ids may differ. Classes that only
     the model has are left out. Classes that only the data have cannot be detected, and lower the mean.
 
     Args:
         model: a `Detector`, or anything that `deformable_detr.load` takes.
-        data: a data set's folder, or a `Split`; with a `Split`, the options of reading it are ignored.
+        data: a data set's folder, or a `Split`. With a `Split`, `split`, `format`, `strict`, `images` and the
+            settings of the cache are ignored.
         split: the split's name; None means the split on which training measures, `val` or else `test`.
         format: the layout of the data set: coco, voc, yolo or auto.
         strict: True to refuse a folder with problems; False to print the number of problems.
@@ -113,15 +114,17 @@ def evaluate(
         batch_size: the maximum number of images per batch and process.
         threshold: detections with a lower score are left out. Use 0 for average precision, which needs all.
         max_detections: the maximum number per image, over all classes; None means 100 or, if an image has
-            more than 100 objects, twice the number in the fullest image.
+            more than 100 objects, twice the largest number of objects in any image.
         output: the JSON file for the result, written whole or not at all, by the first process.
-        device: where to load `model`; "auto" gives each process its own GPU. A `Detector` stays where it is.
-        max_pixels: the maximum H·W of a picture, as for `load`.
-        tta: test-time augmentation (tta.py): True for flips and its usual scales, or the scales to use with
-            flips. Batching is then `exact`.
-        decide: the rule by which the minimum score of each class is chosen: `best_f1`, or the required
-            precision. The scores are saved in `model`, which must be a run folder or checkpoint folder, and
-            are then used by `predict` and all other commands. None means that no scores are chosen.
+        device: the device on which to load `model`; "auto" gives each process its own GPU. It must be "auto"
+            if `model` is a `Detector`, which stays on its device.
+        max_pixels: the maximum number of pixels (width times height) of a picture, as for `load`; it must be
+            None if `model` is a `Detector`.
+        tta: True for test-time augmentation (tta.py) with flips and the usual scales, or the scales to use
+            with flips. Only pictures of equal resized shape then share a batch, as with `exact`.
+        decide: the rule that chooses the minimum score of each class, `best_f1` or a required precision. The
+            scores are saved in `model`, which must be a run folder or checkpoint folder, and are then used by
+            `predict` and all other commands. None means that no scores are chosen.
         console: the console for notes; None means standard error.
         progress: True to show a progress bar on the console if it is a terminal.
 
@@ -264,7 +267,7 @@ def collect_detections(
     console: Console | None = None,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
-    """Detect in every image of a split and return COCO results rows with the split's own ids.
+    """Detect objects in every image of a split and return COCO results rows with the split's own ids.
 
     Classes that the split lacks are left out. If a process group exists, every process works on its share of
     the images and returns the rows of all. The options are those of `evaluate`.

@@ -72,7 +72,7 @@ class ThresholdCurve:
         """Return the index of the lowest threshold with at least this precision, moved as for `best`.
 
         Of the thresholds with this precision, it has the highest recall. Return None if there is no such
-        threshold.
+        threshold, or if there are no objects.
         """
         enough = np.flatnonzero(np.nan_to_num(self.precision, nan=-1.0) >= precision - ROUNDING)
         return self._middle(int(enough[0])) if len(enough) and self.num_objects else None
@@ -135,6 +135,9 @@ def choose_thresholds(
     rule: Rule = "best_f1",
 ) -> Decision | None:
     """Choose a threshold for each class of a model by its detections in a labelled split.
+
+    A class without a right detection in the split gets the threshold of all classes together. If no threshold
+    reaches the minimum precision of `rule`, the most precise one is chosen.
 
     Args:
         rows: the result of `collect_detections`, with all scores.

@@ -53,8 +53,8 @@ class CheckedPicture:
     Attributes:
         name: the name of the picture's file, or words like "drawn picture 0".
         sha256: the hash of the file, or of the pixels if the picture was drawn.
-        size: the (H, W) of the original picture.
-        model_size: the (H, W) of the picture as the model sees it.
+        size: the (height, width) of the original picture.
+        model_size: the (height, width) of the picture as the model sees it.
         pixels: the normalised picture, (3, H, W).
     """
 
@@ -94,6 +94,12 @@ def measure(
     """Measure the drift on each picture, and on a batch of the first one and a part of the last one.
 
     The pictures of that batch differ in size, so that it has padding.
+
+    Args:
+        detector: the detector that is exported.
+        exported: the backend that runs the exported file.
+        plain: the backend that runs the PyTorch model.
+        pictures: the pictures, of which there must be at least one.
 
     Returns:
         The maximum drift over all these batches, and the (number of pictures, height, width) of each batch.
@@ -169,7 +175,7 @@ def _as_points(predictions: Predictions, classification: ClassificationScheme) -
 
 
 def complaints(drift: Drift, ap: tuple[float, float] | None, bounds: Bounds, precision: str) -> list[str]:
-    """Return a clause for an error message for each drift that exceeds its bound; an empty list if none does.
+    """Return a list with a clause for an error message for each drift that exceeds its bound.
 
     A drift of NaN exceeds any bound. With the `precision` int8, only boxes with a high score in PyTorch
     count. `ap` is the average precision of the PyTorch model and of the exported one; None means that it was
@@ -200,7 +206,10 @@ def sha256_of_pixels(picture: np.ndarray) -> str:
 
 
 def measured(drift: Drift, ap: tuple[float, float] | None) -> dict[str, Any]:
-    """Return the drift in the form that the certificate uses."""
+    """Return the drift in the form that the certificate uses.
+
+    `ap` is the average precision of the PyTorch model and of the exported one; None leaves it out.
+    """
     content: dict[str, Any] = asdict(drift)
     if ap is not None:
         content["ap"] = {"pytorch": ap[0], "exported": ap[1]}

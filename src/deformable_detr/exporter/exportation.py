@@ -61,7 +61,7 @@ Format = Literal["onnx", "openvino", "torch"]
 Operator = Literal["native", "grid_sample", "gather"]
 Precision = Literal["fp32", "int8"]
 
-# (H, W) of the pictures that are drawn here: landscape and portrait, some with odd sides.
+# (height, width) of the pictures that are drawn here: landscape and portrait, some with odd sides.
 DRAWN_SIZES = ((480, 640), (640, 480), (427, 640), (500, 333))
 
 
@@ -117,31 +117,33 @@ def export(
     """Export `model` to a file for another engine, and certify how far it differs from the PyTorch model.
 
     The file takes `pixels` (B, 3, H, W) float32, normalised, and `mask` (B, H, W) bool, True = padding, for
-    any B, H and W. It returns `logits` (B, Q, classes) and `boxes_cxcywh` (B, Q, 4) of the Q queries,
-    normalised by the unpadded picture. Its metadata contains
-    everything else that a detector needs, so that `load(output)` returns a detector. A .pt2 file is an
-    exception: it is for other programs.
+    any batch size B, height H and width W. It returns `logits` (B, Q, classes) and `boxes_cxcywh` (B, Q, 4)
+    of the Q queries, normalised by the unpadded picture. Its metadata contains everything else that a
+    detector needs, so that `load(output)` returns a detector, except from a .pt2 file, which is for other
+    programs.
 
     Args:
         model: a `Detector`, or anything that `load` accepts except an exported file. Test-time augmentation
             is left out.
         output: an .onnx file, an .xml file (OpenVINO, which adds a .bin file), or a .pt2 file (torch.export).
-        to: the engine.
+        to: the format: `onnx`, `openvino` or `torch`, which must match the suffix of `output`.
         operator: the way in which deformable attention samples. `grid_sample` uses a standard operator.
             `gather` uses only arithmetic, for engines whose GridSample is missing or wrong. `native` (for
             torch only) uses this package's operator, which must be installed where the file runs. None means
             `native` for torch, otherwise `grid_sample`.
-        precision: `fp32`, or `int8` (for the convolutions of backbone and neck), which needs `calibration`.
+        precision: `fp32`, or `int8` (for the convolutions of backbone and neck), which needs `calibration`
+            and is not available for torch.
         images: the pictures, folders or globs on which the models are compared. The default is pictures of
             `data` or, without `data`, drawn ones.
         data: a data set. If it is given, the average precision on its `split` is compared as well.
         split: the part of `data` to use; None means `val`, or else `test`.
-        format: the layout of `data`.
+        format: the layout of `data`: coco, voc, yolo or auto.
         calibration: pictures, folders or globs that determine the numeric ranges for int8.
         num_images: the maximum number of pictures that are compared.
-        max_pixels: the maximum H·W of a picture, as for `load`; it must be None if `model` is a `Detector`.
-        max_box_drift, max_score_drift, max_ap_drift: the maximum accepted differences of a box coordinate, as
-            a fraction of the picture's side, of a score and of the average precision, both from 0 to 1. None
+        max_pixels: the maximum number of pixels (width times height) of a picture, as for `load`; it must be
+            None if `model` is a `Detector`.
+        max_box_drift, max_score_drift, max_ap_drift: the maximum accepted differences of a box coordinate (as
+            a fraction of the picture's side), of a score and of the average precision (both in [0, 1]). None
             means 0.001 for each with fp32, and 0.05, 0.15 and 0.02 with int8.
         console: the console on which progress is shown; None means that it is not shown.
 

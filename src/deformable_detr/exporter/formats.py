@@ -171,7 +171,7 @@ class TorchDraft(Draft):
 
 
 class ProgramBackend(ExportedBackend):
-    """Runs the graph of a .pt2 file in PyTorch."""
+    """A backend that runs the graph of a .pt2 file in PyTorch."""
 
     def __init__(self, path: Path, description: Description, module: nn.Module):
         super().__init__(path, description)

@@ -7,8 +7,8 @@ The copy uses `DetectionModel.forward` unchanged and computes the same function.
     proposals       boxes are computed only for the proposals that are used, whose number is fixed
 
 Tracing spends most of its time on the sizes of tensors, which are expressions of the picture's height and
-width. Therefore these expressions are kept short: (H - 1) // 8 + 1 instead of nested quotients, and a number
-of queries that does not depend on the picture.
+width. Therefore these expressions are kept short: (height - 1) // 8 + 1 instead of nested quotients, and a
+number of queries that does not depend on the picture.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ EXAMPLE = (3, 230, 298)
 class Graph(nn.Module):
     """The exported function.
 
-    It maps the pixels (B, 3, H, W) float32 and the mask (B, H, W) bool, True = padding, of B pictures to
-    logits (B, Q, classes) and boxes_cxcywh (B, Q, 4) of the Q queries after the last decoder layer.
+    It maps the pixels (B, 3, H, W) float32 and the mask (B, H, W) bool, True = padding, of B pictures, padded
+    to height H and width W, to logits (B, Q, classes) and boxes_cxcywh (B, Q, 4) of the Q queries after the
+    last decoder layer.
     """
 
     def __init__(self, model: DetectionModel, operator: str):
@@ -75,9 +76,9 @@ class SamePaddedConvolution(nn.Module):
     the end. timm tests whether the number is positive, and tracing this test would fix the parity of the
     picture's sides. The test is not needed, because kernels here are not smaller than their stride.
 
-    Here the end gets more zeros than that, so that their total number is the kernel's span minus one. No
-    output reads the additional ones, and the size of the output becomes (size - 1) // stride + 1, which
-    PyTorch simplifies if it is nested.
+    Here the end gets more zeros than that, so that their total number is the kernel's span,
+    (kernel - 1) * dilation + 1, minus one. No output reads the additional zeros, and the size of the output
+    becomes (size - 1) // stride + 1, which PyTorch simplifies if it is nested.
     """
 
     def __init__(self, convolution: nn.Conv2d):

@@ -8,7 +8,7 @@ Two pictures are considered the same if all of the following hold:
 - at most 20 of the 256 bits differ;
 - the thumbnails differ by at most 5 % of their contrast (mean absolute difference over standard deviation).
 
-The hash alone is not enough: frames from a drone that are seconds apart may differ by only 18 bits. These
+The hash alone is not enough: frames from a drone that are seconds apart may differ by only 18 bits. All
 numbers were measured on the 500 photographs, microscope and aerial pictures of data/. Re-encoding as JPEG of
 quality 30 and 50 and halving or quartering the sides changes a picture by at most 17 bits, and in nineteen of
 twenty cases by less than 5 % of its contrast. The closest two different pictures, neighbouring frames, are
@@ -34,9 +34,12 @@ MAX_ASPECT = 0.03
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """The fingerprint of a picture: a grey float32 `thumbnail`, (16, 17), and `aspect`, W / H.
+    """The fingerprint of a picture.
 
-    `split` and `file_name` say which picture it is.
+    Attributes:
+        split, file_name: the picture.
+        thumbnail: (16, 17) float32, the means of grey levels from 0 to 255.
+        aspect: the picture's width divided by its height.
     """
 
     split: str

@@ -29,6 +29,7 @@ class ExampleBox:
             outside the picture.
         name: the name of the class, or the kind of problem of a suspect box.
         index: the class index; -1 for a suspect box.
+        suspected: True for a suspect box, which was dropped or clipped when the data set was read.
         marked: True for the object that the picture illustrates, False for its neighbours.
     """
 
@@ -44,7 +45,7 @@ class Example:
     """A picture to show.
 
     Attributes:
-        size: the picture's annotated (H, W).
+        size: the picture's annotated (height, width).
         crop_xyxy: the part to show, in whole pixels, or None for the whole picture.
     """
 
@@ -61,7 +62,10 @@ class Example:
 def choose_examples(
     splits: Sequence[Split], view: RecipeView, duplicates: Sequence[DuplicateGroup]
 ) -> tuple[Example, ...]:
-    """Choose the examples; the same data always give the same choice. It may include unreadable pictures."""
+    """Choose the pictures to show. The same data always give the same choice.
+
+    Pictures that cannot be read may be among them.
+    """
     return (
         *_suspects(splits),
         *_tiniest(splits, view),
@@ -133,10 +137,10 @@ def _tiniest(splits: Sequence[Split], view: RecipeView) -> list[Example]:
 
 
 def _around(box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return the part of a picture (x0, y0, x1, y1) that extends equally far around an object.
+    """Return the square part of a picture, (x0, y0, x1, y1), with an object in its middle.
 
-    Its sides are 8 times as long as the object's longer side and at least 96 pixels, but they end at the
-    picture's border.
+    The sides of the square are 8 times as long as the object's longer side and at least 96 pixels, but they
+    end at the picture's border.
     """
     height, width = size
     x0, y0, x1, y1 = box.tolist()

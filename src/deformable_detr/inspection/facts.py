@@ -46,14 +46,15 @@ class SplitReport:
         over_queries: the number of images with more objects than the recipe has queries.
         small, medium, large: the shares of objects, without crowds, whose COCO area is below 32², from 32² to
             below 96², and larger; 0 if there are no objects.
-        sizes: the sizes of the same objects as the model sees them.
-        smallest_image, largest_image: the (H, W) of the images with the fewest and the most pixels.
+        sizes: the sizes of the objects, without crowds, as the model sees them.
+        smallest_image, largest_image: the (height, width) of the images with the fewest and the most pixels.
         images_checked: how much of the image files was read: `decode` (everything), `headers` or `no`.
         rotated: the number of images that are turned according to EXIF when they are opened.
         not_rotated: the number of images whose EXIF orientation is ignored, because they were annotated as
             they are stored.
-        problems: all problems in the order of the files, except those already listed for an earlier split.
-        notes: harmless observations.
+        problems: the problems of the annotations, then those of the image files, except the ones that are
+            already listed for an earlier split.
+        notes: harmless observations, except the ones that are already listed for an earlier split.
     """
 
     name: str
@@ -132,7 +133,7 @@ class Forecast:
         peak_bytes: the peak memory of the training process and its loaders, measured with a batch of the
             largest pictures.
         gpu_bytes: the peak GPU memory; 0 on a CPU.
-        largest_batch: the (H, W) of the batch of the largest pictures, in pixels.
+        largest_batch: the (height, width) of the batch of the largest pictures, in pixels.
         threads: the number of PyTorch's threads.
         load: the load average of the last minute at the end of the measurement, which counts the processes
             that run or wait for one of the `cores` processor cores; 0 on Windows.

@@ -62,8 +62,8 @@ class ProblemList:
 class Shape:
     """A box to draw, in pixels of the picture: a rectangle, or a ring around a suspect box that is thin.
 
-    `x` and `y` are the left and top of the rectangle, or the centre of the ring, whose `radius` is then over
-    0. `kind` is the CSS class: `suspect`, `other` (a box that the example is not about), or empty.
+    `x` and `y` are the left and top of the rectangle, whose `radius` is 0, or the centre of the ring. `kind`
+    is the CSS class: `suspect`, `other` (a box that the example is not about), or empty for all others.
     """
 
     kind: str
@@ -83,7 +83,7 @@ class Drawn:
     Attributes:
         view: the area that is shown, (left, top, width, height) in pixels of the whole picture. It may extend
             beyond the picture if a suspected box does.
-        place: the area that the picture at `url` covers, likewise.
+        place: the area that the picture at `url` covers, in the format of `view`.
         crisp: True if `url` is a part of the picture, whose pixels are drawn without smoothing.
     """
 
@@ -131,7 +131,7 @@ def write_inspection(report: DataReport, path: str | Path) -> None:
 
 
 def inspection_page(report: DataReport) -> str:
-    """Return the page. It shows the pictures of `report.examples` that can be opened."""
+    """Return the report as an HTML page with those pictures of `report.examples` that can be opened."""
     galleries = {section: _gallery(report, section) for section in _GALLERIES}
     galleries = {section: gallery for section, gallery in galleries.items() if gallery.pictures}
     titles = {section: gallery.title for section, gallery in galleries.items()}

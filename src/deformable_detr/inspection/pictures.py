@@ -63,11 +63,11 @@ def check_pictures(
 
     Args:
         split: the name of the split, for messages.
-        images: its images.
+        images: the images of the split.
         how: `decode` reads every byte of every file (and decodes JPEG at an eighth of its width and height),
             `headers` reads only the first bytes, and `no` reads nothing.
-        max_pixels: the maximum H·W of a picture; larger ones are reported.
-        console: the console on which to show the progress if it is a terminal.
+        max_pixels: the maximum number of pixels (width times height) of a picture; larger ones are reported.
+        console: the console on which to show the progress if it is a terminal; None shows nothing.
     """
     if how == "no":
         return PictureCheck()

@@ -1,6 +1,6 @@
 """Conclusions from the facts, written as sentences, each with an option or a step that helps.
 
-Values that do not reach the thresholds are normal, so a remark on them would only distract.
+Values that do not reach the thresholds below are normal, so a remark on them would only distract.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Object sizes as the model sees them, in pixels after the recipe's resizing and in cells of feature levels.
 
 An object's size is the square root of its box's area. Crowds are left out, because models are not trained on
-them. Letters: N objects, L levels.
+them.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ class RecipeView:
 
 @dataclass(frozen=True)
 class ObjectSizes:
-    """The sizes of N objects in pixels after resizing.
+    """The distribution of the objects' sizes in pixels after resizing.
 
     Attributes:
-        count: the number of objects, N.
+        count: the number of objects.
         quantiles: the minimum, the 5 %, 25 %, 50 %, 75 % and 95 % quantiles and the maximum; zeros if there
             are no objects.
         bins: the number of objects in each range of sizes, in cells of the finest level: smaller than 1,
@@ -113,7 +113,7 @@ def bin_names() -> tuple[str, ...]:
 
 
 def sizes_of(images: Sequence[ImageRecord], image_size: int, max_size: int) -> np.ndarray:
-    """Return the sizes of the N objects, (N,), in pixels after each picture is resized as for evaluation.
+    """Return the size of each object in pixels, after its picture has been resized as for evaluation.
 
     A size is the square root of the area of an object's box. Crowds are left out.
     """

@@ -40,7 +40,8 @@ def inspect(
 ) -> DataReport:
     """Read a data set and judge it for the model of a recipe.
 
-    A split that cannot be read at all is reported as unusable if at least one other split can be read.
+    A split that cannot be read at all is reported as unusable, unless `splits` names it or no other split can
+    be read.
 
     Args:
         data: the data set's folder, or a COCO JSON or YOLO YAML file.
@@ -50,10 +51,11 @@ def inspect(
         splits: the names of the splits to inspect; None means all.
         images: `decode` reads every file (and finds truncated files and duplicates), `headers` reads only the
             files' headers, and `no` reads nothing.
-        console: the console on which to show the progress.
+        console: the console on which to show the progress; None shows nothing.
 
     Raises:
-        UserError: if there is no data set, a split or the recipe is unknown, or no split is usable.
+        UserError: if there is no data set, the recipe is unknown, no split can be read, or one that `splits`
+            names cannot.
     """
     config = recipe if isinstance(recipe, RunConfig) else recipe_of(recipe)
     parts, unusable = _read_splits(data, format, splits)
@@ -128,8 +130,8 @@ def _without_repeated_problems(report: SplitReport, others: Sequence[SplitReport
 def _is_union(part: Split, parts: Sequence[Split]) -> bool:
     """Return whether a split is a union of others, as trainval is of train and val.
 
-    It is one if it contains all images of at least two smaller splits. Its pictures are not reported as
-    duplicates of theirs.
+    A union contains all images of at least two smaller splits. Its pictures are not reported as duplicates of
+    the pictures of those splits.
     """
     own = {image.path for image in part.images}
     others = [{image.path for image in other.images} for other in parts if other is not part]
@@ -226,10 +228,15 @@ def _doubled_boxes(split: Split) -> list[Problem]:
 
 
 def repeated_boxes(boxes_xyxy: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> list[int]:
-    """Return those of `rows` that repeat an earlier row: the same label, and the same box up to half a pixel.
+    """Return those of `rows` that repeat an earlier row, in ascending order.
 
-    `boxes_xyxy` (N, 4) and `labels` (N,) are those of all objects; `rows` are the indices of the objects to
-    compare.
+    A row repeats another if both have the same label and no coordinate of their boxes differs by more than
+    half a pixel.
+
+    Args:
+        boxes_xyxy: the boxes of all objects, (number of objects, 4).
+        labels: the labels of all objects, (number of objects,).
+        rows: the indices of the objects to compare.
 
     Time and memory grow with the number of boxes, not with its square. If more than `_NEIGHBOURS` different
     boxes are all the same up to half a pixel, some may be missed.

@@ -70,7 +70,7 @@ def size_bins(report: DataReport) -> list[TableRow]:
 
 
 def size_spread(split: SplitReport, view: RecipeView) -> list[list[str]]:
-    """Return a row with the quantiles of the objects' sizes in pixels, then a row in cells of each level."""
+    """Return rows with the quantiles of the objects' sizes, first in pixels, then in cells of each level."""
     levels = [
         [f"{split.name}, cells of level {level} ({stride} px)", *spread(split.sizes, stride, 1)]
         for level, stride in enumerate(view.strides, start=1)

@@ -69,7 +69,7 @@ def print_report(report: DataReport, console: Console) -> None:
 
 
 def print_forecast(report: DataReport, console: Console) -> None:
-    """Print the forecast, if there is one."""
+    """Print the forecast of training, if the report has one."""
     if report.forecast is None:
         return
     _heading("Forecast of training here", console)

@@ -52,7 +52,7 @@ def predict(
     tta: bool | Sequence[float] = False,
     progress: Progress | None = None,
 ) -> PredictionReport:
-    """Find objects in image files, videos and cameras, draw them, and list them.
+    """Find objects in image files, videos and cameras, draw them, and list them in JSON files.
 
     Args:
         model: a `Detector`, or anything that `load` takes.
@@ -70,10 +70,15 @@ def predict(
         max_detections: the maximum number per picture, frame or tile, as for `Detector.predict`.
         batch_size: the maximum number of pictures, frames or tiles that are computed together.
         device, dtype: as for `load`; a `Detector` stays as it is.
-        max_pixels: the maximum H·W of a picture or frame, as for `load`; a `Detector` has its own limit.
-        tta: test-time augmentation, as for `evaluate`.
+        max_pixels: the maximum number of pixels (width times height) of a picture or frame, as for `load`; a
+            `Detector` has its own limit.
+        tta: True for test-time augmentation with flips and the usual scales, a sequence of other scales to
+            use with flips, or False for none.
         progress: a function that is called with "pictures" or the name of a video, the number of finished
             pictures or frames, and their total number (None if it is unknown).
+
+    Returns:
+        The results for all inputs, which `report.json` contains too.
 
     Raises:
         UserError: if the model cannot be loaded, no source is found or readable (single unreadable ones are
@@ -102,7 +107,7 @@ def predict(
 
 @dataclass(frozen=True)
 class _Settings:
-    """The settings for processing pictures and frames."""
+    """The detector, and the options of `predict` that apply to every picture and frame."""
 
     detector: Detector
     selection: Selection

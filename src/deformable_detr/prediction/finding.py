@@ -23,9 +23,9 @@ class Prepared:
     """A picture that is ready for `Finder.find`.
 
     Attributes:
-        picture: the whole picture in its original size, (H, W, 3) uint8 RGB.
-        pixels: the result of the detector's `preprocess` for it; None if it is processed in tiles, which are
-            preprocessed later.
+        picture: the whole picture in its original size, (height, width, 3) uint8 RGB.
+        pixels: the picture as the detector's `preprocess` returns it; None if the picture is processed in
+            tiles, which are preprocessed later.
     """
 
     picture: np.ndarray
@@ -37,7 +37,14 @@ class Prepared:
 
 
 class Finder(ABC):
-    """A way to find objects in pictures, whole or in tiles, with a detector and a selection."""
+    """A way to find objects in pictures, whole or in tiles.
+
+    Args:
+        detector: the detector that finds the objects.
+        selection: the minimum score of each class.
+        max_detections: the maximum number of detections per picture or, with tiles, per tile.
+        batch_size: the maximum number of pictures or tiles that are computed together.
+    """
 
     def __init__(self, detector: Detector, selection: Selection, max_detections: int, batch_size: int):
         self.detector = detector
@@ -47,7 +54,7 @@ class Finder(ABC):
 
     @abstractmethod
     def shape(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the shape (H, W) by which pictures of `size` (H, W) are sorted into batches.
+        """Return the shape by which pictures of `size` are sorted into batches, both as (height, width).
 
         Only pictures of equal shape share a batch.
         """
@@ -58,7 +65,7 @@ class Finder(ABC):
 
     @abstractmethod
     def find(self, prepared: Sequence[Prepared]) -> list[Detections]:
-        """Return the selected detections in each of the pictures, which must have equal shapes.
+        """Return the selected detections in each of the pictures, for which `shape` must be the same.
 
         Each result contains its picture.
         """

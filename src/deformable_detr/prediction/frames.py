@@ -38,7 +38,7 @@ class Frame:
     """One frame of a video or camera.
 
     Attributes:
-        picture: (H, W, 3) uint8 RGB, upright.
+        picture: (height, width, 3) uint8 RGB, upright.
         index: its number in the source, counted from 0.
         time: the seconds since the first frame.
     """
@@ -73,9 +73,9 @@ def open_source(source: str | Path | Camera, max_pixels: int) -> FrameSource:
     """Open a video file or camera for reading.
 
     Raises:
-        UserError: if it does not exist, cannot be opened, is a file without pictures or with frames of more
-            than `max_pixels`, or requires a package that is not installed. Reading a frame of a camera raises
-            it if the frame has more than `max_pixels`.
+        UserError: if the source does not exist, cannot be opened, is a file without pictures or with frames
+            of more than `max_pixels` pixels, or requires a package that is not installed. For a camera, the
+            error for too many pixels is raised when a frame is read.
     """
     if isinstance(source, Camera):
         return CameraSource(source, max_pixels)
@@ -94,8 +94,8 @@ class VideoFile(FrameSource):
     """The frames of a file, rotated according to its metadata. Broken parts are skipped and counted.
 
     Raises:
-        UserError: if the file is not a video that can be read, has no pictures or too many pixels, or PyAV
-            is not installed.
+        UserError: if the file is not a video that can be read, contains no pictures, or has frames of more
+            than `max_pixels` pixels, or if PyAV is not installed.
     """
 
     def __init__(self, path: Path, max_pixels: int):
@@ -170,8 +170,8 @@ class CameraSource(FrameSource):
     """The frames of a camera; the driver drops frames that arrive while nothing reads them.
 
     Raises:
-        UserError: if the camera cannot be opened, or OpenCV is not installed. Iterating raises it if a frame
-            has too many pixels.
+        UserError: if the camera cannot be opened, or OpenCV is not installed. The iteration raises a
+            `UserError` if a frame has more than `max_pixels` pixels.
     """
 
     total = None
@@ -215,10 +215,18 @@ class CameraSource(FrameSource):
 
 
 class VideoWriter:
-    """A writer of frames, each with its time, as H.264, which browsers and phones can play.
+    """A writer of H.264 video, which browsers and phones can play; each frame has its own time.
 
     If the width or height is odd, the last column or row is repeated, because H.264 stores colours for pairs
     of pixels.
+
+    Args:
+        container: the open file.
+        size: (height, width) of the frames.
+        fps: the average number of frames per second.
+
+    Raises:
+        UserError: if the installed PyAV cannot write H.264.
     """
 
     def __init__(self, container: OutputContainer, size: tuple[int, int], fps: float):
@@ -245,7 +253,10 @@ class VideoWriter:
         self._last = -1
 
     def write(self, picture: np.ndarray, time: float) -> None:
-        """Add a picture, (H, W, 3) uint8 RGB, to be shown at `time` (in seconds); times must increase."""
+        """Add a picture, (height, width, 3) uint8 RGB, to be shown at `time` (in seconds).
+
+        The picture must have the size of the video, and times must increase from call to call.
+        """
         import av
         from av.video.reformatter import Colorspace
 
@@ -265,12 +276,12 @@ class VideoWriter:
 
 @contextmanager
 def video_file(path: Path, size: tuple[int, int], fps: float) -> Iterator[VideoWriter]:
-    """Yield a writer of an MP4 file with frames of `size` (H, W) at `fps` frames per second on average.
+    """Yield a writer of an MP4 file with frames of `size` (height, width).
 
-    The file appears only if the block ends without an exception.
+    The average rate is `fps` frames per second. The file appears only if the block ends without an exception.
 
     Raises:
-        UserError: if the file cannot be written.
+        UserError: if the file cannot be written, or the installed PyAV cannot write H.264.
     """
     import av
 

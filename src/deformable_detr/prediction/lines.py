@@ -55,7 +55,7 @@ def answer_lines(
     """Answer every line of `requests` except empty ones, and return the numbers of successes and failures.
 
     Args:
-        detector: finds the objects.
+        detector: the detector that finds the objects.
         requests: a stream whose lines are JSON objects with `path` (a picture's file) or `image` (a file in
             base64), and optionally `id`.
         answer: a function that is called with each answer, a line of JSON without a line break. It contains
@@ -63,7 +63,8 @@ def answer_lines(
             picture cannot be read. If nobody reads the answers any more, the function raises a
             BrokenPipeError, and no further lines are read.
         threshold, classes, class_thresholds, tiling, max_detections: as for `predict`.
-        max_bytes: the maximum length of a line. Longer lines are refused without being held in memory.
+        max_bytes: the maximum length of a line in bytes, with its line break. Longer lines are refused
+            without being held in memory.
 
     Raises:
         UserError: if an option is out of range or a class is unknown.
@@ -121,7 +122,8 @@ def answer_stdin(
 
     Args:
         model, device, dtype, max_pixels: as `load` takes them.
-        tta, options: as for `predict`.
+        tta: as for `predict`.
+        options: the keyword arguments of `answer_lines`.
 
     Raises:
         UserError: if the model cannot be loaded, an option is out of range, or a class is unknown.

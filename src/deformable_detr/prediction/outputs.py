@@ -28,7 +28,7 @@ class PictureResult:
     Attributes:
         output: the annotated picture.
         image_id: the id of the picture in predictions.json.
-        size: (H, W) of the picture.
+        size: (height, width) of the picture.
         detections: the number of detections.
     """
 
@@ -44,7 +44,7 @@ class VideoResult:
     """The result for a video.
 
     Attributes:
-        output: the annotated video, of `size` (H, W) and `fps` frames per second.
+        output: the annotated video, of `size` (height, width) and `fps` frames per second.
         frames: the number of frames that were processed.
         image_ids: the first and the last id of its frames in predictions.json.
         detections: the number of detections in all frames.
@@ -69,7 +69,7 @@ class PredictionReport:
 
     Attributes:
         images, videos: the inputs that could be read.
-        skipped: the inputs that could not be read, as (path, reason).
+        skipped: the inputs that could not be read, as (path or camera, reason).
         left_out: folders with results of earlier runs that were found among the inputs.
         passed_over: files that were found in folders, but do not have the name of a picture or video.
         detections: the number of detections.
@@ -114,7 +114,7 @@ def output_names(stems_and_suffixes: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _fitting(stem: str, suffix: str) -> str:
-    """Return a file name made of as much of the stem as file systems accept, followed by the suffix."""
+    """Return a file name that consists of as much of the stem as file systems accept and the suffix."""
     while len(os.fsencode(f"{stem}{suffix}")) > _LONGEST_NAME:
         stem = stem[:-1]
     return f"{stem}{suffix}"
@@ -142,6 +142,10 @@ class RowFile:
     """A JSON list of COCO results rows, one per line.
 
     Rows are written as they arrive, so that memory does not grow.
+
+    Attributes:
+        count: the number of rows that have been written.
+        next_id: the id of the image whose rows are written next.
     """
 
     def __init__(self, file: TextIO):

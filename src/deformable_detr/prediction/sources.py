@@ -111,7 +111,7 @@ def is_video(path: Path) -> bool:
 
 
 def names_shown(files: Sequence[Path]) -> str:
-    """Return the names of the first three files and the number of the others in words."""
+    """Return the names of the first three files, followed by the number of the others (`and 5 more`)."""
     more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
     return ", ".join(file.name for file in files[:_SHOWN]) + more
 

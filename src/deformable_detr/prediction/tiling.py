@@ -1,12 +1,12 @@
 """Process large pictures in tiles.
 
-The model processes a 4000x3000 picture in overlapping parts at full resolution, so that small objects are not
-lost in resizing.
+The model processes a large picture (for example, of 4000x3000 pixels) in overlapping parts at full
+resolution, so that small objects are not lost in resizing.
 
 Every object that is no larger than the overlap is whole in at least one tile. Larger objects are found in
-tiles of twice the size, then of four times the size, up to the whole picture. The larger tiles add a third to
-the cost, and objects seldom have to be assembled from parts; if one is found only in parts, they are merged.
-The library `supervision` merges parts and suppresses duplicates.
+tiles whose sides are twice as long, then four times as long, up to the whole picture. The larger tiles add a
+third to the cost, and objects seldom have to be assembled from parts; if one is found only in parts, they are
+merged. The library `supervision` merges parts and suppresses duplicates.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class Tiling:
     """The settings of tiled prediction.
 
     Attributes:
-        size: the side of a tile in pixels. None means the size to which the model resizes pictures
-            (`data.image_size`), so that pixels keep their size; a smaller tile is magnified.
-        overlap: the overlap of neighbouring tiles as a share of the size.
+        size: the side of a tile in pixels, at least 16. None means the size to which the model resizes
+            pictures (`data.image_size`), so that pixels keep their size; a smaller tile is magnified.
+        overlap: the overlap of neighbouring tiles as a share of their side, from 0 to 0.75.
 
     Raises:
         UserError: if a setting is out of range, or the library supervision is not installed.
@@ -70,9 +70,10 @@ class Tiling:
             raise UserError(f"the overlap of tiles must be a share between 0 and 0.75, not {self.overlap}.")
 
     def levels(self, size: tuple[int, int], image_size: int) -> list[Level]:
-        """Return the levels for a picture of `size` (H, W), from the smallest tiles to the whole picture.
+        """Return the levels for a picture, from the smallest tiles to the whole picture.
 
         Args:
+            size: (height, width) of the picture.
             image_size: the model's `data.image_size`.
         """
         side, minimum = self.size or image_size, 0
@@ -222,12 +223,12 @@ def finder_for(
 def is_cut(
     boxes_xyxy: np.ndarray, tile: tuple[int, int, int, int], size: tuple[int, int], border: float
 ) -> np.ndarray:
-    """Return a mask, (N,), of the boxes that end at a side of their tile that is not a side of the picture.
+    """Return a mask of the boxes that end at a side of their tile that is not a side of the picture.
 
     Args:
-        boxes_xyxy: (N, 4), in pixels of the picture.
+        boxes_xyxy: (number of boxes, 4), in pixels of the picture.
         tile: (x0, y0, x1, y1), in pixels of the picture.
-        size: (H, W) of the picture.
+        size: (height, width) of the picture.
         border: the distance in pixels up to which a box counts as ending at a side.
     """
     x0, y0, x1, y1 = tile
@@ -247,9 +248,10 @@ def is_cut(
 def merge_parts(found: Detections, cut: np.ndarray) -> Detections:
     """Remove duplicates and merge parts of objects; return the detections, best score first.
 
-    Of overlapping whole boxes of a class, the best remains. A box that is cut by a tile's border is removed
-    if most of it is inside a whole box of its class, whatever its score. Those of the remaining cut boxes of
-    a class that overlap are parts of one object, and are replaced by the box around them.
+    Of overlapping whole boxes of a class, only the one with the best score remains. A box that is cut by a
+    tile's border is removed, whatever its score, if at least half of it is inside a whole box of its class.
+    The remaining cut boxes of a class that overlap are considered parts of one object: a single detection
+    with the best of their scores replaces them, and its box contains all of them.
 
     Args:
         found: detections in pixels of the picture; only the `MAX_CANDIDATES` best are considered.

@@ -1,7 +1,7 @@
 """The annotation of videos and cameras, frame by frame, with objects numbered across frames.
 
-As for pictures, there are three threads: one decodes and resizes, one runs the model and the tracker, and
-one draws and encodes. About a dozen frames are in memory at a time, whatever the length of the video.
+There are three threads: one decodes and resizes, one runs the model and the tracker, and one draws and
+encodes. About a dozen frames are in memory at a time, whatever the length of the video.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def annotate_video(
 ) -> VideoResult:
     """Draw each frame's detections into the video `target`, and add their rows to `rows` under the next ids.
 
-    Ctrl-C ends the video at the current frame, and the result records it.
+    Ctrl-C ends the video at the current frame and sets `stopped` in the result.
 
     Raises:
         UserError: if no frame can be decoded, or the video cannot be written.
@@ -149,8 +149,8 @@ def annotate_video(
 def _first_ctrl_c() -> Iterator[Event]:
     """Yield an event that the first Ctrl-C sets; a second one interrupts as usual.
 
-    An exception could be raised anywhere, even in a library that discards it. The loop would then continue,
-    and a camera never ends by itself.
+    An exception, in contrast, could be raised inside a library that discards it; the caller's loop would then
+    continue, and a camera never ends by itself. Outside the main thread, the event is never set.
     """
     stop = Event()
 
@@ -215,7 +215,7 @@ def _write(video: VideoWriter, frame: FrameDetections) -> None:
 
 
 def frame_rows(frame: FrameDetections, image_id: int, source: str) -> list[dict[str, Any]]:
-    """Return COCO results rows with three more entries: `frame`, `time` and `track_id`.
+    """Return the rows of `coco_rows` for a frame with three more entries: `frame`, `time` and `track_id`.
 
     `frame` is the frame's number, from 0; `time` is in seconds since the first frame; `track_id` is the
     object's number, or None if none has been assigned (yet).

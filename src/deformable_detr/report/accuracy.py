@@ -1,6 +1,6 @@
 """A detector's accuracy on a split: the evaluator's AP, and the curves of measures.py.
 
-Letters: C classes of the data, D detections, R recall levels.
+Letters: C classes of the data, D detections.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Cut:
 
     Attributes:
         scores: the minimum score of each of the C classes of the data, (C,).
-        reason: how they were chosen, in words.
+        reason: how the scores were chosen, in words.
         decision: the model's own thresholds; None if `scores` is one threshold, chosen on the measured split.
     """
 
@@ -177,14 +177,14 @@ class Accuracy:
 
     @property
     def false_positives(self) -> np.ndarray:
-        """The indices of the wrong detections above the threshold, in order of decreasing score."""
+        """The indices of the wrong detections that reach the minimum scores of `cut`, best score first."""
         return np.flatnonzero(self.loose.wrong & self.cut.mask(self.detections))
 
     @property
     def precision(self) -> float:
-        """The share of the detections above the threshold that are right; nan if there are none.
+        """The share of right detections among those that reach the minimum scores of `cut`.
 
-        Detections that are neither right nor wrong are left out.
+        Detections that are neither right nor wrong are left out. The share is nan if no others remain.
         """
         above = self.cut.mask(self.detections)
         right, wrong = (int((above & kind).sum()) for kind in (self.loose.right, self.loose.wrong))
@@ -192,7 +192,7 @@ class Accuracy:
 
     @property
     def recall(self) -> float:
-        """The share of the objects that a detection above the threshold finds."""
+        """The share of the objects that are found by detections that reach the minimum scores of `cut`."""
         right = int((self.cut.mask(self.detections) & self.loose.right).sum())
         return right / max(self.num_objects, 1)
 
@@ -212,7 +212,8 @@ def measure(
             USUAL_THRESHOLD if no detection is right.
 
     Raises:
-        UserError: if a row names an image or category that the split lacks, or has no finite box and score.
+        KeyError: if a row names an image or category that the split lacks.
+        UserError: if a row's box or score is not finite, or its box has a negative width or height.
     """
     detections, objects = ScoredBoxes.from_rows(rows, split), Objects.from_split(split)
     loose, tight = match(detections, objects, LOOSE), match(detections, objects, TIGHT)
@@ -260,7 +261,7 @@ def measure(
 
 
 def mistakes(accuracy: Accuracy) -> dict[int, Mistake]:
-    """Map the index of each of `accuracy.false_positives` to its kind of mistake, in the same order."""
+    """Return the kind of mistake of each detection in `accuracy.false_positives`, by index and in order."""
     detections, objects = accuracy.detections, accuracy.objects
     wrong = accuracy.false_positives
     kinds = dict.fromkeys(wrong.tolist(), Mistake.BACKGROUND)

@@ -224,7 +224,11 @@ def _confusion_cells(counts: np.ndarray, names: Sequence[str], row: int) -> list
 
 
 def fold(counts: np.ndarray, names: Sequence[str | None]) -> tuple[np.ndarray, list[str], int]:
-    """Reduce a confusion matrix (C + 1, C + 1) to the MAX_IN_MATRIX classes with the most errors.
+    """Reduce a confusion matrix to the MAX_IN_MATRIX classes with the most errors.
+
+    Args:
+        counts: (C + 1, C + 1), as in `Accuracy.confusion`, for C classes.
+        names: the names of the C classes; classes without a name are left out.
 
     Returns:
         The matrix, with all other classes merged into one; the names of its classes; the number of classes

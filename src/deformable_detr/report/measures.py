@@ -2,7 +2,7 @@
 
 The curves over score thresholds are in `evaluation/thresholds.py`.
 
-Letters: D detections, C classes, R recall levels (COCO's 101).
+Letters: D detections, C classes.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ class Calibration:
     """The share of detections that are right, in each of ten equal ranges of scores.
 
     Attributes:
-        counts: the number of detections in each range.
-        accuracy: the share of these detections that are right; nan if there are none.
-        confidence: the mean score of these detections; nan if there are none.
+        counts: (10,), the number of detections in each range.
+        accuracy: (10,), the share of these detections that are right; nan if there are none.
+        confidence: (10,), the mean score of these detections; nan if there are none.
         error: the expected calibration error, Σ count · |accuracy - confidence| / Σ count.
         bias: the mean score minus the share that is right; a positive value means over-confidence.
     """

@@ -18,7 +18,7 @@ from .run_sections import data_section, next_section, settings_section, training
 
 @dataclass(frozen=True)
 class Tile:
-    """One of the large numbers at the top; `chief` marks the most important ones."""
+    """One of the large numbers at the top of the page; `chief` marks the most important ones."""
 
     name: str
     value: str

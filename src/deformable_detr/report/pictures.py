@@ -305,8 +305,10 @@ def _panel(
 ) -> str:
     """Draw on the picture and return the result as a data URL.
 
-    `size` is the picture's (H, W) in the coordinates of its annotations, and `view` the box to zoom to; None
-    shows the whole picture.
+    Args:
+        size: (height, width) of the picture in the coordinates of its annotations.
+        draw: a function that draws on the axes.
+        view: the box to zoom to, (x0, y0, x1, y1) in these coordinates; None shows the whole picture.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -147,7 +147,10 @@ def _percent_chart(lines: Sequence[Line], epochs: int, title: str, marks: Sequen
 
 
 def _without_spikes(values: Sequence[float]) -> np.ndarray:
-    """Return the finite values without rare spikes, which would flatten the rest of the curve."""
+    """Return the finite values without rare spikes, which would flatten the rest of the curve.
+
+    If there are fewer than 20 finite values, all of them are returned.
+    """
     finite = np.array([value for value in values if np.isfinite(value)])
     if len(finite) < 20:
         return finite
@@ -182,7 +185,7 @@ def settings_section(content: Content) -> Section:
 
 
 def _changes(history: History, recipe: str) -> tuple[str, Table | None]:
-    """Return a title and a table of the settings that differ from the recipe's; None if none differ."""
+    """Return a title and a table of the settings that differ from the recipe's (None if none differ)."""
     changes = changes_from_recipe(history.config)
     if not changes:
         return f"The recipe {recipe}, unchanged", None

@@ -62,8 +62,8 @@ def write_report(
 
     Raises:
         UserError: if the model or the data cannot be read or have no class in common, if the model is an
-            exported file, if the output cannot be written, if `most_images` is less than 1, or if matplotlib
-            is not installed.
+            exported file or its output is not finite, if `output` cannot be written or does not end in .html,
+            if `most_images` is less than 1, or if matplotlib is not installed.
     """
     import_extra("matplotlib", "figures", "report")
     if most_images < 1:
@@ -105,8 +105,8 @@ def report_text(
         most_images: as for `write_report`.
 
     Raises:
-        UserError: if a file of the run folder cannot be read, or the model and the data have no class in
-            common.
+        UserError: if a file of the run folder or an image cannot be read, if the model and the data have no
+            class in common, or if the detector comes from an exported file.
     """
     accuracy = misses = None
     kinds: dict[int, Any] = {}
@@ -143,7 +143,11 @@ def report_text(
 
 
 def _own_cut(decision: Decision, split: Split, category_ids: Mapping[int, int]) -> Cut:
-    """Return the model's own thresholds for the classes of the data."""
+    """Return the model's own thresholds for the classes of the data.
+
+    `category_ids` are those of the data by the model's class indices. Classes that the model lacks get the
+    lowest of the thresholds.
+    """
     label_of = {category_id: label for label, category_id in enumerate(split.classes.category_ids)}
     # The model never detects classes that it does not have, so any number will do for them.
     scores = np.full(len(split.classes), min(decision.thresholds[index] for index in category_ids))
