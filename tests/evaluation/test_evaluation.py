@@ -223,6 +223,7 @@ def test_a_model_by_name_and_a_folder(tmp_path: Path, monkeypatch: pytest.Monkey
     [
         ({"metric": "lvis"}, "metric must be coco or voc, not lvis"),
         ({"batching": "some"}, "batching must be exact or padded, not some"),
+        ({"batching": "padded", "tta": True}, "batching padded has no effect on tta"),
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
         ({"max_detections": 0}, "max_detections must be at least 1, not 0"),
         ({"threshold": 1.5}, r"threshold must be in \[0, 1\], not 1.5"),
