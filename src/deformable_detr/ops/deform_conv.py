@@ -126,7 +126,8 @@ class DeformConv2d(nn.Conv2d):
         (float64 for a float64 input).
 
         Raises:
-            UserError: if torchvision's operator does not support the dtype (bfloat16) outside autocast.
+            UserError: if torchvision's operator does not support the input's dtype on its device and autocast
+                is off, for example for bfloat16.
         """
         offsets = self.sampling_offsets(input)
         modulation = None if self.modulation is None else 2 * self.modulation(input).sigmoid()
@@ -171,13 +172,13 @@ class DeformConv2d(nn.Conv2d):
         """Return the locations (x, y) that each output reads, (B, H', W', G, T, 2), in pixels of `input`.
 
         (0, 0) is the centre of the first pixel. G is the number of offset groups, and T the number of the
-        kernel's taps, row by row.
+        kernel's taps, which are sorted row by row.
         """
         offsets = self.sampling_offsets(input)
         offsets = offsets.unflatten(1, (self.offset_groups, -1, 2)).permute(0, 4, 5, 1, 2, 3).flip(-1)
 
         def along(axis: int, size: int) -> tuple[Tensor, Tensor]:
-            """Return the position of the first tap for each output, and the offsets of all taps from it."""
+            """Return, along an axis, each output's first tap in pixels, and the offsets of all taps from it."""
             start = torch.arange(size, device=input.device) * self.stride[axis] - int(self.padding[axis])
             return start, torch.arange(self.kernel_size[axis], device=input.device) * self.dilation[axis]
 

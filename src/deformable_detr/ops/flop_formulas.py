@@ -1,9 +1,9 @@
-"""The operator's cost for `torch.utils.flop_counter.FlopCounterMode` (paper, appendix A.1).
+"""The cost of multi-scale deformable attention for torch's `FlopCounterMode` (paper, appendix A.1).
 
-A sample costs five multiply-adds per channel: four for the bilinear interpolation and one for the attention
-weight. torch counts a multiply-add as two operations, so a sample of 32 channels costs 320. Softmax and
-locations would add 10 operations per point; they are not counted, because torch does not count elementwise
-operations.
+A bilinear sample costs five multiply-adds per channel: four for the bilinear interpolation and one for the
+attention weight. torch counts a multiply-add as two operations, so a sample of 32 channels costs 320. Softmax
+and locations would add 10 operations per point; they are not counted, because torch does not count
+elementwise operations.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MULTIPLY_ADDS_PER_SAMPLE = 5
 
 
 def sampling_flops(output_shape: Sequence[int], points: int) -> int:
-    """Return the number of operations of an operator with an output of shape `output_shape`.
+    """Return the number of operations for an output of shape `output_shape`.
 
     Each element of the output is a weighted sum of `points` bilinear samples.
     """
@@ -42,8 +42,8 @@ def _forward(*inputs: Any, out_shape: Sequence[int], **_: Any) -> int:
 def _backward(grad_output_shape: Sequence[int], *inputs: Any, **_: Any) -> int:
     """Return twice the cost of the forward pass.
 
-    One half is the cost of the gradient of the values, the other that of the gradients of the points and
-    their weights. torch counts the backward pass of a matrix product in the same way.
+    The gradient of the values costs as much as the forward pass, and so do the gradients of the points and
+    their weights together. torch counts the backward pass of a matrix product in the same way.
     """
     return 2 * sampling_flops(grad_output_shape, points=sum(inputs[-1]))
 

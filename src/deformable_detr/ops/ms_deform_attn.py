@@ -32,8 +32,8 @@ def ms_deform_attn(
     Args:
         value: (B, S, M, D), the maps of all levels, each flattened row by row, finest first; S = Σ H·W.
         spatial_shapes: ((H, W), ...), one pair of Python ints per level.
-        sampling_locations: (B, Q, M, L, K, 2), (x, y) in [0, 1] of each (padded) level. Samples
-            outside a level are zero.
+        sampling_locations: (B, Q, M, L, K, 2), (x, y) as fractions of each (padded) level. Samples outside a
+            level, that is, outside [0, 1], are zero.
         attention_weights: (B, Q, M, L, K). They usually sum to one over (L, K), but need not.
         points_per_level: (K_0, …), if the levels have different numbers of points. Locations are then
             (B, Q, M, P, 2), and weights (B, Q, M, P), with P = Σ K_l.
@@ -124,9 +124,9 @@ def fused_ms_deform_attn(
 
 
 def _real_dtype(value: Tensor) -> torch.dtype:
-    """Return the dtype of coordinates and weights, which is at least float32.
+    """Return the dtype in which coordinates and weights are passed to the operator for this `value`.
 
-    A location in bfloat16 may be off by half a pixel.
+    It is at least float32, because a location in bfloat16 may be off by half a pixel.
     """
     return torch.float64 if value.dtype == torch.float64 else torch.float32
 
