@@ -178,7 +178,7 @@ class DeformConv2d(nn.Conv2d):
         offsets = offsets.unflatten(1, (self.offset_groups, -1, 2)).permute(0, 4, 5, 1, 2, 3).flip(-1)
 
         def along(axis: int, size: int) -> tuple[Tensor, Tensor]:
-            """Return, along an axis, each output's first tap in pixels, and the offsets of all taps from it."""
+            """Return the first tap's position for each output on an axis, and all taps' offsets from it."""
             start = torch.arange(size, device=input.device) * self.stride[axis] - int(self.padding[axis])
             return start, torch.arange(self.kernel_size[axis], device=input.device) * self.dilation[axis]
 
