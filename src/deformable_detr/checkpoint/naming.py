@@ -1,6 +1,6 @@
 """The names of DETR's and Deformable DETR's tensors in other projects.
 
-There is a `Naming` for each architecture in each project.
+There is a `Naming` for each architecture in each project. "Our" names are those of this package.
 """
 
 from __future__ import annotations
@@ -99,9 +99,10 @@ class Naming:
 
 
 def torchvision_key(name: str) -> str:
-    """Translate our name of a ResNet's tensor to torchvision's, the inverse of `models.backbone.resnet_key`.
+    """Translate our name of a ResNet's tensor, which starts with `backbone.`, to torchvision's name.
 
-    For example, `backbone.stages.1.0.conv1.weight` becomes `layer2.0.conv1.weight`.
+    Except for this prefix, the function is the inverse of `models.backbone.resnet_key`. For example,
+    `backbone.stages.1.0.conv1.weight` becomes `layer2.0.conv1.weight`.
     """
     _, part, index, rest = name.split(".", 3)
     if part == "stages":

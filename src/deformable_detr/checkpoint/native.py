@@ -50,7 +50,7 @@ def load(folder: Path) -> Checkpoint:
     """Read a checkpoint folder.
 
     Raises:
-        UserError: if the folder is incomplete, damaged, or was written by a newer version of the package.
+        UserError: if the folder is incomplete or damaged, or was written by a newer version of the package.
     """
     description = read_json(folder / CONFIG_FILE)
     where = folder / CONFIG_FILE

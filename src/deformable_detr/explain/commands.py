@@ -57,7 +57,7 @@ Point = tuple[float, float]
 PICTURES, PAGES = (".png", ".pdf", ".svg"), (".html", ".htm")
 MISSED_FILE = "missed.json"
 PAGE_DETECTIONS = 50
-MISSED_INCHES = 2.6  # the minimum width of a panel, whose title states five things
+MISSED_INCHES = 2.6  # the minimum width of a panel, whose title contains five values
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def write_explanation(
         threshold: detections below this score are left out; None means the model's own thresholds, or 0.5 if
             it has none.
         layer: the decoder layer to draw (and, for points, the encoder layer), counted from 1; None means the
-            last one. A page shows all layers, so that `layer` must be None.
+            last one. A page shows all layers, so `layer` must be None.
         most: the maximum number of detections that get a panel. A page shows at most 50 detections instead.
         device, max_pixels: as for `load`.
         at: points (x, y) in pixels of the picture for which the encoder's attention is also drawn. They are

@@ -31,7 +31,7 @@ from ..inference.selection import Selection
 from ..inference.trace import QueryTraces, Trace, trace_picture
 
 ATTENDED = 0.25  # minimum share of a query's weight in one decoder layer inside the object's box
-PLACED = 0.5  # minimum IoU
+PLACED = 0.5  # minimum IoU of a query's box with the object's box
 
 
 class Stage(Enum):
@@ -101,7 +101,7 @@ class Verdict:
 def claims(
     classification: ClassificationScheme, trace: Trace, selection: Selection, nms_iou: float | None = None
 ) -> Claims:
-    """Return all (query, class) pairs whose score reaches the threshold of the class, without any maximum.
+    """Return all (query, class) pairs whose score reaches the threshold of the class, in any number.
 
     Pairs that non-maximum suppression with `nms_iou` removes are returned separately, in `Claims.suppressed`.
     If `nms_iou` is None, none are removed.

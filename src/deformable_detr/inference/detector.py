@@ -75,6 +75,7 @@ class Detector:
         config: the configuration of the model.
         recipe: the name of the model's recipe.
         decision: the model's own thresholds; None if it has none, so that 0.5 is used.
+        preprocess: a function that converts a PIL RGB picture to an input of `detect`.
     """
 
     _augmentation: Augmentation | None = None
@@ -107,7 +108,7 @@ class Detector:
         return cls(checkpoint, backend_for(checkpoint.model, chosen, choose_dtype(dtype, chosen)))
 
     def augmented(self, augmentation: Augmentation) -> Detector:
-        """Return a copy of this detector that detects objects by means of `augmentation`."""
+        """Return a copy of this detector that detects objects with `augmentation`."""
         other = copy(self)
         other._augmentation, other.preprocess = augmentation, augmentation.preprocess
         return other
@@ -272,9 +273,10 @@ class Detector:
         max_detections: int = 100,
         at: Sequence[tuple[float, float]] = (),
     ) -> Explanation:
-        """Return where in a picture the model looked for each detection, in pixels of the original.
+        """Return the model's attention for each detection in a picture, in pixels of the original.
 
-        The plain PyTorch model computes this in float32 without augmentation, whatever `predict` uses.
+        The plain PyTorch model computes the attention in float32 without augmentation, whatever `predict`
+        uses.
 
         Args:
             image, threshold, max_detections: as for `predict`.
@@ -391,9 +393,9 @@ def create(
 
     Args:
         recipe: a name in `recipes.RECIPES`.
-        num_classes: the number of classes if they have no names; 91 means COCO's classes, with its unused
-            ids. It is ignored if `classes` is given.
-        classes: the names of the classes.
+        num_classes: the number of classes if they have no names; 91 means COCO's classes and unused ids. This
+            argument is ignored if `classes` is given.
+        classes: the names of the classes; None means COCO's for 91 classes, otherwise "class 0", …
         backbone_weights: None (random), `imagenet`, or the path of a .safetensors or .pth file.
         device, dtype: as for `load`.
 

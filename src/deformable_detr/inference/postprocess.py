@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The k best `pairs` of query and class of each of B images, and their `boxes_cxcywh`, (B, k, 4)."""
+    """The k best pairs of query and class of each of B images, best first.
+
+    Attributes:
+        pairs: the scores, class indices and query indices of the pairs, (B, k) each.
+        boxes_cxcywh: the boxes of the pairs' queries, (B, k, 4), normalised by the unpadded image.
+    """
 
     pairs: TopArrays
     boxes_cxcywh: np.ndarray
@@ -57,8 +62,8 @@ def candidates_of(
 def num_candidates(max_detections: int, num_queries: int, nms_iou: float | None) -> int:
     """Return the number of pairs of query and class to select for `max_detections` detections.
 
-    With non-maximum suppression, it is at least the number of queries, so that other pairs can take the place
-    of suppressed ones.
+    With non-maximum suppression, the result is at least the number of queries, so that other pairs can take
+    the place of suppressed ones.
     """
     return max_detections if nms_iou is None else max(max_detections, num_queries)
 

@@ -14,7 +14,7 @@ from ..structures import ClassTable, Detections
 from ..words import listed
 
 MAX_NAMES = 20  # maximum number of class names in an error message
-MAX_THRESHOLDS = 8  # maximum number of thresholds, or of names with one, in a line
+MAX_THRESHOLDS = 8  # maximum number of thresholds, or of class names with a threshold, in a line
 UNREACHABLE = np.inf  # the threshold of classes that are left out
 USUAL_THRESHOLD = 0.5  # the threshold for models that contain none
 REQUESTED = "as requested"
@@ -28,7 +28,7 @@ class Selection:
         thresholds: the minimum score of each class, (number of classes,) float32; `UNREACHABLE` for classes
             that are left out.
         names: the name of each class; None for a logit that no class uses.
-        reason: where the thresholds come from, in words.
+        reason: the origin of the thresholds, in words.
     """
 
     thresholds: np.ndarray
@@ -142,7 +142,7 @@ class Selection:
         return listed([f"{name} {score:g}" for name, score in self.by_class.items()], MAX_THRESHOLDS)
 
     def in_words(self) -> str:
-        """Return the minimum scores and where they come from: 'car 0.32, bus 0.41 (best F1 on val)'."""
+        """Return the minimum scores and their origin in words: 'car 0.32, bus 0.41 (best F1 on val)'."""
         return f"{self.scores_in_words()} ({self.reason})"
 
 

@@ -1,11 +1,11 @@
-"""Traces of where a model looked in a picture, as arrays in its pixels (the content of the paper's figure 6).
+"""Traces of a model's attention in a picture, in pixels of the picture (the content of the paper's figure 6).
 
 `Detector.explain` returns an `Explanation`, which `explain/` draws. A `Trace` of all queries is used to judge
 missed objects (explain/missed.py) and by `report/`.
 
 Letters: B batch, N detections, Q queries, R rows (chosen queries or tokens), T decoder layers or encoder
 layers, M heads, L levels, K points, P places (points of the picture). Points are (x, y) pixels of the
-original picture; boxes are xyxy; sizes are (H, W).
+original picture; boxes are xyxy; sizes are (H, W). The preprocessed picture has height h and width w.
 """
 
 from __future__ import annotations
@@ -83,9 +83,10 @@ class AttentionMaps:
         return replace(self, weights=self.weights[rows])
 
     def share_inside(self, boxes_xyxy: np.ndarray) -> np.ndarray:
-        """Return the share of each row's weight inside a box, (R, T), as `SamplingPoints.share_inside` does.
+        """Return the share of each row's weight inside a box in each layer, (R, T), as a mean over the heads.
 
-        A cell that the box touches counts as a whole.
+        `boxes_xyxy` is one box for all rows, (4,), or one box for each row, (R, 4), in pixels. A cell that
+        the box touches counts as a whole.
         """
         rows, columns = self.weights.shape[-2:]
         height, width = self.image_size
@@ -124,7 +125,8 @@ class Proposals:
         boxes_xyxy: (R, 4), in pixels of the original picture.
         objectness: (R,) in [0, 1].
         levels: (R,), the index of the level of each proposal's memory token.
-        centres: (R, 2), the centre (x, y) of this token's cell, in pixels of the original picture.
+        centres: (R, 2), the centre (x, y) of the cell of each proposal's memory token, in pixels of the
+            original picture.
     """
 
     boxes_xyxy: np.ndarray

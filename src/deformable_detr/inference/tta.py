@@ -40,10 +40,7 @@ class View:
     flipped: bool
 
     def back(self, boxes_xyxy: np.ndarray, width: int) -> np.ndarray:
-        """Convert xyxy boxes (N, 4) of this view to those in the unflipped picture, which has this width.
-
-        Boxes and `width` are in the same pixels.
-        """
+        """Return xyxy boxes (N, 4) of this view in the unflipped picture, which is `width` pixels wide."""
         if not self.flipped:
             return boxes_xyxy
         x0, y0, x1, y1 = boxes_xyxy.T
@@ -149,7 +146,7 @@ def augmented(detector: Detector, scales: Sequence[float] = SCALES) -> Detector:
 
 
 def augmented_as_requested(detector: Detector, tta: bool | Sequence[float]) -> Detector:
-    """Return the detector with the augmentation of the option `tta`, or the same detector without scales.
+    """Return the detector with the augmentation of the option `tta`, or `detector` itself.
 
     Args:
         tta: False for no augmentation, True for the default scales, or a list of scales.

@@ -176,8 +176,8 @@ def register_queries(name: str, build: QueriesBuilder) -> None:
 
     Args:
         name: the value of `model.queries`.
-        build: a function of the configuration and the prediction heads, of which the last is the proposals'
-            head in two-stage models. It returns a module that maps a `FeatureMemory` to `Queries`.
+        build: a function of the configuration and the decoder's prediction heads (one, or with refinement one
+            per layer). It returns a module that maps a `FeatureMemory` to `Queries`.
     """
     add_choice("model.queries", name)
     _QUERIES[name] = build

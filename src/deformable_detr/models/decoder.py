@@ -91,8 +91,8 @@ class Decoder(nn.Module):
     ) -> tuple[Predictions, ...]:
         """Return the predictions of all layers, in order.
 
-        `attend` contains a function for each layer, which replaces the layer's self-attention; None means
-        that no layer is changed.
+        `attend` contains a function for each layer, which replaces the layer's self-attention. If it is None,
+        all layers keep their self-attention.
         """
         steps: Sequence[SelfAttend | None] = attend or [None] * len(self.layers)
         content, references = queries.content, queries.references

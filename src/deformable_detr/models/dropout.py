@@ -1,8 +1,8 @@
 """Dropout that is fast on CPUs.
 
-On processors other than Intel's, PyTorch draws the values of a mask one by one. Each takes 17 ns. The product
-with the 256 x 1024 matrix of a feed-forward layer takes the same time per value. Here, one 64-bit random
-number is used for four values. The letter p stands for the probability of a zero.
+On processors other than Intel's, PyTorch draws the values of a mask one by one. Each value takes 17 ns. The
+product with the 256 x 1024 matrix of a feed-forward layer takes the same time per value. Here, one 64-bit
+random number is used for four values. The letter p stands for the probability of a zero.
 """
 
 from __future__ import annotations

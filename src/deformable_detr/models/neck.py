@@ -1,5 +1,6 @@
-"""Necks, which turn the backbone's maps into feature levels of equal width (paper, appendix A.2 and Table 2;
-specification §2.2).
+"""Necks, which turn the backbone's maps into feature levels with the same number of channels.
+
+Sources: paper, appendix A.2 and Table 2; specification §2.2.
 
 Letters: B batch, C channels (`hidden_dim`), H and W height and width of a level.
 """
@@ -76,7 +77,7 @@ class ChannelMapper(nn.Module):
 
 
 class FPN(nn.Module):
-    """The neck of a feature pyramid (Lin et al. 2017), which processes the levels of a `ChannelMapper`.
+    """A feature pyramid (Lin et al. 2017), which processes the levels of a `ChannelMapper`.
 
     Beginning with the coarsest, each level is upsampled (nearest neighbour) and added to the next finer one.
     Then a 3x3 convolution with group norm is applied to each level.

@@ -65,7 +65,7 @@ class SinePosition(nn.Module):
 
 
 class LevelPosition(nn.Module):
-    """A position encoding plus one learned vector per level, initialised from N(0, 1)."""
+    """A position encoding plus one learned vector per level, whose initial values are standard normal."""
 
     def __init__(self, position: SinePosition, num_levels: int, dim: int):
         super().__init__()

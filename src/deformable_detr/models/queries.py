@@ -127,8 +127,8 @@ class ProposalQueries(nn.Module):
 class MixedQueries(ProposalQueries):
     """Queries whose boxes and positions come from the best proposals, and whose content is learned.
 
-    This is the "mixed query selection" of DINO (Zhang et al., ICLR 2023), in the form of H-DETR.
-    Row i of the content, (Q, C), belongs to the i-th best proposal of every image. The positions are those of
+    The method is the "mixed query selection" of DINO (Zhang et al., ICLR 2023), in the form of H-DETR. Row i
+    of the content, (Q, C), belongs to the i-th best proposal of every image. The positions are those of
     `ProposalQueries`. The content of `ProposalQueries` is computed too, because positions and content share a
     layer norm, but it is not used.
     """
@@ -148,9 +148,9 @@ class MixedQueries(ProposalQueries):
 class BestProposals(nn.Module):
     """A faster `ProposalQueries` for inference.
 
-    It computes the objectness (one logit of the class head) of all S tokens, but the boxes of only the Q best
-    ones, and its queries have no `proposals`. In training, all boxes are needed, because all of them
-    contribute to the loss.
+    The module computes the objectness (one logit of the class head) of all S tokens, but the boxes of only
+    the Q best ones, and its queries have no `proposals`. In training, all boxes are needed, because all of
+    them contribute to the loss.
     """
 
     def __init__(self, queries: ProposalQueries):

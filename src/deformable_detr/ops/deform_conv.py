@@ -33,9 +33,10 @@ class DeformConv2d(nn.Conv2d):
     both forms can express the same functions.) torchvision's operator does the arithmetic.
 
     Attributes:
-        sampling_offsets: computes the offsets (dy, dx) of each group and tap in pixels of the input map,
-            (B, G·T·2, H', W').
-        modulation: computes (B, G·T, H', W'), the argument of 2·sigmoid; None if not modulated.
+        sampling_offsets: the convolution that computes the offsets (dy, dx) of each group and tap in pixels
+            of the input map, (B, G·T·2, H', W').
+        modulation: the convolution that computes the argument of 2·sigmoid, (B, G·T, H', W'); None if the
+            layer is not modulated.
     """
 
     def __init__(

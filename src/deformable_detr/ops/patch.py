@@ -40,9 +40,9 @@ def patch(model: nn.Module) -> PatchHandle:
     """Replace multi-scale deformable attention everywhere inside `model` with `ops.ms_deform_attn`.
 
     Modules, functions and autograd functions are recognised if they have "deform" in their name, take
-    `value`, spatial shapes, `sampling_locations` and `attention_weights`, and have no unknown arguments.
-    These are all of transformers' models with this operator, RF-DETR, D-FINE, RT-DETR, mmcv, the authors'
-    code, and copies of them. Results and gradients of finite inputs stay the same up to rounding; the output
+    `value`, spatial shapes, `sampling_locations` and `attention_weights`, and have no unknown arguments. They
+    occur in all of transformers' models with this operator, in RF-DETR, D-FINE, RT-DETR, mmcv, the authors'
+    code, and copies of these. Results and gradients of finite inputs stay the same up to rounding; the output
     has the dtype of `value`.
 
     A deep copy of a patched model is patched permanently. So is a patched model that was pickled as a whole;

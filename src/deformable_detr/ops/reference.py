@@ -22,9 +22,9 @@ def ms_deform_attn_reference(
 ) -> Tensor:
     """Return weighted sums of bilinear samples, computed level by level with `grid_sample`.
 
-    Samples outside a level are zero, and a location that is not finite is outside. The computation uses the
-    dtype of the locations. 16-bit values need float32 locations, because a location in bfloat16 may be off by
-    half a pixel.
+    Pixels outside a level count as zeros, and a location that is not finite is outside. The computation uses
+    the dtype of the locations. 16-bit values need float32 locations, because a location in bfloat16 may be
+    off by half a pixel.
 
     Args:
         value: (B, S, M, D), for B images, S tokens of all levels, M heads and D channels per head.

@@ -16,7 +16,7 @@ class TypedModel(DetectionModel):
     """A model whose backbone, neck and encoder hold their weights in `dtype`, with the pixels in `layout`.
 
     Queries, decoder and heads, which do a small part of the work, keep their weights in float32. If `dtype`
-    is a 16-bit type, they compute under autocast, except for the choice of proposals, which is in float32.
+    is a 16-bit type, these parts compute under autocast, except for the choice of proposals.
     """
 
     def __init__(self, *, dtype: torch.dtype, layout: torch.memory_format, **parts: Any):
