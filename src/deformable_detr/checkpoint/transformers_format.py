@@ -60,7 +60,7 @@ def load(folder: Path, name: str | None = None) -> Checkpoint:
 
     Args:
         folder: the folder to read.
-        name: the model's name in error messages; None means the folder's.
+        name: the model's name in error messages; None means the path of the folder.
 
     Raises:
         UserError: if the model is of another kind, has options that this package lacks, or is damaged.

@@ -101,7 +101,7 @@ class Verdict:
 def claims(
     classification: ClassificationScheme, trace: Trace, selection: Selection, nms_iou: float | None = None
 ) -> Claims:
-    """Return all (query, class) pairs whose score reaches the threshold of the class, in any number.
+    """Return all (query, class) pairs whose score reaches the threshold of the class, however many there are.
 
     Pairs that non-maximum suppression with `nms_iou` removes are returned separately, in `Claims.suppressed`.
     If `nms_iou` is None, none are removed.

@@ -1,4 +1,4 @@
-"""Write an explanation as one interactive HTML file, which works offline and with the keyboard.
+"""Write an explanation as one interactive HTML file, which works offline and can be used with the keyboard.
 
 Hovering over a box highlights its points; sliders choose the layer, head, level and weight; a click on the
 picture shows the encoder's attention from that point.

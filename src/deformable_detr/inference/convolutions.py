@@ -102,7 +102,7 @@ def fastest_layout(module: nn.Module, device: torch.device) -> torch.memory_form
     In channels_last, which stores the channels of a pixel next to each other, a 1x1 convolution is a matrix
     product, depthwise convolutions load whole vectors, and flattening a level to tokens is free. On a GPU,
     however, cuDNN computes depthwise convolutions in this format, and prepares them for every new size of
-    picture. On an H100, this preparation took 2 to 9 seconds instead of 0.2 (docs/gpu.md).
+    picture. On an H100, a new size took 2 to 9 seconds instead of 0.2 (docs/gpu.md).
     """
     if device.type != "cpu" and has_depthwise(module):
         return torch.contiguous_format
@@ -118,7 +118,7 @@ def in_layout(module: ModuleT, layout: torch.memory_format) -> ModuleT:
 
 
 def keep_sampling_in_float32(module: nn.Module) -> None:
-    """Keep deformable convolutions, which compute coordinates, in float32 if `module` is converted later."""
+    """Keep deformable convolutions in float32 if `module` is converted, because they compute coordinates."""
     for name, part in list(module.named_modules()):
         if isinstance(part, DeformConv2d):
             module.set_submodule(name, _InFloat32(part))

@@ -193,7 +193,7 @@ class EncoderTraces:
 
 @dataclass(frozen=True, repr=False)
 class Explanation:
-    """The detections in one picture, and the attention that led to them.
+    """The detections in one picture, and the traces of the model's attention.
 
     Attributes:
         detections: the N detections, with their picture.

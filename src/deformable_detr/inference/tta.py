@@ -146,7 +146,7 @@ def augmented(detector: Detector, scales: Sequence[float] = SCALES) -> Detector:
 
 
 def augmented_as_requested(detector: Detector, tta: bool | Sequence[float]) -> Detector:
-    """Return the detector with the augmentation of the option `tta`, or `detector` itself.
+    """Return `detector` with the augmentation of the option `tta`, or unchanged if there are no scales.
 
     Args:
         tta: False for no augmentation, True for the default scales, or a list of scales.
@@ -161,9 +161,9 @@ def augmented_as_requested(detector: Detector, tta: bool | Sequence[float]) -> D
 def merge(views: Sequence[Detections], overlap: float = OVERLAP, max_detections: int = 100) -> Detections:
     """Merge the detections in V views of one picture, and return the best `max_detections`, best first.
 
-    The boxes of all views must be in pixels of the picture. Boxes of one object have an IoU of at least
-    `overlap`. A single view is returned unchanged, because the model predicts each object once. If no view
-    has detections, the first one is returned.
+    The boxes of all views must be in pixels of the picture. A detection belongs to an object if its IoU with
+    the object's best box is at least `overlap`. A single view is returned unchanged, because the model
+    predicts each object once. If no view has detections, the first one is returned.
     """
     if len(views) == 1 or not any(map(len, views)):
         return views[0]

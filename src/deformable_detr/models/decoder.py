@@ -66,9 +66,9 @@ class Decoder(nn.Module):
     the boxes that the previous layer predicted.
 
     Attributes:
-        look_forward_twice: True, with refinement, if the loss of a layer's boxes also has a gradient for the
-            boxes of the layer before it, but not of earlier ones (specification §12.2). Training sets this;
-            predictions do not depend on it.
+        look_forward_twice: True if, with refinement, the loss of a layer's boxes also has a gradient for the
+            boxes of the layer before it, but not of earlier ones (specification §12.2). Training sets this
+            attribute; predictions do not depend on it.
     """
 
     def __init__(

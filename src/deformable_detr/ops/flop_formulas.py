@@ -1,9 +1,9 @@
 """The cost of multi-scale deformable attention for torch's `FlopCounterMode` (paper, appendix A.1).
 
-A bilinear sample costs five multiply-adds per channel: four for the bilinear interpolation and one for the
-attention weight. torch counts a multiply-add as two operations, so a sample of 32 channels costs 320. Softmax
-and locations would add 10 operations per point; they are not counted, because torch does not count
-elementwise operations.
+A sample costs five multiply-adds per channel: four for the bilinear interpolation and one for the attention
+weight. torch counts a multiply-add as two operations, so a sample of 32 channels costs 320. Softmax and
+locations would add 10 operations per point; they are not counted, because torch does not count elementwise
+operations.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MULTIPLY_ADDS_PER_SAMPLE = 5
 
 
 def sampling_flops(output_shape: Sequence[int], points: int) -> int:
-    """Return the number of operations for an output of shape `output_shape`.
+    """Return the number of operations of an operator with an output of shape `output_shape`.
 
     Each element of the output is a weighted sum of `points` bilinear samples.
     """

@@ -124,9 +124,9 @@ def fused_ms_deform_attn(
 
 
 def _real_dtype(value: Tensor) -> torch.dtype:
-    """Return the dtype in which coordinates and weights are passed to the operator for this `value`.
+    """Return the dtype of coordinates and weights, which is at least float32.
 
-    It is at least float32, because a location in bfloat16 may be off by half a pixel.
+    A location in bfloat16 may be off by half a pixel.
     """
     return torch.float64 if value.dtype == torch.float64 else torch.float32
 
