@@ -1,9 +1,9 @@
 """Read and write the authors' checkpoints (specification §8).
 
-They are `.pth` files of fundamentalvision/Deformable-DETR and facebookresearch/detr, and of three projects
-that train Deformable DETR in other ways (authors_plus.py). The state dict determines nearly everything about
-the model. The rest (dilation, the number of heads, and the number of queries of a two-stage model) is in
-`args`, which some files lack, among them the published DETR files.
+These are the `.pth` files of fundamentalvision/Deformable-DETR and facebookresearch/detr, and of three
+projects that train Deformable DETR in other ways (authors_plus.py). The state dict determines nearly
+everything about the model. The rest (dilation, the number of heads, and the number of queries of a two-stage
+model) is in `args`, which some files lack, among them the published DETR files.
 """
 
 from __future__ import annotations
@@ -121,8 +121,9 @@ def load(path: Path) -> Checkpoint:
     """Read a checkpoint of the authors, of any variant, and infer the sizes from its tensors.
 
     If the file has no `args`, the model is assumed to have 8 heads, to have 300 queries if it is a two-stage
-    model, and to be dilated if the file's name contains `dc5`, as the published names of such models do. If
-    the file has no class names and 91 classes, they are assumed to be COCO's.
+    model without learned content, and to be dilated if the file's name contains `dc5`, as the published names
+    of dilated models do. If the file has no class names, 91 classes (or detrex's 80) are assumed to be
+    COCO's.
 
     Raises:
         UserError: if the file is not an authors' checkpoint, is damaged, contains pickled objects, or is of
@@ -308,7 +309,7 @@ def check_expressible(config: ModelConfig) -> Family:
     """Check that the authors' code can build the model of `config`, and return its architecture.
 
     Raises:
-        UserError: if it cannot; the message names the field.
+        UserError: if the authors' code cannot build the model; the message names the field.
     """
     family = family_of(config, PROJECT)
     if family == "deformable_detr" and config.backbone.name in ("resnet18", "resnet34"):

@@ -3,8 +3,6 @@
 The authors' code has 91 classes for the data set named coco, whatever its annotations contain, and refuses a
 file with another number. Therefore, each class is written to the row of its id among 91 rows, and the rows
 of ids that the data set lacks get values with which they never have the best score.
-
-Letters: N classes in this package.
 """
 
 from __future__ import annotations
@@ -35,8 +33,8 @@ def check_ids(category_ids: Sequence[int]) -> None:
 def spread(state: Mapping[str, Tensor], category_ids: Sequence[int]) -> dict[str, Tensor]:
     """Return this package's state dict with its class heads spread over the authors' 91 rows.
 
-    `category_ids` are the ids of the classes, which are the numbers of their rows. DETR's row for "no object"
-    follows the 91 rows.
+    `category_ids` are the ids of the classes, which are the numbers of their rows (from 0). The first stage's
+    head keeps the rows' numbers. DETR's row for "no object" follows the 91 rows.
     """
     return {
         name: _spread(tensor, _rows(category_ids, of_proposals=name.startswith("queries.")))
@@ -49,13 +47,13 @@ def spread(state: Mapping[str, Tensor], category_ids: Sequence[int]) -> dict[str
 def gather(
     state: Mapping[str, Tensor], category_ids: Sequence[int], proposals: int | None
 ) -> dict[str, Tensor]:
-    """Return a state dict of the authors whose class heads have a row per class instead of 91 rows.
+    """Return a state dict of the authors with one row per class in the class heads, instead of 91 rows.
 
     DETR's row for "no object", which follows the 91 rows, is kept.
 
     Args:
         state: the authors' tensors by name.
-        category_ids: the id of each class, which is the number of its row among the 91.
+        category_ids: the id of each class, which is the number of its row among the 91 (from 0).
         proposals: the index of the first stage's head in `class_embed`; None if there is no first stage.
     """
     first_stage = f"class_embed.{proposals}."
@@ -68,7 +66,7 @@ def gather(
 
 
 def _rows(category_ids: Sequence[int], of_proposals: bool) -> list[int]:
-    """Return the authors' row for each of our rows.
+    """Return the number of the authors' row for each row of a class head in this package.
 
     Rows of the first stage's head (`of_proposals`) keep their numbers, because row 0 means "object" there.
     """

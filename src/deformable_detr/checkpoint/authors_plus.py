@@ -1,10 +1,10 @@
 """Files of H-DETR, DAC-DETR and Mr. DETR: a two-stage Deformable DETR with learned content ("plus").
 
 These methods add parts that are used only in training: further queries, a table of labels for denoising,
-instruction tokens, a second proposal head. Without them, the model is Deformable DETR's with
+instruction tokens, and a second proposal head. Without them, the model is a Deformable DETR with
 `model.queries mixed`, and its tensors have the authors' names (H-DETR, DAC-DETR) or detrex's (Mr. DETR). The
-functions of this module convert such a state dict to the authors' form. They leave out the tensors that are
-used only in training, and name them in a warning.
+functions of this module convert the state dicts of these methods to the authors' form. They leave out the
+tensors that are used only in training, and name them in a warning.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def without_training(state: Mapping[str, Tensor], options: Mapping[str, Any]) ->
 
     Args:
         state: the tensors of a file by name, with the authors' names or with detrex's.
-        options: `args` of the file, in which `num_queries_one2one` is the number of queries to keep. If the
-            file does not state it, 300 of H-DETR's 1800 queries are kept, and otherwise all.
+        options: `args` of the file, in which `num_queries_one2one` is the number of queries to keep. If this
+            option is missing, 300 queries are kept of 1800, as in H-DETR's files, and otherwise all.
     """
     left_out = [name for name in state if _ONLY_IN_TRAINING.search(name)]
     kept = {name: tensor for name, tensor in state.items() if name not in left_out}
@@ -101,7 +101,7 @@ def without_training(state: Mapping[str, Tensor], options: Mapping[str, Any]) ->
 def has_content(state: Mapping[str, Tensor]) -> bool:
     """Return whether tensors in the authors' form are those of a two-stage model with learned content.
 
-    This is also called "mixed selection".
+    Learned content in a two-stage model is also called "mixed selection".
     """
     return "transformer.enc_output.weight" in state and CONTENT in state
 

@@ -1,6 +1,6 @@
 """COCO's 80 class names by id, from 0 to 90.
 
-They are the class table of the published checkpoints, which have one logit for each of these 91 ids
+The names are the class table of the published checkpoints, which have one logit for each of these 91 ids
 (specification §1.1).
 """
 

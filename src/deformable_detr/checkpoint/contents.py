@@ -23,6 +23,7 @@ class Checkpoint:
     """A model and everything that is needed to use it.
 
     Attributes:
+        model: the model with its weights.
         config: the configuration of `model`.
         classes: one entry per class of the model.
         data: the settings of the preprocessing.
@@ -59,10 +60,11 @@ def empty_model(config: ModelConfig) -> DetectionModel:
 
 
 def load_state(model: DetectionModel, state: Mapping[str, Tensor]) -> None:
-    """Fill `model` with `state`, which must contain all its tensors and no others.
+    """Fill `model` with `state`, which must contain all tensors of the model and no others.
 
     Raises:
-        UserError: if tensors do not fit; the message names some of them.
+        UserError: if tensors are missing, unknown, or of another shape or kind of number (floating point or
+            not); the message names some of them.
     """
     own = model.state_dict()
     check_fit(
@@ -81,7 +83,13 @@ def load_state(model: DetectionModel, state: Mapping[str, Tensor]) -> None:
 
 
 def check_fit(missing: list[str], unexpected: list[str], unfit: list[str]) -> None:
-    """Raise a `UserError` that names some tensors, unless all three lists are empty."""
+    """Raise a `UserError` that names some tensors, unless all three lists are empty.
+
+    Args:
+        missing: the names of tensors that a model needs and a file lacks.
+        unexpected: the names of tensors that the model does not have.
+        unfit: descriptions of tensors with another shape than the model's.
+    """
     complaints = [
         f"{len(names)} {what} ({_some(names)})"
         for what, names in (("missing", missing), ("unknown", unexpected), ("of another shape", unfit))

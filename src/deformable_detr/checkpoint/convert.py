@@ -12,7 +12,7 @@ CheckpointFormat = Literal["native", "authors", "transformers"]
 
 
 def convert(source: str | Path, output: str | Path, to: CheckpointFormat) -> Path:
-    """Write the model `source` in another format, either the package's own or that of another project.
+    """Write the model `source` in one of the checkpoint formats.
 
     Args:
         source: anything that `checkpoint.load` accepts.

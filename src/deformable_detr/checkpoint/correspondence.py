@@ -1,7 +1,7 @@
 """Correspondences between our tensors and those of another project, for conversion in both directions.
 
-Names alone are not enough, because some projects store a tensor under several names, split one of our
-tensors, or join two of them.
+"Our" tensors are those of this package's models. Names alone are not enough, because some projects store a
+tensor under several names, split one of our tensors, or join two of them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The decision of a model: the scores that its detections must reach to count, chosen on labelled pictures.
+"""The decision of a model: the minimum scores of its detections, chosen on labelled pictures.
 
-It is part of the model's description, so that every command and every exported file uses the same scores.
-`evaluation/thresholds.py` chooses them.
+A decision is part of the model's description, so that every command and every exported file uses the same
+scores. `evaluation/thresholds.py` chooses them.
 
 Letters: C classes of the model.
 """
@@ -22,9 +22,9 @@ class Decision:
 
     Attributes:
         thresholds: the minimum score of each of the C classes of the model, (C,), in [0, 1].
-        bases: the detections from which each threshold was chosen, (C,). `own` means the detections of the
-            class; `all classes` means the detections of all classes, because the pictures contain no object
-            of the class or none was found; `most precise` means the highest precision of the class, because
+        bases: how each threshold was chosen, (C,). `own` means from the detections of the class;
+            `all classes` means from the detections of all classes, because the pictures contain no object of
+            the class or none was found; `most precise` means for the highest precision of the class, because
             no threshold reaches the required precision.
         rule: `best_f1`, or the required precision, in (0, 1].
         split: the name of the split whose pictures were used.

@@ -1,6 +1,6 @@
-"""The description of a model, which is everything except its weights.
+"""The description of a model, which contains everything that is needed to use it except its weights.
 
-It is stored in a checkpoint's `config.json` and in the metadata of an exported file.
+A description is stored in a checkpoint's `config.json` and in the metadata of an exported file.
 """
 
 from __future__ import annotations

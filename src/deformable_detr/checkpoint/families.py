@@ -75,7 +75,7 @@ def inexpressible(project: str, field: str, value: object, reason: str) -> UserE
 
 
 def is_state_dict(content: object) -> bool:
-    """Return whether `content` is a dict of ordinary tensors, neither sparse nor without data, by name."""
+    """Return whether `content` is a dict that maps names to tensors, none of them sparse or without data."""
     return isinstance(content, dict) and all(
         isinstance(name, str)
         and isinstance(value, Tensor)
@@ -93,7 +93,7 @@ def without_batch_counts(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def count(names: Iterable[str], prefix: str) -> int:
     """Return the number of modules in the list `prefix`, which is one more than the largest index in `names`.
 
-    It is 0 if there is none.
+    The result is 0 if `names` contains no module of the list.
     """
     indices = [re.match(rf"{re.escape(prefix)}\.(\d+)\.", name) for name in names]
     return max((int(match[1]) + 1 for match in indices if match), default=0)
@@ -120,7 +120,7 @@ def points_of(attention_weights: int, num_heads: object, num_levels: int) -> int
         attention_weights: the number M·L·K of attention weights per query.
 
     Raises:
-        UserError: if M is not a positive integer, or the number is not a multiple of M·L.
+        UserError: if M is not a positive integer, or `attention_weights` is not a multiple of M·L.
     """
     if not isinstance(num_heads, int) or num_heads < 1 or attention_weights % (num_heads * num_levels):
         raise UserError(
@@ -134,7 +134,7 @@ def resnet_of(shapes: Mapping[str, torch.Size]) -> str:
     """Return the name of the ResNet whose tensors have these shapes.
 
     Args:
-        shapes: the shapes of all tensors except those of the last layer, by torchvision's names.
+        shapes: the shapes of all tensors except those of the classifier (`fc`), by torchvision's names.
 
     Raises:
         UserError: if there is no such ResNet.

@@ -1,4 +1,4 @@
-"""The bundled model, and the suffixes of exported files: what is known about a MODEL without loading it."""
+"""The names of the bundled model and of exported files, which are known without loading a model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def demo_pictures() -> list[Path]:
 
 
 def check_exported_file(to: str, target: Path) -> None:
-    """Raise a `UserError` if there is no format `to`, or if `target` lacks the suffix of its files."""
+    """Raise a `UserError` if there is no export format `to`, or if `target` lacks the format's suffix."""
     if to not in SUFFIXES:
         raise UserError(f"--to must be one of {', '.join(SUFFIXES)}, not {to}.")
     if target.suffix != SUFFIXES[to]:

@@ -1,6 +1,6 @@
 """The names of DETR's and Deformable DETR's tensors in other projects.
 
-Each project and architecture has a `Naming`, which can be read as a table.
+There is a `Naming` for each architecture in each project. "Our" names are those of this package.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ class Naming:
     Attributes:
         modules: the project's module paths by our module paths, with `#` for a number. If several of our
             paths match a name, the longest one applies.
-        backbone: the prefix of torchvision's names.
+        backbone: the prefix before torchvision's names of the backbone's tensors.
         queries: the tensor of the learned queries. It joins positions and content in one-stage models of
             Deformable DETR; it contains only the positions in DETR, and only the content in `mixed` models.
-        class_head, box_head: the paths of the output layers.
+        class_head, box_head: the project's paths of the output layers.
         numbered_heads: True if the project stores one head per layer, even if all heads are the same.
         decoder: the prefix under which the heads that are used inside the decoder are stored a second time.
         splits_attention: True if the query, key and value projections are three tensors.
@@ -74,9 +74,9 @@ class Naming:
         raise KeyError(name)
 
     def _head_names(self, config: ModelConfig, name: str) -> tuple[str, ...]:
-        """Return all of the project's names for a prediction head's tensor.
+        """Return all of the project's names for our tensor `name` of a prediction head.
 
-        The number of the proposals' head follows those of the decoder's heads.
+        The index of the proposals' head follows the indices of the decoder's heads.
         """
         if name.startswith("queries.head."):
             index, rest = config.decoder_layers, name.removeprefix("queries.head.")
@@ -99,9 +99,10 @@ class Naming:
 
 
 def torchvision_key(name: str) -> str:
-    """Translate our name of a ResNet's tensor to torchvision's, the inverse of `models.backbone.resnet_key`.
+    """Translate our name of a ResNet's tensor, which starts with `backbone.`, to torchvision's name.
 
-    For example, `backbone.stages.1.0.conv1.weight` becomes `layer2.0.conv1.weight`.
+    Except for this prefix, the function is the inverse of `models.backbone.resnet_key`. For example,
+    `backbone.stages.1.0.conv1.weight` becomes `layer2.0.conv1.weight`.
     """
     _, part, index, rest = name.split(".", 3)
     if part == "stages":

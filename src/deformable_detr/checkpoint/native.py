@@ -25,7 +25,8 @@ CONFIG_FILE = "config.json"
 def save(folder: str | Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint folder completely or not at all; on failure, the previous content is restored.
 
-    An existing checkpoint is replaced. If only the weights change, as in training, this is one atomic step.
+    An existing checkpoint is replaced. If only the weights change, as in training, the replacement is one
+    atomic step.
 
     Raises:
         UserError: if `folder` is neither a checkpoint nor empty, or cannot be written.
@@ -49,7 +50,7 @@ def load(folder: Path) -> Checkpoint:
     """Read a checkpoint folder.
 
     Raises:
-        UserError: if it is incomplete, damaged, or was written by a newer version of the package.
+        UserError: if the folder is incomplete or damaged, or was written by a newer version of the package.
     """
     description = read_json(folder / CONFIG_FILE)
     where = folder / CONFIG_FILE

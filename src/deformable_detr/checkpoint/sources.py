@@ -62,7 +62,8 @@ def checkpoint_folder(source: str | Path) -> Path:
     """Return the folder of the checkpoint that `load` reads, so that thresholds can be saved in it.
 
     Raises:
-        UserError: if `source` is not a run folder with a checkpoint or a checkpoint folder of this package.
+        UserError: if `source` is neither a run folder with a checkpoint nor a checkpoint folder of this
+            package.
     """
     path = Path(source).expanduser()
     if path.is_dir() and str(source) != DEMO:

@@ -1,4 +1,4 @@
-"""Read and write Hugging Face transformers' checkpoints of `deformable_detr` and `detr` without that library.
+"""Read and write checkpoints of Hugging Face transformers (`deformable_detr`, `detr`) without this library.
 
 The checkpoints are folders with `config.json` and weights. transformers_names.py lists the tensors' names.
 """
@@ -60,7 +60,7 @@ def load(folder: Path, name: str | None = None) -> Checkpoint:
 
     Args:
         folder: the folder to read.
-        name: the model's name in error messages if the folder was downloaded.
+        name: the model's name in error messages; None means the path of the folder.
 
     Raises:
         UserError: if the model is of another kind, has options that this package lacks, or is damaged.
@@ -103,7 +103,11 @@ def _family(values: Mapping[str, Any]) -> Family:
 
 
 def _model_config(family: Family, values: Mapping[str, Any], state: Mapping[str, Tensor]) -> ModelConfig:
-    """Infer sizes from the tensors, and all other fields from transformers' options and their defaults."""
+    """Infer sizes from the tensors, and all other fields from transformers' options and their defaults.
+
+    Raises:
+        UserError: if an option or a size is not supported.
+    """
     for option, supported in (("activation_function", "relu"), ("position_embedding_type", "sine")):
         if values.get(option, supported) != supported:
             raise UserError(f"it has {option}={values[option]}: only {supported} is supported.")
@@ -152,7 +156,11 @@ def _model_config(family: Family, values: Mapping[str, Any], state: Mapping[str,
 
 
 def _backbone_config(values: Mapping[str, Any], state: Mapping[str, Tensor]) -> BackboneConfig:
-    """Infer the ResNet, which transformers builds with timm or with code in transformers."""
+    """Infer the ResNet, which transformers builds with timm or with code in transformers.
+
+    Raises:
+        UserError: if the backbone is not a supported ResNet at stride 32 or 16.
+    """
     shapes = {
         name.removeprefix(BACKBONE): tensor.shape
         for name, tensor in state.items()
@@ -220,9 +228,10 @@ def _class_table(values: Mapping[str, Any], num_classes: int) -> ClassTable:
 
 
 def _data_config(path: Path) -> DataConfig:
-    """Read sizes and normalisation from `preprocessor_config.json`.
+    """Read sizes and normalisation from the file `path`, or return the paper's values if it does not exist.
 
-    If there is no such file, return the paper's values.
+    Raises:
+        UserError: if the file resizes pictures in a way that is not supported.
     """
     if not path.is_file():
         return DataConfig()
@@ -269,15 +278,15 @@ def check_expressible(config: ModelConfig) -> Family:
     """Check that transformers can build the model of `config`, and return its architecture.
 
     Raises:
-        UserError: if it cannot; the message names the field.
+        UserError: if transformers cannot build the model; the message names the field.
     """
     return family_of(config, PROJECT)
 
 
 def _without_shared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors with only the first of each tensor's names, as safetensors requires.
+    """Return each tensor under only the first of its names, as safetensors requires.
 
-    When transformers loads the file, it ties the other names again.
+    When transformers loads the file, it ties the other names to the tensors again.
     """
     first: dict[int, str] = {}
     for name, tensor in tensors.items():
@@ -286,7 +295,7 @@ def _without_shared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _config_values(family: Family, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the options in the form of the hub's files, which every version of transformers can read."""
+    """Return the content of `config.json` in the hub's form, which every version of transformers can read."""
     config, classes = checkpoint.config, checkpoint.classes
     names = [UNUSED if name is None else name for name in classes.names]
     values: dict[str, Any] = {

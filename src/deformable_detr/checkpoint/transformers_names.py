@@ -94,7 +94,7 @@ _RESNET_LAYER = re.compile(
 
 
 def hub_name(name: str) -> str:
-    """Return the name in the hub's files of a tensor that any version of transformers calls `name`."""
+    """Return the name in the hub's files of the tensor that some version of transformers calls `name`."""
     for pattern, replacement in _TO_HUB_NAMES:
         name = pattern.sub(replacement, name)
 

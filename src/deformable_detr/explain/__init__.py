@@ -1,4 +1,4 @@
-"""Explanations of a model: figures (paper, figures 5 and 6), an interactive page, and verdicts on misses."""
+"""Explanations of models: figures (paper, figures 5 and 6), interactive pages, verdicts on missed objects."""
 
 from ..inference.trace_drawing import draw
 from .commands import (

@@ -57,12 +57,12 @@ Point = tuple[float, float]
 PICTURES, PAGES = (".png", ".pdf", ".svg"), (".html", ".htm")
 MISSED_FILE = "missed.json"
 PAGE_DETECTIONS = 50
-MISSED_INCHES = 2.6  # the minimum width of a panel, whose title states five things
+MISSED_INCHES = 2.6  # the minimum width of a panel, whose title contains five values
 
 
 @dataclass(frozen=True)
 class Explained:
-    """The number of detections that were explained, and the minimum scores that selected them."""
+    """The number of explained detections, and the selection of detections with its minimum scores."""
 
     detections: int
     selection: Selection
@@ -85,18 +85,23 @@ def write_explanation(
     Args:
         model: a `Detector`, or anything that `load` accepts except an exported file.
         image: the picture, in any form that `Detector.predict` accepts.
-        output: the file to write; its suffix chooses the kind.
+        output: the file to write; its suffix (.png, .pdf, .svg, .html or .htm) determines the format.
         threshold: detections below this score are left out; None means the model's own thresholds, or 0.5 if
             it has none.
-        layer: the decoder layer to draw, counted from 1; None means the last one.
-        most: the maximum number of detections that get a panel.
+        layer: the decoder layer to draw (and, for points, the encoder layer), counted from 1; None means the
+            last one. A page shows all layers, so `layer` must be None.
+        most: the maximum number of detections that get a panel. A page shows at most 50 detections instead.
         device, max_pixels: as for `load`.
-        at: points (x, y) in pixels for which the encoder's attention is also drawn. They are ignored for an
-            .html page, whose points form a grid.
+        at: points (x, y) in pixels of the picture for which the encoder's attention is also drawn. They are
+            ignored for an .html page, whose points form a grid.
+
+    Returns:
+        The number of explained detections and their selection.
 
     Raises:
         UserError: if matplotlib is not installed, the model cannot be loaded or is an exported file, the
-            picture cannot be read, an option is out of range, or the output cannot be written.
+            picture cannot be read, an option is out of range or does not apply to the format, the model's
+            output is not finite, or the output cannot be written.
     """
     target = _checked_file(output, PICTURES + PAGES)
     detector = model if isinstance(model, Detector) else load(model, device, max_pixels=max_pixels)
@@ -132,10 +137,13 @@ def write_gradient(
     The gradients are those of x, y, width, height and score (paper, figure 5). The other arguments are those
     of `write_explanation`.
 
+    Returns:
+        The number of explained detections and their selection.
+
     Raises:
         UserError: if matplotlib is not installed, the model cannot be loaded or is an exported file, the
-            picture cannot be read, an option is out of range, the output cannot be written, or nothing is
-            detected.
+            picture cannot be read, an option is out of range, the model's output is not finite, the output
+            cannot be written, or nothing is detected.
     """
     target = _checked_file(output, PICTURES)
     detector = model if isinstance(model, Detector) else load(model, device, max_pixels=max_pixels)
@@ -162,16 +170,18 @@ def write_missed(
     max_pixels: int | None = None,
     console: Console | None = None,
 ) -> MissedReport:
-    """Find the stage of the model that lost each missed object of a split.
-
-    Write `missed.json` and, for each stage, pictures of the first `most` objects that it lost into the folder
-    `output`.
+    """Find the stage of the model that lost each missed object of a split, and return a report.
 
     Args:
-        split: the split's name; None means `val`, or else `test`.
+        model: a `Detector`, or anything that `load` accepts except an exported file.
+        data: the data set's folder, or a COCO JSON or YOLO YAML file.
+        output: the folder into which `missed.json` and, for each stage, pictures of the first `most` objects
+            that it lost are written.
+        split: the split's name; None means `val`, or `test` if there is no `val`.
         image: the file name or path of the only image of the split that is judged; None means all images.
         format: the layout of the data set: coco, voc, yolo or auto.
         threshold, device, max_pixels: as for `write_explanation`.
+        most: the maximum number of pictures for each stage; 0 means none.
         console: the console that shows the progress; None means standard error.
 
     Raises:
@@ -233,7 +243,8 @@ def print_missed(report: MissedReport, console: Console) -> None:
 def _draw_missed(detector: Detector, split: Split, judged: Judged, number: int, verdict: Verdict) -> Figure:
     """Draw a missed object, with a dashed line, in the whole picture and in a zoomed panel.
 
-    The zoomed panel also shows the query that passed the most stages.
+    The zoomed panel also shows the query that passed the most stages. `number` is the index of the object in
+    the image's record.
     """
     record = judged.record
     box = record.boxes_xyxy[number]

@@ -35,7 +35,7 @@ class Gradients:
 
     Attributes:
         norms: the norms for x, y, width, height and score, per unit of the normalised pixel values,
-            (N, 5, h, w), for a picture that the model sees with height h and width w. The first four terms
+            (N, 5, h, w), for a picture that the model sees with height h and width w. The first four numbers
             are fractions of the picture, and the score is a probability.
         detections: the N detections.
     """
@@ -50,12 +50,12 @@ def gradients(
     """Compute the gradient norms of the best detections in a picture, with five backward passes for each.
 
     A two-stage model passes no gradient through the proposals' boxes, and a model with refinement passes none
-    from layer to layer (paper, appendix A.4). The gradients of such a box are therefore those of the last
-    layer's correction only. The arguments are those of `Detector.explain`.
+    from layer to layer (paper, appendix A.4). The gradients of these models' boxes are therefore those of the
+    last layer's correction only. The arguments are those of `Detector.explain`.
 
     Raises:
-        UserError: if the picture cannot be read, an option is out of range, or the detector comes from an
-            exported file.
+        UserError: if the picture cannot be read, an option is out of range, the detector comes from an
+            exported file, or the model's output is not finite.
     """
     picture = read_picture(image, detector.data.max_pixels)
     explanation = detector.explain(picture, threshold, max_detections=max_detections)
@@ -69,7 +69,7 @@ def gradients(
 
 
 def _norms(detector: Detector, pixels: Tensor, explanation: Explanation, row: int) -> np.ndarray:
-    """Return the gradient norms of one detection, (5, h, w)."""
+    """Return the gradient norms of the detection `row`, (5, h, w), for preprocessed `pixels` (3, h, w)."""
     query, label = int(explanation.queries.indices[row]), int(explanation.detections.labels[row])
     pixels = pixels.to(next(detector.model.parameters()).device).requires_grad_()
     terms = terms_of(detector, pixels, query, label)
@@ -100,7 +100,11 @@ def terms_of(detector: Detector, pixels: Tensor, query: int, label: int) -> Tens
 
 
 def draw_gradients(result: Gradients) -> Figure:
-    """Draw a row of five panels for each detection, one for each term, and each with its own colour scale."""
+    """Return a figure with five panels in a row for each detection, one for each of TERMS.
+
+    Each panel has a separate colour scale. Without detections, there is one row of pictures without
+    gradients. `result.detections` must contain their picture.
+    """
     detections = result.detections
     assert detections.image is not None
     height, width = detections.image_size

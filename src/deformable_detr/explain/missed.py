@@ -1,11 +1,11 @@
 """Find the reason why an object was missed, which is the first stage of the model that lost it.
 
 The stages are checked in the order in which the model works: whether any query attended to the object,
-whether any query placed its box there, whether such a query predicted the object's class, whether its score
-was high enough, and whether the query was neither taken by another object nor suppressed by a better
-detection.
+whether any query placed its box on the object, whether a query with such a box predicted the object's class,
+whether the score of this query was high enough, and whether the query was neither taken by another object nor
+suppressed by a better detection.
 
-Letters: N objects, Q queries, T decoder layers.
+Letters: N objects, Q queries.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ..inference.selection import Selection
 from ..inference.trace import QueryTraces, Trace, trace_picture
 
 ATTENDED = 0.25  # minimum share of a query's weight in one decoder layer inside the object's box
-PLACED = 0.5  # minimum IoU
+PLACED = 0.5  # minimum IoU of a query's box with the object's box
 
 
 class Stage(Enum):
@@ -56,7 +56,7 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Claims:
-    """The detections of one picture above the threshold, best first, as arrays of equal length.
+    """The detections of one picture that reach the thresholds, best first, as arrays of equal length.
 
     Attributes:
         queries: the index of each detection's query.
@@ -78,13 +78,15 @@ class Verdict:
     """The result for one object: the stage at which it was lost, and the query that passed the most stages.
 
     Attributes:
-        attention: the largest share of a query's weight inside the object's box, in any layer.
-        iou: the IoU of the best placed box with the object's box.
-        query: the query that passed the most stages.
+        stage: the stage at which the object was lost, or FOUND.
+        attention: the largest share of any query's weight, in any decoder layer, inside the object's box.
+        iou: the largest IoU of any query's box with the object's box.
+        query: the index of the query that passed the most stages.
         label: the class to which this query gives its highest score.
-        score: its score for the object's class.
-        taken_by: if the stage is LOST, the index of the object that is matched to the query's detection or,
-            if that was suppressed, to the detection that it overlaps most; None if there is no such object.
+        score: the score that this query gives to the object's class.
+        taken_by: if the stage is LOST, the index (from 0) of the object in the same picture that is matched
+            to the query's detection or, if that was suppressed, to the detection that it overlaps most. None
+            if there is no such object.
     """
 
     stage: Stage
@@ -101,7 +103,8 @@ def claims(
 ) -> Claims:
     """Return all (query, class) pairs whose score reaches the threshold of the class, however many there are.
 
-    Pairs that non-maximum suppression with `nms_iou` removes are returned separately; None removes none.
+    Pairs that non-maximum suppression with `nms_iou` removes are returned separately, in `Claims.suppressed`.
+    If `nms_iou` is None, none are removed.
     """
     logits = trace.predictions.logits.float()
     pairs = classification.select(logits, logits.shape[1] * classification.num_classes)
@@ -125,11 +128,11 @@ def claims(
 def verdicts(
     queries: QueryTraces, claimed: Claims, boxes_xyxy: np.ndarray, labels: np.ndarray
 ) -> list[Verdict]:
-    """Return a verdict on each of the N objects of a picture.
+    """Return a verdict on each of the N objects of a picture, in the order of the objects.
 
     Args:
-        queries: all Q queries.
-        claimed: the queries' detections above the threshold.
+        queries: the traces of all Q queries.
+        claimed: the queries' detections that reach the thresholds.
         boxes_xyxy: the objects' boxes in pixels, (N, 4).
         labels: the objects' class indices in the model, (N,).
     """
@@ -191,11 +194,13 @@ def _verdict(
 
 @dataclass(frozen=True)
 class Judged:
-    """The objects of one image with their verdicts.
+    """The objects of one image with their verdicts, without crowd regions and objects of unknown classes.
 
     Attributes:
-        numbers: the indices of the objects in the image's record.
-        labels: the objects' class indices in the model.
+        record: the image's annotations.
+        numbers: the indices of the objects in the image's record, (N,).
+        labels: the objects' class indices in the model, (N,).
+        verdicts: one verdict per object.
         queries: the traces of all queries.
     """
 
@@ -251,8 +256,8 @@ def missed_objects(
     Crowd regions and objects of classes that the model does not have are left out.
 
     Raises:
-        UserError: if an image cannot be read or does not have its annotated size, or if the model and the
-            data have no class in common.
+        UserError: if an image cannot be read or does not have its annotated size, if the model and the data
+            have no class in common, or if the detector comes from an exported file.
     """
     to_model = {
         split.classes.category_ids.index(category_id): label
@@ -276,7 +281,7 @@ def missed_objects(
 
 
 class Tally:
-    """Collects judged images into a `MissedReport`."""
+    """A counter of the verdicts on judged images, which creates a `MissedReport`."""
 
     def __init__(self, detector: Detector, selection: Selection):
         self.classes, self.selection = detector.classes, selection

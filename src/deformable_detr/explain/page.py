@@ -1,10 +1,10 @@
-"""Write an explanation as one interactive HTML file, which works offline and can be used by keyboard.
+"""Write an explanation as one interactive HTML file, which works offline and can be used with the keyboard.
 
 Hovering over a box highlights its points; sliders choose the layer, head, level and weight; a click on the
 picture shows the encoder's attention from that point.
 
 Numbers are stored as 16-bit integers in base64, so that a point takes six bytes; JSON takes about thirty.
-Letters: T layers, M heads, L levels, K points.
+Letters: R rows (queries).
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def page(
     """Return the page as HTML, and the number of detections that it shows.
 
     The page contains fewer detections than `max_detections` if each has very many points (dense attention).
-    The arguments except `title` are those of `Detector.explain`.
+    `title` is the title of the page; the other arguments are those of `Detector.explain`.
 
     Raises:
-        UserError: if the picture cannot be read, an option is out of range, or the detector comes from an
-            exported file.
+        UserError: if the picture cannot be read, an option is out of range, the detector comes from an
+            exported file, or the model's output is not finite.
     """
     picture = read_picture(image, detector.data.max_pixels)
     first = detector.explain(picture, threshold, max_detections=max_detections)
@@ -62,7 +62,8 @@ def page(
 def explanation_page(explanation: Explanation, selection: Selection, title: str) -> str:
     """Return the page of an explanation as HTML.
 
-    The explanation must contain its picture. `selection` is the selection of its detections.
+    The explanation must contain its picture. `selection` contains the minimum scores of its detections, which
+    the page states, and `title` is the title of the page.
     """
     image = explanation.detections.image
     assert image is not None
@@ -75,7 +76,7 @@ def explanation_page(explanation: Explanation, selection: Selection, title: str)
 
 
 def page_data(explanation: Explanation, selection: Selection) -> dict[str, Any]:
-    """Return the numbers that the page's script (explain.js) reads."""
+    """Return the data that the page's script (explain.js) reads, as JSON values."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
@@ -117,9 +118,9 @@ def page_data(explanation: Explanation, selection: Selection) -> dict[str, Any]:
 
 
 def _grid_points(size: tuple[int, int], number: int) -> list[tuple[float, float]]:
-    """Return a grid of points (x, y) over a picture.
+    """Return a grid of points (x, y) over a picture of `size` (H, W), in pixels, row by row.
 
-    There are about `number` points, but at least MIN_POINTS and at most MAX_POINTS.
+    There are about `number` points, after `number` is limited to the range from MIN_POINTS to MAX_POINTS.
     """
     height, width = size
     number = min(MAX_POINTS, max(MIN_POINTS, number))
@@ -133,7 +134,10 @@ def _grid_points(size: tuple[int, int], number: int) -> list[tuple[float, float]
 
 
 def _encoder(encoder: EncoderTraces) -> tuple[list[list[float]], Attention]:
-    """Return the tokens at some points as [level, x, y], each token only once, and their attention."""
+    """Return the distinct tokens of `encoder` as [level, x, y], and their attention in the same order.
+
+    Levels count from 0, and (x, y) is the centre of the token's cell in pixels of the picture.
+    """
     numbers, rows = np.unique(encoder.tokens, return_index=True)
     levels = np.broadcast_to(np.arange(encoder.tokens.shape[1]), encoder.tokens.shape).ravel()[rows]
     centres = encoder.centres.reshape(-1, 2)[rows]
@@ -144,10 +148,10 @@ def _encoder(encoder: EncoderTraces) -> tuple[list[list[float]], Attention]:
 
 
 def _packed(attention: Attention, size: tuple[int, int], max_weight: float) -> dict[str, Any]:
-    """Return the number of layers, and the locations and weights, encoded as fractions from 0 to 1.
+    """Return the number of layers, and the locations and weights as 16-bit fractions of 1 in base64.
 
-    The fractions represent locations from -0.5 to 1.5 times the picture's size, and weights from 0 to
-    `max_weight`. Dense attention has no locations.
+    The fractions represent locations from -0.5 to 1.5 times the picture's `size` (H, W), and weights from 0
+    to `max_weight`. For dense attention, the locations are an empty string.
     """
     height, width = size
     locations = ""

@@ -1,4 +1,4 @@
-"""The interface of backends, which compute a detector's predictions by PyTorch, ONNX Runtime or OpenVINO."""
+"""The interface of backends, which compute predictions with PyTorch, ONNX Runtime or OpenVINO."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Backend(ABC):
-    """Computes the last layer's predictions from padded pixels."""
+    """The part of a detector that computes the last layer's predictions from padded pixels."""
 
     @abstractmethod
     def __call__(self, batch: ImageBatch) -> Predictions: ...
@@ -24,9 +24,10 @@ class Backend(ABC):
     def candidates(
         self, pixels: Sequence[Tensor | np.ndarray], classification: ClassificationScheme, k: int
     ) -> Candidates:
-        """Return the k best pairs of query and class for each normalised picture (3, h, w).
+        """Return the k best pairs of query and class for each picture, with their boxes.
 
-        The pictures are padded to a common size.
+        `pixels` are normalised pictures (3, h, w) of any heights h and widths w; they are padded to a common
+        size. `classification` defines the meaning of the logits.
         """
         import torch
 

@@ -18,7 +18,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 def fold_norms(backbone: nn.Module) -> None:
     """Fold each frozen norm into the convolution before it, if nothing else reads the convolution's output.
 
-    A backbone that cannot be traced keeps its norms.
+    The backbone is changed in place. If it cannot be traced, it keeps its norms.
     """
     for convolution, name in norms_after_convolutions(backbone):
         norm = backbone.get_submodule(name)
@@ -27,9 +27,10 @@ def fold_norms(backbone: nn.Module) -> None:
 
 
 def norms_after_convolutions(backbone: nn.Module) -> list[tuple[str, str]]:
-    """Return the name of each convolution whose output is read only by a frozen norm, with the norm's name.
+    """Return the names of each convolution whose output only a frozen norm reads, and of this norm.
 
-    Tracing shows what reads an output. If the backbone cannot be traced, the list is empty.
+    Convolutions and norms that are called more than once are left out. Tracing shows what reads an output. If
+    the backbone cannot be traced, the list is empty.
     """
     try:
         graph = _Tracer().trace(backbone)
@@ -53,7 +54,10 @@ def norms_after_convolutions(backbone: nn.Module) -> list[tuple[str, str]]:
 
 
 class _Tracer(fx.Tracer):
-    """Treats norms and convolutions as leaves, because some compute their padding from the picture's size."""
+    """A tracer for which frozen norms and convolutions are leaves.
+
+    Some convolutions compute their padding from the picture's size, which cannot be traced.
+    """
 
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
         known = isinstance(module, nn.Conv2d | DeformConv2d) or _is_frozen_norm(module)
@@ -63,16 +67,17 @@ class _Tracer(fx.Tracer):
 def _is_frozen_norm(module: nn.Module) -> bool:
     """Return True for a frozen norm of torchvision or timm (which may contain an activation).
 
-    They are recognised by their buffers, so that timm need not be imported for a ResNet.
+    Frozen norms are recognised by their buffers, so that timm need not be imported for a ResNet.
     """
     constants = {name for name, _ in module.named_buffers(recurse=False)}
     return constants == {"weight", "bias", "running_mean", "running_var"}
 
 
 def _fold(convolution: Any, norm: Any) -> None:
-    """Fold a norm into a convolution.
+    """Fold a norm into a convolution, in place.
 
-    norm(conv(x)) = scale · (W x + b - mean) + shift, with scale = weight / √(variance + ε).
+    norm(W x + b) = scale · (W x + b - mean) + shift, with scale = weight / √(variance + ε), for a convolution
+    with the kernel W and the bias b, and a norm with a mean, a variance, a weight, and its bias as the shift.
     """
     scale: Tensor = norm.weight * (norm.running_var + norm.eps).rsqrt()
     bias = -norm.running_mean if convolution.bias is None else convolution.bias - norm.running_mean
@@ -82,7 +87,7 @@ def _fold(convolution: Any, norm: Any) -> None:
 
 
 def is_depthwise(module: Any) -> bool:
-    """Return whether a convolution computes each channel from one channel of its input."""
+    """Return whether a convolution computes each of its several channels from one channel of its input."""
     return bool(1 < module.in_channels == module.groups == module.out_channels)
 
 
@@ -96,8 +101,8 @@ def fastest_layout(module: nn.Module, device: torch.device) -> torch.memory_form
 
     In channels_last, which stores the channels of a pixel next to each other, a 1x1 convolution is a matrix
     product, depthwise convolutions load whole vectors, and flattening a level to tokens is free. On a GPU,
-    however, depthwise convolutions in this format go to cuDNN, which prepares them for every new size of
-    picture: that took an H100 2 to 9 seconds instead of 0.2 (docs/gpu.md).
+    however, cuDNN computes depthwise convolutions in this format, and prepares them for every new size of
+    picture. On an H100, a new size took 2 to 9 seconds instead of 0.2 (docs/gpu.md).
     """
     if device.type != "cpu" and has_depthwise(module):
         return torch.contiguous_format

@@ -1,10 +1,12 @@
 """The detector, which turns pictures into detections.
 
-`Detector` = preprocessing + backend + postprocessing. A backend computes the last layer's predictions from
-padded pixels. It runs a replica of the model for a CPU (cpu/) or a GPU (cuda/), the model itself, or an
-exported file (exported/). Evaluation, prediction and the server use only the detector.
+A `Detector` consists of preprocessing, a backend and postprocessing. The backend computes the last layer's
+predictions from padded pixels. It runs a replica of the model for a CPU (cpu/) or a GPU (cuda/), the model
+itself, or an exported file (exported/). Evaluation, prediction and the server use only the detector.
 
-PyTorch is imported only where a PyTorch model is used, so that an exported file starts without it.
+PyTorch is imported only for PyTorch models, so that exported files can be used without it.
+
+Letters: H and W, or h and w after resizing, height and width of a picture.
 """
 
 from __future__ import annotations
@@ -63,14 +65,17 @@ class Augmentation(Protocol):
 
 
 class Detector:
-    """Finds objects in pictures. Detectors are created by `load`, `create` and `train`.
+    """A model that finds objects in pictures. Detectors are created by `load`, `create` and `train`.
 
     Attributes:
+        backend: the part that computes predictions from pixels.
+        classification: the meaning of the class logits.
         classes: class names and the data set's own ids.
         data: the configuration of the preprocessing.
         config: the configuration of the model.
         recipe: the name of the model's recipe.
         decision: the model's own thresholds; None if it has none, so that 0.5 is used.
+        preprocess: a function that converts a PIL RGB picture to an input of `detect`.
     """
 
     _augmentation: Augmentation | None = None
@@ -103,7 +108,7 @@ class Detector:
         return cls(checkpoint, backend_for(checkpoint.model, chosen, choose_dtype(dtype, chosen)))
 
     def augmented(self, augmentation: Augmentation) -> Detector:
-        """Return a copy of this detector that detects objects by means of `augmentation`."""
+        """Return a copy of this detector that detects objects with `augmentation`."""
         other = copy(self)
         other._augmentation, other.preprocess = augmentation, augmentation.preprocess
         return other
@@ -129,16 +134,21 @@ class Detector:
 
     @property
     def model(self) -> DetectionModel:
-        """The plain, trainable model, `model(images) -> DetectorOutput`; with the errors of `checkpoint`."""
+        """The plain, trainable model; `model(images)` returns a `DetectorOutput`.
+
+        Raises:
+            UserError: if this detector comes from an exported file.
+        """
         return self.checkpoint.model
 
     def save(self, folder: str | Path) -> Path:
-        """Write the checkpoint folder (`model.safetensors`, `config.json`), whole or not at all.
+        """Write the checkpoint folder (`model.safetensors`, `config.json`) completely or not at all.
 
-        Return the path of the folder.
+        An existing checkpoint is replaced. The path of the folder is returned.
 
         Raises:
-            UserError: if this detector comes from an exported file, or the folder cannot be written.
+            UserError: if this detector comes from an exported file, or the folder holds other files or cannot
+                be written.
         """
         checkpoints.save(folder, self.checkpoint)
         return Path(folder)
@@ -154,15 +164,19 @@ class Detector:
         *,
         max_detections: int = 100,
     ) -> list[Detections]:
-        """Return the detections of each preprocessed picture (3, h, w). Pictures are padded into one batch.
+        """Return the detections of each preprocessed picture (3, h, w), best first.
 
-        Padding affects the features of this family of models (group norm, convolutions): if results must not
-        depend on the batch, pass pictures of equal shape, as `predict` does.
+        Without an augmentation, the pictures are padded into one batch. Padding affects the features of this
+        family of models (group norm, convolutions). If results must not depend on the batch, pass pictures of
+        equal shape, as `predict` does.
 
         Args:
             pixels: results of `preprocess`.
-            original_sizes: the (H, W) of each picture before preprocessing; boxes are in its pixels.
+            original_sizes: the (H, W) of each picture before preprocessing. Boxes are in pixels of this size.
             max_detections: the maximum number of detections per picture.
+
+        Raises:
+            UserError: if an exported file cannot compute the batch.
         """
         if self._augmentation is not None:
             return self._augmentation.detect(pixels, original_sizes, max_detections)
@@ -222,8 +236,9 @@ class Detector:
             `Detections` for one picture, or a list of them for a list. Boxes are in pixels of the original.
 
         Raises:
-            UserError: if a picture cannot be read, an option is out of range, or the model lacks a class that
-                `classes` or `class_thresholds` names.
+            UserError: if a picture cannot be read, an option is out of range, the model lacks a class that
+                `classes` or `class_thresholds` names, `class_thresholds` names a class that is not selected,
+                or the model's output is not finite.
         """
         most = self.most_detections(max_detections)
         check_options(threshold, most, batch_size)
@@ -245,7 +260,8 @@ class Detector:
         """Return the minimum score of each class for these options of `predict`.
 
         Raises:
-            UserError: if a score is outside [0, 1], the model lacks a named class, or no class is selected.
+            UserError: if a score is outside [0, 1], the model lacks a named class, `classes` is empty or a
+                string, or `class_thresholds` names a class that is not selected.
         """
         return Selection.of(self.classes, threshold, classes, class_thresholds, self.decision)
 
@@ -257,17 +273,20 @@ class Detector:
         max_detections: int = 100,
         at: Sequence[tuple[float, float]] = (),
     ) -> Explanation:
-        """Return where the model looked for each detection in a picture, as arrays in pixels of the original.
+        """Return the model's attention for each detection in a picture, in pixels of the original.
 
-        The plain PyTorch model computes this in float32 without augmentation, whatever `predict` uses.
+        The plain PyTorch model computes the attention in float32 without augmentation, whatever `predict`
+        uses.
 
         Args:
             image, threshold, max_detections: as for `predict`.
-            at: points (x, y) in pixels for which the encoder's attention is returned as well.
+            at: points (x, y) in pixels of the picture for which the encoder's attention is returned as well.
 
         Raises:
             UserError: if the picture cannot be read, an option is out of range, this detector comes from an
-                exported file, a point is outside the picture, or there are points but no encoder layers.
+                exported file, a point is outside the picture, there are points but no encoder layers, or the
+                model's output is not finite.
+            TypeError: if the model has attention from outside the package, which cannot be recorded.
         """
         from .trace import explain_picture
 
@@ -295,7 +314,7 @@ def _transform_for(source: Checkpoint | ExportedModel) -> Callable[[Image.Image]
 
 
 def _in_words(detector: Detector) -> str:
-    """Return the model, its classes and its device in one line."""
+    """Return the recipe, the classes and the device of a detector in one line."""
     names = [name for name in detector.classes.names if name is not None]
     device = getattr(detector.backend, "device", "cpu")  # exported files run on the CPU
     known = f"{count(len(names), 'class')}: {listed(names, MAX_NAMES)}"
@@ -335,9 +354,10 @@ def load(
     Args:
         model: a run folder, a checkpoint folder, an authors' .pth file, a transformers folder or hub id, an
             exported .onnx or .xml file, or `demo`, the bundled model.
-        device: `auto` (CUDA if there is a GPU), `cpu`, `cuda`, `cuda:1`, … Exported files run on the CPU.
-        dtype: the type in which the model computes: None or `fp32`, `bf16`, `fp16` (the weights of
-            `detector.model` stay float32). An exported file computes in the type in which it was exported.
+        device: `auto` (CUDA if there is a GPU, otherwise the CPU), `cpu`, `cuda`, `cuda:1`, … Exported files
+            run on the CPU.
+        dtype: the type in which the model computes: `fp32` (or None), `bf16` or `fp16`. The weights of
+            `detector.model` stay float32. An exported file computes in the type in which it was exported.
         max_pixels: the maximum H·W of a picture; None means the limit with which the model was trained.
 
     Raises:
@@ -373,15 +393,15 @@ def create(
 
     Args:
         recipe: a name in `recipes.RECIPES`.
-        num_classes: the number of classes if they have no names; 91 means COCO's classes, with its unused
-            ids. It is ignored if `classes` is given.
-        classes: the names of the classes.
-        backbone_weights: None (random), `imagenet`, or a .safetensors/.pth file.
+        num_classes: the number of classes if they have no names; 91 means COCO's classes and unused ids. This
+            argument is ignored if `classes` is given.
+        classes: the names of the classes; None means COCO's for 91 classes, otherwise "class 0", …
+        backbone_weights: None (random), `imagenet`, or the path of a .safetensors or .pth file.
         device, dtype: as for `load`.
 
     Raises:
-        UserError: if the recipe is unknown, class names are not distinct, the weights cannot be loaded, or
-            the device does not exist or does not compute in `dtype`.
+        UserError: if the recipe is unknown, `classes` is not a list of distinct names, the weights cannot be
+            loaded, or the device does not exist or does not compute in `dtype`.
     """
     run = recipe_of(recipe)
     if classes is not None:
@@ -426,7 +446,7 @@ def _check_names(classes: Sequence[str]) -> None:
 
 
 def check_options(threshold: float | None, max_detections: int | None, batch_size: int) -> None:
-    """Raise a `UserError` if an option of `predict` is out of range."""
+    """Raise a `UserError` if `threshold` is outside [0, 1], or another of these options is less than 1."""
     if threshold is not None and not 0 <= threshold <= 1:
         raise UserError(f"threshold must be between 0 and 1, not {threshold}.")
     for name, value in (("max_detections", max_detections), ("batch_size", batch_size)):
@@ -435,9 +455,9 @@ def check_options(threshold: float | None, max_detections: int | None, batch_siz
 
 
 def equal_shape_batches(shapes: Sequence[tuple[int, int]], batch_size: int) -> list[list[int]]:
-    """Return the indices of `shapes` in batches of one shape and at most `batch_size` indices.
+    """Return the indices of `shapes` in batches of at most `batch_size` indices with the same shape.
 
-    Shapes are in the order of their first appearance.
+    The batches are in the order in which their shapes first appear.
     """
     groups: dict[tuple[int, int], list[int]] = {}
     for index, shape in enumerate(shapes):

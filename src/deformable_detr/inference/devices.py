@@ -26,11 +26,11 @@ def choose_device(device: str | torch.device) -> torch.device:
 
 
 def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """Return the type; None means float32.
+    """Return the PyTorch type in which a model computes; None means float32.
 
     Raises:
-        UserError: if `dtype` is none of fp32, bf16 and fp16, or if it is fp16 on a CPU, or bf16 on a CPU
-            without instructions for it.
+        UserError: if `dtype` is none of fp32, bf16 and fp16, if it is fp16 on a CPU, or if it is bf16 on a
+            CPU without instructions for it.
     """
     if dtype is None:
         return torch.float32
@@ -48,7 +48,7 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch
 
 
 def cpu_has_bfloat16() -> bool:
-    """Return True if the CPU has instructions for bfloat16 matrices."""
+    """Return True if the CPU has instructions for products of bfloat16 matrices."""
     if not hasattr(torch.cpu, "get_capabilities"):  # as in torch 2.10
         supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
         return supported

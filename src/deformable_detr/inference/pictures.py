@@ -1,6 +1,8 @@
-"""What a detector accepts as a picture, and how it becomes PIL RGB.
+"""The types of pictures that a detector accepts, and their conversion to PIL RGB.
 
-PyTorch is imported only for tensors, so that an exported file starts without it.
+PyTorch is imported only for tensors, so that exported files can be used without it.
+
+Letters: H, W height and width of a picture.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ def read_picture(image: Picture, max_pixels: int) -> Image.Image:
 
     Args:
         image: a path, a PIL image, an (H, W, 3) uint8 RGB array, or a tensor (3, H, W), uint8 or float in
-            [0, 1]. `demo` is the first picture that comes with the bundled model, unless a file has this
-            name.
+            [0, 1], in RGB order. The string `demo` means the first picture that comes with the bundled model,
+            unless a file has this name.
         max_pixels: the maximum H·W.
 
     Raises:
@@ -41,7 +43,13 @@ def read_picture(image: Picture, max_pixels: int) -> Image.Image:
 
 
 def _array_of_tensor(image: Any) -> np.ndarray:
-    """Return a tensor (3, H, W) as an array (H, W, 3) uint8; raise a `UserError` for anything else."""
+    """Convert a tensor (3, H, W) to an array (H, W, 3).
+
+    Floats in [0, 1] are converted to uint8. Integers keep their type, which `open_image` checks.
+
+    Raises:
+        UserError: if `image` is not a tensor, has another shape, or contains floats outside [0, 1].
+    """
     import torch
 
     if not isinstance(image, torch.Tensor):

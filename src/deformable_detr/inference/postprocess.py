@@ -5,7 +5,7 @@ A model that follows the paper needs no non-maximum suppression, because with en
 teaches it to predict each object once. `nms_iou` is for models that were trained for a shorter time
 (docs/training.md).
 
-Letters: B batch, Q queries, N detections or boxes of one image.
+Letters: B batch, Q queries, N detections or boxes of one image, H and W height and width of a picture.
 """
 
 from __future__ import annotations
@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The k best `pairs` of query and class of each of B images, and their `boxes_cxcywh`, (B, k, 4)."""
+    """The k best pairs of query and class of each of B images, best first.
+
+    Attributes:
+        pairs: the scores, class indices and query indices of the pairs, (B, k) each.
+        boxes_cxcywh: the boxes of the pairs' queries, (B, k, 4), normalised by the unpadded image.
+    """
 
     pairs: TopArrays
     boxes_cxcywh: np.ndarray
@@ -36,7 +41,7 @@ class Candidates:
     ) -> Candidates:
         """Select the k best pairs from logits (B, Q, num_logits) and boxes (B, Q, 4), both float32.
 
-        They are those of Q queries for each of B images. This needs no PyTorch.
+        The logits and boxes are those of Q queries for each of B images. This method needs no PyTorch.
         """
         pairs = select_from_arrays(classification, logits, k)
         return cls(pairs, np.take_along_axis(boxes_cxcywh, pairs.queries[..., None], axis=1))
@@ -47,7 +52,7 @@ def candidates_of(
 ) -> Candidates:
     """Select the k best pairs from logits (B, Q, num_logits) and boxes (B, Q, 4), on the tensors' device.
 
-    They are those of Q queries for each of B images.
+    The logits and boxes are those of Q queries for each of B images.
     """
     pairs = classification.select(logits.float(), k)
     boxes = boxes_cxcywh.float().gather(1, pairs.queries[..., None].expand(-1, -1, 4))
@@ -57,8 +62,8 @@ def candidates_of(
 def num_candidates(max_detections: int, num_queries: int, nms_iou: float | None) -> int:
     """Return the number of pairs of query and class to select for `max_detections` detections.
 
-    With non-maximum suppression, it is at least the number of queries, so that other pairs can take the place
-    of suppressed ones.
+    With non-maximum suppression, the result is at least the number of queries, so that other pairs can take
+    the place of suppressed ones.
     """
     return max_detections if nms_iou is None else max(max_detections, num_queries)
 
@@ -78,8 +83,9 @@ def postprocess(
         logits: (B, Q, num_logits), for B images and Q queries.
         boxes_cxcywh: (B, Q, 4), normalised by the unpadded image.
         classification: the meaning of the logits.
-        classes: the names and ids of the classes.
-        original_sizes: (H, W) of each picture before resizing, in pixels.
+        classes: the names and ids of the classes. Detections of classes without a name are left out, even if
+            fewer than `max_detections` remain.
+        original_sizes: the height and width (H, W) of each picture before resizing, in pixels.
         nms_iou: detections that overlap a better one of their class by more than this IoU are left out; None
             disables this.
     """
@@ -114,9 +120,10 @@ def detections_of_candidates(
     max_detections: int,
     nms_iou: float | None,
 ) -> list[tuple[Detections, np.ndarray]]:
-    """Return, for each image, its detections in pixels and the query indices of these detections, (N,).
+    """Return, for each image, its N detections in pixels and the query indices of these detections, (N,).
 
-    The other arguments are those of `postprocess`.
+    The arguments other than `candidates` are those of `postprocess`. `num_candidates` returns the number of
+    candidates that each image needs.
     """
     pairs, centres, sizes = (
         candidates.pairs,

@@ -26,13 +26,14 @@ from ..structures import DetectorOutput, FeatureMemory, ImageBatch, Queries
 class SampledLayer:
     """The inputs of the operator in one deformable attention module.
 
-    They belong to B images, R rows (object queries, or chosen tokens of the encoder), M heads, L levels and K
-    points, which are (x, y).
+    The inputs belong to B images, R rows (object queries, or chosen tokens of the encoder), M heads, L levels
+    and K points, which are (x, y).
 
     Attributes:
-        references: (B, R, 2|4) in [0, 1] of the unpadded image.
-        locations: (B, R, M, L, K, 2) in [0, 1] of each padded level.
-        weights: (B, R, M, L, K), which sum to one over (L, K).
+        references: (B, R, 2) points or (B, R, 4) cxcywh boxes, as fractions of the unpadded image.
+        locations: (B, R, M, L, K, 2), the sampling points as fractions of each padded level; points outside
+            [0, 1] are outside the level.
+        weights: (B, R, M, L, K), with a sum of one over (L, K).
     """
 
     references: Tensor
@@ -48,7 +49,7 @@ class SampledLayer:
 class DenseLayer:
     """The weights of one dense attention module, (B, R, M, S), which sum to one over the S memory tokens.
 
-    They belong to B images, R rows (object queries, or chosen tokens of the encoder) and M heads.
+    The weights belong to B images, R rows (object queries, or chosen tokens of the encoder) and M heads.
     """
 
     weights: Tensor
@@ -65,8 +66,8 @@ class Recording:
         output: the output of the model.
         memory, queries: the inputs of the decoder.
         decoder: one record per layer, with a row for each query.
-        encoder: one record per layer, with the rows of each place's L levels in sequence; empty without
-            places.
+        encoder: one record per layer, in which the L rows of each place (one per level) follow each other;
+            empty without places.
         tokens: (B, P, L), the index of the token that covers each of P places on each of L levels.
     """
 
@@ -80,9 +81,10 @@ class Recording:
 
 @torch.no_grad()
 def record(model: DetectionModel, batch: ImageBatch, places: Tensor | None = None) -> Recording:
-    """Run the model in evaluation mode and record its attention.
+    """Run the model in evaluation mode and record its attention, without gradients.
 
     Args:
+        batch: the B images.
         places: (P, 2), points (x, y) as fractions of the unpadded images; the encoder's attention is recorded
             for the tokens that cover them. None means that it is not recorded.
 
@@ -117,8 +119,8 @@ def record(model: DetectionModel, batch: ImageBatch, places: Tensor | None = Non
 def tokens_at(memory: FeatureMemory, places: Tensor) -> Tensor:
     """Return the index of the memory token that covers each of P places on each of L levels, (B, P, L).
 
-    Places on the right or bottom border get the nearest token. `places` is (P, 2), with (x, y) in fractions
-    of the unpadded image.
+    `places` is (P, 2), with (x, y) as fractions of the unpadded image. A place on the right or bottom border
+    has the nearest token.
     """
     tokens, start = [], 0
     for level, (height, width) in enumerate(memory.spatial_shapes):
@@ -143,7 +145,7 @@ def _watch(attention: Tensor | nn.Module, places: Tensor | None, hooks: ExitStac
 
 
 class _Watch(ABC):
-    """Hooks on one attention module. They record the rows of the tokens at `places`; None means all rows."""
+    """Hooks on one attention module, which record the rows of the tokens at `places`; None means all rows."""
 
     @abstractmethod
     def layer(self) -> LayerRecord: ...
@@ -174,7 +176,7 @@ class _DeformableWatch(_Watch):
         return record
 
     def calls(self) -> list[SampledLayer]:
-        """Return one record for each call of the module in the forward pass."""
+        """Return one record for each call of the module in the forward pass, in order."""
         M, L, K = self.attention.num_heads, self.attention.num_levels, self.attention.num_points
         records = []
         for (references, memory), offsets, logits in zip(
@@ -196,9 +198,9 @@ class _DeformableWatch(_Watch):
 
 
 class _OwnLevelWatch(_Watch):
-    """Hooks on attention that calls its inner module once for each level.
+    """Hooks on an `OwnLevelAttention`, which calls its inner module once for each level.
 
-    Levels to which a row does not attend get the weight 0.
+    In the record, a row has the weight 0 on all levels to which it does not attend.
     """
 
     def __init__(self, attention: OwnLevelAttention, places: Tensor | None, hooks: ExitStack):
@@ -252,9 +254,10 @@ class _DenseWatch(_Watch):
 
 
 def _rows(values: Tensor, memory: FeatureMemory, places: Tensor | None) -> Tensor:
-    """Return the rows of `values` (B, Q, …) for the tokens at `places`, (B, P·L, …); None means all rows.
+    """Return the rows of `values` (B, Q, …) for the tokens at `places` (P, 2), as (B, P·L, …).
 
-    Rows are selected as soon as they are computed, because an encoder's full attention is too large to keep.
+    If `places` is None, all rows are returned. Rows are selected as soon as they are computed, because an
+    encoder's full attention is too large to keep.
     """
     if places is None:
         return values

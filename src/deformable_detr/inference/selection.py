@@ -14,7 +14,7 @@ from ..structures import ClassTable, Detections
 from ..words import listed
 
 MAX_NAMES = 20  # maximum number of class names in an error message
-MAX_THRESHOLDS = 8  # maximum number of thresholds, or of names with one, in a line
+MAX_THRESHOLDS = 8  # maximum number of thresholds, or of class names with a threshold, in a line
 UNREACHABLE = np.inf  # the threshold of classes that are left out
 USUAL_THRESHOLD = 0.5  # the threshold for models that contain none
 REQUESTED = "as requested"
@@ -25,9 +25,10 @@ class Selection:
     """The minimum score of each class.
 
     Attributes:
-        thresholds: (number of classes,), `UNREACHABLE` for classes that are left out.
-        names: the names of these classes; None for a logit that no class uses.
-        reason: where the thresholds come from, in words.
+        thresholds: the minimum score of each class, (number of classes,) float32; `UNREACHABLE` for classes
+            that are left out.
+        names: the name of each class; None for a logit that no class uses.
+        reason: the origin of the thresholds, in words.
     """
 
     thresholds: np.ndarray
@@ -92,8 +93,11 @@ class Selection:
     def __call__(self, detections: Detections) -> Detections:
         """Return those of `detections` that are selected, with boxes clipped to their picture.
 
-        Every prediction that is shown to a user passes through here; `evaluate` measures unclipped boxes, as
-        the authors do.
+        Every prediction that is shown to a user passes through this method. `evaluate` measures unclipped
+        boxes, as the authors do.
+
+        Raises:
+            UserError: if a score or a box is not finite.
         """
         return detections.take(np.flatnonzero(self.mask(detections))).clipped()
 
@@ -101,7 +105,7 @@ class Selection:
         """Return a mask of the N detections, (N,) bool, which is True for the selected ones.
 
         Raises:
-            UserError: if a score or a box is not finite; such detections would vanish silently.
+            UserError: if a score or a box is not finite, because such a detection would vanish silently.
         """
         if not (np.isfinite(detections.scores).all() and np.isfinite(detections.boxes_xyxy).all()):
             raise UserError(
@@ -119,7 +123,8 @@ class Selection:
     def by_class(self) -> dict[str, float]:
         """The minimum score of each selected class, by name.
 
-        It is rounded to 6 digits, so that a threshold like 0.3 does not become 0.300000012 (float32).
+        Scores are rounded to 6 decimal places, so that a threshold like 0.3 does not become 0.300000012
+        (float32).
         """
         pairs = zip(self.names, self.thresholds.tolist(), strict=True)
         return {name: round(score, 6) for name, score in pairs if name is not None and score != UNREACHABLE}
@@ -131,20 +136,20 @@ class Selection:
         return scores.pop() if len(scores) == 1 else None
 
     def scores_in_words(self) -> str:
-        """Return the minimum scores in words: '0.5', or 'car 0.32, bus 0.41'."""
+        """Return the minimum scores in words: '0.5' if they are equal, otherwise 'car 0.32, bus 0.41'."""
         if self.common is not None:
             return f"{self.common:g}"
         return listed([f"{name} {score:g}" for name, score in self.by_class.items()], MAX_THRESHOLDS)
 
     def in_words(self) -> str:
-        """Return the minimum scores and where they come from: 'car 0.32, bus 0.41 (best F1 on val)'."""
+        """Return the minimum scores and their origin in words: 'car 0.32, bus 0.41 (best F1 on val)'."""
         return f"{self.scores_in_words()} ({self.reason})"
 
 
 def _common(
     threshold: float | None, decision: Decision | None, num_classes: int
 ) -> tuple[Sequence[float], str]:
-    """Return the score of each class that applies without `class_thresholds`, and its origin in words."""
+    """Return the minimum score of each class without `class_thresholds`, and the scores' origin in words."""
     if threshold is not None:
         _check_score("threshold", threshold)
         return [threshold] * num_classes, REQUESTED
@@ -154,7 +159,7 @@ def _common(
 
 
 def _with_commas(parts: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Return the names, with neighbouring parts joined if together they form a `known` name with commas."""
+    """Return the class names in `parts`; adjacent parts that form a `known` name with commas are joined."""
     by_parts = {tuple(part.strip() for part in name.split(",") if part.strip()): name for name in known}
     longest = max(map(len, by_parts), default=1)
     names: list[str] = []

@@ -13,7 +13,10 @@ from .backend import Backend
 
 
 class TorchBackend(Backend):
-    """Runs the PyTorch model itself in evaluation mode, under autocast if `dtype` is a 16-bit type."""
+    """A backend that runs the PyTorch model itself in evaluation mode.
+
+    If `dtype` is a 16-bit type, the model runs under autocast.
+    """
 
     def __init__(self, model: DetectionModel, device: torch.device, dtype: torch.dtype):
         self.model = model.to(device)
@@ -34,7 +37,7 @@ class TorchBackend(Backend):
 
 
 class Runner(Protocol):
-    """A model that was rebuilt for speed; cpu/ and cuda/ each contain a class of this kind."""
+    """A replica of a model that was rebuilt for speed, such as `cpu.Runner` or `cuda.Runner`."""
 
     def is_current(self, model: DetectionModel) -> bool: ...
 
@@ -42,7 +45,10 @@ class Runner(Protocol):
 
 
 class RunnerBackend(Backend):
-    """Runs a replica for its device, built on the first call and rebuilt when the model has changed."""
+    """A backend that runs a replica of the model, built for its device.
+
+    The replica is built on the first call, and rebuilt when the model has changed.
+    """
 
     def __init__(self, model: DetectionModel, device: torch.device, dtype: torch.dtype):
         self.model = model.to(device)
@@ -63,7 +69,7 @@ class RunnerBackend(Backend):
 
 
 def backend_for(model: DetectionModel, device: torch.device, dtype: torch.dtype) -> Backend:
-    """Return the fastest backend for a model on a device."""
+    """Return the fastest backend for a device, which computes in `dtype`; the model moves to the device."""
     if device.type in ("cpu", "cuda"):
         return RunnerBackend(model, device, dtype)
     return TorchBackend(model, device, dtype)

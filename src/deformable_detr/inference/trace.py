@@ -1,11 +1,11 @@
-"""Traces of where a model looked in a picture, as arrays in its pixels (the content of the paper's figure 6).
+"""Traces of a model's attention in a picture, in pixels of the picture (the content of the paper's figure 6).
 
 `Detector.explain` returns an `Explanation`, which `explain/` draws. A `Trace` of all queries is used to judge
 missed objects (explain/missed.py) and by `report/`.
 
 Letters: B batch, N detections, Q queries, R rows (chosen queries or tokens), T decoder layers or encoder
 layers, M heads, L levels, K points, P places (points of the picture). Points are (x, y) pixels of the
-original picture; boxes are xyxy; sizes are (H, W).
+original picture; boxes are xyxy; sizes are (H, W). The preprocessed picture has height h and width w.
 """
 
 from __future__ import annotations
@@ -83,9 +83,10 @@ class AttentionMaps:
         return replace(self, weights=self.weights[rows])
 
     def share_inside(self, boxes_xyxy: np.ndarray) -> np.ndarray:
-        """Return the share of each row's weight inside a box, (R, T), as `SamplingPoints.share_inside` does.
+        """Return the share of each row's weight inside a box in each layer, (R, T), as a mean over the heads.
 
-        A cell that the box touches counts as a whole.
+        `boxes_xyxy` is one box for all rows, (4,), or one box for each row, (R, 4), in pixels. A cell that
+        the box touches counts as a whole.
         """
         rows, columns = self.weights.shape[-2:]
         height, width = self.image_size
@@ -124,7 +125,8 @@ class Proposals:
         boxes_xyxy: (R, 4), in pixels of the original picture.
         objectness: (R,) in [0, 1].
         levels: (R,), the index of the level of each proposal's memory token.
-        centres: (R, 2), the centre (x, y) of this token's cell, in pixels of the original picture.
+        centres: (R, 2), the centre (x, y) of the cell of each proposal's memory token, in pixels of the
+            original picture.
     """
 
     boxes_xyxy: np.ndarray
@@ -144,9 +146,9 @@ class QueryTraces:
         indices: (R,), the indices of the queries in the model's output.
         scores: (R, classes), the scores after the last layer, with 0 for logits that no class uses.
         boxes_xyxy: (R, T, 4), the boxes after each layer, in pixels of the original picture.
-        references: for each layer, the points (x, y), (R, 2), or boxes xyxy, (R, 4), around which it sampled,
-            in these pixels. With refinement, a model with one stage has points in the first layer and boxes
-            in the others. Empty for DETR, which has no references.
+        references: for each layer, the points (x, y), (R, 2), or the boxes xyxy, (R, 4), around which the
+            layer sampled, in pixels of the original picture. With refinement, a model with one stage has
+            points in the first layer and boxes in the others. Empty for DETR, which has no references.
         attention: the attention of the R queries to the memory.
         proposals: the proposals of the queries; None for models with one stage.
     """
@@ -179,8 +181,8 @@ class EncoderTraces:
     Attributes:
         places: (P, 2), the requested places (x, y), in pixels of the original picture.
         tokens: (P, L), the indices of the tokens in the memory.
-        centres: (P, L, 2), the centres (x, y) of the tokens' cells, in the same pixels.
-        attention: the attention of the tokens, with P·L rows; the levels of a place are in sequence.
+        centres: (P, L, 2), the centres (x, y) of the tokens' cells, in pixels of the original picture.
+        attention: the attention of the tokens, with P·L rows; the L rows of a place follow each other.
     """
 
     places: np.ndarray
@@ -191,7 +193,7 @@ class EncoderTraces:
 
 @dataclass(frozen=True, repr=False)
 class Explanation:
-    """An explanation of where a model looked.
+    """The detections in one picture, and the traces of the model's attention.
 
     Attributes:
         detections: the N detections, with their picture.
@@ -213,12 +215,16 @@ class Explanation:
     def draw(self, *, layer: int = -1, most: int = 5) -> Figure:
         """Return a figure of the picture with its detections, and of the attention of the best ones.
 
+        If places were requested, the figure also shows the encoder's attention from them.
+
         Args:
-            layer: the decoder layer whose attention is drawn, from 0; -1 means the last one.
+            layer: the layer of the decoder (and of the encoder, for places) whose attention is drawn, from 0;
+                -1 means the last one.
             most: the maximum number of detections that get a panel.
 
         Raises:
             UserError: if matplotlib is not installed.
+            IndexError: if attention is drawn and there is no such layer.
         """
         from .trace_drawing import draw
 
@@ -234,9 +240,12 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Trace:
-    """The traces of all Q queries of one picture, and the raw predictions of the last layer (B = 1).
+    """The traces of all Q queries of one picture.
 
-    `encoder`: the traces from the requested places; None if none were requested.
+    Attributes:
+        queries: the traces of the queries, with Q rows.
+        encoder: the traces from the requested places; None if none were requested.
+        predictions: the predictions of the last layer, for a batch of one image.
     """
 
     queries: QueryTraces
@@ -261,12 +270,15 @@ def explain_picture(
         pixels: the preprocessed picture, (3, h, w).
         picture: the original picture, (H, W, 3) uint8.
         selection: the minimum score of each class.
-        max_detections: the maximum number of explained detections.
-        places: the points (x, y) for which the encoder's attention is traced.
+        max_detections: the maximum number of detections, before `selection` leaves some out.
+        places: the points (x, y), in pixels of the original picture, for which the encoder's attention is
+            traced as well.
         nms_iou: as for `postprocess`.
 
     Raises:
-        UserError: if a place is outside the picture, or there are places but the model has no encoder layers.
+        UserError: if a place is outside the picture, there are places but the model has no encoder layers, or
+            the model's output is not finite.
+        TypeError: if the model has attention of a kind that cannot be recorded.
     """
     size = (picture.shape[0], picture.shape[1])
     trace = trace_picture(model, classification, classes, pixels, size, places)
@@ -291,10 +303,12 @@ def trace_picture(
     Args:
         pixels: the preprocessed picture, (3, h, w).
         size: the (H, W) of the original picture.
-        places: the points (x, y) for which the encoder's attention is traced as well.
+        places: the points (x, y), in pixels of the original picture, for which the encoder's attention is
+            traced as well.
 
     Raises:
         UserError: if a place is outside the picture, or there are places but the model has no encoder layers.
+        TypeError: if the model has attention of a kind that cannot be recorded.
     """
     height, width = size
     for x, y in places:
@@ -335,7 +349,7 @@ def trace_picture(
 
 
 def _boxes(boxes_cxcywh: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """Convert boxes from fractions (1, R, 4) to xyxy in pixels (R, 4)."""
+    """Convert cxcywh boxes in fractions of a picture, (1, R, 4), to xyxy in its pixels, (R, 4)."""
     height, width = size
     boxes = cxcywh_to_xyxy(boxes_cxcywh[0].float()).cpu() * torch.tensor([width, height, width, height])
     return boxes.numpy()
@@ -379,7 +393,10 @@ def _proposals(recording: Recording, size: tuple[int, int]) -> Proposals | None:
 def _cell_centres(
     tokens: Tensor, recording: Recording, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the centres of the cells of `tokens` (R,) in pixels, (R, 2), and their levels, (R,)."""
+    """Return the centres (x, y) of the cells of `tokens` (R,), (R, 2), and the tokens' levels, (R,).
+
+    The centres are in pixels of the original picture, whose (H, W) is `size`.
+    """
     shapes = np.array(recording.memory.spatial_shapes)
     starts = np.concatenate([[0], shapes.prod(1).cumsum()[:-1]])
     numbers = tokens.cpu().numpy()

@@ -4,7 +4,8 @@ Each detection has its own panel. It shows the sampling points of all heads and 
 weight, the reference around which they were sampled, and the box after each decoder layer; boxes of later
 layers are drawn more strongly.
 
-Letters: N detections, T layers, M heads, L levels, K points, P encoder points.
+A place is a point of the picture for which the encoder's attention was requested. Letters: H and W height and
+width of a picture.
 """
 
 from __future__ import annotations
@@ -38,14 +39,18 @@ BOX_COLOUR, PROPOSAL_COLOUR, OBJECT_COLOUR = "#35e055", "#ffd21f", "#ff3b30"
 
 
 def draw(explanation: Explanation, *, layer: int = -1, most: int = 5) -> Figure:
-    """Draw the picture with its detections, and further panels for their attention.
+    """Return a figure of the picture with its detections, and of their attention.
 
     Each of the best `most` detections has a panel, which is zoomed in so that its points can be
-    distinguished. Each encoder point has a panel for each level.
+    distinguished. Each place has a panel for each level.
 
     Args:
-        layer: the layer whose attention is drawn, from 0; -1 means the last one.
+        layer: the layer of the decoder (and of the encoder, for places) whose attention is drawn, from 0; -1
+            means the last one.
         most: the maximum number of detections that get a panel.
+
+    Raises:
+        IndexError: if attention is drawn and there is no such layer.
     """
     image = explanation.detections.image
     assert image is not None
@@ -79,9 +84,10 @@ def draw(explanation: Explanation, *, layer: int = -1, most: int = 5) -> Figure:
 
 
 def _surrounding(queries: QueryTraces, row: int, layer: int, size: tuple[int, int]) -> np.ndarray:
-    """Return the smallest box (4,) that contains a query's final box and its points with large weights.
+    """Return the smallest xyxy box (4,) that contains a query's final box and its points with large weights.
 
-    Points outside the picture do not count; WEIGHTY defines which weights are large.
+    Points outside the picture do not count. WEIGHTY defines which weights in `layer` are large. `size` is the
+    (H, W) of the picture.
     """
     corners = queries.boxes_xyxy[row, -1].reshape(2, 2)
     if isinstance(queries.attention, SamplingPoints):
@@ -120,7 +126,7 @@ def grid(
     """Create a figure of equal panels for pictures of `size` (H, W), each with room for a title.
 
     Args:
-        columns: the number of panels in a row; None means a number that suits their aspect ratio.
+        columns: the number of panels in a row; None means a number that suits the aspect ratio of a panel.
         legend_for: the largest weight of the colour bar below the panels; None means no colour bar.
         min_width: the minimum width of a panel in inches, so that its title fits; the height grows in
             proportion.
@@ -160,7 +166,10 @@ def grid(
 
 
 def show_picture(panel: Axes, image: np.ndarray) -> None:
-    """Draw a picture (H, W, 3) so that pixel (0, 0) covers [0, 1] × [0, 1]; cut off what is outside."""
+    """Draw a picture (H, W, 3) in muted colours, so that it fills the panel.
+
+    The axes are in pixels of the picture, and pixel (0, 0) covers [0, 1] × [0, 1].
+    """
     height, width = image.shape[:2]
     # The picture is greyed a little, because colour shows the weights.
     grey = image @ LUMA
@@ -174,7 +183,7 @@ def zoom(panel: Axes, box_xyxy: np.ndarray, size: tuple[int, int]) -> None:
     """Show the part of a picture around a box, in the picture's aspect ratio.
 
     The box fills at most 1 / CONTEXT of a side, unless the view is the whole picture, and the magnification
-    is at most MAX_ZOOM. `box_xyxy` is (4,), and `size` is the (H, W) of the picture.
+    is at most MAX_ZOOM. `box_xyxy` is (4,), in pixels, and `size` is the (H, W) of the picture.
     """
     extent, low, high = np.array(size[::-1]), box_xyxy[:2], box_xyxy[2:]
     share = min(1.0, float((CONTEXT * (high - low) / extent).max()))
@@ -185,7 +194,7 @@ def zoom(panel: Axes, box_xyxy: np.ndarray, size: tuple[int, int]) -> None:
 
 
 def title(panel: Axes, left: str, right: str) -> None:
-    """Write a title line above a panel, in a font small enough for both of its sides to fit."""
+    """Write `left` and `right` above the two ends of a panel, in a font small enough for both to fit."""
     # A $ in a class name is not the start of a formula.
     common: dict[str, Any] = {"pad": 2.5, "parse_math": False}
     texts = {
@@ -201,7 +210,10 @@ def title(panel: Axes, left: str, right: str) -> None:
 def draw_query(
     panel: Axes, queries: QueryTraces, row: int, *, layer: int = -1, max_weight: float | None = None
 ) -> None:
-    """Draw a query's proposal, its boxes after all layers, and its reference and attention in `layer`."""
+    """Draw a query's proposal, its boxes after all layers, and its reference and attention in `layer`.
+
+    `row` is the index of the query in `queries`. `max_weight` is as for `draw_attention`.
+    """
     draw_attention(panel, queries.attention, row, layer, max_weight)
     if queries.proposals is not None:
         draw_box(panel, queries.proposals.boxes_xyxy[row], PROPOSAL_COLOUR, 0.7, linestyle=(0, (3, 2)))
@@ -219,10 +231,11 @@ def draw_query(
 def draw_attention(
     panel: Axes, attention: Attention, row: int, layer: int, max_weight: float | None = None
 ) -> None:
-    """Draw the sampling points of all heads and levels, or a map over the picture for dense attention.
+    """Draw the attention of one row in one layer.
 
-    The points with the largest weights are drawn on top. `max_weight` is the weight that gets the last
-    colour; None means `largest(attention, layer)`.
+    Sampling points are drawn for all heads and levels, with the largest weights on top. Dense attention is
+    drawn as a map over the picture, the mean over the heads. `max_weight` is the weight that has the last
+    colour of the scale; None means `largest(attention, layer)`.
     """
     max_weight = max_weight or largest(attention, layer)
     if isinstance(attention, AttentionMaps):
@@ -269,7 +282,7 @@ def _cross(panel: Axes, point: np.ndarray) -> None:
 
 
 def largest(attention: Attention, layer: int) -> float:
-    """Return the weight that is drawn in the last colour of the scale.
+    """Return the weight that is drawn in the last colour of the scale, given all rows in one layer.
 
     For sampling points, it is the 99.5th percentile, so that outliers do not darken the other points. For
     dense attention, it is the maximum of the means over the heads.

@@ -1,7 +1,7 @@
-"""Test-time augmentation: detect objects in each picture at several sizes, and in the mirror images, and
-merge the detections (paper, Table 3, last row).
+"""Test-time augmentation (paper, Table 3, last row).
 
-It is separate from the model: a detector with views can be evaluated and used like any other detector.
+Objects are detected in each picture and its mirror image at several sizes, and the detections are merged.
+Augmentation is separate from the model: a detector with views can be evaluated and used like any other one.
 
 Overlapping detections of one class are merged into one object. torchvision's non-maximum suppression finds
 the best box of each object. The merged box is the mean of all its boxes, weighted by score; the merged score
@@ -40,7 +40,7 @@ class View:
     flipped: bool
 
     def back(self, boxes_xyxy: np.ndarray, width: int) -> np.ndarray:
-        """Return boxes (N, 4) of this view in the unflipped picture, which is `width` pixels wide."""
+        """Return xyxy boxes (N, 4) of this view in the unflipped picture, which is `width` pixels wide."""
         if not self.flipped:
             return boxes_xyxy
         x0, y0, x1, y1 = boxes_xyxy.T
@@ -51,7 +51,7 @@ def views_of(scales: Sequence[float] = SCALES, flip: bool = True) -> tuple[View,
     """Return one view for each scale and, with `flip`, its mirror image as well.
 
     Raises:
-        UserError: if there is no scale, or one is repeated or not between 0.1 and 10.
+        UserError: if there is no scale, or one is repeated or outside [0.1, 10].
     """
     if not scales or len(set(scales)) < len(scales) or not all(0.1 <= scale <= 10 for scale in scales):
         given = ", ".join(f"{scale:g}" for scale in scales)
@@ -62,9 +62,12 @@ def views_of(scales: Sequence[float] = SCALES, flip: bool = True) -> tuple[View,
 
 
 class MergedViews:
-    """Detects objects in several views of each picture, and merges the detections.
+    """An augmentation that detects objects in several views of each picture and merges the detections.
 
     With a single view of scale 1 that is not flipped, the result is that of the plain detector.
+
+    Raises:
+        UserError: if `overlap`, the minimum IoU of merged boxes, is not between 0 and 1 (exclusive).
     """
 
     def __init__(self, detector: Detector, views: Sequence[View], overlap: float = OVERLAP):
@@ -85,13 +88,13 @@ class MergedViews:
         }
 
     def preprocess(self, picture: Image.Image) -> Tensor:
-        """Convert an RGB picture to (3, H, W) uint8; `detect` resizes it for each view."""
+        """Convert an RGB picture of H x W pixels to (3, H, W) uint8; `detect` resizes it for each view."""
         return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
     def detect(
         self, pixels: Sequence[Tensor], original_sizes: Sequence[tuple[int, int]], max_detections: int
     ) -> list[Detections]:
-        """Return the merged detections of each picture (3, H, W) uint8.
+        """Return at most `max_detections` merged detections of each picture (3, H, W) uint8.
 
         In each view, pictures of equal shape share a batch; nothing is padded.
         """
@@ -110,7 +113,7 @@ class MergedViews:
         original_sizes: Sequence[tuple[int, int]],
         max_detections: int,
     ) -> list[Detections]:
-        """Return each picture's detections, in pixels of the original, mirrored if the view is flipped."""
+        """Return each picture's detections in pixels of the original; a flipped view's boxes are mirrored."""
         inputs = [self.transforms[view.scale](F.to_pil_image(picture)) for picture in pixels]
         if view.flipped:
             inputs = [picture.flip(-1) for picture in inputs]
@@ -124,7 +127,7 @@ class MergedViews:
 
 
 def tta_scales(tta: bool | Sequence[float]) -> tuple[float, ...]:
-    """Return the scales for the option `tta`: none for False, SCALES for True, or those that it lists."""
+    """Return the scales for the option `tta`: none for False, SCALES for True, otherwise the listed ones."""
     if isinstance(tta, bool):
         return SCALES if tta else ()
     return tuple(tta)
@@ -133,20 +136,23 @@ def tta_scales(tta: bool | Sequence[float]) -> tuple[float, ...]:
 def augmented(detector: Detector, scales: Sequence[float] = SCALES) -> Detector:
     """Return a detector that merges the detections at these scales and in the mirror images.
 
-    A scale is a factor on the size to which `detector` resizes pictures. Explanations are those of the plain
+    Each scale multiplies the size to which `detector` resizes pictures. Explanations are those of the plain
     detector.
 
     Raises:
-        UserError: if there is no scale, or one is repeated or not between 0.1 and 10.
+        UserError: if there is no scale, or one is repeated or outside [0.1, 10].
     """
     return detector.augmented(MergedViews(detector, views_of(scales)))
 
 
 def augmented_as_requested(detector: Detector, tta: bool | Sequence[float]) -> Detector:
-    """Return the detector with the augmentation of the option `tta`, or itself if there are no scales.
+    """Return `detector` with the augmentation of the option `tta`, or unchanged if there are no scales.
+
+    Args:
+        tta: False for no augmentation, True for the default scales, or a list of scales.
 
     Raises:
-        UserError: if a scale is repeated or not between 0.1 and 10.
+        UserError: if a scale is repeated or outside [0.1, 10].
     """
     scales = tta_scales(tta)
     return augmented(detector, scales) if scales else detector
@@ -155,8 +161,9 @@ def augmented_as_requested(detector: Detector, tta: bool | Sequence[float]) -> D
 def merge(views: Sequence[Detections], overlap: float = OVERLAP, max_detections: int = 100) -> Detections:
     """Merge the detections in V views of one picture, and return the best `max_detections`, best first.
 
-    The boxes of all views must be in pixels of the picture. A single view is returned unchanged, because the
-    model predicts each object once; if no view has detections, the first one is returned.
+    The boxes of all views must be in pixels of the picture. A detection belongs to an object if its IoU with
+    the object's best box is at least `overlap`. A single view is returned unchanged, because the model
+    predicts each object once. If no view has detections, the first one is returned.
     """
     if len(views) == 1 or not any(map(len, views)):
         return views[0]

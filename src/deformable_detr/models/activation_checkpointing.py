@@ -16,7 +16,7 @@ def checkpoint_activations(model: DetectionModel) -> None:
     """Store only the inputs of each encoder and decoder layer of `model` until its backward pass.
 
     Gradients stay bitwise identical, even with dropout, but each layer's forward pass runs twice. The names
-    of the weights do not change. While gradients are disabled, nothing changes.
+    of the weights do not change. While gradients are disabled, the layers run as usual.
     """
     for layer in (*model.encoder.layers, *model.decoder.layers):
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)

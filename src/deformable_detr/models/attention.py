@@ -2,8 +2,9 @@
 
     attention(queries, query_positions, references, memory) -> (B, Q, C)
 
-In encoder layers, the queries are the memory's own tokens; in decoder layers, they are object queries.
-Letters: B batch, Q queries, S memory tokens, C channels, M heads, D = C/M, L levels, K points.
+In encoder layers, the queries are the memory's tokens; in decoder layers, they are object queries.
+Letters: B batch, Q queries, S memory tokens, C channels, M heads, D = C/M channels per head, L levels,
+K points per head and level.
 """
 
 from __future__ import annotations
@@ -85,8 +86,9 @@ class DeformableAttention(MemoryAttention):
     def reset_parameters(self) -> None:
         """Initialise the projections, so that points and attention weights do not depend on the query.
 
-        The points of head m of M heads are in the direction 2πm/M from the reference. The larger coordinate
-        of the k-th offset (from 1) is k in absolute value. All attention weights are equal.
+        The points of head m (from 0) of M heads are in the direction 2πm/M from the reference. The larger
+        coordinate of the k-th offset (from 1) is k in absolute value, in the units of `fused_ms_deform_attn`.
+        All attention weights are equal.
         """
         angles = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
         directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
@@ -129,8 +131,8 @@ class DeformableAttention(MemoryAttention):
 class OwnLevelAttention(MemoryAttention):
     """Deformable attention in which each query attends only to the feature level that it belongs to.
 
-    This is "multi-scale inputs without multi-scale attention" (paper, Table 2). All levels share the
-    projections.
+    The paper calls this variant "multi-scale inputs without multi-scale attention" (Table 2). All levels
+    share the projections.
 
     `queries_per_level(Q, spatial_shapes)` returns how many of the Q queries belong to each level. Queries are
     in the order of the levels.
@@ -162,21 +164,25 @@ class OwnLevelAttention(MemoryAttention):
 
 
 def tokens_per_level(num_queries: int, spatial_shapes: SpatialShapes) -> list[int]:
-    """Return the number of tokens on each level, which is the number of queries in the encoder."""
+    """Return the number of tokens on each level, which are the queries of an encoder layer.
+
+    `num_queries` is not used; the function has the signature of `equal_shares`.
+    """
     return [height * width for height, width in spatial_shapes]
 
 
 def equal_shares(num_queries: int, spatial_shapes: SpatialShapes) -> list[int]:
-    """Return the number of object queries for each level: equal shares, and the rest on the finest ones.
+    """Return the number of object queries for each level, in equal shares.
 
-    An object query belongs to no level, and the paper does not specify which level it attends to.
+    If `num_queries` is not divisible by the number of levels, the finest levels have one more query each. An
+    object query belongs to no level, and the paper does not specify which level it attends to.
     """
     share, remainder = divmod(num_queries, len(spatial_shapes))
     return [share + (level < remainder) for level in range(len(spatial_shapes))]
 
 
 def _levels_of(memory: FeatureMemory) -> list[FeatureMemory]:
-    """Split a memory into one memory per level."""
+    """Return one memory per level, finest first."""
     sizes = [height * width for height, width in memory.spatial_shapes]
     parts = zip(
         memory.tokens.split(sizes, dim=1),

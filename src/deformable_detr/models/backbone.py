@@ -51,7 +51,7 @@ class Backbone(nn.Module, ABC):
             source: `imagenet`, or a .safetensors or .pth file with the key names of torchvision or timm.
 
         Raises:
-            UserError: if the weights cannot be obtained or do not fit the backbone.
+            UserError: if the weights cannot be downloaded or read, or do not fit the backbone.
         """
 
     @abstractmethod
@@ -66,8 +66,9 @@ class Backbone(nn.Module, ABC):
 class ResNet(Backbone):
     """torchvision's ResNet or ResNeXt, with the stride in the 3x3 convolution.
 
-    C2 to C5 have strides 4, 8, 16 and 32; with `dilation`, C5 has stride 16. The 3x3 convolutions of
-    `deformable_stages` (2 to 5, for C2 to C5) are modulated deformable convolutions.
+    The maps C2 to C5 of its four stages have strides 4, 8, 16 and 32; with `dilation`, C5 has stride 16. The
+    last `num_maps` of them are returned. The 3x3 convolutions of `deformable_stages` (2 to 5, for C2 to C5)
+    are modulated deformable convolutions.
     """
 
     def __init__(self, name: str, num_maps: int, dilation: bool, deformable_stages: Sequence[int]):
@@ -144,7 +145,7 @@ def resnet_key(key: str) -> str:
 
 
 class TimmBackbone(Backbone):
-    """A timm model that returns feature maps. With `dilation`, its last map has stride 16.
+    """A timm model whose last `num_maps` feature maps are returned. With `dilation`, the last has stride 16.
 
     Raises:
         UserError: if timm has no such model, or it has too few maps or does not support `dilation`.
@@ -267,6 +268,8 @@ def _torch_load(path: str) -> dict[str, Tensor]:
 def _load(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Load the tensors of `module` from `state`, and ignore others, such as those of a classifier's head.
 
+    `source` is the name of the weights in error messages.
+
     Raises:
         UserError: if a tensor is missing or has another shape.
     """
@@ -304,7 +307,8 @@ def build_backbone(config: BackboneConfig, num_maps: int) -> Backbone:
     """Build the backbone of `config`, which returns `num_maps` maps, and freeze its untrained stages.
 
     Raises:
-        UserError: if timm has no such feature extractor, or its stages cannot be frozen.
+        UserError: if timm has no such feature extractor, it has too few maps or does not support dilation, or
+            its stages cannot be frozen.
     """
     backbone: Backbone
     if config.name in _BACKBONES:

@@ -100,8 +100,8 @@ def _num_logits(config: ModelConfig) -> int:
 def _num_heads(config: ModelConfig) -> int:
     """Return the number of prediction heads.
 
-    Without refinement, all layers share one head. With refinement, each layer has a head, and in two-stage
-    models, the proposals have one too.
+    Without refinement, all decoder layers share one head. With refinement, each decoder layer has a head, and
+    two-stage models have another one for the proposals.
     """
     if not config.refine_references:
         return 1
@@ -122,7 +122,7 @@ def _initialise_heads(config: ModelConfig, heads: list[PredictionHead]) -> None:
 
 
 def _start_with_equal_biases(feedforwards: Sequence[FeedForward]) -> None:
-    """Give all layers the biases of the first one.
+    """Copy the biases of the first feed-forward network to the others.
 
     The authors' layers are copies of the first one, and only their matrices are initialised again.
     """
@@ -176,8 +176,8 @@ def register_queries(name: str, build: QueriesBuilder) -> None:
 
     Args:
         name: the value of `model.queries`.
-        build: a function of the configuration and the prediction heads. It returns a module that maps a
-            `FeatureMemory` to `Queries`.
+        build: a function of the configuration and the decoder's prediction heads (one, or with refinement one
+            per layer). It returns a module that maps a `FeatureMemory` to `Queries`.
     """
     add_choice("model.queries", name)
     _QUERIES[name] = build

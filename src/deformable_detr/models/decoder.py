@@ -59,16 +59,16 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Layers with their prediction heads: one head for all layers, or one per layer.
+    """The decoder's layers and their prediction heads: one head for all layers, or one per layer.
 
     `norm` is applied to the input of a layer's head, but not to the input of the next layer. Only DETR
     has a norm here; in other models, it is `nn.Identity`. With `refine_references`, each layer starts from
     the boxes that the previous layer predicted.
 
     Attributes:
-        look_forward_twice: set by training (specification §12.2): with refinement, the loss of a layer's
-            boxes also has a gradient for the boxes of the layer before it, but not of earlier ones.
-            Predictions do not depend on this.
+        look_forward_twice: True if, with refinement, the loss of a layer's boxes also has a gradient for the
+            boxes of the layer before it, but not of earlier ones (specification §12.2). Training sets this
+            attribute; predictions do not depend on it.
     """
 
     def __init__(
@@ -91,7 +91,8 @@ class Decoder(nn.Module):
     ) -> tuple[Predictions, ...]:
         """Return the predictions of all layers, in order.
 
-        `attend` holds a function for each layer, which replaces its self-attention.
+        `attend` contains a function for each layer, which replaces the layer's self-attention. If it is None,
+        all layers keep their self-attention.
         """
         steps: Sequence[SelfAttend | None] = attend or [None] * len(self.layers)
         content, references = queries.content, queries.references

@@ -1,8 +1,8 @@
 """Dropout that is fast on CPUs.
 
-On processors other than Intel's, PyTorch draws the values of a mask one by one. Each takes 17 ns. The product
-with the 256 x 1024 matrix of a feed-forward layer takes the same time per value. Here, one 64-bit random
-number is used for four values. Letters: p is the probability of a zero.
+On processors other than Intel's, PyTorch draws the values of a mask one by one. Each value takes 17 ns. The
+product with the 256 x 1024 matrix of a feed-forward layer takes the same time per value. Here, one 64-bit
+random number is used for four values. The letter p stands for the probability of a zero.
 """
 
 from __future__ import annotations
@@ -94,7 +94,10 @@ class _ReluDropout(torch.autograd.Function):
 
 
 def _draw(x: Tensor, p: float) -> tuple[Tensor, float]:
-    """Return a mask of ones and zeros, shaped and typed like `x`, and the factor that preserves the mean."""
+    """Return a random mask like `x`, with 0 for dropped values and 1 for others, and the scale of the others.
+
+    A value is dropped with the probability `p`, and the scale preserves the mean.
+    """
     num_dropped = min(round(p * _STEPS), _STEPS - 1)
     draws = torch.empty(-(-x.numel() // _VALUES_PER_DRAW), dtype=torch.int64)
     lowest = torch.iinfo(torch.int64).min

@@ -16,8 +16,8 @@ from ..structures import Predictions
 class PredictionHead(nn.Module):
     """A class head and a box head.
 
-    They map hidden states (B, Q, C) and reference logits (B, Q, 4), for B images, Q queries and C channels,
-    to `Predictions`.
+    The module maps hidden states (B, Q, C) and reference logits (B, Q, 4) to `Predictions`, for B images, Q
+    queries and C channels.
     """
 
     def __init__(self, dim: int, num_logits: int):

@@ -51,14 +51,14 @@ class DetectionModel(nn.Module):
         """Return the predictions of all decoder layers.
 
         Args:
-            images: any input of `ImageBatch.from_input`: a padded batch, its pair (pixels, mask), or
-                normalised (3, H, W) float tensors, which are padded here; or a `FeatureBatch`, for which the
-                backbone is skipped.
+            images: any input of `ImageBatch.from_input`: a padded batch, its pair (pixels, mask), normalised
+                pictures of one size, (B, 3, H, W), or normalised (3, H, W) float tensors, which are padded
+                here; or a `FeatureBatch`, for which the backbone is skipped.
 
         Returns:
-            The predictions of each layer and, if the queries have them, the first stage's proposals. Those of
-            the last layer are `.predictions[-1]`, with `.logits` (B, Q, num_logits) and `.boxes_cxcywh`
-            (B, Q, 4), for B pictures and Q queries.
+            The predictions of each layer and, if the queries have them, the first stage's proposals. The
+            predictions of the last layer are `.predictions[-1]`, with `.logits` (B, Q, num_logits) and
+            `.boxes_cxcywh` (B, Q, 4), relative to the unpadded picture, for B pictures and Q queries.
 
         Raises:
             ValueError: if the images have other shapes or types.
@@ -77,7 +77,7 @@ class DetectionModel(nn.Module):
         return memory
 
     def answer(self, queries: Queries, memory: FeatureMemory) -> DetectorOutput:
-        """Return the decoder's predictions for the queries, and their proposals if they have any."""
+        """Return the decoder's predictions for the queries, and the queries' proposals if they have any."""
         return DetectorOutput(self.decoder(queries, memory), queries.proposals)
 
     def embed(self, batch: ImageBatch | FeatureBatch) -> FeatureMemory:
@@ -90,7 +90,8 @@ class DetectionModel(nn.Module):
     def locate(self, tokens: Tensor, spatial_shapes: SpatialShapes, image_mask: Tensor) -> FeatureMemory:
         """Return the memory of the S tokens (B, S, C) of B images, with positions, mask and valid ratios.
 
-        These depend only on the levels' sizes and on the padding mask of the pixels, `image_mask` (B, H, W).
+        Positions, mask and valid ratios depend only on the levels' sizes, `spatial_shapes`, and on the
+        padding mask of the pixels, `image_mask` (B, H, W).
         """
         # Each level's mask is resized from the image's (specification §1.6), never from another level's.
         masks = [resize_nearest(image_mask, shape) for shape in spatial_shapes]
@@ -109,7 +110,7 @@ def _flatten(levels: Sequence[Tensor]) -> Tensor:
 
 
 def valid_ratio(mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return the unpadded fractions of width and height, (B, 2), of B padding masks (B, H, W)."""
+    """Return the unpadded fractions (width, height), (B, 2), of B padding masks (B, H, W)."""
     height, width = mask.shape[-2:]
     valid_height = (~mask.select(2, 0)).sum(1).to(dtype)
     valid_width = (~mask.select(1, 0)).sum(1).to(dtype)
@@ -117,7 +118,7 @@ def valid_ratio(mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def copy_on_same_memory(model: DetectionModel) -> DetectionModel:
-    """Copy the modules of `model`, but share the memory of their tensors.
+    """Return a copy of `model` whose modules are new, but whose tensors share the memory of the originals.
 
     Gradients are disabled for the copy's parameters. If a module or parameter of the copy is replaced,
     `model` does not change.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def resize_nearest(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize maps (…, H, W) of any dtype to (…, *size)."""
+    """Resize maps (…, H, W) of any dtype to the height and width in `size`."""
     rows, columns = (
         _indices(target, source, maps.device) for target, source in zip(size, maps.shape[-2:], strict=True)
     )
@@ -20,9 +20,9 @@ def resize_nearest(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _indices(target: int, source: int, device: torch.device) -> Tensor:
-    """Return the source index of each target index: floor(index * source / target).
+    """Return the source index of each target index, floor(index * source / target).
 
-    It is computed in float32, as in PyTorch.
+    The quotient is computed in float32, as in PyTorch.
     """
     # Sizes as tensors, not numbers: a graph with dynamic sizes computes them when it runs.
     before, after = (torch.full((), size, dtype=torch.float32, device=device) for size in (source, target))

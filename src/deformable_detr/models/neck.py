@@ -1,5 +1,6 @@
-"""Necks, which turn the backbone's maps into feature levels of equal width (paper, appendix A.2 and Table 2;
-specification §2.2).
+"""Necks, which turn the backbone's maps into feature levels with the same number of channels.
+
+Sources: paper, appendix A.2 and Table 2; specification §2.2.
 
 Letters: B batch, C channels (`hidden_dim`), H and W height and width of a level.
 """
@@ -30,8 +31,8 @@ class Projection(nn.Module):
 class GroupNorm(nn.GroupNorm):
     """PyTorch's group norm, except that a group may consist of a single value, which becomes the bias.
 
-    This happens if the coarsest level of a small picture is one pixel and, at width 32, a group is one
-    channel.
+    A group is a single value if the coarsest level of a small picture is one pixel and a group is one channel
+    (for 32 channels).
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -76,7 +77,7 @@ class ChannelMapper(nn.Module):
 
 
 class FPN(nn.Module):
-    """A feature pyramid (Lin et al. 2017) on top of `ChannelMapper`.
+    """A feature pyramid (Lin et al. 2017), which processes the levels of a `ChannelMapper`.
 
     Beginning with the coarsest, each level is upsampled (nearest neighbour) and added to the next finer one.
     Then a 3x3 convolution with group norm is applied to each level.
@@ -100,7 +101,7 @@ class FPN(nn.Module):
 
 
 class BiFPN(nn.Module):
-    """EfficientDet's pyramid (Tan et al. 2020) on top of `ChannelMapper`.
+    """EfficientDet's feature pyramid (Tan et al. 2020), which processes the levels of a `ChannelMapper`.
 
     It has three layers, as in EfficientDet-D0 (the paper gives no number). Each of them goes from coarse to
     fine levels and back.
@@ -119,10 +120,11 @@ class BiFPN(nn.Module):
 
 
 class BiFPNLayer(nn.Module):
-    """A top-down pass from coarse to fine levels, then a bottom-up pass.
+    """A layer of `BiFPN`: a top-down pass from coarse to fine levels, then a bottom-up pass.
 
-    In the bottom-up pass, a level fuses its input, its top-down result and the next finer level. The coarsest
-    level has no top-down result, and the finest level's top-down result is its output.
+    In the top-down pass, a level fuses its input and the top-down result of the next coarser level. In the
+    bottom-up pass, a level fuses its input, its top-down result and the output of the next finer level. The
+    coarsest level has no top-down result, and the finest level's top-down result is its output.
     """
 
     def __init__(self, dim: int, num_levels: int):
@@ -146,9 +148,9 @@ class BiFPNLayer(nn.Module):
 
 
 class Fusion(nn.Module):
-    """A weighted mean of maps of equal shape, then a depthwise separable 3x3 convolution with group norm.
+    """A weighted mean of maps of equal shape, then SiLU and a depthwise separable 3x3 convolution.
 
-    The learned weights are kept non-negative.
+    A group norm follows the convolution. The learned weights of the mean are kept non-negative.
     """
 
     def __init__(self, dim: int, num_inputs: int):

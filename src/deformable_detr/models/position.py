@@ -16,7 +16,7 @@ TEMPERATURE = 10000.0
 
 
 def sine_encoding(coordinates: Tensor, num_features: int) -> Tensor:
-    """Encode coordinates (...) in [0, 2π] as (..., num_features).
+    """Encode each of the coordinates (…), in [0, 2π], as `num_features` numbers, (…, num_features).
 
     The features are alternating sines and cosines of decreasing frequency.
     """
@@ -27,14 +27,17 @@ def sine_encoding(coordinates: Tensor, num_features: int) -> Tensor:
 
 
 def points_of_level(x: Tensor, y: Tensor) -> Tensor:
-    """Return the points (x, y) of all pixels of a level, (B, H·W, 2), from columns (B, W) and rows (B, H)."""
+    """Return the points (x, y) of all pixels of a level, row by row, (B, H·W, 2).
+
+    `x` (B, W) and `y` (B, H) are the coordinates of the level's columns and rows.
+    """
     height, width = y.shape[1], x.shape[1]
     grid = [x.unsqueeze(1).expand(-1, height, -1), y.unsqueeze(2).expand(-1, -1, width)]
     return torch.stack(grid, dim=-1).flatten(1, 2)
 
 
 class SinePosition(nn.Module):
-    """Sine encodings of positions, with y in the first half of the channels and x in the second half.
+    """A sine encoding of positions, with y in the first half of the channels and x in the second half.
 
     Coordinates are relative to the unpadded image, so an image's encoding does not depend on its padding.
     `half_pixel` shifts coordinates to the pixels' centres, as in Deformable DETR but not in DETR.
@@ -46,7 +49,10 @@ class SinePosition(nn.Module):
         self.shift = 0.5 if half_pixel else 0.0
 
     def forward(self, masks: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> list[Tensor]:
-        """Encode masks (B, H, W) of B images, True = padding, as (B, C, H, W) in `dtype`, one per level."""
+        """Return the encoding of each level, (B, C, H, W) in `dtype`.
+
+        `masks` contains a padding mask per level, (B, H, W), which is True in the padding of the B images.
+        """
         return [self._encode(mask, dtype) for mask in masks]
 
     def _encode(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -59,7 +65,7 @@ class SinePosition(nn.Module):
 
 
 class LevelPosition(nn.Module):
-    """A position encoding plus one learned vector per level, initialised from N(0, 1)."""
+    """A position encoding plus one learned vector per level, whose initial values are standard normal."""
 
     def __init__(self, position: SinePosition, num_levels: int, dim: int):
         super().__init__()

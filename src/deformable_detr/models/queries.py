@@ -110,7 +110,8 @@ class ProposalQueries(nn.Module):
     ) -> Queries:
         """Return the queries that start from the boxes `references` (B, Q, 4), for B images and Q queries.
 
-        `tokens` (B, Q) are the indices of the tokens that proposed the boxes.
+        `tokens` (B, Q) are the indices of the tokens that proposed the boxes. `proposals`, the proposals of
+        all tokens, become part of the result.
         """
         positions, content = self.encode(references)
         return Queries(content, positions, references, proposals, tokens)
@@ -126,8 +127,8 @@ class ProposalQueries(nn.Module):
 class MixedQueries(ProposalQueries):
     """Queries whose boxes and positions come from the best proposals, and whose content is learned.
 
-    This is the "mixed query selection" of DINO (Zhang et al., ICLR 2023), in the form of H-DETR.
-    Row i of the content, (Q, C), belongs to the i-th best proposal of every image. The positions are those of
+    The method is the "mixed query selection" of DINO (Zhang et al., ICLR 2023), in the form of H-DETR. Row i
+    of the content, (Q, C), belongs to the i-th best proposal of every image. The positions are those of
     `ProposalQueries`. The content of `ProposalQueries` is computed too, because positions and content share a
     layer norm, but it is not used.
     """
@@ -147,9 +148,9 @@ class MixedQueries(ProposalQueries):
 class BestProposals(nn.Module):
     """A faster `ProposalQueries` for inference.
 
-    It computes the objectness (one logit of the class head) of all S tokens, but the boxes of only the Q best
-    ones, and its queries have no `proposals`. In training, all boxes are needed, because all of them
-    contribute to the loss.
+    The module computes the objectness (one logit of the class head) of all S tokens, but the boxes of only
+    the Q best ones, and its queries have no `proposals`. In training, all boxes are needed, because all of
+    them contribute to the loss.
     """
 
     def __init__(self, queries: ProposalQueries):
@@ -178,7 +179,10 @@ class BestProposals(nn.Module):
         return min(self.plain.num_queries, num_tokens)
 
     def encode(self, tokens: Tensor, invalid: Tensor) -> Tensor:
-        """Return the input of the first stage's head for the S tokens of B images, (B, S, C)."""
+        """Return the input of the first stage's head for the S tokens of B images, (B, S, C).
+
+        Tokens for which `invalid` (B, S) is True are replaced by zeros before they are encoded.
+        """
         encoded: Tensor = self.plain.memory_norm(
             self.plain.memory_projection(tokens.masked_fill(invalid[..., None], 0.0))
         )
@@ -186,14 +190,15 @@ class BestProposals(nn.Module):
 
 
 def with_best_proposals(queries: nn.Module) -> nn.Module:
-    """Return `BestProposals` if `queries` choose proposals as `ProposalQueries` does, or else `queries`."""
+    """Return `BestProposals(queries)` if it can replace the module `queries`, otherwise `queries` itself."""
     return BestProposals(queries) if chooses_proposals(queries) else queries
 
 
 def chooses_proposals(queries: nn.Module) -> TypeGuard[ProposalQueries]:
-    """Return whether `queries` computes what `BestProposals` does, so that the latter can replace it.
+    """Return whether `queries` chooses proposals as `BestProposals` does, so that the latter can replace it.
 
-    This includes subclasses from outside the package that inherit `forward` from `ProposalQueries`.
+    This is the case for `ProposalQueries` and for subclasses, also from outside the package, that inherit its
+    `forward`.
     """
     return isinstance(queries, ProposalQueries) and type(queries).forward is ProposalQueries.forward
 
@@ -211,9 +216,9 @@ def for_each_image(queries: Queries, memory: FeatureMemory) -> Queries:
 def base_boxes(memory: FeatureMemory) -> tuple[Tensor, Tensor]:
     """Return the boxes that proposals are relative to, (B, S, 4) cxcywh, and a mask of invalid ones, (B, S).
 
-    There is one for each of the S tokens of B images. A token's base box is centred on its pixel, and its
-    side doubles from level to level. A box is invalid if its token is in the padding or if one of its
-    coordinates is outside (0.01, 0.99).
+    There is one box for each of the S tokens of B images, relative to the unpadded image. The base box of a
+    token is a square around the token's pixel, whose side doubles from level to level. A box is invalid if
+    its token is in the padding, or if its x, y, width or height is outside the open interval (0.01, 0.99).
     """
     boxes, device, dtype = [], memory.tokens.device, coordinate_dtype(memory.tokens)
     paddings = memory.mask.split([height * width for height, width in memory.spatial_shapes], dim=1)

@@ -33,9 +33,10 @@ class DeformConv2d(nn.Conv2d):
     both forms can express the same functions.) torchvision's operator does the arithmetic.
 
     Attributes:
-        sampling_offsets: computes the offsets (dy, dx) of each group and tap in pixels of the input map,
-            (B, G·T·2, H', W').
-        modulation: computes (B, G·T, H', W'), the argument of 2·sigmoid; None if not modulated.
+        sampling_offsets: the convolution that computes the offsets (dy, dx) of each group and tap in pixels
+            of the input map, (B, G·T·2, H', W').
+        modulation: the convolution that computes the argument of 2·sigmoid, (B, G·T, H', W'); None if the
+            layer is not modulated.
     """
 
     def __init__(
@@ -126,7 +127,8 @@ class DeformConv2d(nn.Conv2d):
         (float64 for a float64 input).
 
         Raises:
-            UserError: if torchvision's operator does not support the dtype (bfloat16) outside autocast.
+            UserError: if torchvision's operator does not support the input's dtype on its device and autocast
+                is off, for example for bfloat16.
         """
         offsets = self.sampling_offsets(input)
         modulation = None if self.modulation is None else 2 * self.modulation(input).sigmoid()
@@ -171,13 +173,13 @@ class DeformConv2d(nn.Conv2d):
         """Return the locations (x, y) that each output reads, (B, H', W', G, T, 2), in pixels of `input`.
 
         (0, 0) is the centre of the first pixel. G is the number of offset groups, and T the number of the
-        kernel's taps, row by row.
+        kernel's taps, which are sorted row by row.
         """
         offsets = self.sampling_offsets(input)
         offsets = offsets.unflatten(1, (self.offset_groups, -1, 2)).permute(0, 4, 5, 1, 2, 3).flip(-1)
 
         def along(axis: int, size: int) -> tuple[Tensor, Tensor]:
-            """Return the position of the first tap for each output, and the offsets of all taps from it."""
+            """Return the first tap's position for each output on an axis, and all taps' offsets from it."""
             start = torch.arange(size, device=input.device) * self.stride[axis] - int(self.padding[axis])
             return start, torch.arange(self.kernel_size[axis], device=input.device) * self.dilation[axis]
 

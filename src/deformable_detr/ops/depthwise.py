@@ -22,7 +22,7 @@ from .native import native_available
 def depthwise_is_native(input: Tensor) -> bool:
     """Return whether `depthwise_conv` supports `input`.
 
-    The function requires the native library and a float32 or float64 tensor on the CPU.
+    `depthwise_conv` requires the native library and a float32 or float64 tensor on the CPU.
     """
     return native_available() and input.device.type == "cpu" and input.dtype in (torch.float32, torch.float64)
 
@@ -32,10 +32,12 @@ def depthwise_conv(
 ) -> Tensor:
     """Convolve each channel of `input` with a separate kernel.
 
+    `depthwise_is_native(input)` must be True.
+
     Args:
         input: (B, C, H, W), fastest with the channels last in memory (`torch.channels_last`).
         weight: (C, 1, kh, kw), kernels of height kh and width kw.
-        bias: (C,). It gets no gradient.
+        bias: (C,). No gradient is computed for it.
         stride: the stride in both directions.
         start: the number of rows of zeros above the input, and of columns of zeros to its left.
         size: (H', W'), the height and width of the output; zeros are added below the input and to its right

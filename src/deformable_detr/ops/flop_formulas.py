@@ -1,4 +1,4 @@
-"""The operator's cost for `torch.utils.flop_counter.FlopCounterMode` (paper, appendix A.1).
+"""The cost of multi-scale deformable attention for torch's `FlopCounterMode` (paper, appendix A.1).
 
 A sample costs five multiply-adds per channel: four for the bilinear interpolation and one for the attention
 weight. torch counts a multiply-add as two operations, so a sample of 32 channels costs 320. Softmax and
@@ -42,8 +42,8 @@ def _forward(*inputs: Any, out_shape: Sequence[int], **_: Any) -> int:
 def _backward(grad_output_shape: Sequence[int], *inputs: Any, **_: Any) -> int:
     """Return twice the cost of the forward pass.
 
-    One half is the cost of the gradient of the values, the other that of the gradients of the points and
-    their weights. torch counts the backward pass of a matrix product in the same way.
+    The gradient of the values costs as much as the forward pass, and so do the gradients of the points and
+    their weights together. torch counts the backward pass of a matrix product in the same way.
     """
     return 2 * sampling_flops(grad_output_shape, points=sum(inputs[-1]))
 

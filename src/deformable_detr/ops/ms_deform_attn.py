@@ -32,8 +32,8 @@ def ms_deform_attn(
     Args:
         value: (B, S, M, D), the maps of all levels, each flattened row by row, finest first; S = Σ H·W.
         spatial_shapes: ((H, W), ...), one pair of Python ints per level.
-        sampling_locations: (B, Q, M, L, K, 2), (x, y) in [0, 1] of each (padded) level. Samples
-            outside a level are zero.
+        sampling_locations: (B, Q, M, L, K, 2), (x, y) as fractions of each (padded) level. Pixels outside a
+            level count as zeros.
         attention_weights: (B, Q, M, L, K). They usually sum to one over (L, K), but need not.
         points_per_level: (K_0, …), if the levels have different numbers of points. Locations are then
             (B, Q, M, P, 2), and weights (B, Q, M, P), with P = Σ K_l.
@@ -72,13 +72,13 @@ def fused_ms_deform_attn(
 ) -> Tensor:
     """Return the result of `ms_deform_attn`, computed from references, offsets and logits.
 
-    This operator also computes the sampling locations, and the weights as the softmax of the logits. Letters:
+    This function also computes the sampling locations, and the weights as the softmax of the logits. Letters:
     B images, M heads, D channels per head, Q queries, L levels, K points per level, P points of a head.
 
     Args:
         value: as in `ms_deform_attn`.
         spatial_shapes: as in `ms_deform_attn`.
-        reference: (B, Q, L, 2) points, or (B, Q, L, 4) boxes as cxcywh, in [0, 1] of each (padded) level.
+        reference: (B, Q, L, 2) points, or (B, Q, L, 4) cxcywh boxes, as fractions of each (padded) level.
         sampling_offsets: (B, Q, M, L, K, 2), (x, y), in pixels of the level around a point, and in half box
             sides divided by K around a box.
         attention_logits: (B, Q, M, L·K); softmax runs over all points of a head.

@@ -1,10 +1,11 @@
 """Integrate the native operators into PyTorch.
 
 The library (csrc/, docs/operator.md) defines `ms_deform_attn` and `fused_ms_deform_attn` and their backward
-operators in `torch.ops.deformable_detr`, with kernels for the CPU. If it is missing, they are defined here
-without these kernels. In either case, this module registers the kernels for GPUs (triton_operators.py) and
-the parts that LibTorch's stable ABI cannot express: shapes, autograd and vmap. On a device whose kernels are
-missing, the public functions in `ms_deform_attn.py` use plain PyTorch, after one warning.
+operators in `torch.ops.deformable_detr`, with kernels for the CPU. If the library is missing, this module
+defines the operators without these kernels. In either case, it registers the kernels for GPUs
+(triton_operators.py) and the parts that LibTorch's stable ABI cannot express: shapes, autograd and vmap. On a
+device whose kernels are missing, the public functions in `ms_deform_attn.py` use plain PyTorch, after one
+warning.
 
 Letters: B batch, S value tokens, M heads, D head dimension, Q queries, L levels, P points of a head.
 """
@@ -56,7 +57,11 @@ def cpu_kernels() -> tuple[str, ...]:
 
 
 def uses_native(value: Tensor) -> bool:
-    """Return whether the native operator supports the device of `value`; warn once if it is missing there."""
+    """Return whether the native operator can be used on the device of `value`; warn once if it is missing.
+
+    The native operator is that of csrc/ on the CPU, and Triton's on NVIDIA's and AMD's GPUs. On the device
+    "meta", which has only shapes, the result is True. On other devices, it is False, without a warning.
+    """
     device = value.device.type
     if device == "meta":  # shapes only: the operator's rule is 20 times faster than grid_sample's
         return True

@@ -39,11 +39,11 @@ _METHOD_ATTRIBUTES = ("method", "decoder_method")  # the kind of sampling in RT-
 def patch(model: nn.Module) -> PatchHandle:
     """Replace multi-scale deformable attention everywhere inside `model` with `ops.ms_deform_attn`.
 
-    This recognises modules, functions and autograd functions with "deform" in their name that take `value`,
-    spatial shapes, `sampling_locations` and `attention_weights` and no unknown arguments: all of
-    transformers' models with this operator, RF-DETR, D-FINE, RT-DETR, mmcv, the authors' code, and copies of
-    them. Results and gradients of finite inputs stay the same up to rounding; the output has the dtype of
-    `value`.
+    Modules, functions and autograd functions are recognised if they have "deform" in their name, take
+    `value`, spatial shapes, `sampling_locations` and `attention_weights`, and have no unknown arguments. They
+    occur in all of transformers' models with this operator, in RF-DETR, D-FINE, RT-DETR, mmcv, the authors'
+    code, and copies of these. Results and gradients of finite inputs stay the same up to rounding; the output
+    has the dtype of `value`.
 
     A deep copy of a patched model is patched permanently. So is a patched model that was pickled as a whole;
     loading it requires this package. Patch a model that uses `torch.compile` before its first call.
@@ -70,7 +70,7 @@ def patch(model: nn.Module) -> PatchHandle:
 class PatchHandle:
     """The replacements that `patch` made in a model, which can be undone.
 
-    If used as a context manager, it undoes them at the end of the block.
+    A handle that is used as a context manager undoes the replacements at the end of the block.
     """
 
     def __init__(self, swaps: Sequence[_Swap]) -> None:
@@ -120,8 +120,8 @@ class PatchHandle:
 class _Operator:
     """This package's operator, called with the arguments of another project's operator.
 
-    `parameters`: the names of the other operator's parameters, in order. `defaults`: their default values by
-    name. This is a class instead of a closure, so that a patched model can be pickled.
+    `parameters` are the names of the other operator's parameters, in order, and `defaults` their default
+    values by name. This is a class instead of a closure, so that a patched model can be pickled.
     """
 
     def __init__(self, parameters: tuple[str, ...], defaults: dict[str, Any]) -> None:
@@ -153,9 +153,13 @@ def _equal_points(num_points: int, num_levels: int) -> tuple[int, ...]:
 
 
 def _tokens_first(value: Tensor | Sequence[Tensor], tokens: int, heads: int) -> Tensor:
-    """Return `value` as (B, S, M, D).
+    """Return `value` as (B, S, M, D), for S `tokens` and M `heads`.
 
-    The argument may have this layout, RF-DETR's (B, M, D, S), or D-FINE's, one (B, M, D, S_l) per level.
+    The argument may have this layout, that of RF-DETR, (B, M, D, S), or that of D-FINE, which is a sequence
+    of one tensor (B, M, D, S_l) per level.
+
+    Raises:
+        ValueError: if a tensor's shape matches neither of the first two layouts, or both.
     """
     if not isinstance(value, Tensor):
         return torch.cat(list(value), dim=-1).permute(0, 3, 1, 2)
@@ -215,7 +219,8 @@ _MISSING = object()
 class _Swap:
     """The replacement of an attribute of a module.
 
-    `name`: the module's name in the model. `original`: the instance's own attribute, if it had one.
+    `name` is the module's name in the model. `original` is the instance's attribute before the replacement,
+    or `_MISSING` if only the class had one.
     """
 
     name: str
@@ -226,7 +231,11 @@ class _Swap:
 
 
 def _swaps_in(name: str, module: nn.Module) -> Iterator[_Swap]:
-    """Yield the replacements of one module's operators, or raise ValueError if one cannot be replaced."""
+    """Yield the replacements of one module's operators; `name` is the module's name in the model.
+
+    Raises:
+        ValueError: if the module is already patched, or one of its operators cannot be replaced.
+    """
     name = name or type(module).__name__
     own = vars(module)
     if any(_is_ours(value) for value in own.values()):
@@ -256,7 +265,7 @@ def _swaps_in(name: str, module: nn.Module) -> Iterator[_Swap]:
 
 @functools.cache
 def _operators_called_by(forward: FunctionType) -> dict[str, Any]:
-    """Return the replacements of the operators that a function calls, by the global names that it uses."""
+    """Return the replacement of each operator that `forward` calls, by the operator's global name."""
     names = {code.argval for code in dis.get_instructions(forward) if code.opname == "LOAD_GLOBAL"}
     replacements = {name: _replacement_for(forward.__globals__.get(name)) for name in sorted(names)}
     return {name: replacement for name, replacement in replacements.items() if replacement is not None}
@@ -265,7 +274,7 @@ def _operators_called_by(forward: FunctionType) -> dict[str, Any]:
 def _replacement_for(value: object) -> Callable[..., Tensor] | SimpleNamespace | None:
     """Return the replacement for a function, partial function or autograd function that is the operator.
 
-    Return None for anything else.
+    For any other value, return None.
     """
     if isinstance(value, functools.partial):
         function = _replacement_for(value.func)
@@ -281,7 +290,8 @@ def _replacement_for(value: object) -> Callable[..., Tensor] | SimpleNamespace |
 def _operator_for(name: str, function: Callable[..., Any], skip: int) -> _Operator | None:
     """Return the replacement for a function if it is the operator, otherwise None.
 
-    Its first `skip` parameters, such as `self` and `ctx`, are not passed by callers.
+    `name` is the name of the function, or of the class that contains it. The function's first `skip`
+    parameters, such as `self` and `ctx`, are not passed by callers.
     """
     if "deform" not in name.lower():
         return None
@@ -300,7 +310,11 @@ def _is_ours(value: object) -> bool:
 
 
 def _require_bilinear(name: str, module: nn.Module, value: object) -> None:
-    """Raise ValueError now if the method is "discrete"; `_Operator` would raise it only at its first call."""
+    """Raise ValueError if a module samples by the method "discrete", which this package does not have.
+
+    The method is a keyword of the partial function `value` or an attribute of the module. `_Operator` would
+    raise the error only at its first call.
+    """
     keywords = value.keywords if isinstance(value, functools.partial) else {}
     for method in (keywords.get("method"), *(getattr(module, key, None) for key in _METHOD_ATTRIBUTES)):
         if method == "discrete":

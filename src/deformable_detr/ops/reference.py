@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention in plain PyTorch. It defines the operator and runs on any device.
+"""Multi-scale deformable attention in plain PyTorch, which defines the operator and runs on any device.
 
 Paper: section 4.1, equations 2 and 3. Letters: B batch, S value tokens, M heads, D head dimension,
 Q queries, L levels, K points per level (K_l if levels differ), P = Σ K_l points of one head and query.
@@ -22,16 +22,17 @@ def ms_deform_attn_reference(
 ) -> Tensor:
     """Return weighted sums of bilinear samples, computed level by level with `grid_sample`.
 
-    Samples outside a level are zero, and a location that is not finite is outside. The computation uses the
-    dtype of the locations. 16-bit values need float32 locations, because a location in bfloat16 may be off by
-    half a pixel.
+    Pixels outside a level count as zeros, and a location that is not finite is outside. The computation uses
+    the dtype of the locations. 16-bit values need float32 locations, because a location in bfloat16 may be
+    off by half a pixel.
 
     Args:
         value: (B, S, M, D), for B images, S tokens of all levels, M heads and D channels per head.
         spatial_shapes: ((H, W), ...), one pair per level.
-        sampling_locations: (B, Q, M, P, 2), (x, y) in [0, 1] of the padded level, for Q queries and P points.
+        sampling_locations: (B, Q, M, P, 2), (x, y) as fractions of the padded level, for Q queries and P
+            points of a head, sorted by level.
         attention_weights: (B, Q, M, P).
-        points_per_level: (K_0, ...).
+        points_per_level: (K_0, ...), the number of points on each level, with the sum P.
 
     Returns:
         (B, Q, M·D), in the dtype of `value`.
@@ -74,9 +75,10 @@ def sampling_locations_of(
 ) -> Tensor:
     """Add offsets (B, Q, M, P, 2) to references (B, Q, L, 2 or 4), and return locations (B, Q, M, P, 2).
 
-    They are those of B images, Q queries, M heads, P points of a head and L levels, with K points in a level.
-    Offsets from a reference point are in pixels of the level. Offsets from a reference box are in half box
-    sides divided by K (specification §3.1), so that the initial points are inside the box.
+    The tensors belong to B images, Q queries, M heads, P points of a head and L levels, with K points in a
+    level (`points_per_level`). References and locations are fractions of the padded levels. Offsets from a
+    reference point are in pixels of the level. Offsets from a reference box are in half box sides divided by
+    K (specification §3.1), so that the initial points are inside the box.
     """
     levels = torch.tensor(
         [level for level, points in enumerate(points_per_level) for _ in range(points)],
@@ -100,8 +102,8 @@ def fused_ms_deform_attn_reference(
 ) -> Tensor:
     """Return the result of `ms_deform_attn_reference`, computed from references, offsets and logits.
 
-    The references are (B, Q, L, 2 or 4), as in `sampling_locations_of`, the offsets (B, Q, M, P, 2), and the
-    logits, whose softmax over P is the weights, (B, Q, M, P).
+    The references are (B, Q, L, 2 or 4), as in `sampling_locations_of`, and the offsets are (B, Q, M, P, 2).
+    The weights are the softmax of the logits (B, Q, M, P) over P.
     """
     locations = sampling_locations_of(spatial_shapes, reference, sampling_offsets, points_per_level)
     return ms_deform_attn_reference(

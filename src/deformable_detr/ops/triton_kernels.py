@@ -68,10 +68,10 @@ def _half_side_step(size, K: tl.constexpr):
 
 @triton.jit
 def _pixel_map(reference, exists, H, W, step_y, step_x, REFERENCE_SIZE: tl.constexpr):
-    """Return (base, scale) for x and for y, such that pixel = base + scale · input.
+    """Return base and scale for x and then for y, such that pixel = base + scale · input.
 
-    The input is a location or an offset. The kinds of input differ only in these values. The half accounts
-    for the centres of pixels, which are at (i + 1/2) / W.
+    The input is a location or an offset, and the kinds of input differ only in base and scale. The base
+    contains -1/2, because the centre of pixel i is at (i + 1/2) / W.
     """
     base_x, scale_x, base_y, scale_y = -0.5, W, -0.5, H
     if REFERENCE_SIZE > 0:
@@ -88,7 +88,8 @@ def _pixel_map(reference, exists, H, W, step_y, step_x, REFERENCE_SIZE: tl.const
 def _sides(pixel, size):
     """Return the pixel before a position along one axis, the fraction of the way to the next, and two masks.
 
-    The masks state whether these two pixels are inside the map.
+    The masks state whether the pixels before and after the position are inside the map, which has `size`
+    pixels along the axis.
 
     Positions are clamped before the conversion to integers, which is undefined for NaN, infinity and large
     numbers. This keeps outside positions outside. NaN becomes -2, because comparisons with NaN are false.
@@ -195,9 +196,9 @@ def backward_kernel(
     P_PADDED: tl.constexpr,
     UNROLL: tl.constexpr,
 ):
-    """Compute the gradients, looping over levels and points as the forward kernel does.
+    """Write the gradients to the first four arguments, with the loops of `forward_kernel`.
 
-    With g = grad_output, each point needs the products ⟨g, pixel⟩ of its four pixels.
+    With g = grad_output, each point needs the scalar products ⟨g, pixel⟩ of g with its four pixels.
     """
     REAL: tl.constexpr = points.dtype.element_ty
     L: tl.constexpr = len(STARTS) - 1

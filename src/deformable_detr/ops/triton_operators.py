@@ -41,7 +41,7 @@ _forced: Tile | None = None
 
 @contextmanager
 def forced_tile(tile: Tile) -> Iterator[None]:
-    """Launch kernels in a block with `tile` instead of the usual tile, in order to measure it."""
+    """Use `tile` instead of the usual tile for launches inside the `with` block, in order to measure it."""
     global _forced
     before, _forced = _forced, tile
     try:
@@ -51,7 +51,7 @@ def forced_tile(tile: Tile) -> Iterator[None]:
 
 
 def usual_tile(channels: int, channel_bytes: int) -> Tile:
-    """Return a tile for one warp, in which each of the 32 threads reads 16 bytes of a pixel at once.
+    """Return a tile of one warp, in which each of the 32 threads reads 16 bytes of a pixel at once.
 
     On an H100, this tile was the fastest, or nearly so, for every call of the model (docs/gpu.md).
 
@@ -63,7 +63,10 @@ def usual_tile(channels: int, channel_bytes: int) -> Tile:
 
 @dataclass(frozen=True)
 class _Call:
-    """The inputs of a launch, checked so that kernels stay in bounds. `reference` is None if not fused."""
+    """The inputs of a launch, checked so that kernels stay in bounds.
+
+    `reference` is None for `ms_deform_attn`, whose points are locations instead of offsets.
+    """
 
     value: Tensor  # channels dense
     reference: Tensor | None  # dense, as are the next two
@@ -92,7 +95,10 @@ class _Call:
         return self.value.stride(0), self.value.stride(1), self.value.stride(2)
 
     def launch(self, kernel: Any, channel_bytes: int, *arguments: Any) -> None:
-        """Run `kernel` with one program for each image, head and block of queries."""
+        """Run `kernel` with one program for each image, head and block of queries.
+
+        `channel_bytes` is as for `usual_tile`.
+        """
         B, _, M, D = self.value.shape
         _, Q, _, P = self.weights.shape
         block_of_channels = triton.next_power_of_2(D)
@@ -120,10 +126,11 @@ def _checked(
     weights: Tensor,
     points_per_level: Sequence[int],
 ) -> _Call:
-    """Check the inputs and return them, made dense where the kernels require it.
+    """Check the inputs and return them, made dense if the kernels require it.
 
     Raises:
-        RuntimeError: if the inputs do not fit each other; the message is that of the CPU operator.
+        RuntimeError: if shapes, types or devices disagree, or a level or an image is too large; the message
+            is that of the CPU operator.
     """
     real = torch.float64 if value.dtype == torch.float64 else torch.float32
     L = len(points_per_level)
@@ -233,7 +240,7 @@ def _run_backward(call: _Call, grad_output: Tensor) -> _Gradients:
 
 
 def _refuse_deterministic_mode() -> None:
-    """Raise an error or warn in deterministic mode, as PyTorch's own operators do.
+    """Raise a RuntimeError in deterministic mode, or warn with `warn_only=True`, as PyTorch's operators do.
 
     Atomic additions are executed in an arbitrary order, so their rounding differs from run to run.
     """
@@ -281,10 +288,12 @@ def ms_deform_attn_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of value, locations and weights, in their shapes and dtypes.
 
-    `grad_output` (B, Q, M·D) is the gradient of the output of `ms_deform_attn`.
+    `grad_output` (B, Q, M·D) is the gradient of the output of `ms_deform_attn`, and the other arguments are
+    those of `ms_deform_attn`.
 
     Raises:
-        RuntimeError: if shapes, types or devices disagree, or PyTorch is in its deterministic mode.
+        RuntimeError: if shapes, types or devices disagree, or PyTorch is in deterministic mode and does not
+            only warn.
     """
     call = _checked(value, spatial_shapes, None, locations, weights, points_per_level)
     grads = _run_backward(call, grad_output)
@@ -325,10 +334,12 @@ def fused_ms_deform_attn_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of value, reference, offsets and logits, in their shapes and dtypes.
 
-    `grad_output` (B, Q, M·D) is the gradient of the output of `fused_ms_deform_attn`.
+    `grad_output` (B, Q, M·D) is the gradient of the output of `fused_ms_deform_attn`, and the other arguments
+    are those of `fused_ms_deform_attn`.
 
     Raises:
-        RuntimeError: if shapes, types or devices disagree, or PyTorch is in its deterministic mode.
+        RuntimeError: if shapes, types or devices disagree, or PyTorch is in deterministic mode and does not
+            only warn.
     """
     call = _checked(value, spatial_shapes, reference, offsets, logits, points_per_level)
     grads = _run_backward(call, grad_output)

@@ -1,4 +1,4 @@
-"""The decoder. As queries are few and the memory is large, it samples first and projects only the samples.
+"""A decoder that samples before it projects, because queries are few and the memory is large.
 
 Letters: B batch, Q queries, S memory tokens, C channels, M heads, D = C/M channels per head, L levels,
 K points.
@@ -24,7 +24,10 @@ ONES = 8  # channels after those of the memory: a one and seven zeros, which kee
 
 
 class LastLayerDecoder(Decoder):
-    """Predicts only after the last layer. With refinement, earlier layers predict only boxes."""
+    """A decoder that returns only the last layer's predictions.
+
+    With refinement, earlier layers compute the boxes from which the next layer starts, but no class logits.
+    """
 
     def __init__(self, decoder: Decoder):
         layers, heads = list(decoder.layers), list(decoder.heads)
@@ -55,7 +58,7 @@ class LastLayerDecoder(Decoder):
 def with_ones(memory: LocatedMemory) -> Tensor:
     """Return the tokens (B, S, C) of B images with a one and seven zeros appended to each, (B, S, C + 8).
 
-    All values of tokens in the padding are zero.
+    For tokens in the padding, all C + 8 values are zero.
     """
     B, S, C = memory.tokens.shape
     extended = memory.tokens.new_zeros(B, S, C + ONES)
@@ -67,10 +70,11 @@ def with_ones(memory: LocatedMemory) -> Tensor:
 class SampledFirst(MemoryAttention):
     """A `DeformableAttention` that applies its value projection after the sampling.
 
-    Sampling is linear: Σ aₚ (W xₚ + b) = W Σ aₚ xₚ + b Σ aₚ, over the points p inside the image. Therefore
-    each head can sample the tokens themselves and project a row for each query instead of each token; the
-    second sum comes from the channel of ones. For a COCO picture, 300 rows for each of 8 heads replace 17,821
-    rows, and each head multiplies its rows by an eighth of the matrix.
+    Sampling is linear: Σ aₚ (W xₚ + b) = W Σ aₚ xₚ + b Σ aₚ, for the value projection W x + b, and the tokens
+    xₚ and weights aₚ at the points p inside the image. Therefore each head can sample the tokens themselves
+    and project a row for each query instead of each token; the second sum comes from the channel of ones. For
+    a COCO picture, 300 rows for each of 8 heads replace 17,821 rows, and each head multiplies its rows by an
+    eighth of the matrix.
     """
 
     def __init__(self, attention: DeformableAttention):

@@ -41,7 +41,7 @@ class ChunkedEncoder(Encoder):
 
 
 class ChunkedEncoderLayer(nn.Module):
-    """`EncoderLayer` in two steps: the values of all tokens, then everything else, chunk by chunk."""
+    """An `EncoderLayer` in two steps: the values of all tokens, then everything else, chunk by chunk."""
 
     def __init__(self, layer: EncoderLayer):
         super().__init__()
@@ -56,10 +56,10 @@ class ChunkedEncoderLayer(nn.Module):
         self.feedforward = layer.feedforward
 
     def project_values(self, memory: LocatedMemory, buffer: Tensor | None) -> Tensor:
-        """Return the values, (B, M, S, D), in `buffer` if it is given.
+        """Return the values, (B, M, S, D), for B images, M heads, S tokens and D channels per head.
 
-        They are those of B images, M heads, S tokens and D channels per head. The rows of each head are
-        contiguous, which suits the operator best.
+        The values are written to `buffer`, or to a new tensor if it is None. The rows of each head are
+        contiguous, which is the fastest order for the operator.
         """
         B, S, C = memory.tokens.shape
         M = self.num_heads
@@ -96,7 +96,7 @@ def chunks(num_tokens: int) -> Iterator[slice]:
 
 
 def side_by_side(*linears: nn.Linear) -> nn.Linear:
-    """Merge linear layers with the same input into one layer, whose output is their outputs concatenated."""
+    """Merge linear layers with the same input into one layer, whose output concatenates their outputs."""
     merged = nn.Linear(linears[0].in_features, sum(linear.out_features for linear in linears))
     merged.weight = nn.Parameter(torch.cat([linear.weight for linear in linears]), requires_grad=False)
     merged.bias = nn.Parameter(torch.cat([linear.bias for linear in linears]), requires_grad=False)

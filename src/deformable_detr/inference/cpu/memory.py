@@ -28,7 +28,7 @@ class LocatedMemory(FeatureMemory):
         centres: (B, S, L, 2) float32, each token's pixel centre (x, y) as a fraction of each padded level,
             for B images, S tokens and L levels.
         padded: True if the images have padding. If not, the tensors that depend only on the images' size (all
-            but `tokens` and `sampled`) are those of one image, expanded over the batch.
+            but `tokens` and `sampled`) are computed for one image and expanded over the batch.
         sampled: the tensor that the decoder samples (see `SampledFirst`); None before the decoder.
     """
 

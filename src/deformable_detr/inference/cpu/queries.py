@@ -25,10 +25,13 @@ class ComputedQueries(nn.Module):
 
 
 class ChunkedProposals(BestProposals):
-    """`BestProposals` that encode tokens in chunks that stay in the processor's cache."""
+    """A `BestProposals` that encodes tokens in chunks, which stay in the processor's cache."""
 
     def encode(self, tokens: Tensor, invalid: Tensor) -> Tensor:
-        """Return the input of the first stage's head for the S tokens of B images, (B, S, C) float32."""
+        """Return the input of the first stage's head for the S tokens of B images, (B, S, C) float32.
+
+        Tokens for which `invalid` (B, S) is True are replaced by zeros before they are encoded.
+        """
         encoded = torch.empty_like(tokens, dtype=torch.float32)
         for image, of_image in enumerate(tokens):
             for chunk in chunks(len(of_image)):

@@ -11,10 +11,10 @@ from .build import optimise
 
 
 class Runner:
-    """Computes the last layer's predictions of a plain model on a CPU, in `dtype` (float32 or bfloat16).
+    """A replica of a plain model on a CPU, which computes the last layer's predictions in `dtype`.
 
-    Boxes and references are always float32. The plain model is not changed; `is_current` reports whether
-    something else has changed it since.
+    `dtype` is float32 or bfloat16; boxes and references are always float32. The plain model is not changed by
+    the runner; `is_current` reports whether something else has changed it.
     """
 
     def __init__(self, model: DetectionModel, dtype: torch.dtype = torch.float32):

@@ -15,8 +15,8 @@ from ..convolutions import fastest_layout, fold_norms, in_layout, keep_sampling_
 class TypedModel(DetectionModel):
     """A model whose backbone, neck and encoder hold their weights in `dtype`, with the pixels in `layout`.
 
-    Queries, decoder and heads, which do a small part of the work, keep their weights in float32 and compute
-    under autocast if `dtype` is a 16-bit type. Only the choice of proposals is always in float32.
+    Queries, decoder and heads, which do a small part of the work, keep their weights in float32. If `dtype`
+    is a 16-bit type, these parts compute under autocast, except for the choice of proposals.
     """
 
     def __init__(self, *, dtype: torch.dtype, layout: torch.memory_format, **parts: Any):
@@ -24,9 +24,10 @@ class TypedModel(DetectionModel):
         self.dtype, self.layout = dtype, layout
 
     def forward(self, images: Any) -> DetectorOutput:
-        """Run the model, with queries, decoder and heads under autocast if `dtype` is a 16-bit type.
+        """Return the output of the model, for any input of `ImageBatch.from_input`.
 
-        The heads then receive the same number format as those of the plain model under autocast.
+        If `dtype` is a 16-bit type, queries, decoder and heads run under autocast. The heads then receive the
+        same number format as those of the plain model under autocast.
         """
         batch = ImageBatch.from_input(images)
         memory = self.encoder(self.embed(batch))
@@ -44,10 +45,10 @@ class TypedModel(DetectionModel):
 
 
 class Float32Proposals(BestProposals):
-    """Chooses the proposals in float32, even under autocast.
+    """`BestProposals` in float32, even under autocast.
 
     In bfloat16, many tokens have equal scores, so the chosen tokens would differ from those in float32. The
-    choice takes 0.5 % of the arithmetic.
+    choice takes 0.5 % of the arithmetic of the whole model.
     """
 
     def forward(self, memory: FeatureMemory) -> Queries:
@@ -56,11 +57,11 @@ class Float32Proposals(BestProposals):
 
 
 def optimise(model: DetectionModel, device: torch.device, dtype: torch.dtype) -> TypedModel:
-    """Return a replica for `device`, in evaluation mode, whose last layer makes the same predictions.
+    """Return a replica in evaluation mode whose last layer makes the same predictions, up to rounding.
 
-    They agree up to rounding. Backbone, neck and encoder compute in `dtype`; queries, decoder and heads
-    compute under autocast to it if it is a 16-bit type, except for the choice of proposals. Replicas of
-    two-stage models do not compute the boxes of tokens that are not chosen.
+    Backbone, neck and encoder compute in `dtype`. If `dtype` is a 16-bit type, queries, decoder and heads
+    compute under autocast, except for the choice of proposals, which is in float32. Replicas of two-stage
+    models do not compute the boxes of tokens that are not chosen. `device` determines the memory format.
     """
     model = copy_on_same_memory(model).eval()
     fold_norms(model.backbone)

@@ -50,11 +50,12 @@ class CudaReplay(Replay):
 
 
 class Graphs:
-    """Calls `function`. For inputs whose shapes occur again, it records a graph and replays it instead.
+    """A function that is recorded as a graph for each combination of input shapes that occurs again.
 
-    Recording a graph takes as long as several calls, so it is delayed until a shape occurs again. The graphs
-    of the most recently used shapes are kept. If recording fails, there is a warning, and no further graph is
-    recorded. Only one call runs at a time; other threads wait.
+    Recording a graph takes as long as several calls, so inputs whose shapes (and types) occur for the first
+    time are passed to `function` itself. The graphs of the most recently used shapes are kept. If a recording
+    fails with a RuntimeError, there is a warning, and no further graph is recorded. Only one call runs at a
+    time; other threads wait.
 
     Args:
         function: a function of tensors that returns a tuple of tensors.
@@ -89,8 +90,9 @@ class Graphs:
     def _replay_for(self, shapes: Shapes, inputs: Inputs) -> Replay | None:
         """Return the graph that replays calls with inputs of these shapes; None means to call the function.
 
-        A graph is recorded when its shapes occur for the second time. There is none if they occur for the
-        first time (or are no longer remembered), or if the recording of a graph has failed.
+        A graph is recorded when its shapes occur for the second time. The result is None if they occur for
+        the first time (or are no longer remembered), or if the recording of any graph has failed, unless a
+        graph for these shapes was recorded before.
         """
         if shapes in self._replays:
             self._replays.move_to_end(shapes)

@@ -16,9 +16,9 @@ from .graphs import CudaReplay, Function, Graphs, Inputs
 
 
 class Runner:
-    """Computes the last layer's predictions of a plain model on its device, in `dtype`.
+    """A replica of a plain model on a GPU, which computes the last layer's predictions in `dtype`.
 
-    The plain model is not changed; `is_current` reports whether something else has changed it since.
+    The plain model is not changed by the runner; `is_current` reports whether something else has changed it.
     """
 
     def __init__(self, model: DetectionModel, device: torch.device, dtype: torch.dtype):

@@ -42,14 +42,14 @@ def load(
 ) -> ExportedModel:
     """Open an exported file.
 
-    If PyTorch is imported, the engine uses as many threads as `torch.get_num_threads()` returns now.
-    Otherwise it uses OMP_NUM_THREADS threads or, without this variable, one for each core that the process
-    may use.
+    If PyTorch is imported, the engine uses as many threads as `torch.get_num_threads()` returns during this
+    call. Otherwise it uses OMP_NUM_THREADS threads or, without this variable, one for each core that the
+    process may use.
 
     Raises:
         UserError: if there is no such file, it is a .pt2, it was not written by `deformable-detr export`, it
-            is damaged, its engine is not installed, `device` is not the CPU (or `auto`), or `dtype` is not
-            float32 (or None).
+            is damaged or larger than 2 GiB, its engine is not installed, `device` is not the CPU (or `auto`),
+            or `dtype` is not float32 (or None).
     """
     path = Path(path).expanduser()
     if not path.is_file():

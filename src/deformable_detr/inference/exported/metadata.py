@@ -1,4 +1,4 @@
-"""The metadata of an exported file: two JSON texts that the file contains in addition to its graph.
+"""The metadata of an exported file: two JSON strings that the file contains in addition to its graph.
 
 `deformable_detr`: the description of the model, with versions (checkpoint/description.py).
 `deformable_detr_certificate`: the drift that was measured on a draft of the file (exporter/certificate.py).
@@ -23,7 +23,12 @@ MAX_CHARACTERS = 8_000_000  # a description has about 4,000, plus 20 for each cl
 
 @dataclass(frozen=True)
 class Metadata:
-    """The description of the model, and the certificate as JSON values; None in a draft that has none yet."""
+    """The contents of both JSON strings.
+
+    Attributes:
+        description: the description of the model.
+        certificate: the measured drift as JSON values; None in a draft, for which none has been measured yet.
+    """
 
     description: Description
     certificate: dict[str, Any] | None
@@ -36,7 +41,15 @@ class Metadata:
 
     @classmethod
     def from_texts(cls, texts: Mapping[str, str], path: Path) -> Metadata:
-        """Parse the texts; raise a `UserError` if they do not have the form that `to_texts` gives them."""
+        """Parse the results of `to_texts`, JSON strings by name.
+
+        Args:
+            texts: the strings that the file contains; the certificate may be missing.
+            path: the file's path in error messages.
+
+        Raises:
+            UserError: if the description is missing, or a string is too long or not a result of `to_texts`.
+        """
         if DESCRIPTION not in texts:
             raise UserError(
                 f"{path} does not describe its classes and preprocessing, so it was not written by "

@@ -34,7 +34,7 @@ MAX_BYTES = 2**31  # protobuf's limit, and ten times the size of a ResNet-101 mo
 
 
 class ExportedBackend(Backend):
-    """Runs a graph that maps pixels (B, 3, H, W) float32 and mask (B, H, W) bool to logits and boxes_cxcywh.
+    """A backend that runs the graph of a file, which maps pixels and a mask to logits and boxes (see `run`).
 
     `candidates` is for `predict` and needs no PyTorch; `__call__` is for comparisons with PyTorch models.
     """
@@ -57,7 +57,7 @@ class ExportedBackend(Backend):
     def run(self, pixels: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return logits (B, Q, num_logits) and boxes (B, Q, 4) cxcywh of the Q queries for B pictures.
 
-        `pixels` are (B, 3, H, W) float32, and `mask` is (B, H, W) bool, True = padding.
+        `pixels` are (B, 3, H, W) float32, normalised and padded; `mask` is (B, H, W) bool, True = padding.
 
         Raises:
             UserError: if the graph fails, or its result contradicts the metadata.
@@ -91,7 +91,7 @@ def _padded(pictures: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """An opened file with its metadata and the backend that runs it."""
+    """An opened exported file, with its metadata and the backend that runs its graph."""
 
     path: Path
     metadata: Metadata
@@ -108,16 +108,17 @@ def engine(name: str) -> Any:
     The type is Any, because none of these libraries has type hints.
 
     Raises:
-        UserError: if it is not installed.
+        UserError: if the library is not installed.
     """
     _switch_telemetry_off()
     return import_extra(name, "export", "an exported model")
 
 
 def _switch_telemetry_off() -> None:
-    """Switch off the telemetry of ONNX Runtime and OpenVINO. This must be done before they are imported.
+    """Switch off the telemetry of ONNX Runtime and OpenVINO, which must be done before they are imported.
 
-    They report their use to Microsoft and Google Analytics and store an identifier in the home folder.
+    These libraries report their use to Microsoft and Google Analytics and store an identifier in the home
+    folder.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     # OpenVINO has no such variable. It sends nothing without the package openvino_telemetry, which has no
@@ -135,7 +136,7 @@ def check_size(path: Path) -> None:
 
 @contextmanager
 def _blaming(path: Path, what: str) -> Iterator[None]:
-    """Turn every error of an engine into a `UserError` about the file.
+    """Turn every error of an engine in the `with` block into a `UserError` with the message "PATH WHAT (…)".
 
     All exceptions are caught, because those of the engines have no common base class; therefore the block
     should contain only calls into an engine.
@@ -150,15 +151,15 @@ def _blaming(path: Path, what: str) -> Iterator[None]:
 
 
 def reading(path: Path) -> Any:
-    """Return a context manager that turns every error into a `UserError`: the file cannot be read."""
+    """Return a context manager that turns every error into a `UserError` about a file that cannot be read."""
     return _blaming(path, "cannot be read, it is damaged or was not written by `deformable-detr export`")
 
 
 def threads() -> int:
     """Return the number of threads for an engine.
 
-    It is PyTorch's number of threads if PyTorch is imported, otherwise OMP_NUM_THREADS or, without this
-    variable, the number of cores that the process may use.
+    This is PyTorch's number of threads if PyTorch is imported, otherwise OMP_NUM_THREADS or, if that is not a
+    positive integer, the number of cores that the process may use.
     """
     torch = sys.modules.get("torch")
     if torch is not None:

@@ -21,11 +21,11 @@ from .model import (
 
 
 def open_onnx(path: Path) -> ExportedModel:
-    """Open a file.
+    """Open an .onnx file.
 
     Raises:
-        UserError: if this package did not write it, it is damaged or larger than 2 GiB, it needs data from
-            other files, or a library of the extra [export] is missing.
+        UserError: if this package did not write the file, the file is damaged or larger than 2 GiB, it needs
+            data from other files, or a library of the extra [export] is missing.
     """
     onnx, onnxruntime = engine("onnx"), engine("onnxruntime")
     check_size(path)
@@ -45,8 +45,8 @@ def open_onnx(path: Path) -> ExportedModel:
 def _check_graph(model: Any, tensor_type: Any, path: Path) -> None:
     """Raise a `UserError` if a graph needs other files or has operators that are not ONNX's own.
 
-    This package's exports contain their weights and use only such operators. A file from another source could
-    name any file on this machine as its weights, or use operators that read files.
+    This package's exports contain their weights and use only ONNX's operators. A file from another source
+    could name any file on this machine as its weights, or use operators that read files.
     """
     for message in _messages(model):
         kind = message.DESCRIPTOR.name
@@ -71,7 +71,7 @@ def _messages(message: Any) -> Iterator[Any]:
 
 
 class OnnxBackend(ExportedBackend):
-    """Runs the graph of an .onnx file with ONNX Runtime on the CPU."""
+    """A backend that runs the graph of an .onnx file with ONNX Runtime on the CPU."""
 
     def __init__(self, path: Path, metadata: Metadata, content: bytes, onnxruntime: Any):
         super().__init__(path, metadata.description)

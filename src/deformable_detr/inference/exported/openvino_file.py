@@ -21,11 +21,11 @@ from .model import (
 
 
 def open_openvino(path: Path) -> ExportedModel:
-    """Open a file.
+    """Open an .xml file and the .bin file of the same name.
 
     Raises:
-        UserError: if this package did not write it, it is damaged, its .bin is missing, one of the two files
-            is larger than 2 GiB, or OpenVINO is not installed.
+        UserError: if this package did not write the .xml, one of the two files is damaged or larger than
+            2 GiB, the .bin is missing, or OpenVINO is not installed.
     """
     openvino = engine("openvino")
     weights = path.with_suffix(".bin")
@@ -50,7 +50,7 @@ def open_openvino(path: Path) -> ExportedModel:
 
 
 class OpenVinoBackend(ExportedBackend):
-    """Runs the graph of an .xml file with OpenVINO on the CPU."""
+    """A backend that runs the graph of an .xml file with OpenVINO on the CPU."""
 
     def __init__(self, path: Path, metadata: Metadata, core: Any, model: Any):
         super().__init__(path, metadata.description)
