@@ -49,8 +49,8 @@ class FeatureCache:
     Args:
         samples: the images, whose pixels must be the same in each epoch.
         backbone: the frozen backbone.
-        device: the device on which the backbone computes, and of the batches.
-        folder: a folder for this process only, which is emptied now and removed by `close`.
+        device: the device of the backbone and of the batches.
+        folder: a folder for this process only. It is removed when the cache is created, and by `close`.
         limits: the maximum size of the stored features.
         computing: a function that returns the context in which the backbone computes (autocast).
 
@@ -59,7 +59,7 @@ class FeatureCache:
         num_recalled: the number of times that the stored features of an image were used.
 
     Raises:
-        UserError: if the backbone is not the same function in every update.
+        UserError: if the backbone is trained, or contains a layer whose results differ between updates.
     """
 
     def __init__(
