@@ -46,7 +46,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a chart. It is interrupted at points that are nan.
+    """A line of a chart. It is interrupted at points whose y is nan.
 
     Attributes:
         name: the line's name in the legend.

@@ -245,7 +245,10 @@ class Engine:
                     waiting.answer.set_result(result)
 
     async def _next_batch(self) -> list[_Waiting]:
-        """Return the next batch: the picture that has waited longest, and others with the same key."""
+        """Return the next batch as soon as it is full, it has waited long enough, or no picture is expected.
+
+        It contains the picture that has waited longest and others with the same key, at most `max_batch`.
+        """
         while True:
             self._waiting = [waiting for waiting in self._waiting if not waiting.answer.done()]
             if self._waiting:

@@ -15,7 +15,7 @@ ON_CPU, ON_GPU = "deformable_detr_lite", "deformable_detr_r50_two_stage"
 
 
 def usual_recipe(device: str) -> str:
-    """Return the recipe that suits the device: training with it takes hours instead of weeks there.
+    """Return the recipe that suits the device, on which it trains in hours instead of weeks.
 
     Raises:
         UserError: if this machine does not have the device.

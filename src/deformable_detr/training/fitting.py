@@ -34,8 +34,8 @@ def fit_to_data(config: RunConfig, split: Split, total_batch: int) -> tuple[RunC
         total_batch: the number of images per update.
 
     Returns:
-        The configuration, and lines for the log: one for each change and, if the queries are still too few
-        for a picture, a warning.
+        The configuration, which is unchanged in other cases, and lines for the log: one for each change and,
+        if the queries are still too few for a picture, a warning.
     """
     if not config.train.fit_to_data or config.recipe not in RECIPES:
         return config, []

@@ -47,6 +47,10 @@ class Parts:
     """The parts that one process needs for training.
 
     Attributes:
+        data: the folder of the data set.
+        output: the run folder.
+        config: the configuration, adapted to the data.
+        val_split: the split to evaluate on; None if the data have none.
         start: the contents of a checkpoint, with the same model as `state`.
         state: everything that changes during training.
         learner: the state's model, or a faster one with its parameters, and the routes, wrapped so that
