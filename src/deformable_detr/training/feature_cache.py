@@ -44,7 +44,7 @@ class CacheLimits:
 class FeatureCache:
     """A source of batches with the backbone's maps instead of pixels.
 
-    `cache[keys]` returns a `FeatureBatch` and the targets of its images. Apart from the maps, this is equal to
+    `cache[keys]` returns a `FeatureBatch` and the targets of its images. Apart from the maps, this equals
     `collate([samples[key] for key in keys])`.
 
     Args:
