@@ -67,7 +67,11 @@ class Command(Protocol):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code. `arguments` are those of the command line by default."""
+    """Run one command and return the exit code.
+
+    Args:
+        arguments: the name of the command and its arguments; None means those in `sys.argv`.
+    """
     typed = list(sys.argv[1:] if arguments is None else arguments)
     if not typed or typed[0] in ("-h", "--help", "help"):
         print(_overview(), file=sys.stdout if typed else sys.stderr)
@@ -103,6 +107,14 @@ def execute(
     """Parse the arguments, run the command and return the exit code.
 
     The exceptions in errors.py define their own exit codes.
+
+    Args:
+        make_parser: returns the command's parser for these arguments.
+        run: runs the command with the parsed arguments.
+        typed: the command's arguments, perhaps with `--debug`.
+
+    Raises:
+        BrokenPipeError: if the program that reads the output has ended.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # file names and the terminal need not be UTF-8
@@ -132,7 +144,7 @@ def execute(
 
 
 def _detail(error: Exception) -> str:
-    """Return an error's text in brackets, or "" if it has none, as is common for MemoryError."""
+    """Return an error's message in brackets, or "" if it has none, as is common for MemoryError."""
     detail = one_line(error)
     return f" ({detail:.200})" if detail else ""
 

@@ -26,6 +26,7 @@ class Parser(argparse.ArgumentParser):
     Args:
         program: the words before the options, such as `deformable-detr train`.
         typed: the command's arguments; the defaults that `--help` shows may depend on them.
+        add_help: whether the parser has the options `--help` and `--debug`.
 
     Attributes:
         texts: the help text of each option and argument, by the name that the user sees.
@@ -208,7 +209,10 @@ def _reader(kind: Any) -> Reader:
 
 
 def _filled(text: str) -> str:
-    """Refuse an empty text, such as that of an unset variable: as a path, it is the current folder."""
+    """Return `text`, or refuse it if it is empty.
+
+    An unset shell variable gives an empty string, which as a path would mean the current folder.
+    """
     if not text:
         raise ArgumentTypeError("must not be empty")
     return text
@@ -331,10 +335,10 @@ def add_tta(parser: Parser) -> None:
 
 
 def without_tta(arguments: Namespace) -> dict[str, Any]:
-    """Return all arguments as keywords, in which `tta` replaces the two attributes `tta` and `tta_scales`.
+    """Return all arguments as keywords, with one keyword `tta` for the options --tta and --tta-scales.
 
-    It is the list of scales if --tta-scales was typed, and otherwise whether --tta was typed. `arguments`
-    loses both attributes.
+    The value of `tta` is the list of scales if --tta-scales was typed, and otherwise whether --tta was typed.
+    The attributes `tta` and `tta_scales` are removed from `arguments`.
     """
     options = vars(arguments)
     scales, chosen = options.pop("tta_scales"), options.pop("tta")

@@ -10,8 +10,8 @@ from .options import Parser, add_data, add_device
 from .settings import COMMON, GROUPS, add_recipe, add_settings, recipe_names
 
 SUMMARY = "train a detector on DATA"
-# Together with --recipe, --config, --output, --init-from, --resume and --device, the fields that most users
-# need.
+# The fields that most users need, in addition to --recipe, --config, --output, --init-from, --resume and
+# --device.
 COMMON_FIELDS = ("train.epochs", "train.batch_size", "train.lr", "data.image_size")
 
 

@@ -52,7 +52,10 @@ def check(config: Any, where: str) -> None:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Return whether a value has the type of the hint. A float must be finite; a bool is not a number."""
+    """Return whether a value has the type of the hint.
+
+    An int also fits `float`, a float must be finite, and a bool is not a number.
+    """
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return isinstance(value, str) and value in arguments
@@ -120,9 +123,11 @@ def quoted(value: Any) -> str:
 
 
 def from_text(text: str, hint: Any) -> Any:
-    """Return the value that a user typed after a flag, read as YAML unless the field holds a string.
+    """Return the value that a user typed after a flag.
 
-    An invalid value is returned unchanged, so that `fits` refuses it and the message shows it.
+    The text is read as YAML unless the field holds a string or one of several names; `null` means None if the
+    hint allows it. An invalid value is returned unchanged, so that `fits` refuses it and the message shows
+    it.
     """
     kinds = _kinds(hint)
     if text == "null" and types.NoneType in kinds:

@@ -378,7 +378,7 @@ class RunConfig:
     It does not say where the data set is. `recipe` names the recipe from which the settings were derived.
 
     Raises:
-        UserError: if a setting is out of range, or settings do not go together.
+        UserError: if a setting is out of range, or settings contradict each other.
     """
 
     recipe: str = setting("deformable_detr_r50", "The name of the recipe that the run started from.")

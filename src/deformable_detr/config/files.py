@@ -37,7 +37,7 @@ def from_dict(cls: type[ConfigT], values: Mapping[str, Any], where: str = "") ->
 
     Args:
         cls: the dataclass to create, such as `RunConfig`.
-        values: the values of its fields by name; a mapping for a group of fields.
+        values: the values of the dataclass's fields by name; a group of fields is a mapping.
         where: the prefix of the fields' names in messages, for example `model.backbone.`.
 
     Raises:
@@ -60,11 +60,12 @@ def from_dict(cls: type[ConfigT], values: Mapping[str, Any], where: str = "") ->
 def override(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
     """Return a copy of `config` with some fields changed: `{"train.epochs": 12, "num_queries": 100}`.
 
-    A name without a dot is looked up in model, data and train and their parts, in which each name is unique.
+    A name without a dot is looked up in model, data, train and their groups of fields, and must be unique.
     The result is checked after all changes, so their order does not matter.
 
     Raises:
-        UserError: if a field is unknown or its value is invalid; the message names the field.
+        UserError: if a field is unknown, its name is not unique, or its value is invalid; the message names
+            the field.
     """
     values = to_dict(config)
     for name, value in changes.items():

@@ -42,7 +42,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Declaration:
-    """The help text and range of a field. If `filled` is True, its list must not be empty."""
+    """The help text and range of a field. `filled` is True for a field whose list must not be empty."""
 
     help: str
     range: Range
@@ -51,7 +51,12 @@ class Declaration:
 
 @dataclass(frozen=True)
 class Setting:
-    """One field of a configuration with its path, such as `model.backbone.name`, and its annotation."""
+    """One field of a configuration, with its help text and range.
+
+    Attributes:
+        path: the field's name after those of its groups, such as `model.backbone.name`.
+        hint: the field's annotation.
+    """
 
     path: str
     hint: Any
@@ -86,7 +91,7 @@ def setting(
     Args:
         default: the field's value without a recipe.
         help: a description in one or two sentences; words that a user may type are in `backticks`.
-        minimum, above, maximum, below: bounds of a number, or of every number of a list.
+        minimum, above, maximum, below: bounds of a number, or of every number of a list, as in `Range`.
         filled: True if a list must not be empty.
     """
     declaration = Declaration(help, Range(minimum, above, maximum, below), filled)

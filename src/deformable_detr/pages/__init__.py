@@ -1,7 +1,7 @@
 """Self-contained HTML pages, built from Jinja2 templates, tables, charts, and pictures as data URLs.
 
 `report/`, `inspection/` and `explain/` determine a page's content, and this package its appearance. Every
-text is escaped unless it is Markup, and no template is built from strings, because classes and files may
+string is escaped unless it is Markup, and no template is built from strings, because classes and files may
 have any names.
 """
 

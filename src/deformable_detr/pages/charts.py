@@ -18,12 +18,16 @@ from .templates import render
 
 WIDTH, HEIGHT = 460, 280
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 46
-MAX_POINTS = 240  # points of a line, more than a screen shows
+MAX_POINTS = 240  # the maximum number of points of a line, of which more would not be visible
 
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis from `low` to `high` with the title `label`; it has numbers at the values `ticks`."""
+    """An axis from `low` to `high` with the title `label`; it has numbers at the values `ticks`.
+
+    `decimals` is the number of decimals of these numbers. None means as many as each number needs, and `10k`
+    for 10,000.
+    """
 
     label: str
     low: float
@@ -42,12 +46,13 @@ class Axis:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a chart. It is interrupted at points that are nan.
+    """A line of a chart. It is interrupted at points whose y is nan.
 
     Attributes:
         name: the line's name in the legend.
         x, y: the coordinates of its points in the units of the axes, of equal length.
         colour: the number of one of the page's colours; None means a faint line.
+        dashed: True if the line is dashed.
         dots: True if a dot with a tooltip is drawn at each point.
     """
 
@@ -173,7 +178,7 @@ class _DrawnLine:
 
 @dataclass(frozen=True)
 class _Plot:
-    """The conversion of data values to the chart's coordinates, as text with one decimal."""
+    """The conversion of data values to the chart's coordinates, formatted with one decimal."""
 
     x: Axis
     y: Axis
@@ -218,7 +223,10 @@ class _Plot:
 
 
 def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Average neighbouring points if there are more than MAX_POINTS. The last point keeps its x."""
+    """Return x and y of at most MAX_POINTS points. If there are more, neighbouring ones are averaged.
+
+    The last point keeps its x.
+    """
     if len(x) <= MAX_POINTS:
         return x, y
     parts = np.array_split(np.arange(len(x)), MAX_POINTS)

@@ -47,7 +47,10 @@ class Table:
     """A table. The first cell of each row is its header. The table scrolls sideways on a narrow screen.
 
     Attributes:
+        heads: the titles of the columns.
+        rows: the rows of cells.
         label: a description for readers who do not see the table.
+        foot: a row below the others, such as a sum; empty for none.
         kind: classes of the style sheet.
         left: the columns that are aligned to the left, which are those with text.
     """

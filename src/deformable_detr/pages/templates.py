@@ -15,7 +15,11 @@ from .tables import Cell
 
 
 def render(name: str, **content: Any) -> str:
-    """Fill the template `name` with its content, and raise an error if a value that it needs is missing."""
+    """Return the template `name`, a file of the folder templates/, filled with `content`.
+
+    Raises:
+        jinja2.UndefinedError: if a value that the template uses is missing.
+    """
     return _environment().get_template(name).render(**content)
 
 

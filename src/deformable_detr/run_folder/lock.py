@@ -19,11 +19,11 @@ except ImportError:  # on Windows there is no lock
 
 @contextmanager
 def locked(output: Path, file: str = LOCK_FILE, work: str = "training") -> Iterator[None]:
-    """Create `output` and keep other processes from the same work there until the block or this process ends.
+    """Create and lock `output`, so that no other process does the same work there.
 
-    The lock belongs to the process and not to its children, so a killed run can be resumed at once, even
-    while its loader processes are still ending. There is no lock on Windows or on a file system that does not
-    support locks.
+    The lock is released when the block or this process ends. It belongs to the process and not to its
+    children, so a killed run can be resumed at once, even while its loader processes are still ending. There
+    is no lock on Windows or on a file system that does not support locks.
 
     Args:
         output: the folder to lock.

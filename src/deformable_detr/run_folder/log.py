@@ -1,8 +1,8 @@
 """The writer of a run's log: a progress bar with the remaining time, `metrics.jsonl`, and TensorBoard events.
 
 `metrics.jsonl` contains one JSON object per line: `{"kind": "train", step, epoch, loss, class, box, giou, …,
-learning_rate, images_per_second, seconds, peak_memory_gb}` every few updates and
-`{"kind": "evaluation", step, epoch, AP, …}`.
+learning_rate, images_per_second, seconds, peak_memory_gb}` every `train.log_every` updates, with the means of
+their losses and the sum of their seconds, and `{"kind": "evaluation", step, epoch, AP, …}`.
 
 `environment.jsonl` has one object for each start of the run: the `step` after which it started, the machine
 and the versions (system/environment.py), the number of `processes`, and the `data`.
@@ -160,7 +160,16 @@ class TrainingLog:
             )
 
     def epoch(self, epoch: int, step: int, metrics: Mapping[str, Any] | None) -> None:
-        """Log the evaluation after an epoch, or after a run that ends in the middle of an epoch."""
+        """Log the evaluation after an epoch, or after a run that ends in the middle of an epoch.
+
+        Args:
+            epoch: the epoch, from 0.
+            step: the number of updates done.
+            metrics: the result of the evaluation; None if there was none, in which case nothing is logged.
+
+        Raises:
+            UserError: if the log cannot be written.
+        """
         if not self.enabled or metrics is None:
             return
         row = {key: value for key, value in metrics.items() if isinstance(value, int | float | str | dict)}
@@ -177,7 +186,7 @@ class TrainingLog:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Stop the progress bar inside the block, so that its time does not count as training time."""
+        """Stop the progress bar inside the block, whose time then does not count as training time."""
         self.progress.stop()
         try:
             yield
@@ -198,7 +207,14 @@ class TrainingLog:
 def note_start(
     folder: Path, *, step: int, device: str | torch.device, processes: int, data: Mapping[str, Any]
 ) -> None:
-    """Add a line to the run's `environment.jsonl`; `data` describes the data in JSON values.
+    """Add a line about a start of the run to `environment.jsonl`.
+
+    Args:
+        folder: the run folder.
+        step: the number of updates that were done before the start.
+        device: the device that trains.
+        processes: the number of processes that train together.
+        data: a description of the data in JSON values.
 
     Raises:
         UserError: if the file cannot be written.
@@ -242,9 +258,13 @@ def _means(window: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _drop_rows_after(path: Path, step: int, closed_step: int) -> None:
-    """Remove the rows after the last saved state, which a resumed run will repeat.
+    """Remove the rows that a resumed run will repeat.
 
-    The incomplete row that a crash may leave at the end is removed too.
+    These are the rows of updates after `step` and of evaluations after `closed_step`. The incomplete row that
+    a crash may leave at the end is removed too.
+
+    Raises:
+        UserError: if another row cannot be read, or the file cannot be written.
     """
     if not path.exists():
         return

@@ -57,10 +57,12 @@ def read_starts(folder: Path) -> tuple[dict[str, Any], ...]:
 
 @dataclass(frozen=True)
 class History:
-    """The history of a run.
+    """The settings of a run, and the rows of its log.
 
     Attributes:
-        updates: the rows of losses.
+        folder: the run folder.
+        config: the run's configuration.
+        updates: the rows of losses, each about several updates.
         evaluations: one row per evaluation.
         starts: the rows of `read_starts`.
     """
@@ -98,7 +100,7 @@ def read_history(folder: Path) -> History | None:
     """Read the history of a run; return None if `folder` is not a run folder.
 
     Raises:
-        UserError: if a file cannot be read. The message names the file and the line.
+        UserError: if a file cannot be read. The message names the file and the line or field.
     """
     if not (folder / RUN_CONFIG_FILE).is_file():
         return None
@@ -122,7 +124,11 @@ class Change:
 
 
 def changes_from_recipe(config: RunConfig) -> list[Change]:
-    """List the settings that differ from the recipe's, except for the data's number of classes."""
+    """List the settings that differ from the recipe's, except for the data's number of classes.
+
+    Raises:
+        UserError: if there is no recipe of the name in `config`.
+    """
     of_run, of_recipe = _flat(to_dict(config)), _flat(to_dict(recipe_of(config.recipe)))
     return [
         Change(path, of_recipe[path], value)

@@ -58,11 +58,11 @@ def body_schema(most: int) -> dict[str, Any]:
 async def pictures_of(body: bytes, headers: Headers, engine: Engine, most: int) -> list[Upload]:
     """Return the pictures of a request body, at least one and at most `most`.
 
-    The body is multipart/form-data with files named "images", or JSON with a list "images" of base64 texts.
+    The body is multipart/form-data with files named "images", or JSON with a list "images" of base64 strings.
 
     Raises:
         Refusal: if the content type in `headers` is neither multipart/form-data nor application/json, or the
-            body is malformed, has other fields, or contains no picture or too many.
+            body is compressed or malformed, has other fields, or contains no picture or too many.
     """
     check_uncompressed(headers)
     kind = headers.get("content-type", "").split(";")[0].strip().lower()
@@ -135,10 +135,10 @@ def _has_more_than(limit: int, sign: bytes, body: bytes) -> bool:
 def upload_of_base64(text: str, number: int) -> Upload:
     """Decode a picture that was sent as base64 or as a `data:` URL with base64.
 
-    `number` is the picture's place in the request, counted from 1; messages state it.
+    `number` is the picture's position in the request, counted from 1; messages state it.
 
     Raises:
-        Refusal: if the text is not base64.
+        Refusal: if `text` is not base64.
     """
     label = f"picture {number}"
     if text.startswith("data:"):

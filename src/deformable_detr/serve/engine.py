@@ -134,7 +134,10 @@ class Engine:
             raise Refusal(Kind.FAILED, "the model could not be warmed up: the server's log says why.")
 
     def busy(self, what: str) -> Refusal:
-        """Return the refusal for a full server, with an estimate of the seconds after which to try again."""
+        """Return the refusal for a full server, with an estimate of the seconds after which to try again.
+
+        `what` is the part of the message that states what is full.
+        """
         seconds = math.ceil(self.accepted * self._seconds_per_picture)
         wait = min(LONGEST_RETRY_S, max(1, seconds))
         return Refusal(Kind.BUSY, f"the server is busy ({what}): try again in {wait} s.", wait)
@@ -166,8 +169,8 @@ class Engine:
     async def explain(self, upload: Upload, threshold: float | None, max_detections: int) -> dict[str, Any]:
         """Return where the model looked in a picture, in the form that the page reads (`ExplainAnswer`).
 
-        `total` is the number of detections. Not all of them are explained if the model looks at very many
-        points.
+        `total` in the result is the number of detections. Not all of them are explained if the model looks at
+        very many points. If `threshold` is None, the model's own thresholds apply.
 
         Raises:
             Refusal: if the queue is full, the picture cannot be used, or the model cannot be explained.
@@ -242,7 +245,10 @@ class Engine:
                     waiting.answer.set_result(result)
 
     async def _next_batch(self) -> list[_Waiting]:
-        """Return the next batch: the picture that has waited longest, and others with the same key."""
+        """Return the next batch as soon as it is full, it has waited long enough, or no picture is expected.
+
+        It contains the picture that has waited longest and others with the same key, at most `max_batch`.
+        """
         while True:
             self._waiting = [waiting for waiting in self._waiting if not waiting.answer.done()]
             if self._waiting:

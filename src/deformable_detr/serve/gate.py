@@ -97,11 +97,10 @@ class Gate:
             self._hold(-len(body))
 
     def _check_host(self, headers: Headers) -> None:
-        """Refuse unknown host names.
+        """Raise a `Refusal` for an unknown host name.
 
-        Unlike an IP address, a name can be made to point to this machine (DNS rebinding).
-
-        A missing header is accepted, because browsers always send one.
+        Unlike an IP address, a name can be made to point to this machine (DNS rebinding). A missing Host
+        header is accepted, because browsers always send one.
         """
         try:
             host = urlsplit(f"//{headers.get('host', '')}").hostname or "localhost"
@@ -134,7 +133,8 @@ class Gate:
         """Read the body into `body`, and refuse it as soon as it exceeds a limit of bytes or of time.
 
         Raises:
-            Refusal: if the body is too large or too slow, or all bodies together are too large.
+            Refusal: if the body is too large or too slow, all bodies together are too large, or the client
+                disconnects before the body is complete.
         """
         limit = self.settings.max_body_bytes
         announced = headers.get("content-length", "")

@@ -72,7 +72,11 @@ MEANINGS = {
 
 
 class Refusal(Exception):  # noqa: N818 - most refusals are not errors
-    """An exception that refuses a request. `message` is one sentence; `retry_after` is in seconds."""
+    """An exception that refuses a request.
+
+    `message` is one sentence. `retry_after` is the time in seconds after which the client may try again; None
+    states no time.
+    """
 
     def __init__(self, kind: Kind, message: str, retry_after: int | None = None):
         super().__init__(message)

@@ -38,16 +38,18 @@ def serve(
 ) -> None:
     """Serve a model over HTTP until SIGTERM or Ctrl-C.
 
-    The server then refuses new requests (503) and finishes the accepted ones.
+    After the signal, the server refuses new requests (503) and finishes the accepted ones. A second Ctrl-C
+    stops it at once.
 
     Args:
         model: a `Detector`, or anything that `load` accepts.
-        host: the address to listen on.
+        host: the address to listen on. If it is a name, requests may use this name.
         port: 0 chooses a free port, which the first line on stdout states.
         settings: the limits and the token; None means the defaults. If `settings.name` is the default and
             `model` is not a `Detector`, the name is that of the model's file or folder.
         token_file: a file with the token that requests must carry, if `settings` has none. None means that
-            the environment variable DEFORMABLE_DETR_TOKEN contains it; without it, no token is required.
+            the environment variable DEFORMABLE_DETR_TOKEN contains it; if the variable is not set, no token
+            is required.
         root_path: the path prefix under which a reverse proxy publishes the server. The proxy removes it from
             requests.
         access_log: whether to print a line for each request.
@@ -127,9 +129,11 @@ class ServerProcess(uvicorn.Server):
 
 
 def read_token(path: str | Path | None) -> str | None:
-    """Return the token in the file `path` or, if `path` is None, in the environment; None if it has none.
+    """Return the token in the file `path`.
 
-    A token is not an option of the command, because every user of a machine can read its command lines.
+    If `path` is None, return the value of the environment variable DEFORMABLE_DETR_TOKEN, or None if it is
+    empty or not set. A token is not an option of the command, because every user of a machine can read its
+    command lines.
 
     Raises:
         UserError: if the file cannot be read or is empty.

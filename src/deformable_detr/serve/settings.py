@@ -16,23 +16,25 @@ class ServeSettings:
     Attributes:
         name: the model's name in answers, on the page and in the metrics.
         max_batch: maximum number of pictures, resized to the same shape, that are computed together.
-        batch_wait_ms: maximum time that a picture waits for others of its shape; it waits only while more are
-            expected.
+        batch_wait_ms: maximum time in milliseconds, from 0 to 1000, that a picture waits for others of its
+            shape; it waits only while more are expected.
         queue_size: maximum number of pictures accepted and not yet answered; more are refused with 429.
         max_pictures: maximum number of pictures in one request.
         max_body_bytes: maximum size of one request body, counted while it arrives.
         max_bytes_in_flight: maximum size of all bodies in memory at once; more are refused with 429.
         max_pixels: maximum number of pixels of a picture, read from its header before it is decoded.
-        max_detections: maximum number of detections per picture that a request may ask for.
-        timeout_s: time limit for a body to arrive (408) and for a request to be answered (504).
+        max_detections: maximum value of the parameter of the same name in a request.
+        timeout_s: time limit in seconds, at most 3600, for a body to arrive (408) and for a request to be
+            answered (504).
         decode_threads: number of pictures decoded at once.
-        allowed_hosts: names that a request's Host header may have besides `localhost` and IP addresses;
-            `*` allows any. Other names are refused: otherwise a page of another site whose name points to
-            this machine could use the server (DNS rebinding).
+        allowed_hosts: names that a request's Host header may have in addition to `localhost` and IP
+            addresses; `*` allows any. Other names are refused, because otherwise a page of another site whose
+            name points to this machine could use the server (DNS rebinding).
         token: the token that `Authorization: Bearer …` must contain; None if no token is required.
 
     Raises:
-        UserError: if a limit is out of range or contradicts another one, or the token is too short.
+        UserError: if a limit is out of range or contradicts another one, or the token has fewer than 8
+            characters or characters other than printable ASCII without spaces.
     """
 
     name: str = "model"

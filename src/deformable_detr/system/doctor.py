@@ -35,7 +35,7 @@ class Diagnosis:
     Attributes:
         facts: the versions, devices and kernels by name.
         tests: the maximum error of each self-test by name; 0 means an exact result.
-        healthy: True if all errors are within their bounds.
+        healthy: True if all errors are below 1e-4.
     """
 
     facts: dict[str, str]
@@ -91,6 +91,12 @@ def _direct(value: torch.Tensor, locations: torch.Tensor, weights: torch.Tensor)
     """Return the output (B, Q, M·D) of the paper's equation 3, computed without sampling code.
 
     The weight of a pixel in a bilinear sample is a tent function of its distance from the sample.
+
+    Args:
+        value: (B, S, M, D) for B images, the S pixels of all levels, M heads and D channels per head.
+        locations: (B, Q, M, L, K, 2), x and y in [0, 1] of K sampling points on each of L levels, for each of
+            Q queries.
+        weights: (B, Q, M, L, K), the attention weights of these points.
     """
     outputs, start = torch.zeros(()), 0
     for level, (height, width) in enumerate(SHAPES):

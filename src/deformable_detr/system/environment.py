@@ -20,7 +20,7 @@ PACKAGES = ("deformable-detr", "torchvision", "timm", "faster-coco-eval")
 def environment(device: str | torch.device, processes: int = 1) -> dict[str, Any]:
     """Return the `time` (UTC), `device`, `processes`, `system`, `python` and `versions` as JSON values.
 
-    The `device` is described in words.
+    The `device` is described in words, and `processes` is the number of processes that train together.
     """
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -31,7 +31,7 @@ def ahead(calls: Iterable[Callable[[], Item]], pool: Executor, limit: int) -> It
 
 
 def read_ahead(items: Iterator[Item], thread: Executor) -> Iterator[Item]:
-    """Yield the items up to the first None, while the executor `thread` produces READ_AHEAD in advance.
+    """Yield the items until the first None or the end, while `thread` produces READ_AHEAD items in advance.
 
     `thread` must have only one thread, because two threads may not advance an iterator at once.
     """

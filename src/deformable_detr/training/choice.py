@@ -15,7 +15,7 @@ ON_CPU, ON_GPU = "deformable_detr_lite", "deformable_detr_r50_two_stage"
 
 
 def usual_recipe(device: str) -> str:
-    """Return the recipe that suits the device: training with it takes hours instead of weeks there.
+    """Return the recipe that suits the device, on which it trains in hours instead of weeks.
 
     Raises:
         UserError: if this machine does not have the device.
@@ -24,9 +24,14 @@ def usual_recipe(device: str) -> str:
 
 
 def choice_line(data: str | Path, config: RunConfig, device: str, console: Console, *, alone: bool) -> str:
-    """Return a line with the chosen recipe, the recipe for other machines, and the duration of this run.
+    """Return a line with the chosen recipe, the expected duration, and the recipe for the other device.
+
+    The other device is a GPU if this run uses a CPU, and a CPU if it uses a GPU.
 
     Args:
+        data: the folder of the data set, on which updates are measured.
+        config: the configuration of the chosen recipe.
+        device: `auto`, `cpu` or `cuda`.
         console: if it is a terminal, it shows a note while updates are measured.
         alone: False if several processes train; then the duration is not measured.
 

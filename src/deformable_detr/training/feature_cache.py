@@ -44,22 +44,24 @@ class CacheLimits:
 class FeatureCache:
     """A source of batches with the backbone's maps instead of pixels.
 
-    `cache[keys]` is otherwise equal to `collate([samples[key] for key in keys])`.
+    `cache[keys]` returns a `FeatureBatch` and the targets of its images. Apart from the maps, this equals
+    `collate([samples[key] for key in keys])`.
 
     Args:
         samples: the images, whose pixels must be the same in each epoch.
         backbone: the frozen backbone.
-        device: the device on which the backbone computes, and of the batches.
-        folder: a folder for this process only, which is emptied now and removed by `close`.
+        device: the device of the backbone and of the batches.
+        folder: a folder for this process only. It is removed when the cache is created, and by `close`.
         limits: the maximum size of the stored features.
         computing: a function that returns the context in which the backbone computes (autocast).
 
     Attributes:
         num_computed: the number of times that the features of an image were computed.
         num_recalled: the number of times that the stored features of an image were used.
+        num_left_out: the number of times that the features of an image did not fit into the limits.
 
     Raises:
-        UserError: if the backbone is not the same function in every update.
+        UserError: if the backbone is trained, or contains a layer whose results differ between updates.
     """
 
     def __init__(
@@ -160,7 +162,7 @@ class FeatureCache:
         self.file_bytes += num_bytes
 
     def describe(self) -> str:
-        """Return a sentence that states how many images are stored, and how to store the others."""
+        """Return a sentence that states how many images are stored and, if not all fit, how to store them."""
         sentence = (
             f"feature cache: {len(self.memory)} images in memory ({self.memory_bytes / 1e9:.2f} GB), "
             f"{len(self.files)} in files ({self.file_bytes / 1e9:.2f} GB)"

@@ -25,9 +25,10 @@ MAX_TRAINING_IMAGES = 200  # on which thresholds are chosen if there is no other
 def finish(run: Parts) -> Detector:
     """Choose the thresholds of the best weights, write the report, and return the detector.
 
-    Without an evaluation, the best weights are the last ones. All processes detect objects, and the first
-    process writes the files. As the run is already finished and saved, an error in the thresholds or in the
-    report is printed, not raised.
+    Without an evaluation, the best weights are the last ones. A run without updates gets no thresholds, and
+    `train.report` may turn the report off. All processes detect objects, and the first process writes the
+    files. As the run is already finished and saved, an error in the thresholds or in the report is printed,
+    not raised.
 
     Raises:
         UserError: if the best weights, which this function returns, cannot be read.
@@ -95,7 +96,14 @@ def _some_of(split: Split) -> Split:
 def _with_thresholds(run: Parts, best: Checkpoint, split: Split, rows: list[dict[str, Any]]) -> Detector:
     """Choose the thresholds of the best weights on a split, save them, and print how reliable they are.
 
-    Return the detector, which has no thresholds if no detection is right.
+    Args:
+        run: the parts of the run.
+        best: the checkpoint with the best weights.
+        split: the images on which the thresholds are chosen.
+        rows: the detections on these images, from `collect_detections`.
+
+    Returns:
+        The detector with the best weights. It gets no thresholds if no detection is correct.
     """
     device = run.processes.device
     rule: Rule = run.config.train.precision_at_least or "best_f1"

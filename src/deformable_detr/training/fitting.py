@@ -1,9 +1,9 @@
 """Adaptation of a run to its data (`train.fit_to_data`): length, warm-up, queries and picture size.
 
 A recipe's epochs, warm-up, queries and picture size suit data sets of the usual kind. With sixteen pictures,
-the lite recipe's 40 epochs are 160 updates, of which 200 would be warm-up; 100 queries cannot find the 300
-objects of a crowded picture; and cars in a photograph from the air are smaller than two cells of the finest
-feature map. Only values that are still the recipe's are adapted, so each of them can be set by hand.
+the lite recipe's 40 epochs are 160 updates, fewer than the 200 of its warm-up. Its 100 queries cannot find
+the 300 objects of a crowded picture, and cars in an aerial photograph are smaller than two cells of the
+finest feature map. Only values that are still the recipe's are adapted, so each of them can be set by hand.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from ..inspection.sizes import sizes_of
 
 MINIMUM_UPDATES = 500
 WARM_UP_SHARE = 0.1  # the maximum, as a fraction of the updates
-QUERIES_PER_OBJECT = 1.5  # of the fullest picture, with a margin for fuller ones and for duplicates
+QUERIES_PER_OBJECT = 1.5  # for the fullest picture, with a margin for fuller ones and for duplicates
 QUERY_STEP, MAXIMUM_QUERIES = 50, 900
-OBJECT_SIDE = 24  # pixels that half of the objects should have at least: three cells of stride 8
+OBJECT_SIDE = 24  # the minimum median side of the objects in pixels: three cells of stride 8
 SIZE_STEP, MAXIMUM_ENLARGEMENT = 32, 2
 _SIZES = ("image_size", "max_size", "train_sizes")
 
@@ -34,8 +34,8 @@ def fit_to_data(config: RunConfig, split: Split, total_batch: int) -> tuple[RunC
         total_batch: the number of images per update.
 
     Returns:
-        The configuration, and lines for the log: one for each change and, if the queries are still too few
-        for a picture, a warning.
+        The configuration, which is unchanged in other cases, and lines for the log: one for each change and,
+        if the queries are still too few for a picture, a warning.
     """
     if not config.train.fit_to_data or config.recipe not in RECIPES:
         return config, []
@@ -90,7 +90,15 @@ def _with_queries(config: RunConfig, split: Split) -> tuple[RunConfig, list[str]
 
 
 def _with_picture_size(config: RunConfig, split: Split) -> tuple[RunConfig, list[str]]:
-    """Enlarge what the model sees if half of the objects are small, but never beyond the pictures' pixels."""
+    """Raise the picture size if half of the objects would be smaller than OBJECT_SIDE.
+
+    The new short side is a multiple of SIZE_STEP. Up to rounding, it is at most MAXIMUM_ENLARGEMENT times the
+    recipe's and at most the median of the pictures' short sides, because larger pictures show no more detail.
+    A size that was set by hand does not change.
+
+    Returns:
+        The configuration, and a line for the log if the size changed.
+    """
     usual, data = RECIPES[config.recipe]().data, config.data
     if any(getattr(data, name) != getattr(usual, name) for name in _SIZES):
         return config, []

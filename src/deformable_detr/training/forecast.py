@@ -27,7 +27,8 @@ from ..system.memory import bytes_of_children, peak_bytes
 from ..system.openmp import thread_settings
 
 SECONDS = 15.0  # no further update is measured after this time
-WARM_UP, MINIMUM, MAXIMUM = 2, 3, 40  # updates to warm up; minimum and maximum number of measured ones
+# The updates to warm up, the minimum number of measured updates after them, and the maximum of both together.
+WARM_UP, MINIMUM, MAXIMUM = 2, 3, 40
 EVALUATED = 8  # images to evaluate
 
 
@@ -42,11 +43,12 @@ def forecast(
     """Measure some updates of training on `data` and forecast the time and memory of a run.
 
     Args:
+        data: the folder of the data set.
         recipe: the name of a recipe, or a whole configuration.
         format: coco, voc, yolo or auto; None means the format that the configuration names.
         device: auto, cpu or cuda.
-        seconds: the time after which no further update is measured. At least three are measured, after two
-            to warm up, if an epoch has that many.
+        seconds: the time after which no further update starts. At least three updates are measured, after two
+            to warm up, if an epoch has that many, and at most 38.
 
     Raises:
         UserError: if training would refuse the data, the settings or the device, there is no split to train

@@ -14,7 +14,7 @@ from ..structures import DetectorOutput, FeatureBatch, ImageBatch, Target
 class Learner(nn.Module):
     """A model and its routes as one module, so that processes exchange all their gradients together.
 
-    Without routes, the list of stages is empty.
+    Without routes, the list of stages that `forward` returns is empty.
     """
 
     def __init__(self, model: DetectionModel, routes: nn.ModuleDict):

@@ -21,11 +21,12 @@ SAMPLING_NAMES = ("reference_points", "sampling_offsets")
 def parameter_groups(
     model: nn.Module, config: TrainConfig, routes: nn.Module | None = None
 ) -> list[dict[str, Any]]:
-    """Return AdamW's groups: the backbone, the projections that determine where to sample, and all others.
+    """Return AdamW's groups in the order `base`, `backbone`, `sampling`.
 
-    Each group has `name`, `params`, `lr` and `initial_lr`, the rate before `learning_rate_factor`. Groups
-    without trainable parameters are left out. `routes` may have further parameters, which are used only in
-    training.
+    `sampling` contains the projections that determine where to sample, and `base` all parameters that are in
+    neither of the other groups. Each group has `name`, `params`, `lr` and `initial_lr`, the learning rate
+    before `batch_size_factor` and `learning_rate_factor`. Groups without trainable parameters are left out.
+    `routes` may have further parameters, which are used only in training.
     """
     further = () if routes is None else routes.named_parameters(prefix="routes")
     groups: dict[str, list[nn.Parameter]] = {"base": [], "backbone": [], "sampling": []}
@@ -62,7 +63,11 @@ def batch_size_factor(config: TrainConfig, total_batch: int) -> float:
 
 
 def learning_rate_factor(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
-    """Return the schedule's factor at update `step` (from 0). `max_steps` does not change the schedule."""
+    """Return the schedule's factor at update `step` (from 0). `max_steps` does not change the schedule.
+
+    The factor rises linearly to 1 during the warm-up. Then the schedule `step` multiplies it by `lr_gamma` at
+    each epoch in `lr_drop_epochs`, and the schedule `cosine` lowers it to 0 at the end of the last epoch.
+    """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     if config.schedule == "step":
@@ -85,7 +90,7 @@ def update_moving_average(average: nn.Module, model: nn.Module, decay: float, st
     """Set average ← decay·average + (1 - decay)·model, after update `step` (from 1).
 
     The decay rises to its value over the first updates; otherwise the random initial weights would stay in
-    the average for thousands of updates.
+    the average for thousands of updates. Only parameters are averaged; buffers of `average` do not change.
     """
     decay = min(decay, (1 + step) / (10 + step))
     target: list[Tensor] = list(average.parameters())
@@ -94,5 +99,5 @@ def update_moving_average(average: nn.Module, model: nn.Module, decay: float, st
 
 
 def cpu_copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy tensors so that they can be saved. The copies are contiguous, on the CPU and independent."""
+    """Return copies of tensors for saving: contiguous, on the CPU, and independent of the originals."""
     return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}

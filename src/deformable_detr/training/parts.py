@@ -1,4 +1,4 @@
-"""Build the parts of a run without starting it; `run.py` trains with them, and `rehearsal.py` times them."""
+"""The parts of a run, built without starting it. `run.py` trains with them; `rehearsal.py` times updates."""
 
 from __future__ import annotations
 
@@ -47,6 +47,10 @@ class Parts:
     """The parts that one process needs for training.
 
     Attributes:
+        data: the folder of the data set.
+        output: the run folder.
+        config: the configuration, adapted to the data.
+        val_split: the split to evaluate on; None if the data have none.
         start: the contents of a checkpoint, with the same model as `state`.
         state: everything that changes during training.
         learner: the state's model, or a faster one with its parameters, and the routes, wrapped so that
@@ -82,13 +86,15 @@ class Parts:
 
     @property
     def last_step(self) -> int:
-        """The number of updates of the whole run."""
+        """The number of updates of the whole run, at most `train.max_steps`."""
         settings = self.config.train
         steps = settings.epochs * self.updates_per_epoch
         return steps if settings.max_steps is None else min(steps, settings.max_steps)
 
     def updates(self, first: int, end: int) -> Generator[list[MicroBatch]]:
-        """Yield this process's micro-batches of each update of the run, from number `first` to `end` - 1.
+        """Yield this process's micro-batches of each update, from number `first` to `end` - 1 of the run.
+
+        The first update of the run has the number 0.
 
         Raises:
             UserError: if a picture cannot be read or does not have its annotated size.
@@ -142,11 +148,13 @@ def build_parts(
 ) -> Parts:
     """Read the data, build the model and its optimizer, and load the state of a stopped run or another model.
 
-    Nothing is written. The arguments are those of `train`, except that `config` is complete.
+    No file is written to `output`. The arguments are those of `train`, except that `config` is complete and
+    `resume` is not "auto".
 
     Raises:
         UserError: if the data or `init_from` cannot be read, there is no object to train on, the settings do
-            not fit the data, the model or the device, or `output` contains a run (or none to resume).
+            not fit the data, the model or the device, `output` contains a run (or, with `resume`, none), or
+            the state of the run cannot be read or does not fit the settings and the data.
     """
     processes = join_processes(device)
     processes.from_first(partial(require_room, output, resume))

@@ -12,10 +12,13 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     """Return the type for `train.precision` on a device.
 
-    `auto` is bfloat16 on a GPU that supports it, and float32 otherwise.
+    Args:
+        precision: `fp32`, `bf16`, `fp16`, or `auto`, which is bfloat16 on a GPU that supports it and float32
+            otherwise.
+        device: the device that trains.
 
     Raises:
-        UserError: if the device cannot train in this type.
+        UserError: if `precision` is `fp16` and the device is a CPU.
     """
     if precision == "auto":
         has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

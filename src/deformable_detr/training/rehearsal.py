@@ -18,7 +18,7 @@ from .run import take_update
 
 
 def timed_updates(run: Parts) -> Iterator[float]:
-    """Train for at most one epoch, and yield the seconds of each update, with the wait for its images."""
+    """Train for at most one epoch, and yield each update's seconds, including the wait for its images."""
     clock = time.perf_counter()
     for micro_batches in run.updates(0, run.updates_per_epoch):
         take_update(run, micro_batches)
@@ -46,7 +46,7 @@ def take_largest_update(run: Parts) -> tuple[int, int]:
 
 
 def evaluation_seconds(run: Parts, num_images: int) -> float:
-    """Estimate the seconds of an evaluation from the first images of its split; 0 if there is no split.
+    """Estimate the seconds of an evaluation from its first `num_images` images; 0 if there is no split.
 
     Raises:
         UserError: if one of these images cannot be read or does not have its annotated size.

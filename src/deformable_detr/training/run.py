@@ -43,7 +43,8 @@ from .settings import describe_data, names_a_recipe, resolve_config
 from .signals import StopNow, StopRequest, catch_stop_signals
 from .update import MicroBatch, count_update, update
 
-# Free memory is released after this many updates. Otherwise gaps between buffers of varying size accumulate.
+# On a CPU, free memory is released each time this many updates are done. Otherwise gaps between buffers of
+# varying size accumulate.
 RELEASE_EVERY = 25
 
 
@@ -60,14 +61,15 @@ def train(
 ) -> Detector:
     """Train a detector; under torchrun, call this in every process.
 
-    Only the first process reads and writes the run folder. Data and the files of `init_from` and of the
+    Only the first process reads and writes the run folder. The data and the files of `init_from` and of the
     backbone's weights must be on every machine.
 
     Args:
         data: a folder in COCO, Pascal VOC or YOLO layout, with a split `train` and, to choose the best
             checkpoint, `val` (or else `test`).
-        recipe: a name in `recipes.RECIPES`, or a whole `RunConfig`; None means `deformable_detr_lite` on a
-            CPU and `deformable_detr_r50_two_stage` on a GPU.
+        recipe: a name in `recipes.RECIPES`, or a whole `RunConfig`. None means the recipe of the resumed run,
+            of `config` or of `init_from`; if there is none, `deformable_detr_lite` on a CPU and
+            `deformable_detr_r50_two_stage` on a GPU.
         output: the run folder. It must not contain a run yet, except with `resume`.
         config: a YAML file with fields of `RunConfig`; precedence is recipe < config < overrides.
         init_from: a model to start from; its classes may differ.
@@ -85,7 +87,7 @@ def train(
             resume), is in use or cannot be written, or a process that reads pictures is lost.
         NonFiniteError: if the loss or a clipped gradient is not finite. The message names the update and its
             images.
-        TrainingInterruptedError: if a signal stopped the run; its state is saved.
+        TrainingInterruptedError: if Ctrl-C or SIGTERM stopped the run; its state is saved.
     """
     if resume not in (True, False, "auto"):
         raise UserError(f"resume must be True, False or auto, not {resume}.")
@@ -103,7 +105,11 @@ def train(
 def _say_what_was_chosen(
     data: str | Path, settings: RunConfig, output: Path, device: str, processes: Processes
 ) -> None:
-    """Print a line about the recipe that was chosen for this machine, and how long training will take."""
+    """Print which recipe was chosen for this machine and, if only one process trains, how long it will take.
+
+    Raises:
+        UserError: if only one process trains and `output` already contains a run.
+    """
     alone, console = processes.world_size == 1, Console()
     if alone:
         require_room(output, resume=False)  # before any time is spent on measuring updates
@@ -148,9 +154,9 @@ def _train(run: Parts) -> Detector:
 def _train_epochs(
     run: Parts, updates: Iterator[list[MicroBatch]], log: TrainingLog, stop: StopRequest
 ) -> None:
-    """Train until the last update, and evaluate and save after epochs.
+    """Train until the last update; evaluate and save at the ends of epochs.
 
-    A resumed run starts in the middle of an epoch, or at its end before the evaluation.
+    A resumed run may start in the middle of an epoch, or at its end before the evaluation.
     """
     settings, state = run.config.train, run.state
     while state.closed_step < run.last_step:
@@ -209,7 +215,7 @@ def _interrupted(run: Parts) -> TrainingInterruptedError:
 
 
 def take_update(run: Parts, micro_batches: list[MicroBatch]) -> dict[str, float]:
-    """Take the run's next update, and return this process's losses by name.
+    """Take the run's next update, and return this process's losses and `gradient_norm`, as `update` does.
 
     The learning rate, the dropout and the decay of the moving average depend on the update's number.
 

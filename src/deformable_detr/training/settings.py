@@ -33,13 +33,21 @@ def resolve_config(
 ) -> RunConfig:
     """Return the configuration of a run before the command's flags are applied.
 
-    This is the configuration of the stopped run or of the recipe, with the changes of the config file. If
-    `recipe` is None, the config file or else `init_from` determines the recipe; `init_from` then also
-    determines the architecture and the preprocessing. Without any of these, the recipe suits the device.
+    The fields that the file `config` sets replace those of the stopped run (with `resume`) or of the recipe.
+
+    Args:
+        recipe: the name of the recipe. None means the recipe that `config` names, otherwise that of the model
+            `init_from`, otherwise the usual one for the device.
+        output: the run folder, which is read only with `resume`.
+        config: a YAML file with fields of `RunConfig`.
+        init_from: a model. If it determines the recipe, it also determines the architecture and the
+            preprocessing.
+        resume: True to start from the configuration of the run in `output`.
+        device: `auto`, `cpu` or `cuda`.
 
     Raises:
-        UserError: if the recipe is unknown, a file is unreadable, two recipes contradict each other, or there
-            is no run to resume.
+        UserError: if the recipe is unknown, a file cannot be read or has an invalid field, two recipes
+            contradict each other, there is no run to resume, or the device is missing.
     """
     content = {} if config is None else read_yaml(Path(config))
     name = content.get("recipe", recipe)
@@ -138,7 +146,7 @@ def config_for_classes(config: RunConfig, split: Split) -> RunConfig:
 def describe_data(train: Split, val: Split | None) -> dict[str, Any]:
     """Return the numbers of images and the class names of a run's data, as values for JSON.
 
-    They do not depend on where the data are stored.
+    `val_images` is None if there is no split to evaluate on. No value depends on where the data are stored.
     """
     return {
         "train_images": len(train),

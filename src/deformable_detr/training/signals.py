@@ -1,6 +1,6 @@
 """Signal handling: on Ctrl-C and SIGTERM, training finishes its update and saves its state.
 
-If training is only waiting, it stops at once.
+If training is waiting for data or evaluating, it stops at once.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ from types import FrameType
 
 
 class StopNow(BaseException):
-    """Raised by a signal if nothing has to be finished. Libraries do not catch a `BaseException`."""
+    """The exception that a signal raises if nothing has to be finished.
+
+    It is a `BaseException`, so that libraries that catch every `Exception` do not catch it.
+    """
 
 
 @dataclass
 class StopRequest:
     """A request to stop; `requested` becomes True when the first signal arrives.
 
-    While `stops_at_once` is True, a signal also raises `StopNow`.
+    While `stops_at_once` is True, the next signal also raises `StopNow`.
     """
 
     requested: bool = False

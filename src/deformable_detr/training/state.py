@@ -1,8 +1,9 @@
 """The state of a run: everything that changes during training, and the file from which `--resume` continues.
 
-A sample is a pure function of (seed, epoch, index), the dropout of an update depends only on (seed, update,
-rank), and the learning rate depends only on the update's number. Therefore weights, optimizer moments and two
-counters are enough to continue a stopped run exactly.
+A sample is a pure function of (seed, epoch, index of the image), the dropout of an update depends only on
+(seed, update, rank), and the learning rate depends only on the update's number. Therefore the file needs no
+state of random generators or schedules to continue a stopped run exactly. It contains the weights and their
+moving average, the states of the optimizer and the gradient scaler, the best AP and two counters.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class TrainingState:
         closed_step: the number of updates that were done when an epoch was last closed: it was evaluated, if
             an evaluation was due, and its checkpoints were written.
         best_ap: the best AP so far; None before the first evaluation that has an AP.
-        routes: the routes, which are used only in training, by name. Checkpoints contain nothing of them.
+        routes: the routes, which are used only in training, by name. Checkpoints do not contain them.
     """
 
     model: DetectionModel
@@ -65,9 +66,9 @@ class Identity:
     """The facts that must be the same when a run is resumed, so that it continues exactly.
 
     Attributes:
-        total_batch: the number of images in an update, over all processes. The number of updates per epoch,
-            from which the run continues, depends on it.
-        num_images: the number of training images. A shuffled epoch identifies images by number.
+        total_batch: the number of images in an update, over all processes. It determines the number of
+            updates per epoch, and so the epoch and the position in it at which the run continues.
+        num_images: the number of training images. A shuffled epoch identifies images by index.
         class_names: the names of the classes in the order of the class indices, to which the weights of the
             class heads belong.
     """
@@ -90,7 +91,7 @@ def require_state(output: Path) -> None:
 
 
 def save_state(output: Path, state: TrainingState, identity: Identity) -> None:
-    """Write `training_state.pt`, whole or not at all.
+    """Write `training_state.pt` into the run folder `output`, completely or not at all.
 
     Raises:
         UserError: if the file cannot be written.
@@ -114,10 +115,10 @@ def save_state(output: Path, state: TrainingState, identity: Identity) -> None:
 
 
 def read_state(output: Path) -> dict[str, Any]:
-    """Return the content of `training_state.pt`, for `load_state`.
+    """Return the content of `training_state.pt` in the run folder `output`, for `load_state`.
 
     Raises:
-        UserError: if the file is damaged or was changed, or is from another version.
+        UserError: if the file cannot be read, is damaged, was changed, or is from another version.
     """
     path = output / STATE_FILE
     content = _read(path)

@@ -27,8 +27,10 @@ class Transfer:
 
     Attributes:
         matched_classes: the names of the model's classes that the source has too.
-        fresh_classes, fresh_queries, fresh_tensors: classes, queries and whole tensors that start untrained.
-        unused_tensors: tensors of the source that the model does not have.
+        fresh_classes: the names of the model's other classes, which start untrained.
+        fresh_queries: the number of queries that start untrained.
+        fresh_tensors: the names of the tensors that start untrained as a whole.
+        unused_tensors: the names of the source's tensors that the model does not have.
     """
 
     matched_classes: tuple[str, ...]
@@ -59,7 +61,7 @@ def transfer(source: Checkpoint, target: Checkpoint) -> Transfer:
     """Copy the weights of `source` into `target.model`, in place, and return what was copied.
 
     Raises:
-        UserError: if the two models have different architectures.
+        UserError: if a tensor of the same name differs in shape, except in the number of classes or queries.
     """
     same_scheme = source.config.classification == target.config.classification
     source_rows = {

@@ -48,7 +48,8 @@ def update(
         number: the number of the update, for messages.
 
     Returns:
-        This process's `loss` and its terms by name, and `gradient_norm` if gradients are clipped and finite.
+        This process's `loss` and its terms by name, summed over the micro-batches, and `gradient_norm`, the
+        norm before clipping, if gradients are clipped and finite.
 
     Raises:
         NonFiniteError: if a loss is not finite or, with `clip_norm` and without float16, the gradient is not;
@@ -87,7 +88,10 @@ def update(
 
 
 def count_update(micro_batches: Sequence[MicroBatch], num_queries: int, processes: Processes) -> BatchCount:
-    """Return this process's share of the objects, matched queries and images of the whole update."""
+    """Return one process's share of the objects, matched queries and images of the whole update.
+
+    Every process must call this function, because the totals are sums over the processes.
+    """
     own = BatchCount.from_targets([target for _, targets in micro_batches for target in targets], num_queries)
     objects, matched, images = processes.sum([own.objects, own.matched, own.images])
     return BatchCount(objects, matched, images).share_of(processes.world_size)

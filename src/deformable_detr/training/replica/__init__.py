@@ -1,4 +1,4 @@
-"""Faster parts for training: convolutions with their norms, and on a CPU an encoder without the padding."""
+"""Faster parts for training: convolutions merged with norms, and on a CPU an encoder without padding."""
 
 from .build import replica_for_training
 

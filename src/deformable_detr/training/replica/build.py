@@ -19,10 +19,12 @@ def replica_for_training(model: DetectionModel, device: torch.device, dtype: tor
 
     The parameters and buffers are those of `model`, not copies, so an update changes both. Save only `model`,
     because the parameters of the replica have other names. Predictions and gradients may differ in rounding.
-    `model` itself is returned if there is nothing to gain, as with the
-    paper's recipes on a CPU, in 16-bit types on a CPU, or without the native library.
+    If nothing can be replaced, `model` itself is returned: on a CPU, for example, with the paper's recipes,
+    in 16-bit types, and without the native library.
 
     Args:
+        model: the model that is trained.
+        device: the device that trains.
         dtype: the type in which the forward pass computes.
     """
     on_cpu = device.type == "cpu"

@@ -15,7 +15,7 @@ from ...ops.depthwise import depthwise_conv, depthwise_is_native
 
 
 def merge_norms(backbone: nn.Module) -> bool:
-    """Merge the convolutions of `backbone` and the frozen norms after them.
+    """Merge the convolutions of `backbone` with the frozen norms after them, in place.
 
     Returns:
         True if anything was merged.
@@ -77,7 +77,10 @@ class NormedConvolution(nn.Module):
         )
 
     def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """Return those of the norm, computed again if its constants have been changed in place."""
+        """Return the scale (C,) and the shift (C,) of the norm, without the convolution's bias.
+
+        They are computed again if the norm's constants have been changed in place.
+        """
         norm = self.norm
         constants = [norm.weight, norm.bias, norm.running_mean, norm.running_var]
         if self._versions != (versions := [constant._version for constant in constants]):
@@ -87,7 +90,7 @@ class NormedConvolution(nn.Module):
         return self._scale, self._shift
 
     def _padding(self, x: Tensor, axis: int) -> tuple[int, int]:
-        """Return the numbers of zeros before and after the input along an axis."""
+        """Return the numbers of zeros to add before and after `x` along `axis` (0: height, 1: width)."""
         convolution = self.convolution
         if not self.pads_by_size:
             return convolution.padding[axis], convolution.padding[axis]

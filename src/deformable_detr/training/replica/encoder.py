@@ -7,7 +7,8 @@ through the layers alone, with its levels cropped to the unpadded part. The toke
 weights, are the same up to the order of sums; sampling outside a cropped level reads zero, as it would in
 the padding. The intermediate results of one image also fit into the cache.
 
-Letters: B batch, S memory tokens, N unpadded tokens of one image, C channels, L levels.
+Letters: B batch, S memory tokens, N unpadded tokens of one image, C channels, H and W height and width of a
+level, h and w those of its unpadded part.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ...models.attention import DeformableAttention
 from ...models.encoder import Encoder, EncoderLayer
 from ...structures import FeatureMemory, SpatialShapes
 
-ImageShapes = tuple[SpatialShapes, ...]  # the unpadded (H, W) of each level, one tuple per image
+ImageShapes = tuple[SpatialShapes, ...]  # the unpadded (h, w) of each level, one tuple per image
 
 
 class UnpaddedEncoder(Encoder):
@@ -60,9 +61,9 @@ class UnpaddedEncoder(Encoder):
 
 
 def _unpadded_shapes(memory: FeatureMemory) -> ImageShapes | None:
-    """Return the (H, W) of the unpadded part of each level of each image.
+    """Return the (h, w) of the unpadded part of each level of each image.
 
-    The result is None if any of these parts is not a rectangle.
+    The result is None if any of these parts is not a rectangle at the top left.
     """
     sizes = []
     start = 0

@@ -36,10 +36,10 @@ class Denoising(Route):
     Args:
         num_classes: the number of classes.
         dim: the channels C of queries.
-        num_queries: the maximum number of queries with little noise in an image; if it has more objects,
-            there is one for each object. The same number of queries have more noise.
+        num_queries: the maximum number of queries with little noise in an image. An image with more objects
+            has one such query for each object. The same number of queries have more noise.
         weight: the factor on the losses of this pass.
-        auxiliary: True if all decoder layers have losses, False if only the last one has.
+        auxiliary: True if all decoder layers have losses, False if only the last one does.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Slots:
 
     Attributes:
         empty: (B, 2M), True for slots without an object; the same in each group.
-        rows: the queries that have an object, as indices into all B·G·2·M.
+        rows: the queries that have an object, as indices into all B·G·2·M slots.
         restoring: the queries of `rows` that have little noise, as indices into `rows`.
         objects: the object of each query in `restoring`, as an index into the objects of the batch.
     """

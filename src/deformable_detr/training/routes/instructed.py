@@ -61,7 +61,7 @@ class Instructed(Route):
         assigner: assigns the queries to objects.
         model: the model that will be trained; the route has one set of tokens for each layer of its decoder.
         weight: the factor on the losses of this pass.
-        auxiliary: True if all decoder layers have losses, False if only the last one has.
+        auxiliary: True if all decoder layers have losses, False if only the last one does.
     """
 
     def __init__(

@@ -17,12 +17,14 @@ from .route import Route
 
 
 class NoSelfAttention(Route):
-    """A pass of the model's own queries through its layers without self-attention. It has no parameters.
+    """A pass of the model's own queries through the decoder's layers without self-attention.
+
+    It has no parameters.
 
     Args:
         assigner: assigns the queries to objects.
         weight: the factor on the losses of this pass.
-        auxiliary: True if all decoder layers have losses, False if only the last one has.
+        auxiliary: True if all decoder layers have losses, False if only the last one does.
     """
 
     def __init__(self, assigner: Assigner, weight: float = 1.0, auxiliary: bool = True):
