@@ -297,7 +297,10 @@ class Detections:
         return printable(f"{objects}; {self.image_size[1]}x{self.image_size[0]}")
 
     def _repr_html_(self) -> str:
-        """Return HTML for a notebook: the picture with its boxes, if available, and a table of 20 rows."""
+        """Return HTML for a notebook: the picture with its boxes, if available, and a table.
+
+        The table has at most 20 rows.
+        """
         from .pages import data_url, render
 
         picture = None if self.image is None else data_url(self.draw(), NOTEBOOK_SIDE)

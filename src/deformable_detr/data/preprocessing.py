@@ -1,7 +1,7 @@
-"""Conversion of a picture to the model's input with Pillow and NumPy: resizing and normalising (specification
-§1.3).
+"""Conversion of a picture to the model's input with Pillow and NumPy: resizing and normalising.
 
-This module does not import PyTorch, so that an exported model can be used without it.
+See the specification, §1.3. This module does not import PyTorch, so that an exported model can be used
+without it. H, W are the height and the width of the picture; h, w those of the model's input.
 """
 
 from __future__ import annotations
