@@ -28,13 +28,13 @@ class NonFiniteError(ArithmeticError):
 
 
 class ExportRefusedError(RuntimeError):
-    """A refusal to write an exported model whose results differ too much from the PyTorch model's."""
+    """A refusal to write an exported model, because its results differ too much from the PyTorch model's."""
 
     exit_code: ClassVar[int] = 1
 
 
 class WorkerLostError(RuntimeError):
-    """The loss of a process that computes a part of a prediction and cannot be replaced."""
+    """The loss of a process that computed a part of a prediction; it was killed and could not be replaced."""
 
     exit_code: ClassVar[int] = 1
 

@@ -66,17 +66,17 @@ def replacing(path: str | Path, drafts_in: Path | None = None) -> Iterator[Path]
     """Yield the path of a draft file or folder that replaces `path` when the block ends.
 
     If the block raises, the draft is removed and `path` does not change. A reader sees either the old file or
-    the complete new one; an old folder is missing for a moment before the new one is in its place. Missing
-    parent folders are created. If `path` is a symbolic link, its target is replaced. Permissions follow the
-    umask, even if the writing library sets others. The draft has the name of its target and is in a folder
-    that the block may use for further files.
+    the complete new one; while a folder is replaced, it is missing for a moment. Missing parent folders are
+    created. If `path` is a symbolic link, its target is replaced. Permissions follow the umask, even if the
+    writing library sets others. The draft has the name of its target and is in a folder that the block may
+    use for further files.
 
     Args:
         path: the file or folder to write.
         drafts_in: the folder that holds the draft, on the same disk; by default the target's folder.
 
     Raises:
-        UserError: if `path` is a device, a pipe, a socket or in a loop of symbolic links, or if it cannot be
+        UserError: if `path` is a device, a pipe or a socket, is in a loop of symbolic links, or cannot be
             written, for example because the disk is full or read-only, or permission is missing.
     """
     with ExitStack() as stack:
@@ -99,8 +99,8 @@ def writing(path: str | Path, draft: Path | None = None) -> Iterator[None]:
 
     `draft` is the file that the block writes instead of `path`; errors about any other file pass unchanged.
     Without `draft`, every `OSError` is converted. torch and other libraries do not report a full disk.
-    Therefore, if an error does not state its cause, the draft is extended on trial, and if this fails, the
-    reason of the failure is reported.
+    Therefore, if an error does not state its cause, this function tries to extend the draft, and if that
+    fails, it reports why.
     """
     try:
         yield
