@@ -182,9 +182,9 @@ def _image_folders(root: Path, split: str, file: Path) -> tuple[str, ...]:
 
 
 def hint(root: Path) -> str:
-    """Return the reason why a JSON file of `root` is not used that seems to be an annotation file.
+    """Return the reason why a JSON file of `root` that could be an annotation file is not used.
 
-    If there is no such file, the result is an empty string.
+    If there is no such file, or all of them can be used, the result is an empty string.
     """
     files = [
         file

@@ -222,9 +222,9 @@ def _xml_folder(folder: Path) -> Path | None:
 
 
 def _holds_annotations(folder: Path) -> bool:
-    """Return True if one of the first three XML files in the folder begins with the element <annotation>.
+    """Return True if one of the first three XML files in the folder contains the element <annotation>.
 
-    Only the first 4096 bytes of a file are read. Other programs write XML files, too.
+    Only the first 4096 bytes of a file are read. Files without this element are from other programs.
     """
     for file in files_in(folder, ".xml")[:_PROBED_FILES]:
         try:

@@ -168,7 +168,7 @@ def _by_meaning(entries: Mapping[str, list[str]]) -> dict[str, list[str]]:
 def _with_test_only_if_there(
     splits: dict[str, list[str]], file: Path, base: str, problems: list[Problem]
 ) -> dict[str, list[str]]:
-    """Return the splits, but without test if none of its entries exists, which is added to `problems`.
+    """Return the splits, but without test if none of its entries exists; a removal is added to `problems`.
 
     Roboflow writes ../test/images even if there are no test pictures. Test is kept if it is the only split,
     or if one of its entries is an existing path outside the data set; reading test then raises a `UserError`.
