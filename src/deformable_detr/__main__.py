@@ -1,4 +1,4 @@
-"""Make `python -m deformable_detr` the same as `deformable-detr`, because torchrun needs a module."""
+"""The command `python -m deformable_detr`, the same as `deformable-detr`, because torchrun needs a module."""
 
 import sys
 

@@ -106,7 +106,10 @@ def at_labels(values: Tensor, labels: Tensor) -> Tensor:
 
 
 class SigmoidFocal(ClassificationScheme):
-    """One independent yes-or-no decision per class. A query may be selected for several classes."""
+    """One sigmoid per class, an independent yes-or-no decision, with focal loss.
+
+    A query may be selected for several classes.
+    """
 
     def __init__(self, num_classes: int, alpha: float = 0.25, gamma: float = 2.0):
         self.num_classes = self.num_logits = num_classes
@@ -238,7 +241,8 @@ _SCHEMES: dict[str, SchemeBuilder] = {
 def register_classification(name: str, build: SchemeBuilder) -> None:
     """Make `model.classification=name` select a scheme from outside the package, in this process.
 
-    A checkpoint stores only the name, so register the scheme before you load one.
+    `build` creates the scheme from the model's configuration and that of the loss. A checkpoint stores only
+    the name, so register the scheme before you load a checkpoint that uses it.
     """
     add_choice("model.classification", name)
     _SCHEMES[name] = build
@@ -252,9 +256,9 @@ def build_classification(model: ModelConfig, loss: LossConfig | None = None) -> 
 def select_from_arrays(scheme: ClassificationScheme, logits: np.ndarray, k: int) -> TopArrays:
     """Return the result of `scheme.select` as NumPy arrays, for float32 logits (B, Q, num_logits).
 
-    The logits are those of Q queries for each of B images.
-    If the scheme inherits `scores` and `select` from a scheme of this package, PyTorch is not imported, and
-    pairs with equal scores are in the order of the queries.
+    The logits are those of Q queries for each of B images. If the scheme inherits `scores` and `select` from
+    a scheme of this package, PyTorch is not imported, and pairs with equal scores are in the order of the
+    queries.
     """
     kind = type(scheme)
     if (kind.scores, kind.select) == (SigmoidFocal.scores, SigmoidFocal.select):

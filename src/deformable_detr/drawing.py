@@ -37,7 +37,7 @@ def draw_boxes(
         picture: the picture to draw on.
         boxes_xyxy: the N boxes, (N, 4), in pixels; parts outside the picture are cut off.
         labels: the text of each box. If space is limited, earlier labels get better positions.
-        colours: each box's index into the palette.
+        colours: each box's index into the palette, which starts again after its last colour.
     """
     scene = picture.copy()
     pen = ImageDraw.Draw(scene)
@@ -71,13 +71,13 @@ def label_positions(
     font: ImageFont.FreeTypeFont,
     size: tuple[int, int],
 ) -> np.ndarray:
-    """Return the rectangles of the labels, (N, 4), which are inside the picture if it is large enough.
+    """Return the rectangles of the labels, (N, 4) xyxy, which are inside the picture if it is large enough.
 
     A label is placed above, inside, below or next to its box, or moved further up or down, so that, if
     possible, it hides no object and no other label.
 
     Args:
-        corners: the N boxes, (N, 4), in whole pixels.
+        corners: the N boxes, (N, 4) xyxy, in whole pixels. Labels of earlier boxes are placed first.
         labels: the text of each box.
         font: the labels' font.
         size: (width, height) of the picture.
@@ -109,9 +109,9 @@ def _clearest(
 ) -> tuple[np.ndarray, bool]:
     """Return the best rectangle, and whether it hides a box or a part of a label.
 
-    The candidates start at `corners` and have the same (width, height), `extent`. The best one hides the
-    fewest `boxes` (N, 4). In case of a tie, it covers the smallest area of the labels `taken` (M, 4), then of
-    the boxes.
+    The candidates start at `corners`, all have the (width, height) `extent`, and are kept inside the picture
+    of the (width, height) `size`. The best one hides the fewest of the N `boxes`, (N, 4). In case of a tie,
+    it covers the smallest area of the M labels `taken`, (M, 4), and then the smallest shares of the boxes.
     """
     starts = np.array(corners)
     # A label is kept inside the picture. A picture that is smaller than the label shows its beginning.
@@ -126,7 +126,7 @@ def _clearest(
 
 
 def _shared_areas(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the areas that rectangles (N, 4) and (M, 4) share, (N, M), in pixels."""
+    """Return the areas in pixels that N rectangles (N, 4) share with M rectangles (M, 4), as (N, M)."""
     left, top, right, bottom = first.T[:, :, None]
     widths = np.minimum(right, second[:, 2]) - np.maximum(left, second[:, 0])
     heights = np.minimum(bottom, second[:, 3]) - np.maximum(top, second[:, 1])
@@ -147,7 +147,7 @@ def encoded(picture: Image.Image, format: str, **options: Any) -> bytes:
 
 @cache
 def label_font(size: int) -> ImageFont.FreeTypeFont:
-    """Load DejaVu Sans, which is part of the package because Pillow's own font has only ASCII letters."""
+    """Load the package's font, DejaVu Sans, in `size` pixels. Pillow's own font has only ASCII letters."""
     return ImageFont.truetype(BytesIO(_font_file()), size, layout_engine=ImageFont.Layout.BASIC)
 
 
@@ -158,7 +158,7 @@ def _font_file() -> bytes:
 
 @cache
 def text_colour(background: str) -> str:
-    """Return black for light backgrounds and white for dark ones."""
+    """Return the name of the colour of text on a `background` (#rrggbb): black if it is light, else white."""
     channels = (int(background[start : start + 2], 16) for start in (1, 3, 5))
     luma = sum(weight * channel for weight, channel in zip(LUMA, channels, strict=True))
     return "black" if luma > 140 else "white"

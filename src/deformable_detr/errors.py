@@ -1,4 +1,4 @@
-"""Every exception that callers may want to catch, with the exit code of the command line.
+"""The package's exceptions that callers may want to catch, each with the exit code of the command line.
 
 A message is one sentence that states the problem, its place and its solution. The command line prints it
 without a traceback.
@@ -13,37 +13,40 @@ if TYPE_CHECKING:
 
 
 class UserError(ValueError):
-    """The user's input is wrong. The message states how to fix it. It can be caught as a `ValueError`."""
+    """An error in the user's input or environment, which can be caught as a `ValueError`.
+
+    The message states how to fix it.
+    """
 
     exit_code: ClassVar[int] = 2
 
 
 class NonFiniteError(ArithmeticError):
-    """A model's outputs or a loss are NaN or infinite, so training cannot continue."""
+    """NaN or infinity in predictions, target boxes, a loss or a gradient; training cannot continue."""
 
     exit_code: ClassVar[int] = 1
 
 
 class ExportRefusedError(RuntimeError):
-    """The exported model's results differ too much from the PyTorch model's. Nothing was written."""
+    """A refusal to write an exported model, because its results differ too much from the PyTorch model's."""
 
     exit_code: ClassVar[int] = 1
 
 
 class WorkerLostError(RuntimeError):
-    """A process that computes a part of a prediction was killed, and nothing has replaced it."""
+    """The loss of a process that computed a part of a prediction; it was killed and could not be replaced."""
 
     exit_code: ClassVar[int] = 1
 
 
 class TrainingInterruptedError(Exception):
-    """Training was interrupted by Ctrl-C or SIGTERM. Its state was saved, so `--resume` continues it."""
+    """An interruption of training by Ctrl-C or SIGTERM. The state is saved; `--resume` continues the run."""
 
     exit_code: ClassVar[int] = 130
 
 
 class PredictionInterrupted(KeyboardInterrupt):
-    """Ctrl-C stopped a prediction. All finished results are complete on disk; `report` lists them."""
+    """An interruption of a prediction by Ctrl-C. All finished results are on disk; `report` lists them."""
 
     exit_code: ClassVar[int] = 130
 

@@ -66,17 +66,18 @@ def replacing(path: str | Path, drafts_in: Path | None = None) -> Iterator[Path]
     """Yield the path of a draft file or folder that replaces `path` when the block ends.
 
     If the block raises, the draft is removed and `path` does not change. A reader sees either the old file or
-    the complete new one. Missing parent folders are created. If `path` is a symbolic link, its target is
-    replaced. Permissions follow the umask, even if the writing library sets others. The draft has the name of
-    its target and is in a folder that the block may use for further files.
+    the complete new one; while a folder is replaced, it is missing for a moment. Missing parent folders are
+    created. If `path` is a symbolic link, its target is replaced. Permissions follow the umask, even if the
+    writing library sets others. The draft has the name of its target and is in a folder that the block may
+    use for further files.
 
     Args:
         path: the file or folder to write.
         drafts_in: the folder that holds the draft, on the same disk; by default the target's folder.
 
     Raises:
-        UserError: if `path` is a device, a pipe or a socket, or if it cannot be written because the disk is
-            full or read-only, a quota is exceeded, or permission is missing.
+        UserError: if `path` is a device, a pipe or a socket, is in a loop of symbolic links, or cannot be
+            written, for example because the disk is full or read-only, or permission is missing.
     """
     with ExitStack() as stack:
         with writing(path):
@@ -94,11 +95,12 @@ def replacing(path: str | Path, drafts_in: Path | None = None) -> Iterator[Path]
 
 @contextmanager
 def writing(path: str | Path, draft: Path | None = None) -> Iterator[None]:
-    """Turn the errors of a block that writes `path` into a `UserError` that names it.
+    """Turn the errors of a block that writes `path` into a `UserError` that names `path`.
 
     `draft` is the file that the block writes instead of `path`; errors about any other file pass unchanged.
-    torch and other libraries do not report a full disk. Therefore, if the draft cannot be extended, the disk
-    is assumed to be full.
+    Without `draft`, every `OSError` is converted. torch and other libraries do not report a full disk.
+    Therefore, if an error does not state its cause, this function tries to extend the draft, and if that
+    fails, it reports why.
     """
     try:
         yield
@@ -283,7 +285,11 @@ def _existing(folder: Path, make: Callable[[Path], None] | None = None) -> Itera
 
 
 def _target(path: Path) -> Path:
-    """Follow symbolic links to the path that is written, even if that path does not exist yet."""
+    """Follow symbolic links to the path that is written, even if that path does not exist yet.
+
+    Raises:
+        UserError: if the path is a device, a pipe or a socket, or in a loop of symbolic links.
+    """
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -339,7 +345,10 @@ def _acquire(lock: int) -> bool | None:
 
 
 def _remove_abandoned(drafts: Path) -> None:
-    """Remove the drafts of ended processes from the folder `drafts`, if it exists."""
+    """Remove the drafts of ended processes from the folder `drafts`, if it exists.
+
+    A folder that an ended process had moved aside, but not yet replaced, is put back.
+    """
     for path in _entries(drafts):
         if path.suffix != ".lock":
             continue

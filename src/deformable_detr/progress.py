@@ -50,6 +50,6 @@ def progress_bar(
 
 
 def track(items: Iterable[Item], total: int, description: str, console: Console) -> Iterator[Item]:
-    """Yield the items while a progress bar shows how many of `total` have been processed."""
+    """Yield the items while a progress bar with a `description` shows how many of `total` were processed."""
     with progress_bar(console) as bar:
         yield from bar.track(items, total, description=description)

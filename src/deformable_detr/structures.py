@@ -47,8 +47,8 @@ class ImageBatch:
         """Return the batch of normalised pictures that a caller passes to a model in one of these forms.
 
         Args:
-            images: an `ImageBatch`; the pair of its tensors, (pixels, mask); pictures of one size,
-                (B, 3, H, W); or pictures of different sizes, each (3, H, W), which are padded here.
+            images: an `ImageBatch`; the pair of its tensors, (pixels, mask); a tensor of pictures of one
+                size, (B, 3, H, W); or pictures of different sizes, each (3, H, W), which are padded here.
 
         Raises:
             ValueError: if the images have other shapes or types.
@@ -109,7 +109,8 @@ class ImageBatch:
 class FeatureBatch:
     """An `ImageBatch` after the backbone, with feature maps instead of pixels.
 
-    `maps`: the maps of B images, each (B, C, H, W), finest first. `mask`: the padding of pixels, (B, H, W).
+    `maps`: one feature map per level for B images, finest first, each (B, C, H, W) with the channels and the
+    size of the level. `mask`: (B, H, W) bool, the padding of the images before the backbone, in pixels.
     """
 
     maps: tuple[Tensor, ...]
@@ -129,7 +130,8 @@ class FeatureBatch:
 class FeatureMemory:
     """The L feature levels of B images, flattened row by row to S tokens of C channels, finest level first.
 
-    `tokens`, `positions`: (B, S, C). `mask`: (B, S), True = padding.
+    `tokens`: (B, S, C). `positions`: (B, S, C), the encodings of their positions. `mask`: (B, S), True =
+    padding.
     `spatial_shapes`: ((H, W), ...), one pair of Python ints per level; S = Σ H·W.
     `valid_ratios`: (B, L, 2), the unpadded fraction of each level as (width, height).
     """
@@ -146,8 +148,9 @@ class FeatureMemory:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The output of one decoder layer (or of the first stage) for B images, with a row for each of Q queries.
+    """The output of one decoder layer for B images, with a row for each of Q queries.
 
+    The output of the first stage has a row for each of S memory tokens instead.
     `logits`: (B, Q, number of logits). `boxes_cxcywh`: (B, Q, 4), in [0, 1] relative to the unpadded image.
     """
 
@@ -159,10 +162,11 @@ class Predictions:
 class Queries:
     """The decoder's input: Q queries with C channels for each of B images.
 
-    `content`, `positions`: (B, Q, C). `references`: (B, Q, 2) points or (B, Q, 4) boxes, in [0, 1]
-    relative to the unpadded image. Two-stage models also set `tokens` (B, Q), the index of the token that
-    proposed each query, and, in training and explanations, `proposals`, the first stage's predictions for
-    every memory token.
+    `content`: (B, Q, C), the embeddings that the decoder's layers change. `positions`: (B, Q, C), the
+    encodings that are added to them in attention. `references`: (B, Q, 2) points or (B, Q, 4) boxes, in
+    [0, 1] relative to the unpadded image. Two-stage models also set `tokens` (B, Q), the index of the memory
+    token that proposed each query, and, in training and explanations, `proposals`, the first stage's
+    predictions for every memory token.
     """
 
     content: Tensor
@@ -176,7 +180,8 @@ class Queries:
 class DetectorOutput:
     """The output of a model.
 
-    `predictions`: one entry per decoder layer. The last one is the result; the others have auxiliary losses.
+    `predictions`: one entry per decoder layer, in order. The last one is the result; the others are used for
+    auxiliary losses. The fast model for CPUs computes only the last one.
     `proposals`: the first stage's predictions for all memory tokens; None in a one-stage model, and in
     inference with `BestProposals`.
     """
@@ -218,6 +223,10 @@ class ClassTable:
     This is the only class that maps a data set's ids (sparse, 0-based or 1-based) to the model's indices
     0..num_classes-1. `names[i] is None` marks a logit that no class of the data set uses (COCO's unused ids
     in the published checkpoints with 91 logits). Such a class is never predicted.
+
+    Raises:
+        ValueError: if the numbers of names and ids differ, or an id occurs twice.
+        TypeError: if a name is neither a string nor None, or an id is not an integer of 64 bits.
     """
 
     names: tuple[str | None, ...]
@@ -235,7 +244,7 @@ class ClassTable:
 
     @classmethod
     def from_names(cls, names: Sequence[str]) -> ClassTable:
-        """Create a table with the ids 0, 1, 2, … for data sets without ids."""
+        """Create a table with the category ids 0, 1, 2, … for a data set that has no ids."""
         return cls(tuple(names), tuple(range(len(names))))
 
     def __len__(self) -> int:
@@ -278,14 +287,20 @@ class Detections:
         return f"Detections({self.in_words()})"
 
     def in_words(self) -> str:
-        """Return the numbers of objects, and width x height, as in '3 objects: 2 car, 1 bus; 64x48'."""
+        """Return the number of objects per class and the picture's width x height in pixels.
+
+        An example is '3 objects: 2 car, 1 bus; 64x48'. At most 8 classes are listed, the most frequent first.
+        """
         numbers = Counter(self.names).most_common()
         listed_numbers = listed([f"{number} {name}" for name, number in numbers], MAX_NAMES)
         objects = f"{count(len(self), 'object')}: {listed_numbers}" if numbers else "no objects"
         return printable(f"{objects}; {self.image_size[1]}x{self.image_size[0]}")
 
     def _repr_html_(self) -> str:
-        """Return HTML for a notebook: the picture with the boxes, if it is available, and a table."""
+        """Return HTML for a notebook: the picture with its boxes, if available, and a table.
+
+        The table has at most 20 rows.
+        """
         from .pages import data_url, render
 
         picture = None if self.image is None else data_url(self.draw(), NOTEBOOK_SIDE)
@@ -318,10 +333,10 @@ class Detections:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Detections]) -> Detections:
-        """Join the detections of several parts of one picture, in the order of the parts.
+        """Join several groups of detections of one picture, in the order of `parts`, which must not be empty.
 
-        The size and the image are those of the first part. If only some parts have track ids, the detections
-        of the other parts get -1.
+        The size and the image are those of the first group. If only some groups have track ids, the
+        detections of the others get -1.
         """
         tracked = any(part.track_ids is not None for part in parts)
         track_ids = [
@@ -360,7 +375,8 @@ class Detections:
     def to_supervision(self) -> supervision.Detections:
         """Convert to supervision's type, with names in `data["class_name"]` and track ids in `tracker_id`.
 
-        If supervision (extra [supervision]) is not installed, a `UserError` is raised.
+        Raises:
+            UserError: if supervision (extra [supervision]) is not installed.
         """
         result: supervision.Detections = import_supervision("to_supervision").Detections(
             xyxy=self.boxes_xyxy.astype(np.float32).reshape(-1, 4),
@@ -379,10 +395,12 @@ class Detections:
 
         Args:
             image: the picture in which the objects were found, as a path, a PIL image or an (H, W, 3) RGB
-                uint8 array; by default `self.image`. As in `Detector.predict`, it is turned upright first.
+                uint8 array; by default `self.image`. As in `Detector.predict`, a file or a PIL image is
+                turned upright first.
 
         Raises:
             ValueError: if `image` and `self.image` are both None.
+            OSError: if the file at the path `image` is missing or is not a picture.
         """
         from PIL import Image as PILImage
         from PIL import ImageOps

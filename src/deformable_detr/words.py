@@ -56,7 +56,7 @@ def duration(seconds: float) -> str:
 
 
 def when(time: str) -> str:
-    """Format an ISO 8601 time in UTC to the minute."""
+    """Format an ISO 8601 time in UTC to the minute, such as '2026-01-31 12:00 UTC'."""
     return f"{time[:16].replace('T', ' ')} UTC"
 
 
@@ -66,7 +66,10 @@ def command_line(*words: str) -> str:
 
 
 def setting(value: Any) -> str:
-    """Format the value of a setting: true or false, a number, text, a list with commas, or none."""
+    """Format the value of a setting: true or false, a number, a string, or the items of a list with commas.
+
+    None and an empty list become 'none'.
+    """
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, bool):

@@ -1,7 +1,7 @@
 """The built-in data set: drawn scenes (scenes.py) in COCO layout, so that everything can run offline.
 
-Picture i of a split depends only on (seed, split, i): files are identical byte for byte on one machine, and a
-larger set begins with the pictures of a smaller one.
+For a given picture size and kind of scene, picture i of a split depends only on (seed, split, i). So files
+are identical byte for byte on one machine, and a larger set begins with the pictures of a smaller one.
 """
 
 from __future__ import annotations

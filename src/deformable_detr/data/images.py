@@ -1,8 +1,8 @@
 """Reading of pictures of any kind as upright 8-bit RGB, up to a given number of pixels.
 
-`read_header` reads only the first bytes of a file (size, EXIF orientation), `open_image` decodes the picture,
-and `read_thumbnail` decodes it as coarsely as the format allows. All of them decide on rotation with
-`should_rotate`, so that inspection and training treat a data set alike. Sizes are (H, W).
+`read_header` reads only the first bytes of a file on the disk (size, EXIF orientation), `open_image` decodes
+the picture, and `read_thumbnail` decodes it as coarsely as the format allows. Whether a picture is rotated is
+decided only in `should_rotate`, so that inspection and training treat a data set alike. Sizes are (H, W).
 
 Modes other than RGB are converted as follows:
 - grey, 1-bit, palette, CMYK, YCbCr and HSV: by Pillow;
@@ -97,7 +97,7 @@ def should_rotate(header: ImageHeader, annotated_size: tuple[int, int] | None) -
 
     Boxes may refer to the stored pixels, so the annotated (H, W) decides: the orientation is applied only if
     it leads to that size. If the size is the same either way (half turns, mirroring, square pictures), or
-    there is no annotation (None), it is applied, as viewers do.
+    there is no annotation (None), the orientation is applied, as image viewers do.
     """
     if header.orientation == 1:
         return False
@@ -106,6 +106,8 @@ def should_rotate(header: ImageHeader, annotated_size: tuple[int, int] | None) -
 
 def read_header(source: str | os.PathLike[str] | bytes | RemoteFile) -> ImageHeader:
     """Return the size, orientation, mode and format of an image file without decoding it.
+
+    `source` is a path, the bytes of the file, or a file behind a URL, which is read completely.
 
     Raises:
         UserError: if the file cannot be read or is not an image.
@@ -168,7 +170,7 @@ def read_thumbnail(
 
     A JPEG is decoded at a reduced scale, down to an eighth of each side, if that leaves enough pixels; this
     takes a fraction of the time of `open_image`. The whole file is read in any case, so broken files are
-    noticed.
+    noticed. `annotated_size` and `max_pixels` are those of `open_image`.
 
     Raises:
         UserError: if the file is missing, a folder, not an image or truncated, or if the picture is too large

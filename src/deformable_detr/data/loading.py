@@ -1,12 +1,12 @@
 """Conversion of a data set's records to training batches (specification §1.5, §1.6).
 
 A sample is a pure function of (seed, epoch, index), and the order of an epoch is a pure function of (seed,
-epoch). So resuming only means skipping a number of updates; the number of worker processes changes nothing;
-and with the same total batch, each update uses the same images, however they are split over processes and
-micro-batches.
+epoch). Therefore, a resumed run only skips the updates that are already done, and the number of worker
+processes does not change the samples. With the same size of the global batch, each update uses the same
+images, however they are divided among training processes and micro-batches.
 
-An *update* is one step of the optimiser; it sees a global batch of
-batch_size · accumulate · world_size images, split into micro-batches of batch_size.
+An *update* is one step of the optimiser. It uses a global batch of batch_size · accumulate · world_size
+images: each of the `world_size` training processes reads `accumulate` micro-batches of `batch_size` images.
 """
 
 from __future__ import annotations
@@ -47,10 +47,9 @@ SampleKey = tuple[int, int]  # (epoch, index into Split.images)
 class Samples(Dataset[Sample]):
     """Augmented training samples of a split: `samples[epoch, index]` → (pixels (3, h, w), Target).
 
-    Crowd regions are left out, because they do not state where each object is.
-
-    Raises:
-        UserError: if the picture cannot be read, or does not have the size that its annotation states.
+    (h, w) is the size of the augmented picture. Crowd regions are left out, because they do not state where
+    each object is. Indexing raises a `UserError` if the picture cannot be read, or does not have the size
+    that its annotation states.
     """
 
     def __init__(self, split: Split, config: DataConfig, seed: int) -> None:
@@ -77,10 +76,11 @@ class Samples(Dataset[Sample]):
 
 
 def open_annotated(record: ImageRecord, source: Path, max_pixels: int) -> Image:
-    """Open the picture of a record; messages name `source`, the file or folder of the annotations.
+    """Return the picture of a record as RGB; messages name `source`, the file or folder of the annotations.
 
     Raises:
-        UserError: if the picture cannot be read, or does not have the size that its annotation states.
+        UserError: if the picture cannot be read, has more than `max_pixels` pixels, or does not have the size
+            that its annotation states.
     """
     opened = open_image(record.file, annotated_size=record.size, max_pixels=max_pixels)
     if not opened.fits:
@@ -111,9 +111,10 @@ def epoch_order(
 ) -> list[list[int]]:
     """Return the global batches of one epoch as indices of images: a permutation seeded by (seed, epoch).
 
-    A data set smaller than one batch gives one batch, which is filled by repeating the permutation. With
-    `weights`, the permutation is replaced by `num_images` draws: the number of times that each image is drawn
-    is proportional to its weight, rounded up or down at random.
+    Images that do not fill a last batch are left out. A data set smaller than one batch gives one batch,
+    which is filled by repeating the permutation. With `weights`, one per image, the permutation is replaced
+    by `num_images` draws: the number of times that each image is drawn is proportional to its weight, rounded
+    up or down at random.
 
     Raises:
         ValueError: if there are no images, or `total_batch` is not positive.
@@ -161,7 +162,7 @@ def micro_batch_keys(
 ) -> list[list[SampleKey]]:
     """Return the keys of the samples in each micro-batch that process `rank` reads in one epoch.
 
-    The arguments are those of `training_loader`.
+    A key is (epoch, index of the image). The arguments are those of `training_loader`.
 
     Raises:
         UserError: if the split has no images.
@@ -187,8 +188,8 @@ def micro_batch_keys(
 class MicroBatchKeys:
     """The keys of the samples in each micro-batch of `num_updates` updates of process `rank`.
 
-    They begin with update `start_step` of `epoch` and continue into the following epochs, whose keys are made
-    when they are needed. Without `num_updates`, they end with `epoch`. The arguments are those of
+    The keys begin with update `start_step` of `epoch` and continue into the following epochs, whose keys are
+    computed when they are needed. Without `num_updates`, they end with `epoch`. The arguments are those of
     `training_loader`.
 
     Raises:
@@ -227,8 +228,8 @@ def training_loader(
 ) -> DataLoader[MicroBatch]:
     """Return the loader of the micro-batches of process `rank`, `accumulate` of them per update.
 
-    It yields (ImageBatch of `batch_size` images, their targets). PyTorch's global generator is not used. Its
-    processes start once and read ahead across epochs.
+    The loader yields (ImageBatch of `batch_size` images, their targets). It does not use PyTorch's global
+    generator. Its processes start once and read ahead across epochs.
 
     Args:
         config: the settings of the augmentation and of the loader's processes.
@@ -242,8 +243,11 @@ def training_loader(
         balance: whether to draw images with rare classes more often.
 
     Raises:
-        UserError: if the split has no images. Iterating also raises it if a picture cannot be read, does not
-            have the size that its annotation states, or does not fit into shared memory.
+        UserError: if the split has no images. Iterating also raises it if a picture cannot be read or does
+            not have the size that its annotation states, or if a batch does not fit into shared memory.
+        ValueError: if `rank` is not below `world_size`, or `start_step` is negative.
+        RuntimeError: while iterating, if a worker process dies or hangs; `lost_workers_as_user_errors`
+            converts it.
     """
     micro_batches = MicroBatchKeys(
         split,
@@ -278,8 +282,8 @@ class _MicroBatches(Dataset[Any]):
     A UserError is *returned*, and `_TrainingLoader` raises it: if a worker raised it, PyTorch would replace
     its message with a traceback.
 
-    Workers copy the batch to shared memory here. PyTorch would do that in a thread: if there were no space,
-    the batch would be lost, and training would wait for it forever.
+    In a worker, the batch is copied to shared memory as part of the indexing. PyTorch would do that in a
+    thread: if there were no space, the batch would be lost, and training would wait for it forever.
     """
 
     def __init__(self, samples: Samples) -> None:
@@ -312,7 +316,10 @@ def _shared(batch: MicroBatch) -> MicroBatch | UserError:
 
 @contextmanager
 def lost_workers_as_user_errors() -> Iterator[None]:
-    """Raise a `UserError` instead of PyTorch's errors about dead or hanging workers, at any time."""
+    """Raise a `UserError` instead of PyTorch's errors about dead or hanging workers.
+
+    PyTorch raises some of them in a signal handler, so they may occur anywhere in the block.
+    """
     try:
         yield
     except RuntimeError as error:

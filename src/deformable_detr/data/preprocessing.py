@@ -1,7 +1,7 @@
-"""Conversion of a picture to the model's input with Pillow and NumPy: resizing and normalising (specification
-§1.3).
+"""Conversion of a picture to the model's input with Pillow and NumPy: resizing and normalising.
 
-This module does not import PyTorch, so that an exported model can be used without it.
+See the specification, §1.3. This module does not import PyTorch, so that an exported model can be used
+without it. H, W are the height and the width of the picture; h, w those of the model's input.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from ..config import DataConfig
 
 
 def resized_size(size: tuple[int, int], short: int, max_size: int | None = None) -> tuple[int, int]:
-    """Return (H, W) of a picture of `size` after its short side has been resized to `short` pixels.
+    """Return (H, W) of a picture of `size` (H, W) after its short side has been resized to `short` pixels.
 
-    If the long side would exceed `max_size`, the short side is round(max_size · short / long) instead.
-    The long side is truncated, not rounded, as it was when the published results were measured. So it may
-    differ by some pixels from the result of torchvision's `Resize`, and exceed `max_size` by a few pixels for
-    long strips. A picture whose short side already has the right length keeps its size.
+    If the long side would exceed `max_size`, the short side is round(max_size · old short side / old long
+    side) instead, and if this is 0, the result is 1 pixel by `max_size`. With None, there is no limit.
+    The long side is truncated, not rounded, as it was when the published results were measured. Therefore, it
+    may differ by some pixels from the result of torchvision's `Resize`, and exceed `max_size` by a few pixels
+    for long strips. A picture whose short side already has the right length keeps its size.
     """
     height, width = size
     old_short, old_long = min(size), max(size)
@@ -35,7 +36,8 @@ def resized_size(size: tuple[int, int], short: int, max_size: int | None = None)
 def resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Return the picture resized to `size` (H, W) with Pillow's bilinear filter.
 
-    If the picture becomes smaller, the filter covers more of its pixels, which prevents aliasing.
+    If the picture becomes smaller, the filter covers more of its pixels, which prevents aliasing. A picture
+    that already has this size is returned itself, not a copy.
     """
     height, width = size
     if picture.size == (width, height):
@@ -44,7 +46,10 @@ def resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def normalised(picture: Image.Image, config: DataConfig) -> np.ndarray:
-    """Scale an RGB picture to [0, 1], normalise it by mean and std, and return it as (3, H, W) float32."""
+    """Scale an RGB picture (H, W) to [0, 1], normalise it by `config.mean` and `config.std`, and return it.
+
+    The result is (3, H, W) float32.
+    """
     bytes_per_channel = np.asarray(picture).transpose(2, 0, 1)
     pixels = np.empty(bytes_per_channel.shape, np.float32)
     scale = np.arange(256, dtype=np.float32) / np.float32(255)
@@ -55,7 +60,7 @@ def normalised(picture: Image.Image, config: DataConfig) -> np.ndarray:
 
 
 def model_input(picture: Image.Image, config: DataConfig) -> np.ndarray:
-    """Return the model's input for an RGB picture, (3, h, w) float32: resized and normalised.
+    """Return an RGB picture as the model's input, resized to (h, w) and normalised: (3, h, w) float32.
 
     The short side is `config.image_size`, or less if the long side would exceed `config.max_size`.
     """

@@ -1,6 +1,6 @@
 """The records of a data set that has been read, whatever its layout: classes, images, boxes, problems.
 
-Every reader in `data/formats/` returns a `Split`; all other modules use only that.
+Every reader in `data/formats/` returns a `Split`, so all other modules are independent of the layout.
 """
 
 from __future__ import annotations
@@ -33,17 +33,22 @@ class Problem:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One image and its N objects. Labels are class indices (`Split.classes`), never data set ids.
+    """One image and its N objects.
 
+    `file_name`: the name by which results and messages call the image.
     `image_id`: the data set's integer id, or a number that the reader assigns (VOC, YOLO).
-    `size`: (H, W) as the annotation states it; from the picture's header if it states none, as in YOLO.
+    `size`: (height, width) in pixels, as the annotation states it; from the picture's header if it states
+    none, as in YOLO.
     `boxes_xyxy`: (N, 4) float64 pixels of the annotated image, clipped to it.
-    `labels`: (N,) int64. `crowd`: (N,) bool, True for regions that are used neither in training nor in the
-    metrics (COCO's iscrowd).
+    `labels`: (N,) int64 indices into `Split.classes`, never the data set's own ids.
+    `crowd`: (N,) bool, True for regions that are used neither in training nor in the metrics (COCO's
+    iscrowd).
     `difficult`: (N,) bool, True for objects that training uses, but Pascal VOC's metric does not.
-    `area`: (N,) float64, in pixels: COCO's `area` (that of the mask if there is one); otherwise w·h.
+    `area`: (N,) float64, in pixels: COCO's `area` (that of the mask if there is one); otherwise the area of
+    the box.
     `annotation_ids`: (N,) int64, the data set's ids; the reader assigns ids if there are none.
-    `remote`: the picture if it is behind a URL, and `path` is then only its name; otherwise None.
+    `remote`: the file behind a URL, or None if `path` is a file on the disk. With a URL, `path` is only the
+    picture's name.
     """
 
     path: Path
@@ -78,7 +83,8 @@ class Split:
 
     `format`: coco, voc or yolo. `source`: the file or folder of the annotations.
     `images` are sorted by `image_id`; images without objects are kept. `num_listed_images`,
-    `num_listed_objects`: how many the files list, including unusable entries; None if not counted.
+    `num_listed_objects`: the numbers of images and of objects that the data set's files list, including
+    unusable entries; None if they were not counted.
     """
 
     name: str
@@ -100,5 +106,5 @@ class Split:
 
     @property
     def max_objects(self) -> int:
-        """The number of objects, without crowd regions, in the fullest image; 0 if there are no images."""
+        """The maximum number of objects in one image, excluding crowd regions; 0 if there are no images."""
         return max((image.num_objects for image in self.images), default=0)

@@ -27,8 +27,8 @@ def is_url(text: str) -> bool:
 def open_file_system(url: str, *, keeps_listings: bool = True) -> tuple[Any, str]:
     """Return fsspec's file system for a URL, and the path in that file system.
 
-    With `keeps_listings`, the file system remembers the folders that it has listed, as is usual for fsspec. A
-    forked process gets a separate file system, so the result must not be kept across a fork.
+    With `keeps_listings`, the file system remembers the folders that it has listed, as fsspec does by
+    default. A forked process gets a separate file system, so the result must not be kept across a fork.
 
     Raises:
         UserError: if the protocol is unknown, its library is not installed, or the URL is malformed.
@@ -47,9 +47,10 @@ def open_file_system(url: str, *, keeps_listings: bool = True) -> tuple[Any, str
 
 
 def read_bytes(url: str, *, attempts: int = ATTEMPTS) -> bytes:
-    """Return the content of the file at a URL. A failed read is repeated after increasing waits.
+    """Return the content of the file at a URL.
 
-    A file that does not exist, is a folder, or may not be read is reported at once.
+    A failed read is repeated after increasing waits, until `attempts` reads have failed. If the file does not
+    exist, is a folder or may not be read, or if the URL is unusable, the error is raised at once.
 
     Raises:
         UserError: if the file cannot be read. The message contains the URL.

@@ -45,7 +45,8 @@ class PictureCache:
         """Return the content of the file at a URL, from the local folder if it was kept there.
 
         Raises:
-            UserError: if the file cannot be read (see `read_bytes`), or the local folder cannot be written.
+            UserError: if the file cannot be read (see `read_bytes`), if the local folder cannot be written,
+                or if its index is damaged or locked for a minute.
         """
         name = hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()
         with suppress(FileNotFoundError):
@@ -63,7 +64,10 @@ class PictureCache:
         """Reserve space for a file and return True, or return False if there is no room.
 
         The file is counted before it is written. If the process is killed in between, the space stays
-        reserved, and the file is written when it is read again.
+        reserved, and the file is written when it is read the next time.
+
+        Raises:
+            UserError: if the folder cannot be written, or its index is damaged or locked for a minute.
         """
         index = self.folder / _INDEX
         with writing(index):
@@ -117,7 +121,7 @@ class RemoteFile:
         """Return the file's content, from the cache if it was kept there.
 
         Raises:
-            UserError: if the file cannot be read, or the cache's folder cannot be written.
+            UserError: if the file cannot be read, or the cache's folder or index cannot be used.
         """
         return self.cache.read(self.url)
 
@@ -133,7 +137,10 @@ class RemoteFolder:
     cache: PictureCache
 
     def file(self, name: str, split: str = "") -> RemoteFile | None:
-        """Return the file that a split's annotation names, or None if the name leads out of the folder."""
+        """Return the file that the annotations of a split call `name`; it need not exist.
+
+        Return None if the name leads out of the folder, is the folder itself, or contains a NUL.
+        """
         path = posixpath.normpath(name.replace("\\", "/"))
         if path.startswith(("/", "..")) or path == "." or "\0" in path:
             return None
@@ -144,6 +151,11 @@ class RemoteFolder:
 
 def remote_folder(url: str | None, cache_gb: float, cache_folder: str) -> RemoteFolder | None:
     """Return the folder at `url` (the setting data.images), or None if `url` is None. Nothing is read yet.
+
+    Args:
+        url: the URL of the folder; `{split}` stands for the name of the split.
+        cache_gb: the maximum size of the cache in units of 10⁹ bytes; with 0, no file is kept.
+        cache_folder: the local folder of the cache; `~` is the home folder.
 
     Raises:
         UserError: if `url` is not a URL.

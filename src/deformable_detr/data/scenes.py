@@ -1,12 +1,12 @@
-"""Drawing of scenes of coloured shapes, with the pixels of each object; drawn.py builds data sets of them.
+"""Drawing of scenes of coloured shapes, with the pixels of each object; drawn.py builds data sets from them.
 
-Several properties make detection in these scenes a realistic problem: sizes from 8 pixels to half of the
-picture, objects that occlude each other or extend beyond the picture, shadows, clutter as large as the
-objects, textured backgrounds, and colours that do not depend on the class. With `small_objects`, most objects
-are small and there are more of them.
+Several properties make detection in these scenes a realistic problem: sizes from 8 pixels to 60 % of the
+picture's short side, objects that occlude each other or extend beyond the picture, shadows, clutter as large
+as the objects, textured backgrounds, and colours that do not depend on the class. With `small_objects`, most
+objects are small, and there are more of them.
 
-Letters: H, W are the size of the picture; h, w that of an object's window; N is the number of
-objects. Colours are RGB, 0..255.
+Letters: H, W are the size of the picture; h, w that of an object's window, the rectangle of pixels around it;
+N is the number of objects. Colours are RGB, 0..255.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class Scene:
 def draw_scene(rng: np.random.Generator, image_size: tuple[int, int], small_objects: bool = False) -> Scene:
     """Return a drawn picture of `image_size` (H, W) with its objects.
 
-    The result depends only on the arguments and the generator's state.
+    With `small_objects`, most objects are small, and there are more of them. The result depends only on the
+    arguments and the generator's state.
     """
     style = SMALL_OBJECTS_STYLE if small_objects else USUAL_STYLE
     background = _background(rng, image_size, style)
@@ -77,11 +78,12 @@ def draw_scene(rng: np.random.Generator, image_size: tuple[int, int], small_obje
 class _Style:
     """The parameters of a kind of scene.
 
-    `num_objects`, `num_strokes`, `num_pebbles`: minimum and maximum (inclusive). `small_share`: the share of
-    objects whose long side is 8 to 24 pixels; that of the others is 16 pixels or more, and at most `largest`
-    times the picture's short side (or 24 pixels, if that is more). `contrast`: minimum colour distance
-    between an object and its background, if it can be reached. `pebble_size`: minimum and maximum length of
-    a pebble, in pixels.
+    `num_objects`, `num_strokes`, `num_pebbles`: minimum and maximum (inclusive) number of objects, before
+    hardly visible ones are left out, and of the two kinds of clutter, strokes and pebbles. `small_share`: the
+    share of objects whose long side is 8 to 24 pixels; that of the others is 16 pixels or more, and at most
+    `largest` times the picture's short side (or 24 pixels, if that is more). `contrast`: minimum Euclidean
+    distance between the RGB colours of an object and its background, if it can be reached. `pebble_size`:
+    minimum and maximum length of a pebble, in pixels.
     """
 
     num_objects: tuple[int, int]
@@ -119,9 +121,10 @@ SMALL_OBJECTS_STYLE = _Style(
 
 @dataclass(frozen=True)
 class _Shape:
-    """An object in its window.
+    """An object and its window, the rectangle of pixels around it.
 
-    `size`: the object's long side, in pixels. `left`, `top`: the window's position in the picture.
+    `label`: the object's index into CLASS_NAMES. `size`: its long side, in pixels. `left`, `top`: the
+    position of the window's corner in the picture, in pixels; it may be outside.
     `coverage`: (h, w) float32, the share of each pixel of the window that the object covers.
     """
 
@@ -138,7 +141,10 @@ class _Shape:
 def _windows(
     left: int, top: int, shape: tuple[int, ...], image_size: tuple[int, int]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Return the part of a window inside the picture, as slices of the picture and slices of the window."""
+    """Return the part of a window inside the picture, as slices of the picture and slices of the window.
+
+    Both are pairs (rows, columns). `shape` is the window's (h, w), and `image_size` is the picture's (H, W).
+    """
     y0, y1 = max(top, 0), min(top + shape[0], image_size[0])
     x0, x1 = max(left, 0), min(left + shape[1], image_size[1])
     y1, x1 = max(y0, y1), max(x0, x1)
@@ -148,10 +154,11 @@ def _windows(
 def place_shapes(
     rng: np.random.Generator, image_size: tuple[int, int], style: _Style
 ) -> tuple[list[_Shape], list[np.ndarray]]:
-    """Place shapes from the nearest to the farthest, and return them with their (H, W) bool masks.
+    """Place shapes from the nearest to the farthest; return them with masks of their visible pixels.
 
-    The masks are the visible pixels. Near shapes are placed first, so that the visible part of each shape is
-    known when it is placed, and shapes that would hardly be visible can be left out.
+    Each mask is (H, W) bool. Near shapes are placed first, so that the visible part of each shape is known
+    when it is placed, and shapes that would hardly be visible can be left out. 2 % of the scenes have no
+    shapes.
     """
     shapes: list[_Shape] = []
     masks: list[np.ndarray] = []
@@ -263,7 +270,10 @@ def _between(rng: np.random.Generator, limits: tuple[int, int]) -> int:
 def _colours(
     rng: np.random.Generator, count: int, saturation: tuple[float, float], brightness: tuple[float, float]
 ) -> np.ndarray:
-    """Return random colours of any hue, (count, 3) float32."""
+    """Return random colours of any hue, (count, 3) float32.
+
+    `saturation` and `brightness` are the minimum and the maximum of HSV's saturation and value, in [0, 1].
+    """
     hue, s, v = rng.uniform(
         ((0.0,), saturation[:1], brightness[:1]), ((6.0,), saturation[1:], brightness[1:]), (3, count)
     )
@@ -319,7 +329,10 @@ def _strew(rng: np.random.Generator, canvas: np.ndarray, base: np.ndarray, style
 
 
 def _pebble(rng: np.random.Generator, size: float) -> np.ndarray:
-    """Return the outline of a bent blob, about two to four times longer than wide: (24, 2) points (x, y)."""
+    """Return the outline of a bent blob, (24, 2) points (x, y) around (0, 0).
+
+    The blob is about `size` pixels long and two to four times as long as wide.
+    """
     angles = np.linspace(0, 2 * math.pi, 24, endpoint=False)
     radii = 1 + sum(
         rng.uniform(0, 0.22) * np.cos(wave * angles + rng.uniform(0, 2 * math.pi)) for wave in (2, 3, 4)
@@ -330,7 +343,7 @@ def _pebble(rng: np.random.Generator, size: float) -> np.ndarray:
 
 
 def _stroke(rng: np.random.Generator, length: float) -> np.ndarray:
-    """Return a curve with one bend, as (12, 2) points (x, y)."""
+    """Return a curve with one bend, as (12, 2) points (x, y). Its ends are `length` pixels apart."""
     t = np.linspace(0, 1, 12)[:, None]
     bend = np.array([rng.uniform(0.2, 0.8), rng.uniform(-0.7, 0.7)])
     return _turned(rng, (2 * t * (1 - t) * bend + t**2 * (1.0, 0.0)) * length)
@@ -373,8 +386,9 @@ def _coat(
 ) -> np.ndarray:
     """Return the surface of a shape, (h, w, 3) float32.
 
-    It has a colour that contrasts with `behind`, the mean colour of the background, and is shaded according
-    to the direction of `light`. Some surfaces also have stripes or a rim.
+    The surface has a colour that contrasts with `behind`, the mean colour of the pixels in the shape's
+    window, and is shaded according to the direction of `light`, the unit vector (x, y) away from the light.
+    Some surfaces also have stripes or a rim.
     """
     candidates = _colours(rng, 8, (0.3, 1.0), (0.2, 1.0))
     contrasts = np.linalg.norm(candidates - behind, axis=1)

@@ -1,6 +1,7 @@
-"""Textures of the backgrounds of drawn scenes: smooth noise, and patterns like wood and floors.
+"""Textures of the backgrounds of drawn scenes: smooth noise, and patterns that look like wood and floors.
 
-Each texture is (H, W) float32, about -1..1, and varies the brightness of a background.
+Each texture is (H, W) float32, with the height H and the width W of the picture, and varies the brightness of
+a background. Most of its values are in -1..1.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from PIL import Image
 
 
 def cloud(rng: np.random.Generator, size: tuple[int, int], cells: int) -> np.ndarray:
-    """Return smooth noise, (H, W) float32 in about -1..1, with `cells` bumps along the short side."""
+    """Return smooth noise, (H, W) float32 of about -1..1, with `cells` (at least 2) bumps on the short side.
+
+    `size` is (H, W).
+    """
     height, width = size
     rows, columns = (max(2, round(cells * side / min(size))) for side in size)
     grid = Image.fromarray(rng.uniform(-1, 1, (rows, columns)).astype(np.float32))
@@ -27,7 +31,7 @@ def _fractal(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
 
 
 def _grain(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """Return a texture like wood, (H, W) float32: parallel waves that are bent by noise."""
+    """Return a texture that looks like wood, (H, W) float32: parallel waves that are bent by noise."""
     ys, xs = np.mgrid[: size[0], : size[1]].astype(np.float32)
     angle, period = rng.uniform(0, math.pi), rng.uniform(7, 22)
     along = xs * math.cos(angle) + ys * math.sin(angle) + 14 * cloud(rng, size, 3)
@@ -36,7 +40,7 @@ def _grain(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
 
 
 def _tiles(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """Return a texture like a floor, (H, W) float32: tiles of uneven brightness with dark joints."""
+    """Return a texture that looks like a floor, (H, W) float32: tiles of uneven brightness, dark joints."""
     pitch, joint = int(rng.integers(22, 60)), int(rng.integers(1, 3))
     rows, columns = (side // pitch + 2 for side in size)
     tones = rng.uniform(-0.9, 0.9, (rows, columns)).astype(np.float32)

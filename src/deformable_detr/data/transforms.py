@@ -1,9 +1,11 @@
-"""Transforms of a picture and its boxes to the model's input: resize, augment, normalise (specification §1.3,
-§1.4).
+"""Transforms of a picture and its boxes to the model's input: resize, augment, normalise.
 
-The transforms use the functions of torchvision.transforms.v2, which treat a picture and its boxes alike. The
-`v2` classes themselves draw from PyTorch's global generator; here every random number comes from the
-generator passed in, so that a training sample is a pure function of (seed, epoch, index).
+See the specification, §1.3 and §1.4.
+
+The transforms use the functions of torchvision.transforms.v2, which change a picture and its boxes in the
+same way. The `v2` classes themselves draw from PyTorch's global generator; here every random number comes
+from the generator that the caller passes, so that a training sample is a pure function of (seed, epoch,
+index).
 
 Letters: H, W are the size of the annotated picture; h, w that of the model's input; N is the number of
 objects. Sizes are (H, W).
@@ -28,7 +30,8 @@ from .preprocessing import model_input, normalised, resized, resized_size
 EvaluationTransform = Callable[[Image], Tensor]
 TrainingTransform = Callable[[Image, Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor, Tensor]]
 
-# The share of each side that the "light" crop keeps, and the share of a box that must be left to keep it.
+# The "light" augmentation: minimum and maximum share of each side that a crop keeps; share of a box's area,
+# of which more must be left, or the crop drops the box; maximum relative change of the colours.
 LIGHT_CROP_SIDE = (0.6, 1.0)
 LIGHT_MIN_VISIBLE = 0.25
 LIGHT_JITTER = 0.2
@@ -50,7 +53,8 @@ def training_transform(config: DataConfig) -> TrainingTransform:
         are an RGB picture, and for its N objects boxes_xyxy (N, 4) in pixels and labels (N,) int64. The
         results are normalised pixels (3, h, w), boxes_cxcywh (N', 4) float32 as fractions of (w, h), and
         labels (N',).
-        Boxes without area in the part of the picture that is left are dropped, so N' ≤ N; N' may be 0.
+        A crop drops the boxes without area in the part that is left; the "light" crop also drops those with
+        at most a quarter of their area there. So N' ≤ N, and N' may be 0.
         The same state of `generator` gives the same result; no other source of randomness is used.
     """
     return partial(_transform_for_training, config=config)
@@ -58,7 +62,10 @@ def training_transform(config: DataConfig) -> TrainingTransform:
 
 @dataclass(frozen=True)
 class _Annotated:
-    """A picture and its objects, transformed together. `boxes`: (N, 4) xyxy, in pixels of the picture."""
+    """A picture and its N objects, which are transformed together.
+
+    `boxes`: (N, 4) xyxy, in pixels of the picture. `labels`: (N,) int64 class indices.
+    """
 
     picture: Image
     boxes: BoundingBoxes
@@ -132,8 +139,10 @@ def _random_train_size(scene: _Annotated, generator: np.random.Generator, config
 def _paper(scene: _Annotated, generator: np.random.Generator, config: DataConfig) -> _Annotated:
     """Augment as DETR and Deformable DETR do.
 
-    A picture is flipped horizontally with probability 0.5. With the same probability, it is resized to one of
-    `config.crop_sizes` and cropped at random. It is always resized to one of the training sizes at the end.
+    A picture is flipped horizontally with probability 0.5. With the same probability, its short side is
+    resized to one of `config.crop_sizes`, and a random part is cropped whose sides are between
+    `config.crop_min` and `config.crop_max` pixels. In the end, the picture is always resized to one of
+    `config.train_sizes`.
     """
     if _happens(generator, 0.5):
         scene = scene.flipped()
@@ -153,8 +162,9 @@ def _light(scene: _Annotated, generator: np.random.Generator, config: DataConfig
     """Augment small data sets and small pictures mildly, so that most objects stay in the picture.
 
     A picture is flipped horizontally, flipped vertically (only if `config.vertical_flip` is true), and
-    cropped to at least 60 % of each side, each with probability 0.5; boxes of which no more than a quarter is
-    left are dropped. It is always resized to one of the training sizes, and its colours are changed slightly.
+    cropped to at least 60 % of each side, each with probability 0.5; the crop drops boxes of which no more
+    than a quarter is left. The picture is always resized to one of `config.train_sizes`, and its brightness,
+    contrast and saturation are changed by up to 20 %.
     """
     if _happens(generator, 0.5):
         scene = scene.flipped()

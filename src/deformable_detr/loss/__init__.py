@@ -1,6 +1,6 @@
 """The set loss: assigners of queries to objects, and the criterion (paper, section 3).
 
-assignment.py   what all assigners have in common
+assignment.py   the base classes of all assigners
 matcher.py      the Hungarian matcher
 assigners.py    assigners that give an object several queries
 stages.py       the predictions that have losses

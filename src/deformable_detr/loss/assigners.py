@@ -1,6 +1,6 @@
 """Assigners that give an object several queries, and one whose pairs are known (specification §12.4).
 
-They serve routes, which are used only in training, and repeated objects (`train.loss.object_repeats`).
+They are for the training routes (`training/routes/`) and for repeated objects (`train.loss.object_repeats`).
 
 Letters: B batch, Q queries, N objects of an image.
 """
@@ -21,7 +21,8 @@ from .assignment import Assigner, ImageAssigner, Layer, Match
 class Repeated(ImageAssigner):
     """An assigner that assigns as `assigner` would if each object occurred `times` times.
 
-    In an image with many objects, this number is reduced, so that each object still gets a query.
+    In an image with many objects, this number is reduced, so that each object still gets a query. If there
+    are more objects than queries, no object is repeated.
     """
 
     def __init__(self, assigner: ImageAssigner, times: int):
@@ -44,9 +45,9 @@ class QualityAssigner(ImageAssigner):
 
     The quality of a pair is a weighted mean of the IoU, with the weight `iou_share`, and the score of the
     object's class. Each object first gets one query, by the one-to-one assignment with the maximum total
-    quality. Each other query becomes a candidate for the object that it fits best if their quality is at
-    least `threshold`, and each object also gets its best candidates. So a query has at most one object, and
-    an object has between one and `most` queries, unless there are more objects than queries.
+    quality. Each other query becomes a candidate for the object that it fits best if the quality of the pair
+    is at least `threshold`, and each object also gets its best candidates. So a query has at most one object,
+    and an object has between one and `most` queries, unless there are more objects than queries.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Assignment of queries to objects: what all assigners have in common.
+"""Assignment of queries to objects: the base classes of all assigners.
 
 An assigner decides which object each query should represent. The Hungarian matcher (matcher.py) is the
 paper's; others (assigners.py) give an object several queries.
@@ -40,7 +40,7 @@ class Assigner(ABC):
 
     @abstractmethod
     def __call__(self, layers: Sequence[Layer]) -> list[Match]:
-        """Assign queries to objects, without gradients.
+        """Assign queries to objects, without gradients, and return one `Match` per layer.
 
         Raises:
             NonFiniteError: if predictions or target boxes are not finite; the message names the image.
@@ -58,13 +58,15 @@ class ImageAssigner(Assigner):
 
         `logits` (B, Q, num_logits) and `boxes_cxcywh` (B, Q, 4) are the predictions, in float32. `labels`
         (B, N) and `objects_cxcywh` (B, N, 4) are the objects. Images with fewer than N objects are padded;
-        what is returned for the padding is not used.
+        the numbers that are returned for the padding are not used.
         """
 
     @abstractmethod
     def assign(self, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Choose pairs from the `matrix` (Q, N) of one image; return the indices of their queries and of
-        their objects."""
+        """Choose pairs of queries and objects from the `matrix` (Q, N) of one image.
+
+        Return the indices of the pairs' queries and, in the same order, those of their objects.
+        """
 
     @torch.no_grad()
     def __call__(self, layers: Sequence[Layer]) -> list[Match]:

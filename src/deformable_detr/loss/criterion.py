@@ -1,8 +1,7 @@
 """The set loss (DETR, section 3.1; specification §5.2).
 
-The predictions of every layer are matched to the objects, and the loss measures how far they differ.
-
-Letters: B batch, Q queries, N matched pairs of the batch.
+The predictions of every layer are matched to the objects, and the loss measures how far each prediction
+differs from its object.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ class Losses:
 
     `total`: the weighted sum, which is differentiated. `terms`: the unweighted terms by name, detached. They
     are `class`, `box` and `giou` for the last layer; the same names have the suffixes `_0`, `_1`, … for the
-    earlier layers and `_proposals` for the first stage. The suffixes of a training route begin with its name,
-    as in `class_denoising_0`.
+    earlier layers and `_proposals` for the first stage. The suffixes of a training route begin with an
+    underscore and the route's name, as in `class_denoising_0`.
     """
 
     total: Tensor

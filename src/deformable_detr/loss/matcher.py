@@ -30,7 +30,10 @@ class HungarianMatcher(ImageAssigner):
     def matrices(
         self, logits: Tensor, boxes_cxcywh: Tensor, labels: Tensor, objects_cxcywh: Tensor
     ) -> Tensor:
-        """Return the cost of each pair of a query and an object, (B, Q, N)."""
+        """Return the cost of each pair of a query and an object, (B, Q, N).
+
+        It is the weighted sum of the scheme's matching cost, the L1 distance of the boxes and their -GIoU.
+        """
         class_cost = self.classification.matching_cost(logits, labels)
         box_cost = torch.cdist(boxes_cxcywh, objects_cxcywh, p=1)
         giou_cost = -generalized_iou(

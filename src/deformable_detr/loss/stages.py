@@ -14,9 +14,9 @@ class Stage:
     """The predictions of one layer and their targets.
 
     Attributes:
-        suffix: the end of the names of its losses, such as `_proposals`.
-        assigner: decides which query should represent which object.
-        weight: the factor on its losses in the total.
+        suffix: the end of the names of the layer's losses, such as `_proposals`.
+        assigner: the assigner of the layer's queries to the objects.
+        weight: the factor on the layer's losses in the total.
         repeats: the number of times that each object occurs. The losses are divided by `repeats` times the
             number of objects.
     """
@@ -53,7 +53,7 @@ def stages_of(
 
 
 def objects_only(targets: Sequence[Target]) -> list[Target]:
-    """Return the targets of the first stage: all objects have class 0, because it ignores their classes."""
+    """Return the targets of the first stage, which ignores classes: all objects have class 0."""
     return [
         Target(target.labels.new_zeros(len(target)), target.boxes_cxcywh, target.image_id)
         for target in targets

@@ -5,7 +5,7 @@ dropped or clipped, never silently: each is reported as a `Problem` with file an
 Kinds:
 
     boxes         zero-size-box, negative-box, box-not-finite, box-outside-image, box-in-fractions (dropped),
-                  box-over-border (clipped; reported if by more than 0.1 pixels)
+                  box-over-border (clipped; reported if the box extends more than 0.1 pixels beyond the image)
     objects       not-a-number, malformed-box, missing-name, wrong-column-count, not-a-fraction,
                   class-out-of-range, malformed-annotation, unknown-category, unknown-image (dropped);
                   duplicate-annotation-id, missing-annotation-id, bad-area, bad-iscrowd (kept, corrected)
@@ -15,9 +15,9 @@ Kinds:
                   duplicate-image (read once), missing-size (taken from the file)
     the rest      malformed-category, duplicate-category-id, class-count, label-without-image, pose-or-polygon
     notes         polygon, pose, extra-column, path-not-found, missing-split, respelt-name: nothing is lost,
-                  and `strict` allows them
+                  and `read_split` with `strict` allows them
 
-A split is called by its name in the data set, but `val` also finds val2017 and valid, and `train` finds
+A split is selected by its name in the data set, but `val` also finds val2017 and valid, and `train` finds
 train2017. Input is treated only as data: no path leaves the data set's folder, XML with a document type
 declaration is refused, and YAML tags have no effect.
 """
@@ -64,7 +64,7 @@ def formats_found(root: Path | str) -> tuple[str, ...]:
         root: the data set's folder, or a COCO JSON or YOLO YAML file.
 
     Raises:
-        UserError: if `root` does not exist.
+        UserError: if `root` does not exist, or a *.data file in it cannot be read.
     """
     place = _place(root)
     return tuple(name for name, layout in _LAYOUTS.items() if layout.present(place))
@@ -74,8 +74,8 @@ def detect_format(root: Path | str) -> str:
     """Return the layout that "auto" selects: the first of `formats_found`.
 
     Raises:
-        UserError: if `root` does not exist or is not a data set; the message lists the files that were looked
-            for.
+        UserError: if `root` does not exist or is not a data set (the message lists the expected files), or a
+            *.data file in it cannot be read.
     """
     found = formats_found(root)
     if not found:
@@ -86,11 +86,11 @@ def detect_format(root: Path | str) -> str:
 
 
 def list_splits(root: Path | str, *, format: str = "auto") -> tuple[str, ...]:
-    """Return the names of a data set's splits, as it spells them; train, val and test come first.
+    """Return the names of a data set's splits in its own spelling; train, val and test come first.
 
     Raises:
-        UserError: if `root` is not a data set, or not in the layout `format`, if there is no such layout, or
-            if a file that describes the data set is unusable.
+        UserError: if `root` is not a data set or does not have the layout `format`, if `format` is not auto,
+            coco, voc or yolo, or if a file that describes the data set is unusable.
     """
     return in_usual_order(_layout(root, format).splits(_place(root)))
 
@@ -115,8 +115,9 @@ def read_split(
             only).
 
     Raises:
-        UserError: if there is no such folder, data set or split; if a file is unusable, or no image is left;
-            if `strict` is true and there are problems; or if `images` is given for a layout other than COCO.
+        UserError: if there is no such folder, data set or layout; if no split or several splits match
+            `split`; if a file is unusable, or no image is left; if `strict` is true and there are problems;
+            or if `images` is given for a layout other than COCO.
     """
     splits = list_splits(root, format=format)
     name = _to_measure_on(splits, root) if split is None else _match(split, splits, root)

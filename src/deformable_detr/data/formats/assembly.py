@@ -1,4 +1,4 @@
-"""Conversion of raw columns to `ImageRecord`s, which all layouts share.
+"""Conversion of an annotation's raw columns to `ImageRecord`s, which is the same for all layouts.
 
 A reader (coco, voc, yolo) turns its files into two things: a list of `RawImage` and the columns of
 `RawObjects`, as the files state them. Here the boxes are checked, dropped or clipped, in one pass of NumPy
@@ -202,8 +202,10 @@ def check_boxes(
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str, str]]]:
     """Check N boxes (N, 4) in images of the sizes (N, 2), which are (H, W), in pixels.
 
-    Return the boxes clipped to their images, which of them to keep (N,) bool, and the findings as
-    (row, kind, message) in the order of the rows.
+    `boxes_xyxy` are in pixels, unchecked.
+
+    Return all boxes clipped to their images; a mask (N,) bool, False for boxes to drop; and the findings as
+    (row, kind, message) in the order of the rows, for boxes to drop and for clipped ones.
     """
     with np.errstate(invalid="ignore", over="ignore"):
         finite = np.isfinite(boxes_xyxy).all(axis=1)
@@ -259,7 +261,10 @@ def image_ids(names: Iterable[str]) -> dict[str, int]:
 
 
 def respelt_names(files: Files, where: str) -> list[Problem]:
-    """Return one note if any files were found under another spelling on the disk, otherwise an empty list."""
+    """Return one note if any files were found under another spelling on the disk, otherwise an empty list.
+
+    `where` is the location that the note states.
+    """
     if not files.respelt:
         return []
     asked, found = files.respelt[0]

@@ -53,7 +53,9 @@ def splits(root: Path) -> tuple[str, ...]:
 
 
 def read(root: Path, split: str, folder: RemoteFolder | None = None) -> Split:
-    """Read one split; `folder` holds its pictures if they are not in the data set.
+    """Read one split, whose name is one of `splits`.
+
+    `folder` is the folder behind a URL that holds the pictures, or None if they are in the data set.
 
     Raises:
         UserError: if the annotation file as a whole, or every category in it, is unusable.
@@ -157,7 +159,10 @@ def _images(stated: _Stated, source: Source, places: Places, problems: list[Prob
 def _remote_images(
     stated: _Stated, folder: RemoteFolder, split: str, places: Places, problems: list[Problem]
 ) -> list[RawImage]:
-    """Return the images behind a URL. Those that do not exist are only noticed when they are read."""
+    """Return the images behind a URL whose size is known; add the others to `problems`.
+
+    An image for which the file states a size is not read, so it is not noticed here if it does not exist.
+    """
     images = []
     for image_id, (position, row) in stated.items():
         name = row["file_name"]
@@ -210,7 +215,10 @@ class _UnusableError(Exception):
 def _objects(
     rows: list[Any], classes: ClassTable, images: list[RawImage], known_ids: np.ndarray, places: Places
 ) -> tuple[RawObjects, np.ndarray, list[Problem]]:
-    """Return the objects with a usable image and category, their positions in `rows`, and the problems."""
+    """Return the objects with a usable image and category, their positions in `rows`, and the problems.
+
+    `known_ids` are the ids of all images that the file lists, and `images` are the usable ones among them.
+    """
     problems = []
     sound: list[_Judged] = []
     for position, row in enumerate(rows):

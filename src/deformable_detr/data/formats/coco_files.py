@@ -42,9 +42,10 @@ _NOT_THE_SPLIT = re.compile(
 
 @dataclass(frozen=True)
 class Source:
-    """One annotation file (`file`).
+    """The annotation file of a split, and the folders in which its images may be.
 
-    `root` is the data set's folder. `folders` may hold the images, and the most likely one comes first.
+    `root` is the data set's folder, and `file` is the path of the annotation file. Of `folders`, the most
+    likely one comes first.
     """
 
     root: str
@@ -91,7 +92,10 @@ def _holds_annotations(folder: str) -> bool:
 
 
 def _one_file_each(root: Path) -> Iterator[tuple[str, Path]]:
-    """Yield (name, file) of each folder with exactly one COCO file, such as train/labels.json (FiftyOne)."""
+    """Yield (folder's name, file) for each folder with exactly one COCO file, such as train/labels.json.
+
+    FiftyOne writes such folders.
+    """
     for folder in folders_in(root, lambda name: not _holds_annotations(name)):
         files = [file for file in _likely_files(Path(folder)) if _begins_as_coco(file)]
         if len(files) == 1:
@@ -101,8 +105,9 @@ def _one_file_each(root: Path) -> Iterator[tuple[str, Path]]:
 def _likely_files(folder: Path) -> list[Path]:
     """Return the JSON files of a folder that may be annotation files, at most _MOST_FILES, sorted by name.
 
-    If a folder has more of them, most belong to one picture each. They have the name of a picture in the same
-    folder, or are smaller than an annotation file for all pictures.
+    If a folder has more JSON files, most of them belong to one picture each. Such files have the name of a
+    picture in the same folder, or are smaller than an annotation file for all pictures; therefore, the former
+    are left out, and the largest of the rest are returned.
     """
     files = files_in(folder, ".json")
     if len(files) <= _MOST_FILES:
@@ -134,9 +139,10 @@ def _named(files: Iterable[Path]) -> dict[str, Path]:
 
 
 def _split_name(file: Path) -> str:
-    """Return the part of a file's name that states the split, or its whole name if no part does.
+    """Return the part of a file's name that states the split, or the name without suffix if no part does.
 
-    It is train for train_annotations.json, train2017 for instances_train2017.json, result for result.json.
+    The result is train for train_annotations.json, train2017 for instances_train2017.json, and result for
+    result.json.
     """
     return _NOT_THE_SPLIT.sub("", file.stem.removeprefix(_KEYPOINTS)).strip("-_. ") or file.stem
 
@@ -176,9 +182,9 @@ def _image_folders(root: Path, split: str, file: Path) -> tuple[str, ...]:
 
 
 def hint(root: Path) -> str:
-    """Return the reason why a JSON file of `root` that should be an annotation file is not used.
+    """Return the reason why a JSON file of `root` that could be an annotation file is not used.
 
-    The result is empty if there is no such file.
+    If there is no such file, or all of them can be used, the result is an empty string.
     """
     files = [
         file

@@ -22,10 +22,10 @@ _MACOS = "._"  # on other systems' disks, ._a.jpg contains what macOS knows abou
 
 
 def path_inside(root: str, *parts: str) -> str | None:
-    """Return the joined path, or None if it leads out of `root` (`..`, an absolute path) or is not a valid
-    path.
+    """Return the joined absolute path; None if it leads out of `root` or is not a valid path.
 
-    Only the text is checked: with links, the owner of a data set may keep images elsewhere.
+    `..` or an absolute path among the `parts` can lead out. Only the text is checked: with links, the owner
+    of a data set may keep images elsewhere.
     """
     root = os.path.abspath(root)
     path = os.path.abspath(os.path.join(root, *parts)) if all("\0" not in part for part in parts) else ""
@@ -37,7 +37,8 @@ def walk(
 ) -> Iterator[tuple[str, list[str]]]:
     """Yield `top` and each folder below it, with the sorted names of its files.
 
-    Links to folders are followed, unless a link leads to a folder that contains it, which would never end.
+    Links to folders are followed, unless a link leads to a folder that contains the link, which would never
+    end.
     Only folders for which `enter` returns True are entered. macOS's ._NAME files are left out.
     """
     for folder, folders, files in os.walk(top, followlinks=True):
@@ -104,9 +105,10 @@ class Files:
         return other
 
     def find(self, base: str, name: str) -> str | None:
-        """Return the path of the file `name` below `base`, as it is spelled on the disk.
+        """Return the path of the file `name` below the folder `base`, as it is spelled on the disk.
 
-        Return None if there is no such file, several files match, or the name leads out of the root.
+        A file with another spelling is added to `respelt`. Return None if there is no such file, several
+        files match, or the name leads out of the root.
         """
         for text in _spellings(name):
             path = self._path(base, text)
@@ -155,7 +157,10 @@ class Files:
         return None if match is None else os.path.join(folder, match)
 
     def _folder(self, path: str) -> str | None:
-        """Return the path of a folder inside the root as it is spelled on the disk; None if there is none."""
+        """Return the path of a folder inside the root as it is spelled on the disk.
+
+        Return None if there is no such folder, or several folders match.
+        """
         if path == self.root or os.path.isdir(path):
             return path
         if not path.startswith(os.path.join(self.root, "")):
@@ -259,7 +264,8 @@ def loosened(name: str) -> str:
 def _one(folder: _Folder, name: str, among: set[str]) -> str | None:
     """Return the only entry of `among` that equals `name` after Unicode normalisation.
 
-    If there is not exactly one, differences in case are also ignored; None if that does not help either.
+    If there is not exactly one, ignore differences in case, too. Return None if there is still not exactly
+    one.
     """
     if not folder.loosely:
         for entry in folder.files | folder.folders:

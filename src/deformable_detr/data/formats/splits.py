@@ -21,9 +21,9 @@ _USUAL = ("train", "val", "test")
 
 
 def meaning(name: str) -> str:
-    """Return the plain name of a split: in lower case, without a year, and with synonyms replaced.
+    """Return the plain name of a split: in lower case, without digits at the end, and with synonyms replaced.
 
-    For example, train2017 becomes train, Valid and dev become val, and an unknown name stays as it is.
+    For example, train2017 becomes train, and Valid and dev become val.
     """
     plain = name.lower().rstrip("0123456789").rstrip("-_ ") or name
     return _SYNONYMS.get(plain, plain)
@@ -43,16 +43,19 @@ def is_measured(name: str) -> bool:
 
 
 def training_name(names: Sequence[str]) -> str | None:
-    """Return the split to train on among the splits of a data set; None if there is none.
+    """Return the split to train on among the `names` of a data set's splits; None if there is none.
 
-    The only split of a data set is trained on whatever it is called (default, all, …), except val or test.
+    If a data set has only one split, its name does not matter (default, all, …), unless it means val or test.
     """
     only = names[0] if len(names) == 1 and not is_measured(names[0]) else None
     return next(filter(is_training, names), only)
 
 
 def name_to_measure_on(names: Sequence[str]) -> str | None:
-    """Return the split to measure on: val, or test if there is no val; None if there is neither."""
+    """Return the split to measure on: val, or test if there is no val; None if there is neither.
+
+    If several names mean val or test, the first one is returned.
+    """
     ordered = [name for kind in ("val", "test") for name in names if meaning(name).startswith(kind)]
     return next(iter(ordered), None)
 
@@ -70,7 +73,8 @@ def in_usual_order(names: Sequence[str]) -> tuple[str, ...]:
 def names_meant(wanted: str, names: Sequence[str]) -> list[str]:
     """Return the splits that `wanted` may refer to: the one of this name, or else all with the same meaning.
 
-    If there are none, but `wanted` means train, return the result of `training_name`, if there is one.
+    If there is none, but `wanted` means train, the result of `training_name` is the only one. The list is
+    empty if no split matches.
     """
     if wanted in names:
         return [wanted]

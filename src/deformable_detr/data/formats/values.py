@@ -36,7 +36,7 @@ def length(value: Any) -> int | None:
 def number(value: Any) -> float | None:
     """Return a number, or the number that a string spells; None for anything else.
 
-    NaN and infinity are accepted; True and False are not.
+    NaN and infinity are accepted; True and False are not. Integers are limited to ±10³⁰⁰.
     """
     if type(value) is int:
         return _bounded(value)
@@ -56,7 +56,7 @@ def is_missing(value: Any) -> bool:
 
 
 def flag(value: Any) -> bool | None:
-    """Return iscrowd or difficult as a bool; None if the value is neither 0, 1 nor a word for one of them.
+    """Return the value of iscrowd or difficult as a bool; None unless it is 0, 1 or a word for one of them.
 
     A missing value is False.
     """
@@ -71,7 +71,10 @@ def flag(value: Any) -> bool | None:
 
 
 def box_values(value: Any) -> list[float] | str:
-    """Return the four numbers of a `bbox`, or a message that explains why they cannot be used."""
+    """Return the four numbers of a `bbox`, or a message that explains why they cannot be used.
+
+    NaN and infinity are accepted.
+    """
     if type(value) is str:  # pandas writes the whole list as text
         try:
             value = json.loads(value)

@@ -45,7 +45,7 @@ def splits(root: Path) -> tuple[str, ...]:
 
 
 def hint(root: Path) -> str:
-    """Return the reason why `root` is not a data set of this layout, if a file suggests that it should be.
+    """Return the reason why `root` is not a data set in VOC layout, if a file suggests that it should be.
 
     Otherwise, return an empty string.
     """
@@ -54,7 +54,7 @@ def hint(root: Path) -> str:
 
 
 def read(root: Path, split: str) -> Split:
-    """Read one split.
+    """Read one split, whose name is one of `splits`.
 
     Raises:
         UserError: if there are several data sets, a list cannot be read, or no folder of pictures exists.

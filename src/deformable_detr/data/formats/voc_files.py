@@ -41,9 +41,9 @@ _CLASS_ROW = re.compile(r"(.*\S)\s+(-1|0|1)")
 class Listed:
     """A picture of a split.
 
-    `name` is the path of its XML file without the suffix. `file` is the path of the XML file, which
-    need not exist; None if that would be outside the data set. `where` is the location that lists the
-    picture: the file and line of a list, or the XML file.
+    `name` is the path of the XML file below the folder of annotations, without the suffix. `file` is the path
+    of the XML file, which need not exist; None if that would be outside the data set. `where` is the location
+    that lists the picture: the file and line of a list, or the XML file.
     """
 
     name: str
@@ -73,7 +73,7 @@ def is_there(root: Path) -> bool:
 
 
 def find_home(root: Path) -> Home:
-    """Return the folders of the data set.
+    """Return the folders and splits of the data set, which must exist (see `is_there`).
 
     Raises:
         UserError: if there are several data sets, a list cannot be read, or no folder of pictures exists.
@@ -151,9 +151,9 @@ def _lines(file: Path, home: Path) -> Iterator[tuple[str, str]]:
 
 
 def _is_class_list(lines: list[tuple[str, str]], home: Path) -> bool:
-    """Return True if there are lines, and all of the first ones have the second column of a class list.
+    """Return True if there are lines, and the first 20 all have the second column of a class list (-1, 0, 1).
 
-    If a whole line is the name of an existing XML file, the result is False.
+    If one of these lines as a whole is the name of an existing XML file, the result is False.
     """
     probed = [text for _, text in lines[:_PROBED_LINES]]
     folder = Path(next(iter(_annotations(home))))
@@ -222,9 +222,9 @@ def _xml_folder(folder: Path) -> Path | None:
 
 
 def _holds_annotations(folder: Path) -> bool:
-    """Return True if one of the first XML files in the folder contains the element <annotation>.
+    """Return True if one of the first three XML files in the folder contains the element <annotation>.
 
-    Other programs write XML files, too.
+    Only the first 4096 bytes of a file are read. Files without this element are from other programs.
     """
     for file in files_in(folder, ".xml")[:_PROBED_FILES]:
         try:

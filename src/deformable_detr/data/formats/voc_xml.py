@@ -13,9 +13,10 @@ from .assembly import read_annotation
 
 @dataclass
 class Object:
-    """An object of an XML file, with its values as text.
+    """An object of an XML file. Its name and corners are text.
 
-    `line` is the line of its <object>, and `box_line` that of its <bndbox>; they are equal if it has none.
+    `line` is the line of the element <object>, and `box_line` that of its <bndbox>, or also that of <object>
+    if there is no <bndbox>. `corners` maps the names xmin, ymin, xmax and ymax to their values.
     """
 
     line: int
@@ -27,7 +28,7 @@ class Object:
 
 @dataclass
 class Annotation:
-    """The content of an XML file as text: <filename>, <size> by its elements, and the objects."""
+    """The content of an XML file: <filename>, the elements of <size> by name, and the objects, as text."""
 
     file_name: str = ""
     size: dict[str, str] = field(default_factory=dict)
@@ -88,9 +89,9 @@ class _Reader:
 
 
 def parse(file: str) -> Annotation | Problem:
-    """Return the content of an XML file, or a `Problem` if it cannot be read.
+    """Return the content of an XML file, or a `Problem` if the file cannot be read or is not an annotation.
 
-    `where` of the problem is a colon and the line, or empty.
+    The problem's `where` is a colon and the line, or empty if no line is known.
     """
     try:
         data = read_annotation(file)

@@ -57,7 +57,7 @@ def splits(root: Path) -> tuple[str, ...]:
 
 
 def read(root: Path, split: str) -> Split:
-    """Read one split.
+    """Read one split, whose name is one of `splits`.
 
     Raises:
         UserError: if the file that describes the data set, a path in it, or a list of images is unusable.
@@ -168,7 +168,7 @@ def _in_folder(config: Config, folder: str) -> Iterator[_Listed]:
 def _in_list(config: Config, file: str, files: Files, problems: list[Problem]) -> Iterator[_Listed]:
     """Yield the existing images of a list, and report the others in `problems`.
 
-    The lines of the list are absolute, or relative to the list or to the data set.
+    The lines of the list are paths: absolute ones, or relative to the list's folder or the data set's.
     """
     called = relative(file, config.root)
     lines = [(number, line.strip()) for number, line in enumerate(read_lines(Path(file)), start=1)]
@@ -209,8 +209,8 @@ def _label_file(item: _Listed, files: Files) -> str | None:
 def _labels_without_image(config: Config, split: str, files: Files, claimed: set[str]) -> list[Problem]:
     """Return a problem for each label file without an image.
 
-    Only entries of the split that are folders are checked, because a list may omit images on purpose, and
-    only if their labels are in a separate folder, because a text file next to images may be anything.
+    Entries of the split that are lists are not checked, because a list may omit images on purpose. Nor are
+    folders with images and labels side by side, because a text file next to images may be anything.
     """
     problems = []
     for entry in config.splits[split]:

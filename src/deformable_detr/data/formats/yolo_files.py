@@ -1,12 +1,13 @@
 """The file that describes a YOLO data set: a YAML file, Darknet's obj.data, or only a list of class names.
 
-data.yaml            path (optional), train, val, test: each a folder of images, a list of folders, or a
-                     .txt with one image per line; names: a list, or index: name
+data.yaml            path (optional), the folder to which the others are relative; train, val and test, each a
+                     folder of images, a .txt with one image per line, or a list of these; names, a list or
+                     a mapping from index to name
 obj.data             names, train, valid, test: each a file (Darknet; CVAT's "YOLO 1.1")
 classes.txt          the class names, one per line (LabelImg, Label Studio); also obj.names (FiftyOne) and
-                     S/_darknet.labels (Roboflow). The images are in images/, data/, obj_train_data/ or the
-                     root; train.txt, val.txt and test.txt list them, or folders called train, val and test
-                     hold them. Without either, all of them are one split, called all
+                     _darknet.labels in the folder of a split (Roboflow). The images are in images/, data/,
+                     obj_train_data/ or the root; train.txt, val.txt and test.txt list them, or folders called
+                     train, val and test hold them. Without either, all of them are one split, called all
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ class Config:
 
 
 def find_files(root: Path) -> list[Path]:
-    """Return the files that may describe the data set; only one of them if it has a usual name.
+    """Return the files that may describe the data set; empty if there are none.
+
+    If one of them has a usual name, such as data.yaml, only that one is returned.
 
     Raises:
         UserError: if a *.data file cannot be read.
@@ -87,10 +90,10 @@ def find_files(root: Path) -> list[Path]:
 
 
 def read_config(root: Path) -> Config:
-    """Read the file that describes the data set.
+    """Return the content of the file that describes the data set, which must exist (see `find_files`).
 
     Raises:
-        UserError: if several files may be meant, or the file or a path in it is unusable.
+        UserError: if several files may describe the data set, or the file or a path in it is unusable.
     """
     files = find_files(root)
     if len(files) > 1:
@@ -105,7 +108,7 @@ def read_config(root: Path) -> Config:
 
 
 def hint(root: Path) -> str:
-    """Return the reason why `root` is not a data set of this layout, if a file suggests that it should be.
+    """Return the reason why `root` is not a data set in YOLO layout, if a file suggests that it should be.
 
     Otherwise, return an empty string.
     """
@@ -165,10 +168,10 @@ def _by_meaning(entries: Mapping[str, list[str]]) -> dict[str, list[str]]:
 def _with_test_only_if_there(
     splits: dict[str, list[str]], file: Path, base: str, problems: list[Problem]
 ) -> dict[str, list[str]]:
-    """Return the splits, but without test if none of its entries exists; this is added to `problems`.
+    """Return the splits, but without test if none of its entries exists; a removal is added to `problems`.
 
     Roboflow writes ../test/images even if there are no test pictures. Test is kept if it is the only split,
-    or if an entry is a path outside the data set that exists: reading the split then raises the error.
+    or if one of its entries is an existing path outside the data set; reading test then raises a `UserError`.
     """
     if "test" not in splits or len(splits) == 1:
         return splits
@@ -186,7 +189,7 @@ def _is_outside(files: Files, base: str, entry: str) -> bool:
 
 
 def resolve(files: Files, base: str, entry: str) -> str | None:
-    """Return the path of the folder or list to which an entry of a split refers; None if none fits.
+    """Return the path of the folder or list to which an entry of a split refers; None if there is none.
 
     The path is inside the data set of `files`; `base` is the folder to which the entry is relative.
     The first parts of an entry may be folders on its author's machine, and are dropped if necessary: Roboflow
@@ -219,10 +222,10 @@ def _load_yaml(file: Path) -> dict[str, Any]:
 
 
 def _base(value: Any, file: Path, home: str, problems: list[Problem]) -> str:
-    """Return the folder to which the value of `path` refers, or `home`, the folder of the file.
+    """Return the folder to which `value`, the value of the key `path`, refers, or `home`, the file's folder.
 
-    It is `home` if no folder is stated, or if the folder does not exist, as often happens because it is on
-    the author's machine; the latter is added to `problems`.
+    The result is `home` if no folder is stated, or if the folder does not exist, often because it is on the
+    author's machine. A folder that does not exist is added to `problems`.
 
     Raises:
         UserError: if `path` is not a string, or names an existing folder outside `home`.
@@ -293,7 +296,10 @@ def _names_file(root: Path) -> Path | None:
 
 
 def _image_place(root: Path) -> Path | None:
-    """Return the folder with the images of a data set whose files do not name it; None if there is none."""
+    """Return the folder with the images of a data set that has only a list of class names.
+
+    Return None if no folder holds images.
+    """
     for folder in (*(root / name for name in _IMAGE_FOLDERS), root):
         inside = [folder, *map(Path, folders_in(folder, lambda name: meaning(name) in _SPLITS))]
         places = [*inside, *(part / "images" for part in inside)]

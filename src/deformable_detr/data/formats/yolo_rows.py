@@ -31,8 +31,8 @@ _NOTES = {
 class Rows:
     """The rows of label files, collected as columns.
 
-    `places`: file and line of each row that is used. `num_read`: the number of all rows, used or not, except
-    blank ones.
+    `places`: file and line of each row that is used. `problems`: the problems of the rows read so far.
+    `num_read`: the number of all rows, used or not, except blank ones.
     """
 
     def __init__(self, classes: ClassTable, keypoints: bool) -> None:
