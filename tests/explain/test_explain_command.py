@@ -98,6 +98,10 @@ def test_missed_objects_of_a_split_and_of_one_image(
         ("MODEL PICTURE --at 1", "--at must be X,Y in pixels, such as 120,80, not 1"),
         ("MODEL PICTURE --at 1,999 --output OUT/a.png", "the point 1,999 is outside the picture"),
         ("MODEL PICTURE --layer 3 --output OUT/a.png", "--layer must be from 1 to 2"),
+        (
+            "MODEL PICTURE --at 5,5 --layer 2 --output OUT/a.png",
+            "--layer must be from 1 to 1, the model's encoder",
+        ),
         ("MODEL PICTURE --layer 1 --output OUT/a.html", "--layer applies to pictures only"),
         ("MODEL PICTURE --most 0 --output OUT/a.png", "--most must be at least 1, not 0"),
         ("MODEL PICTURE --threshold 2 --output OUT/a.png", "threshold must be between 0 and 1"),

@@ -238,9 +238,10 @@ def test_unknown_backbones_and_weights_are_refused(tmp_path: Any) -> None:  # ty
     backbone = build_backbone(BackboneConfig("resnet18"), num_maps=3)
     with pytest.raises(UserError, match="there is no file"):
         backbone.load_pretrained(str(tmp_path / "absent.pth"))
-    (tmp_path / "junk.pth").write_bytes(b"not a file of tensors")
-    with pytest.raises(UserError, match="is not a file of tensors"):
-        backbone.load_pretrained(str(tmp_path / "junk.pth"))
+    for name in ("junk.pth", "junk.safetensors"):
+        (tmp_path / name).write_bytes(b"not a file of tensors")
+        with pytest.raises(UserError, match=f"{name} is not a file of tensors"):
+            backbone.load_pretrained(str(tmp_path / name))
     torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "part.pth")
     with pytest.raises(UserError, match="does not fit"):
         backbone.load_pretrained(str(tmp_path / "part.pth"))

@@ -143,9 +143,7 @@ def evaluate(
     check_voc_options(iou_threshold, interpolation)
     _check_options(batching, batch_size, threshold, max_detections)
     if tta and batching == "padded":
-        raise UserError(
-            "batching padded has no effect on tta, which computes views of equal size: leave it out."
-        )
+        raise UserError("batching padded has no effect on tta, whose views are never padded: leave it out.")
     if not isinstance(model, str | Path) and device != "auto":
         raise UserError(f"device={device} cannot move a detector that is already loaded: pass it to load().")
     if not isinstance(model, str | Path) and max_pixels is not None:

