@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 import sys
 from contextlib import nullcontext
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,12 +24,34 @@ LIMIT = 10**7
 BT709, BT601 = 1, 6  # colour spaces by the numbers of ITU-T H.273
 
 
-def played(path: Path) -> tuple[av.video.stream.VideoStream, list[av.VideoFrame]]:
-    """The only stream of a file, and its frames, all of which can be decoded."""
+@dataclass(frozen=True)
+class Film:
+    """The only stream of a file: its frames, all of which can be decoded, and how they are stored."""
+
+    frames: list[av.VideoFrame]
+    codec: tuple[str, str | None]
+    size: tuple[int, int]
+    rate: Fraction | None
+    start: int | None
+    seconds: float
+    colorspace: int
+
+
+def played(path: Path) -> Film:
     with av.open(str(path)) as container:
         (stream,) = container.streams
         assert isinstance(stream, av.video.stream.VideoStream)
-        return stream, list(container.decode(stream))
+        assert stream.duration is not None
+        context = stream.codec_context
+        return Film(
+            frames=list(container.decode(stream)),
+            codec=(context.name, context.pix_fmt),
+            size=(context.height, context.width),
+            rate=stream.average_rate,
+            start=stream.start_time,
+            seconds=float(stream.duration * stream.time_base),
+            colorspace=context.colorspace,
+        )
 
 
 def written(path: Path, frames: list[np.ndarray], times: list[float], fps: float = 25) -> Path:
@@ -83,23 +107,21 @@ def test_a_rotated_video_is_upright(tmp_path: Path, turns: int) -> None:
 )
 def test_what_is_written_plays(tmp_path: Path, size: tuple[int, int], stored: tuple[int, int]) -> None:
     path = written(tmp_path / "a.mp4", [squares(size, [])] * 12, [index / 30 for index in range(12)], fps=30)
-    stream, frames = played(path)
-    context = stream.codec_context
-    assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
-    assert (context.height, context.width) == stored
-    assert len(frames) == 12
-    assert stream.average_rate == 30
-    assert stream.start_time == 0
-    assert stream.duration is not None
-    assert float(stream.duration * stream.time_base) == pytest.approx(12 / 30, abs=1 / 30)
-    assert context.colorspace == (BT709 if size[0] >= 720 else BT601)
+    film = played(path)
+    assert film.codec == ("h264", "yuv420p")
+    assert film.size == stored
+    assert len(film.frames) == 12
+    assert film.rate == 30
+    assert film.start == 0
+    assert film.seconds == pytest.approx(12 / 30, abs=1 / 30)
+    assert film.colorspace == (BT709 if size[0] >= 720 else BT601)
     assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"]
 
 
 def test_29_97_frames_a_second_stay_that(tmp_path: Path) -> None:
     fps = 30000 / 1001
     path = written(tmp_path / "a.mp4", [squares((64, 64), [])] * 60, [i / fps for i in range(60)], fps=fps)
-    rate = played(path)[0].average_rate
+    rate = played(path).rate
     assert rate is not None
     assert float(rate) == pytest.approx(fps, abs=0.01)
 
@@ -112,7 +134,7 @@ def test_colours_survive(tmp_path: Path, height: int) -> None:
     for index, colour in enumerate(colours):
         picture[:, index * 32 : (index + 1) * 32] = colour
     path = written(tmp_path / "a.mp4", [picture] * 3, [0.0, 0.04, 0.08])
-    frame = played(path)[1][0].to_ndarray(format="yuv420p").astype(float)
+    frame = played(path).frames[0].to_ndarray(format="yuv420p").astype(float)
     luma, chroma = frame[:height], frame[height:].reshape(2, height // 2, 64)
     red, blue = (0.2126, 0.0722) if height >= 720 else (0.299, 0.114)
     for index, colour in enumerate(colours):
