@@ -1,6 +1,6 @@
 """Conversion of a picture to the model's input with Pillow and NumPy: resizing and normalising.
 
-See the specification, §1.3. This module does not import PyTorch, so that an exported model can be used
+See specification §1.3. This module does not import PyTorch, so that an exported model can be used
 without it. H, W are the height and the width of the picture; h, w those of the model's input.
 """
 

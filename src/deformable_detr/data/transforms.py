@@ -1,6 +1,6 @@
 """Transforms of a picture and its boxes to the model's input: resize, augment, normalise.
 
-See the specification, §1.3 and §1.4.
+See specification §1.3, §1.4.
 
 The transforms use the functions of torchvision.transforms.v2, which change a picture and its boxes in the
 same way. The `v2` classes themselves draw from PyTorch's global generator; here every random number comes
