@@ -147,7 +147,7 @@ def encoded(picture: Image.Image, format: str, **options: Any) -> bytes:
 
 @cache
 def label_font(size: int) -> ImageFont.FreeTypeFont:
-    """Load the package's font, DejaVu Sans, in `size` pixels. Pillow's own font has only ASCII letters."""
+    """Load the package's font, DejaVu Sans, `size` pixels high. Pillow's own font has only ASCII letters."""
     return ImageFont.truetype(BytesIO(_font_file()), size, layout_engine=ImageFont.Layout.BASIC)
 
 

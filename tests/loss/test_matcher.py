@@ -10,7 +10,7 @@ import torch
 from deformable_detr.boxes import cxcywh_to_xyxy, generalized_iou
 from deformable_detr.classification import SigmoidFocal
 from deformable_detr.errors import NonFiniteError
-from deformable_detr.loss import HungarianMatcher
+from deformable_detr.loss import HungarianMatcher, assignment
 from deformable_detr.structures import Predictions, Target
 
 
@@ -57,6 +57,22 @@ def test_best_of_all_permutations(seed: int) -> None:
         found = sum(cost[q, n].item() for q, n in zip(queries, objects, strict=True))
         assert found == pytest.approx(best, abs=1e-5)
         assert sorted(objects.tolist()) == list(range(len(target)))
+
+
+@pytest.mark.parametrize("pairs_at_once", [1, 40, 2**22])
+def test_layers_are_matched_together_as_each_alone(
+    monkeypatch: pytest.MonkeyPatch, pairs_at_once: int
+) -> None:
+    """Two layers with the same targets, one with other targets, and all images in one part or in several."""
+    monkeypatch.setattr(assignment, "PAIRS_AT_ONCE", pairs_at_once)
+    matcher = HungarianMatcher(SigmoidFocal(3), 2, 5, 2)
+    first, targets = case(Q=5, counts=[3, 0, 1])
+    second, others = case(Q=7, counts=[2, 4, 0], seed=1)
+    layers = [(first, targets), (second, targets), (second, others)]
+    for match, layer in zip(matcher(layers), layers, strict=True):
+        (alone,) = matcher([layer])
+        assert torch.equal(match.queries, alone.queries)
+        assert torch.equal(match.objects, alone.objects)
 
 
 def test_more_objects_than_queries_leaves_some_out() -> None:

@@ -144,7 +144,7 @@ def predict_tables(
 ) -> TablesReport:
     """Find objects in any number of pictures and write tables of the detections.
 
-    A call with the same arguments continues a run that was stopped; only `engine` may differ.
+    A call with the same arguments continues a run that was stopped; only `engine` and `progress` may differ.
 
     Args:
         model: anything that `load` accepts; all workers must be able to load it.

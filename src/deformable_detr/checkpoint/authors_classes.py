@@ -33,8 +33,8 @@ def check_ids(category_ids: Sequence[int]) -> None:
 def spread(state: Mapping[str, Tensor], category_ids: Sequence[int]) -> dict[str, Tensor]:
     """Return this package's state dict with its class heads spread over the authors' 91 rows.
 
-    `category_ids` are the ids of the classes, which are the numbers of their rows (from 0). The first stage's
-    head keeps the rows' numbers. DETR's row for "no object" follows the 91 rows.
+    `category_ids` are the ids of the classes, from 0 to 90, which are the numbers of their rows. The rows of
+    the first stage's head keep their numbers. DETR's row for "no object" follows the 91 rows.
     """
     return {
         name: _spread(tensor, _rows(category_ids, of_proposals=name.startswith("queries.")))

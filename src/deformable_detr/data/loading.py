@@ -45,11 +45,11 @@ SampleKey = tuple[int, int]  # (epoch, index into Split.images)
 
 
 class Samples(Dataset[Sample]):
-    """Augmented training samples of a split: `samples[epoch, index]` → (pixels (3, h, w), Target).
+    """Augmented training samples of a split: `samples[epoch, index]` → (pixels, Target).
 
-    (h, w) is the size of the augmented picture. Crowd regions are left out, because they do not state where
-    each object is. Indexing raises a `UserError` if the picture cannot be read, or does not have the size
-    that its annotation states.
+    The pixels (3, h, w) are normalised; (h, w) is the size of the augmented picture. Crowd regions are left
+    out, because they do not state where each object is. Indexing raises a `UserError` if the picture cannot
+    be read, has more than `config.max_pixels` pixels, or does not have the size that its annotation states.
     """
 
     def __init__(self, split: Split, config: DataConfig, seed: int) -> None:
@@ -138,8 +138,8 @@ def balancing_weights(split: Split) -> list[float]:
     """Return how often each image is drawn, relative to one that has only the most frequent class.
 
     The weight of a class that occurs in n images is sqrt(N / n), where N is the number of images with the
-    most frequent class. The weight of an image is that of its rarest class (Gupta et al., CVPR 2019, section
-    3.3), or 1 if it has no objects. Crowd regions do not count.
+    most frequent class. The weight of an image is that of its rarest class, as in repeat factor sampling
+    (Gupta et al., CVPR 2019), or 1 if it has no objects. Crowd regions do not count.
     """
     present = [np.unique(record.labels[~record.crowd]) for record in split.images]
     counts = np.bincount(np.concatenate(present), minlength=1)

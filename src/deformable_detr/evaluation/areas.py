@@ -1,4 +1,4 @@
-"""COCO's three object sizes, by area in pixels of the original picture (the mask's, if there is one)."""
+"""COCO's three object sizes, by the area of the object (of its mask, if there is one) in pixels."""
 
 from __future__ import annotations
 

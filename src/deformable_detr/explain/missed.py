@@ -84,9 +84,9 @@ class Verdict:
         query: the index of the query that passed the most stages.
         label: the class to which this query gives its highest score.
         score: the score that this query gives to the object's class.
-        taken_by: if the stage is LOST, the index (from 0) of the object in the same picture that is matched
-            to the query's detection or, if that was suppressed, to the detection that it overlaps most. None
-            if there is no such object.
+        taken_by: if the stage is LOST, the index (from 0) of the object, among those passed to `verdicts`,
+            that is matched to the query's detection or, if that was suppressed, to the detection that it
+            overlaps most. None if there is no such object.
     """
 
     stage: Stage

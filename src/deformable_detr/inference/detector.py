@@ -400,8 +400,8 @@ def create(
         device, dtype: as for `load`.
 
     Raises:
-        UserError: if the recipe is unknown, `classes` is not a list of distinct names, the weights cannot be
-            loaded, or the device does not exist or does not compute in `dtype`.
+        UserError: if the recipe is unknown, `num_classes` is less than 1, `classes` is not a list of distinct
+            names, the weights cannot be loaded, or the device does not exist or does not compute in `dtype`.
     """
     run = recipe_of(recipe)
     if classes is not None:

@@ -1,7 +1,7 @@
 """Traces of a model's attention in a picture, in pixels of the picture (the content of the paper's figure 6).
 
-`Detector.explain` returns an `Explanation`, which `explain/` draws. A `Trace` of all queries is used to judge
-missed objects (explain/missed.py) and by `report/`.
+`Detector.explain` returns an `Explanation`, which `explain/` draws. A `Trace` covers all
+queries: explain/missed.py judges missed objects with it, and `report/` draws them.
 
 Letters: B batch, N detections, Q queries, R rows (chosen queries or tokens), T decoder layers or encoder
 layers, M heads, L levels, K points, P places (points of the picture). Points are (x, y) pixels of the
@@ -44,7 +44,7 @@ class SamplingPoints:
 
     Attributes:
         locations: (R, T, M, L, K, 2), (x, y) in pixels of the original picture; some may be outside the
-            picture, where the sampled values are zero.
+            picture, where the cells of a level count as zeros.
         weights: (R, T, M, L, K), with a sum of one over (L, K).
     """
 

@@ -34,7 +34,10 @@ OVERLAP = 0.65  # minimum IoU of two boxes of one object
 
 @dataclass(frozen=True)
 class View:
-    """A view of a picture: its short side is multiplied by `scale`, and it is mirrored if `flipped`."""
+    """A view of a picture, which is mirrored if `flipped`.
+
+    It is resized as usual, but with the model's `image_size` and `max_size` multiplied by `scale`.
+    """
 
     scale: float
     flipped: bool

@@ -135,8 +135,8 @@ class Forecast:
         gpu_bytes: the peak GPU memory; 0 on a CPU.
         largest_batch: the (height, width) of the batch of the largest pictures, in pixels.
         threads: the number of PyTorch's threads.
-        load: the load average of the last minute at the end of the measurement, which counts the processes
-            that run or wait for one of the `cores` processor cores; 0 on Windows.
+        load: the mean number of processes that ran or waited for one of the `cores` processor cores in the
+            last minute of the measurement (the load average); 0 on Windows.
     """
 
     recipe: str

@@ -54,8 +54,8 @@ def inspect(
         console: the console on which to show the progress; None shows nothing.
 
     Raises:
-        UserError: if there is no data set, the recipe is unknown, no split can be read, or one that `splits`
-            names cannot.
+        UserError: if there is no data set, `format` is unknown or not that of the data, the recipe is
+            unknown, no split can be read, or one that `splits` names cannot.
     """
     config = recipe if isinstance(recipe, RunConfig) else recipe_of(recipe)
     parts, unusable = _read_splits(data, format, splits)

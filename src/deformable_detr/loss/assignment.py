@@ -20,6 +20,9 @@ from torch.nn.utils.rnn import pad_sequence
 from ..errors import NonFiniteError
 from ..structures import Predictions, Target
 
+# The maximum number of pairs (query, object) that are computed together, if an image does not have more:
+# the first stage has thousands of queries, and each intermediate result takes 4 bytes per pair.
+PAIRS_AT_ONCE = 2**22
 Layer = tuple[Predictions, Sequence[Target]]  # one layer's predictions and their targets
 
 
@@ -101,14 +104,17 @@ class ImageAssigner(Assigner):
         computed = []
         for group in groups.values():
             predictions, targets = [layers[index][0] for index in group], layers[group[0]][1]
-            computed.append(
-                self.matrices(
-                    torch.cat([each.logits.float() for each in predictions], dim=1),
-                    torch.cat([each.boxes_cxcywh.float() for each in predictions], dim=1),
-                    pad_sequence([target.labels for target in targets], batch_first=True),
-                    pad_sequence([target.boxes_cxcywh for target in targets], batch_first=True),
-                )
+            tensors = (
+                torch.cat([each.logits.float() for each in predictions], dim=1),
+                torch.cat([each.boxes_cxcywh.float() for each in predictions], dim=1),
+                pad_sequence([target.labels for target in targets], batch_first=True),
+                pad_sequence([target.boxes_cxcywh for target in targets], batch_first=True),
             )
+            pairs = tensors[0].shape[1] * tensors[2].shape[1]  # of an image
+            parts = zip(
+                *(tensor.split(max(1, PAIRS_AT_ONCE // max(1, pairs))) for tensor in tensors), strict=True
+            )
+            computed.append(torch.cat([self.matrices(*part) for part in parts]))
         of_layer: dict[int, np.ndarray] = {}
         for group, matrices in zip(groups.values(), _to_host(computed), strict=True):
             ends = np.cumsum([layers[index][0].logits.shape[1] for index in group])

@@ -15,8 +15,8 @@ from .model import DetectionModel
 def checkpoint_activations(model: DetectionModel) -> None:
     """Store only the inputs of each encoder and decoder layer of `model` until its backward pass.
 
-    Gradients stay bitwise identical, even with dropout, but each layer's forward pass runs twice. The names
-    of the weights do not change. While gradients are disabled, the layers run as usual.
+    Gradients stay the same, even with dropout, but each layer's forward pass runs twice. The names of the
+    weights do not change. While gradients are disabled, the layers run as usual.
     """
     for layer in (*model.encoder.layers, *model.decoder.layers):
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)

@@ -303,7 +303,9 @@ def register_backbone(name: str, build: BackboneBuilder) -> None:
 
 
 def build_backbone(config: BackboneConfig, num_maps: int) -> Backbone:
-    """Build the backbone of `config`, which returns `num_maps` maps, and freeze its untrained stages.
+    """Build the backbone of `config`, which returns `num_maps` maps, and freeze the first stages.
+
+    All stages except the last `config.trainable_layers` are frozen.
 
     Raises:
         UserError: if timm has no such feature extractor, it has too few maps or does not support dilation, or

@@ -134,7 +134,7 @@ def annotate_video(
     rows: RowFile,
     progress: Progress | None,
 ) -> VideoResult:
-    """Draw each frame's detections into the video `target`, and add their rows to `rows` under the next ids.
+    """Write every `every`-th frame with its detections to the video `target`, and their rows to `rows`.
 
     Ctrl-C ends the video at the current frame and sets `stopped` in the result.
 

@@ -61,7 +61,8 @@ class FeatureCache:
         num_left_out: the number of times that the features of an image did not fit into the limits.
 
     Raises:
-        UserError: if the backbone is trained, or contains a layer whose results differ between updates.
+        UserError: if the backbone has parameters that learn, or contains a layer whose results differ between
+            updates. `cache[keys]` raises it if a picture cannot be read or features cannot be written.
     """
 
     def __init__(

@@ -279,7 +279,8 @@ class Pictures:
     def of(self, name: str, stated: str) -> str | None:
         """Return the path of the picture with the XML file's `name` or, failing that, with the name `stated`.
 
-        `stated` is the content of <filename>. Return None if there is no such picture, or more than one.
+        `stated` is the content of <filename>. If several folders of pictures have the name, the first folder
+        counts. Return None if there is no such picture, or if several in that folder match.
         """
         stated = stated.replace("\\", "/")
         wanted = (name, os.path.splitext(stated)[0], os.path.splitext(os.path.basename(stated))[0])

@@ -1,11 +1,11 @@
 """The deformable encoder for training on a CPU: image by image, without the padding.
 
-In a padded batch, a fifth to a third of the memory tokens of a small data set are padding. The encoder
-computes them like all others, but their results are not used: their values are zero in every attention, they
-cannot become queries, and every other step of a layer treats each token separately. So each image passes
-through the layers alone, with its levels cropped to the unpadded part. The tokens, and the gradients of the
-weights, are the same up to the order of sums; sampling outside a cropped level reads zero, as it would in
-the padding. The intermediate results of one image also fit into the cache.
+In the padded batches of a small data set, a fifth to a third of the memory tokens are padding. The plain
+encoder computes them like all others, but their results are not used: their values are zero in every
+attention, they cannot become queries, and every other step of a layer treats each token separately. So each
+image passes through the layers alone, with its levels cropped to the unpadded part. The tokens, and the
+gradients of the weights, are the same up to the order of sums; sampling outside a cropped level reads zero,
+as it would in the padding. The intermediate results of one image also fit into the cache.
 
 Letters: B batch, S memory tokens, N unpadded tokens of one image, C channels, H and W height and width of a
 level, h and w those of its unpadded part.
