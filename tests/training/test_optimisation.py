@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deformable_detr.config import TrainConfig, recipe
 from deformable_detr.models import build_model
@@ -17,6 +17,7 @@ from deformable_detr.training.optimisation import (
     learning_rate_factor,
     parameter_groups,
     update_moving_average,
+    use_layout_of_parameters,
 )
 
 
@@ -118,3 +119,27 @@ def test_a_copy_does_not_change_with_the_model() -> None:
         model.weight.zero_()
     assert torch.equal(copy["weight"], before)
     assert copy["weight"].is_contiguous()
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_a_resumed_optimizer_fits_weights_in_another_layout(layout: torch.memory_format) -> None:
+    """As if a run with depthwise convolutions is resumed on another kind of device."""
+    other = torch.contiguous_format if layout is torch.channels_last else torch.channels_last
+    torch.manual_seed(0)
+    start, gradients = torch.randn(8, 3, 3, 3), torch.randn(2, 8, 3, 3, 3)
+
+    def step(weight: nn.Parameter, optimizer: torch.optim.Optimizer, gradient: Tensor) -> None:
+        weight.grad = torch.empty_like(weight).copy_(gradient)
+        optimizer.step()
+
+    weights = [nn.Parameter(start.clone(memory_format=layout)) for _ in range(2)]
+    optimizers = [torch.optim.AdamW([weight], lr=0.1, fused=True) for weight in weights]
+    for weight, optimizer in zip(weights, optimizers, strict=True):
+        step(weight, optimizer, gradients[0])
+    resumed = nn.Parameter(weights[1].detach().clone(memory_format=other))
+    optimizer = torch.optim.AdamW([resumed], lr=0.1, fused=True)
+    optimizer.load_state_dict(optimizers[1].state_dict())
+    use_layout_of_parameters(optimizer)
+    step(weights[0], optimizers[0], gradients[1])
+    step(resumed, optimizer, gradients[1])
+    torch.testing.assert_close(resumed, weights[0])

@@ -101,3 +101,15 @@ def update_moving_average(average: nn.Module, model: nn.Module, decay: float, st
 def cpu_copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return copies of tensors for saving: contiguous, on the CPU, and independent of the originals."""
     return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+
+
+def use_layout_of_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Store the optimizer's tensors in the memory layout of their parameters, in place.
+
+    They keep that of the saved run, but the layout depends on the device, and fused AdamW pairs the numbers
+    by their order in memory.
+    """
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -24,7 +24,7 @@ from ..files import DAMAGED_FILE_ERRORS, replacing
 from ..models import DetectionModel
 from ..run_folder.names import STATE_FILE
 from ..words import exists, one_line
-from .optimisation import cpu_copy
+from .optimisation import cpu_copy, use_layout_of_parameters
 
 FORMAT = 3  # format 1, which had no number, used other seeds for dropout; format 2 had no digest
 
@@ -159,6 +159,7 @@ def load_state(content: Mapping[str, Any], output: Path, state: TrainingState, i
         state.model.load_state_dict(content["model"])
         state.routes.load_state_dict(routes["tensors"])
         state.optimizer.load_state_dict(content["optimizer"])
+        use_layout_of_parameters(state.optimizer)
         if state.average is not None:
             state.average.load_state_dict(content["average"] or content["model"])
     except (RuntimeError, ValueError) as error:

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from torchvision.ops import FrozenBatchNorm2d
 
 from deformable_detr import ops
 from deformable_detr.config import BackboneConfig, ModelConfig, recipe
 from deformable_detr.models import DetectionModel, build_model
 from deformable_detr.structures import DetectorOutput, ImageBatch
 from deformable_detr.training.replica import replica_for_training
-from deformable_detr.training.replica.convolutions import NormedConvolution
+from deformable_detr.training.replica.convolutions import NormedConvolution, merge_norms
 from deformable_detr.training.replica.encoder import UnpaddedEncoder
 from tests.support.small_models import randomise, small_config
 
@@ -90,6 +91,25 @@ def test_on_a_gpu_all_norms_are_merged(batch: ImageBatch, name: str) -> None:
         maps = each.backbone(batch.pixels)
         results.append((maps, torch.autograd.grad(sum(map.sin().sum() for map in maps), learned)))
     torch.testing.assert_close(*results, rtol=1e-7, atol=1e-9)
+
+
+class Standardised(torch.nn.Conv2d):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self._conv_forward(input, self.weight - self.weight.mean(), self.bias)
+        return output
+
+
+@pytest.mark.parametrize(
+    "convolution",
+    [
+        torch.nn.Conv2d(3, 4, 3, padding="same"),
+        torch.nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"),
+        Standardised(3, 4, 3, padding=1),
+    ],
+)
+def test_unusual_convolutions_keep_their_norms(convolution: torch.nn.Module) -> None:
+    assert not merge_norms(torch.nn.Sequential(convolution, FrozenBatchNorm2d(4)))
+    assert merge_norms(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), FrozenBatchNorm2d(4)))
 
 
 def test_the_norms_constants_may_change_afterwards() -> None:

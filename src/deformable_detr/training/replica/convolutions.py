@@ -13,19 +13,33 @@ from torch import Tensor, nn
 from ...inference.convolutions import is_depthwise, norms_after_convolutions
 from ...ops.depthwise import depthwise_conv, depthwise_is_native
 
+SAME_PADDING = "Conv2dSame"  # timm's class, which pads by the picture's size, as TensorFlow does
+
 
 def merge_norms(backbone: nn.Module) -> bool:
     """Merge the convolutions of `backbone` with the frozen norms after them, in place.
 
+    Convolutions that compute something else than `NormedConvolution` does keep their norms.
+
     Returns:
         True if anything was merged.
     """
-    pairs = norms_after_convolutions(backbone)
+    pairs = [
+        (convolution, norm)
+        for convolution, norm in norms_after_convolutions(backbone)
+        if _is_usual(backbone.get_submodule(convolution))
+    ]
     for convolution, norm in pairs:
         merged = NormedConvolution(backbone.get_submodule(convolution), backbone.get_submodule(norm))
         backbone.set_submodule(norm, getattr(merged.norm, "act", nn.Identity()))
         backbone.set_submodule(convolution, merged)
     return bool(pairs)
+
+
+def _is_usual(convolution: Any) -> bool:
+    """Return whether a convolution pads with zeros, and is not a subclass with another forward pass."""
+    of_known_type = type(convolution) is nn.Conv2d or type(convolution).__name__ == SAME_PADDING
+    return of_known_type and convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
 
 
 class NormedConvolution(nn.Module):
@@ -40,7 +54,7 @@ class NormedConvolution(nn.Module):
         super().__init__()
         self.convolution, self.norm = convolution, norm
         self._versions: list[int] = []
-        self.pads_by_size = type(convolution).__name__ == "Conv2dSame"  # timm's, as in TensorFlow
+        self.pads_by_size = type(convolution).__name__ == SAME_PADDING
         # For 3x3 kernels with a stride, PyTorch's gradient is faster on large maps.
         self.is_native = (
             is_depthwise(convolution)
