@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gc
 import statistics
-import time
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -14,7 +12,7 @@ import torch
 import deformable_detr as dd
 
 from .bench_infer import QUICK_RECIPE, QUICK_SIZE, RECIPE, SIZE
-from .clock import host_ms, median_ms
+from .clock import host_ms, median_ms, once_ms
 from .parts import Update, images, our_update, transformers_update
 from .profiling import host_waits, profiled
 from .report import Facts, Job
@@ -123,17 +121,9 @@ def _new_sizes(job: Job, recipe: str, size: tuple[int, int], batch: int, finding
     times = []
     for number in range(1 if job.quick else 4):
         pixels = images((size[0] + 4 * number, size[1] + 8 * number), batch, job.device, number)
-        times.append([_milliseconds(partial(update, pixels), job) for _ in range(2 if job.quick else 5)])
+        times.append([once_ms(partial(update, pixels), job.device) for _ in range(2 if job.quick else 5)])
     finding["first_ms"] = [first for first, *_ in times]
     finding["later_ms"] = [statistics.median(later) for _, *later in times]
-
-
-def _milliseconds(call: Callable[[], object], job: Job) -> float:
-    started = time.perf_counter()
-    call()
-    if job.on_gpu:
-        torch.cuda.synchronize()
-    return (time.perf_counter() - started) * 1e3
 
 
 def _targets(found: dict[str, Facts], finding: Facts) -> None:

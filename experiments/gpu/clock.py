@@ -29,16 +29,13 @@ def median_ms(
     busy while the host launches the call, so that only the GPU's time is measured.
     """
     if device.type != "cuda":
-        return _median_on_cpu(call, repeats=2 if quick else 5)
+        call()
+        return statistics.median(once_ms(call, device) for _ in range(2 if quick else 5))
     for _ in range(3):
         call()
     torch.cuda.synchronize()
     filling = torch.empty(CACHE_BYTES // 4, dtype=torch.int32, device=device) if cold_cache else None
-    started = time.perf_counter()
-    call()
-    torch.cuda.synchronize()
-    once_ms = (time.perf_counter() - started) * 1e3
-    repeats = max(5, min(200, int(budget_ms / max(once_ms, 1e-3))))
+    repeats = max(5, min(200, int(budget_ms / max(once_ms(call, device), 1e-3))))
     events = [(_event(), _event()) for _ in range(repeats)]
     for before, after in events:
         if filling is not None:
@@ -54,14 +51,13 @@ def _event() -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=True)
 
 
-def _median_on_cpu(call: Callable[[], Any], repeats: int) -> float:
+def once_ms(call: Callable[[], Any], device: torch.device) -> float:
+    """Return the milliseconds of one call, with the GPU's work."""
+    started = time.perf_counter()
     call()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        call()
-        times.append((time.perf_counter() - started) * 1e3)
-    return statistics.median(times)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - started) * 1e3
 
 
 def host_ms(call: Callable[[], Any], *, repeats: int = 10) -> float:

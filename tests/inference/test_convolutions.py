@@ -1,12 +1,13 @@
-"""The memory format of convolutions; the folding of norms is tested with the replicas that use it."""
+"""The memory format of convolutions, and which norms are folded; the replicas have more tests."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
-from deformable_detr.inference.convolutions import fastest_layout, has_depthwise, in_layout
+from deformable_detr.inference.convolutions import fastest_layout, fold_norms, has_depthwise, in_layout
 
 DEPTHWISE = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=8))
 OTHER = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3, groups=4), nn.Linear(8, 8))
@@ -34,3 +35,22 @@ def test_only_weights_of_convolutions_are_converted() -> None:
     module = in_layout(nn.Sequential(nn.Conv2d(4, 8, 3), nn.Linear(8, 8)), torch.channels_last)
     assert module[0].weight.is_contiguous(memory_format=torch.channels_last)
     assert module[1].weight.is_contiguous()
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        weight = (self.weight - self.weight.mean()) / self.weight.std()
+        output: Tensor = self._conv_forward(input, weight, self.bias)
+        return output
+
+
+@torch.no_grad()
+def test_a_convolution_of_another_class_keeps_its_norm() -> None:
+    """Its output need not be proportional to its weight, so a scaled weight could compute something else."""
+    torch.manual_seed(0)
+    norm = FrozenBatchNorm2d(4)
+    norm.weight.uniform_(0.5, 2)
+    backbone, pixels = nn.Sequential(Standardised(3, 4, 3), norm), torch.randn(1, 3, 8, 8)
+    expected = backbone(pixels)
+    fold_norms(backbone)
+    torch.testing.assert_close(backbone(pixels), expected)

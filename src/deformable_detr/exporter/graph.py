@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..inference.convolutions import fold_norms
+from ..inference.convolutions import fold_norms, pads_by_size
 from ..models import DetectionModel, copy_on_same_memory
 from ..models.attention import DeformableAttention
 from ..models.queries import BestProposals, chooses_proposals
@@ -51,8 +51,7 @@ class Graph(nn.Module):
         queries = self.model.queries
         self.model.queries = FixedNumberOfProposals(queries) if chooses_proposals(queries) else queries
         for name, part in list(self.model.named_modules()):
-            # timm's convolution is recognised by its name, so that timm need not be imported.
-            if type(part).__name__ == "Conv2dSame":
+            if pads_by_size(part):
                 self.model.set_submodule(name, SamePaddedConvolution(part))
             elif type(part) is DeformableAttention and operator in OPERATORS:
                 self.model.set_submodule(name, OPERATORS[operator](part))

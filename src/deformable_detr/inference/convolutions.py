@@ -29,7 +29,8 @@ def fold_norms(backbone: nn.Module) -> None:
 def norms_after_convolutions(backbone: nn.Module) -> list[tuple[str, str]]:
     """Return the names of each convolution whose output only a frozen norm reads, and of this norm.
 
-    Convolutions and norms that are called more than once are left out. Tracing shows what reads an output. If
+    Convolutions and norms that are called more than once are left out, and so are subclasses of `nn.Conv2d`,
+    whose output may not be proportional to their weight. Tracing shows what reads an output. If
     the backbone cannot be traced, the list is empty.
     """
     try:
@@ -45,12 +46,24 @@ def norms_after_convolutions(backbone: nn.Module) -> list[tuple[str, str]]:
         before = node.args[0]
         if (
             before.op == "call_module"
-            and isinstance(modules[before.target], nn.Conv2d)
+            and _is_plain(modules[before.target])
             and len(before.users) == 1
             and calls.count(before.target) == calls.count(node.target) == 1
         ):
             pairs.append((before.target, node.target))
     return pairs
+
+
+def pads_by_size(module: nn.Module) -> bool:
+    """Return whether `module` is timm's convolution that pads by the picture's size, as TensorFlow does.
+
+    It is recognised by its name, so that timm need not be imported.
+    """
+    return type(module).__name__ == "Conv2dSame"
+
+
+def _is_plain(module: nn.Module) -> bool:
+    return type(module) is nn.Conv2d or pads_by_size(module)
 
 
 class _Tracer(fx.Tracer):

@@ -101,25 +101,25 @@ class ImageAssigner(Assigner):
         groups: dict[int, list[int]] = {}  # the layers with the same targets, by the identity of these
         for index, (_, targets) in enumerate(layers):
             groups.setdefault(id(targets), []).append(index)
-        computed = []
-        for group in groups.values():
-            predictions, targets = [layers[index][0] for index in group], layers[group[0]][1]
-            tensors = (
-                torch.cat([each.logits.float() for each in predictions], dim=1),
-                torch.cat([each.boxes_cxcywh.float() for each in predictions], dim=1),
-                pad_sequence([target.labels for target in targets], batch_first=True),
-                pad_sequence([target.boxes_cxcywh for target in targets], batch_first=True),
-            )
-            pairs = tensors[0].shape[1] * tensors[2].shape[1]  # of an image
-            parts = zip(
-                *(tensor.split(max(1, PAIRS_AT_ONCE // max(1, pairs))) for tensor in tensors), strict=True
-            )
-            computed.append(torch.cat([self.matrices(*part) for part in parts]))
+        computed = [
+            self._padded_matrices([layers[index][0] for index in group], layers[group[0]][1])
+            for group in groups.values()
+        ]
         of_layer: dict[int, np.ndarray] = {}
         for group, matrices in zip(groups.values(), _to_host(computed), strict=True):
             ends = np.cumsum([layers[index][0].logits.shape[1] for index in group])
             of_layer.update(zip(group, np.split(matrices, ends[:-1], axis=1), strict=True))
         return [of_layer[index] for index in range(len(layers))]
+
+    def _padded_matrices(self, predictions: Sequence[Predictions], targets: Sequence[Target]) -> Tensor:
+        """Return the matrices of layers with the same targets, (B, ΣQ, N): the queries one after another."""
+        logits = torch.cat([each.logits.float() for each in predictions], dim=1)
+        boxes = torch.cat([each.boxes_cxcywh.float() for each in predictions], dim=1)
+        labels = pad_sequence([target.labels for target in targets], batch_first=True)
+        objects = pad_sequence([target.boxes_cxcywh for target in targets], batch_first=True)
+        images_at_once = max(1, PAIRS_AT_ONCE // max(1, logits.shape[1] * labels.shape[1]))
+        parts = zip(*(each.split(images_at_once) for each in (logits, boxes, labels, objects)), strict=True)
+        return torch.cat([self.matrices(*part) for part in parts])
 
 
 def _to_host(tensors: Sequence[Tensor]) -> list[np.ndarray]:

@@ -10,16 +10,14 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...inference.convolutions import is_depthwise, norms_after_convolutions
+from ...inference.convolutions import is_depthwise, norms_after_convolutions, pads_by_size
 from ...ops.depthwise import depthwise_conv, depthwise_is_native
-
-SAME_PADDING = "Conv2dSame"  # timm's class, which pads by the picture's size, as TensorFlow does
 
 
 def merge_norms(backbone: nn.Module) -> bool:
     """Merge the convolutions of `backbone` with the frozen norms after them, in place.
 
-    Convolutions that compute something else than `NormedConvolution` does keep their norms.
+    Convolutions whose padding `NormedConvolution` does not have keep their norms.
 
     Returns:
         True if anything was merged.
@@ -27,7 +25,7 @@ def merge_norms(backbone: nn.Module) -> bool:
     pairs = [
         (convolution, norm)
         for convolution, norm in norms_after_convolutions(backbone)
-        if _is_usual(backbone.get_submodule(convolution))
+        if _pads_with_zeros(backbone.get_submodule(convolution))
     ]
     for convolution, norm in pairs:
         merged = NormedConvolution(backbone.get_submodule(convolution), backbone.get_submodule(norm))
@@ -36,10 +34,8 @@ def merge_norms(backbone: nn.Module) -> bool:
     return bool(pairs)
 
 
-def _is_usual(convolution: Any) -> bool:
-    """Return whether a convolution pads with zeros, and is not a subclass with another forward pass."""
-    of_known_type = type(convolution) is nn.Conv2d or type(convolution).__name__ == SAME_PADDING
-    return of_known_type and convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
+def _pads_with_zeros(convolution: Any) -> bool:
+    return convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
 
 
 class NormedConvolution(nn.Module):
@@ -54,7 +50,7 @@ class NormedConvolution(nn.Module):
         super().__init__()
         self.convolution, self.norm = convolution, norm
         self._versions: list[int] = []
-        self.pads_by_size = type(convolution).__name__ == SAME_PADDING
+        self.pads_by_size = pads_by_size(convolution)
         # For 3x3 kernels with a stride, PyTorch's gradient is faster on large maps.
         self.is_native = (
             is_depthwise(convolution)
