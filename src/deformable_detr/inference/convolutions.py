@@ -115,7 +115,7 @@ def fastest_layout(module: nn.Module, device: torch.device) -> torch.memory_form
     In channels_last, which stores the channels of a pixel next to each other, a 1x1 convolution is a matrix
     product, depthwise convolutions load whole vectors, and flattening a level to tokens is free. On a GPU,
     however, cuDNN computes depthwise convolutions in this format, and prepares them for every new size of
-    picture. On an H100, a new size took 2 to 13 seconds instead of 0.1 to 0.4 (docs/gpu.md).
+    picture. On an H100, a new size took 2 to 9 seconds instead of 0.1 to 0.2 (docs/gpu.md).
     """
     if device.type != "cpu" and has_depthwise(module):
         return torch.contiguous_format
