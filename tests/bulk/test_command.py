@@ -14,6 +14,9 @@ import pytest
 
 import deformable_detr as dd
 from deformable_detr.bulk import Engine, predict_tables
+from deformable_detr.bulk.job import Job
+from deformable_detr.bulk.local import run_processes
+from deformable_detr.bulk.plan import Plan
 from deformable_detr.bulk.ray_engine import check_address
 from deformable_detr.cli import main
 from deformable_detr.errors import UserError
@@ -295,6 +298,12 @@ def test_local_workers_do_not_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(UserError, match="would share one GPU"):
         Engine(workers=2).device("auto")
     assert Engine("ray", 2, 0.5).device("auto") == "cuda"
+
+
+def test_a_process_that_cannot_load_the_model_says_so(tmp_path: Path) -> None:
+    job = Job(str(tmp_path / "moved"), "cpu")
+    with pytest.raises(UserError, match="moved"):
+        list(run_processes(job, Plan({}, tmp_path / "listing.parquet"), [None], workers=1))
 
 
 def test_no_readable_picture_is_exit_code_2(

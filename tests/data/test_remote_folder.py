@@ -59,7 +59,9 @@ def annotations_only(tiny_data: Path, tmp_path: Path) -> Path:
         ("b/a.jpg", "s3://bucket/train/b/a.jpg"),
         (r"b\a.jpg", "s3://bucket/train/b/a.jpg"),
         ("./b/../a 1#.jpg", "s3://bucket/train/a 1#.jpg"),
+        ("..a.jpg", "s3://bucket/train/..a.jpg"),
         ("../a.jpg", None),
+        ("..", None),
         ("b/../../a.jpg", None),
         ("/a.jpg", None),
         (".", None),
@@ -90,6 +92,18 @@ def test_a_file_is_read_once(tmp_path: Path) -> None:
         assert file is not None
         assert [file.read(), file.read()] == [b"content"] * 2
         assert server.requests == ["/a"]
+
+
+def test_a_file_of_the_cache_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with FileServer({"a": b"content"}) as server:
+        file = folder_of(server.url, tmp_path).file("a")
+        assert file is not None
+        file.read()
+        (kept,) = (path for path in tmp_path.rglob("*") if path.is_file() and path.read_bytes() == b"content")
+        kept.unlink()
+        kept.mkdir()
+        with pytest.raises(UserError, match=f"{kept.name}, a file of the picture cache.*--data.cache_folder"):
+            file.read()
 
 
 def test_the_cache_is_bounded_and_keeps_what_it_has(tmp_path: Path) -> None:

@@ -442,7 +442,7 @@ def test_two_processes_share_the_images(tmp_path: Path, monkeypatch: pytest.Monk
         metrics = evaluate(detector, split, output=tmp_path / "metrics.json", console=quiet())
         output, _ = second.communicate(timeout=600)
     assert second.returncode == 0
-    assert json.loads(output) == [metrics, 2]
+    assert json.loads(output.splitlines()[-1]) == [metrics, 2]  # Gloo of torch 2.10 prints a line before
     assert len(detector.batches) == 2
     assert metrics["AP"] == pytest.approx(1)
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics

@@ -70,6 +70,7 @@ def test_tiles_and_classes_by_options(
     assert found() == 1
     assert found("--tile") == 2
     assert found("--tile-size", 200, "--tile-overlap", 0.4) == 2
+    assert found("--tile-overlap", 0.3) == 2
     assert found("--tile", "--class-thresholds", "square=0.8,other=0.1") == 1
     assert found("--tile", "--threshold", 1, "--class-thresholds", "square=0.5") == 2
     assert found("--tile", "--classes", "other, square") == 2

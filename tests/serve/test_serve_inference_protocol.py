@@ -201,6 +201,13 @@ async def test_wrong_binary_data(
     assert words in answer.json()["error"]
 
 
+async def test_unknown_addresses_and_methods_get_an_error_of_the_protocol(client: httpx.AsyncClient) -> None:
+    missing, wrong = await client.get("/v2/modls"), await client.get("/v2/models/cells/infer")
+    assert (missing.status_code, wrong.status_code) == (404, 405)
+    assert missing.json()["error"].startswith("not_found: ")
+    assert wrong.json()["error"].startswith("method_not_allowed: this path takes POST, not GET")
+
+
 async def test_compressed_bodies_are_refused(client: httpx.AsyncClient) -> None:
     answer = await client.post(INFER, content=b"x", headers={"Content-Encoding": "gzip"})
     assert answer.status_code == 415

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import cache, partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
@@ -19,7 +20,7 @@ from .plan import Plan
 from .table import Part
 from .worker import Worker
 
-_worker: Worker | None = None  # the worker of this process, if it belongs to the pool
+_worker: Callable[[], Worker]  # returns the worker of this process, if it belongs to the pool
 
 
 def run_here(job: Job, plan: Plan, shards: Iterable[Any], detector: Detector) -> Generator[Part]:
@@ -35,8 +36,8 @@ def run_processes(job: Job, plan: Plan, shards: Iterable[Any], workers: int) -> 
     """Compute the parts of the shards in `workers` processes, and yield each part when it is finished.
 
     Raises:
-        UserError: if a source has disappeared.
-        WorkerLostError: if one of the processes is killed, or cannot load the model of `job`.
+        UserError: if a source has disappeared, or a process cannot load the model of `job`.
+        WorkerLostError: if one of the processes is killed.
     """
     context = get_context("spawn")  # a fork would copy the locks of threads
     # The processes end when this end of the pipe is closed, which also happens if this process is killed.
@@ -73,7 +74,7 @@ def _start(parent: Connection, job: Job, plan: Plan) -> None:
     global _worker
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C; the parent reports it
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _worker = Worker(job, plan)
+    _worker = cache(partial(Worker, job, plan))  # not made here, where an exception would end the process
 
 
 def _end_with(parent: Connection) -> None:
@@ -84,5 +85,4 @@ def _end_with(parent: Connection) -> None:
 
 
 def _work(shard: Any) -> Part:
-    assert _worker is not None
-    return _worker(shard)
+    return _worker()(shard)

@@ -70,7 +70,13 @@ def add_arguments(parser: Parser) -> None:
         None,
         "The side of a tile in pixels; turns --tile on. Default: the model's image size.",
     )
-    parser.option("--tile-overlap", float, 0.2, "The overlap of neighbouring tiles, as a share of a tile.")
+    parser.option(
+        "--tile-overlap",
+        float | None,
+        None,
+        "The overlap of neighbouring tiles, as a share of a tile; turns --tile on.",
+        default_shown="0.2",
+    )
     add_tta(parser)
     parser.flag("--no-track", "Do not number the objects of videos.")
     parser.option("--every", int, 1, "In videos, process only every n-th frame.")
@@ -139,8 +145,9 @@ def run(arguments: Namespace) -> int:
 def _with_tiling(options: dict[str, Any]) -> dict[str, Any]:
     from ..prediction import Tiling
 
-    tile, size, overlap = options.pop("tile"), options.pop("tile_size"), options.pop("tile_overlap")
-    return {**options, "tiling": Tiling(size, overlap) if tile or size is not None else None}
+    tile, given = options.pop("tile"), {name: options.pop(f"tile_{name}") for name in ("size", "overlap")}
+    given = {name: value for name, value in given.items() if value is not None}
+    return {**options, "tiling": Tiling(**given) if tile or given else None}
 
 
 def _predict_tables(

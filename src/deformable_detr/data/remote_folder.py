@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import sqlite3
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -46,16 +46,26 @@ class PictureCache:
 
         Raises:
             UserError: if the file cannot be read (see `read_bytes`), if the local folder cannot be written,
-                or if its index is damaged or locked for a minute.
+                or if a file in it cannot be read, or its index is damaged or locked for a minute.
         """
         name = hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()
-        with suppress(FileNotFoundError):
+        try:
             return self._path(name).read_bytes()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise self._unusable(self._path(name), error) from error
         content = read_bytes(url)
         if len(content) <= self.max_bytes and self._reserve(name, len(content)):
             with replacing(self._path(name)) as draft:
                 draft.write_bytes(content)
         return content
+
+    def _unusable(self, path: Path, error: Exception) -> UserError:
+        return UserError(
+            f"{path}, a file of the picture cache, cannot be used ({error}): delete {self.folder}, or name "
+            "another folder (--data.cache_folder)."
+        )
 
     def _path(self, name: str) -> Path:
         return self.folder / name[:2] / name
@@ -80,10 +90,7 @@ class PictureCache:
                 has_room = self._count(kept, name, num_bytes)
                 kept.execute("COMMIT")
         except sqlite3.Error as error:
-            raise UserError(
-                f"the index of the picture cache, {index}, cannot be used ({error}): delete {self.folder}, "
-                "or name another folder (--data.cache_folder)."
-            ) from error
+            raise self._unusable(index, error) from error
         return has_room
 
     def _count(self, kept: sqlite3.Connection, name: str, num_bytes: int) -> bool:
@@ -142,7 +149,7 @@ class RemoteFolder:
         Return None if the name leads out of the folder, is the folder itself, or contains a NUL.
         """
         path = posixpath.normpath(name.replace("\\", "/"))
-        if path.startswith(("/", "..")) or path == "." or "\0" in path:
+        if path.startswith(("/", "../")) or path in (".", "..") or "\0" in path:
             return None
         if self.url.startswith(("http://", "https://")):
             path = quote(path, errors="surrogateescape")

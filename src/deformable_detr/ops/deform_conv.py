@@ -134,7 +134,7 @@ class DeformConv2d(nn.Conv2d):
         modulation = None if self.modulation is None else 2 * self.modulation(input).sigmoid()
         device = input.device.type
         # The device "meta" has no autocast, and torch raises an error if its state is queried.
-        if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        if input.is_meta or not torch.is_autocast_enabled(device):
             return self._convolve(input, offsets, modulation)
         real = torch.float64 if input.dtype == torch.float64 else torch.float32
         with torch.autocast(device, enabled=False):  # torchvision has autocast on some devices, not on CPUs

@@ -19,7 +19,7 @@ from ..inference.detector import Detector
 from ..pages import template_text
 from .bodies import body_schema, pictures_of
 from .engine import Engine, State
-from .gate import Gate
+from .gate import Gate, is_protocol
 from .inference_protocol import add_inference_protocol
 from .metrics import CONTENT_TYPE, Metrics
 from .refusals import Kind, Refusal
@@ -276,34 +276,36 @@ def _add_files(api: FastAPI) -> None:
 def _add_handlers(api: FastAPI, engine: Engine) -> None:
     """Add exception handlers, which answer refusals and the framework's errors in the same form."""
 
-    def answer(refusal: Refusal, headers: Mapping[str, str] | None = None) -> Response:
+    def answer(request: Request, refusal: Refusal, headers: Mapping[str, str] | None = None) -> Response:
         engine.metrics.errors.labels(refusal.kind.value).inc()
-        response = refusal.response()
+        response = refusal.response(as_text=is_protocol(request.scope))
         response.headers.update(headers or {})
         return response
 
-    async def of_refusal(_: Request, error: Exception) -> Response:
+    async def of_refusal(request: Request, error: Exception) -> Response:
         assert isinstance(error, Refusal)
-        return answer(error)
+        return answer(request, error)
 
     async def of_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         if error.status_code == 405:
             allowed = (error.headers or {}).get("Allow", "another method")
             refusal = Refusal(Kind.METHOD, f"this path takes {allowed}, not {request.method[:20]}.")
-            return answer(refusal, error.headers)
+            return answer(request, refusal, error.headers)
         assert error.status_code == 404, error
-        return answer(Refusal(Kind.NOT_FOUND, "there is nothing here: /docs lists all addresses."))
+        refusal = Refusal(Kind.NOT_FOUND, "there is nothing here: /docs lists all addresses.")
+        return answer(request, refusal)
 
-    async def of_parameters(_: Request, error: Exception) -> Response:
+    async def of_parameters(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:]) or "the request"
-        return answer(Refusal(Kind.INVALID, f"{where}: {first['msg']}."))
+        return answer(request, Refusal(Kind.INVALID, f"{where}: {first['msg']}."))
 
-    async def of_bug(_: Request, __: Exception) -> Response:
+    async def of_bug(request: Request, _: Exception) -> Response:
         # The framework raises the exception again after this answer, and the gate logs and counts it.
-        return Refusal(Kind.INTERNAL, "this is a bug of the server: its log says where.").response()
+        bug = Refusal(Kind.INTERNAL, "this is a bug of the server: its log says where.")
+        return bug.response(as_text=is_protocol(request.scope))
 
     api.add_exception_handler(Refusal, of_refusal)
     api.add_exception_handler(HTTPException, of_http)

@@ -64,14 +64,14 @@ class Gate:
         except Refusal as refusal:
             self.metrics.errors.labels(refusal.kind.value).inc()
             if not answer.started:
-                await refusal.response(as_text=_is_protocol(scope))(scope, receive, answer.send)
+                await refusal.response(as_text=is_protocol(scope))(scope, receive, answer.send)
         except Exception:
             answer.status = answer.status or "500"
             self.metrics.errors.labels(Kind.INTERNAL.value).inc()
             log.exception("a bug of the server: %s %s", scope["method"], route_of(scope))
             if not answer.started:
                 bug = Refusal(Kind.INTERNAL, "this is a bug of the server: its log says where.")
-                await bug.response(as_text=_is_protocol(scope))(scope, receive, answer.send)
+                await bug.response(as_text=is_protocol(scope))(scope, receive, answer.send)
         finally:
             self.requests -= 1
             route = _label(route_of(scope))
@@ -232,7 +232,8 @@ def route_of(scope: Scope) -> str:
 ROUTES = ("/", "/v1/detect", "/v1/explain", "/v1/model", "/healthz", "/readyz", "/metrics", "/docs")
 
 
-def _is_protocol(scope: Scope) -> bool:
+def is_protocol(scope: Scope) -> bool:
+    """Return True for an address of the Open Inference Protocol, whose errors are plain strings."""
     return route_of(scope).startswith("/v2/")
 
 

@@ -12,14 +12,13 @@ detections in total:
     names           BYTES (D)
 
 Requests may contain binary tensors; answers are always JSON, which the protocol allows. An error is
-a plain string, as the protocol requires: `{"error": "…"}`.
+a plain string, as the protocol requires: `{"error": "…"}` (app.py).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from functools import wraps
 from typing import Any, Literal
 
 import numpy as np
@@ -87,7 +86,7 @@ def add_inference_protocol(api: FastAPI, engine: Engine) -> None:
     name = engine.settings.name
 
     def route(path: str, handler: Handler, method: str = "GET") -> None:
-        api.add_route(path, _with_texts_as_errors(handler, engine), [method], include_in_schema=False)
+        api.add_route(path, handler, [method], include_in_schema=False)
 
     def check_model(request: Request) -> None:
         asked = request.path_params["name"]
@@ -129,18 +128,6 @@ def add_inference_protocol(api: FastAPI, engine: Engine) -> None:
         route(path, model)
         route(f"{path}/ready", model_ready)
         route(f"{path}/infer", infer, "POST")
-
-
-def _with_texts_as_errors(handler: Handler, engine: Engine) -> Handler:
-    @wraps(handler)
-    async def wrapped(request: Request) -> Response:
-        try:
-            return await handler(request)
-        except Refusal as refusal:
-            engine.metrics.errors.labels(refusal.kind.value).inc()
-            return refusal.response(as_text=True)
-
-    return wrapped
 
 
 def _description(name: str) -> dict[str, Any]:
