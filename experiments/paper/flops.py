@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from deformable_detr.config import DataConfig, ModelConfig
-from deformable_detr.data.preprocessing import resized_size
+from deformable_detr.data.preprocessing import input_size
 from deformable_detr.data.records import Split
 from deformable_detr.models import DetectionModel, build_model
 from deformable_detr.ops.flop_formulas import REFERENCE_FORMULAS
@@ -39,7 +39,7 @@ def typical_sizes(split: Split, data: DataConfig, number: int = NUM_SIZES) -> tu
 
     All are landscape, because a rotated picture costs the same.
     """
-    sizes = [resized_size(image.size, data.image_size, data.max_size) for image in split.images]
+    sizes = [input_size(image.size, data) for image in split.images]
     ordered = sorted(((min(size), max(size)) for size in sizes), key=math.prod)
     number = min(number, len(ordered))
     return tuple(ordered[(2 * index + 1) * len(ordered) // (2 * number)] for index in range(number))

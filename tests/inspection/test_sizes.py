@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from deformable_detr.config import RunConfig, recipe
+from deformable_detr.config import DataConfig, RunConfig, recipe
 from deformable_detr.data.formats import read_split
 from deformable_detr.inspection import inspect
 from deformable_detr.inspection.sizes import BIN_EDGES, ObjectSizes, RecipeView, sizes_of, spread
@@ -52,9 +52,10 @@ def test_sizes_after_resizing(tmp_path: Path) -> None:
     content["annotations"][1]["iscrowd"] = 1
     write_coco(tmp_path, content, size=(50, 100))
     images = read_split(tmp_path, "train").images
-    np.testing.assert_allclose(sizes_of(images, 100, 1000), [40.0])  # twice as large: 20 x 80
-    np.testing.assert_allclose(sizes_of(images, 100, 100), [20.0])  # the long side is full already
-    assert len(sizes_of(images[1:], 100, 100)) == 0
+    wide, narrow = DataConfig(image_size=100, max_size=1000), DataConfig(image_size=100, max_size=100)
+    np.testing.assert_allclose(sizes_of(images, wide), [40.0])  # twice as large: 20 x 80
+    np.testing.assert_allclose(sizes_of(images, narrow), [20.0])  # the long side is full already
+    assert len(sizes_of(images[1:], narrow)) == 0
 
 
 def test_quantiles_and_bins() -> None:

@@ -47,7 +47,7 @@ def demo_config() -> RunConfig:
     base = deformable_detr_lite()
     return replace(
         base,
-        data=replace(base.data, image_size=120, max_size=200, train_sizes=(104, 112, 120, 128)),
+        data=replace(base.data, image_size=128, max_size=200, train_sizes=(96, 128, 128)),
         train=replace(
             base.train,
             epochs=EPOCHS,

@@ -191,6 +191,14 @@ class DataConfig:
         maximum=10_000,
         filled=True,
     )
+    size_multiple: int = setting(
+        1,
+        "Round both sides of resized pictures to multiples of this number of pixels, in training and "
+        "prediction. With the stride of the coarsest feature map, cells show the same places in pictures of "
+        "all sizes.",
+        minimum=1,
+        maximum=256,
+    )
     augmentation: Augmentation = setting(
         "paper",
         "The augmentation of training images: `paper` (flip, resize and random crop, as in DETR), `light` "

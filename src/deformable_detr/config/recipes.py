@@ -247,6 +247,7 @@ def deformable_detr_lite() -> RunConfig:
             image_size=320,
             max_size=544,
             train_sizes=(256, 288, 320, 352),
+            size_multiple=32,
             augmentation="light",
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),

@@ -33,6 +33,23 @@ def resized_size(size: tuple[int, int], short: int, max_size: int | None = None)
     return (short, long) if height < width else (long, short)
 
 
+def input_size(size: tuple[int, int], config: DataConfig, short: int | None = None) -> tuple[int, int]:
+    """Return the model's input size (h, w) for a picture of `size` (H, W).
+
+    It is that of `resized_size`, with both sides rounded to the nearest multiple of `config.size_multiple`,
+    which is at least one multiple.
+
+    Args:
+        short: the length of the short side before rounding; None means `config.image_size`.
+    """
+    height, width = resized_size(size, config.image_size if short is None else short, config.max_size)
+    return _rounded(height, config.size_multiple), _rounded(width, config.size_multiple)
+
+
+def _rounded(side: int, multiple: int) -> int:
+    return max(1, (side + multiple // 2) // multiple) * multiple
+
+
 def resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Return the picture resized to `size` (H, W) with Pillow's bilinear filter.
 
@@ -62,7 +79,7 @@ def normalised(picture: Image.Image, config: DataConfig) -> np.ndarray:
 def model_input(picture: Image.Image, config: DataConfig) -> np.ndarray:
     """Return an RGB picture as the model's input, resized to (h, w) and normalised: (3, h, w) float32.
 
-    The short side is `config.image_size`, or less if the long side would exceed `config.max_size`.
+    `input_size` determines h and w.
     """
-    size = resized_size((picture.height, picture.width), config.image_size, config.max_size)
+    size = input_size((picture.height, picture.width), config)
     return normalised(resized(picture, size), config)

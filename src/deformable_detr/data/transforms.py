@@ -25,7 +25,7 @@ from torchvision.transforms.v2 import functional as F
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
 from ..config import Augmentation, DataConfig
-from .preprocessing import model_input, normalised, resized, resized_size
+from .preprocessing import input_size, model_input, normalised, resized, resized_size
 
 EvaluationTransform = Callable[[Image], Tensor]
 TrainingTransform = Callable[[Image, Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor, Tensor]]
@@ -40,7 +40,7 @@ LIGHT_JITTER = 0.2
 def evaluation_transform(config: DataConfig) -> EvaluationTransform:
     """Return the transform of an RGB picture (H, W) to normalised float pixels (3, h, w).
 
-    The short side becomes `config.image_size`, or less if the long side would exceed `config.max_size`.
+    `input_size` of the module preprocessing determines h and w.
     """
     return partial(_transform_for_evaluation, config=config)
 
@@ -133,7 +133,7 @@ def _happens(generator: np.random.Generator, probability: float) -> bool:
 
 def _random_train_size(scene: _Annotated, generator: np.random.Generator, config: DataConfig) -> _Annotated:
     short = int(generator.choice(config.train_sizes))
-    return scene.resized(resized_size(scene.size, short, config.max_size))
+    return scene.resized(input_size(scene.size, config, short))
 
 
 def _paper(scene: _Annotated, generator: np.random.Generator, config: DataConfig) -> _Annotated:
@@ -181,7 +181,7 @@ def _light(scene: _Annotated, generator: np.random.Generator, config: DataConfig
 
 
 def _none(scene: _Annotated, generator: np.random.Generator, config: DataConfig) -> _Annotated:
-    return scene.resized(resized_size(scene.size, config.image_size, config.max_size))
+    return scene.resized(input_size(scene.size, config))
 
 
 def _random_crop(

@@ -25,7 +25,7 @@ from .. import checkpoint as checkpoints
 from ..classification import build_classification
 from ..config import DataConfig, ModelConfig
 from ..config import recipe as recipe_of
-from ..data.preprocessing import model_input, resized_size
+from ..data.preprocessing import input_size, model_input
 from ..errors import UserError
 from ..structures import ClassTable, Detections
 from ..words import count, listed, printable
@@ -155,7 +155,7 @@ class Detector:
 
     def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the (H, W) to which a picture of `size` (H, W) is resized for the model."""
-        return resized_size(size, self.data.image_size, self.data.max_size)
+        return input_size(size, self.data)
 
     def detect(
         self,

@@ -116,7 +116,7 @@ def _tiniest(splits: Sequence[Split], view: RecipeView) -> list[Example]:
     found = []
     for number, split in enumerate(splits):
         for at, image in enumerate(split.images):
-            pixels = sizes_of([image], view.data.image_size, view.data.max_size)
+            pixels = sizes_of([image], view.data)
             found += [(float(size), number, at, row) for row, size in enumerate(pixels)]
     examples: list[Example] = []
     shown: dict[tuple[int, int], int] = {}

@@ -5,15 +5,17 @@ Values that do not reach the thresholds below are normal, so a remark on them wo
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..config import DataConfig
 from ..data.formats.losses import most_is_lost
 from ..data.formats.splits import is_measured, training_name
-from ..data.preprocessing import resized_size
+from ..data.preprocessing import input_size
 from ..data.records import Split
 from ..words import count
 from .duplicates import DuplicateGroup
@@ -118,11 +120,11 @@ def _small_objects(data: _Data) -> Iterator[Remark]:
     images = [image for split in data.splits for image in split.images]
     stride = view.strides[0]
 
-    def share(image_size: int, max_size: int) -> float:
-        pixels = sizes_of(images, image_size, max_size)
+    def share(tried: DataConfig) -> float:
+        pixels = sizes_of(images, tried)
         return float(np.mean(pixels < stride)) if len(pixels) else 0.0
 
-    now = share(settings.image_size, settings.max_size)
+    now = share(settings)
     if now < MIN_SHARE:
         return
     fact = (
@@ -132,9 +134,8 @@ def _small_objects(data: _Data) -> Iterator[Remark]:
     native = float(np.median([min(image.size) for image in images]))
     aspect = float(np.quantile([max(image.size) / min(image.size) for image in images], 0.95))
 
-    def pixels(image_size: int, max_size: int) -> int:
-        sizes = (resized_size(image.size, image_size, max_size) for image in images)
-        return sum(height * width for height, width in sizes)
+    def pixels(tried: DataConfig) -> int:
+        return sum(math.prod(input_size(image.size, tried)) for image in images)
 
     tried = []
     for factor in FACTORS:
@@ -142,18 +143,20 @@ def _small_objects(data: _Data) -> Iterator[Remark]:
         if image_size > native * 1.1:  # enlarged pictures show nothing more
             break
         max_size = _to_multiple(max(factor * settings.max_size, aspect * image_size + 8))
-        tried.append((share(image_size, max_size), factor, image_size, max_size))
+        larger = replace(settings, image_size=image_size, max_size=max_size)
+        tried.append((share(larger), factor, larger))
         if tried[-1][0] < MIN_SHARE:
             break
     better = [entry for entry in tried if entry[0] < 0.7 * now]
     if better:
-        then, factor, image_size, max_size = better[-1]
-        times = pixels(image_size, max_size) / pixels(settings.image_size, settings.max_size)
+        then, factor, larger = better[-1]
+        times = pixels(larger) / pixels(settings)
         sizes = ",".join(str(_to_multiple(factor * size)) for size in settings.train_sizes)
         change = (
-            f"--data.image_size {image_size} --data.max_size {max_size} --data.train_sizes '[{sizes}]' would "
-            f"make it {then:.0%}, with {times:.1f} times as many pixels, which cost time and memory. With "
-            "train.fit_to_data, training enlarges the pictures itself if half of the objects are small."
+            f"--data.image_size {larger.image_size} --data.max_size {larger.max_size} "
+            f"--data.train_sizes '[{sizes}]' would make it {then:.0%}, with {times:.1f} times as many "
+            "pixels, which cost time and memory. With train.fit_to_data, training enlarges the pictures itself "
+            "if half of the objects are small."
         )
     else:
         change = (
@@ -170,7 +173,7 @@ def _strips(data: _Data) -> Iterator[Remark]:
     short = []
     for split in data.splits:
         for image in split.images:
-            side = min(resized_size(image.size, settings.image_size, settings.max_size))
+            side = min(input_size(image.size, settings))
             if side < STRIP * settings.image_size:
                 short.append((side, image))
     if not short:

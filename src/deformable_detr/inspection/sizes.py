@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..config import DataConfig, RunConfig
-from ..data.preprocessing import resized_size
+from ..data.preprocessing import input_size
 from ..data.records import ImageRecord
 from ..models.build import level_strides
 from ..words import NOT_AVAILABLE
@@ -112,7 +112,7 @@ def bin_names() -> tuple[str, ...]:
     return (f"under {BIN_EDGES[0]}", *middle, f"{BIN_EDGES[-1]} and more")
 
 
-def sizes_of(images: Sequence[ImageRecord], image_size: int, max_size: int) -> np.ndarray:
+def sizes_of(images: Sequence[ImageRecord], data: DataConfig) -> np.ndarray:
     """Return the size of each object in pixels, after its picture has been resized as for evaluation.
 
     A size is the square root of the area of an object's box. Crowds are left out.
@@ -120,7 +120,7 @@ def sizes_of(images: Sequence[ImageRecord], image_size: int, max_size: int) -> n
     sizes = [np.zeros(0)]
     for image in images:
         height, width = image.size
-        new_height, new_width = resized_size(image.size, image_size, max_size)
+        new_height, new_width = input_size(image.size, data)
         sides = image.boxes_xyxy[~image.crowd]
         sides = sides[:, 2:] - sides[:, :2]
         sizes.append(np.sqrt(sides[:, 0] * sides[:, 1] * (new_height / height) * (new_width / width)))

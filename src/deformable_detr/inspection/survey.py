@@ -163,9 +163,7 @@ def _report(
         objects_max=int(objects.max()),
         over_queries=int(np.count_nonzero(objects > view.num_queries)),
         **shares,
-        sizes=ObjectSizes.from_pixels(
-            sizes_of(images, view.data.image_size, view.data.max_size), view.strides[0]
-        ),
+        sizes=ObjectSizes.from_pixels(sizes_of(images, view.data), view.strides[0]),
         smallest_image=by_pixels[0],
         largest_image=by_pixels[-1],
         classes=_class_counts(split),

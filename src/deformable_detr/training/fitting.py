@@ -102,7 +102,7 @@ def _with_picture_size(config: RunConfig, split: Split) -> tuple[RunConfig, list
     usual, data = RECIPES[config.recipe]().data, config.data
     if any(getattr(data, name) != getattr(usual, name) for name in _SIZES):
         return config, []
-    sides = sizes_of(split.images, usual.image_size, usual.max_size)
+    sides = sizes_of(split.images, usual)
     if not len(sides):
         return config, []
     median = float(np.median(sides))

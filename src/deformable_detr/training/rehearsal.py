@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from ..boxes import xyxy_to_cxcywh
-from ..data.preprocessing import resized_size
+from ..data.preprocessing import input_size
 from ..data.records import ImageRecord
 from ..evaluation import evaluate
 from ..structures import ImageBatch, Target
@@ -35,7 +35,7 @@ def take_largest_update(run: Parts) -> tuple[int, int]:
     data, batch_size = run.config.data, run.config.train.batch_size
     shorter_side = data.image_size if data.augmentation == "none" else max(data.train_sizes)
     records = run.train_split.images
-    sizes = [resized_size(record.size, shorter_side, data.max_size) for record in records]
+    sizes = [input_size(record.size, data, shorter_side) for record in records]
     size = max(height for height, _ in sizes), max(width for _, width in sizes)
     fullest = sorted(records, key=lambda record: -record.num_objects)[:batch_size]
     targets = tuple(_target_of(record) for record in (fullest * batch_size)[:batch_size])

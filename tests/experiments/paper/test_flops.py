@@ -13,7 +13,7 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from deformable_detr.config import BackboneConfig, DataConfig, recipe
 from deformable_detr.data.formats import read_split
-from deformable_detr.data.preprocessing import resized_size
+from deformable_detr.data.preprocessing import input_size
 from deformable_detr.models import build_model
 from deformable_detr.ops import DeformConv2d, fused_ms_deform_attn, native_available
 from deformable_detr.ops.flop_formulas import REFERENCE_FORMULAS
@@ -104,7 +104,7 @@ def test_typical_sizes_have_the_mean_area_of_all() -> None:
     split, data = read_split(data_set("tiny_coco"), "val"), DataConfig()
     sizes = typical_sizes(split, data)
     assert len(sizes) == 8
-    everything = [resized_size(image.size, data.image_size, data.max_size) for image in split.images]
+    everything = [input_size(image.size, data) for image in split.images]
     mean = sum(height * width for height, width in everything) / len(everything)
     assert sum(height * width for height, width in sizes) / len(sizes) == pytest.approx(mean, rel=0.01)
     few = replace(split, images=split.images[:3])
