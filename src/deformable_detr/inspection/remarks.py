@@ -155,8 +155,8 @@ def _small_objects(data: _Data) -> Iterator[Remark]:
         change = (
             f"--data.image_size {larger.image_size} --data.max_size {larger.max_size} "
             f"--data.train_sizes '[{sizes}]' would make it {then:.0%}, with {times:.1f} times as many "
-            "pixels, which cost time and memory. With train.fit_to_data, training enlarges the pictures itself "
-            "if half of the objects are small."
+            "pixels, which cost time and memory. With train.fit_to_data, training enlarges the pictures "
+            "itself if half of the objects are small."
         )
     else:
         change = (
