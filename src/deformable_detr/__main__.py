@@ -1,4 +1,7 @@
-"""The command `python -m deformable_detr`, the same as `deformable-detr`, because torchrun needs a module."""
+"""The command `python -m deformable_detr`, which does the same as `deformable-detr`.
+
+With `torchrun -m deformable_detr`, this command runs in several processes.
+"""
 
 import sys
 

@@ -37,7 +37,7 @@ def _intersection_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
-    """Return the intersection over union of broadcast boxes; 0 if both boxes are empty."""
+    """Return the intersection over union of broadcast boxes, in [0, 1]; 0 if both boxes are empty."""
     intersection, union = _intersection_and_union(a_xyxy, b_xyxy)
     return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
 

@@ -32,6 +32,8 @@ NO_OBJECT = -1  # class index of a query to which no object was assigned
 class TopPairs:
     """The k best (query, class) pairs of each of B images, best first.
 
+    If there are fewer pairs to choose from, k is their number.
+
     Attributes:
         scores: (B, k), the probability of the class.
         labels: (B, k) int64, the class index.
@@ -48,7 +50,7 @@ class TopPairs:
 
 @dataclass(frozen=True)
 class TopArrays:
-    """The fields of `TopPairs` as NumPy arrays: `scores`, `labels` and `queries`, (B, k) each."""
+    """The fields of `TopPairs` as NumPy arrays, each (B, k) for the k best pairs of each of B images."""
 
     scores: np.ndarray
     labels: np.ndarray

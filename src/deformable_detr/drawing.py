@@ -1,6 +1,6 @@
 """Draw labelled boxes on pictures, and encode pictures.
 
-Drawing uses Pillow alone and takes a few milliseconds, so it keeps up with the model.
+Drawing needs only Pillow and NumPy, and takes a few milliseconds, so it keeps up with the model.
 
 Labels are placed so that they do not hide objects or other labels, even if boxes share a corner.
 """
@@ -107,11 +107,12 @@ def _clearest(
     taken: np.ndarray,
     size: tuple[int, int],
 ) -> tuple[np.ndarray, bool]:
-    """Return the best rectangle, and whether it hides a box or a part of a label.
+    """Return the best rectangle, and whether it hides a box or covers a part of a label.
 
     The candidates start at `corners`, all have the (width, height) `extent`, and are kept inside the picture
-    of the (width, height) `size`. The best one hides the fewest of the N `boxes`, (N, 4). In case of a tie,
-    it covers the smallest area of the M labels `taken`, (M, 4), and then the smallest shares of the boxes.
+    of the (width, height) `size`. A box is hidden if more than the fraction MAX_COVER of it is covered. The
+    best rectangle hides the fewest of the N `boxes`, (N, 4). In case of a tie, it covers the smallest area of
+    the M labels `taken`, (M, 4), and then the smallest shares of the boxes.
     """
     starts = np.array(corners)
     # A label is kept inside the picture. A picture that is smaller than the label shows its beginning.
@@ -135,10 +136,11 @@ def _shared_areas(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def encoded(picture: Image.Image, format: str, **options: Any) -> bytes:
-    """Return a picture as the bytes of a file, to be written by Python.
+    """Return a picture as the bytes of a file in a `format` of Pillow, such as "PNG".
 
-    Pillow writes some formats through the file's descriptor, and does not notice if a full disk takes only a
-    part of them.
+    Python should write these bytes to the file, because Pillow writes some formats through the file's
+    descriptor, and does not notice if only a part of them fits on the disk. `options` are those of
+    `PIL.Image.Image.save`.
     """
     buffer = BytesIO()
     picture.save(buffer, format, **options)

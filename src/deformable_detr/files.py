@@ -151,7 +151,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class _UniqueKeys:
-    """A part of YAML loaders that refuses a key that is stated twice, of which only the last would count."""
+    """A base class of YAML loaders that refuses a mapping with the same key twice.
+
+    Otherwise, YAML would use the last value of the key without a warning.
+    """
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = Counter(key.value for key, _ in node.value if isinstance(key.value, str))
@@ -192,7 +195,10 @@ def parse_yaml(text: str | bytes, *, typed: bool = True) -> Any:
 
 
 def _number_of_values(content: Any, known: dict[int, float]) -> float:
-    """Return the number of values with aliases written out; infinity if a value contains itself."""
+    """Return the number of values with aliases written out; infinity if a value contains itself.
+
+    `known` holds the numbers for the dicts and lists that were counted before, by their ids.
+    """
     if not isinstance(content, dict | list):
         return 1
     if id(content) not in known:
@@ -229,7 +235,10 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def check_output_file(path: str | Path) -> Path:
-    """Return the path, or raise a `UserError` before any work is done if it cannot be written."""
+    """Return the path of an output file, or raise a `UserError` if no file can be written there.
+
+    Commands call this function before they do any work. Missing parent folders are allowed.
+    """
     target = _target(Path(path))
     if target.is_dir():
         raise UserError(f"--output {path} is a folder: name a file.")
@@ -244,9 +253,10 @@ def check_output_file(path: str | Path) -> Path:
 
 
 def make_output_folder(folder: Path) -> None:
-    """Create an output folder, or raise a `UserError` before any work is done.
+    """Create an output folder and its parents, or raise a `UserError` if nothing can be written there.
 
-    A link to a folder that does not exist yet is followed.
+    Commands call this function before they do any work. The folder may exist already. A link to a folder that
+    does not exist yet is followed.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder} is a file: name a folder.")
@@ -269,7 +279,10 @@ def output_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _existing(folder: Path, make: Callable[[Path], None] | None = None) -> Iterator[None]:
-    """Create a folder and its parents; if the block raises, remove the new ones that are still empty."""
+    """Create a folder and its parents; if the block raises, remove the new ones that are still empty.
+
+    `make`, if given, is the function that creates them.
+    """
     created = list(takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
     if make is None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -305,7 +318,10 @@ def _target(path: Path) -> Path:
 
 
 def _open_room(parent: Path) -> tuple[int, Path]:
-    """Create a locked folder for one draft; return the lock's file descriptor and the folder."""
+    """Create a locked folder for one draft; return the lock's file descriptor and the folder.
+
+    The folder is in the subfolder `DRAFTS` of `parent`, from which abandoned drafts are removed first.
+    """
     drafts = parent / DRAFTS
     _remove_abandoned(drafts)
     while True:
@@ -387,8 +403,8 @@ def _follow_umask(draft: Path, file_mode: int) -> None:
 def _put_into_place(draft: Path, target: Path, aside: Path) -> None:
     """Rename the draft to its target.
 
-    If both are folders, the target is moved to `aside` first, because a folder cannot be renamed to one that
-    has contents.
+    If both are folders, the target is first moved into the new folder `aside`, because a folder cannot be
+    renamed to one that has contents. If the draft cannot be renamed, the target is moved back.
     """
     if not (draft.is_dir() and target.is_dir()):
         os.replace(draft, target)
@@ -404,7 +420,10 @@ def _put_into_place(draft: Path, target: Path, aside: Path) -> None:
 
 
 def _code_of(error: Exception, draft: Path | None) -> int | None:
-    """Return the error number of a failure to write the file, or None for any other error."""
+    """Return the error number (errno) of a failure to write the draft, or None for any other error.
+
+    Without a draft, every `OSError` counts as a failure to write the file.
+    """
     if isinstance(error, OSError):
         if draft is None:
             return error.errno

@@ -1,7 +1,7 @@
 """The data that the parts of the package exchange, as plain dataclasses.
 
 Letters: B batch, Q queries, S memory tokens, C channels, L levels, N objects of one image.
-Points are (x, y) in [0, 1]; sizes are (H, W). A padding mask is True in the padding.
+Points are (x, y) in [0, 1]; sizes are (H, W), height and width. A padding mask is True in the padding.
 Names of boxes end in `_cxcywh` (normalised by the unpadded image) or `_xyxy` (pixels).
 """
 
@@ -44,14 +44,14 @@ class ImageBatch:
 
     @classmethod
     def from_input(cls, images: ImageBatch | Tensor | Sequence[Tensor]) -> ImageBatch:
-        """Return the batch of normalised pictures that a caller passes to a model in one of these forms.
+        """Return a batch of the normalised pictures that a caller passes to a model.
 
         Args:
             images: an `ImageBatch`; the pair of its tensors, (pixels, mask); a tensor of pictures of one
                 size, (B, 3, H, W); or pictures of different sizes, each (3, H, W), which are padded here.
 
         Raises:
-            ValueError: if the images have other shapes or types.
+            ValueError: if there is no image, or if the images have other shapes or types.
         """
         import torch
 
@@ -265,7 +265,7 @@ class Detections:
 
     `boxes_xyxy`: (N, 4) float32, in pixels of the original image. `scores`: (N,) float32.
     `labels`: (N,) int64 class indices; `category_ids`: (N,) int64, the data set's own ids;
-    `names`: class names. `image_size`: (H, W) of the original image.
+    `names`: the N class names. `image_size`: (H, W) of the original image.
     `image`: the picture itself, (H, W, 3) uint8 RGB, which `draw()` uses; None if it is not available.
     `track_ids`: (N,) int64 in a tracked video, otherwise None. An object has the same number in every frame,
     and -1 until it is tracked.
@@ -289,7 +289,8 @@ class Detections:
     def in_words(self) -> str:
         """Return the number of objects per class and the picture's width x height in pixels.
 
-        An example is '3 objects: 2 car, 1 bus; 64x48'. At most 8 classes are listed, the most frequent first.
+        Examples are '3 objects: 2 car, 1 bus; 64x48' and 'no objects; 64x48'. At most 8 classes are listed,
+        the most frequent first.
         """
         numbers = Counter(self.names).most_common()
         listed_numbers = listed([f"{number} {name}" for name, number in numbers], MAX_NAMES)
@@ -335,8 +336,8 @@ class Detections:
     def concatenate(cls, parts: Sequence[Detections]) -> Detections:
         """Join several groups of detections of one picture, in the order of `parts`, which must not be empty.
 
-        The size and the image are those of the first group. If only some groups have track ids, the
-        detections of the others get -1.
+        The result is not sorted by score. The size and the image are those of the first group. If only some
+        groups have track ids, the detections of the others get -1.
         """
         tracked = any(part.track_ids is not None for part in parts)
         track_ids = [

@@ -17,7 +17,10 @@ _REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\
 
 
 def percent(value: float) -> str:
-    """Format a fraction as a number from 0 to 100, or n/a if it does not exist (COCO's -1, or nan)."""
+    """Format a fraction as a number from 0 to 100 with one decimal.
+
+    The result is n/a if the fraction does not exist (COCO's -1, or nan).
+    """
     return f"{100 * value:.1f}" if exists(value) else NOT_AVAILABLE
 
 
@@ -27,7 +30,10 @@ def metric(value: float) -> str:
 
 
 def exists(value: float) -> bool:
-    """Return whether a metric exists. COCO's value is -1 if the data has no objects to measure it on."""
+    """Return whether a metric exists: it is finite and not negative.
+
+    COCO's value is -1 if the data has no objects to measure it on.
+    """
     return math.isfinite(value) and value >= 0
 
 
@@ -41,7 +47,10 @@ def count(number: int, noun: str) -> str:
 
 
 def listed(names: Sequence[str], limit: int) -> str:
-    """List the first `limit` names and count the others: 'cat, dog, … and 3 more'."""
+    """List the first `limit` names and count the others: 'cat, dog, … and 3 more'.
+
+    Return 'none' if there are no names.
+    """
     shown = ", ".join(names[:limit]) or "none"
     return shown if len(names) <= limit else f"{shown}, … and {len(names) - limit:,} more"
 

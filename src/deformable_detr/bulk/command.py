@@ -67,8 +67,9 @@ class Engine:
     ray_address: str | None = None
 
     def check(self, device: str, sources: Sequence[str]) -> None:
-        """Raise a `UserError` if an option is out of range or does not fit the others, or if nothing listens
-        at `ray_address`.
+        """Raise a `UserError` if an option is out of range, or does not fit the others or a source.
+
+        Sources in memory (`memory://`) need a single local worker. A cluster must listen at `ray_address`.
         """
         if self.workers < 1:
             raise UserError(f"workers must be at least 1, not {self.workers}.")
@@ -148,9 +149,10 @@ def predict_tables(
 
     Args:
         model: anything that `load` accepts; all workers must be able to load it.
-        sources: pictures, in any of the forms that sources.py lists.
-        output: the folder for the parts (`part-*.parquet`, see table.py) and for `manifest.json`, which is
-            written last. It must be on this machine or on a disk that it has mounted.
+        sources: pictures, folders, patterns, lists of pictures (.txt, .lst, .parquet), `demo`, or URLs of
+            pictures, folders and lists; bulk/sources.py describes them.
+        output: the folder for the parts (`part-*.parquet`, see bulk/table.py) and for `manifest.json`, which
+            is written last. The folder must be on this machine or on a disk that the machine has mounted.
         engine: the way in which the shards are computed; None uses one detector in this process.
         threads: the number of threads of each worker.
         shard_size: the number of pictures in a part.
@@ -158,12 +160,15 @@ def predict_tables(
         threshold, classes, class_thresholds, tiling, max_detections, batch_size, device, dtype, max_pixels,
             tta: as for `predict`.
 
+    Returns:
+        The counts of pictures, detections and errors in all parts, and the path of `manifest.json`.
+
     Raises:
         UserError: if the model cannot be loaded, a class is unknown, the device or the extra [scale] is
             missing, there is no Ray cluster at the address, an option is out of range or does not fit the
-            others, a source does not exist, contains no picture or disappears, `output` belongs to a run with
-            other settings or has damaged files, another process is writing there, or the disk is full.
-            Finished parts remain.
+            others, a source does not exist, contains no picture or disappears, the model's output is not
+            finite, `output` cannot be written, belongs to a run with other settings or has damaged files, or
+            another process is writing there. Finished parts remain.
         WorkerLostError: if a worker process is killed and the engine cannot replace it.
     """
     engine = engine or Engine()

@@ -23,9 +23,12 @@ _LIBRARIES = (PACKAGE, "torch", "torchvision", "pillow", "numpy")  # a change of
 
 @dataclass(frozen=True)
 class Job:
-    """A model and the options of `predict`; workers on other machines get a copy.
+    """A model and the options of `predict_tables`; workers on other machines get a copy.
+
+    Attributes that are not listed here are the arguments of `predict_tables`.
 
     Attributes:
+        device: the device of each worker.
         threads: the number of threads of each worker. It is part of the job, because the rounding of sums of
             floats depends on it.
     """
@@ -61,7 +64,8 @@ class Job:
     def identity(self, detector: Detector) -> dict[str, Any]:
         """Return everything that must be equal if rows are to be equal, as JSON values.
 
-        It has three entries: a hash of the model, the options, and the versions of the libraries.
+        The entries are `model` (a hash of the model that `detector` has loaded), `options` (with the type of
+        the device, such as `cuda`, instead of its name), and `versions` (of the libraries here).
         """
         options = asdict(replace(self, device=torch.device(self.device).type))
         del options["model"]
@@ -75,7 +79,10 @@ class Job:
 
 
 def model_hash(model: str, detector: Detector) -> str:
-    """Return the SHA-256 of a model's weights and description, or of an exported model's files, in hex."""
+    """Return the SHA-256 of a model's weights and description, or of an exported model's files, in hex.
+
+    `model` is the path or name from which `detector` was loaded.
+    """
     digest = hashlib.sha256()
     if is_exported(model):
         path = Path(model).expanduser()
@@ -94,7 +101,10 @@ def model_hash(model: str, detector: Detector) -> str:
 
 
 def check_identity(found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise a `UserError` if the model, options or versions of a worker differ from those of the run."""
+    """Raise a `UserError` if the model, options or versions of a worker differ from those of the run.
+
+    `found` is the result of `Job.identity` in the worker, and `wanted` is that of the run.
+    """
     for name in wanted:
         if found[name] != wanted[name]:
             raise UserError(

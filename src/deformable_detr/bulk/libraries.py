@@ -8,9 +8,9 @@ from ..extras import import_extra
 
 
 def library(name: str) -> Any:
-    """Import a library; its type is Any, because not all of these libraries have type hints.
+    """Import the library or submodule `name`; the result is Any, because not all libraries have type hints.
 
     Raises:
-        UserError: if it is not installed.
+        UserError: if the library is not installed.
     """
     return import_extra(name, "scale", "predict --format parquet")

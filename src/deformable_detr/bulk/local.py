@@ -27,7 +27,8 @@ def run_here(job: Job, plan: Plan, shards: Iterable[Any], detector: Detector) ->
     """Compute the parts of the shards in this process, and yield them in the order of the shards.
 
     Raises:
-        UserError: if a source has disappeared, or the job names an unknown class.
+        UserError: if a source has disappeared, the model's output is not finite, or the job names an unknown
+            class.
     """
     yield from map(Worker(job, plan, detector), shards)
 
@@ -35,8 +36,11 @@ def run_here(job: Job, plan: Plan, shards: Iterable[Any], detector: Detector) ->
 def run_processes(job: Job, plan: Plan, shards: Iterable[Any], workers: int) -> Generator[Part]:
     """Compute the parts of the shards in `workers` processes, and yield each part when it is finished.
 
+    The parts come in any order.
+
     Raises:
-        UserError: if a source has disappeared, or a process cannot load the model of `job`.
+        UserError: if a source has disappeared, the model's output is not finite, or a process cannot load the
+            model of `job`.
         WorkerLostError: if one of the processes is killed.
     """
     context = get_context("spawn")  # a fork would copy the locks of threads

@@ -47,7 +47,7 @@ class Plan:
         return number
 
     def shards(self, indices: Iterable[int] | None = None) -> Iterator[Any]:
-        """Yield shards as Arrow tables: those of `indices`, or all of them.
+        """Yield the shards at `indices`, in this order, as Arrow tables; None means all shards.
 
         Raises:
             UserError: if the list of pictures is damaged or missing, or pyarrow is not installed.
@@ -64,8 +64,9 @@ def make_plan(output: Path, sources: list[str], shard_size: int, identity: dict[
     """Return the plan that `output` contains; if there is none, list the pictures and store a new plan.
 
     Raises:
-        UserError: if `output` contains a plan that is damaged or has other settings, or parts without a plan,
-            or if a source cannot be listed or contains no picture, or pyarrow is not installed.
+        UserError: if `output` contains a plan that is damaged or has other settings, contains parts without a
+            plan, or cannot be written, if a source cannot be listed or contains no picture, or if pyarrow is
+            not installed.
     """
     folder = output / PLAN_FOLDER
     wanted = {"format": FORMAT, "identity": identity, "sources": sources, "shard_size": shard_size}
@@ -112,10 +113,13 @@ def _short(value: Any) -> str:
 
 
 def write_listing(file: Path, pictures: Iterable[Picture], shard_size: int) -> int:
-    """Write the list of pictures without repeats, one row group per shard, and return their number.
+    """Write the list of pictures without repeats, one row group per shard, and return the number of pictures.
 
     Only the pictures of one shard and an 8-byte hash of each picture are held in memory. If two hashes are
     equal, the list is written once more, without repeated pictures.
+
+    Raises:
+        UserError: if pyarrow is not installed. Errors of `pictures` are not caught.
     """
     hashes = array("q")
 
@@ -161,7 +165,7 @@ def _row_groups(file: Path, indices: Iterable[int] | None = None) -> Iterator[An
 
 
 def pictures_of(shard: Any) -> list[Picture]:
-    """Return the pictures of a shard."""
+    """Return the pictures of a shard, an Arrow table with the columns of `Plan.listing`, in their order."""
     columns = [shard.column(name).to_pylist() for name in Picture._fields]
     return [Picture(*map(_restored, row)) for row in zip(*columns, strict=True)]
 

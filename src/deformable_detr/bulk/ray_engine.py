@@ -89,7 +89,7 @@ def run_on_ray(
 
     Raises:
         UserError: if Ray is not installed, there is no cluster at `address`, or a worker fails with a
-            `UserError`, for example because it cannot load the model.
+            `UserError`, for example because it cannot load the model or a source has disappeared.
         WorkerLostError: if Ray cannot replace a worker that was killed.
     """
     _set_environment(address)
@@ -140,6 +140,8 @@ def _set_environment(address: str | None) -> None:
 def _cluster(ray: Any, address: str | None, cpus: int) -> Iterator[None]:
     """Connect to a cluster, and disconnect at the end. A connection that this process already has is kept.
 
+    If `address` is None, a cluster is started on this machine with at least `cpus` processor cores.
+
     Raises:
         UserError: if there is no cluster at `address`, or Ray cannot be started on this machine.
     """
@@ -160,6 +162,6 @@ def _cluster(ray: Any, address: str | None, cpus: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-        # Ray's handler would stay. In other threads than the main one, Ray sets none.
+        # Ray's handler would stay. In threads other than the main one, Ray sets none.
         if signal.getsignal(signal.SIGTERM) is not handler:
             signal.signal(signal.SIGTERM, handler)

@@ -35,14 +35,18 @@ Read = Callable[[], Image.Image]
 
 
 class SourceLostError(Exception):
-    """A whole source has disappeared. A `UserError`, in contrast, concerns a single picture."""
+    """The loss of a whole source, such as an unmounted disk; a `UserError` concerns a single picture."""
 
 
 def readers(pictures: Sequence[Picture], max_pixels: int) -> Iterator[Read]:
-    """For each picture, yield a function that returns it or raises a `UserError`.
+    """For each picture, yield a function that returns it, or raises a `UserError` if it is unreadable.
 
-    Files behind URLs are fetched in advance. Both the iteration and the functions raise `SourceLostError` if
-    a source has disappeared.
+    A picture with more than `max_pixels` pixels counts as unreadable. Files behind URLs are fetched in
+    advance.
+
+    Raises:
+        SourceLostError: if a source has disappeared; the functions raise it, too.
+        UserError: if a table is to be read, and pyarrow is not installed.
     """
     for (table, remote), group in groupby(pictures, lambda one: (one.table, is_url(one.path))):
         if table:
@@ -64,10 +68,9 @@ def _read_file(picture: Picture, max_pixels: int) -> Image.Image:
 
 
 def _has_gone(picture: Picture) -> bool:
-    """Return True if a picture is missing, and its folder is missing too or is empty, as after an unmount.
+    """Return True if a picture is missing, and its `root` is missing too or is empty, as after an unmount.
 
-    The folder is the one that was searched. A picture that was not found in a search has none, so the result
-    is False.
+    The result is False for a picture without `root`, which a list or a user named.
     """
     if not picture.root or os.path.exists(picture.path):
         return False
@@ -90,8 +93,9 @@ def _fetch(picture: Picture) -> bytes:
     """Return the content of a URL.
 
     Raises:
-        UserError: if the file does not exist although its folder does (or is unknown), or if it is a folder.
-        SourceLostError: if the file cannot be fetched, or its folder does not exist any more.
+        UserError: if the file does not exist, but the folder that was searched does or is unknown, or if the
+            URL is that of a folder.
+        SourceLostError: if the file cannot be fetched, or the folder that was searched no longer exists.
     """
     try:
         return read_bytes(picture.path)

@@ -37,7 +37,8 @@ def read_results(output: str | Path) -> Iterator[Result]:
     """Yield the results of a complete run in the order of the ids, with one part in memory at a time.
 
     Raises:
-        UserError: if the run is not complete, its manifest is damaged, or pyarrow is not installed.
+        UserError: if the run is not complete, its manifest is not a JSON object, or pyarrow is not installed.
+        OSError, ValueError: if a part is missing or damaged.
     """
     folder = Path(output)
     if not (folder / MANIFEST_FILE).is_file():

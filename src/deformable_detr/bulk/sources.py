@@ -1,8 +1,9 @@
 """List the pictures of sources one after the other, so that a long list is never held in memory.
 
-A source is a picture, a folder, a pattern, a text file with a path or URL on each line, a Parquet file with a
-column `path` or `image` (the bytes of image files), or a URL of a picture, a folder or one of these files
-(`s3://…`, anything that fsspec knows). Folders are searched with their subfolders.
+A source is a picture, a folder, a pattern, a text file (.txt, .lst) with a path or URL on each line, a
+Parquet file with a column `path` or `image` (the bytes of image files), or a URL of one of these (`s3://…`,
+anything that fsspec knows). `demo` means the pictures that come with the bundled model. Folders are searched
+with their subfolders.
 """
 
 from __future__ import annotations
@@ -50,13 +51,19 @@ class Picture(NamedTuple):
 
 
 def absolute(source: str | Path) -> str:
-    """Return a source in a form that is valid in processes with other working folders."""
+    """Return a source in a form that is valid in processes with other working folders.
+
+    Paths become absolute. URLs do not change, nor does `demo`, unless a file or folder has this name.
+    """
     text = str(source)
     return text if is_url(text) or (text == DEMO and not Path(DEMO).exists()) else os.path.abspath(text)
 
 
 def check_sources(sources: Sequence[str]) -> None:
-    """Raise a `UserError` if a local source does not exist, or if a source is a video or a camera."""
+    """Raise a `UserError` if a local source does not exist, or if a source is a video or a camera.
+
+    URLs are not opened, and patterns need not match anything.
+    """
     for source in sources:
         if is_video(Path(source)) or isinstance(as_source(source), Camera):
             raise UserError(
@@ -104,9 +111,12 @@ def _list_local(source: str) -> Iterator[Picture]:
 
 
 def _list_url(source: str) -> Iterator[Picture]:
-    """Yield the pictures at a URL.
+    """Yield the pictures at a URL of a picture, a list, a folder or a pattern.
 
     If the URL is a folder, only the names of one subfolder are in memory at a time.
+
+    Raises:
+        UserError: if the URL cannot be opened or listed, or a list is damaged.
     """
     try:
         files, path = open_file_system(source, keeps_listings=False)

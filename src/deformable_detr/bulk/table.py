@@ -1,8 +1,9 @@
 """The content of a part, which is a Parquet file with one row per picture, in the order of the ids.
 
-`id` counts the pictures of the run from 1. `boxes` are x0, y0, x1, y1 in pixels of the picture. If a picture
-could not be read, `error` states why and all columns between `path` and `error` are null. Bytes of a path
-that are not UTF-8 are escaped as in predictions.json (\\udce4).
+`id` counts the pictures of the run from 1. `width` and `height` are those of the picture in pixels, and
+`boxes` are x0, y0, x1, y1 in these pixels, best score first. If a picture could not be read, `error` states
+why, and all columns between `path` and `error` are null. Bytes of a path that are not UTF-8 are escaped as in
+predictions.json (\\udce4).
 """
 
 from __future__ import annotations

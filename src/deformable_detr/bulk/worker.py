@@ -36,7 +36,7 @@ class Worker:
         """Return the part of a shard.
 
         Raises:
-            UserError: if a source has disappeared.
+            UserError: if a source has disappeared, or the model's output is not finite.
         """
         max_pixels = self._finder.detector.data.max_pixels
         found: list[Detections | str] = [""] * shard.num_rows

@@ -1,6 +1,6 @@
 """Checkpoints in the package's own format and in those of the authors and of Hugging Face transformers.
 
-Conversions between the formats do not change a bit of the weights. Names are imported on first use, because
+Conversions between the formats keep every bit of float32 weights. Names are imported on first use, because
 an exported model needs only `Description`, which does not import PyTorch.
 """
 

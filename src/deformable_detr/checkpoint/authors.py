@@ -2,8 +2,8 @@
 
 These are the `.pth` files of fundamentalvision/Deformable-DETR and facebookresearch/detr, and of three
 projects that train Deformable DETR in other ways (authors_plus.py). The state dict determines nearly
-everything about the model. The rest (dilation, the number of heads, and the number of queries of a two-stage
-model) is in `args`, which some files lack, among them the published DETR files.
+everything about the model. The rest (dilation, dropout, the number of heads, and the number of queries of a
+two-stage model) is in `args`, which some files lack, among them the published DETR files.
 """
 
 from __future__ import annotations
@@ -121,13 +121,15 @@ def load(path: Path) -> Checkpoint:
     """Read a checkpoint of the authors, of any variant, and infer the sizes from its tensors.
 
     If the file has no `args`, the model is assumed to have 8 heads, to have 300 queries if it is a two-stage
-    model without learned content, and to be dilated if the file's name contains `dc5`, as the published names
-    of dilated models do. If the file has no class names, 91 classes (or detrex's 80) are assumed to be
-    COCO's.
+    model without learned content, to be trained with a dropout of 0.1 (0 if its content is learned), and to
+    be dilated if the file's name contains `dc5`, as the published names of dilated models do. If the file has
+    no class names, 91 classes (or detrex's 80) are assumed to be COCO's; other numbers of classes get the
+    names "class 0", "class 1", … Tensors that are used only in training are left out, with a warning.
 
     Raises:
-        UserError: if the file is not an authors' checkpoint, is damaged, contains pickled objects, or is of
-            a variant that this package lacks, such as a segmentation model or one with `--pre_norm`.
+        UserError: if the file is not an authors' checkpoint, cannot be read, is damaged, contains pickled
+            objects other than tensors and options, or is of a variant that this package lacks, such as a
+            segmentation model or one with `--pre_norm`.
     """
     content = read_pickle(path)
     state = content.get("model", content)
@@ -159,8 +161,8 @@ def read_pickle(path: Path) -> dict[str, Any]:
     """Read a dictionary from a PyTorch file without running code that the file may contain.
 
     Raises:
-        UserError: if the file cannot be read, is damaged, contains objects other than tensors and options, or
-            does not contain a dictionary.
+        UserError: if the file cannot be read, is damaged, contains objects other than tensors, plain values
+            and options (`argparse.Namespace`), or does not contain a dictionary.
     """
     check_readable(path)
     with path.open("rb") as file:
@@ -187,7 +189,8 @@ def read_pickle(path: Path) -> dict[str, Any]:
 def _without_unused_classes(state: dict[str, Tensor], options: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the state dict without the unused rows that `save` adds to class heads.
 
-    The state dict of a file without class names, such as the authors' own files, is returned unchanged.
+    The state dict of a file that `save` did not write, such as the authors' own files, is returned unchanged.
+    `options` are the file's `args`.
     """
     if "class_names" not in options or options.get("dataset_file") != DATASET_FILE:
         return state
@@ -320,7 +323,7 @@ def check_expressible(config: ModelConfig) -> Family:
 
 
 def _arguments(checkpoint: Checkpoint) -> argparse.Namespace:
-    """Return the authors' options (specification §8.4) that describe this model."""
+    """Return the authors' options (specification §8.4) that describe the model and its classes."""
     config = checkpoint.config
     common = {
         "backbone": config.backbone.name,

@@ -1,8 +1,8 @@
 """Convert class heads, whose rows are category ids in the authors' files and class indices in this package.
 
 The authors' code has 91 classes for the data set named coco, whatever its annotations contain, and refuses a
-file with another number. Therefore, each class is written to the row of its id among 91 rows, and the rows
-of ids that the data set lacks get values with which they never have the best score.
+file with another number of rows. Therefore, each class is written to the row of its id among 91 rows, and
+the rows of ids that the data set lacks get values with which they never have the best score.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def gather(
 ) -> dict[str, Tensor]:
     """Return a state dict of the authors with one row per class in the class heads, instead of 91 rows.
 
-    DETR's row for "no object", which follows the 91 rows, is kept.
+    DETR's row for "no object", which follows the 91 rows, is kept. The rows of the first stage's head keep
+    their numbers.
 
     Args:
         state: the authors' tensors by name.

@@ -2,9 +2,9 @@
 
 These methods add parts that are used only in training: further queries, a table of labels for denoising,
 instruction tokens, and a second proposal head. Without them, the model is a Deformable DETR with
-`model.queries mixed`, and its tensors have the authors' names (H-DETR, DAC-DETR) or detrex's (Mr. DETR). The
-functions of this module convert the state dicts of these methods to the authors' form. They leave out the
-tensors that are used only in training, and name them in a warning.
+`model.queries` set to `mixed`, and its tensors have the authors' names (H-DETR, DAC-DETR) or detrex's
+(Mr. DETR). `without_training` converts the state dicts of these methods to the authors' form. It leaves out
+the tensors that are used only in training, with a warning.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _ONLY_IN_TRAINING = re.compile(
 
 
 class TensorsLeftOut(UserWarning):
-    """A warning that names the tensors that were left out because they are used only in training."""
+    """A warning about tensors that were left out because they are used only in training."""
 
 
 def is_detrex(state: Mapping[str, Tensor]) -> bool:
@@ -71,12 +71,13 @@ def without_training(state: Mapping[str, Tensor], options: Mapping[str, Any]) ->
 
     Tensors with detrex's names, such as Mr. DETR's, are renamed. If tensors that H-DETR, DAC-DETR or Mr. DETR
     use only in training, or rows of the queries' content, are left out, a `TensorsLeftOut` warning names
-    them. All other tensors, among them those of the authors' own models, are returned unchanged.
+    up to 8 of them. All other tensors, among them those of the authors' own models, are returned unchanged.
 
     Args:
         state: the tensors of a file by name, with the authors' names or with detrex's.
         options: `args` of the file, in which `num_queries_one2one` is the number of queries to keep. If this
-            option is missing, 300 queries are kept of 1800, as in H-DETR's files, and otherwise all.
+            option is missing, 300 queries are kept of 1800, as in H-DETR's files. In all other cases, for
+            example if the option is not an integer, all queries are kept.
     """
     left_out = [name for name in state if _ONLY_IN_TRAINING.search(name)]
     kept = {name: tensor for name, tensor in state.items() if name not in left_out}

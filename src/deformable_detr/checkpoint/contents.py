@@ -119,7 +119,7 @@ def _some(names: Iterable[str], limit: int = 3) -> str:
 def closest_recipe(config: ModelConfig) -> str:
     """Return the name of the recipe whose model differs from `config` in the fewest fields.
 
-    The numbers of classes and queries do not matter.
+    The numbers of classes and queries do not matter. In case of a tie, it is the first one in `RECIPES`.
     """
 
     def distance(name: str) -> int:

@@ -1,4 +1,4 @@
-"""Convert checkpoints from one format to another without changing a single bit of their weights."""
+"""Convert checkpoints from one format to another. Float32 weights keep every bit."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def convert(source: str | Path, output: str | Path, to: CheckpointFormat) -> Pat
 
     Raises:
         UserError: if there is no format `to`, `source` cannot be read, `output` exists, lacks the suffix
-            .pth (`authors` only) or cannot be written, or the format cannot express the model. In the last
-            case, the message names the field.
+            .pth (`authors` only) or cannot be written, or the format cannot express the model or its
+            category ids. In the last case, the message names the field or the id.
     """
     output = Path(output)
     if to not in get_args(CheckpointFormat):

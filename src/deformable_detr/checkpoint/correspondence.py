@@ -30,9 +30,9 @@ class Correspondence:
 
 
 def to_theirs(state: Mapping[str, Tensor], correspondences: Iterable[Correspondence]) -> dict[str, Tensor]:
-    """Return our tensors under the other project's names.
+    """Return our tensors `state` under the other project's names.
 
-    If the project stores a tensor under several names, the same tensor is returned under each of them.
+    If the other project stores a tensor under several names, the same tensor is returned under each of them.
     """
     result: dict[str, Tensor] = {}
     for item in correspondences:
@@ -49,7 +49,7 @@ def to_ours(
 ) -> dict[str, Tensor]:
     """Return the other project's tensors under our names.
 
-    If the project stores a tensor under several names, `state` needs to contain only one of them.
+    If the other project stores a tensor under several names, `state` needs to contain only one of them.
 
     Args:
         state: the other project's tensors by name.
@@ -57,8 +57,8 @@ def to_ours(
         shapes: the shapes of our tensors by name.
 
     Raises:
-        UserError: if tensors are missing, unknown or of another shape, or if the names of one tensor have
-            different values. The message names some of the tensors.
+        UserError: if tensors are missing, unknown or of another shape, or if `state` contains different
+            values under the names of one tensor. The message names some of the tensors.
     """
     result: dict[str, Tensor] = {}
     missing: list[str] = []

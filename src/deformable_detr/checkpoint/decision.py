@@ -22,10 +22,10 @@ class Decision:
 
     Attributes:
         thresholds: the minimum score of each of the C classes of the model, (C,), in [0, 1].
-        bases: how each threshold was chosen, (C,). `own` means from the detections of the class;
-            `all classes` means from the detections of all classes, because the pictures contain no object of
-            the class or none was found; `most precise` means for the highest precision of the class, because
-            no threshold reaches the required precision.
+        bases: how each threshold was chosen, (C,). `own`: by the detections of the class. `all classes`: by
+            the detections of all classes, because the pictures contain no object of the class, or none was
+            found. `most precise`: for the highest precision of the class, because no threshold reaches the
+            required precision.
         rule: `best_f1`, or the required precision, in (0, 1].
         split: the name of the split whose pictures were used.
         images: the number of these pictures.
@@ -45,7 +45,7 @@ class Decision:
     def by_class(self, names: Sequence[str | None]) -> dict[str, Any]:
         """Return the decision as JSON values, with thresholds and bases by class name.
 
-        Classes without a name are left out.
+        `names` holds the name of each class, or None for a class without a name, which is left out.
         """
         pairs = zip(names, self.thresholds, self.bases, strict=True)
         used = [(name, threshold, basis) for name, threshold, basis in pairs if name is not None]

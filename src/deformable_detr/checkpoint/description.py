@@ -40,7 +40,10 @@ class Description:
     decision: Decision | None = None
 
     def to_dict(self, format: str) -> dict[str, Any]:
-        """Convert to JSON values, including `format` and the versions of the software that writes them."""
+        """Convert to JSON values, including the versions of this package and of PyTorch.
+
+        `format` is the name of the file format, which becomes a part of the result.
+        """
         import torch
 
         decision = {} if self.decision is None else {DECISION: self.decision.to_dict()}
@@ -64,7 +67,7 @@ class Description:
             where: the file's name in error messages.
 
         Raises:
-            UserError: if the content was written by a newer version, or is not a result of `to_dict`.
+            UserError: if the content has another format version, or is not a result of `to_dict`.
         """
         version = content.get("format_version")
         if version != FORMAT_VERSION:

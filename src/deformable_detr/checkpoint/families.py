@@ -1,6 +1,7 @@
-"""The two architectures of other projects as fields of `ModelConfig` (specification §4.5).
+"""DETR and Deformable DETR, as other projects define them, as fields of `ModelConfig` (specification §4.5).
 
-The functions of this module infer the remaining fields from the projects' files.
+The functions of this module check whether a checkpoint of these projects can express a model, and infer the
+remaining fields from the projects' files.
 """
 
 from __future__ import annotations
@@ -91,9 +92,9 @@ def without_batch_counts(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def count(names: Iterable[str], prefix: str) -> int:
-    """Return the number of modules in the list `prefix`, which is one more than the largest index in `names`.
+    """Return the number of modules in the module list at the path `prefix`, from a model's tensor `names`.
 
-    The result is 0 if `names` contains no module of the list.
+    The number is one more than the largest index in the names, or 0 if no name belongs to the list.
     """
     indices = [re.match(rf"{re.escape(prefix)}\.(\d+)\.", name) for name in names]
     return max((int(match[1]) + 1 for match in indices if match), default=0)

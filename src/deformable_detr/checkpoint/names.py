@@ -13,7 +13,10 @@ EXPORTED = tuple(SUFFIXES.values())  # inference/exported/ reads all but the las
 
 
 def demo_pictures() -> list[Path]:
-    """Return the paths of the pictures that come with the bundled model, which was not trained on them."""
+    """Return the sorted paths of the pictures that come with the bundled model.
+
+    The model was not trained on them.
+    """
     return sorted((BUNDLED / "pictures").iterdir())
 
 

@@ -20,12 +20,14 @@ class Naming:
         modules: the project's module paths by our module paths, with `#` for a number. If several of our
             paths match a name, the longest one applies.
         backbone: the prefix before torchvision's names of the backbone's tensors.
-        queries: the tensor of the learned queries. It joins positions and content in one-stage models of
-            Deformable DETR; it contains only the positions in DETR, and only the content in `mixed` models.
+        queries: the name of the tensor of the learned queries. This tensor joins positions and content in
+            one-stage models of Deformable DETR. It contains only the positions in DETR, and only the content
+            in `mixed` models.
         class_head, box_head: the project's paths of the output layers.
         numbered_heads: True if the project stores one head per layer, even if all heads are the same.
         decoder: the prefix under which the heads that are used inside the decoder are stored a second time.
-        splits_attention: True if the query, key and value projections are three tensors.
+        splits_attention: True if the query, key and value projections of dense attention are three tensors;
+            in our models, they are one tensor.
     """
 
     modules: Mapping[str, str]

@@ -29,7 +29,8 @@ def save(folder: str | Path, checkpoint: Checkpoint) -> None:
     atomic step.
 
     Raises:
-        UserError: if `folder` is neither a checkpoint nor empty, or cannot be written.
+        UserError: if `folder` exists and is neither a checkpoint of this package nor empty, or if it cannot
+            be written.
     """
     folder = Path(folder).expanduser().resolve()
     assert len(checkpoint.classes) == checkpoint.config.num_classes
@@ -50,7 +51,8 @@ def load(folder: Path) -> Checkpoint:
     """Read a checkpoint folder.
 
     Raises:
-        UserError: if the folder is incomplete or damaged, or was written by a newer version of the package.
+        UserError: if the folder is incomplete or damaged, was written by a newer version of the package, or
+            has a backbone that the installed version of timm lacks.
     """
     description = read_json(folder / CONFIG_FILE)
     where = folder / CONFIG_FILE

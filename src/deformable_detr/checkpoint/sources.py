@@ -19,7 +19,7 @@ _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
 def load(source: str | Path) -> Checkpoint:
-    """Read a model and return it in evaluation mode, on the CPU and in float32.
+    """Read a model and return its checkpoint, with the model in evaluation mode, on the CPU and in float32.
 
     Args:
         source: a run folder (of which the best or, failing that, the last checkpoint is read), a checkpoint
@@ -33,7 +33,7 @@ def load(source: str | Path) -> Checkpoint:
         return _load(source)
     except UserError:
         raise
-    # A file of another project may hold any values; checking the type of each would take a page.
+    # A file of another project may hold any values; checking the type of each would take much code.
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(
             f"{source} is damaged or was changed by hand: some of its values have the wrong type or size "

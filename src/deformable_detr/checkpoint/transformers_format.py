@@ -63,7 +63,8 @@ def load(folder: Path, name: str | None = None) -> Checkpoint:
         name: the model's name in error messages; None means the path of the folder.
 
     Raises:
-        UserError: if the model is of another kind, has options that this package lacks, or is damaged.
+        UserError: if the model is of another kind, has options that this package lacks, or is incomplete or
+            damaged.
     """
     values = read_json(folder / CONFIG_FILE)
     with blaming(name or folder):
@@ -156,7 +157,7 @@ def _model_config(family: Family, values: Mapping[str, Any], state: Mapping[str,
 
 
 def _backbone_config(values: Mapping[str, Any], state: Mapping[str, Tensor]) -> BackboneConfig:
-    """Infer the ResNet, which transformers builds with timm or with code in transformers.
+    """Infer the ResNet, which transformers builds with timm or with its own code, and its dilation.
 
     Raises:
         UserError: if the backbone is not a supported ResNet at stride 32 or 16.
@@ -230,8 +231,11 @@ def _class_table(values: Mapping[str, Any], num_classes: int) -> ClassTable:
 def _data_config(path: Path) -> DataConfig:
     """Read sizes and normalisation from the file `path`, or return the paper's values if it does not exist.
 
+    For settings that the file lacks, the result has the paper's values; the maximum size is then at least the
+    image size.
+
     Raises:
-        UserError: if the file resizes pictures in a way that is not supported.
+        UserError: if the file cannot be read, or resizes pictures in a way that is not supported.
     """
     if not path.is_file():
         return DataConfig()

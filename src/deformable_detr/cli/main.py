@@ -71,6 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Args:
         arguments: the name of the command and its arguments; None means those in `sys.argv`.
+
+    Raises:
+        BrokenPipeError: if the program that reads the output has ended.
+        SystemExit: after `--help` of a command, with the exit code 0.
     """
     typed = list(sys.argv[1:] if arguments is None else arguments)
     if not typed or typed[0] in ("-h", "--help", "help"):
@@ -95,7 +99,13 @@ def command(name: str) -> Command:
 
 
 def parser_of(name: str, typed: Sequence[str] = ()) -> Parser:
-    """Return a command's parser, whose help shows the defaults of the recipe that `typed` names."""
+    """Return a command's parser.
+
+    For commands with --recipe, the help shows the defaults of the recipe that the arguments `typed` name.
+
+    Raises:
+        UserError: if there is no recipe of the typed name.
+    """
     parser = Parser(f"{PROGRAM} {name}", typed)
     command(name).add_arguments(parser)
     return parser
@@ -115,6 +125,7 @@ def execute(
 
     Raises:
         BrokenPipeError: if the program that reads the output has ended.
+        SystemExit: after `--help`, with the exit code 0.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # file names and the terminal need not be UTF-8
@@ -144,7 +155,10 @@ def execute(
 
 
 def _detail(error: Exception) -> str:
-    """Return an error's message in brackets, or "" if it has none, as is common for MemoryError."""
+    """Return the first 200 characters of an error's message in brackets, or "" if it has no message.
+
+    A MemoryError often has none.
+    """
     detail = one_line(error)
     return f" ({detail:.200})" if detail else ""
 

@@ -89,7 +89,8 @@ class Parser(argparse.ArgumentParser):
             read: a function that converts the typed text to the value, instead of `kind`.
             many: whether one or more values are accepted, as a list.
             required: whether the option must be typed.
-            to: the name of the attribute of the parsed arguments; by default the option's name.
+            to: the name of the attribute of the parsed arguments; by default the option's name, without the
+                hyphens at its start and with underscores for the others.
             group: the title under which `--help` lists the option.
             default_shown: the default that `--help` shows, if it differs from `default`.
         """
@@ -115,7 +116,8 @@ class Parser(argparse.ArgumentParser):
     def flag(self, name: str, help: str, *, to: str | None = None, group: str | None = None) -> None:
         """Add an option without a value.
 
-        If the option is not typed, its attribute is False or, with `to`, absent.
+        If the option is not typed, its attribute is False or, if `to` gives the attribute's name, absent.
+        `group` is the title under which `--help` lists the option.
         """
         options: dict[str, Any] = {"dest": to, "default": SUPPRESS} if to is not None else {}
         self.texts[name] = help
@@ -144,6 +146,7 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UserError: if an option is unknown or lacks its value, a value is invalid, or an argument is
                 missing.
+            SystemExit: after `--help`.
         """
         chosen, unknown = self.read_known(arguments)
         if unknown:
@@ -156,6 +159,7 @@ class Parser(argparse.ArgumentParser):
 
         Raises:
             UserError: if an option lacks its value, a value is invalid, or an argument is missing.
+            SystemExit: after `--help`.
         """
         if self.usage is None:
             self.usage = " ".join([self.prog, *self._shapes, "[options]"])
@@ -209,7 +213,7 @@ def _reader(kind: Any) -> Reader:
 
 
 def _filled(text: str) -> str:
-    """Return `text`, or refuse it if it is empty.
+    """Return `text`, or raise an `ArgumentTypeError` if it is empty.
 
     An unset shell variable gives an empty string, which as a path would mean the current folder.
     """
@@ -225,7 +229,7 @@ def _switched(word: str, text: str) -> bool | str:
 
 
 def listed(text: str) -> list[str]:
-    """Return the names in a comma-separated list."""
+    """Return the names in a comma-separated list, without spaces around them and without empty names."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 

@@ -26,7 +26,7 @@ def add_recipe(parser: Parser, usual: str, in_words: str | None = None) -> RunCo
         in_words: what `--help` states as the default instead of `usual`, if it depends on the machine.
 
     Raises:
-        UserError: if there is no recipe of the typed name.
+        UserError: if there is no recipe of the typed name, or --recipe has no value.
     """
     recipe_only = Parser(parser.prog, add_help=False)
     for target in (recipe_only, parser):
@@ -51,7 +51,9 @@ def add_recipe(parser: Parser, usual: str, in_words: str | None = None) -> RunCo
 
 
 def add_settings(parser: Parser, shown: RunConfig, common: Collection[str] = ()) -> None:
-    """Add a flag for each field. Flags that are not typed are absent from the parsed arguments.
+    """Add a flag for each field of a run's configuration except the recipe's name.
+
+    Flags that are not typed are absent from the parsed arguments.
 
     Args:
         shown: the configuration whose values `--help` shows as defaults.
@@ -82,7 +84,10 @@ GROUPS = {
 
 
 def changes(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return the parsed arguments that are fields, by path, in the form that `config.override` accepts."""
+    """Return the parsed arguments that set fields of the configuration, as `config.override` accepts them.
+
+    The keys are the paths of the fields, which are the names that contain a dot.
+    """
     return {path: value for path, value in arguments.items() if "." in path}
 
 

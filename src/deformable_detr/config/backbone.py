@@ -19,7 +19,11 @@ TORCHVISION_RESNETS = (
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """The network that computes the features."""
+    """The network that computes the features.
+
+    Raises:
+        UserError: if a setting has a wrong type or is out of range, or settings contradict each other.
+    """
 
     name: str = setting(
         "resnet50",

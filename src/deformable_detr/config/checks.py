@@ -24,7 +24,8 @@ def require(condition: bool, sentence: str) -> None:
 def check(config: Any, where: str) -> None:
     """Check each field against its annotation (type) and its declaration (range).
 
-    Dataclasses do not check types, and YAML may contain any type.
+    Dataclasses do not check types, and YAML may contain any type. A name that `add_choice` has allowed for a
+    field is valid, too.
 
     Args:
         config: a dataclass whose fields were declared by `setting`.
@@ -52,9 +53,10 @@ def check(config: Any, where: str) -> None:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Return whether a value has the type of the hint.
+    """Return True if a value has the type of the hint.
 
-    An int also fits `float`, a float must be finite, and a bool is not a number.
+    An int also fits `float`, a float must be finite, and a bool is not a number. A tuple fits only if all its
+    items and, for a hint of a fixed length, their number do.
     """
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
@@ -102,7 +104,7 @@ def placeholder(hint: Any) -> str:
 
 
 def written(value: Any) -> str:
-    """Format a value in the form that YAML files and flags use."""
+    """Format a value in the form that YAML files and flags use; a whole float has no decimal point."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
@@ -126,8 +128,8 @@ def from_text(text: str, hint: Any) -> Any:
     """Return the value that a user typed after a flag.
 
     The text is read as YAML unless the field holds a string or one of several names; `null` means None if the
-    hint allows it. An invalid value is returned unchanged, so that `fits` refuses it and the message shows
-    it.
+    hint allows it, and a whole number becomes a float if the hint is `float`. No error is raised: a value
+    that does not fit the hint is returned, too, so that `check` refuses it with a message that shows it.
     """
     kinds = _kinds(hint)
     if text == "null" and types.NoneType in kinds:
@@ -148,7 +150,8 @@ def from_text(text: str, hint: Any) -> Any:
 def as_hinted(value: Any, hint: Any) -> Any:
     """Convert a value to its annotated type if YAML or JSON represents it differently.
 
-    Lists become tuples, and 1e-4, which is a string in YAML 1.1, becomes a number.
+    Lists become tuples, and 1e-4, which is a string in YAML 1.1, becomes a number. Any other value is
+    returned unchanged, even if it does not have that type.
     """
     if isinstance(value, list):
         kind = (get_args(hint) or (None,))[0]
@@ -162,5 +165,5 @@ def as_hinted(value: Any, hint: Any) -> Any:
 
 
 def _kinds(hint: Any) -> tuple[Any, ...]:
-    """Return the alternatives of a union, or the single type."""
+    """Return the alternatives of a hint that is a union, or the hint itself as the only one."""
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)

@@ -1,8 +1,8 @@
-"""All settings, as frozen dataclasses with the paper's defaults.
+"""The settings of the model, the data and the training, as frozen dataclasses with the paper's defaults.
 
 `setting` declares each field once, with its default, its range and its help text, which `--help` and
-docs/configuration.md show. Invalid settings are refused here, when the configuration is created, with
-a sentence that names the field. Recipes (recipes.py) are instances of `RunConfig`. A run folder contains its
+docs/configuration.md show. Invalid settings are refused when the configuration is created, with a sentence
+that names the field. Recipes (recipes.py) are instances of `RunConfig`. A run folder contains its
 configuration as `config.yaml`, and a checkpoint contains its `ModelConfig` in `config.json`.
 """
 
@@ -34,7 +34,11 @@ LearningRateRule = Literal["none", "sqrt", "linear"]
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The parts of a model. The defaults describe Deformable DETR with ResNet-50."""
+    """The parts of a model. The defaults describe Deformable DETR with ResNet-50.
+
+    Raises:
+        UserError: if a setting has a wrong type or is out of range, or settings contradict each other.
+    """
 
     num_classes: int = setting(
         91,
@@ -170,7 +174,11 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The conversion of image files to the model's input."""
+    """The conversion of image files to the model's input.
+
+    Raises:
+        UserError: if a setting has a wrong type or is out of range, or settings contradict each other.
+    """
 
     format: Layout = setting(
         "auto",
@@ -266,7 +274,11 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The settings of training (paper, section 5)."""
+    """The settings of training (paper, section 5).
+
+    Raises:
+        UserError: if a setting has a wrong type or is out of range.
+    """
 
     epochs: int = setting(50, "Train for this many passes over the training images.", minimum=0)
     max_steps: int | None = setting(
@@ -386,7 +398,7 @@ class RunConfig:
     It does not say where the data set is. `recipe` names the recipe from which the settings were derived.
 
     Raises:
-        UserError: if a setting is out of range, or settings contradict each other.
+        UserError: if a setting has a wrong type or is out of range, or settings contradict each other.
     """
 
     recipe: str = setting("deformable_detr_r50", "The name of the recipe that the run started from.")
@@ -408,7 +420,7 @@ class RunConfig:
             )
 
     def _check_learning(self) -> None:
-        """Refuse ways of training that the model does not support."""
+        """Raise a UserError if the model does not support the settings of its training."""
         require(
             self.model.refine_references or not self.train.look_forward_twice,
             "train.look_forward_twice needs layers that start from the boxes of the layer before: set "

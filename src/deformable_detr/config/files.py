@@ -61,7 +61,8 @@ def override(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
     """Return a copy of `config` with some fields changed: `{"train.epochs": 12, "num_queries": 100}`.
 
     A name without a dot is looked up in model, data, train and their groups of fields, and must be unique.
-    The result is checked after all changes, so their order does not matter.
+    The value of a group of fields is a mapping, which may name only some of them. The result is checked after
+    all changes, so their order does not matter.
 
     Raises:
         UserError: if a field is unknown, its name is not unique, or its value is invalid; the message names
@@ -103,7 +104,10 @@ def _full_path(name: str) -> str:
 
 
 def _paths(cls: type, prefix: str) -> list[str]:
-    """Return the paths of all fields and groups of fields."""
+    """Return the names of all fields and groups of fields of a dataclass, such as `model.backbone.name`.
+
+    Each begins with `prefix`, which is empty or ends with a dot.
+    """
     paths = []
     for name, hint in hints(cls).items():
         paths.append(f"{prefix}{name}")
@@ -122,10 +126,11 @@ def read_config(path: Path, base: RunConfig) -> RunConfig:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the fields that a YAML file sets.
+    """Return the fields that a YAML file sets, as nested dictionaries. Their values are not checked.
 
     Raises:
-        UserError: if the file cannot be read, is not YAML or contains no fields; the message names it.
+        UserError: if the file cannot be read, is not YAML or is not a mapping of fields; the message names
+            it.
     """
     try:
         content = parse_yaml(path.read_text(encoding="utf-8"))

@@ -13,7 +13,12 @@ ClassificationLoss = Literal["focal", "mal", "varifocal"]
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The weights and parameters of the matching cost and the losses, with Deformable DETR's defaults."""
+    """The weights and parameters of the matching cost and the losses, with Deformable DETR's defaults.
+
+    Raises:
+        UserError: if a setting has a wrong type or is out of range, or if all weights of the matching cost
+            are 0.
+    """
 
     class_cost: float = setting(2.0, "Weight of the class in the matching cost.", minimum=0)
     box_cost: float = setting(5.0, "Weight of the L1 distance of boxes in the matching cost.", minimum=0)

@@ -12,6 +12,9 @@ from .settings import setting
 class RouteConfig:
     """Further passes through the decoder, which are used only in training. They give the model more to learn
     from each object; saved models do not contain them. A weight of 0 leaves a route out.
+
+    Raises:
+        UserError: if a setting has a wrong type or is out of range.
     """
 
     no_self_attention: float = setting(

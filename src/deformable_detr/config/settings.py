@@ -1,4 +1,4 @@
-"""Declare a field of the configuration: its default, its range and its help text, in one place.
+"""The declaration of a field of the configuration: its default, its range and its help text, in one place.
 
 `--help`, docs/configuration.md and all checks use this declaration.
 """
@@ -54,7 +54,7 @@ class Setting:
     """One field of a configuration, with its help text and range.
 
     Attributes:
-        path: the field's name after those of its groups, such as `model.backbone.name`.
+        path: the names of the field's groups and of the field, joined by dots: `model.backbone.name`.
         hint: the field's annotation.
     """
 
@@ -104,12 +104,15 @@ def declarations(cls: type) -> dict[str, Declaration]:
 
 
 def hints(cls: type) -> dict[str, Any]:
-    """Return the evaluated annotations of a dataclass's fields."""
+    """Return the annotation of each field of a dataclass by its name, as a type and not as a string."""
     return get_type_hints(cls)
 
 
 def settings_of(cls: type, prefix: str = "") -> list[Setting]:
-    """Return every field of a dataclass and of its groups of fields, in the order of declaration."""
+    """Return every field of a dataclass and of its groups of fields, in the order of declaration.
+
+    `prefix` is put before each path; it is empty or ends with a dot.
+    """
     declared, found = declarations(cls), []
     for name, hint in hints(cls).items():
         if dataclasses.is_dataclass(hint):

@@ -1,4 +1,4 @@
-"""The built-in data set: drawn scenes (scenes.py) in COCO layout, so that everything can run offline.
+"""The built-in data set of drawn scenes (scenes.py) in COCO layout, for demonstrations and tests offline.
 
 For a given picture size and kind of scene, picture i of a split depends only on (seed, split, i). So files
 are identical byte for byte on one machine, and a larger set begins with the pictures of a smaller one.
@@ -29,21 +29,22 @@ def generate(
     seed: int = 0,
     small_objects: bool = False,
 ) -> Path:
-    """Write the data set in COCO layout, and return the absolute path of `root`.
+    """Write a data set of drawn scenes in COCO layout, and return the absolute path of `root`.
 
-    The files are `annotations/instances_{train,val}.json`, and the pictures are in `train/` and `val/`.
-    Category ids are 1..6. `area` is the number of visible pixels, and the box encloses them. `root` is
-    written completely or not at all.
+    The annotations are in `annotations/instances_train.json` and `annotations/instances_val.json`, and the
+    pictures are in `train/` and `val/`. Category ids are 1..6. The `area` of an object is the number of its
+    visible pixels, and its box encloses these pixels. `root` is written completely or not at all.
 
     Args:
-        root: a folder that is new or empty.
-        train, val: the numbers of pictures.
-        image_size: the (H, W) of the pictures.
+        root: a folder that does not exist yet or is empty.
+        train, val: the numbers of pictures, at least 1 each.
+        image_size: the height and the width of the pictures in pixels, at least 64 each.
         seed: the seed of everything that is random in the pictures.
         small_objects: whether most objects are small, and there are more of them.
 
     Raises:
-        UserError: if `root` is not empty or cannot be written, or a count or size is out of range.
+        UserError: if `root` is a file, is not empty or cannot be written, or if a number of pictures or
+            `image_size` is too small.
     """
     root = Path(root).absolute()
     if train < 1 or val < 1:

@@ -1,8 +1,9 @@
 """Reading of pictures of any kind as upright 8-bit RGB, up to a given number of pixels.
 
 `read_header` reads only the first bytes of a file on the disk (size, EXIF orientation), `open_image` decodes
-the picture, and `read_thumbnail` decodes it as coarsely as the format allows. Whether a picture is rotated is
-decided only in `should_rotate`, so that inspection and training treat a data set alike. Sizes are (H, W).
+the picture, and `read_thumbnail` returns a small grey version of it. Whether a picture is rotated is decided
+only in `should_rotate`, so that inspection and training treat a data set alike. Sizes are (H, W), height and
+width in pixels.
 
 Modes other than RGB are converted as follows:
 - grey, 1-bit, palette, CMYK, YCbCr and HSV: by Pillow;
@@ -12,6 +13,7 @@ Modes other than RGB are converted as follows:
   [0, 255];
 - 32-bit floats: [0, 1] is multiplied by 255, [0, 255] is kept, any other range is stretched to [0, 255]; NaN
   becomes 0.
+The last three ignore transparency. If the range to stretch has only one value, the picture becomes black.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ IMAGE_SUFFIXES = frozenset(
 
 
 def is_image(name: str) -> bool:
-    """Return True if a file's name has the suffix of a picture."""
+    """Return True if a file's name ends with the suffix of a picture, in upper or lower case."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
@@ -61,8 +63,9 @@ _pillow_lock = threading.Lock()
 class ImageHeader:
     """The properties of an image file that its first bytes state.
 
-    `stored_size`: (H, W) of the pixels as they are stored. `orientation`: EXIF's 1 to 8, 1 = upright.
-    `mode`, `format`: as Pillow names them, such as RGB and JPEG.
+    `stored_size`: (H, W) of the pixels as they are stored. `orientation`: EXIF's 1 to 8, where 1 is upright;
+    also 1 if there is no valid EXIF orientation. `mode`, `format`: as Pillow names them, such as RGB and
+    JPEG.
     A TIFF always counts as upright: Pillow itself rotates it while decoding, and reports the rotated size.
     """
 
@@ -83,8 +86,8 @@ class OpenedImage:
     """A decoded picture.
 
     `picture`: mode RGB, without metadata. `rotated`: True if EXIF's orientation was applied (rotation or
-    mirroring). `fits`: False if the picture has the annotation's size neither as stored nor upright; the
-    boxes then belong to other pixels.
+    mirroring). `fits`: False if an annotation states a size that the picture has neither as stored nor
+    upright; the boxes then belong to other pixels.
     """
 
     picture: Image.Image
@@ -96,8 +99,8 @@ def should_rotate(header: ImageHeader, annotated_size: tuple[int, int] | None) -
     """Return True if a picture must be rotated or mirrored according to its EXIF orientation.
 
     Boxes may refer to the stored pixels, so the annotated (H, W) decides: the orientation is applied only if
-    it leads to that size. If the size is the same either way (half turns, mirroring, square pictures), or
-    there is no annotation (None), the orientation is applied, as image viewers do.
+    the picture then has that size. If the picture has that size either way (half turns, mirroring, square
+    pictures), or if `annotated_size` is None, the orientation is applied, as image viewers do.
     """
     if header.orientation == 1:
         return False
@@ -110,7 +113,7 @@ def read_header(source: str | os.PathLike[str] | bytes | RemoteFile) -> ImageHea
     `source` is a path, the bytes of the file, or a file behind a URL, which is read completely.
 
     Raises:
-        UserError: if the file cannot be read or is not an image.
+        UserError: if the file cannot be read, is not an image or has a broken header.
     """
     if isinstance(source, bytes):
         name = _name_of_bytes(source)
@@ -135,13 +138,14 @@ def open_image(
     Args:
         source: a path, the bytes of an image file, a file behind a URL, a PIL image of any mode, or an
             (H, W, 3) uint8 RGB array.
-        annotated_size: (H, W) that the annotation states; None if there is none. The picture is rotated only
-            if that leads to this size, or if the size is the same either way.
+        annotated_size: (H, W) that the annotation states; None if there is no annotation. With a size, the
+            picture is rotated only if it then has this size (see `should_rotate`).
         max_pixels: the maximum H·W; larger pictures are refused before anything is decoded.
 
     Raises:
-        UserError: if the file is missing, a folder, not an image or truncated, or if the picture is too large
-            or cannot be converted to RGB. The message names the file.
+        UserError: if the file is missing, a folder, a pipe, not an image or broken; if an array has another
+            shape or type; or if the picture is empty, too large or cannot be converted to RGB. The message
+            names the file.
     """
     if isinstance(source, np.ndarray):
         _check_array(source)
@@ -166,15 +170,16 @@ def read_thumbnail(
     annotated_size: tuple[int, int] | None = None,
     max_pixels: int,
 ) -> np.ndarray:
-    """Return the whole picture, rotated as in `open_image`, as a grey float32 array of `size` (H, W).
+    """Return the whole picture as a grey float32 array of `size` (H, W), with values from 0 to 255.
 
-    A JPEG is decoded at a reduced scale, down to an eighth of each side, if that leaves enough pixels; this
-    takes a fraction of the time of `open_image`. The whole file is read in any case, so broken files are
-    noticed. `annotated_size` and `max_pixels` are those of `open_image`.
+    The picture is rotated as in `open_image`, and `annotated_size` and `max_pixels` have the same meaning as
+    there. A JPEG is decoded at a reduced scale, down to an eighth of each side, as long as both sides have at
+    least four times as many pixels as the longer side of `size`. This takes a fraction of the time of
+    `open_image`. The whole file is read in any case, so broken files are noticed.
 
     Raises:
-        UserError: if the file is missing, a folder, not an image or truncated, or if the picture is too large
-            or cannot be converted. The message names the file.
+        UserError: if the file is missing, a folder, a pipe, not an image or broken, or if the picture is too
+            large or cannot be converted. The message names the file.
     """
     name = os.fspath(path)
     with _open_file(name) as file:
@@ -208,7 +213,10 @@ def _decode(
 def _finish(
     image: Image.Image, annotated_size: tuple[int, int] | None, max_pixels: int, name: str
 ) -> OpenedImage:
-    """Check the size, convert to RGB, and rotate if necessary. The result shares no data with `image`."""
+    """Check the size of a picture, convert it to RGB, and rotate it if necessary.
+
+    The result shares no data with `image`. `name` stands for the picture in messages.
+    """
     _check_size((image.height, image.width), max_pixels, name)
     with _naming(name):
         header = _header_of(image)
@@ -287,7 +295,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _parse(file: IO[bytes]) -> Image.Image:
-    """Open an image without decoding it."""
+    """Open an image of one of the formats in `_FORMATS` without decoding it."""
     # Pillow has its own size limit: it warns at 89 and refuses at 179 million pixels. Here the caller sets
     # the limit, so Pillow's is disabled while it reads the header.
     with _pillow_limit(None):
@@ -325,10 +333,10 @@ def _name_of_bytes(content: bytes) -> str:
 
 @contextmanager
 def _naming(name: str) -> Iterator[None]:
-    """Convert any exception raised inside the `with` block to a UserError that names the file.
+    """Convert any exception raised inside the `with` block to a UserError that contains `name`.
 
     Given broken bytes, decoders raise almost any kind of exception (OSError, SyntaxError, struct.error,
-    KeyError, …), so all kinds are caught; therefore only calls into Pillow belong inside.
+    KeyError, …), so all kinds are caught. Therefore, only calls into Pillow belong in the block.
     """
     try:
         yield

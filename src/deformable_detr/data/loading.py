@@ -38,7 +38,7 @@ from .records import ImageRecord, Split
 from .seeds import seed_sequence
 from .transforms import training_transform
 
-WORKER_TIMEOUT_S = 300  # per batch; with the slowest disks and largest pictures, a tenth is needed
+WORKER_TIMEOUT_S = 300  # per batch; the slowest disks and the largest pictures need a tenth of it
 Sample = tuple[Tensor, Target]
 MicroBatch = tuple[ImageBatch, tuple[Target, ...]]
 SampleKey = tuple[int, int]  # (epoch, index into Split.images)
@@ -47,9 +47,10 @@ SampleKey = tuple[int, int]  # (epoch, index into Split.images)
 class Samples(Dataset[Sample]):
     """Augmented training samples of a split: `samples[epoch, index]` → (pixels, Target).
 
-    The pixels (3, h, w) are normalised; (h, w) is the size of the augmented picture. Crowd regions are left
-    out, because they do not state where each object is. Indexing raises a `UserError` if the picture cannot
-    be read, has more than `config.max_pixels` pixels, or does not have the size that its annotation states.
+    `index` is the image's position in `split.images`. The pixels, (3, h, w) float32, are normalised; (h, w)
+    is the size of the augmented picture. Crowd regions are left out, because they do not state where each
+    object is. Indexing raises a `UserError` if the picture cannot be read, has more than `config.max_pixels`
+    pixels, or does not have the size that its annotation states.
     """
 
     def __init__(self, split: Split, config: DataConfig, seed: int) -> None:
@@ -76,7 +77,9 @@ class Samples(Dataset[Sample]):
 
 
 def open_annotated(record: ImageRecord, source: Path, max_pixels: int) -> Image:
-    """Return the picture of a record as RGB; messages name `source`, the file or folder of the annotations.
+    """Return the picture of a record as upright RGB, or as it is stored if its boxes refer to that.
+
+    `source` is the file or folder of the annotations, for messages.
 
     Raises:
         UserError: if the picture cannot be read, has more than `max_pixels` pixels, or does not have the size
@@ -93,13 +96,17 @@ def open_annotated(record: ImageRecord, source: Path, max_pixels: int) -> Image:
 
 
 def collate(samples: Sequence[Sample]) -> MicroBatch:
-    """Join samples of different sizes into one padded batch and its targets."""
+    """Join samples into one batch and its targets; pictures smaller than the largest one are padded.
+
+    Raises:
+        ValueError: if there are no samples.
+    """
     pixels, targets = zip(*samples, strict=True)
     return ImageBatch.from_images(pixels), targets
 
 
 def steps_per_epoch(num_images: int, total_batch: int) -> int:
-    """Return the number of updates in an epoch.
+    """Return the number of updates in an epoch of global batches of `total_batch` images.
 
     Images that do not fill a last batch are dropped, but a data set smaller than one batch gives one update.
     """
@@ -111,10 +118,10 @@ def epoch_order(
 ) -> list[list[int]]:
     """Return the global batches of one epoch as indices of images: a permutation seeded by (seed, epoch).
 
-    Images that do not fill a last batch are left out. A data set smaller than one batch gives one batch,
-    which is filled by repeating the permutation. With `weights`, one per image, the permutation is replaced
-    by `num_images` draws: the number of times that each image is drawn is proportional to its weight, rounded
-    up or down at random.
+    Each batch has `total_batch` images. Images that do not fill a last batch are left out. A data set smaller
+    than one batch gives one batch, which is filled by repeating the permutation. With `weights`, one per
+    image, the permutation is replaced by `num_images` draws in random order: the number of times that each
+    image is drawn is proportional to its weight, rounded up or down at random.
 
     Raises:
         ValueError: if there are no images, or `total_batch` is not positive.
@@ -135,11 +142,16 @@ def epoch_order(
 
 
 def balancing_weights(split: Split) -> list[float]:
-    """Return how often each image is drawn, relative to one that has only the most frequent class.
+    """Return one weight per image, in the order of `split.images`, for `epoch_order`.
 
-    The weight of a class that occurs in n images is sqrt(N / n), where N is the number of images with the
+    Images with rare classes get larger weights, so that they are drawn more often than others.
+
+    The weight of a class that occurs in n images is sqrt(N / n), with the number N of images that have the
     most frequent class. The weight of an image is that of its rarest class, as in repeat factor sampling
     (Gupta et al., CVPR 2019), or 1 if it has no objects. Crowd regions do not count.
+
+    Raises:
+        ValueError: if the split has no images.
     """
     present = [np.unique(record.labels[~record.crowd]) for record in split.images]
     counts = np.bincount(np.concatenate(present), minlength=1)
@@ -162,11 +174,13 @@ def micro_batch_keys(
 ) -> list[list[SampleKey]]:
     """Return the keys of the samples in each micro-batch that process `rank` reads in one epoch.
 
-    A key is (epoch, index of the image). The arguments are those of `training_loader`.
+    A key is (epoch, index of the image). The micro-batches are in the order in which they are used,
+    `accumulate` of them per update. The arguments are described in `training_loader`.
 
     Raises:
         UserError: if the split has no images.
-        ValueError: if `rank` is not below `world_size`, or `start_step` is negative.
+        ValueError: if `rank` is negative or not below `world_size`, `start_step` is negative, or `batch_size`
+            or `accumulate` is not positive.
     """
     if not 0 <= rank < world_size:
         raise ValueError(f"rank {rank} is not one of {world_size} processes")
@@ -186,15 +200,15 @@ def micro_batch_keys(
 
 
 class MicroBatchKeys:
-    """The keys of the samples in each micro-batch of `num_updates` updates of process `rank`.
+    """The keys of the samples in each micro-batch that a training process reads in `num_updates` updates.
 
     The keys begin with update `start_step` of `epoch` and continue into the following epochs, whose keys are
-    computed when they are needed. Without `num_updates`, they end with `epoch`. The arguments are those of
-    `training_loader`.
+    computed when they are needed. Without `num_updates`, they end with `epoch`. All arguments are described
+    in `training_loader`; `order` holds further arguments of `micro_batch_keys`.
 
     Raises:
         UserError: if the split has no images.
-        ValueError: if `rank` is not below `world_size`, or `start_step` is negative.
+        ValueError: if an argument is out of range, as in `micro_batch_keys`.
     """
 
     def __init__(
@@ -229,25 +243,30 @@ def training_loader(
     """Return the loader of the micro-batches of process `rank`, `accumulate` of them per update.
 
     The loader yields (ImageBatch of `batch_size` images, their targets). It does not use PyTorch's global
-    generator. Its processes start once and read ahead across epochs.
+    generator. Its worker processes start once and read ahead across epochs.
 
     Args:
-        config: the settings of the augmentation and of the loader's processes.
+        split: the images to train on.
+        config: the settings of the augmentation and of the worker processes.
+        batch_size: the number of images in a micro-batch.
+        accumulate: the number of micro-batches of each training process in an update.
         seed: the seed of the order and of the augmentation.
         epoch: the epoch with the first update.
         start_step: the number of updates of this epoch that are already done; their images are not read.
         num_updates: the number of updates, which may continue into the following epochs; None means to the
             end of this epoch.
-        rank: the number of the process, from 0.
-        world_size: the number of processes.
+        rank: the number of this training process, from 0.
+        world_size: the number of training processes.
         balance: whether to draw images with rare classes more often.
 
     Raises:
-        UserError: if the split has no images. Iterating also raises it if a picture cannot be read or does
-            not have the size that its annotation states, or if a batch does not fit into shared memory.
-        ValueError: if `rank` is not below `world_size`, or `start_step` is negative.
-        RuntimeError: while iterating, if a worker process dies or hangs; `lost_workers_as_user_errors`
-            converts it.
+        UserError: if the split has no images. Iterating also raises it if a picture cannot be read, has more
+            than `config.max_pixels` pixels or does not have the size that its annotation states, or if a
+            batch does not fit into shared memory.
+        ValueError: if `rank` is negative or not below `world_size`, `start_step` is negative, or `batch_size`
+            or `accumulate` is not positive.
+        RuntimeError: while iterating, if a worker process dies or does not deliver a batch within
+            `WORKER_TIMEOUT_S`; `lost_workers_as_user_errors` converts this error.
     """
     micro_batches = MicroBatchKeys(
         split,
@@ -282,7 +301,7 @@ class _MicroBatches(Dataset[Any]):
     A UserError is *returned*, and `_TrainingLoader` raises it: if a worker raised it, PyTorch would replace
     its message with a traceback.
 
-    In a worker, the batch is copied to shared memory as part of the indexing. PyTorch would do that in a
+    In a worker process, indexing also copies the batch to shared memory. PyTorch would do that later, in a
     thread: if there were no space, the batch would be lost, and training would wait for it forever.
     """
 
@@ -298,7 +317,7 @@ class _MicroBatches(Dataset[Any]):
 
 
 def _shared(batch: MicroBatch) -> MicroBatch | UserError:
-    """Return the batch with its tensors in shared memory, or a UserError if there is no room."""
+    """Move the tensors of a batch to shared memory; return the batch, or a UserError if there is no room."""
     images, targets = batch
     try:
         for tensor in (images.pixels, images.mask, *(each for one in targets for each in vars(one).values())):
@@ -316,9 +335,10 @@ def _shared(batch: MicroBatch) -> MicroBatch | UserError:
 
 @contextmanager
 def lost_workers_as_user_errors() -> Iterator[None]:
-    """Raise a `UserError` instead of PyTorch's errors about dead or hanging workers.
+    """Convert PyTorch's errors about dead or hanging workers in the `with` block to a `UserError`.
 
-    PyTorch raises some of them in a signal handler, so they may occur anywhere in the block.
+    PyTorch raises some of these errors in a signal handler, so they may occur anywhere in the block. Other
+    errors pass unchanged.
     """
     try:
         yield
@@ -359,11 +379,12 @@ def _unchanged(batch: Any) -> Any:
 
 
 def prepare_worker(worker: int) -> None:
-    """Prepare a worker process: ignore signals, and print no traceback if the main process disconnects.
+    """Prepare a worker process: ignore SIGINT and SIGTERM, and print no traceback if the main process stops.
 
     Ctrl-C and schedulers signal the whole process group, but the main process needs its workers to finish an
-    update. They still end with the main process, because PyTorch's workers watch it. If it stops while it
-    receives a batch, the thread that sends the batch would otherwise print a traceback.
+    update. The workers still end with the main process, because PyTorch's workers watch it. If the main
+    process stops while it receives a batch, the thread that sends the batch would otherwise print a
+    traceback. `worker`, the worker's number, is passed by PyTorch and not used.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -16,10 +16,10 @@ def resized_size(size: tuple[int, int], short: int, max_size: int | None = None)
     """Return (H, W) of a picture of `size` (H, W) after its short side has been resized to `short` pixels.
 
     If the long side would exceed `max_size`, the short side is round(max_size · old short side / old long
-    side) instead, and if this is 0, the result is 1 pixel by `max_size`. With None, there is no limit.
-    The long side is truncated, not rounded, as it was when the published results were measured. Therefore, it
-    may differ by some pixels from the result of torchvision's `Resize`, and exceed `max_size` by a few pixels
-    for long strips. A picture whose short side already has the right length keeps its size.
+    side) instead, and if this is 0, the result is 1 pixel by `max_size`. If `max_size` is None, there is no
+    limit. The long side is truncated, not rounded, as it was when the published results were measured.
+    Therefore, it may differ by some pixels from the result of torchvision's `Resize`, and exceed `max_size`
+    by a few pixels for long strips. A picture whose short side already has the right length keeps its size.
     """
     height, width = size
     old_short, old_long = min(size), max(size)
@@ -63,9 +63,9 @@ def resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def normalised(picture: Image.Image, config: DataConfig) -> np.ndarray:
-    """Scale an RGB picture (H, W) to [0, 1], normalise it by `config.mean` and `config.std`, and return it.
+    """Scale the values of an RGB picture to [0, 1], and normalise them by `config.mean` and `config.std`.
 
-    The result is (3, H, W) float32.
+    The result is (3, H, W) float32; the picture is not changed.
     """
     bytes_per_channel = np.asarray(picture).transpose(2, 0, 1)
     pixels = np.empty(bytes_per_channel.shape, np.float32)

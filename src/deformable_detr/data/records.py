@@ -19,7 +19,8 @@ class Problem:
     """One problem in a data set.
 
     `kind`: a short stable slug such as `zero-size-box`, by which problems are counted.
-    `where`: file and line, or file and annotation id. `message`: the problem and how it was handled.
+    `where`: a file, with a line or an annotation id if there is one. `message`: the problem and how it was
+    handled.
     If the problem concerns a box with known coordinates, `image` is the path of its picture, and `box_xyxy`
     is the box in pixels before clipping; otherwise both are None.
     """
@@ -35,20 +36,20 @@ class Problem:
 class ImageRecord:
     """One image and its N objects.
 
+    `path`: the image file; only its name if the file is behind a URL.
     `file_name`: the name by which results and messages call the image.
     `image_id`: the data set's integer id, or a number that the reader assigns (VOC, YOLO).
     `size`: (height, width) in pixels, as the annotation states it; from the picture's header if it states
     none, as in YOLO.
     `boxes_xyxy`: (N, 4) float64 pixels of the annotated image, clipped to it.
     `labels`: (N,) int64 indices into `Split.classes`, never the data set's own ids.
-    `crowd`: (N,) bool, True for regions that are used neither in training nor in the metrics (COCO's
-    iscrowd).
+    `crowd`: (N,) bool, True for regions with several objects (COCO's iscrowd). Training does not use them,
+    and metrics count the detections in them neither as right nor as wrong.
     `difficult`: (N,) bool, True for objects that training uses, but Pascal VOC's metric does not.
     `area`: (N,) float64, in pixels: COCO's `area` (that of the mask if there is one); otherwise the area of
     the box.
     `annotation_ids`: (N,) int64, the data set's ids; the reader assigns ids if there are none.
-    `remote`: the file behind a URL, or None if `path` is a file on the disk. With a URL, `path` is only the
-    picture's name.
+    `remote`: the file behind a URL, or None if `path` is a file on the disk.
     """
 
     path: Path
@@ -81,10 +82,10 @@ class ImageRecord:
 class Split:
     """One part of a data set, such as train, val or test.
 
-    `format`: coco, voc or yolo. `source`: the file or folder of the annotations.
-    `images` are sorted by `image_id`; images without objects are kept. `num_listed_images`,
-    `num_listed_objects`: the numbers of images and of objects that the data set's files list, including
-    unusable entries; None if they were not counted.
+    `format`: coco, voc or yolo. `source`: the file or folder of the annotations, or YOLO's description file.
+    `images` are sorted by `image_id`; images without objects are kept. `problems`: the problems that the
+    reader noticed, including notes. `num_listed_images`, `num_listed_objects`: the numbers of images and of
+    objects that the data set's files list, including unusable entries; None if they were not counted.
     """
 
     name: str

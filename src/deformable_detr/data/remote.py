@@ -1,5 +1,4 @@
-"""Reading files behind URLs of all kinds that fsspec supports, such as `s3://`, `gs://`, `https://`,
-`memory://` and `file://`.
+"""Reading of files behind URLs of all kinds that fsspec supports, such as `s3://`, `https://` and `file://`.
 
 Networks fail occasionally, so a read is tried several times before its error is reported with the URL. Users
 install the library that a protocol needs (s3fs, gcsfs, aiohttp) themselves.
@@ -20,7 +19,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
 
 
 def is_url(text: str) -> bool:
-    """Return whether a string is a URL and not a path."""
+    """Return True if a string begins like a URL, with a protocol (`s3://`) or several (`zip::s3://`)."""
     return _URL.match(text) is not None
 
 
@@ -49,8 +48,8 @@ def open_file_system(url: str, *, keeps_listings: bool = True) -> tuple[Any, str
 def read_bytes(url: str, *, attempts: int = ATTEMPTS) -> bytes:
     """Return the content of the file at a URL.
 
-    A failed read is repeated after increasing waits, until `attempts` reads have failed. If the file does not
-    exist, is a folder or may not be read, or if the URL is unusable, the error is raised at once.
+    A failed read is repeated after 0.5, 1, 2, … seconds, until `attempts` reads have failed. If the file does
+    not exist, is a folder or may not be read, or if the URL is unusable, the error is raised at once.
 
     Raises:
         UserError: if the file cannot be read. The message contains the URL.

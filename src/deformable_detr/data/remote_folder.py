@@ -1,4 +1,4 @@
-"""Reading a data set's pictures behind a URL through a cache of limited size on the local disk."""
+"""Reading of a data set's pictures behind a URL, through a cache of limited size on the local disk."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _TABLES = """
 class PictureCache:
     """A cache of files from a URL, in a local folder that all processes of a machine share.
 
-    Together, the files never exceed `max_bytes`. Once the folder is full, further files are not kept:
-    training reads every picture once per epoch, so keeping a fixed part saves as many reads as any other
-    choice. Only files of other sources are deleted to make room.
+    A file is added only if all files together then have at most `max_bytes`. Once the folder is full, further
+    files are not kept: training reads every picture once per epoch, so keeping a fixed part saves as many
+    reads as any other choice. Only files of other sources are deleted to make room.
 
     Attributes:
         folder: the local folder; it may be deleted while no process uses it.
@@ -116,7 +116,7 @@ class PictureCache:
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A picture behind a URL."""
+    """A picture behind a URL, which is read through a cache."""
 
     url: str
     cache: PictureCache
@@ -146,7 +146,8 @@ class RemoteFolder:
     def file(self, name: str, split: str = "") -> RemoteFile | None:
         """Return the file that the annotations of a split call `name`; it need not exist.
 
-        Return None if the name leads out of the folder, is the folder itself, or contains a NUL.
+        Backslashes count as slashes. Return None if the name leads out of the folder, is the folder itself,
+        or contains a NUL.
         """
         path = posixpath.normpath(name.replace("\\", "/"))
         if path.startswith(("/", "../")) or path in (".", "..") or "\0" in path:

@@ -33,8 +33,8 @@ EMPTY_SHARE = 0.02  # share of pictures that are drawn without objects
 class Scene:
     """A drawn picture of height H and width W, and the visible pixels of its N objects.
 
-    `picture`: RGB. `labels`: (N,) int64 indices into CLASS_NAMES. `masks`: (N, H, W) bool, the
-    visible pixels of each object; masks do not overlap.
+    The objects are in order of distance, the nearest first. `picture`: RGB. `labels`: (N,) int64 indices into
+    CLASS_NAMES. `masks`: (N, H, W) bool, the visible pixels of each object; masks do not overlap.
     """
 
     picture: Image.Image
@@ -43,7 +43,7 @@ class Scene:
 
     @property
     def boxes_xyxy(self) -> np.ndarray:
-        """The boxes around the masks, (N, 4) int64; x1 and y1 are one past the last pixel."""
+        """The boxes (x0, y0, x1, y1) around the masks, (N, 4) int64; x1, y1 are one past the last pixel."""
         boxes = np.zeros((len(self.labels), 4), dtype=np.int64)
         for box, mask in zip(boxes, self.masks, strict=True):
             ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -52,7 +52,7 @@ class Scene:
 
     @property
     def areas(self) -> np.ndarray:
-        """The number of pixels of each mask, (N,) int64."""
+        """The numbers of pixels in the masks, (N,) int64."""
         result: np.ndarray = self.masks.sum(axis=(1, 2), dtype=np.int64)
         return result
 
@@ -80,7 +80,7 @@ class _Style:
 
     `num_objects`, `num_strokes`, `num_pebbles`: minimum and maximum (inclusive) number of objects, before
     hardly visible ones are left out, and of the two kinds of clutter, strokes and pebbles. `small_share`: the
-    share of objects whose long side is 8 to 24 pixels; that of the others is 16 pixels or more, and at most
+    probability that an object's long side is 8 to 24 pixels; otherwise it is at least 16 pixels, and at most
     `largest` times the picture's short side (or 24 pixels, if that is more). `contrast`: minimum Euclidean
     distance between the RGB colours of an object and its background, if it can be reached. `pebble_size`:
     minimum and maximum length of a pebble, in pixels.
@@ -123,8 +123,8 @@ SMALL_OBJECTS_STYLE = _Style(
 class _Shape:
     """An object and its window, the rectangle of pixels around it.
 
-    `label`: the object's index into CLASS_NAMES. `size`: its long side, in pixels. `left`, `top`: the
-    position of the window's corner in the picture, in pixels; it may be outside.
+    `label`: the object's index into CLASS_NAMES. `size`: the long side of its box, in pixels. `left`, `top`:
+    the position of the window's corner in the picture, in pixels; the corner may be outside.
     `coverage`: (h, w) float32, the share of each pixel of the window that the object covers.
     """
 
@@ -143,7 +143,8 @@ def _windows(
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """Return the part of a window inside the picture, as slices of the picture and slices of the window.
 
-    Both are pairs (rows, columns). `shape` is the window's (h, w), and `image_size` is the picture's (H, W).
+    Both are pairs (rows, columns), and are empty if no part is inside. `left` and `top` are the position of
+    the window's corner in the picture, `shape` is the window's (h, w), and `image_size` the picture's (H, W).
     """
     y0, y1 = max(top, 0), min(top + shape[0], image_size[0])
     x0, x1 = max(left, 0), min(left + shape[1], image_size[1])
@@ -157,8 +158,8 @@ def place_shapes(
     """Place shapes from the nearest to the farthest; return them with masks of their visible pixels.
 
     Each mask is (H, W) bool. Near shapes are placed first, so that the visible part of each shape is known
-    when it is placed, and shapes that would hardly be visible can be left out. 2 % of the scenes have no
-    shapes.
+    when it is placed. A shape is left out if less than a quarter of its area or fewer than 16 of its pixels
+    would be visible. A scene is left empty with a probability of 2 %.
     """
     shapes: list[_Shape] = []
     masks: list[np.ndarray] = []
@@ -299,10 +300,10 @@ def _background(rng: np.random.Generator, image_size: tuple[int, int], style: _S
 
 
 def _strew(rng: np.random.Generator, canvas: np.ndarray, base: np.ndarray, style: _Style) -> np.ndarray:
-    """Return the background `canvas`, (H, W, 3) float32, with clutter drawn on it.
+    """Return a copy of the background `canvas`, (H, W, 3) float32, with clutter drawn on it.
 
     The clutter consists of strokes and long pebbles, whose sizes and colours are like those of objects, but
-    whose shapes differ. Its colours vary around `base`.
+    whose shapes differ. The colours of the clutter vary around `base`, an RGB colour (3,).
     """
     height, width = canvas.shape[:2]
     scale = 2
@@ -350,9 +351,10 @@ def _stroke(rng: np.random.Generator, length: float) -> np.ndarray:
 
 
 def _paint(rng: np.random.Generator, canvas: np.ndarray, shapes: list[_Shape], style: _Style) -> np.ndarray:
-    """Paint the shapes on the background `canvas`, which is changed and returned.
+    """Paint the shapes on the background `canvas`, (H, W, 3) float32, which is changed and returned.
 
-    The farthest shape is painted first. Each shape throws a shadow on the pixels behind it.
+    `shapes` begins with the nearest shape; the farthest one is painted first. Each shape throws a shadow on
+    the pixels behind it.
     """
     angle = rng.uniform(0, 2 * math.pi)
     light = np.array([math.cos(angle), math.sin(angle)])
@@ -384,11 +386,11 @@ def _throw_shadow(canvas: np.ndarray, shape: _Shape, light: np.ndarray, strength
 def _coat(
     rng: np.random.Generator, shape: _Shape, behind: np.ndarray, light: np.ndarray, style: _Style
 ) -> np.ndarray:
-    """Return the surface of a shape, (h, w, 3) float32.
+    """Return the colours of a shape's surface, (h, w, 3) float.
 
     The surface has a colour that contrasts with `behind`, the mean colour of the pixels in the shape's
     window, and is shaded according to the direction of `light`, the unit vector (x, y) away from the light.
-    Some surfaces also have stripes or a rim.
+    Some surfaces of larger shapes also have stripes or a rim.
     """
     candidates = _colours(rng, 8, (0.3, 1.0), (0.2, 1.0))
     contrasts = np.linalg.norm(candidates - behind, axis=1)

@@ -30,11 +30,10 @@ from .preprocessing import input_size, model_input, normalised, resized, resized
 EvaluationTransform = Callable[[Image], Tensor]
 TrainingTransform = Callable[[Image, Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor, Tensor]]
 
-# The "light" augmentation: minimum and maximum share of each side that a crop keeps; share of a box's area,
-# of which more must be left, or the crop drops the box; maximum relative change of the colours.
-LIGHT_CROP_SIDE = (0.6, 1.0)
-LIGHT_MIN_VISIBLE = 0.25
-LIGHT_JITTER = 0.2
+# The parameters of the "light" augmentation
+LIGHT_CROP_SIDE = (0.6, 1.0)  # minimum and maximum share of each side that a crop keeps
+LIGHT_MIN_VISIBLE = 0.25  # a crop keeps a box only if more than this share of its area is left
+LIGHT_JITTER = 0.2  # maximum relative change of brightness, contrast and saturation
 
 
 def evaluation_transform(config: DataConfig) -> EvaluationTransform:
@@ -53,9 +52,9 @@ def training_transform(config: DataConfig) -> TrainingTransform:
         are an RGB picture, and for its N objects boxes_xyxy (N, 4) in pixels and labels (N,) int64. The
         results are normalised pixels (3, h, w), boxes_cxcywh (N', 4) float32 as fractions of (w, h), and
         labels (N',).
-        A crop drops the boxes without area in the part that is left; the "light" crop also drops those with
-        at most a quarter of their area there. So N' ≤ N, and N' may be 0.
-        The same state of `generator` gives the same result; no other source of randomness is used.
+        Boxes are clipped to the picture, or to the part of it that a crop keeps, and dropped if no area is
+        left there; the "light" crop also drops those of which at most a quarter is left. So N' ≤ N, and N'
+        may be 0. The same state of `generator` gives the same result; no other source of randomness is used.
     """
     return partial(_transform_for_training, config=config)
 
@@ -141,8 +140,9 @@ def _paper(scene: _Annotated, generator: np.random.Generator, config: DataConfig
 
     A picture is flipped horizontally with probability 0.5. With the same probability, its short side is
     resized to one of `config.crop_sizes`, and a random part is cropped whose sides are between
-    `config.crop_min` and `config.crop_max` pixels. In the end, the picture is always resized to one of
-    `config.train_sizes`.
+    `config.crop_min` and `config.crop_max` pixels; a side shorter than `config.crop_min` is kept whole. In
+    the end, the short side is always resized to one of `config.train_sizes`, or to less if the long side
+    would exceed `config.max_size`.
     """
     if _happens(generator, 0.5):
         scene = scene.flipped()
@@ -163,8 +163,9 @@ def _light(scene: _Annotated, generator: np.random.Generator, config: DataConfig
 
     A picture is flipped horizontally, flipped vertically (only if `config.vertical_flip` is true), and
     cropped to at least 60 % of each side, each with probability 0.5; the crop drops boxes of which no more
-    than a quarter is left. The picture is always resized to one of `config.train_sizes`, and its brightness,
-    contrast and saturation are changed by up to 20 %.
+    than a quarter is left. The short side is always resized to one of `config.train_sizes`, or to less if the
+    long side would exceed `config.max_size`, and brightness, contrast and saturation are changed by up to
+    20 % each.
     """
     if _happens(generator, 0.5):
         scene = scene.flipped()

@@ -54,7 +54,8 @@ def coco_average_precision(
 
     Returns:
         AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl in [0, 1], or -1 if there is no true
-        box (of that size), and `per_class`: {name: {"AP", "AP50"}}.
+        box (of that size), and `per_class`: {name: {"AP", "AP50"}}. If several classes share a name, the
+        category id is added to it.
 
     Raises:
         UserError: if a detection names an image or category that the ground truth lacks, has a
@@ -158,9 +159,10 @@ def voc_average_precision(
     """Compute Pascal VOC's average precision of each class, and their mean.
 
     In descending order of score (and in the order of rows, if scores are equal), each detection claims the
-    true box that it overlaps most, if their IoU is at least `iou_threshold`. The first detection to claim a
-    box is right; later ones are duplicates and wrong, like those that claim no box. Boxes that are difficult
-    (or crowds) need not be found, and detections that claim them are neither right nor wrong.
+    true box of its image and class that it overlaps most, if their IoU is at least `iou_threshold`. The first
+    detection to claim a box is right; later ones are duplicates and wrong, like those that claim no box.
+    Boxes that are difficult (or crowds) need not be found, and detections that claim them are neither right
+    nor wrong.
 
     Args:
         ground_truth: a COCO dictionary with `images`, `categories` and `annotations`, which may have
@@ -173,8 +175,8 @@ def voc_average_precision(
         plus_one: True to count the last pixel in widths and heights, x1 - x0 + 1, as Pascal's code does.
 
     Returns:
-        `mAP`, which is -1 if there is no true box, and `per_class`: {name: {"AP"}} of the classes with true
-        boxes.
+        `mAP`, which is -1 if no box needs to be found, and `per_class`: {name: {"AP"}} of the classes with
+        boxes that need to be found. If several classes share a name, the category id is added to it.
 
     Raises:
         UserError: if a detection names an image or category that the ground truth lacks, has a box or score

@@ -122,7 +122,7 @@ class Matches:
 
 
 def match(detections: ScoredBoxes, objects: Objects, iou_threshold: float) -> Matches:
-    """Match all detections of a split by COCO's rules, class by class."""
+    """Match all detections of a split by COCO's rules, class by class; `iou_threshold` is the minimum IoU."""
     matched = np.full(len(detections), -1)
     excused = np.zeros(len(detections), dtype=bool)
     for _, rows, columns in in_same_image(detections, objects, same_class=True):
@@ -205,8 +205,8 @@ def overlaps(
 ) -> np.ndarray:
     """Compute the IoU of detections and objects, (D, N).
 
-    For a crowd region, the result is the share of the detection's area that is inside the region. Boxes
-    without area do not overlap.
+    For a crowd region, the result is the share of the detection's area that is inside the region. The result
+    is 0 for a box without area, unless `extra` gives it one.
 
     Args:
         detections_xyxy: the boxes of D detections, (D, 4).

@@ -34,7 +34,10 @@ def rank_and_count() -> tuple[int, int]:
 
 
 def gathered(value: Item) -> list[Item]:
-    """Return the values of all processes in the order of their ranks."""
+    """Return the values of all processes in the order of their ranks; every process must call this function.
+
+    Without a process group, the list contains only `value`.
+    """
     _, num_processes = rank_and_count()
     if num_processes == 1:
         return [value]

@@ -99,8 +99,8 @@ def evaluate(
 
     Args:
         model: a `Detector`, or anything that `deformable_detr.load` takes.
-        data: a data set's folder, or a `Split`. With a `Split`, `split`, `format`, `strict`, `images` and the
-            settings of the cache are ignored.
+        data: a data set's folder, a COCO JSON or YOLO YAML file, or a `Split`. With a `Split`, `split`,
+            `format`, `strict`, `images` and the settings of the cache are ignored.
         split: the split's name; None means the split on which training measures, `val` or else `test`.
         format: the layout of the data set: coco, voc, yolo or auto.
         strict: True to refuse a folder with problems; False to print the number of problems.
@@ -224,7 +224,7 @@ def _folder_to_decide_in(model: Detector | str | Path, rule: Rule, tta: bool | S
 def _decide(
     detector: Detector, split: Split, rows: Sequence[Row], rule: Rule, folder: Path, rank: int
 ) -> dict[str, Any] | None:
-    """Choose the model's thresholds and save them.
+    """Choose the model's thresholds, and save them in `folder` if this is the first process (`rank` 0).
 
     Returns:
         The result of `Decision.by_class`; None (and nothing is saved) if no detection is right.

@@ -18,7 +18,8 @@ from ..words import listed, percent, printable
 def print_metrics(metrics: Mapping[str, Any], console: Console) -> None:
     """Print a result of `evaluate` as tables in percent, at most 80 columns wide.
 
-    Lines on the chosen thresholds follow, if there are any.
+    A line on the images and the time follows, and then, if `evaluate` was called with `decide`, lines on the
+    thresholds.
     """
     if "mAP" in metrics:
         columns: tuple[str, ...] = ("AP",)
@@ -81,7 +82,7 @@ def decision_lines(decision: Mapping[str, Any]) -> list[str]:
 
 
 def _class_table(per_class: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> Table:
-    """Build a table with one class per line, or two side by side if there are many."""
+    """Build a table with one class per line, or with two side by side if there are more than 12."""
     side_by_side = 2 if len(per_class) > 12 else 1
     table = Table(title=f"{len(per_class)} classes", title_justify="left")
     for _ in range(side_by_side):

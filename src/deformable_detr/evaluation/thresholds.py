@@ -31,8 +31,8 @@ class ThresholdCurve:
 
     Attributes:
         precision: (S,), the share of these detections that are right; nan if there are none.
-        recall: (S,), the share of the objects that they find.
-        f1: (S,), the harmonic mean of precision and recall.
+        recall: (S,), the share of the objects that these detections find; 0 if there are no objects.
+        f1: (S,), the harmonic mean of precision and recall; 0 if no detection is right.
         num_detections: (S,), the number of these detections that are right or wrong.
         num_objects: the number of objects that should be found.
     """
@@ -140,7 +140,8 @@ def choose_thresholds(
     reaches the minimum precision of `rule`, the most precise one is chosen.
 
     Args:
-        rows: the result of `collect_detections`, with all scores.
+        split: the labelled split.
+        rows: the result of `collect_detections` on this split with a threshold of 0.
         classes: the classes of the model.
         category_ids: the split's category ids by the model's class indices (`match_classes`).
         rule: `best_f1`, or a minimum precision, at which the threshold with the highest recall is chosen.

@@ -62,7 +62,7 @@ MISSED_INCHES = 2.6  # the minimum width of a panel, whose title contains five v
 
 @dataclass(frozen=True)
 class Explained:
-    """The number of explained detections, and the selection of detections with its minimum scores."""
+    """The number of explained detections, and the selection with the minimum score of each class."""
 
     detections: int
     selection: Selection
@@ -91,9 +91,9 @@ def write_explanation(
         layer: the decoder layer to draw (and, for points, the encoder layer), counted from 1; None means the
             last one. A page shows all layers, so `layer` must be None.
         most: the maximum number of detections that get a panel. A page shows at most 50 detections instead.
-        device, max_pixels: as for `load`.
         at: points (x, y) in pixels of the picture for which the encoder's attention is also drawn. They are
             ignored for an .html page, whose points form a grid.
+        device, max_pixels: as for `load`; ignored if `model` is a `Detector`.
 
     Returns:
         The number of explained detections and their selection.
@@ -189,7 +189,8 @@ def write_missed(
     Raises:
         UserError: if matplotlib is not installed, if `threshold` is out of range, if the data or the model
             cannot be read or have no class in common, if the model is an exported file, if the split has no
-            images or does not list `image`, or if the output cannot be written.
+            images or does not list `image`, if an image cannot be read or does not have its annotated size,
+            or if the output cannot be written.
     """
     import_extra("matplotlib", "figures", "explain")
     if threshold is not None and not 0 <= threshold <= 1:
@@ -219,7 +220,11 @@ def write_missed(
 
 
 def print_missed(report: MissedReport, console: Console) -> None:
-    """Print a report as two tables, one with a line for each stage and one with a line for each class."""
+    """Print a report as two tables.
+
+    The first counts the missed objects by stage, and the second counts all objects by class and stage. A note
+    states the number of objects of classes that the model does not have, if there are any.
+    """
     objects, missed = sum(report.stages.values()), len(report.rows)
     words = printable(report.selection.in_words())
     table = Table(
@@ -243,10 +248,10 @@ def print_missed(report: MissedReport, console: Console) -> None:
 
 
 def _draw_missed(detector: Detector, split: Split, judged: Judged, number: int, verdict: Verdict) -> Figure:
-    """Draw a missed object, with a dashed line, in the whole picture and in a zoomed panel.
+    """Draw the box of a missed object, as a dashed line, in the whole picture and in a zoomed panel.
 
     The zoomed panel also shows the query that passed the most stages. `number` is the index of the object in
-    the image's record.
+    the image's record, and `verdict` is the verdict on it.
     """
     record = judged.record
     box = record.boxes_xyxy[number]

@@ -84,7 +84,8 @@ def terms_of(detector: Detector, pixels: Tensor, query: int, label: int) -> Tens
     """Return x, y, width, height and score of one query, (5,), as a function of the pixels (3, h, w).
 
     The result is differentiable with respect to the pixels, which are a preprocessed picture of height h and
-    width w. The score is that of the class with the index `label`.
+    width w. The box is in fractions of the picture, and x and y are its centre. The score is the probability
+    of the class with the index `label`.
     """
     model = detector.model
     was_training = model.training

@@ -79,8 +79,9 @@ class Verdict:
 
     Attributes:
         stage: the stage at which the object was lost, or FOUND.
-        attention: the largest share of any query's weight, in any decoder layer, inside the object's box.
-        iou: the largest IoU of any query's box with the object's box.
+        attention: the largest share of any query's weight, in any decoder layer, inside the object's box; the
+            share is a mean over the attention heads.
+        iou: the largest IoU of any query's box, after the last layer, with the object's box.
         query: the index of the query that passed the most stages.
         label: the class to which this query gives its highest score.
         score: the score that this query gives to the object's class.
@@ -101,10 +102,17 @@ class Verdict:
 def claims(
     classification: ClassificationScheme, trace: Trace, selection: Selection, nms_iou: float | None = None
 ) -> Claims:
-    """Return all (query, class) pairs whose score reaches the threshold of the class, however many there are.
+    """Return all (query, class) pairs that reach the threshold of the class, however many there are.
 
-    Pairs that non-maximum suppression with `nms_iou` removes are returned separately, in `Claims.suppressed`.
-    If `nms_iou` is None, none are removed.
+    If only one class can be true of a query, as with softmax, only the pair with its best class counts. Pairs
+    that non-maximum suppression removes are returned separately, in `Claims.suppressed`.
+
+    Args:
+        classification: the conversion of the model's logits to scores.
+        trace: the traces of all queries of one picture.
+        selection: the threshold of each class.
+        nms_iou: the IoU above which suppression removes the pair with the lower score, of two pairs of the
+            same class; None means no suppression.
     """
     logits = trace.predictions.logits.float()
     pairs = classification.select(logits, logits.shape[1] * classification.num_classes)
@@ -218,7 +226,7 @@ class MissedReport:
     Attributes:
         selection: the minimum score of each class.
         images: the number of images.
-        stages: the number of objects that ended at each stage.
+        stages: the number of objects that ended at each stage, also at FOUND.
         per_class: the number of objects of each class, by name, that ended at each stage.
         unknown: the number of objects of classes that the model does not have.
         rows: one row per missed object, as JSON values.

@@ -36,10 +36,11 @@ def page(
     title: str,
     max_detections: int = 50,
 ) -> tuple[str, int]:
-    """Return the page as HTML, and the number of detections that it shows.
+    """Return the page that explains a picture as HTML, and the number of detections that it shows.
 
     The page contains fewer detections than `max_detections` if each has very many points (dense attention).
-    `title` is the title of the page; the other arguments are those of `Detector.explain`.
+    `title` is the title of the page; the other arguments are those of `Detector.explain`. Matplotlib, which
+    provides the colours, must be installed.
 
     Raises:
         UserError: if the picture cannot be read, an option is out of range, the detector comes from an
@@ -63,7 +64,7 @@ def explanation_page(explanation: Explanation, selection: Selection, title: str)
     """Return the page of an explanation as HTML.
 
     The explanation must contain its picture. `selection` contains the minimum scores of its detections, which
-    the page states, and `title` is the title of the page.
+    the page states, and `title` is the title of the page. Matplotlib must be installed.
     """
     image = explanation.detections.image
     assert image is not None
@@ -118,7 +119,7 @@ def page_data(explanation: Explanation, selection: Selection) -> dict[str, Any]:
 
 
 def _grid_points(size: tuple[int, int], number: int) -> list[tuple[float, float]]:
-    """Return a grid of points (x, y) over a picture of `size` (H, W), in pixels, row by row.
+    """Return a grid of points (x, y) over a picture of `size` (height, width), in pixels, row by row.
 
     There are about `number` points, after `number` is limited to the range from MIN_POINTS to MAX_POINTS.
     """
@@ -150,8 +151,8 @@ def _encoder(encoder: EncoderTraces) -> tuple[list[list[float]], Attention]:
 def _packed(attention: Attention, size: tuple[int, int], max_weight: float) -> dict[str, Any]:
     """Return the number of layers, and the locations and weights as 16-bit fractions of 1 in base64.
 
-    The fractions represent locations from -0.5 to 1.5 times the picture's `size` (H, W), and weights from 0
-    to `max_weight`. For dense attention, the locations are an empty string.
+    The fractions represent locations from -0.5 to 1.5 times the picture's `size` (height, width), and weights
+    from 0 to `max_weight`; values beyond are clipped. For dense attention, the locations are an empty string.
     """
     height, width = size
     locations = ""

@@ -9,7 +9,7 @@ inference/exported/ reads .onnx and .xml files.
     translation.py      from a traced graph to ONNX
     formats.py          .onnx, .xml, .pt2
     quantisation.py     int8
-    certificate.py      drift and its bounds
+    certificate.py      the drift (how far the results differ from PyTorch's) and its bounds
 """
 
 from .exportation import Export, export

@@ -29,12 +29,13 @@ BEST = 5
 
 @dataclass(frozen=True)
 class Bounds:
-    """The maximum accepted drifts.
+    """The maximum accepted drifts (differences from the PyTorch model), inclusive.
 
     Attributes:
-        box: the maximum drift of a coordinate, as a fraction of the picture's side.
-        score: the maximum drift of a class score.
-        ap: the maximum loss of average precision.
+        box: the maximum drift of a box's centre coordinate, width or height, as a fraction of the picture's
+            side.
+        score: the maximum drift of a class score, in [0, 1].
+        ap: the maximum loss of average precision, in [0, 1].
     """
 
     box: float
@@ -70,15 +71,18 @@ class CheckedPicture:
 
 @dataclass(frozen=True)
 class Drift:
-    """The maximum differences over all queries and pictures.
+    """The maximum differences between an exported file and the PyTorch model, over all queries and pictures.
+
+    A difference is NaN if the logits have different shapes, or if one of the two values is NaN.
 
     Attributes:
         logit: the maximum difference of a logit.
         score: the maximum difference of a class score.
         box: the maximum difference of a box's centre coordinate, width or height, as a fraction of the
             picture's side.
-        confident_box: the same as `box`, but only over boxes with a high score in PyTorch (see CONFIDENT).
-        worst: for each of these maxima, by its name, the name of the batch in which it occurred.
+        confident_box: like `box`, but only over boxes with a high score in PyTorch (see CONFIDENT and BEST).
+        worst: for each of these maxima, by its name, the name of the batch in which it occurred; an empty
+            string if the maximum is 0.
     """
 
     logit: float
@@ -91,9 +95,10 @@ class Drift:
 def measure(
     detector: Detector, exported: Backend, plain: Backend, pictures: Sequence[CheckedPicture]
 ) -> tuple[Drift, list[tuple[int, int, int]]]:
-    """Measure the drift on each picture, and on a batch of the first one and a part of the last one.
+    """Measure the drift on each picture, and on a batch of the first picture and a part of the last one.
 
-    The pictures of that batch differ in size, so that it has padding.
+    The pictures of that batch differ in size, so that it has padding. In two-stage models, the queries of the
+    exported file are first put in the order of the PyTorch model's.
 
     Args:
         detector: the detector that is exported.
@@ -175,11 +180,11 @@ def _as_points(predictions: Predictions, classification: ClassificationScheme) -
 
 
 def complaints(drift: Drift, ap: tuple[float, float] | None, bounds: Bounds, precision: str) -> list[str]:
-    """Return a list with a clause for an error message for each drift that exceeds its bound.
+    """Return a clause for an error message for each drift that exceeds its bound; an empty list if none does.
 
-    A drift of NaN exceeds any bound. With the `precision` int8, only boxes with a high score in PyTorch
-    count. `ap` is the average precision of the PyTorch model and of the exported one; None means that it was
-    not measured.
+    A drift of NaN exceeds any bound. With the `precision` int8, only boxes with a high score in PyTorch count
+    (see CONFIDENT and BEST). `ap` is the average precision of the PyTorch model and of the exported one; None
+    means that it was not measured.
     """
     box, where = (drift.box, "box") if precision == "fp32" else (drift.confident_box, "confident_box")
     problems = []

@@ -117,10 +117,11 @@ def export(
     """Export `model` to a file for another engine, and certify how far it differs from the PyTorch model.
 
     The file takes `pixels` (B, 3, H, W) float32, normalised, and `mask` (B, H, W) bool, True = padding, for
-    any batch size B, height H and width W. It returns `logits` (B, Q, classes) and `boxes_cxcywh` (B, Q, 4)
-    of the Q queries, normalised by the unpadded picture. Its metadata contains everything else that a
-    detector needs, so that `load(output)` returns a detector, except from a .pt2 file, which is for other
-    programs.
+    any batch size B, height H and width W; for two-stage models, the pictures must have at least as many
+    memory tokens as there are queries. It returns `logits` (B, Q, number of logits) and `boxes_cxcywh`
+    (B, Q, 4) of the Q queries, normalised by the unpadded picture. Its metadata contains everything else that
+    a detector needs, so that `load(output)` returns a detector, except from a .pt2 file, which is for other
+    programs. The certificate is in the metadata and in a .json file next to the exported file.
 
     Args:
         model: a `Detector`, or anything that `load` accepts except an exported file. Test-time augmentation
@@ -135,17 +136,21 @@ def export(
             and is not available for torch.
         images: the pictures, folders or globs on which the models are compared. The default is pictures of
             `data` or, without `data`, drawn ones.
-        data: a data set. If it is given, the average precision on its `split` is compared as well.
+        data: a data set, or one `Split` of it, for which `split` and `format` have no effect. If it is given,
+            the average precision on the split is compared as well.
         split: the part of `data` to use; None means `val`, or else `test`.
         format: the layout of `data`: coco, voc, yolo or auto.
         calibration: pictures, folders or globs that determine the numeric ranges for int8.
-        num_images: the maximum number of pictures that are compared.
+        num_images: the maximum number of pictures that are compared, at least 1.
         max_pixels: the maximum number of pixels (width times height) of a picture, as for `load`; it must be
             None if `model` is a `Detector`.
         max_box_drift, max_score_drift, max_ap_drift: the maximum accepted differences of a box coordinate (as
             a fraction of the picture's side), of a score and of the average precision (both in [0, 1]). None
             means 0.001 for each with fp32, and 0.05, 0.15 and 0.02 with int8.
         console: the console on which progress is shown; None means that it is not shown.
+
+    Returns:
+        The paths of the written files, and the content of the certificate.
 
     Raises:
         UserError: if an option is wrong, the model, data or pictures cannot be read, the model and the data
@@ -187,12 +192,21 @@ class _Task:
 
     @cached_property
     def plain(self) -> TorchBackend:
-        """The PyTorch model on the CPU. It is a copy, because the detector's model may be on a GPU."""
+        """The backend that runs the PyTorch model on the CPU.
+
+        The model is a copy, because the detector's model may be on a GPU.
+        """
         copied = copy_on_same_memory(self.detector.model).to("cpu").eval()
         return TorchBackend(copied, torch.device("cpu"), torch.float32)
 
     def trace(self, calibration: list[Path] | None) -> Draft:
-        """Return the draft of the export. `calibration` lists the pictures for int8; None means float32."""
+        """Trace the model and return it as a draft of the file.
+
+        `calibration` lists the pictures for int8; None means float32.
+
+        Raises:
+            UserError: if the format lacks an operator that the model needs, or a picture cannot be read.
+        """
         self.console.print(f"tracing {self.detector.recipe} ({self.operator}, {self.precision}) …")
         if self.to == "torch":
             return TorchDraft(self.plain.model, self.operator)
@@ -206,6 +220,7 @@ class _Task:
 
         Raises:
             ExportRefusedError: if the drift exceeds a bound.
+            UserError: if a file cannot be written.
         """
         metadata = Metadata(self.detector.checkpoint.description, None)
         with replacing(target) as draft:

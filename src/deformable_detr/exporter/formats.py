@@ -47,7 +47,10 @@ class Draft(ABC):
 
     @abstractmethod
     def save(self, path: Path, texts: Mapping[str, str]) -> None:
-        """Write the graph with `texts` as its metadata."""
+        """Write the graph to `path`, with the strings `texts`, by name, as its metadata.
+
+        OpenVINO also writes a .bin file next to the .xml file `path`.
+        """
 
     def open(self, path: Path) -> ExportedModel:
         """Open the file that `save` wrote to `path`, to compare it with the PyTorch model."""
@@ -64,8 +67,10 @@ class OnnxDraft(Draft):
     def from_model(cls, model: DetectionModel, operator: str) -> OnnxDraft:
         """Trace a model and convert it to ONNX.
 
+        `operator` is the way in which deformable attention samples, `grid_sample` or `gather`.
+
         Raises:
-            UserError: if the model needs operators that ONNX does not have.
+            UserError: if the model needs operators that ONNX does not have, or a library is not installed.
         """
         with torch.no_grad(), quietly():
             program = translated(traced(model, "onnx_grid_sample" if operator == "grid_sample" else operator))
@@ -86,7 +91,10 @@ class OnnxDraft(Draft):
 
 
 def _tidy(proto: Any) -> None:
-    """Name the dynamic axes; remove torch's remarks (stack traces, paths) and inferred shapes."""
+    """Name the dynamic axes of an ONNX model, and remove inferred shapes and torch's remarks.
+
+    The remarks contain stack traces and file paths.
+    """
     for tensor in proto.graph.input:
         for dimension, name in zip(tensor.type.tensor_type.shape.dim, _AXES[tensor.name], strict=True):
             if name is not None:
@@ -99,7 +107,7 @@ def _tidy(proto: Any) -> None:
 
 
 class OpenVinoDraft(Draft):
-    """OpenVINO's conversion of an ONNX graph. Its weights remain in float32."""
+    """OpenVINO's conversion of an ONNX graph. Its weights are not compressed to float16."""
 
     def __init__(self, onnx_draft: OnnxDraft):
         openvino = engine("openvino")
@@ -147,9 +155,10 @@ class TorchDraft(Draft):
         path.write_bytes(self._saved)
 
     def open(self, path: Path) -> ExportedModel:
-        """Open the bytes that `save` wrote, from memory.
+        """Open the program and the metadata that `save` wrote, from memory.
 
-        The file could have been replaced since, and `torch.export.load` runs code that its file contains.
+        The file `path` is not read, because it could have been replaced since, and `torch.export.load` runs
+        code that its file contains.
         """
         with zipfile.ZipFile(io.BytesIO(self._saved)) as archive:
             inside = {name.partition("/")[2]: name for name in archive.namelist()}
@@ -191,7 +200,7 @@ def check_libraries(to: str) -> None:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Silence onnxscript and torch, which print and log every folded constant."""
+    """Silence onnxscript and torch in the block, because they print and log every folded constant."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

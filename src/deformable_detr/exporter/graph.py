@@ -31,8 +31,8 @@ OPERATORS = {
     "onnx_grid_sample": OnnxGridSampleAttention,
     "gather": GatherAttention,
 }
-# B, H, W of the traced batch. They are unusual, because a size that equals another one by chance would be
-# fixed.
+# The batch size, height and width of the traced batch. They are unusual, because a size that equals another
+# one by chance would be fixed.
 EXAMPLE = (3, 230, 298)
 
 
@@ -40,8 +40,8 @@ class Graph(nn.Module):
     """The exported function.
 
     It maps the pixels (B, 3, H, W) float32 and the mask (B, H, W) bool, True = padding, of B pictures, padded
-    to height H and width W, to logits (B, Q, classes) and boxes_cxcywh (B, Q, 4) of the Q queries after the
-    last decoder layer.
+    to height H and width W, to logits (B, Q, number of logits) and boxes_cxcywh (B, Q, 4) of the Q queries
+    after the last decoder layer. `operator` is that of `traced`.
     """
 
     def __init__(self, model: DetectionModel, operator: str):
@@ -71,9 +71,9 @@ class FixedNumberOfProposals(BestProposals):
 class SamePaddedConvolution(nn.Module):
     """A convolution with TensorFlow's "same" padding.
 
-    It adds as many zeros as ceil(size / stride) outputs need; if their number is odd, the extra zero is at
-    the end. timm tests whether the number is positive, and tracing this test would fix the parity of the
-    picture's sides. The test is not needed, because kernels here are not smaller than their stride.
+    This padding adds as many zeros as ceil(size / stride) outputs need; if their number is odd, the extra
+    zero is at the end. timm tests whether the number is positive, and tracing this test would fix the parity
+    of the picture's sides. The test is not needed, because kernels here are not smaller than their stride.
 
     Here the end gets more zeros than that, so that their total number is the kernel's span,
     (kernel - 1) * dilation + 1, minus one. No output reads the additional zeros, and the size of the output
@@ -102,7 +102,11 @@ class SamePaddedConvolution(nn.Module):
 
 
 def traced(model: DetectionModel, operator: str) -> torch.export.ExportedProgram:
-    """Return the traced `Graph` of a model, which accepts any batch size, height and width."""
+    """Return the traced `Graph` of a model, which accepts any batch size, height and width.
+
+    `operator` is the way in which deformable attention samples: a key of `OPERATORS`, or `native` for the
+    package's own operator.
+    """
     B, H, W = EXAMPLE
     pixels, mask = torch.zeros(B, 3, H, W), torch.zeros(B, H, W, dtype=torch.bool)
     free = torch.export.Dim.DYNAMIC  # unlike Dim.AUTO, it raises an error if a size would be fixed

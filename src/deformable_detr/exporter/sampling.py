@@ -48,10 +48,11 @@ class StandardAttention(MemoryAttention, ABC):
         return output
 
     def _locations(self, references: Tensor, offsets: Tensor, shapes: SpatialShapes) -> Tensor:
-        """Return the sampling locations (B, Q, M, L, K, 2) as fractions of the padded levels.
+        """Return the sampling locations (B, Q, M, L, K, 2) as fractions of the padded levels, in [-1, 2].
 
-        The unit of `offsets` (B, Q, M, L, K, 2) is a pixel if the references are points (B, Q, L, 2), and
-        half a box side divided by K if they are boxes (B, Q, L, 4).
+        The unit of `offsets` (B, Q, M, L, K, 2) is a pixel of the level if the references are points
+        (B, Q, L, 2), and half a box side divided by K if they are boxes (B, Q, L, 4). `shapes` are the
+        (height, width) of the levels.
         """
         references = references.unsqueeze(2).unsqueeze(4)
         if references.shape[-1] == 4:
@@ -71,7 +72,7 @@ class StandardAttention(MemoryAttention, ABC):
 
         `locations` are (B, Q, M, L, K, 2), and `weights` are (B, Q, M, L·K), for B pictures, Q queries, S
         memory tokens, M heads with D channels, L levels and K points. Locations (x, y) are fractions of the
-        padded level.
+        padded level. `shapes` are the (height, width) of the levels.
         """
 
 
@@ -135,7 +136,8 @@ class GatherAttention(StandardAttention):
 def _neighbours(location: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the indices and weights of the pixels before, and then of those after, each location on an axis.
 
-    Locations are fractions of the axis, which has `size` pixels. The weights of pixels outside it are zero.
+    Locations are fractions of the axis, which has `size` pixels. The weights of pixels outside it are zero,
+    and their indices are clamped to it.
     """
     position = location * size - 0.5
     first = position.floor()

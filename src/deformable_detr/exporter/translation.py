@@ -41,7 +41,7 @@ def translated(program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram:
 
 
 def _replace_operations_in_place(graph: torch.fx.Graph) -> None:
-    """Let operations write to new memory, if nothing else reads the memory to which they write.
+    """Replace operations in place by operations with a new result, if nothing else reads the changed memory.
 
     ONNX has no operations in place. Those that remain must be decomposed.
     """

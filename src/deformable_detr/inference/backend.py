@@ -24,10 +24,14 @@ class Backend(ABC):
     def candidates(
         self, pixels: Sequence[Tensor | np.ndarray], classification: ClassificationScheme, k: int
     ) -> Candidates:
-        """Return the k best pairs of query and class for each picture, with their boxes.
+        """Return the k best pairs of query and class of each picture, or all pairs if there are fewer than k.
 
         `pixels` are normalised pictures (3, h, w) of any heights h and widths w; they are padded to a common
         size. `classification` defines the meaning of the logits.
+
+        Raises:
+            ValueError: if there is no picture.
+            UserError: if an exported file cannot compute the batch.
         """
         import torch
 

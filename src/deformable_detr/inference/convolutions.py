@@ -1,6 +1,6 @@
 """Faster convolutions: frozen batch norms are folded into them, and their weights get the fastest layout.
 
-The replicas for CPUs and GPUs share these steps; exported models share only the folding.
+A model's replicas for CPUs and GPUs (cpu/, cuda/) use both steps; exported models use only the folding.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def fold_norms(backbone: nn.Module) -> None:
-    """Fold each frozen norm into the convolution before it, if nothing else reads the convolution's output.
+    """Fold frozen norms into the convolutions before them, in place.
 
-    The backbone is changed in place. If it cannot be traced, it keeps its norms.
+    `norms_after_convolutions` determines which norms are folded; the others stay. If a folded norm contains
+    an activation, as in timm, the activation replaces the norm.
     """
     for convolution, name in norms_after_convolutions(backbone):
         norm = backbone.get_submodule(name)
@@ -27,11 +28,11 @@ def fold_norms(backbone: nn.Module) -> None:
 
 
 def norms_after_convolutions(backbone: nn.Module) -> list[tuple[str, str]]:
-    """Return the names of each convolution whose output only a frozen norm reads, and of this norm.
+    """Return the names (convolution, norm) of each convolution whose output is read only by a frozen norm.
 
-    Convolutions and norms that are called more than once are left out, and so are subclasses of `nn.Conv2d`,
-    whose output may not be proportional to their weight. Tracing shows what reads an output. If
-    the backbone cannot be traced, the list is empty.
+    The pairs are in the order of computation. Convolutions and norms that are called more than once are left
+    out. So are subclasses of `nn.Conv2d`, whose output may not be linear in their weight, except timm's
+    convolution that pads by size. If the backbone cannot be traced, the list is empty.
     """
     try:
         graph = _Tracer().trace(backbone)
@@ -57,7 +58,7 @@ def norms_after_convolutions(backbone: nn.Module) -> list[tuple[str, str]]:
 def pads_by_size(module: nn.Module) -> bool:
     """Return whether `module` is timm's convolution that pads by the picture's size, as TensorFlow does.
 
-    It is recognised by its name, so that timm need not be imported.
+    The class is recognised by its name, so that timm need not be imported.
     """
     return type(module).__name__ == "Conv2dSame"
 
@@ -67,7 +68,7 @@ def _is_plain(module: nn.Module) -> bool:
 
 
 class _Tracer(fx.Tracer):
-    """A tracer for which frozen norms and convolutions are leaves.
+    """A tracer that does not trace the code inside frozen norms and convolutions.
 
     Some convolutions compute their padding from the picture's size, which cannot be traced.
     """
@@ -89,8 +90,9 @@ def _is_frozen_norm(module: nn.Module) -> bool:
 def _fold(convolution: Any, norm: Any) -> None:
     """Fold a norm into a convolution, in place.
 
-    norm(W x + b) = scale · (W x + b - mean) + shift, with scale = weight / √(variance + ε), for a convolution
-    with the kernel W and the bias b, and a norm with a mean, a variance, a weight, and its bias as the shift.
+    norm(W x + b) = scale · (W x + b - mean) + shift, with scale = weight / √(variance + ε), for an input x, a
+    convolution with the kernel W and the bias b (0 if there is none), and a norm with a mean, a variance, a
+    weight, and its bias as the shift.
     """
     scale: Tensor = norm.weight * (norm.running_var + norm.eps).rsqrt()
     bias = -norm.running_mean if convolution.bias is None else convolution.bias - norm.running_mean
@@ -100,7 +102,7 @@ def _fold(convolution: Any, norm: Any) -> None:
 
 
 def is_depthwise(module: Any) -> bool:
-    """Return whether a convolution computes each of its several channels from one channel of its input."""
+    """Return whether a convolution has several groups, each with one input and one output channel."""
     return bool(1 < module.in_channels == module.groups == module.out_channels)
 
 
@@ -113,9 +115,10 @@ def fastest_layout(module: nn.Module, device: torch.device) -> torch.memory_form
     """Return the memory format in which the convolutions of `module` are fastest on `device`.
 
     In channels_last, which stores the channels of a pixel next to each other, a 1x1 convolution is a matrix
-    product, depthwise convolutions load whole vectors, and flattening a level to tokens is free. On a GPU,
-    however, cuDNN computes depthwise convolutions in this format, and prepares them for every new size of
-    picture. On an H100, a new size took 2 to 9 seconds instead of 0.1 to 0.2 (docs/gpu.md).
+    product, depthwise convolutions load whole vectors, and flattening a level to tokens needs no copy. On a
+    GPU, however, cuDNN computes depthwise convolutions in this format, and prepares them for every new size
+    of picture. On an H100, a new size took 2 to 9 seconds instead of 0.1 to 0.2 (docs/gpu.md). Modules with
+    depthwise convolutions therefore get `torch.contiguous_format` on GPUs.
     """
     if device.type != "cpu" and has_depthwise(module):
         return torch.contiguous_format
@@ -131,7 +134,10 @@ def in_layout(module: ModuleT, layout: torch.memory_format) -> ModuleT:
 
 
 def keep_sampling_in_float32(module: nn.Module) -> None:
-    """Keep deformable convolutions in float32 if `module` is converted, because they compute coordinates."""
+    """Make the deformable convolutions in `module` compute in float32 even after it is converted to 16 bits.
+
+    They compute coordinates, for which 16 bits are not enough. Their outputs get the type of their inputs.
+    """
     for name, part in list(module.named_modules()):
         if isinstance(part, DeformConv2d):
             module.set_submodule(name, _InFloat32(part))

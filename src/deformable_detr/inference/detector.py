@@ -115,7 +115,7 @@ class Detector:
 
     @property
     def plain(self) -> Detector:
-        """This detector without augmentation: its `preprocess` returns what the model sees."""
+        """This detector without augmentation, whose `preprocess` returns the input of the model."""
         return self if self._augmentation is None else self._augmentation.plain
 
     @property
@@ -154,7 +154,7 @@ class Detector:
         return Path(folder)
 
     def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the (H, W) to which a picture of `size` (H, W) is resized for the model."""
+        """Return the (h, w) to which a picture of `size` (H, W) is resized for the model."""
         return input_size(size, self.data)
 
     def detect(
@@ -164,19 +164,22 @@ class Detector:
         *,
         max_detections: int = 100,
     ) -> list[Detections]:
-        """Return the detections of each preprocessed picture (3, h, w), best first.
+        """Return the detections in each preprocessed picture, best first.
 
-        Without an augmentation, the pictures are padded into one batch. Padding affects the features of this
-        family of models (group norm, convolutions). If results must not depend on the batch, pass pictures of
+        Without an augmentation, the pictures are padded into one batch. Padding affects the features of these
+        models (group norm, convolutions). If results must not depend on the batch, pass pictures of
         equal shape, as `predict` does.
 
         Args:
-            pixels: results of `preprocess`.
-            original_sizes: the (H, W) of each picture before preprocessing. Boxes are in pixels of this size.
+            pixels: results of `preprocess`; without an augmentation, each is (3, h, w).
+            original_sizes: the (H, W) of each picture before preprocessing. Boxes are in pixels of this size,
+                and are not clipped to it.
             max_detections: the maximum number of detections per picture.
 
         Raises:
             UserError: if an exported file cannot compute the batch.
+            ValueError: without an augmentation, if there is no picture, or `original_sizes` has another
+                length than `pixels`.
         """
         if self._augmentation is not None:
             return self._augmentation.detect(pixels, original_sizes, max_detections)
@@ -222,23 +225,25 @@ class Detector:
 
         Args:
             images: a path, PIL image, (H, W, 3) RGB uint8 array, or (3, H, W) tensor (uint8, or float in
-                [0, 1]); or a list of these.
+                [0, 1]); or a list or tuple of these.
             threshold: detections below this score are left out. None means the model's own thresholds, one
                 for each class (`decision`), or 0.5 if it has none.
             classes: names of the classes to find; None means all.
             class_thresholds: thresholds by class name, which replace `threshold` for these classes.
             max_detections: the maximum number of detections per picture, before classes are left out. None
                 means 100, or the number of queries if that is larger.
-            batch_size: the number of pictures of equal resized shape that are computed together; the result
-                does not depend on it.
+            batch_size: the maximum number of pictures of equal resized shape that are computed together; the
+                result does not depend on it.
 
         Returns:
-            `Detections` for one picture, or a list of them for a list. Boxes are in pixels of the original.
+            The `Detections` in one picture, best first, or for a list or tuple of pictures, a list of
+            `Detections` in the same order. Boxes are in pixels of the original picture and clipped to it.
 
         Raises:
-            UserError: if a picture cannot be read, an option is out of range, the model lacks a class that
-                `classes` or `class_thresholds` names, `class_thresholds` names a class that is not selected,
-                or the model's output is not finite.
+            UserError: if a picture cannot be read or is too large, an option is out of range, `classes` is
+                empty or a string, the model lacks a class that `classes` or `class_thresholds` names,
+                `class_thresholds` names a class that is not selected, an exported file cannot compute a
+                batch, or the model's output is not finite.
         """
         most = self.most_detections(max_detections)
         check_options(threshold, most, batch_size)
@@ -273,19 +278,20 @@ class Detector:
         max_detections: int = 100,
         at: Sequence[tuple[float, float]] = (),
     ) -> Explanation:
-        """Return the model's attention for each detection in a picture, in pixels of the original.
+        """Return the detections in a picture and the model's attention for each, in pixels of the original.
 
         The plain PyTorch model computes the attention in float32 without augmentation, whatever `predict`
         uses.
 
         Args:
-            image, threshold, max_detections: as for `predict`.
+            image, threshold: as for `predict`.
+            max_detections: the maximum number of detections, before those below their threshold are left out.
             at: points (x, y) in pixels of the picture for which the encoder's attention is returned as well.
 
         Raises:
-            UserError: if the picture cannot be read, an option is out of range, this detector comes from an
-                exported file, a point is outside the picture, there are points but no encoder layers, or the
-                model's output is not finite.
+            UserError: if the picture cannot be read or is too large, an option is out of range, this detector
+                comes from an exported file, a point is outside the picture, there are points but no encoder
+                layers, or the model's output is not finite.
             TypeError: if the model has attention from outside the package, which cannot be recorded.
         """
         from .trace import explain_picture
@@ -358,7 +364,8 @@ def load(
             run on the CPU.
         dtype: the type in which the model computes: `fp32` (or None), `bf16` or `fp16`. The weights of
             `detector.model` stay float32. An exported file computes in the type in which it was exported.
-        max_pixels: the maximum H·W of a picture; None means the limit with which the model was trained.
+        max_pixels: the maximum H·W of a picture before resizing; None means the limit in the configuration of
+            the model's preprocessing.
 
     Raises:
         UserError: if there is no such model, it cannot be read, a library that it needs is missing, the
@@ -424,7 +431,8 @@ def new_checkpoint(
     `backbone_weights` is as for `create`.
 
     Raises:
-        UserError: if the backbone is unknown to timm, or the weights cannot be loaded.
+        UserError: if there are no classes, timm has no such backbone, the backbone does not support the
+            configuration, or the weights cannot be loaded.
     """
     from ..models import build_model
 
@@ -446,7 +454,10 @@ def _check_names(classes: Sequence[str]) -> None:
 
 
 def check_options(threshold: float | None, max_detections: int | None, batch_size: int) -> None:
-    """Raise a `UserError` if `threshold` is outside [0, 1], or another of these options is less than 1."""
+    """Raise a `UserError` if `threshold` is outside [0, 1], or one of the other options is less than 1.
+
+    A value of None is accepted.
+    """
     if threshold is not None and not 0 <= threshold <= 1:
         raise UserError(f"threshold must be between 0 and 1, not {threshold}.")
     for name, value in (("max_detections", max_detections), ("batch_size", batch_size)):
@@ -457,7 +468,7 @@ def check_options(threshold: float | None, max_detections: int | None, batch_siz
 def equal_shape_batches(shapes: Sequence[tuple[int, int]], batch_size: int) -> list[list[int]]:
     """Return the indices of `shapes` in batches of at most `batch_size` indices with the same shape.
 
-    The batches are in the order in which their shapes first appear.
+    Batches of the same shape follow each other, and shapes are in the order in which they first appear.
     """
     groups: dict[tuple[int, int], list[int]] = {}
     for index, shape in enumerate(shapes):

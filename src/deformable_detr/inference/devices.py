@@ -10,10 +10,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(device: str | torch.device) -> torch.device:
-    """Return the device; `auto` means CUDA if there is a GPU, else the CPU.
+    """Return the device that `device` names; `auto` means CUDA if there is a GPU, else the CPU.
 
     Raises:
-        UserError: if this machine does not have the device.
+        UserError: if `device` is not the name of a device, or this machine does not have it.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -29,8 +29,8 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch
     """Return the PyTorch type in which a model computes; None means float32.
 
     Raises:
-        UserError: if `dtype` is none of fp32, bf16 and fp16, if it is fp16 on a CPU, or if it is bf16 on a
-            CPU without instructions for it.
+        UserError: if `dtype` is none of fp32, bf16 and fp16 (or of their PyTorch types), if it is fp16 on a
+            CPU, or if it is bf16 on a CPU without instructions for it.
     """
     if dtype is None:
         return torch.float32

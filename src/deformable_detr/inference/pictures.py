@@ -29,7 +29,7 @@ def read_picture(image: Picture, max_pixels: int) -> Image.Image:
     Args:
         image: a path, a PIL image, an (H, W, 3) uint8 RGB array, or a tensor (3, H, W), uint8 or float in
             [0, 1], in RGB order. The string `demo` means the first picture that comes with the bundled model,
-            unless a file has this name.
+            unless there is a file or folder with this name.
         max_pixels: the maximum H·W.
 
     Raises:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 class Candidates:
     """The k best pairs of query and class of each of B images, best first.
 
+    If an image has fewer than k pairs, k is their number.
+
     Attributes:
         pairs: the scores, class indices and query indices of the pairs, (B, k) each.
         boxes_cxcywh: the boxes of the pairs' queries, (B, k, 4), normalised by the unpadded image.
@@ -41,7 +43,8 @@ class Candidates:
     ) -> Candidates:
         """Select the k best pairs from logits (B, Q, num_logits) and boxes (B, Q, 4), both float32.
 
-        The logits and boxes are those of Q queries for each of B images. This method needs no PyTorch.
+        The logits and boxes are those of Q queries for each of B images. PyTorch is imported only if the
+        scheme's `scores` or `select` is from outside the package.
         """
         pairs = select_from_arrays(classification, logits, k)
         return cls(pairs, np.take_along_axis(boxes_cxcywh, pairs.queries[..., None], axis=1))
@@ -52,7 +55,7 @@ def candidates_of(
 ) -> Candidates:
     """Select the k best pairs from logits (B, Q, num_logits) and boxes (B, Q, 4), on the tensors' device.
 
-    The logits and boxes are those of Q queries for each of B images.
+    The logits and boxes are those of Q queries for each of B images. The result consists of NumPy arrays.
     """
     pairs = classification.select(logits.float(), k)
     boxes = boxes_cxcywh.float().gather(1, pairs.queries[..., None].expand(-1, -1, 4))
@@ -77,7 +80,7 @@ def postprocess(
     max_detections: int = 100,
     nms_iou: float | None = None,
 ) -> list[Detections]:
-    """Return at most `max_detections` detections of each image, best first.
+    """Return at most `max_detections` detections of each image, best first, with unclipped boxes in pixels.
 
     Args:
         logits: (B, Q, num_logits), for B images and Q queries.
@@ -86,8 +89,8 @@ def postprocess(
         classes: the names and ids of the classes. Detections of classes without a name are left out, even if
             fewer than `max_detections` remain.
         original_sizes: the height and width (H, W) of each picture before resizing, in pixels.
-        nms_iou: detections that overlap a better one of their class by more than this IoU are left out; None
-            disables this.
+        nms_iou: detections that overlap a better remaining one of their class by more than this IoU are left
+            out; None keeps them.
     """
     results = detections_of_queries(
         logits, boxes_cxcywh, classification, classes, original_sizes, max_detections, nms_iou
@@ -156,10 +159,10 @@ def detections_of_candidates(
 
 
 def unsuppressed(boxes_xyxy: np.ndarray, labels: np.ndarray, nms_iou: float) -> np.ndarray:
-    """Return the indices of the boxes that no better box of their class overlaps by more than `nms_iou`.
+    """Return the indices of the boxes that remain after non-maximum suppression, in ascending order.
 
-    This is non-maximum suppression. The N boxes (N, 4) must be sorted by score, best first; `labels` (N,) are
-    their classes. A suppressed box suppresses no other.
+    A box is suppressed if a better remaining box of its class overlaps it by more than the IoU `nms_iou`. The
+    N boxes (N, 4) must be sorted by score, best first; `labels` (N,) are their classes.
     """
     x0, y0, x1, y1 = boxes_xyxy.T
     areas = (x1 - x0) * (y1 - y0)

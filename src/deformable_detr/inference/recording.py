@@ -24,9 +24,9 @@ from ..structures import DetectorOutput, FeatureMemory, ImageBatch, Queries
 
 @dataclass(frozen=True)
 class SampledLayer:
-    """The inputs of the operator in one deformable attention module.
+    """The sampling points and the attention weights of one deformable attention module.
 
-    The inputs belong to B images, R rows (object queries, or chosen tokens of the encoder), M heads, L levels
+    They belong to B images, R rows (object queries, or chosen tokens of the encoder), M heads, L levels
     and K points, which are (x, y).
 
     Attributes:
@@ -41,7 +41,10 @@ class SampledLayer:
     weights: Tensor
 
     def of_image(self, valid_ratios: Tensor) -> Tensor:
-        """Return the locations as fractions of the unpadded image; `valid_ratios` is (B, L, 2)."""
+        """Return the locations as fractions of the unpadded image, (B, R, M, L, K, 2).
+
+        `valid_ratios` (B, L, 2) is the unpadded fraction of each level as (width, height).
+        """
         return self.locations / valid_ratios[:, None, None, :, None, :]
 
 
@@ -84,9 +87,9 @@ def record(model: DetectionModel, batch: ImageBatch, places: Tensor | None = Non
     """Run the model in evaluation mode and record its attention, without gradients.
 
     Args:
-        batch: the B images.
+        batch: the B images, on the device of the model.
         places: (P, 2), points (x, y) as fractions of the unpadded images; the encoder's attention is recorded
-            for the tokens that cover them. None means that it is not recorded.
+            for the tokens that cover them. None means that the encoder's attention is not recorded.
 
     Raises:
         TypeError: if the model has attention of a kind that cannot be recorded.
@@ -119,8 +122,8 @@ def record(model: DetectionModel, batch: ImageBatch, places: Tensor | None = Non
 def tokens_at(memory: FeatureMemory, places: Tensor) -> Tensor:
     """Return the index of the memory token that covers each of P places on each of L levels, (B, P, L).
 
-    `places` is (P, 2), with (x, y) as fractions of the unpadded image. A place on the right or bottom border
-    has the nearest token.
+    `places` is (P, 2), with (x, y) as fractions of the unpadded image. A place on the right or bottom border,
+    or outside the image, gets the nearest token of the unpadded image.
     """
     tokens, start = [], 0
     for level, (height, width) in enumerate(memory.spatial_shapes):
@@ -145,7 +148,7 @@ def _watch(attention: Tensor | nn.Module, places: Tensor | None, hooks: ExitStac
 
 
 class _Watch(ABC):
-    """Hooks on one attention module, which record the rows of the tokens at `places`; None means all rows."""
+    """Hooks on one attention module, which record the rows of the tokens at given places, or all rows."""
 
     @abstractmethod
     def layer(self) -> LayerRecord: ...
@@ -225,7 +228,7 @@ def _interleave(tensors: Sequence[Tensor], dim: int) -> Tensor:
 
 
 class _DenseWatch(_Watch):
-    """Hooks on PyTorch's attention module, which returns its weights only on request."""
+    """Hooks on a `DenseAttention` and its `nn.MultiheadAttention`, which returns weights only on request."""
 
     def __init__(self, attention: DenseAttention, places: Tensor | None, hooks: ExitStack):
         self.places = places

@@ -50,13 +50,14 @@ class Selection:
             threshold: the minimum score of every class that `class_thresholds` does not name; None means the
                 threshold of `decision` or, without one, USUAL_THRESHOLD.
             classes: names of the selected classes; None means all. A name with commas may be given in parts,
-                as a command line splits it: ["bus", "coach"] means "bus, coach" if that is a class.
+                as a command line splits it: ["bus", "coach"] means the class "bus, coach" if there is one and
+                no class "bus".
             class_thresholds: the minimum score by class name.
             decision: the model's own thresholds; None if it has none.
 
         Raises:
-            UserError: if the model does not have one of these classes (the message lists the closest names),
-                if a score is outside [0, 1], if `classes` is empty or a string, or if `class_thresholds`
+            UserError: if `table` lacks one of the named classes (the message suggests similar names), if a
+                score is outside [0, 1], if `classes` is empty or a string, or if `class_thresholds`
                 names a class that is not selected.
         """
         common, reason = _common(threshold, decision, len(table))
@@ -94,7 +95,7 @@ class Selection:
         """Return those of `detections` that are selected, with boxes clipped to their picture.
 
         Every prediction that is shown to a user passes through this method. `evaluate` measures unclipped
-        boxes, as the authors do.
+        boxes, as the paper's authors do.
 
         Raises:
             UserError: if a score or a box is not finite.
@@ -131,12 +132,15 @@ class Selection:
 
     @property
     def common(self) -> float | None:
-        """The minimum score that all selected classes share; None if their scores differ."""
+        """The minimum score that all selected classes share; None if the scores differ or there are none."""
         scores = set(self.by_class.values())
         return scores.pop() if len(scores) == 1 else None
 
     def scores_in_words(self) -> str:
-        """Return the minimum scores in words: '0.5' if they are equal, otherwise 'car 0.32, bus 0.41'."""
+        """Return the minimum scores in words: '0.5' if they are equal, otherwise 'car 0.32, bus 0.41'.
+
+        At most 8 classes are listed, in the order of the class table, and the others are counted.
+        """
         if self.common is not None:
             return f"{self.common:g}"
         return listed([f"{name} {score:g}" for name, score in self.by_class.items()], MAX_THRESHOLDS)
@@ -149,7 +153,11 @@ class Selection:
 def _common(
     threshold: float | None, decision: Decision | None, num_classes: int
 ) -> tuple[Sequence[float], str]:
-    """Return the minimum score of each class without `class_thresholds`, and the scores' origin in words."""
+    """Return each class's minimum score before `class_thresholds` apply, and the scores' origin in words.
+
+    Raises:
+        UserError: if `threshold` is outside [0, 1].
+    """
     if threshold is not None:
         _check_score("threshold", threshold)
         return [threshold] * num_classes, REQUESTED
@@ -159,7 +167,11 @@ def _common(
 
 
 def _with_commas(parts: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Return the class names in `parts`; adjacent parts that form a `known` name with commas are joined."""
+    """Return the class names in `parts`; adjacent parts that form a `known` name with commas are joined.
+
+    A part that is itself a known name is not joined to the parts after it. The longest possible name is
+    formed. Other parts are returned as they are, even if they are not known.
+    """
     by_parts = {tuple(part.strip() for part in name.split(",") if part.strip()): name for name in known}
     longest = max(map(len, by_parts), default=1)
     names: list[str] = []

@@ -47,7 +47,7 @@ class Runner(Protocol):
 class RunnerBackend(Backend):
     """A backend that runs a replica of the model, built for its device.
 
-    The replica is built on the first call, and rebuilt when the model has changed.
+    The replica is built on the first call, and again on the first call after the model has changed.
     """
 
     def __init__(self, model: DetectionModel, device: torch.device, dtype: torch.dtype):
@@ -69,7 +69,10 @@ class RunnerBackend(Backend):
 
 
 def backend_for(model: DetectionModel, device: torch.device, dtype: torch.dtype) -> Backend:
-    """Return the fastest backend for a device, which computes in `dtype`; the model moves to the device."""
+    """Return the fastest backend for a device: a replica on a CPU or a CUDA GPU, otherwise the model itself.
+
+    The backend computes in `dtype`. The model is moved to the device.
+    """
     if device.type in ("cpu", "cuda"):
         return RunnerBackend(model, device, dtype)
     return TorchBackend(model, device, dtype)

@@ -1,7 +1,7 @@
 """Traces of a model's attention in a picture, in pixels of the picture (the content of the paper's figure 6).
 
-`Detector.explain` returns an `Explanation`, which `explain/` draws. A `Trace` covers all
-queries: explain/missed.py judges missed objects with it, and `report/` draws them.
+`Detector.explain` returns an `Explanation`, which `explain/` draws. A `Trace` covers all queries;
+explain/missed.py uses it to find out why an object was missed, and `report/` draws queries from it.
 
 Letters: B batch, N detections, Q queries, R rows (chosen queries or tokens), T decoder layers or encoder
 layers, M heads, L levels, K points, P places (points of the picture). Points are (x, y) pixels of the
@@ -57,7 +57,8 @@ class SamplingPoints:
     def share_inside(self, boxes_xyxy: np.ndarray) -> np.ndarray:
         """Return the share of each row's weight inside a box in each layer, (R, T), as a mean over the heads.
 
-        `boxes_xyxy` is one box for all rows, (4,), or one box for each row, (R, 4), in pixels.
+        `boxes_xyxy` is one box for all rows, (4,), or one box for each row, (R, 4), in pixels. A point on the
+        border of a box is inside.
         """
         low, high = np.split(np.broadcast_to(boxes_xyxy, (len(self.weights), 4)), 2, axis=-1)
         expand = (slice(None), *[None] * (self.locations.ndim - 2))
@@ -86,7 +87,7 @@ class AttentionMaps:
         """Return the share of each row's weight inside a box in each layer, (R, T), as a mean over the heads.
 
         `boxes_xyxy` is one box for all rows, (4,), or one box for each row, (R, 4), in pixels. A cell that
-        the box touches counts as a whole.
+        the box overlaps counts as a whole.
         """
         rows, columns = self.weights.shape[-2:]
         height, width = self.image_size
@@ -98,9 +99,10 @@ class AttentionMaps:
         return share
 
     def upsampled(self, row: int, layer: int = -1, head: int | None = None) -> np.ndarray:
-        """Return the weights of one row in one layer, interpolated bilinearly to the picture's (H, W).
+        """Return the weights of one row in one layer, interpolated bilinearly to the size of the picture.
 
-        The weights are those of `head`; None means their mean over all heads.
+        The result has the shape `image_size`. The weights are those of `head`; None means their mean over all
+        heads.
         """
         cells = self.weights[row, layer]
         chosen = cells.mean(0) if head is None else cells[head]
@@ -393,9 +395,10 @@ def _proposals(recording: Recording, size: tuple[int, int]) -> Proposals | None:
 def _cell_centres(
     tokens: Tensor, recording: Recording, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the centres (x, y) of the cells of `tokens` (R,), (R, 2), and the tokens' levels, (R,).
+    """Return the centres (x, y) of the cells of R tokens, (R, 2), and the indices of their levels, (R,).
 
-    The centres are in pixels of the original picture, whose (H, W) is `size`.
+    `tokens` (R,) contains the indices of the tokens in the memory. The centres are in pixels of the original
+    picture, whose (H, W) is `size`.
     """
     shapes = np.array(recording.memory.spatial_shapes)
     starts = np.concatenate([[0], shapes.prod(1).cumsum()[:-1]])

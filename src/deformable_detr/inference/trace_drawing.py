@@ -1,8 +1,8 @@
 """Draw an `Explanation` as a figure in the style of the paper's figure 6.
 
-Each detection has its own panel. It shows the sampling points of all heads and levels, coloured by attention
-weight, the reference around which they were sampled, and the box after each decoder layer; boxes of later
-layers are drawn more strongly.
+Each of the best detections has its own panel. It shows the sampling points of all heads and levels, coloured
+by attention weight, the reference around which they were sampled, and the box after each decoder layer; boxes
+of later layers are drawn more strongly. For dense attention, a map of the weights replaces the points.
 
 A place is a point of the picture for which the encoder's attention was requested. Letters: H and W height and
 width of a picture.
@@ -86,8 +86,8 @@ def draw(explanation: Explanation, *, layer: int = -1, most: int = 5) -> Figure:
 def _surrounding(queries: QueryTraces, row: int, layer: int, size: tuple[int, int]) -> np.ndarray:
     """Return the smallest xyxy box (4,) that contains a query's final box and its points with large weights.
 
-    Points outside the picture do not count. WEIGHTY defines which weights in `layer` are large. `size` is the
-    (H, W) of the picture.
+    Points outside the picture do not count. WEIGHTY defines which weights in `layer` are large. For dense
+    attention, the result is the final box. `size` is the (H, W) of the picture.
     """
     corners = queries.boxes_xyxy[row, -1].reshape(2, 2)
     if isinstance(queries.attention, SamplingPoints):
@@ -182,8 +182,8 @@ def show_picture(panel: Axes, image: np.ndarray) -> None:
 def zoom(panel: Axes, box_xyxy: np.ndarray, size: tuple[int, int]) -> None:
     """Show the part of a picture around a box, in the picture's aspect ratio.
 
-    The box fills at most 1 / CONTEXT of a side, unless the view is the whole picture, and the magnification
-    is at most MAX_ZOOM. `box_xyxy` is (4,), in pixels, and `size` is the (H, W) of the picture.
+    The box fills at most 1 / CONTEXT of a side of the view, unless the view is the whole picture, and the
+    magnification is at most MAX_ZOOM. `box_xyxy` is (4,), in pixels, and `size` is the (H, W) of the picture.
     """
     extent, low, high = np.array(size[::-1]), box_xyxy[:2], box_xyxy[2:]
     share = min(1.0, float((CONTEXT * (high - low) / extent).max()))
@@ -212,7 +212,8 @@ def draw_query(
 ) -> None:
     """Draw a query's proposal, its boxes after all layers, and its reference and attention in `layer`.
 
-    `row` is the index of the query in `queries`. `max_weight` is as for `draw_attention`.
+    `row` is the index of the query in `queries`. The reference is drawn as a cross, at the centre if it is a
+    box. `max_weight` is as for `draw_attention`.
     """
     draw_attention(panel, queries.attention, row, layer, max_weight)
     if queries.proposals is not None:
@@ -234,8 +235,8 @@ def draw_attention(
     """Draw the attention of one row in one layer.
 
     Sampling points are drawn for all heads and levels, with the largest weights on top. Dense attention is
-    drawn as a map over the picture, the mean over the heads. `max_weight` is the weight that has the last
-    colour of the scale; None means `largest(attention, layer)`.
+    drawn as a map of the mean weights over the heads. `max_weight` is the weight that has the last colour of
+    the scale; None means `largest(attention, layer)`.
     """
     max_weight = max_weight or largest(attention, layer)
     if isinstance(attention, AttentionMaps):
@@ -282,10 +283,10 @@ def _cross(panel: Axes, point: np.ndarray) -> None:
 
 
 def largest(attention: Attention, layer: int) -> float:
-    """Return the weight that is drawn in the last colour of the scale, given all rows in one layer.
+    """Return the weight to draw in the last colour of the scale, computed from all rows in one layer.
 
     For sampling points, it is the 99.5th percentile, so that outliers do not darken the other points. For
-    dense attention, it is the maximum of the means over the heads.
+    dense attention, it is the maximum of the means over the heads. It is always positive.
     """
     if isinstance(attention, SamplingPoints):
         weights = attention.weights[:, layer]

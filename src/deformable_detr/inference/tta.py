@@ -4,11 +4,11 @@ Objects are detected in each picture and its mirror image at several sizes, and 
 Augmentation is separate from the model: a detector with views can be evaluated and used like any other one.
 
 Overlapping detections of one class are merged into one object. torchvision's non-maximum suppression finds
-the best box of each object. The merged box is the mean of all its boxes, weighted by score; the merged score
+the best box of each object. The merged box is the mean of the object's boxes, weighted by score; its score
 is the mean over the views of the best score in each, with 0 for a view without the object. The paper does not
 specify its method.
 
-Letters: N detections, V views.
+Letters: N detections, V views, H and W height and width of a picture.
 """
 
 from __future__ import annotations
@@ -34,16 +34,20 @@ OVERLAP = 0.65  # minimum IoU of two boxes of one object
 
 @dataclass(frozen=True)
 class View:
-    """A view of a picture, which is mirrored if `flipped`.
+    """A view of a picture, which is mirrored horizontally if `flipped`.
 
-    It is resized as usual, but with the model's `image_size` and `max_size` multiplied by `scale`.
+    The picture is resized as usual, but with the model's `image_size` and `max_size` multiplied by `scale`;
+    neither becomes less than 32 pixels.
     """
 
     scale: float
     flipped: bool
 
     def back(self, boxes_xyxy: np.ndarray, width: int) -> np.ndarray:
-        """Return xyxy boxes (N, 4) of this view in the unflipped picture, which is `width` pixels wide."""
+        """Convert xyxy boxes (N, 4) from this view to the unflipped picture, which is `width` pixels wide.
+
+        The boxes are in pixels of the picture before resizing.
+        """
         if not self.flipped:
             return boxes_xyxy
         x0, y0, x1, y1 = boxes_xyxy.T
@@ -97,9 +101,10 @@ class MergedViews:
     def detect(
         self, pixels: Sequence[Tensor], original_sizes: Sequence[tuple[int, int]], max_detections: int
     ) -> list[Detections]:
-        """Return at most `max_detections` merged detections of each picture (3, H, W) uint8.
+        """Return at most `max_detections` merged detections in each picture (3, H, W) uint8, best first.
 
-        In each view, pictures of equal shape share a batch; nothing is padded.
+        `original_sizes` are the (H, W) of the pictures. In each view, at most `max_detections` objects are
+        detected, and pictures of equal shape share a batch; nothing is padded.
         """
         by_picture: list[list[Detections]] = [[] for _ in pixels]
         for view in self.views:
@@ -116,7 +121,7 @@ class MergedViews:
         original_sizes: Sequence[tuple[int, int]],
         max_detections: int,
     ) -> list[Detections]:
-        """Return each picture's detections in pixels of the original; a flipped view's boxes are mirrored."""
+        """Return each picture's detections in pixels of the original, or of its mirror image if flipped."""
         inputs = [self.transforms[view.scale](F.to_pil_image(picture)) for picture in pixels]
         if view.flipped:
             inputs = [picture.flip(-1) for picture in inputs]
@@ -137,7 +142,7 @@ def tta_scales(tta: bool | Sequence[float]) -> tuple[float, ...]:
 
 
 def augmented(detector: Detector, scales: Sequence[float] = SCALES) -> Detector:
-    """Return a detector that merges the detections at these scales and in the mirror images.
+    """Return a detector that merges the detections in each picture and its mirror image at all `scales`.
 
     Each scale multiplies the size to which `detector` resizes pictures. Explanations are those of the plain
     detector.
@@ -164,9 +169,10 @@ def augmented_as_requested(detector: Detector, tta: bool | Sequence[float]) -> D
 def merge(views: Sequence[Detections], overlap: float = OVERLAP, max_detections: int = 100) -> Detections:
     """Merge the detections in V views of one picture, and return the best `max_detections`, best first.
 
-    The boxes of all views must be in pixels of the picture. A detection belongs to an object if its IoU with
-    the object's best box is at least `overlap`. A single view is returned unchanged, because the model
-    predicts each object once. If no view has detections, the first one is returned.
+    The boxes of all views must be in pixels of the picture; V is at least 1. A detection belongs to an object
+    of its class if its IoU with the object's best box is at least `overlap`; if this is true of several
+    objects, it belongs to the one with the highest IoU. A single view is returned unchanged, because the
+    model predicts each object once. If no view has detections, the first view is returned.
     """
     if len(views) == 1 or not any(map(len, views)):
         return views[0]

@@ -1,15 +1,16 @@
 """Find duplicate pictures in a data set, even if their file names, sizes or compression differ.
 
-The fingerprint of a picture is its grey thumbnail of 16 x 17 means. Its perceptual hash consists of the signs
-of the differences between neighbouring means, 256 bits (Krawetz's difference hash, at twice its usual width).
-Two pictures are considered the same if all of the following hold:
+The fingerprint of a picture is its grey thumbnail, which consists of means in 16 rows and 17 columns. Its
+perceptual hash consists of the signs of the differences between horizontal neighbours, 256 bits (Krawetz's
+difference hash, at twice its usual width). Two pictures are considered the same if all of the following hold:
 
 - the ratios of their sides agree to within 3 %;
 - at most 20 of the 256 bits differ;
-- the thumbnails differ by at most 5 % of their contrast (mean absolute difference over standard deviation).
+- the mean absolute difference of the thumbnails is at most 5 % of their contrast, the lower of their two
+  standard deviations.
 
 The hash alone is not enough: frames from a drone that are seconds apart may differ by only 18 bits. All
-numbers were measured on the 500 photographs, microscope and aerial pictures of data/. Re-encoding as JPEG of
+numbers were measured on 500 photographs, microscope images and aerial pictures. Re-encoding as JPEG of
 quality 30 and 50 and halving or quartering the sides changes a picture by at most 17 bits, and in nineteen of
 twenty cases by less than 5 % of its contrast. The closest two different pictures, neighbouring frames, are
 25 bits and 5.9 % apart. Mirrored, cropped or recoloured copies are not found; similar pictures are not
@@ -37,8 +38,8 @@ class Fingerprint:
     """The fingerprint of a picture.
 
     Attributes:
-        split, file_name: the picture.
-        thumbnail: (16, 17) float32, the means of grey levels from 0 to 255.
+        split, file_name: the picture's split and its file name in that split.
+        thumbnail: (16, 17) float32, the means of grey levels from 0 to 255, as rows and columns.
         aspect: the picture's width divided by its height.
     """
 
@@ -50,11 +51,11 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class DuplicateGroup:
-    """Entries that are the same picture.
+    """Two or more entries of a data set that are considered the same picture.
 
     Attributes:
-        members: the entries as (split, file name).
-        bits: the largest number of different bits, out of 256, between two entries that were matched.
+        members: the entries as (split, file name), in the order in which they were given.
+        bits: the largest number of different bits, out of 256, between two entries that match directly.
     """
 
     members: tuple[tuple[str, str], ...]
@@ -70,7 +71,11 @@ class DuplicateGroup:
 
 
 def find_duplicates(prints: Sequence[Fingerprint]) -> tuple[DuplicateGroup, ...]:
-    """Return the groups of two or more equal pictures; groups that span several splits come first."""
+    """Return the groups of two or more equal pictures; there may be none.
+
+    A group also contains pictures that match only through others: if two pictures match a third one, all
+    three form a group. Groups that span more splits come first; ties are sorted by the members.
+    """
     if len(prints) < 2:
         return ()
     thumbnails = np.stack([fingerprint.thumbnail for fingerprint in prints])

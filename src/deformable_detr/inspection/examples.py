@@ -1,4 +1,8 @@
-"""Choose a page's pictures: samples, the picture with the most objects, tiny objects and suspect boxes."""
+"""Choose the pictures that the page of an inspection shows.
+
+They are samples, the picture with the most objects, and pictures with tiny objects, suspect boxes or
+duplicates.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +34,8 @@ class ExampleBox:
         name: the name of the class, or the kind of problem of a suspect box.
         index: the class index; -1 for a suspect box.
         suspected: True for a suspect box, which was dropped or clipped when the data set was read.
-        marked: True for the object that the picture illustrates, False for its neighbours.
+        marked: False for the neighbours of the tiny object that a picture illustrates; True for all other
+            boxes.
     """
 
     box_xyxy: tuple[float, float, float, float]
@@ -45,7 +50,9 @@ class Example:
     """A picture to show.
 
     Attributes:
-        size: the picture's annotated (height, width).
+        section: the section of the page that shows the picture.
+        size: the picture's annotated (height, width), in pixels.
+        boxes: all boxes of the picture, followed by its suspect boxes if it illustrates them.
         crop_xyxy: the part to show, in whole pixels, or None for the whole picture.
     """
 
@@ -62,9 +69,14 @@ class Example:
 def choose_examples(
     splits: Sequence[Split], view: RecipeView, duplicates: Sequence[DuplicateGroup]
 ) -> tuple[Example, ...]:
-    """Choose the pictures to show. The same data always give the same choice.
+    """Choose the pictures to show: suspect boxes, tiny objects, the fullest picture, duplicates and samples.
 
-    Pictures that cannot be read may be among them.
+    The same data always give the same choice. Pictures that cannot be read may be among those chosen.
+
+    Args:
+        splits: the splits, each with at least one image.
+        view: the settings of the recipe, which determine the sizes of objects after resizing.
+        duplicates: the groups of duplicate pictures in these splits, of which the first `PAIRS` are shown.
     """
     return (
         *_suspects(splits),
@@ -137,10 +149,14 @@ def _tiniest(splits: Sequence[Split], view: RecipeView) -> list[Example]:
 
 
 def _around(box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return the square part of a picture, (x0, y0, x1, y1), with an object in its middle.
+    """Return a square part of a picture, (x0, y0, x1, y1) in whole pixels, with an object in its middle.
 
-    The sides of the square are 8 times as long as the object's longer side and at least 96 pixels, but they
-    end at the picture's border.
+    The sides of the square are 8 times as long as the object's longer side and at least 96 pixels. Anything
+    beyond the border of the picture is cut off.
+
+    Args:
+        box: the object's box, (x0, y0, x1, y1) in pixels of the picture.
+        size: the picture's (height, width) in pixels.
     """
     height, width = size
     x0, y0, x1, y1 = box.tolist()
@@ -155,7 +171,10 @@ def _around(box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]
 
 
 def _suspects(splits: Sequence[Split]) -> list[Example]:
-    """Choose pictures with boxes that were dropped or clipped, one for each kind of problem first."""
+    """Choose at most `SUSPECTS` pictures with boxes that were dropped or clipped.
+
+    The first picture of each kind of problem in each split comes before the second of any kind.
+    """
     found: list[tuple[int, Split, ImageRecord, list[Problem]]] = []
     for split in splits:
         records = {image.path: image for image in split.images}

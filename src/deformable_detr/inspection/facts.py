@@ -21,9 +21,10 @@ class ClassCount:
     """The number of boxes of a class in a split.
 
     Attributes:
-        index: the class index in the model, which is the class's row in the class head.
-        category_id: the data set's own id.
-        boxes: the number of boxes without crowds.
+        index: the class index in the split. In the split to train on, it is also the class's row in the
+            model's class head.
+        category_id: the data set's own id of the class.
+        boxes: the number of boxes of the class, without crowds.
         images: the number of images with at least one of these boxes.
     """
 
@@ -39,19 +40,24 @@ class SplitReport:
     """The measurements for one split.
 
     Attributes:
-        boxes: the number of all objects, including the `crowds` and `difficult` ones.
+        source: the file or folder of the annotations.
+        images: the number of images.
+        boxes: the number of all objects, including crowds and difficult ones.
+        crowds: the number of crowd regions, which are used neither in training nor in the metrics.
+        difficult: the number of objects that Pascal VOC's metric ignores.
         empty_images: the number of images without any object.
         objects_mean, objects_max: the mean and maximum number of objects per image, without crowds, because
             a model needs no queries for crowds.
         over_queries: the number of images with more objects than the recipe has queries.
-        small, medium, large: the shares of objects, without crowds, whose COCO area is below 32², from 32² to
-            below 96², and larger; 0 if there are no objects.
+        small, medium, large: the shares of objects, without crowds, whose COCO area in pixels is below 32²,
+            from 32² to below 96², and at least 96²; 0 if there are no objects.
         sizes: the sizes of the objects, without crowds, as the model sees them.
         smallest_image, largest_image: the (height, width) of the images with the fewest and the most pixels.
+        classes: the numbers of boxes of all classes of the split, by class index.
         images_checked: how much of the image files was read: `decode` (everything), `headers` or `no`.
         rotated: the number of images that are turned according to EXIF when they are opened.
-        not_rotated: the number of images whose EXIF orientation is ignored, because they were annotated as
-            they are stored.
+        not_rotated: the number of images whose EXIF orientation is ignored, because turning them would not
+            lead to their annotated size.
         problems: the problems of the annotations, then those of the image files, except the ones that are
             already listed for an earlier split.
         notes: harmless observations, except the ones that are already listed for an earlier split.
@@ -113,7 +119,10 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class Remark:
-    """A sentence that states a fact about the whole data set and, if possible, recommends what to do."""
+    """A remark that states a fact about the data set and, if possible, recommends what to do.
+
+    `kind` is a short name for remarks of this kind, such as `rare-classes`, and `message` is the text.
+    """
 
     kind: str
     message: str
@@ -121,18 +130,21 @@ class Remark:
 
 @dataclass(frozen=True)
 class Forecast:
-    """The cost of training on this machine, measured on a few updates with this data (training/forecast.py).
+    """The cost of training on this machine, measured on a few updates (training/forecast.py).
 
     Attributes:
+        device: the name of the GPU, or a phrase such as "the CPU (2 threads)".
+        batch_size: the number of images of an update.
         update_seconds, update_spread: the mean duration of an update and its standard deviation, in seconds.
-        update_cpu_seconds: the processor time of an update, over all threads.
+        update_cpu_seconds: the mean processor time of an update in seconds, summed over all threads.
         updates_per_epoch: the number of updates in a pass over the training split.
-        evaluation_seconds: the estimated duration of evaluations per epoch: that of one evaluation, which is
-            extrapolated from a few images, divided by the number of epochs between two evaluations
-            (`train.evaluate_every`). It is 0 if there is no validation split.
-        peak_bytes: the peak memory of the training process and its loaders, measured with a batch of the
-            largest pictures.
-        gpu_bytes: the peak GPU memory; 0 on a CPU.
+        evaluation_seconds: the estimated duration of evaluation per epoch, in seconds. This is the duration
+            of one evaluation, extrapolated from a few images, divided by the number of epochs between two
+            evaluations (`train.evaluate_every`). It is 0 if there is no validation split.
+        epochs: the number of epochs of the recipe.
+        peak_bytes: the peak memory of the training process, which includes an update with a batch of the
+            largest pictures, plus the peak memory of its loader processes.
+        gpu_bytes: the peak GPU memory in bytes; 0 on a CPU.
         largest_batch: the (height, width) of the batch of the largest pictures, in pixels.
         threads: the number of PyTorch's threads.
         load: the mean number of processes that ran or waited for one of the `cores` processor cores in the
@@ -158,14 +170,21 @@ class Forecast:
 
     @property
     def slowdown(self) -> float:
-        """An upper bound on the slowdown caused by other programs (1 on a GPU)."""
+        """An upper bound on the factor by which other programs slow down an update.
+
+        On a CPU, the bound is the duration of an update, divided by its processor time per thread, and at
+        least 1. On a GPU, it is 1.
+        """
         if self.gpu_bytes:
             return 1.0
         return max(1.0, self.update_seconds / (self.update_cpu_seconds / self.threads))
 
     @property
     def is_disturbed(self) -> bool:
-        """True if other programs clearly slowed down the measured updates."""
+        """True if other programs clearly slowed down the measured updates.
+
+        This is assumed if both the load per core and the `slowdown` are above 1.5.
+        """
         return self.load > 1.5 * self.cores and self.slowdown > 1.5
 
     @property
@@ -190,12 +209,13 @@ class DataReport:
     """The result of an inspection.
 
     Attributes:
-        format: the layout that was read.
+        root: the data set's folder or file, as it was given.
+        format: the layout that was read: coco, voc or yolo.
         formats: all layouts in which the data set exists.
         view: the recipe's settings, by which sizes and queries were judged.
-        unusable: the splits that could not be read at all.
+        unusable: a problem for each split that could not be read at all.
         duplicates: the groups of duplicate pictures; None if the pictures were not decoded.
-        remarks: sentences on the whole data set, the most serious first.
+        remarks: facts and recommendations on the data set, the most serious first.
         examples: the pictures that a page shows.
         forecast: the cost of training; None if it has not been measured.
     """
@@ -222,7 +242,10 @@ class DataReport:
         return next((split for split in self.splits if split.name == name), self.splits[0])
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to JSON values. Problems are counted by kind, with the first examples of each kind."""
+        """Convert the report, except its pictures, to JSON values.
+
+        Problems are counted by kind, with the first examples of each kind.
+        """
         return {
             "root": str(self.root),
             "format": self.format,
@@ -238,8 +261,9 @@ class DataReport:
     def class_rows(self) -> list[tuple[int | None, int, str, list[int | None]]]:
         """List the classes as (row of the class head, category id, name, boxes of each split).
 
-        The row of the class head comes from the split to train on; it is None for classes that only other
-        splits have. The number of boxes in a split is None if the split does not list the class.
+        The row of the class head comes from `shown_split`; it is None for classes that only other splits
+        list. Such classes come last, sorted by id and name; the others are sorted by their row. The number of
+        boxes in a split is None if the split does not list a class with this id and name.
         """
         rows = {(row.category_id, row.name): row.index for row in self.shown_split.classes}
         counts = [{(row.category_id, row.name): row.boxes for row in split.classes} for split in self.splits]
@@ -251,7 +275,10 @@ class DataReport:
 
 
 def by_kind(problems: Sequence[Problem]) -> dict[str, Any]:
-    """Return the number and the first examples of each kind of problem, the most frequent kind first."""
+    """Return `count` and `examples` of each kind of problem as JSON values, the most frequent kind first.
+
+    The examples are the first `EXAMPLES` problems of the kind, each as its location (`where`) and `message`.
+    """
     return {
         kind: {
             "count": len(found),

@@ -1,6 +1,6 @@
-"""The report as a file: JSON, or one HTML page with pictures that works offline, by keyboard and on a phone.
+"""The report of an inspection as a file: JSON, or one HTML page with pictures.
 
-The template inspection.html draws the page.
+The page works offline, by keyboard and on a phone. The template pages/templates/inspection.html draws it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,13 @@ _GALLERIES: dict[Section, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class ProblemList:
-    """The problems of one kind in a split; `more` is the number of problems that are not in `listed`."""
+    """The problems or notes of one kind in a split.
+
+    Attributes:
+        count: the number of all problems of this kind in the split.
+        listed: the first of them, which the page lists.
+        more: the number of problems that are not in `listed`.
+    """
 
     split: str
     kind: str
@@ -62,8 +68,13 @@ class ProblemList:
 class Shape:
     """A box to draw, in pixels of the picture: a rectangle, or a ring around a suspect box that is thin.
 
-    `x` and `y` are the left and top of the rectangle, whose `radius` is 0, or the centre of the ring. `kind`
-    is the CSS class: `suspect`, `other` (a box that the example is not about), or empty for all others.
+    Attributes:
+        kind: the CSS class: `suspect`, `other` for a box that the example is not about, or an empty string.
+        name: the name of the class, or the kind of problem of a suspect box.
+        colour: the colour of the line, in CSS.
+        x, y: the left and top of the rectangle, or the centre of the ring.
+        width, height: the size of the box, also for a ring.
+        radius: the radius of the ring; 0 for a rectangle.
     """
 
     kind: str
@@ -118,10 +129,10 @@ def check_output(path: str | Path) -> None:
 
 
 def write_inspection(report: DataReport, path: str | Path) -> None:
-    """Write the report as JSON or as a page, depending on the suffix of `path`.
+    """Write the report as JSON or as a page, depending on the suffix of `path` (.json or .html).
 
     Raises:
-        UserError: if the suffix is unknown, or the file cannot be written.
+        UserError: if `path` has another suffix, or the file cannot be written.
     """
     check_output(path)
     if Path(path).suffix.lower() == ".html":
@@ -186,7 +197,7 @@ def _gallery(report: DataReport, section: Section) -> Gallery:
 def _drawn(example: Example, max_pixels: int) -> Drawn | None:
     """Return an example's picture, or the part of it to show, with the boxes to draw on it.
 
-    Return None if the picture cannot be opened.
+    Return None if the picture cannot be opened or has more than `max_pixels` pixels.
     """
     try:
         opened = open_image(example.path, annotated_size=example.size, max_pixels=max_pixels)

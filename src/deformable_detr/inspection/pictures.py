@@ -1,6 +1,6 @@
 """Check that a split's image files can be read to the last byte and have their annotated sizes.
 
-The same pass computes the fingerprints for duplicates.py.
+The same pass over the files computes the fingerprints by which duplicates.py finds duplicate pictures.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ class PictureCheck:
 
     Attributes:
         rotated: the number of images that are turned according to EXIF when they are opened.
-        not_rotated: the number of images whose EXIF orientation is ignored, because they were annotated as
-            they are stored.
-        problems: a problem for each image that is unusable or suspect.
-        fingerprints: those of the images without a problem; empty unless the images were decoded.
+        not_rotated: the number of images whose EXIF orientation is ignored, because turning them would not
+            lead to their annotated size.
+        problems: a problem for each image that is unusable or suspect, in the order of the images.
+        fingerprints: those of the images without a problem, in the order of the images; empty unless the
+            images were decoded.
     """
 
     rotated: int = 0
@@ -47,7 +48,9 @@ class _Seen:
     Attributes:
         problem: the reason why the image is unusable or suspect; None if there is none.
         rotated: True if the image is turned according to its EXIF data.
-        not_rotated: True if the EXIF orientation is ignored, because the image was annotated as it is stored.
+        not_rotated: True if the EXIF orientation is ignored, because turning the image would not lead to its
+            annotated size.
+        fingerprint: the fingerprint of the image; None if there is a problem or the image was not decoded.
     """
 
     problem: Problem | None = None
@@ -64,9 +67,10 @@ def check_pictures(
     Args:
         split: the name of the split, for messages.
         images: the images of the split.
-        how: `decode` reads every byte of every file (and decodes JPEG at an eighth of its width and height),
-            `headers` reads only the first bytes, and `no` reads nothing.
-        max_pixels: the maximum number of pixels (width times height) of a picture; larger ones are reported.
+        how: `decode` decodes every file, JPEG at a reduced scale, which also reads it to its last byte;
+            `headers` reads only the first bytes; `no` reads nothing, so that the result is empty.
+        max_pixels: the maximum number of pixels (width times height) of a picture; larger ones are reported
+            as a problem and not decoded.
         console: the console on which to show the progress if it is a terminal; None shows nothing.
     """
     if how == "no":

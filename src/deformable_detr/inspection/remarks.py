@@ -1,4 +1,4 @@
-"""Conclusions from the facts, written as sentences, each with an option or a step that helps.
+"""Remarks on a data set: sentences that draw conclusions from its facts and recommend an option or a step.
 
 Values that do not reach the thresholds below are normal, so a remark on them would only distract.
 """
@@ -57,7 +57,14 @@ def remarks_on(
     view: RecipeView,
     duplicates: Sequence[DuplicateGroup] | None,
 ) -> tuple[Remark, ...]:
-    """Return the remarks on a data set, the most serious first."""
+    """Return the remarks on a data set; their kinds are in a fixed order, the most serious first.
+
+    Args:
+        splits: the splits, at least one.
+        reports: the measurements for each of the splits.
+        view: the settings of the recipe by which the data set is judged.
+        duplicates: the groups of duplicate pictures; None if the pictures were not decoded.
+    """
     data = _Data(splits, reports, view)
     return (
         *_losses(data),

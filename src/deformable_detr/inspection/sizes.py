@@ -62,8 +62,8 @@ class ObjectSizes:
         count: the number of objects.
         quantiles: the minimum, the 5 %, 25 %, 50 %, 75 % and 95 % quantiles and the maximum; zeros if there
             are no objects.
-        bins: the number of objects in each range of sizes, in cells of the finest level: smaller than 1,
-            from 1 to 2, …, at least 16 (`BIN_EDGES`).
+        bins: the number of objects in each range of sizes, in cells of the finest level: below 1, from 1 to
+            below 2, …, at least 16 (`BIN_EDGES`).
     """
 
     count: int
@@ -83,7 +83,7 @@ class ObjectSizes:
 
     @property
     def below_cell(self) -> float:
-        """The share of objects that are smaller than a cell of the finest level; 0 if there are none."""
+        """The share of objects smaller than a cell of the finest level; 0 if there are no objects."""
         return self.bins[0] / max(1, self.count)
 
     def to_dict(self, strides: Sequence[int]) -> dict[str, Any]:
@@ -115,7 +115,13 @@ def bin_names() -> tuple[str, ...]:
 def sizes_of(images: Sequence[ImageRecord], data: DataConfig) -> np.ndarray:
     """Return the size of each object in pixels, after its picture has been resized as for evaluation.
 
-    A size is the square root of the area of an object's box. Crowds are left out.
+    A size is the square root of the area of an object's box. The result is (number of objects,), in the order
+    of the images and their objects. Crowds are left out.
+
+    Args:
+        images: the images; with none, the result is empty.
+        image_size: the length in pixels to which the short side of a picture is resized.
+        max_size: the maximum length of the long side in pixels.
     """
     sizes = [np.zeros(0)]
     for image in images:

@@ -54,8 +54,9 @@ def inspect(
         console: the console on which to show the progress; None shows nothing.
 
     Raises:
-        UserError: if there is no data set, `format` is unknown or not that of the data, the recipe is
-            unknown, no split can be read, or one that `splits` names cannot.
+        UserError: if there is no data set, a file that describes it is unusable, `format` is unknown or not
+            that of the data, the recipe is unknown or its backbone cannot be built, no split can be read, or
+            one that `splits` names cannot.
     """
     config = recipe if isinstance(recipe, RunConfig) else recipe_of(recipe)
     parts, unusable = _read_splits(data, format, splits)
@@ -91,8 +92,11 @@ def _read_splits(
 ) -> tuple[list[Split], list[Problem]]:
     """Return the splits, and a problem for each split that cannot be read.
 
+    `names` are the splits to read; None means all.
+
     Raises:
-        UserError: if no split can be read, or if one that is named in `names` cannot.
+        UserError: if there is no data set in this format, if no split can be read, or if one that is named in
+            `names` cannot.
     """
     found = list_splits(data, format=format) if names is None else tuple(names)
     if not found:
@@ -190,9 +194,9 @@ def _class_counts(split: Split) -> tuple[ClassCount, ...]:
 
 
 def _listed_twice(split: Split) -> list[Problem]:
-    """Return a problem for each further entry of a file that is listed under several ids.
+    """Return a problem for each entry of an image file that an earlier entry already lists under another id.
 
-    Such entries are a problem, because each of them has only some of the file's objects.
+    Several entries for one file are a problem, because each of them has only some of the file's objects.
     """
     first: dict[Path, int] = {}
     problems = []
@@ -208,9 +212,10 @@ def _listed_twice(split: Split) -> list[Problem]:
 
 
 def _doubled_boxes(split: Split) -> list[Problem]:
-    """Return a problem for each object that is annotated twice.
+    """Return a problem for each box that repeats an earlier one of its image; crowds are left out.
 
-    Only a wrong detection can match the second box.
+    A repeated box spoils the metrics, because a model should find the object only once, and thus misses one
+    of its boxes.
     """
     problems = []
     for image in split.images:
@@ -226,18 +231,17 @@ def _doubled_boxes(split: Split) -> list[Problem]:
 
 
 def repeated_boxes(boxes_xyxy: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> list[int]:
-    """Return those of `rows` that repeat an earlier row, in ascending order.
+    """Return those of `rows` that repeat an earlier one of `rows`, in ascending order.
 
     A row repeats another if both have the same label and no coordinate of their boxes differs by more than
-    half a pixel.
+    half a pixel. Each box is compared only with its nearest neighbours, so that time and memory do not grow
+    with the square of the number of boxes. Therefore, some rows may be missed if more than `_NEIGHBOURS`
+    different boxes agree to within half a pixel.
 
     Args:
-        boxes_xyxy: the boxes of all objects, (number of objects, 4).
+        boxes_xyxy: the boxes of all objects, (number of objects, 4), in pixels.
         labels: the labels of all objects, (number of objects,).
         rows: the indices of the objects to compare.
-
-    Time and memory grow with the number of boxes, not with its square. If more than `_NEIGHBOURS` different
-    boxes are all the same up to half a pixel, some may be missed.
     """
     if len(rows) < 2:
         return []

@@ -11,7 +11,10 @@ from .sizes import RecipeView, bin_names, spread
 
 
 def overview(report: DataReport) -> list[list[str]]:
-    """Return a row for each fact and a column for each split. Leading spaces indent subordinate facts."""
+    """Return a row for each fact: the fact's name, then its value in each split.
+
+    Leading spaces indent the names of subordinate facts.
+    """
     splits = report.splits
     facts = {
         "images": [f"{split.images:,}" for split in splits],
@@ -35,7 +38,8 @@ def overview(report: DataReport) -> list[list[str]]:
 def class_boxes(report: DataReport, max_rows: int) -> list[TableRow]:
     """Return a row for each class: its row in the class head, its id, its name, and its boxes in each split.
 
-    At most `max_rows` classes are listed. A split that does not list the class has "-" instead of a number.
+    At most `max_rows` classes are listed. A split that does not list the class has "-" instead of a number,
+    and so does the row in the class head if the split to train on does not list the class.
     """
     rows = report.class_rows()
     maxima = [max([1, *(row[3][column] or 0 for row in rows)]) for column in range(len(report.splits))]
@@ -55,9 +59,9 @@ def class_boxes(report: DataReport, max_rows: int) -> list[TableRow]:
 
 
 def size_bins(report: DataReport) -> list[TableRow]:
-    """Return a row for each range of sizes, with the share of each split's objects.
+    """Return a row for each range of sizes, with the share of each split's objects that are in the range.
 
-    The ranges are in cells of the finest level.
+    The ranges are in cells of the finest level. The share of a split without objects is n/a.
     """
 
     def cell(split: SplitReport, row: int) -> Cell:
@@ -70,7 +74,10 @@ def size_bins(report: DataReport) -> list[TableRow]:
 
 
 def size_spread(split: SplitReport, view: RecipeView) -> list[list[str]]:
-    """Return rows with the quantiles of the objects' sizes, first in pixels, then in cells of each level."""
+    """Return rows with the quantiles of the objects' sizes, first in pixels, then in cells of each level.
+
+    The first cell of a row names the split and the unit. The quantiles are n/a if there are no objects.
+    """
     levels = [
         [f"{split.name}, cells of level {level} ({stride} px)", *spread(split.sizes, stride, 1)]
         for level, stride in enumerate(view.strides, start=1)

@@ -24,7 +24,7 @@ NAME_WIDTH = 32
 
 
 def print_report(report: DataReport, console: Console) -> None:
-    """Print the report for a console of at least 80 columns."""
+    """Print the report, laid out for a console that is at least 80 columns wide."""
     also = [name for name in report.formats if name != report.format]
     others = f" (also present: {', '.join(also)}; choose with --format)" if also else ""
     console.print(_text(f"{report.root}: {report.format} data set{others}", "bold"))
@@ -106,7 +106,10 @@ def forecast_sentences(forecast: Forecast) -> tuple[str, ...]:
 
 
 def duration(seconds: float) -> str:
-    """Format a duration with about two significant digits, because a forecast is no more precise."""
+    """Format a duration, given in seconds, as seconds, minutes, hours or days.
+
+    It has about two significant digits, because a forecast is no more precise.
+    """
     if seconds < 90:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     if seconds < 90 * 60:
@@ -129,7 +132,7 @@ def _print_item(sentence: str, console: Console) -> None:
 
 
 def _table(heads: Sequence[str], rows: Sequence[TableRow], left: Sequence[int] = (0,)) -> Table:
-    """Build a table; the columns in `left` are aligned to the left."""
+    """Build a table. The columns whose indices are in `left` are aligned left, all others right."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column, head in enumerate(heads):
         table.add_column(_text(head), justify="left" if column in left else "right")

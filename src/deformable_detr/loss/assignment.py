@@ -30,8 +30,9 @@ Layer = tuple[Predictions, Sequence[Target]]  # one layer's predictions and thei
 class Match:
     """The matched pairs (query, object) of one layer, image after image, as two int64 tensors.
 
-    `queries`: indices into the B·Q queries of a batch of B images with Q queries each. `objects`: indices
-    into the concatenated objects of all images.
+    Attributes:
+        queries: the queries of the pairs, as indices into the B·Q queries of B images with Q queries each.
+        objects: the objects of the pairs, as indices into the concatenated objects of all images.
     """
 
     queries: Tensor
@@ -39,14 +40,18 @@ class Match:
 
 
 class Assigner(ABC):
-    """A function that returns one `Match` per layer."""
+    """The base class of assigners, which are called with the layers of a batch and return their matches."""
 
     @abstractmethod
     def __call__(self, layers: Sequence[Layer]) -> list[Match]:
         """Assign queries to objects, without gradients, and return one `Match` per layer.
 
+        Args:
+            layers: the predictions and the targets of each layer.
+
         Raises:
-            NonFiniteError: if predictions or target boxes are not finite; the message names the image.
+            NonFiniteError: if queries cannot be compared with the objects of an image, because predictions or
+                target boxes are not finite; the message names the image.
         """
 
 
@@ -79,7 +84,8 @@ class ImageAssigner(Assigner):
         waits for a GPU only once, for all of them.
 
         Raises:
-            NonFiniteError: if predictions or target boxes are not finite; the message names the image.
+            NonFiniteError: if the matrix of an image contains a number that is not finite, because of its
+                predictions or target boxes; the message names the image.
         """
         matrices = self._matrices_on_host(layers)
         pairs: list[np.ndarray] = []  # (2, pairs) per layer
@@ -112,7 +118,7 @@ class ImageAssigner(Assigner):
         return [of_layer[index] for index in range(len(layers))]
 
     def _padded_matrices(self, predictions: Sequence[Predictions], targets: Sequence[Target]) -> Tensor:
-        """Return the matrices of layers with the same targets, (B, ΣQ, N): the queries one after another."""
+        """Return the matrices of layers with the same targets, (B, ΣQ, N): all queries, layer after layer."""
         logits = torch.cat([each.logits.float() for each in predictions], dim=1)
         boxes = torch.cat([each.boxes_cxcywh.float() for each in predictions], dim=1)
         labels = pad_sequence([target.labels for target in targets], batch_first=True)
@@ -123,7 +129,7 @@ class ImageAssigner(Assigner):
 
 
 def _to_host(tensors: Sequence[Tensor]) -> list[np.ndarray]:
-    """Copy the tensors to the CPU in one transfer."""
+    """Copy the tensors to the CPU, in one transfer, as arrays of the same shapes."""
     if not tensors:
         return []
     numbers = torch.cat([tensor.flatten() for tensor in tensors]).cpu()

@@ -27,10 +27,12 @@ from .stages import Stage, objects_only, stages_of
 class Losses:
     """The losses of a batch.
 
-    `total`: the weighted sum, which is differentiated. `terms`: the unweighted terms by name, detached. They
-    are `class`, `box` and `giou` for the last layer; the same names have the suffixes `_0`, `_1`, … for the
-    earlier layers and `_proposals` for the first stage. The suffixes of a training route begin with an
-    underscore and the route's name, as in `class_denoising_0`.
+    Attributes:
+        total: the weighted sum, which is differentiated.
+        terms: the unweighted terms by name, detached. They are `class`, `box` and `giou` for the last layer.
+            These names have the suffixes `_0`, `_1`, … for the earlier layers and `_proposals` for the first
+            stage. The suffixes of a training route begin with an underscore and the route's name, as in
+            `class_denoising_0`.
     """
 
     total: Tensor
@@ -59,13 +61,14 @@ class SetCriterion:
             targets: one target per image; an image may have no objects.
             count: this process's share of the counts over the whole update; None if this batch is the whole
                 update.
-            further: predictions that are not in the model's output, from training routes.
+            further: the stages of training routes, whose predictions are not in the model's output.
 
         Returns:
             The weighted total, a float32 scalar with a gradient, and the unweighted terms by name.
 
         Raises:
-            NonFiniteError: if predictions or target boxes are not finite; the message names the image.
+            NonFiniteError: if queries cannot be compared with the objects of an image, because predictions or
+                target boxes are not finite; the message names the image.
         """
         last = output.predictions[-1]
         count = count or BatchCount.from_targets(targets, last.logits.shape[1]).share_of(1)
@@ -84,7 +87,7 @@ class SetCriterion:
         return Losses(total, terms)
 
     def stages(self, output: DetectorOutput, targets: Sequence[Target]) -> list[Stage]:
-        """Return a stage for each layer that has losses and, in a two-stage model, one for the proposals."""
+        """Return the stages of the decoder (see `stages_of`), then that of the proposals if there are any."""
         repeats = self.config.object_repeats
         assigner = self.matcher if repeats == 1 else Repeated(self.matcher, repeats)
         stages = stages_of(

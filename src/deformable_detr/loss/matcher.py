@@ -32,7 +32,8 @@ class HungarianMatcher(ImageAssigner):
     ) -> Tensor:
         """Return the cost of each pair of a query and an object, (B, Q, N).
 
-        It is the weighted sum of the scheme's matching cost, the L1 distance of the boxes and their -GIoU.
+        The cost is the sum of the scheme's matching cost, the L1 distance of the boxes (cxcywh) and their
+        negative GIoU, with the weights `class_cost`, `box_cost` and `giou_cost`.
         """
         class_cost = self.classification.matching_cost(logits, labels)
         box_cost = torch.cdist(boxes_cxcywh, objects_cxcywh, p=1)

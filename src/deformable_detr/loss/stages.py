@@ -17,8 +17,8 @@ class Stage:
         suffix: the end of the names of the layer's losses, such as `_proposals`.
         assigner: the assigner of the layer's queries to the objects.
         weight: the factor on the layer's losses in the total.
-        repeats: the number of times that each object occurs. The losses are divided by `repeats` times the
-            number of objects.
+        repeats: the number of times that each object occurs, as for `Repeated`. The losses are divided by
+            `repeats` times the number of objects, except the class loss of a softmax.
     """
 
     suffix: str
@@ -39,9 +39,10 @@ def stages_of(
     weight: float = 1.0,
     repeats: float = 1.0,
 ) -> list[Stage]:
-    """Return a stage for each decoder layer that has losses, the last layer first.
+    """Return a stage for each decoder layer that has losses: the last layer, then the others in order.
 
     Args:
+        layers: the predictions of all decoder layers, in order.
         name: the suffix of the last layer. The suffixes of earlier layers are `name` plus `_0`, `_1`, ….
         auxiliary: whether layers before the last one have losses.
         targets, assigner, weight, repeats: as in `Stage`.

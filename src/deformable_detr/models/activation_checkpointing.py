@@ -1,4 +1,4 @@
-"""Activation checkpointing (Chen et al. 2016), which trades time for memory.
+"""Activation checkpointing (Chen et al. 2016), which saves memory at the cost of time.
 
 The activations of encoder and decoder layers are computed again in the backward pass instead of being stored.
 """

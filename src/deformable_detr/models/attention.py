@@ -86,9 +86,9 @@ class DeformableAttention(MemoryAttention):
     def reset_parameters(self) -> None:
         """Initialise the projections, so that points and attention weights do not depend on the query.
 
-        The points of head m (from 0) of M heads are in the direction 2πm/M from the reference. The larger
-        coordinate of the k-th offset (from 1) is k in absolute value, in the units of `fused_ms_deform_attn`.
-        All attention weights are equal.
+        The points of head m (from 0) of M heads are in the direction (cos 2πm/M, sin 2πm/M) from the
+        reference. The larger coordinate of the k-th offset (from 1) is k in absolute value, in the units of
+        `fused_ms_deform_attn`. All attention weights are equal.
         """
         angles = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
         directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
@@ -174,8 +174,8 @@ def tokens_per_level(num_queries: int, spatial_shapes: SpatialShapes) -> list[in
 def equal_shares(num_queries: int, spatial_shapes: SpatialShapes) -> list[int]:
     """Return the number of object queries for each level, in equal shares.
 
-    If `num_queries` is not divisible by the number of levels, the finest levels have one more query each. An
-    object query belongs to no level, and the paper does not specify which level it attends to.
+    If `num_queries` is not divisible by the number of levels, the finest levels have one more query each. The
+    paper does not specify to which level an object query attends.
     """
     share, remainder = divmod(num_queries, len(spatial_shapes))
     return [share + (level < remainder) for level in range(len(spatial_shapes))]

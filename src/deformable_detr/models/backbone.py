@@ -3,7 +3,7 @@
 Batch norm is frozen in all of them, because detection batches are too small for its statistics (specification
 §2.1).
 
-Letters: B batch, C channels of a map, H and W height and width of a map.
+Letters: B batch; H and W height and width of a picture; C, h and w channels, height and width of a map.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from ..ops import DeformConv2d
 class Backbone(nn.Module, ABC):
     """A network that maps the normalised pixels of B pictures, (B, 3, H, W), to feature maps, finest first.
 
-    A map is (B, C, h, w), with C channels, and with the picture's height and width divided by its stride.
-    Only the last maps of the network are returned; `build_backbone` determines how many.
+    A map is (B, C, h, w), with C channels; h and w are the picture's height and width divided by the map's
+    stride, and rounded if necessary. Only the last maps of the network are returned; `build_backbone`
+    determines how many.
 
     Attributes:
         channels: the number of channels of each returned map.
@@ -46,10 +47,11 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def load_pretrained(self, source: str) -> None:
-        """Load ImageNet weights.
+        """Load pretrained weights from the web or from a file.
 
         Args:
-            source: `imagenet`, or a .safetensors or .pth file with the key names of torchvision or timm.
+            source: `imagenet`, which means torchvision's or timm's weights, or the path of a .safetensors or
+                .pth file with their key names.
 
         Raises:
             UserError: if the weights cannot be downloaded or read, or do not fit the backbone.
@@ -136,7 +138,8 @@ def _make_deformable(stage: nn.Module) -> None:
 def resnet_key(key: str) -> str:
     """Return the name in `ResNet` of a weight that torchvision calls `key`.
 
-    For example, `layer2.0.conv1.weight` becomes `stages.1.0.conv1.weight`.
+    For example, `layer2.0.conv1.weight` becomes `stages.1.0.conv1.weight`. A name that starts with none of
+    layer, conv1 and bn1 is returned unchanged.
     """
     head, _, rest = key.partition(".")
     if head.startswith("layer"):
@@ -292,7 +295,7 @@ _BACKBONES: dict[str, BackboneBuilder] = {}
 def register_backbone(name: str, build: BackboneBuilder) -> None:
     """Make `model.backbone.name=name` select a backbone from outside the package, in this process.
 
-    A checkpoint stores only the name, so register the backbone before you load one.
+    A checkpoint stores only the name, so register the backbone before you load a checkpoint that uses it.
 
     Args:
         name: the value of `model.backbone.name`.

@@ -34,7 +34,8 @@ def build_model(config: ModelConfig) -> DetectionModel:
     """Build an untrained model in training mode, initialised as in the authors' code (specification §3.4).
 
     Raises:
-        UserError: if timm has no such backbone, or its stages cannot be frozen.
+        UserError: if timm has no such backbone, it has too few maps or does not support dilation, or its
+            stages cannot be frozen.
     """
     backbone = build_backbone(config.backbone, num_maps=_num_maps(config))
     head = PredictionHead(config.hidden_dim, _num_logits(config))
@@ -81,7 +82,8 @@ def level_strides(config: ModelConfig) -> tuple[int, ...]:
     No weights are allocated.
 
     Raises:
-        UserError: if timm has no such backbone, or its stages cannot be frozen.
+        UserError: if timm has no such backbone, it has too few maps or does not support dilation, or its
+            stages cannot be frozen.
     """
     with torch.device("meta"):
         strides = build_backbone(config.backbone, num_maps=_num_maps(config)).strides
@@ -172,7 +174,7 @@ _QUERIES: dict[str, QueriesBuilder] = {
 def register_queries(name: str, build: QueriesBuilder) -> None:
     """Make `model.queries=name` select object queries from outside the package, in this process.
 
-    A checkpoint stores only the name, so register the queries before you load one.
+    A checkpoint stores only the name, so register the queries before you load a checkpoint that uses them.
 
     Args:
         name: the value of `model.queries`.

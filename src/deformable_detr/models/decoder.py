@@ -17,7 +17,7 @@ from .feedforward import FeedForward
 from .heads import PredictionHead, corrected, logits_of_references
 
 # The first sub-layer of a decoder layer, in which queries attend to each other: (content, positions) →
-# content, all (B, Q, C). A training route may replace `DecoderLayer.self_attend` with another function.
+# content, all (B, Q, C). Training may replace `DecoderLayer.self_attend` with another function.
 SelfAttend = Callable[[Tensor, Tensor], Tensor]
 
 

@@ -22,8 +22,8 @@ class Dropout(nn.Module):
     """Dropout as in torch.nn.Dropout.
 
     In training, each value is set to zero with probability p and is otherwise divided by 1 - p. On a CPU, p
-    is rounded to a multiple of 1/65536, also in the divisor, so that the mean is preserved.
-    Random numbers come from PyTorch's global generator.
+    is rounded to a multiple of 1/65536 below 1, also in the divisor, so that the mean is preserved. Random
+    numbers come from PyTorch's global generator.
     """
 
     def __init__(self, p: float):
@@ -51,7 +51,7 @@ def relu_dropout_(x: Tensor, p: float) -> Tensor:
 
     Args:
         x: a tensor of any shape.
-        p: the probability of a zero, below 1.
+        p: the probability of a zero, below 1; on a CPU, it is rounded to a multiple of 1/65536.
     """
     if p == 0:
         return F.relu(x, inplace=True)
@@ -96,7 +96,8 @@ class _ReluDropout(torch.autograd.Function):
 def _draw(x: Tensor, p: float) -> tuple[Tensor, float]:
     """Return a random mask like `x`, with 0 for dropped values and 1 for others, and the scale of the others.
 
-    A value is dropped with the probability `p`, and the scale preserves the mean.
+    A value is dropped with the probability `p`, rounded to a multiple of 1/65536 below 1. The scale preserves
+    the mean.
     """
     num_dropped = min(round(p * _STEPS), _STEPS - 1)
     draws = torch.empty(-(-x.numel() // _VALUES_PER_DRAW), dtype=torch.int64)

@@ -47,7 +47,7 @@ class PredictionHead(nn.Module):
 
 
 def corrected(reference_logits: Tensor, deltas: Tensor) -> Tensor:
-    """Return the boxes sigmoid(deltas + reference_logits), (B, Q, 4) cxcywh.
+    """Return the boxes sigmoid(deltas + reference_logits), (B, Q, 4) cxcywh, in at least float32.
 
     `deltas` (B, Q, 4) are the output of a box head for B images and Q queries.
     """
@@ -56,6 +56,9 @@ def corrected(reference_logits: Tensor, deltas: Tensor) -> Tensor:
 
 
 def logits_of_references(references: Tensor) -> Tensor:
-    """Convert references (B, Q, 2|4) in [0, 1] to logits (B, Q, 4). The size logits of a point are 0."""
+    """Convert references, points (B, Q, 2) or boxes (B, Q, 4) in [0, 1], to logits (B, Q, 4).
+
+    The logits of a point's width and height are 0. B is the number of images, and Q that of queries.
+    """
     logits = inverse_sigmoid(references)
     return F.pad(logits, (0, 4 - logits.shape[-1]))

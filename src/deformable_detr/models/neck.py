@@ -32,7 +32,7 @@ class GroupNorm(nn.GroupNorm):
     """PyTorch's group norm, except that a group may consist of a single value, which becomes the bias.
 
     A group is a single value if the coarsest level of a small picture is one pixel and a group is one channel
-    (for 32 channels).
+    (for example, if there are 32 channels).
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -46,8 +46,8 @@ class GroupNorm(nn.GroupNorm):
 class ChannelMapper(nn.Module):
     """Deformable DETR's neck: a 1x1 convolution with group norm for each map.
 
-    Further levels are computed by 3x3 convolutions of stride 2: the first of them from the last backbone
-    map, and each other one from the level before it.
+    Further levels are computed by 3x3 convolutions of stride 2, also with group norm: the first of them from
+    the last backbone map, and each other one from the level before it.
     """
 
     def __init__(self, in_channels: Sequence[int], dim: int, num_levels: int):
@@ -124,7 +124,8 @@ class BiFPNLayer(nn.Module):
 
     In the top-down pass, a level fuses its input and the top-down result of the next coarser level. In the
     bottom-up pass, a level fuses its input, its top-down result and the output of the next finer level. The
-    coarsest level has no top-down result, and the finest level's top-down result is its output.
+    coarsest level has no top-down result, so the next finer level uses its input instead. The finest level's
+    top-down result is its output.
     """
 
     def __init__(self, dim: int, num_levels: int):

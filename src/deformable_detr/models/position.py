@@ -18,7 +18,7 @@ TEMPERATURE = 10000.0
 def sine_encoding(coordinates: Tensor, num_features: int) -> Tensor:
     """Encode each of the coordinates (…), in [0, 2π], as `num_features` numbers, (…, num_features).
 
-    The features are alternating sines and cosines of decreasing frequency.
+    The features are alternating sines and cosines of decreasing frequency; `num_features` must be even.
     """
     steps = torch.arange(num_features, device=coordinates.device) // 2
     exponent = steps.to(coordinates.dtype) * (2 / num_features)

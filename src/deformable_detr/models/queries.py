@@ -39,7 +39,7 @@ class FixedQueries(nn.Module, ABC):
 
 
 class StaticQueries(FixedQueries):
-    """DETR's queries: learned positions, zero content and no reference."""
+    """DETR's queries: learned positions, zero content, and a constant 0.5 in the place of a reference."""
 
     def __init__(self, num_queries: int, dim: int):
         super().__init__()
@@ -74,10 +74,10 @@ class ReferencePointQueries(FixedQueries):
 class ProposalQueries(nn.Module):
     """Queries of two-stage models: every memory token proposes a box, and the best Q become the queries.
 
-    `mask_invalid` excludes tokens in the padding, and tokens whose base box leaves the image, from the best
-    Q. The authors' code includes them (specification §11, item 10), and its checkpoints depend on that.
-    In the first stage, class 0 means "object". If an image has fewer tokens than `num_queries`, each token
-    becomes a query.
+    `mask_invalid` excludes tokens whose base box is invalid (see `base_boxes`) from the best Q, unless there
+    are too few others. The authors' code includes these tokens (specification §11, item 10), and its
+    checkpoints depend on that. In the first stage, class 0 means "object". If an image has fewer tokens than
+    `num_queries`, each token becomes a query.
     """
 
     def __init__(self, num_queries: int, dim: int, head: PredictionHead, mask_invalid: bool):
@@ -197,8 +197,8 @@ def with_best_proposals(queries: nn.Module) -> nn.Module:
 def chooses_proposals(queries: nn.Module) -> TypeGuard[ProposalQueries]:
     """Return whether `queries` chooses proposals as `BestProposals` does, so that the latter can replace it.
 
-    This is the case for `ProposalQueries` and for subclasses, also from outside the package, that inherit its
-    `forward`.
+    This is the case for `ProposalQueries` and for its subclasses that inherit its `forward`, also those from
+    outside the package.
     """
     return isinstance(queries, ProposalQueries) and type(queries).forward is ProposalQueries.forward
 
@@ -217,8 +217,9 @@ def base_boxes(memory: FeatureMemory) -> tuple[Tensor, Tensor]:
     """Return the boxes that proposals are relative to, (B, S, 4) cxcywh, and a mask of invalid ones, (B, S).
 
     There is one box for each of the S tokens of B images, relative to the unpadded image. The base box of a
-    token is a square around the token's pixel, whose side doubles from level to level. A box is invalid if
-    its token is in the padding, or if its x, y, width or height is outside the open interval (0.01, 0.99).
+    token is centred on the token's pixel. Its width and height are 0.05 of the image's on the finest level,
+    and double from level to level. A box is invalid if its token is in the padding, or if its x, y, width or
+    height is outside the open interval (0.01, 0.99).
     """
     boxes, device, dtype = [], memory.tokens.device, coordinate_dtype(memory.tokens)
     paddings = memory.mask.split([height * width for height, width in memory.spatial_shapes], dim=1)

@@ -62,7 +62,8 @@ class DeformConv2d(nn.Conv2d):
             modulated: use v2 (offsets and modulation) instead of v1 (offsets only).
 
         Raises:
-            ValueError: if `groups` or `offset_groups` does not divide the number of channels.
+            ValueError: if `groups` does not divide both numbers of channels, or `offset_groups` is not a
+                positive divisor of `in_channels`.
         """
         super().__init__(
             in_channels,
@@ -96,8 +97,11 @@ class DeformConv2d(nn.Conv2d):
     def from_conv(cls, conv: nn.Conv2d, *, offset_groups: int = 1, modulated: bool = True) -> DeformConv2d:
         """Return a deformable layer with the parameters of `conv` and, until it is trained, the same output.
 
+        Both layers share the weight and the bias. `offset_groups` and `modulated` are as in `DeformConv2d`.
+
         Raises:
-            ValueError: if `conv` does not pad with a fixed number of zeros, which torchvision requires.
+            ValueError: if `conv` does not pad with a fixed number of zeros, which torchvision requires, or
+                `offset_groups` is not a positive divisor of its input channels.
         """
         if isinstance(conv.padding, str) or conv.padding_mode != "zeros":
             raise ValueError(
@@ -123,8 +127,9 @@ class DeformConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', H', W').
 
-        Under autocast, the two small convolutions run in autocast's dtype, and the sampling runs in float32
-        (float64 for a float64 input).
+        Under autocast, the convolutions that compute offsets and modulation run in autocast's dtype, and the
+        sampling runs in float32. The output has autocast's dtype. With a float64 input, the sampling and the
+        output are in float64.
 
         Raises:
             UserError: if torchvision's operator does not support the input's dtype on its device and autocast
@@ -179,7 +184,10 @@ class DeformConv2d(nn.Conv2d):
         offsets = offsets.unflatten(1, (self.offset_groups, -1, 2)).permute(0, 4, 5, 1, 2, 3).flip(-1)
 
         def along(axis: int, size: int) -> tuple[Tensor, Tensor]:
-            """Return the first tap's position for each output on an axis, and all taps' offsets from it."""
+            """Return the first tap's position for each of `size` outputs, and the taps' distances from it.
+
+            Both are pixels along an axis (0: height, 1: width), without the learned offsets.
+            """
             start = torch.arange(size, device=input.device) * self.stride[axis] - int(self.padding[axis])
             return start, torch.arange(self.kernel_size[axis], device=input.device) * self.dilation[axis]
 

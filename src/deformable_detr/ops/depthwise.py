@@ -32,7 +32,7 @@ def depthwise_conv(
 ) -> Tensor:
     """Convolve each channel of `input` with a separate kernel.
 
-    `depthwise_is_native(input)` must be True.
+    `depthwise_is_native(input)` must be True. The output can be differentiated once.
 
     Args:
         input: (B, C, H, W), fastest with the channels last in memory (`torch.channels_last`).

@@ -43,6 +43,8 @@ def ms_deform_attn(
 
     Raises:
         ValueError: if the shapes disagree (the message names them), or `value` has no floating-point type.
+        RuntimeError: if the native operator does not support the dtype of `value`, the tensors are on
+            different devices, or a level or an image is too large.
     """
     shapes = _checked_shapes(value, spatial_shapes)
     points = _checked_points(len(shapes), sampling_locations, attention_weights, points_per_level)
@@ -82,13 +84,15 @@ def fused_ms_deform_attn(
         sampling_offsets: (B, Q, M, L, K, 2), (x, y), in pixels of the level around a point, and in half box
             sides divided by K around a box.
         attention_logits: (B, Q, M, L·K); softmax runs over all points of a head.
-        points_per_level: as in `ms_deform_attn`; offsets are then (B, Q, M, P, 2).
+        points_per_level: as in `ms_deform_attn`; offsets are then (B, Q, M, P, 2), and logits (B, Q, M, P).
 
     Returns:
         (B, Q, M·D), in the order of the heads and in the dtype of `value`.
 
     Raises:
         ValueError: if the shapes disagree (the message names them), or `value` has no floating-point type.
+        RuntimeError: if the native operator does not support the dtype of `value`, the tensors are on
+            different devices, or a level or an image is too large.
     """
     shapes = _checked_shapes(value, spatial_shapes)
     B, Q, M = attention_logits.shape[:3]

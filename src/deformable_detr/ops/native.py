@@ -3,11 +3,11 @@
 The library (csrc/, docs/operator.md) defines `ms_deform_attn` and `fused_ms_deform_attn` and their backward
 operators in `torch.ops.deformable_detr`, with kernels for the CPU. If the library is missing, this module
 defines the operators without these kernels. In either case, it registers the kernels for GPUs
-(triton_operators.py) and the parts that LibTorch's stable ABI cannot express: shapes, autograd and vmap. On a
-device whose kernels are missing, the public functions in `ms_deform_attn.py` use plain PyTorch, after one
-warning.
+(triton_operators.py) and the parts that LibTorch's stable ABI cannot express: shapes, autograd and vmap. If
+the kernels for the CPU or for GPUs are missing, the public functions in `ms_deform_attn.py` use plain PyTorch
+there, after one warning. On other kinds of devices, they use plain PyTorch without a warning.
 
-Letters: B batch, S value tokens, M heads, D head dimension, Q queries, L levels, P points of a head.
+Letters: B batch, M heads, Q queries.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _load() -> str | None:
 
 
 def _build_problem() -> str:
-    """Return the reason why there is no library, from the record that CMakeLists.txt wrote, if it exists."""
+    """Return the reason why there is no library, from the record of CMakeLists.txt if that exists."""
     package = find_spec(_PACKAGE)
     folders = package.submodule_search_locations if package is not None else None
     for folder in folders or ():

@@ -2,10 +2,10 @@
 
 Such models have the operator in one of three places: in a submodule without weights (transformers' Deformable
 DETR, RT-DETR, Grounding DINO), in an attribute (D-FINE, RT-DETR's authors), or in a function of the module's
-file, which `forward` calls by name (Mask2Former, RT-DETRv2, RF-DETR, mmcv). All of them use the same argument
-names, by which the operator is recognised and called. Therefore, this module imports none of these packages
-and also recognises copies of their code. It sets only attributes of module instances: other models in the
-process, `state_dict` keys and the other project's source do not change.
+file, which `forward` calls by name (Mask2Former, RT-DETRv2, RF-DETR, mmcv). All of them give the operator's
+arguments the same or similar names, by which the operator is recognised and called. Therefore, this module
+imports none of these packages and also recognises copies of their code. It sets only attributes of module
+instances: other models in the process, `state_dict` keys and the other project's source do not change.
 
 Letters: B batch, S value tokens, S_l those of level l, M heads, D head dimension, Q queries, L levels,
 K points per level.
@@ -49,7 +49,8 @@ def patch(model: nn.Module) -> PatchHandle:
     loading it requires this package. Patch a model that uses `torch.compile` before its first call.
 
     Returns:
-        A handle with `count` and `undo()`, which can also be used as a context manager.
+        A handle that counts the replacements (`count`), undoes them (`undo()`), and can also be used as a
+        context manager, which undoes them at the end of its block.
 
     Raises:
         ValueError: if there is nothing to replace, something is already patched (undo that first), or the
@@ -79,7 +80,7 @@ class PatchHandle:
 
     @property
     def count(self) -> int:
-        """The number of replaced operators."""
+        """The number of replacements; a `forward` that calls several operators counts once."""
         return len(self._swaps)
 
     def undo(self) -> None:
@@ -312,8 +313,8 @@ def _is_ours(value: object) -> bool:
 def _require_bilinear(name: str, module: nn.Module, value: object) -> None:
     """Raise ValueError if a module samples by the method "discrete", which this package does not have.
 
-    The method is a keyword of the partial function `value` or an attribute of the module. `_Operator` would
-    raise the error only at its first call.
+    The method is a keyword of `value`, if that is a partial function, or an attribute of the module.
+    `_Operator` would raise the error only at its first call. `name` is the module's name, for the message.
     """
     keywords = value.keywords if isinstance(value, functools.partial) else {}
     for method in (keywords.get("method"), *(getattr(module, key, None) for key in _METHOD_ATTRIBUTES)):

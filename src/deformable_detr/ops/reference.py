@@ -75,8 +75,8 @@ def sampling_locations_of(
 ) -> Tensor:
     """Add offsets (B, Q, M, P, 2) to references (B, Q, L, 2 or 4), and return locations (B, Q, M, P, 2).
 
-    The tensors belong to B images, Q queries, M heads, P points of a head and L levels, with K points in a
-    level (`points_per_level`). References and locations are fractions of the padded levels. Offsets from a
+    The tensors belong to B images, Q queries, M heads, L levels and P points of a head, K of them on a level
+    (`points_per_level`). References and locations are fractions of the padded levels. Offsets from a
     reference point are in pixels of the level. Offsets from a reference box are in half box sides divided by
     K (specification §3.1), so that the initial points are inside the box.
     """
@@ -102,8 +102,8 @@ def fused_ms_deform_attn_reference(
 ) -> Tensor:
     """Return the result of `ms_deform_attn_reference`, computed from references, offsets and logits.
 
-    The references are (B, Q, L, 2 or 4), as in `sampling_locations_of`, and the offsets are (B, Q, M, P, 2).
-    The weights are the softmax of the logits (B, Q, M, P) over P.
+    The references are (B, Q, L, 2 or 4) and the offsets (B, Q, M, P, 2), as in `sampling_locations_of`. The
+    weights are the softmax of the logits (B, Q, M, P) over the P points of a head.
     """
     locations = sampling_locations_of(spatial_shapes, reference, sampling_offsets, points_per_level)
     return ms_deform_attn_reference(

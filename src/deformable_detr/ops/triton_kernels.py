@@ -21,8 +21,8 @@ import triton.language as tl
 # STARTS contains the index of each level's first point, followed by P. `sizes` contains (H, W) of each level
 # as floats: Triton compiles a kernel again for integers that equal 1 or are divisible by 16, which would
 # happen for every other picture, but it does not specialise on floats. If REFERENCE_SIZE is 0, `points` are
-# locations in [0, 1] and `weights` are their weights. If it is 2 or 4, `points` are offsets from reference
-# points or boxes, and `weights` are the logits of a softmax.
+# locations as fractions of a level, and `weights` are their weights. If REFERENCE_SIZE is 2 or 4, `points`
+# are offsets from reference points or boxes, and `weights` are the logits of a softmax.
 #
 # The loop over levels is unrolled. The loop over the points of a level is unrolled by the factor UNROLL: a
 # higher factor keeps more loads in flight, but a factor of 16 would compile for ten seconds and need all
@@ -44,7 +44,10 @@ def _program(Q, M: tl.constexpr, BLOCK_Q: tl.constexpr):
 
 @triton.jit
 def _load_points(rows, exists, P: tl.constexpr, P_PADDED: tl.constexpr, beyond):
-    """Return the values of all points of each row, padded with `beyond` to P_PADDED points."""
+    """Return the values of all points of each row, padded with `beyond` to P_PADDED points.
+
+    `rows` are pointers to the first value of each row. Rows that do not exist are read as zeros.
+    """
     point = tl.arange(0, P_PADDED)[None, :]
     block = tl.load(rows[:, None] + point, mask=exists[:, None] & (point < P), other=0.0)
     return tl.where(point < P, block, beyond)
@@ -62,7 +65,10 @@ def _softmax_terms(logits):
 
 @triton.jit
 def _half_side_step(size, K: tl.constexpr):
-    """Return half the side of a box divided by K, in pixels, for a box whose side is 1 (the whole map)."""
+    """Return size / 2K: half the side, in pixels, of a box as large as the map, divided by the K points.
+
+    `size` is the height or the width of the map in pixels.
+    """
     return 0.5 * size / max(K, 1)  # unused if K is 0
 
 

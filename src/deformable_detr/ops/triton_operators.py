@@ -53,6 +53,8 @@ def forced_tile(tile: Tile) -> Iterator[None]:
 def usual_tile(channels: int, channel_bytes: int) -> Tile:
     """Return a tile of one warp, in which each of the 32 threads reads 16 bytes of a pixel at once.
 
+    This holds for heads of 16 to 512 bytes; a tile has at least one query and at most 32.
+
     On an H100, this tile was the fastest, or within 5 % of it, for every call of the model except the
     decoder's forward pass in bfloat16 (docs/gpu.md).
 
@@ -272,8 +274,8 @@ def ms_deform_attn(
 
     `spatial_shapes` is (H_1, W_1, …), the sizes of the levels. `locations` are (x, y) as fractions of a
     level, (B, Q, M, P, 2), and `weights` are (B, Q, M, P), for B images, S tokens, M heads with D channels, Q
-    queries and P points of a head. `points_per_level` (L entries, whose sum is P) assigns the points to
-    levels.
+    queries and P points of a head. Both are float32, or float64 if `value` is. `points_per_level` (L entries,
+    whose sum is P) assigns the points, which are sorted by level, to the L levels.
 
     Raises:
         RuntimeError: if shapes, types or devices disagree, or a level or an image is too large.
@@ -295,8 +297,8 @@ def ms_deform_attn_backward(
     those of `ms_deform_attn`.
 
     Raises:
-        RuntimeError: if shapes, types or devices disagree, or PyTorch is in deterministic mode and does not
-            only warn.
+        RuntimeError: if shapes, types or devices disagree, a level or an image is too large, or PyTorch is in
+            deterministic mode and does not only warn.
     """
     call = _checked(value, spatial_shapes, None, locations, weights, points_per_level)
     grads = _run_backward(call, grad_output)
@@ -341,8 +343,8 @@ def fused_ms_deform_attn_backward(
     are those of `fused_ms_deform_attn`.
 
     Raises:
-        RuntimeError: if shapes, types or devices disagree, or PyTorch is in deterministic mode and does not
-            only warn.
+        RuntimeError: if shapes, types or devices disagree, a level or an image is too large, or PyTorch is in
+            deterministic mode and does not only warn.
     """
     call = _checked(value, spatial_shapes, reference, offsets, logits, points_per_level)
     grads = _run_backward(call, grad_output)

@@ -25,8 +25,8 @@ MAX_POINTS = 240  # the maximum number of points of a line, of which more would 
 class Axis:
     """An axis from `low` to `high` with the title `label`; it has numbers at the values `ticks`.
 
-    `decimals` is the number of decimals of these numbers. None means as many as each number needs, and `10k`
-    for 10,000.
+    `decimals` is the number of decimals of these numbers. None means as many as each number needs, and
+    thousands (`10k`) from 10,000.
     """
 
     label: str
@@ -66,7 +66,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Mark:
-    """A vertical line with a short label."""
+    """A vertical line at the value `x` of the x axis, with the short label `text`."""
 
     x: float
     text: str
@@ -74,7 +74,10 @@ class Mark:
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar that extends from `start` to `end` along x and by `height` along y."""
+    """A bar that extends from `start` to `end` along x and from the bottom of the chart to `height` along y.
+
+    All three are in the units of the axes. `tooltip` is shown when the pointer rests on the bar.
+    """
 
     start: float
     end: float
@@ -87,7 +90,10 @@ def unit_axis(label: str) -> Axis:
 
 
 def axis_for(label: str, values: Sequence[float] | np.ndarray) -> Axis:
-    """Return an axis with round ticks that includes zero and all values."""
+    """Return an axis with round ticks that includes zero and all finite values.
+
+    The axis ends at 1 if there is no finite value except zero.
+    """
     finite = np.asarray(values, dtype=float)
     finite = finite[np.isfinite(finite)]
     low, high = float(finite.min(initial=0.0)), float(finite.max(initial=0.0))
@@ -100,7 +106,10 @@ def axis_for(label: str, values: Sequence[float] | np.ndarray) -> Axis:
 
 
 def whole_axis(label: str, low: int, high: int) -> Axis:
-    """Return an axis with whole numbers as ticks, for epochs or updates."""
+    """Return an axis with whole numbers as ticks, for epochs or updates.
+
+    The axis extends from `low` to `high`, or to `low` + 1 if `high` is not above `low`.
+    """
     step = max(1, int(_round_step(max(high - low, 1) / 6)))
     first = low if step == 1 else 0
     ticks = [value for value in range(first, high + 1, step) if value >= low]
@@ -131,7 +140,8 @@ def line_chart(
         title: a description for readers who do not see the chart.
         marks: vertical lines with labels.
         bars: the bars of a histogram.
-        named: the lines in the legend, which is omitted if there is only one; by default, all with a colour.
+        named: the lines in the legend, which is omitted if there are fewer than two; None means all lines
+            with a colour.
     """
     text = render(
         "chart.svg",
@@ -146,9 +156,10 @@ def line_chart(
 
 
 def sparkline(curve: np.ndarray, dashed: np.ndarray, title: str) -> Markup:
-    """Return a small SVG element for a table row, with a solid and a dashed curve.
+    """Return a small SVG element for a table cell, with a solid and a dashed curve.
 
-    `curve` (solid) and `dashed` contain values in [0, 1] at equal distances along x. `title` describes them.
+    `curve` (solid) and `dashed` contain at least three values in [0, 1] at equal distances along x; every
+    second one is drawn. `title` describes the curves.
     """
 
     def path(values: np.ndarray) -> str:
@@ -192,7 +203,7 @@ class _Plot:
         return f"{self._down(value) + shift:.1f}"
 
     def is_right(self, value: float) -> bool:
-        """Return True if there is no room for text to the right of `value`."""
+        """Return True if `value` is so far to the right that its label must be drawn to its left."""
         return bool(self._across(value) > WIDTH * 0.6)
 
     def bar_width(self, bar: Bar) -> str:
@@ -223,9 +234,9 @@ class _Plot:
 
 
 def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return x and y of at most MAX_POINTS points. If there are more, neighbouring ones are averaged.
+    """Return x and y of at most MAX_POINTS points, by averaging neighbouring points if there are more.
 
-    The last point keeps its x.
+    The last point keeps its x, so that the line is not shortened.
     """
     if len(x) <= MAX_POINTS:
         return x, y

@@ -9,7 +9,13 @@ from PIL import Image
 
 
 def data_url(picture: Image.Image, max_side: int | None = None, quality: int = 82) -> str:
-    """Return the picture as a JPEG in a data URL, shrunk if a side is longer than `max_side` pixels."""
+    """Return the picture as a JPEG in a data URL.
+
+    Args:
+        picture: the picture, of a mode that JPEG can store, such as RGB.
+        max_side: the maximum length of a side in pixels; larger pictures are shrunk. None means no limit.
+        quality: the quality of the JPEG, from 0 to 95.
+    """
     if max_side is not None and max(picture.size) > max_side:
         picture = picture.copy()
         picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)

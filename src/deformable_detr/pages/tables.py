@@ -15,8 +15,8 @@ class Cell:
     Attributes:
         text: the cell's text, which is escaped unless it is Markup.
         tag: a few words in a frame after the text.
-        kind: a class of the style sheet.
-        share: the share of the cell to colour, in [0, 1].
+        kind: a class of the style sheet; empty for none.
+        share: the share of the cell to colour, in [0, 1]; None for a cell without colour.
         title: the text that is shown when the pointer rests on the cell.
         value: the number to sort by, if the cell is not sorted by its text.
     """
@@ -52,7 +52,8 @@ class Table:
         label: a description for readers who do not see the table.
         foot: a row below the others, such as a sum; empty for none.
         kind: classes of the style sheet.
-        left: the columns that are aligned to the left, which are those with text.
+        left: the indices of the columns, besides the first, that are aligned to the left because they
+            contain text.
     """
 
     heads: Sequence[str]

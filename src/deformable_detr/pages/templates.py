@@ -18,6 +18,7 @@ def render(name: str, **content: Any) -> str:
     """Return the template `name`, a file of the folder templates/, filled with `content`.
 
     Raises:
+        FileNotFoundError: if there is no such file.
         jinja2.UndefinedError: if a value that the template uses is missing.
     """
     return _environment().get_template(name).render(**content)
@@ -51,12 +52,15 @@ def _environment() -> Environment:
 
 
 def _finalize(value: Any) -> Any:
-    """Escape control characters in text, which may come from a file, but not in the package's own Markup."""
+    """Escape control characters in a string, which may come from a file.
+
+    Markup, which the package itself creates, and values of other types are returned unchanged.
+    """
     return words.printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _with_code(sentence: str) -> Markup:
-    """Escape a sentence and mark its words in backticks and options with numbers (--epochs 50) as code."""
+    """Return a sentence as HTML, with words in backticks and options with numbers (--epochs 50) as code."""
     text = str(escape(words.printable(sentence)))
     text = re.sub(r"`([^`<>]+)`", r"<code>\1</code>", text)
     return Markup(re.sub(r"(--[\w.-]+ (?:\d+|\[[\d,]+\]))", r'<code class="option">\1</code>', text))

@@ -56,15 +56,17 @@ def predict(
 
     Args:
         model: a `Detector`, or anything that `load` takes.
-        sources: image and video files, folders (with subfolders), globs, cameras (`webcam:0`).
-        output: the folder for `predictions.json`, `report.json` and the annotated media, which keep their
-            names (videos become .mp4).
+        sources: image and video files, folders (with subfolders), globs, cameras (`webcam:0`), or `demo` for
+            the pictures that come with the bundled model.
+        output: the folder for `predictions.json`, `report.json` and the annotated media, which have the names
+            of their sources (repeated names get a number). Videos become .mp4; pictures become .png unless
+            they are JPEG, PNG or WebP.
         threshold: detections below this score are left out; None means the model's own thresholds, or 0.5 if
             it has none.
         classes: names of the classes to find; None means all.
         class_thresholds: thresholds of single classes, by class name; they take precedence over `threshold`.
         tiling: the settings with which pictures and frames are processed in tiles, to find small objects in
-            large pictures; `Tiling()` has the usual ones. None means whole pictures.
+            large pictures; `Tiling()` has the default settings. None means whole pictures.
         track: True to number the objects of videos.
         every: n, to process only every n-th frame of videos.
         max_detections: the maximum number per picture, frame or tile, as for `Detector.predict`.
@@ -74,16 +76,17 @@ def predict(
             `Detector` has its own limit.
         tta: True for test-time augmentation with flips and the usual scales, a sequence of other scales to
             use with flips, or False for none.
-        progress: a function that is called with "pictures" or the name of a video, the number of finished
-            pictures or frames, and their total number (None if it is unknown).
+        progress: a function that is called with "pictures" or the path of a video (for a camera, its name),
+            the number of finished pictures or frames, and their total number (None if it is unknown).
 
     Returns:
         The results for all inputs, which `report.json` contains too.
 
     Raises:
-        UserError: if the model cannot be loaded, no source is found or readable (single unreadable ones are
-            skipped and reported), an option is out of range, a class is unknown, the output cannot be written
-            or would overwrite a source, or the package that tracking needs is not installed.
+        UserError: if the model cannot be loaded, a source contains no picture or video, no input can be read
+            (single unreadable ones are skipped and reported), an option is out of range, a class is unknown,
+            the model's output is not finite, the output cannot be written or would overwrite a source, or the
+            package that tracking needs is not installed.
         PredictionInterrupted: on Ctrl-C, after the results so far have been written.
     """
     check_options(threshold, max_detections, batch_size)

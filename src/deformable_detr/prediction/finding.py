@@ -1,4 +1,4 @@
-"""Detection in pictures, in two steps: `prepare`, which another thread can run in advance, and `find`."""
+"""Detection in pictures, in two steps: `Finder.prepare`, which another thread can run, and `Finder.find`."""
 
 from __future__ import annotations
 
@@ -65,9 +65,12 @@ class Finder(ABC):
 
     @abstractmethod
     def find(self, prepared: Sequence[Prepared]) -> list[Detections]:
-        """Return the selected detections in each of the pictures, for which `shape` must be the same.
+        """Return the selected detections in each of the pictures, in the order of `prepared`.
 
-        Each result contains its picture.
+        The pictures must have the same `shape`. Each result contains its picture.
+
+        Raises:
+            UserError: if the model's output is not finite, or an exported file cannot compute the pictures.
         """
 
 
@@ -95,7 +98,7 @@ def with_views(detector: Detector, tta: bool | Sequence[float]) -> Detector:
     """Return `detector` with the test-time augmentation that the option `tta` requests, if any.
 
     Raises:
-        UserError: if a scale is repeated or not between 0.1 and 10.
+        UserError: if a scale is repeated or outside [0.1, 10].
     """
     if not tta:
         return detector

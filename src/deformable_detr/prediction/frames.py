@@ -1,8 +1,8 @@
 """Read frames from video files and cameras one at a time, and write frames to H.264 files.
 
 Files are read and written with PyAV rather than OpenCV, because PyAV reports when each frame is shown (a
-phone's frames have no fixed rate) and writes files that browsers play. Cameras are read with OpenCV
-(extra `video`).
+phone's frames have no fixed rate) and writes files that browsers play. Cameras are read with OpenCV. Both
+libraries come with the extra `video`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Frame:
 
     Attributes:
         picture: (height, width, 3) uint8 RGB, upright.
-        index: its number in the source, counted from 0.
+        index: the frame's number in the source, counted from 0.
         time: the seconds since the first frame.
     """
 
@@ -49,10 +49,10 @@ class Frame:
 
 
 class FrameSource(ABC):
-    """A source of frames.
+    """An open video file or camera, whose frames an iteration yields in order.
 
     Attributes:
-        fps: the average number of frames per second.
+        fps: the average number of frames per second; 30 if the source does not state it.
         total: the number of frames that the file states or, failing that, an estimate from its duration;
             None if both are unknown, as for cameras.
         broken_packets: the number of parts that have been skipped so far because they could not be decoded.

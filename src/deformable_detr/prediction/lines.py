@@ -5,8 +5,8 @@
  →  {"id": 7, "width": 640, "height": 480, "detections": [{"category_id", "category_name", "bbox", "score"}]}
  →  {"id": 7, "error": "there is no image file a.jpg: check the path."}
 
-`bbox` is [x, y, width, height] in pixels. Without an `id`, the answer contains the number of the line. Each
-line is answered before the next one is read; the answer to an invalid line contains `error`.
+`bbox` is [x, y, width, height] in pixels. Without an `id`, the answer contains the number of the line,
+counted from 1. Each line is answered before the next one is read. Empty lines get no answer.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ def answer_lines(
             base64), and optionally `id`.
         answer: a function that is called with each answer, a line of JSON without a line break. It contains
             `id` and either `width`, `height` and `detections`, or `error` if the request is invalid or its
-            picture cannot be read. If nobody reads the answers any more, the function raises a
-            BrokenPipeError, and no further lines are read.
+            picture cannot be read. If nobody reads the answers any more, the function must raise a
+            BrokenPipeError; then no further lines are read.
         threshold, classes, class_thresholds, tiling, max_detections: as for `predict`.
-        max_bytes: the maximum length of a line in bytes, with its line break. Longer lines are refused
-            without being held in memory.
+        max_bytes: the maximum length of a line in bytes, with its line break. Longer lines are answered with
+            an error and not held in memory.
 
     Raises:
         UserError: if an option is out of range or a class is unknown.
@@ -121,7 +121,7 @@ def answer_stdin(
     If the reader of the answers closes the pipe, the function ends without an error.
 
     Args:
-        model, device, dtype, max_pixels: as `load` takes them.
+        model, device, dtype, max_pixels: as for `load`.
         tta: as for `predict`.
         options: the keyword arguments of `answer_lines`.
 

@@ -26,6 +26,7 @@ class PictureResult:
     """The result for a picture.
 
     Attributes:
+        source: the file that was read.
         output: the annotated picture.
         image_id: the id of the picture in predictions.json.
         size: (height, width) of the picture.
@@ -41,12 +42,13 @@ class PictureResult:
 
 @dataclass(frozen=True)
 class VideoResult:
-    """The result for a video.
+    """The result for a video or a camera.
 
     Attributes:
+        source: the path of the video, or the name of the camera, such as `webcam:0`.
         output: the annotated video, of `size` (height, width) and `fps` frames per second.
         frames: the number of frames that were processed.
-        image_ids: the first and the last id of its frames in predictions.json.
+        image_ids: the first and the last id of the frames in predictions.json.
         detections: the number of detections in all frames.
         broken_packets: the number of parts that could not be decoded and were skipped, as players do.
         stopped: True if Ctrl-C stopped the video before its end.
@@ -68,12 +70,12 @@ class PredictionReport:
     """The results for all inputs.
 
     Attributes:
-        images, videos: the inputs that could be read.
+        images, videos: the results of the inputs that could be read; pictures in the order of their ids.
         skipped: the inputs that could not be read, as (path or camera, reason).
-        left_out: folders with results of earlier runs that were found among the inputs.
+        left_out: folders with results of `predict` that were found in the sources, but not searched.
         passed_over: files that were found in folders, but do not have the name of a picture or video.
-        detections: the number of detections.
-        selection: the minimum score of each class, and where it comes from.
+        detections: the number of detections in all pictures and frames.
+        selection: the minimum score of each class, and the origin of these scores.
         predictions: the JSON file with COCO results rows plus `file_name` and `category_name`; rows of videos
             also have `frame`, `time` and `track_id`.
         report: report.json, which contains all these results.
@@ -100,7 +102,8 @@ class PredictionReport:
 def output_names(stems_and_suffixes: Sequence[tuple[str, str]]) -> list[str]:
     """Return a file name for each (stem, suffix); no two names are equal, even if case is ignored.
 
-    If a name is already taken, a number is added to it. Overlong names are shortened.
+    If a name is already taken, `_2`, `_3`, … is added to its stem. Stems are shortened so that names have at
+    most 255 bytes.
     """
     taken: set[str] = set()
     names = []
@@ -114,7 +117,7 @@ def output_names(stems_and_suffixes: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _fitting(stem: str, suffix: str) -> str:
-    """Return a file name that consists of as much of the stem as file systems accept and the suffix."""
+    """Return a file name of at most 255 bytes from the stem, which is shortened if needed, and the suffix."""
     while len(os.fsencode(f"{stem}{suffix}")) > _LONGEST_NAME:
         stem = stem[:-1]
     return f"{stem}{suffix}"
@@ -131,7 +134,7 @@ def refuse_to_overwrite(sources: Sequence[Path], targets: Sequence[Path]) -> Non
 
 
 def coco_rows(detections: Detections, image_id: int, file_name: str) -> list[dict[str, Any]]:
-    """Return COCO results rows that also have `file_name` and `category_name`."""
+    """Return a COCO results row for each detection, in their order, with `file_name` and `category_name`."""
     return [
         {**row, "file_name": file_name, "category_name": name}
         for row, name in zip(detections.to_coco(image_id), detections.names, strict=True)
@@ -139,9 +142,10 @@ def coco_rows(detections: Detections, image_id: int, file_name: str) -> list[dic
 
 
 class RowFile:
-    """A JSON list of COCO results rows, one per line.
+    """A writer of a JSON list of COCO results rows, one per line.
 
-    Rows are written as they arrive, so that memory does not grow.
+    The rows of an image are written as soon as those of all smaller ids have been added, so that memory does
+    not grow with the number of images.
 
     Attributes:
         count: the number of rows that have been written.
@@ -180,7 +184,7 @@ class RowFile:
 
 @contextmanager
 def row_file(path: Path) -> Iterator[RowFile]:
-    """Yield a `RowFile` for predictions.json, which appears only if the block ends without an exception.
+    """Yield a `RowFile` that writes `path`; the file appears only if the block ends without an exception.
 
     Raises:
         UserError: if the file cannot be written.

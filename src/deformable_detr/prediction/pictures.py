@@ -29,7 +29,7 @@ DRAWN_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})  # others are wri
 
 @dataclass(frozen=True)
 class Unreadable:
-    """The index of a picture that cannot be read, and the reason."""
+    """A picture that cannot be read: its index in the sequence of pictures, from 0, and the reason."""
 
     index: int
     reason: str
@@ -37,7 +37,7 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class FoundPicture:
-    """The index and the detections of a picture."""
+    """The result for a picture: its index in the sequence of pictures, from 0, and its detections."""
 
     index: int
     detections: Detections
@@ -45,7 +45,7 @@ class FoundPicture:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Pictures of equal shape."""
+    """Pictures of equal `Finder.shape`, and their indices in the sequence of all pictures, from 0."""
 
     indices: Sequence[int]
     prepared: Sequence[Prepared]
@@ -56,10 +56,11 @@ def annotate_pictures(
 ) -> Generator[FoundPicture | Unreadable]:
     """Draw the detections in each of `paths` into the corresponding file of `targets`; yield the results.
 
-    The results are those of `find_in_pictures`. All files have been written when the generator ends.
+    The results are those of `find_in_pictures`; unreadable pictures get no file. All files have been written
+    when the generator ends.
 
     Raises:
-        UserError: if a file cannot be written.
+        UserError: if a file cannot be written, or the model's output is not finite.
     """
     readers = (partial(read_picture, path, finder.detector.data.max_pixels) for path in paths)
     with Behind() as behind, closing(find_in_pictures(finder, readers)) as pictures:
@@ -75,8 +76,11 @@ def find_in_pictures(
     """Yield the detections in each picture that `readers` return, or the reason why it is unreadable.
 
     The results come batch by batch, and each has the index of its reader. A batch depends only on the order
-    and the sizes of the pictures, so that the same pictures give the same results to the bit. A picture is
-    unreadable if its reader raises a `UserError`.
+    and the sizes of the pictures, so that the same pictures always give exactly the same results. A picture
+    is unreadable if its reader raises a `UserError`; other exceptions of readers are not caught.
+
+    Raises:
+        UserError: if the model's output is not finite.
     """
     with ThreadPoolExecutor(1) as thread:
         for batch in read_ahead(_read(finder, readers), thread):
@@ -90,8 +94,8 @@ def find_in_pictures(
 def _read(finder: Finder, readers: Iterable[Callable[[], Image.Image]]) -> Iterator[_Batch | Unreadable]:
     """Yield the pictures in batches of equal shape, and an `Unreadable` for each that cannot be read.
 
-    A batch is complete when it is full. If too many pictures are waiting for others of their shape, the
-    oldest batch is yielded although it is not full.
+    Shapes are those of `Finder.shape`. A batch is yielded when it has `finder.batch_size` pictures. If WINDOW
+    pictures are waiting for others of their shape, the oldest batch is yielded although it is not full.
     """
     waiting: dict[tuple[int, int], list[tuple[int, Prepared]]] = {}
 

@@ -1,5 +1,7 @@
-"""The sources that a user names: image files, videos, folders, patterns, cameras, or `demo` for the pictures
-that come with the bundled model.
+"""The sources that a user names for a prediction.
+
+A source is an image file, a video, a folder, a pattern, a camera, or `demo` for the pictures that come with
+the bundled model.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ _CAMERA = re.compile(r"webcam:(\d{1,5})")
 
 @dataclass(frozen=True)
 class Camera:
-    """A camera of this machine, which a user names as `webcam:0`."""
+    """A camera of this machine, which a user names by its index from 0, such as `webcam:0`."""
 
     index: int
 
@@ -41,10 +43,10 @@ class Camera:
 
 @dataclass(frozen=True)
 class Sources:
-    """The inputs that were found, without repeats.
+    """The inputs that were found, without repeats, in the order in which the sources name them.
 
     Attributes:
-        left_out: folders with results of an earlier `predict`, whose annotated pictures are not inputs.
+        left_out: folders with results of `predict`, whose annotated pictures are not inputs.
         passed_over: files that were found in folders, but do not have the name of a picture or video.
     """
 
@@ -64,7 +66,7 @@ def find_sources(sources: str | Path | Sequence[str | Path], output: Path | None
 
     Args:
         output: the folder for results, if any. It is left out when folders and patterns are searched, as is
-            any other folder to which `predict` has written.
+            any other folder to which `predict` has written. A folder that is itself a source is searched.
 
     Raises:
         UserError: if nothing is found for a source.
@@ -111,7 +113,7 @@ def is_video(path: Path) -> bool:
 
 
 def names_shown(files: Sequence[Path]) -> str:
-    """Return the names of the first three files, followed by the number of the others (`and 5 more`)."""
+    """Return the names of the first three files and the number of the others, if any (`and 5 more`)."""
     more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
     return ", ".join(file.name for file in files[:_SHOWN]) + more
 
@@ -172,7 +174,7 @@ class _Search:
 
 
 def holds_drawings(folder: Path) -> bool:
-    """Return True if `predict` has written annotated media to this folder."""
+    """Return True if this folder contains predictions.json and a report.json that `predict` has written."""
     report = folder / PREDICTION_REPORT_FILE
     if not (report.is_file() and (folder / PREDICTIONS_FILE).is_file()):
         return False

@@ -25,7 +25,7 @@ from ..inference.selection import Selection
 from ..structures import Detections, import_supervision
 from .finding import Finder, Prepared, WholePictures
 
-SAME_OBJECT = 0.5  # minimum IoU of whole boxes, or share of a part that is inside another box
+SAME_OBJECT = 0.5  # IoU of whole boxes; if one is cut, the overlap as a share of the smaller box
 MAX_CANDIDATES = 2000  # only the best are merged, because merging compares all pairs
 BORDER = 0.01  # share of a tile's side: a box that ends this close to an inner border counts as cut
 
@@ -35,7 +35,7 @@ class Level:
     """Tiles of one size that cover a picture.
 
     Attributes:
-        tiles: (x0, y0, x1, y1) of each tile.
+        tiles: (x0, y0, x1, y1) of each tile, in pixels of the picture.
         minimum: a length in pixels. Boxes whose longer side does not exceed it are ignored, because smaller
             tiles show such objects better.
         reach: the size in pixels up to which every object fits completely into at least one tile.
@@ -52,7 +52,8 @@ class Tiling:
 
     Attributes:
         size: the side of a tile in pixels, at least 16. None means the size to which the model resizes
-            pictures (`data.image_size`), so that pixels keep their size; a smaller tile is magnified.
+            pictures (`data.image_size`), so that pixels keep their size. A smaller tile is magnified, and a
+            larger one is reduced.
         overlap: the overlap of neighbouring tiles as a share of their side, from 0 to 0.75.
 
     Raises:
@@ -187,17 +188,19 @@ def predict_tiled(
     max_detections: int | None = None,
     batch_size: int = 4,
 ) -> Detections:
-    """Find objects in one large picture, tile by tile. The other arguments are those of `Detector.predict`.
+    """Return the objects in one large picture, which is processed tile by tile, best score first.
+
+    The result contains the picture. Arguments that are not listed here are those of `Detector.predict`.
 
     Args:
         tiling: the size and the overlap of the tiles; None means `Tiling()`.
         max_detections: the maximum number of detections per tile; None means the same as in
             `Detector.predict`.
-        batch_size: the number of tiles that are computed together.
+        batch_size: the maximum number of tiles that are computed together.
 
     Raises:
-        UserError: if the picture cannot be read, an option is out of range, the model lacks a named class, or
-            the library supervision is not installed.
+        UserError: if the picture cannot be read, an option is out of range, the model lacks a named class,
+            the model's output is not finite, or the library supervision is not installed.
     """
     check_options(threshold, max_detections, batch_size)
     selection = detector.selection(threshold, classes, class_thresholds)
@@ -225,6 +228,8 @@ def is_cut(
 ) -> np.ndarray:
     """Return a mask of the boxes that end at a side of their tile that is not a side of the picture.
 
+    The mask is (number of boxes,) bool, and True for these boxes.
+
     Args:
         boxes_xyxy: (number of boxes, 4), in pixels of the picture.
         tile: (x0, y0, x1, y1), in pixels of the picture.
@@ -248,13 +253,14 @@ def is_cut(
 def merge_parts(found: Detections, cut: np.ndarray) -> Detections:
     """Remove duplicates and merge parts of objects; return the detections, best score first.
 
-    Of overlapping whole boxes of a class, only the one with the best score remains. A box that is cut by a
-    tile's border is removed, whatever its score, if at least half of it is inside a whole box of its class.
-    The remaining cut boxes of a class that overlap are considered parts of one object: a single detection
-    with the best of their scores replaces them, and its box contains all of them.
+    Of whole boxes of a class with an IoU above 0.5, only the one with the best score remains. A box that is
+    cut by a tile's border is removed, whatever its score, if it overlaps a remaining whole box of its class
+    by at least half of the smaller of the two. Remaining cut boxes of a class that overlap by as much are
+    considered parts of one object: a single detection with the best of their scores replaces them, and its
+    box contains all of them.
 
     Args:
-        found: detections in pixels of the picture; only the `MAX_CANDIDATES` best are considered.
+        found: detections in pixels of the picture; all but the `MAX_CANDIDATES` best are dropped.
         cut: the mask of the boxes that are cut by a tile's border, one entry per detection.
 
     Raises:

@@ -12,7 +12,7 @@ from ..inference.selection import Selection
 from ..structures import Detections
 
 FAINT = 0.5  # share of a class's threshold that suffices for a detection to continue a track
-_SURE, _UNSURE, _BETWEEN = 1.0, 0.5, 0.75  # the tracker gets these instead of scores
+_SURE, _UNSURE, _BETWEEN = 1.0, 0.5, 0.75  # two scores for the tracker, and its threshold between them
 
 
 class ObjectTracker:
@@ -51,6 +51,9 @@ class ObjectTracker:
         Args:
             detections: the detections of the frame that `faint` selects.
             time: the frame's time in seconds, which must increase from call to call.
+
+        Raises:
+            UserError: if a score or a box is not finite.
         """
         is_selected = self.selection.mask(detections)
         converted = detections.to_supervision()

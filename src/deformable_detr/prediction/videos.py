@@ -1,7 +1,7 @@
 """The annotation of videos and cameras, frame by frame, with objects numbered across frames.
 
 There are three threads: one decodes and resizes, one runs the model and the tracker, and one draws and
-encodes. About a dozen frames are in memory at a time, whatever the length of the video.
+encodes. A few batches of frames are in memory at a time, whatever the length of the video.
 """
 
 from __future__ import annotations
@@ -70,11 +70,13 @@ def predict_frames(
         tiling: the settings with which each frame is processed in tiles; None means whole frames.
         track: True to give objects numbers that stay the same from frame to frame.
         every: n, to process only every n-th frame.
-        batch_size: the number of frames of a file that are computed together.
+        batch_size: the maximum number of frames of a file, or of tiles, that are computed together. A
+            camera's frames are processed one by one.
 
     Raises:
-        UserError: if the source cannot be read, an option is out of range, the model lacks a named class, or
-            a package that videos, cameras or tracking need is not installed.
+        UserError: if the source cannot be read or has frames that are too large, an option is out of range,
+            the model lacks a named class, the model's output is not finite, or a package that videos,
+            cameras or tracking need is not installed.
     """
     check_options(threshold, max_detections, batch_size)
     check_every(every)
@@ -136,10 +138,12 @@ def annotate_video(
 ) -> VideoResult:
     """Write every `every`-th frame with its detections to the video `target`, and their rows to `rows`.
 
-    Ctrl-C ends the video at the current frame and sets `stopped` in the result.
+    `source` is the name of the video in the rows, for `progress` and in the result. Ctrl-C ends the video at
+    the current frame and sets `stopped` in the result.
 
     Raises:
-        UserError: if no frame can be decoded, or the video cannot be written.
+        UserError: if no frame can be decoded, a camera's frame is too large, the model's output is not
+            finite, or the video cannot be written.
     """
     with _first_ctrl_c() as stop, closing(find_in_frames(finder, frames, tracker, every)) as results:
         return _annotated(results, frames, every, source, target, rows, progress, stop)

@@ -59,12 +59,13 @@ class ClassRow:
     """The measurements for one class.
 
     Attributes:
-        label: the class index of the data.
+        name: the name of the class.
+        label: the class's index in the data.
         objects: the number of objects of the class in the split, without crowds.
         images: the number of images with at least one of these objects.
-        ap: the values of the evaluator's CLASS_METRICS; None if the split has no object of this class.
+        ap: the values of the evaluator's CLASS_METRICS by name; None if `objects` is 0.
         curve, tight_curve: the precision at each of COCO's 101 recall levels, (101,), at an IoU of 0.5 and of
-            0.75; nan if the split has no object of this class.
+            0.75; nan if `objects` is 0.
         thresholds: the threshold curve for this class alone.
         known: True if the model has this class.
     """
@@ -127,14 +128,18 @@ class Accuracy:
     """The measurements on one split.
 
     Attributes:
-        summary: COCO's twelve numbers.
+        summary: COCO's twelve numbers, by name.
+        classes: the measurements for each class of the data that has a name, by class index.
+        objects: all objects of the split, with crowds.
+        detections: all detections, also those below the minimum scores.
         loose, tight: the matches at an IoU of 0.5 and of 0.75.
         thresholds: the threshold curve over all classes.
-        cut: the minimum scores that the report uses: the model's own or, if it has none, the split's best.
-        calibration: the calibration of the scores; None if all of them are too low.
+        cut: the minimum scores that the report uses.
+        calibration: the calibration of the scores; None if there are no detections or all scores are below
+            the minimum for a calibration.
         confusion: (C + 1, C + 1) counts for the C classes of the data, with the objects' classes as rows and
-            the detections' classes as columns. The last column counts the objects that no detection took, and
-            the last row counts the detections that took no object.
+            the classes of the detections that reach `cut` as columns. The last column counts the objects that
+            no detection took, and the last row counts the detections that took no object.
     """
 
     split: Split
@@ -165,9 +170,9 @@ class Accuracy:
 
     @property
     def mean_curves(self) -> tuple[np.ndarray, np.ndarray]:
-        """The precision-recall curves at IoUs of 0.5 and 0.75, averaged over the classes, (101,) each.
+        """The precision-recall curves at IoUs of 0.5 and 0.75, averaged over `classes_to_find`, (101,) each.
 
-        The areas under them are AP50 and AP75.
+        Their means are AP50 and AP75. At least one class must have objects.
         """
         rows = self.classes_to_find
         return (
@@ -182,7 +187,7 @@ class Accuracy:
 
     @property
     def precision(self) -> float:
-        """The share of right detections among those that reach the minimum scores of `cut`.
+        """The share of detections that are right (at an IoU of 0.5) among those that reach `cut`.
 
         Detections that are neither right nor wrong are left out. The share is nan if no others remain.
         """
@@ -192,7 +197,10 @@ class Accuracy:
 
     @property
     def recall(self) -> float:
-        """The share of the objects that are found by detections that reach the minimum scores of `cut`."""
+        """The share of the objects that detections with the minimum scores of `cut` find at an IoU of 0.5.
+
+        The share is 0 if there are no objects.
+        """
         right = int((self.cut.mask(self.detections) & self.loose.right).sum())
         return right / max(self.num_objects, 1)
 
@@ -206,8 +214,9 @@ def measure(
     """Measure detections against the objects of a split.
 
     Args:
+        split: the split, with at least one image.
         rows: COCO results rows, as `evaluation.collect_detections` returns them.
-        unknown: names of the classes that the model does not have.
+        unknown: names of the classes of the data that the model does not have.
         cut: the minimum scores to use. None means the threshold with the best F1 over all classes, or
             USUAL_THRESHOLD if no detection is right.
 
@@ -261,7 +270,10 @@ def measure(
 
 
 def mistakes(accuracy: Accuracy) -> dict[int, Mistake]:
-    """Return the kind of mistake of each detection in `accuracy.false_positives`, by index and in order."""
+    """Return the kind of mistake of each detection in `accuracy.false_positives`, by its index.
+
+    The items are in the order of `accuracy.false_positives`, best score first.
+    """
     detections, objects = accuracy.detections, accuracy.objects
     wrong = accuracy.false_positives
     kinds = dict.fromkeys(wrong.tolist(), Mistake.BACKGROUND)

@@ -231,8 +231,9 @@ def fold(counts: np.ndarray, names: Sequence[str | None]) -> tuple[np.ndarray, l
         names: the names of the C classes; classes without a name are left out.
 
     Returns:
-        The matrix, with all other classes merged into one; the names of its classes; the number of classes
-        that were merged.
+        A tuple of three. The first is the matrix of the chosen classes in their original order, of all others
+        merged into one (if there are any), and of the row and column for no class, which remain the last. The
+        second is the list of the names of the matrix's classes. The third is the number of merged classes.
     """
     C = len(names)
     used = [label for label, name in enumerate(names) if name is not None]

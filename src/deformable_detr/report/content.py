@@ -23,6 +23,10 @@ class Content:
         history: the history of the run; None if the model is not a run folder.
         accuracy: the measurements; None if there is no split to measure on. In that case, `misses` is None,
             and `mistakes` and `false_positives` are empty.
+        misses: the stages at which objects were lost.
+        mistakes: the number of false positives of each kind.
+        false_positives: pictures of some of the false positives.
+        train_split: the training split; None if the data have none.
     """
 
     detector: Detector
@@ -38,7 +42,10 @@ class Content:
 
     @property
     def splits(self) -> list[Split]:
-        """The splits that the data section describes: the training split and the measured one."""
+        """The splits that the data section describes: the training split and the measured one.
+
+        A split that is missing is left out, and one that is both is listed once.
+        """
         measured = None if self.accuracy is None else self.accuracy.split
         splits = [split for split in (self.train_split, measured) if split is not None]
         same = len(splits) == 2 and splits[0].name == splits[1].name
@@ -50,8 +57,10 @@ class Section:
     """One section of the page.
 
     Attributes:
-        anchor: the name of the section's template, report/ANCHOR.html, which draws `parts`.
+        anchor: the section's anchor in the page, and the name of its template, report/ANCHOR.html.
         link: the section's name in the list of sections.
+        title: the section's heading.
+        parts: the values that the template draws.
     """
 
     anchor: str

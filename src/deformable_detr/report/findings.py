@@ -40,7 +40,7 @@ MISTAKE_HELP = {
 
 @dataclass(frozen=True)
 class Limit:
-    """A factor that limits the result: `short` names it, and `text` explains it and suggests a remedy."""
+    """A factor that limits the result: `short` names it, and `text` explains it and may suggest a remedy."""
 
     short: str
     text: str
@@ -64,7 +64,11 @@ def headline(accuracy: Accuracy | None) -> str:
 
 
 def limits(accuracy: Accuracy, misses: Misses | None, mistakes: Mapping[Mistake, int]) -> list[Limit]:
-    """List the limits of the result, reasons for misses first. The list is empty if no detection is right."""
+    """List the factors that limit the result; there are none if nothing stands out or no detection is right.
+
+    The main reason for misses comes first (unless `misses` is None), then the weakest class, the weakest
+    size, the most frequent kind of false positive, and loose boxes.
+    """
     if accuracy.thresholds.best is None:
         return []
     result: list[Limit] = []
@@ -120,7 +124,10 @@ def limits(accuracy: Accuracy, misses: Misses | None, mistakes: Mapping[Mistake,
 
 
 def weakest_class(accuracy: Accuracy) -> ClassRow | None:
-    """Return the class with the lowest AP, or None if there is only one or none is clearly below the mean."""
+    """Return the class with the lowest AP.
+
+    Return None if fewer than two classes have objects, or if the lowest AP is not clearly below the mean.
+    """
     if len(accuracy.classes_to_find) < 2:
         return None
     weakest = min(accuracy.classes_to_find, key=lambda row: row.mean_ap)
@@ -131,11 +138,11 @@ def weakest_size(summary: Mapping[str, float], counts: Mapping[str, int]) -> Lim
     """Return a limit that names the size with the lowest AP, among the sizes with enough objects to matter.
 
     Args:
-        summary: COCO's numbers.
-        counts: the number of objects of each size.
+        summary: COCO's numbers, by name.
+        counts: the number of objects of each size: small, medium and large.
 
     Returns:
-        The limit, or None if fewer than two sizes matter or none of them is clearly below the mean.
+        The limit, or None if fewer than two sizes matter or none of them is clearly below the overall AP.
     """
     aps = {
         size: summary[f"AP{letter}"]
@@ -244,7 +251,7 @@ def threshold_title(accuracy: Accuracy) -> str:
 
 
 def threshold_note(accuracy: Accuracy) -> str:
-    """Return a sentence on the split that the threshold was chosen on."""
+    """Return a note that states on which split the report's thresholds were chosen."""
     decision, split = accuracy.cut.decision, accuracy.split.name
     if decision is None:
         return (
@@ -285,7 +292,10 @@ def confusion_title(accuracy: Accuracy) -> str:
 
 
 def data_title(splits: Sequence[Split], counts: Mapping[str, int]) -> str:
-    """Return a title that describes the splits. `counts` is the first split's number of objects per class."""
+    """Return a title that describes `splits`, at least one.
+
+    `counts` contains the first split's number of objects of each class, by the class's name.
+    """
     title = " and ".join(f"{len(split):,} {split.name} images" for split in splits)
     if len(counts) < 2:
         return title
@@ -297,5 +307,5 @@ def data_title(splits: Sequence[Split], counts: Mapping[str, int]) -> str:
 
 
 def out_of(share: float) -> str:
-    """Return a share as '84 of 100'."""
+    """Return a share, which is in [0, 1], in words such as '84 of 100'."""
     return f"{100 * share:.0f} of 100"

@@ -40,7 +40,10 @@ def precision_at_recalls(right: np.ndarray, wrong: np.ndarray, num_objects: int)
 
 
 def class_curves(detections: ScoredBoxes, objects: Objects, matches: Matches, num_classes: int) -> np.ndarray:
-    """Return `precision_at_recalls` for each of C classes, (C, 101); nan for a class without objects."""
+    """Return `precision_at_recalls` for each of C classes, (C, 101); nan for a class without objects.
+
+    `matches` are those of `detections` with `objects` at one IoU threshold, and C is `num_classes`.
+    """
     counts = np.bincount(objects.labels[~objects.crowd], minlength=num_classes)
     curves = np.full((num_classes, len(RECALLS)), np.nan)
     for label in np.flatnonzero(counts):

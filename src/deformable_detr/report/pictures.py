@@ -69,7 +69,7 @@ class Misses:
 
     Attributes:
         images: the number of images that were judged, out of the `split_images` images of the split.
-        stages: the number of objects that ended at each stage, among them those that were found.
+        stages: the number of objects that ended at each stage, also at `Stage.FOUND`.
         shown: pictures of some of the missed objects.
     """
 
@@ -94,7 +94,10 @@ class Misses:
 
 @dataclass(frozen=True)
 class _Missed:
-    """A missed object. The only row of `queries` is the query that passed the most stages."""
+    """A missed object, with the index `number` among the objects of `record`.
+
+    The only row of `queries` is the query that passed the most stages.
+    """
 
     record: ImageRecord
     number: int
@@ -105,9 +108,10 @@ class _Missed:
 def find_misses(
     detector: Detector, split: Split, selection: Selection, *, max_images: int, max_shown: int
 ) -> Misses:
-    """Judge the objects of at most `max_images` images, spread evenly over the split.
+    """Find the stages at which the objects of at most `max_images` images, spread evenly, were lost.
 
-    At most `max_shown` of the missed objects are drawn.
+    At most `max_shown` of the missed objects are drawn, which requires matplotlib. An object counts as found
+    only if a detection reaches the minimum score of `selection` for its class.
 
     Raises:
         UserError: if an image cannot be read or does not have its annotated size, if the model and the data
@@ -140,9 +144,10 @@ def find_misses(
 
 
 def show_false_positives(detector: Detector, accuracy: Accuracy, max_shown: int) -> tuple[Shown, ...]:
-    """Draw at most `max_shown` wrong detections with their queries' sampling points.
+    """Draw at most `max_shown` wrong detections with their queries' sampling points, using matplotlib.
 
-    Each kind of mistake is taken in turn, and its highest-scoring detections come first.
+    Each kind of mistake is taken in turn. Among detections of a kind, those in images that have been drawn
+    least often come first, then those with the highest scores.
 
     Raises:
         UserError: if an image cannot be read, or the detector comes from an exported file.
@@ -154,7 +159,7 @@ def show_false_positives(detector: Detector, accuracy: Accuracy, max_shown: int)
 
 
 def spread(items: Sequence[Item], maximum: int) -> list[Item]:
-    """Choose at most `maximum` items, evenly spaced."""
+    """Choose at most `maximum` items, evenly spaced and in their order."""
     if len(items) <= maximum:
         return list(items)
     return [items[int((index + 0.5) * len(items) / maximum)] for index in range(maximum)]
@@ -170,7 +175,12 @@ def varied(
 ) -> list[Item]:
     """Choose at most `maximum` items, taking each kind in turn and preferring images not yet chosen.
 
-    The kinds come in the order of their first items or, if `rarest_last`, in order of decreasing frequency.
+    Args:
+        items: the items; of equally suitable ones, the first is chosen.
+        kind, image: functions that return the kind and the image of an item.
+        maximum: the maximum number of items.
+        rarest_last: True to take the kinds in order of decreasing frequency, False to take them in the order
+            of their first items.
     """
     queues: dict[Hashable, list[Item]] = defaultdict(list)
     for item in items:
@@ -270,9 +280,16 @@ def _nearest(accuracy: Accuracy, row: int) -> str:
 def _query_of(
     detector: Detector, split: Split, picture: Image.Image, label: int, box: np.ndarray, score: float
 ) -> QueryTraces:
-    """Return the trace of the query whose box and score are nearest to those of a detection.
+    """Return the trace of the query whose box and score are nearest to those of a detection, as its only row.
 
     The values may differ slightly, because the detection may have been computed in lower precision.
+
+    Args:
+        split: the split of the picture.
+        picture: the upright picture.
+        label: the index of the detection's class in the data.
+        box: the detection's box, (x0, y0, x1, y1) in pixels of the picture.
+        score: the detection's score.
     """
     of_data = match_classes(detector.classes, split.classes, split.source)
     category_id = split.classes.category_ids[label]
@@ -303,7 +320,7 @@ def _panel(
     draw: Callable[[Any], None],
     view: np.ndarray | None = None,
 ) -> str:
-    """Draw on the picture and return the result as a data URL.
+    """Draw on a copy of the picture and return the result as a JPEG in a data URL.
 
     Args:
         size: (height, width) of the picture in the coordinates of its annotations.

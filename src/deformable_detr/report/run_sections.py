@@ -63,7 +63,7 @@ def _routes(history: History) -> list[str]:
     """Return the names of the training routes that have losses in the log.
 
     A route has a loss called `class_NAME`. Losses whose names end in a layer's number or in `proposals` are
-    left out.
+    left out, because they are further losses of a route or of the model itself.
     """
     names = dict.fromkeys(name for row in history.updates for name in row if name.startswith("class_"))
     suffixes = [name.removeprefix("class_") for name in names]
@@ -75,7 +75,10 @@ def _routes(history: History) -> list[str]:
 
 
 def _term_figures(history: History, x: Axis, suffix: str, title: str) -> list[Figure]:
-    """Return a list of one figure, or an empty list if the log has no loss terms with this suffix."""
+    """Return the figure of the losses `class`, `box` and `giou` plus `suffix`, as a list of one.
+
+    The list is empty if the log has none of these losses.
+    """
     terms = {
         name: [row.get(name + suffix, np.nan) for row in history.updates]
         for name in ("class", "box", "giou")
@@ -94,7 +97,7 @@ def _term_figures(history: History, x: Axis, suffix: str, title: str) -> list[Fi
 
 
 def _rate_figures(history: History, x: Axis) -> list[Figure]:
-    """Return a list of one figure, or an empty list if the log has no learning rates."""
+    """Return the figure of the learning rates as a list of one; the list is empty if the log has none."""
     rows = [row.get("learning_rate", {}) for row in history.updates]
     rates = {
         name: 1e4 * np.array([row.get(name, np.nan) for row in rows])
@@ -149,7 +152,8 @@ def _percent_chart(lines: Sequence[Line], epochs: int, title: str, marks: Sequen
 def _without_spikes(values: Sequence[float]) -> np.ndarray:
     """Return the finite values without rare spikes, which would flatten the rest of the curve.
 
-    If there are fewer than 20 finite values, all of them are returned.
+    A spike is more than 1.5 times as high as the 98 % quantile. If there are fewer than 20 finite values, all
+    of them are returned.
     """
     finite = np.array([value for value in values if np.isfinite(value)])
     if len(finite) < 20:

@@ -47,11 +47,11 @@ def write_report(
     Args:
         model: anything that `load` accepts except an exported file. For a run folder, the report also shows
             its curves and settings.
-        data: the data set's folder.
-        split: the split to measure on. None means `val`, or else `test`; if the data have neither, the report
-            covers only training, settings and data.
+        data: the data set's folder, or a COCO JSON or YOLO YAML file.
         output: the file to write. None means `report.html` (`report_SPLIT.html` if a split other than `val`
             is named) in the run folder, or in the current folder if `model` is not a run folder.
+        split: the split to measure on. None means `val`, or else `test`; if the data have neither, the report
+            covers only training, settings and data.
         format: the layout of the data set: coco, voc, yolo or auto.
         most_images: the maximum number of images in which missed objects are traced to their stages.
         device, max_pixels: as for `load`.
@@ -61,9 +61,10 @@ def write_report(
         The path of the file.
 
     Raises:
-        UserError: if the model or the data cannot be read or have no class in common, if the model is an
-            exported file or its output is not finite, if `output` cannot be written or does not end in .html,
-            if `most_images` is less than 1, or if matplotlib is not installed.
+        UserError: if the model, the data, an image or a file of the run folder cannot be read, if the model
+            and the data have no class in common, if the model is an exported file or its output is not
+            finite, if `device`, `max_pixels` or `most_images` is invalid, if `output` cannot be written or
+            does not end in .html or .htm, or if matplotlib is not installed.
     """
     import_extra("matplotlib", "figures", "report")
     if most_images < 1:
@@ -97,7 +98,8 @@ def report_text(
     """Return the report's page as HTML.
 
     Args:
-        rows: the result of `collect_detections` on `split`.
+        detector: the model.
+        rows: the result of `collect_detections` on `split`; empty if `split` is None.
         split: the split to measure on, or None to measure nothing.
         train_split: the training split, which the page describes; None if the data have none.
         model, data: the names that the page's commands use. If `model` is a run folder, the page also shows
@@ -146,7 +148,7 @@ def _own_cut(decision: Decision, split: Split, category_ids: Mapping[int, int]) 
     """Return the model's own thresholds for the classes of the data.
 
     `category_ids` are those of the data by the model's class indices. Classes that the model lacks get the
-    lowest of the thresholds.
+    lowest threshold of the others.
     """
     label_of = {category_id: label for label, category_id in enumerate(split.classes.category_ids)}
     # The model never detects classes that it does not have, so any number will do for them.

@@ -40,7 +40,7 @@ class TrainingLog:
         folder: the run folder.
         console: the console that shows the progress: as a bar in a terminal, otherwise as lines.
         enabled: False if nothing is logged, as in all processes but the first.
-        first_step: the number of updates that were done before; their rows stay in the log.
+        first_step: the number of updates that were done before this start; their rows stay in the log.
         closed_step: the last update whose evaluation counts; a resumed run repeats later evaluations.
         last_step: the number of updates of the whole run.
     """
@@ -114,7 +114,7 @@ class TrainingLog:
         Args:
             epoch: the epoch of the update, from 0.
             step: the number of the update, from 1.
-            losses: the losses of the update by name.
+            losses: the losses of the update by name; `loss` is the total.
             rates: the learning rates by the name of their parameter group.
             images: the number of images of the update.
             seconds: the duration of the update.
@@ -186,7 +186,7 @@ class TrainingLog:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Stop the progress bar inside the block, whose time then does not count as training time."""
+        """Stop the progress bar inside the block, for example during an evaluation."""
         self.progress.stop()
         try:
             yield

@@ -41,7 +41,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def read_starts(folder: Path) -> tuple[dict[str, Any], ...]:
-    """Read one row for each start of the run. Runs of older versions have no rows, or rows without `data`.
+    """Read one row for each start of the run in `folder`.
+
+    The result is empty for runs of older versions, which did not write such rows; some wrote rows without
+    `data`.
 
     Raises:
         UserError: if the file cannot be read. The message names it.
@@ -75,7 +78,10 @@ class History:
 
     @property
     def seconds(self) -> float | None:
-        """The seconds of training, without evaluations; None if there are no updates or one lacks them."""
+        """The seconds of training, without evaluations.
+
+        None if there are no rows of losses, or if one of them does not state its seconds.
+        """
         if not all("seconds" in row for row in self.updates) or not self.updates:
             return None
         return float(sum(row["seconds"] for row in self.updates))

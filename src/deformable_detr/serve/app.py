@@ -63,10 +63,14 @@ def create_app(
 ) -> Server:
     """Return an ASGI application that serves a detector: `uvicorn.run(create_app(detector))`.
 
+    The model is warmed up when the ASGI server starts the application; until then, requests are refused
+    with 503.
+
     Args:
         detector: the detector to serve.
         settings: the limits and the token; None means the defaults, without a token.
-        on_failure: called if the model cannot be warmed up; the exception is logged.
+        on_failure: a function that is called if the model cannot be warmed up, or None. The exception is
+            logged in either case.
     """
     settings = settings or ServeSettings()
     metrics = Metrics(settings.name, settings.queue_size)
@@ -74,8 +78,10 @@ def create_app(
 
 
 class Server(Gate):
-    """The complete application: the engine computes, FastAPI's application `api` handles the routes, and the
-    gate guards both."""
+    """The complete application.
+
+    The engine computes, FastAPI's application `api` handles the routes, and the gate guards both.
+    """
 
     def __init__(self, engine: Engine, on_failure: Callable[[], None] | None):
         self.api = _api(engine, on_failure)

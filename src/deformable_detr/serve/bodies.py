@@ -56,9 +56,10 @@ def body_schema(most: int) -> dict[str, Any]:
 
 
 async def pictures_of(body: bytes, headers: Headers, engine: Engine, most: int) -> list[Upload]:
-    """Return the pictures of a request body, at least one and at most `most`.
+    """Return the pictures of a request body in their order, at least one and at most `most`.
 
     The body is multipart/form-data with files named "images", or JSON with a list "images" of base64 strings.
+    JSON is parsed in a thread of `engine`.
 
     Raises:
         Refusal: if the content type in `headers` is neither multipart/form-data nor application/json, or the
@@ -84,7 +85,7 @@ async def pictures_of(body: bytes, headers: Headers, engine: Engine, most: int) 
 
 
 def check_uncompressed(headers: Headers) -> None:
-    """Raise a `Refusal` if the body is compressed."""
+    """Raise a `Refusal` if the header Content-Encoding states that the body is compressed."""
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise Refusal(Kind.MEDIA_TYPE, "the body is compressed: send it as it is.")
 
@@ -99,6 +100,8 @@ def _of_json(body: bytes, most: int) -> list[Upload]:
 
 def read_json_body(body: bytes, most: int, schema: type[Schema]) -> Schema:
     """Parse the JSON of a request with at most `most` pictures, and return it as an instance of `schema`.
+
+    The caller checks the exact number of pictures.
 
     Raises:
         Refusal: if `body` is not JSON, does not fit the schema, or contains far more values than `most`
@@ -133,12 +136,13 @@ def _has_more_than(limit: int, sign: bytes, body: bytes) -> bool:
 
 
 def upload_of_base64(text: str, number: int) -> Upload:
-    """Decode a picture that was sent as base64 or as a `data:` URL with base64.
+    """Return the picture file that was sent as base64 or as a `data:` URL with base64.
 
-    `number` is the picture's position in the request, counted from 1; messages state it.
+    Only the base64 is decoded, not the picture. Error messages state `number`, which is the picture's
+    position in the request, counted from 1.
 
     Raises:
-        Refusal: if `text` is not base64.
+        Refusal: if `text` is not base64, or is a `data:` URL without base64.
     """
     label = f"picture {number}"
     if text.startswith("data:"):
@@ -157,7 +161,7 @@ def upload_of_base64(text: str, number: int) -> Upload:
 
 
 class _InMemory(MultiPartParser):
-    """Starlette's parser without temporary files, since the body is bounded and already in memory.
+    """Starlette's multipart parser without temporary files, since the body is bounded and already in memory.
 
     `complete` is False until the last boundary has been read.
     """

@@ -13,9 +13,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 class Connection(H11Protocol):
     """A connection that closes itself if its client is too slow, or if there are too many connections.
 
-    `headers_s` is the limit in seconds: for the wait until a request begins, for the time from a request's
-    first byte until its headers are complete, and for the time after an answer until the rest of the
-    request's body has arrived.
+    `headers_s` is the maximum number of seconds until a request begins, from a request's first byte until its
+    headers are complete, and from the end of an answer until the rest of the request's body has arrived.
     """
 
     headers_s: ClassVar[float] = 10.0

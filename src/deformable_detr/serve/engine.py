@@ -37,7 +37,7 @@ from .settings import ServeSettings
 READ_AHEAD = 4  # batches of decoded pictures that may wait for the model
 EXPLAINED_AT_ONCE = 2  # decoded pictures in full size that may wait to be explained
 EXPLANATION_NUMBERS = 1_000_000  # limit of 16-bit numbers in one explanation: less than 3 MB of base64
-WARM_UP_SIZE = (480, 640)  # (H, W), reduced if max_pixels requires it
+WARM_UP_SIZE = (480, 640)  # (height, width), reduced if max_pixels requires it
 LONGEST_RETRY_S = 60
 Result = TypeVar("Result")
 
@@ -62,7 +62,10 @@ class Upload:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A preprocessed picture: `pixels` (3, h, w), the model's input; `size` (H, W) of the original."""
+    """A preprocessed picture.
+
+    `pixels`: (3, height, width), the model's input. `size`: the height and width of the original, in pixels.
+    """
 
     pixels: Tensor
     size: tuple[int, int]
@@ -97,9 +100,10 @@ class Engine:
     # ------------------------------------------------------------------ lifecycle
 
     async def run(self) -> None:
-        """Start batching and warm up the model; accept requests and return once it is warm.
+        """Start batching, warm up the model by computing one picture, then accept requests and return.
 
-        If the model cannot compute, the state becomes FAILED, and the model's exception is raised.
+        No requests are accepted if `stop` has been called in the meantime. If the model cannot compute, the
+        state becomes FAILED, and the model's exception is raised.
         """
         self._batching = asyncio.create_task(self._batch_forever())
         try:
@@ -117,7 +121,10 @@ class Engine:
         self.metrics.ready.set(0)
 
     async def close(self) -> None:
-        """Stop the engine and its threads."""
+        """Refuse new requests, stop batching, and end the threads after their current calculations.
+
+        Requests that are still waiting get no result.
+        """
         self.stop()
         if self._batching is not None:
             self._batching.cancel()
@@ -134,9 +141,9 @@ class Engine:
             raise Refusal(Kind.FAILED, "the model could not be warmed up: the server's log says why.")
 
     def busy(self, what: str) -> Refusal:
-        """Return the refusal for a full server, with an estimate of the seconds after which to try again.
+        """Return the refusal for a full server, with an estimate of the time after which to try again.
 
-        `what` is the part of the message that states what is full.
+        The estimate is from 1 to 60 seconds. `what` is the part of the message that states what is full.
         """
         seconds = math.ceil(self.accepted * self._seconds_per_picture)
         wait = min(LONGEST_RETRY_S, max(1, seconds))
@@ -150,12 +157,14 @@ class Engine:
         """Return the selected detections of each picture, in the order of `uploads`.
 
         There are at most `max_detections` per picture, best first. Unlike in `Detector.predict`, detections
-        are counted after classes are left out, and the results do not contain the pictures.
+        are counted after classes are left out, and the results do not contain the pictures. If classes are
+        left out, the detections are selected from the picture's `settings.max_detections` best ones.
 
         Raises:
-            Refusal: if the queue is full, or a picture cannot be used.
+            Refusal: if the queue is full, or a picture cannot be read or has too many pixels.
+            UserError: if an exported file cannot compute the pictures, or the model's output is not finite.
         """
-        # A class filter must choose among all detections; without one, the best detections suffice.
+        # A class filter chooses from the largest permitted number; without one, the best detections suffice.
         candidates = self.settings.max_detections if selection.leaves_classes_out else max_detections
         with self._places(len(uploads)):
             try:
@@ -167,13 +176,16 @@ class Engine:
             return [found.take(np.arange(min(len(found), max_detections))) for found in selected]
 
     async def explain(self, upload: Upload, threshold: float | None, max_detections: int) -> dict[str, Any]:
-        """Return where the model looked in a picture, in the form that the page reads (`ExplainAnswer`).
+        """Return where the model looked in a picture, as a dictionary with the fields of `ExplainAnswer`.
 
-        `total` in the result is the number of detections. Not all of them are explained if the model looks at
-        very many points. If `threshold` is None, the model's own thresholds apply.
+        There are at most `max_detections` detections, and `total` in the result is their number. Only the
+        best of them are explained if the model looks at very many points. If `threshold` is None, the model's
+        own thresholds apply.
 
         Raises:
-            Refusal: if the queue is full, the picture cannot be used, or the model cannot be explained.
+            Refusal: if the queue is full, the picture cannot be read or has too many pixels, or the model
+                cannot be explained.
+            UserError: if the model's output is not finite.
         """
         if not self.can_explain:
             raise Refusal(
@@ -189,7 +201,7 @@ class Engine:
                 )
 
     async def in_background(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Run a short calculation in a thread, so that it delays no other request, and return its result."""
+        """Run a short function in a thread, so that it delays no other request, and return its result."""
         return await self._in(self._decoders, function, *arguments)
 
     # ------------------------------------------------------------------ queue and batches
@@ -245,9 +257,10 @@ class Engine:
                     waiting.answer.set_result(result)
 
     async def _next_batch(self) -> list[_Waiting]:
-        """Return the next batch as soon as it is full, it has waited long enough, or no picture is expected.
+        """Return the next batch once it is full or has waited long enough, or no more pictures are expected.
 
-        It contains the picture that has waited longest and others with the same key, at most `max_batch`.
+        The batch contains the picture that has waited longest and others with the same `_Waiting.key`, at
+        most `max_batch` pictures in total.
         """
         while True:
             self._waiting = [waiting for waiting in self._waiting if not waiting.answer.done()]

@@ -1,8 +1,9 @@
 """A plain ASGI middleware that guards the application.
 
 It checks the host name of every request, adds security headers to every answer, and counts the requests.
-Requests under /v1/ and /v2/models/ and for /metrics need the token. POST requests under /v1/ and /v2/models/
-are limited in bytes and time; the bytes of a body are counted while it arrives.
+Requests under /v1/ and /v2/models/ and for /metrics need the token, if there is one, and are refused if a
+page of another site sends them. POST requests under /v1/ and /v2/models/ are limited in bytes and time; the
+bytes of a body are counted while it arrives.
 """
 
 from __future__ import annotations
@@ -130,7 +131,10 @@ class Gate:
     # ------------------------------------------------------------------ the body
 
     async def _read(self, body: bytearray, headers: Headers, receive: Receive, deadline: float) -> None:
-        """Read the body into `body`, and refuse it as soon as it exceeds a limit of bytes or of time.
+        """Append the request's body to `body`; refuse the request if a limit of bytes or time is exceeded.
+
+        The rest of a body that is too large is read and discarded before the refusal, within limits.
+        `deadline` is a time of `time.monotonic`.
 
         Raises:
             Refusal: if the body is too large or too slow, all bodies together are too large, or the client
@@ -173,8 +177,10 @@ class Gate:
     ) -> None:
         """Run the application until it has answered or the client has disconnected.
 
+        `deadline` is a time of `time.monotonic`. An exception of the application is raised here.
+
         Raises:
-            Refusal: if neither happens before the time limit.
+            Refusal: if neither happens before `deadline`.
         """
         work = asyncio.ensure_future(self.app(scope, _replay(body, receive), answer.send))
         gone = asyncio.ensure_future(_disconnection(receive))
@@ -207,7 +213,7 @@ def _is_address(host: str) -> bool:
 
 
 class _Answer:
-    """A wrapper of `send` that adds the security headers and records the status."""
+    """A wrapper of ASGI's `send` that adds the security headers that are missing and records the status."""
 
     def __init__(self, send: Send):
         self._send = send
@@ -224,7 +230,7 @@ class _Answer:
 
 
 def route_of(scope: Scope) -> str:
-    """Return a request's path without the prefix that a reverse proxy may add."""
+    """Return a request's path without `root_path`, the prefix under which a proxy publishes the server."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", "").rstrip("/"))
 
@@ -233,12 +239,12 @@ ROUTES = ("/", "/v1/detect", "/v1/explain", "/v1/model", "/healthz", "/readyz", 
 
 
 def is_protocol(scope: Scope) -> bool:
-    """Return True for an address of the Open Inference Protocol, whose errors are plain strings."""
+    """Return True if the path begins with /v2/ (Open Inference Protocol); its errors are plain strings."""
     return route_of(scope).startswith("/v2/")
 
 
 def _label(path: str) -> str:
-    """Return a path's label for the metrics; unknown paths share one label, so that there are only a few."""
+    """Return a path's label for the metrics; unknown paths share one, so that there are only a few labels."""
     if path.startswith("/static/") or path == "/openapi.json":
         return "static"
     if path.startswith("/v2"):

@@ -12,7 +12,7 @@ detections in total:
     names           BYTES (D)
 
 Requests may contain binary tensors; answers are always JSON, which the protocol allows. An error is
-a plain string, as the protocol requires: `{"error": "…"}` (app.py).
+a plain string, as the protocol requires: `{"error": "…"}` (`Refusal.response`).
 """
 
 from __future__ import annotations
@@ -191,7 +191,8 @@ def _tensors(found: Sequence[Detections]) -> dict[str, tuple[list[int], list[Any
 def _read(body: bytes, length: str | None, most: int) -> tuple[_InferRequest, list[Upload]]:
     """Split a body into its JSON and the binary data after it, and return the request and its pictures.
 
-    `length` is the header that states the length of the JSON, or None if the whole body is JSON.
+    `length` is the header Inference-Header-Content-Length, which states the length of the JSON in bytes, or
+    None if the whole body is JSON.
 
     Raises:
         Refusal: if the body is malformed or does not contain from 1 to `most` pictures.

@@ -74,8 +74,8 @@ MEANINGS = {
 class Refusal(Exception):  # noqa: N818 - most refusals are not errors
     """An exception that refuses a request.
 
-    `message` is one sentence. `retry_after` is the time in seconds after which the client may try again; None
-    states no time.
+    `message` is one sentence. `retry_after` is the time in seconds after which the client may try again, or
+    None if the answer does not state a time.
     """
 
     def __init__(self, kind: Kind, message: str, retry_after: int | None = None):
@@ -87,7 +87,11 @@ class Refusal(Exception):  # noqa: N818 - most refusals are not errors
         return STATUS[self.kind]
 
     def response(self, *, as_text: bool = False) -> JSONResponse:
-        """Return the answer; with `as_text`, `error` is a string, as the Open Inference Protocol requires."""
+        """Return the answer to the request that is refused: JSON with the entry `error`.
+
+        The entry is an object with `kind` and `message` or, with `as_text`, a single string, as the Open
+        Inference Protocol requires.
+        """
         headers = {}
         if self.retry_after is not None:
             headers["Retry-After"] = str(self.retry_after)

@@ -94,7 +94,7 @@ class ExplainedDetection(BaseModel):
 
 
 class ExplainAnswer(BaseModel):
-    """Explanations of where the model looked, one for each detection."""
+    """Explanations of where the model looked, one for each detection that is explained."""
 
     total: int = Field(description="The number of all detections. Only the best of them may be explained.")
     image_size: tuple[int, int] = Field(description="Height and width.")
@@ -157,7 +157,7 @@ class ErrorAnswer(BaseModel):
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return FastAPI's `responses` argument for error statuses."""
+    """Return FastAPI's `responses` argument for HTTP error statuses, all of which are keys of `MEANINGS`."""
     described: dict[int | str, dict[str, Any]] = {}
     for status in statuses:
         described[status] = {"model": ErrorAnswer, "description": MEANINGS[status]}

@@ -1,4 +1,4 @@
-"""The command `deformable-detr serve`, which runs the application on a port until it is stopped."""
+"""The function behind `deformable-detr serve`, which runs the application on a port until a signal."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ def serve(
     Args:
         model: a `Detector`, or anything that `load` accepts.
         host: the address to listen on. If it is a name, requests may use this name.
-        port: 0 chooses a free port, which the first line on stdout states.
+        port: the TCP port; 0 chooses a free one, which the first line on stdout states.
         settings: the limits and the token; None means the defaults. If `settings.name` is the default and
             `model` is not a `Detector`, the name is that of the model's file or folder.
         token_file: a file with the token that requests must carry, if `settings` has none. None means that
-            the environment variable DEFORMABLE_DETR_TOKEN contains it; if the variable is not set, no token
-            is required.
+            the environment variable DEFORMABLE_DETR_TOKEN contains the token; if the variable is empty or not
+            set, no token is required.
         root_path: the path prefix under which a reverse proxy publishes the server. The proxy removes it from
             requests.
         access_log: whether to print a line for each request.
-        device, dtype: as for `load`.
+        device, dtype: as for `load`; ignored if `model` is a `Detector`.
 
     Raises:
-        UserError: if the model cannot be loaded, the address does not exist here or is in use, the token file
-            cannot be read, or the port, the token or `root_path` is invalid.
+        UserError: if the model cannot be loaded, the address does not exist here or cannot be used, the token
+            file cannot be read or is empty, or the port, the token or `root_path` is invalid.
         RuntimeError: if the model is loaded but cannot compute.
     """
     settings = settings or ServeSettings()
@@ -129,11 +129,11 @@ class ServerProcess(uvicorn.Server):
 
 
 def read_token(path: str | Path | None) -> str | None:
-    """Return the token in the file `path`.
+    """Return the token in the file `path`, without surrounding whitespace.
 
-    If `path` is None, return the value of the environment variable DEFORMABLE_DETR_TOKEN, or None if it is
-    empty or not set. A token is not an option of the command, because every user of a machine can read its
-    command lines.
+    If `path` is None, return the value of the environment variable DEFORMABLE_DETR_TOKEN, or None if the
+    variable is empty or not set. No command-line option takes the token itself, because every user of a
+    machine can read the command lines of its processes.
 
     Raises:
         UserError: if the file cannot be read or is empty.
@@ -154,7 +154,8 @@ def _bound(host: str, port: int) -> socket.socket:
     """Return a socket bound to the address, so that an address in use is reported before the model is loaded.
 
     Raises:
-        UserError: if the address does not exist on this machine or is in use, or the port is out of range.
+        UserError: if the address does not exist on this machine or cannot be used (for example, because
+            another process uses it), or the port is out of range.
     """
     if not 0 <= port <= 65535:
         raise UserError(f"--port must be from 0 to 65535, not {port}.")

@@ -11,7 +11,7 @@ MEGABYTE = 1024 * 1024
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """The limits of a server, and the hosts and token with which it may be used.
+    """The name and the limits of a server, and the host names and the token with which it may be used.
 
     Attributes:
         name: the model's name in answers, on the page and in the metrics.
@@ -19,14 +19,17 @@ class ServeSettings:
         batch_wait_ms: maximum time in milliseconds, from 0 to 1000, that a picture waits for others of its
             shape; it waits only while more are expected.
         queue_size: maximum number of pictures accepted and not yet answered; more are refused with 429.
-        max_pictures: maximum number of pictures in one request.
-        max_body_bytes: maximum size of one request body, counted while it arrives.
-        max_bytes_in_flight: maximum size of all bodies in memory at once; more are refused with 429.
-        max_pixels: maximum number of pixels of a picture, read from its header before it is decoded.
-        max_detections: maximum value of the parameter of the same name in a request.
+        max_pictures: maximum number of pictures in one request; more are refused with 413.
+        max_body_bytes: maximum size of one request body in bytes, counted while it arrives; a larger one is
+            refused with 413.
+        max_bytes_in_flight: maximum size in bytes of all request bodies in memory at once; more are refused
+            with 429.
+        max_pixels: maximum number of pixels of a picture, read from its header before it is decoded. If the
+            model's own limit is lower, that limit applies.
+        max_detections: maximum value of the parameter `max_detections` of a request.
         timeout_s: time limit in seconds, at most 3600, for a body to arrive (408) and for a request to be
             answered (504).
-        decode_threads: number of pictures decoded at once.
+        decode_threads: maximum number of pictures decoded at once.
         allowed_hosts: names that a request's Host header may have in addition to `localhost` and IP
             addresses; `*` allows any. Other names are refused, because otherwise a page of another site whose
             name points to this machine could use the server (DNS rebinding).
@@ -34,7 +37,7 @@ class ServeSettings:
 
     Raises:
         UserError: if a limit is out of range or contradicts another one, or the token has fewer than 8
-            characters or characters other than printable ASCII without spaces.
+            characters, a space, or a character that is not printable ASCII.
     """
 
     name: str = "model"

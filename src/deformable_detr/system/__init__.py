@@ -1,1 +1,1 @@
-"""Utilities for the machine: versions, memory, allocator, threads, and a self-test of the operator."""
+"""Utilities for the machine: versions, memory, allocator, threads, and a test of deformable attention."""

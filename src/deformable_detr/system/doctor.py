@@ -1,4 +1,4 @@
-"""Report the versions, the devices and the kernels in use, and test the operator (`doctor`)."""
+"""Report the versions, devices and kernels in use, and test deformable attention (the command `doctor`)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ class Diagnosis:
 
 
 def diagnose() -> Diagnosis:
-    """Inspect this machine, and compare the operator with a direct computation on each device."""
+    """Inspect this machine, and compare both operators of deformable attention with a direct computation.
+
+    The operators (`ms_deform_attn` and `fused_ms_deform_attn`) are tested on the CPU and on each CUDA device.
+    """
     facts = {
         "python": platform.python_version(),
         "system": system(),

@@ -54,10 +54,11 @@ def cores_of_affinity() -> int:
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
-    """Return the seconds of processor time per second that control groups allow, or None without a limit.
+    """Return the seconds of processor time per second that control groups allow.
 
-    This is the smallest quota of the process's group and of all groups above it. In a container, the paths in
-    /proc/self/cgroup may be those of the host; the container's group is then the root of the mounted tree.
+    Return None if there is no limit, or if the system has no control groups. The result is the smallest quota
+    of the process's group and of all groups above it. In a container, the paths in /proc/self/cgroup may be
+    those of the host; the container's group is then the root of the mounted tree.
 
     Args:
         root: the folder that contains `proc` and `sys`; tests replace it.

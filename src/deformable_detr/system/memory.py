@@ -36,6 +36,7 @@ def status_bytes(name: str) -> int:
 
     Raises:
         RuntimeError: if the file does not list this size.
+        OSError: if the system, such as macOS, has no such file.
     """
     line = re.search(rf"^{name}:\s+(\d+) kB", STATUS.read_text(), re.MULTILINE)
     if line is None:
@@ -55,7 +56,7 @@ def bytes_of_children() -> int:
     """Return the bytes that this process's children add to its memory, or 0 if the system does not list them.
 
     A forked child shares pages with its parent until one of the two writes to them. Pages that only children
-    share count too, once.
+    share count too, once; on Linux before 5.3, they do not count.
     """
     own, of_children = _rollup("self"), [each for each in map(_rollup, children()) if each]
     private = sum(map(_private, of_children))
@@ -68,7 +69,10 @@ def bytes_of_children() -> int:
 
 
 def children() -> tuple[int, ...]:
-    """Return the ids of this process's children; the result is empty if the system does not list them."""
+    """Return the ids of this process's children; the result is empty if the system does not list them.
+
+    Only children that the main thread started are listed.
+    """
     try:
         text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
     except OSError:
@@ -89,7 +93,7 @@ def _private(rollup: Mapping[str, int]) -> int:
 
 
 def _rollup(process: int | str) -> dict[str, int]:
-    """Return the sizes in /proc/PROCESS/smaps_rollup by name, in bytes; empty if the process has ended."""
+    """Return the sizes in /proc/PROCESS/smaps_rollup by name, in bytes; empty if it cannot be read."""
     try:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     except OSError:

@@ -22,7 +22,7 @@ FEW_SPINS = 1000  # about ten microseconds: longer than most pauses between two 
 
 
 def prepare_threads() -> None:
-    """Set in the environment how many threads there are and how they wait.
+    """Set in the environment how many threads PyTorch uses and how they wait, unless the user has set it.
 
     This has no effect once PyTorch has been imported.
     """
@@ -30,7 +30,11 @@ def prepare_threads() -> None:
 
 
 def thread_settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables to add to `environment`, without those that it already contains."""
+    """Return the variables to add to `environment`, without those that it already contains.
+
+    OMP_NUM_THREADS is added only if a quota limits the number of cores, and GOMP_SPINCOUNT only if
+    `environment` contains none of the variables in WAITING.
+    """
     settings = {}
     if THREADS not in environment and (cores := num_cores()) < cores_of_affinity():
         settings[THREADS] = str(cores)

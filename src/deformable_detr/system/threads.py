@@ -1,4 +1,4 @@
-"""Read inputs and write results in other threads, so that the model never waits for a file.
+"""Read inputs and write results in other threads while the model computes.
 
 `limited_threads` sets the number of threads of the model's arithmetic itself.
 """
@@ -20,7 +20,10 @@ Item = TypeVar("Item")
 
 
 def ahead(calls: Iterable[Callable[[], Item]], pool: Executor, limit: int) -> Iterator[Item]:
-    """Yield the calls' results in order, while the threads of `pool` make up to `limit` calls in advance."""
+    """Yield the calls' results in order, while the threads of `pool` make up to `limit` calls in advance.
+
+    If a call raises an exception, the iterator raises it when it reaches this call.
+    """
     waiting: deque[Future[Item]] = deque()
     for call in calls:
         waiting.append(pool.submit(call))
@@ -45,8 +48,9 @@ def read_ahead(items: Iterator[Item], thread: Executor) -> Iterator[Item]:
 class Behind:
     """A context manager that makes calls in order in another thread.
 
-    A call returns at once, unless more than WRITE_BEHIND calls are waiting. If a call raises an exception in
-    the thread, a later call, `finish` or the exit from the block raises it again.
+    Calling the object adds a call and returns at once, unless more than WRITE_BEHIND calls are waiting. If a
+    call raises an exception in the thread, a later call, `finish` or the exit from the block raises it again.
+    If the block itself raises an `Exception`, the calls that have not begun are dropped.
     """
 
     def __enter__(self) -> Behind:
@@ -60,7 +64,7 @@ class Behind:
             self._waiting.popleft().result()
 
     def finish(self) -> None:
-        """Wait until all calls have returned."""
+        """Wait until all calls have returned, or raise the exception of the first that failed."""
         while self._waiting:
             self._waiting.popleft().result()
 
@@ -78,7 +82,7 @@ class Behind:
 
 @contextmanager
 def limited_threads(number: int) -> Iterator[None]:
-    """Let PyTorch use `number` threads in a block."""
+    """Let PyTorch use `number` threads for operations on the CPU in a block."""
     import torch
 
     before = torch.get_num_threads()

@@ -15,7 +15,7 @@ ON_CPU, ON_GPU = "deformable_detr_lite", "deformable_detr_r50_two_stage"
 
 
 def usual_recipe(device: str) -> str:
-    """Return the recipe that suits the device, on which it trains in hours instead of weeks.
+    """Return the name of the recipe that trains in hours, not weeks, on `device` (auto, cpu or cuda).
 
     Raises:
         UserError: if this machine does not have the device.
@@ -26,7 +26,8 @@ def usual_recipe(device: str) -> str:
 def choice_line(data: str | Path, config: RunConfig, device: str, console: Console, *, alone: bool) -> str:
     """Return a line with the chosen recipe, the expected duration, and the recipe for the other device.
 
-    The other device is a GPU if this run uses a CPU, and a CPU if it uses a GPU.
+    The other device is a GPU if this run uses a CPU, and a CPU if it uses a GPU. If the duration cannot be
+    measured, the line says so.
 
     Args:
         data: the folder of the data set, on which updates are measured.

@@ -7,7 +7,7 @@ the cache.
 
 Maps are stored in memory up to a limit, then in files up to another limit; other maps are computed each time.
 
-Letters: B batch; C channels; H, W height and width of a feature map.
+Letters: C channels, H and W height and width of a feature map.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class FeatureCache:
 
     Raises:
         UserError: if the backbone has parameters that learn, or contains a layer whose results differ between
-            updates. `cache[keys]` raises it if a picture cannot be read or features cannot be written.
+            updates. `cache[keys]` raises it if a picture cannot be read or does not have its annotated size,
+            or features cannot be written.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class FeatureCache:
         self.close()
 
     def close(self) -> None:
-        """Remove the files and their folder."""
+        """Remove the files of stored features and their folder; features in memory are kept."""
         self.files.clear()
         if self.folder.exists():
             shutil.rmtree(self.folder)
@@ -163,7 +164,10 @@ class FeatureCache:
         self.file_bytes += num_bytes
 
     def describe(self) -> str:
-        """Return a sentence that states how many images are stored and, if not all fit, how to store them."""
+        """Return a sentence that states how many images are stored in memory and in files.
+
+        If some did not fit, or were stored for several padded sizes, the sentence says which settings help.
+        """
         sentence = (
             f"feature cache: {len(self.memory)} images in memory ({self.memory_bytes / 1e9:.2f} GB), "
             f"{len(self.files)} in files ({self.file_bytes / 1e9:.2f} GB)"

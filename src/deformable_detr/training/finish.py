@@ -23,15 +23,16 @@ MAX_TRAINING_IMAGES = 200  # on which thresholds are chosen if there is no other
 
 
 def finish(run: Parts) -> Detector:
-    """Choose the thresholds of the best weights, write the report, and return the detector.
+    """Choose the thresholds of the best weights, write the report, and return a detector with these weights.
 
-    Without an evaluation, the best weights are the last ones. A run without updates gets no thresholds, and
-    `train.report` may turn the report off. All processes detect objects, and the first process writes the
-    files. As the run is already finished and saved, an error in the thresholds or in the report is printed,
-    not raised.
+    Without an evaluation, the best weights are the last ones. Thresholds are chosen on the split for
+    evaluation or, without one, on some of the training images. None are chosen if the run has no updates or
+    no detection is correct. `train.report` may turn the report off. All processes detect objects, and the
+    first process writes the files. As the run is already finished and saved, an error in the thresholds or in
+    the report is printed, not raised.
 
     Raises:
-        UserError: if the best weights, which this function returns, cannot be read.
+        UserError: if the best weights cannot be read.
     """
     best = _best_checkpoint(run)
     detector = Detector.of(best, run.processes.device)
@@ -88,13 +89,15 @@ def _best_checkpoint(run: Parts) -> Checkpoint:
 
 
 def _some_of(split: Split) -> Split:
-    """Return at most MAX_TRAINING_IMAGES images of the training split, evenly spaced."""
+    """Return a split with at most MAX_TRAINING_IMAGES evenly spaced images of the training split."""
     step = -(-len(split) // MAX_TRAINING_IMAGES)
     return replace(split, images=split.images[::step])
 
 
 def _with_thresholds(run: Parts, best: Checkpoint, split: Split, rows: list[dict[str, Any]]) -> Detector:
     """Choose the thresholds of the best weights on a split, save them, and print how reliable they are.
+
+    The rule is the minimum precision `train.precision_at_least`, or the best F1 if that is not set.
 
     Args:
         run: the parts of the run.

@@ -28,14 +28,18 @@ _SIZES = ("image_size", "max_size", "train_sizes")
 
 
 def fit_to_data(config: RunConfig, split: Split, total_batch: int) -> tuple[RunConfig, list[str]]:
-    """Adapt `config` to the training images if `train.fit_to_data` is set and its recipe is in RECIPES.
+    """Adapt the length, warm-up, queries and picture size in `config` to the training images.
+
+    Nothing changes unless `train.fit_to_data` is set and the recipe is in RECIPES.
 
     Args:
+        config: the configuration; only values that are still the recipe's are adapted.
+        split: the training images.
         total_batch: the number of images per update.
 
     Returns:
-        The configuration, which is unchanged in other cases, and lines for the log: one for each change and,
-        if the queries are still too few for a picture, a warning.
+        The configuration, and lines for the log: one for each change and, if the queries are too few for a
+        picture, a warning.
     """
     if not config.train.fit_to_data or config.recipe not in RECIPES:
         return config, []
@@ -90,14 +94,15 @@ def _with_queries(config: RunConfig, split: Split) -> tuple[RunConfig, list[str]
 
 
 def _with_picture_size(config: RunConfig, split: Split) -> tuple[RunConfig, list[str]]:
-    """Raise the picture size if half of the objects would be smaller than OBJECT_SIDE.
+    """Raise the picture size if half of the objects would be smaller than OBJECT_SIDE at the recipe's size.
 
     The new short side is a multiple of SIZE_STEP. Up to rounding, it is at most MAXIMUM_ENLARGEMENT times the
     recipe's and at most the median of the pictures' short sides, because larger pictures show no more detail.
-    A size that was set by hand does not change.
+    The maximum long side and the sizes for training grow by the same factor. Nothing changes if any of these
+    sizes was set by hand.
 
     Returns:
-        The configuration, and a line for the log if the size changed.
+        The configuration, and a list with a line for the log, which is empty if the size did not change.
     """
     usual, data = RECIPES[config.recipe]().data, config.data
     if any(getattr(data, name) != getattr(usual, name) for name in _SIZES):

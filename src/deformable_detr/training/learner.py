@@ -12,7 +12,7 @@ from ..structures import DetectorOutput, FeatureBatch, ImageBatch, Target
 
 
 class Learner(nn.Module):
-    """A model and its routes as one module, so that processes exchange all their gradients together.
+    """A model and its training routes as one module, so that processes exchange all gradients together.
 
     Without routes, the list of stages that `forward` returns is empty.
     """

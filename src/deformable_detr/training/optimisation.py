@@ -23,10 +23,11 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Return AdamW's groups in the order `base`, `backbone`, `sampling`.
 
-    `sampling` contains the projections that determine where to sample, and `base` all parameters that are in
-    neither of the other groups. Each group has `name`, `params`, `lr` and `initial_lr`, the learning rate
-    before `batch_size_factor` and `learning_rate_factor`. Groups without trainable parameters are left out.
-    `routes` may have further parameters, which are used only in training.
+    `backbone` contains the parameters of the backbone, `sampling` those of projections outside the backbone
+    that determine where to sample, and `base` all others. Parameters that are not trained, and groups without
+    parameters, are left out. Each group has `name`, `params`, `lr` and `initial_lr`, the learning rate before
+    `batch_size_factor` and `learning_rate_factor`. `routes` may have further parameters, which are used only
+    in training.
     """
     further = () if routes is None else routes.named_parameters(prefix="routes")
     groups: dict[str, list[nn.Parameter]] = {"base": [], "backbone": [], "sampling": []}
@@ -63,10 +64,11 @@ def batch_size_factor(config: TrainConfig, total_batch: int) -> float:
 
 
 def learning_rate_factor(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
-    """Return the schedule's factor at update `step` (from 0). `max_steps` does not change the schedule.
+    """Return the factor on the learning rates at the update with the number `step`, which counts from 0.
 
-    The factor rises linearly to 1 during the warm-up. Then the schedule `step` multiplies it by `lr_gamma` at
-    each epoch in `lr_drop_epochs`, and the schedule `cosine` lowers it to 0 at the end of the last epoch.
+    The factor rises linearly to 1 during the warm-up. Then the schedule "step" multiplies it by `lr_gamma`
+    after each number of epochs in `lr_drop_epochs`, and the schedule "cosine" lowers it to 0 at the end of
+    the last epoch. `max_steps` does not change the schedule.
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
@@ -106,8 +108,9 @@ def cpu_copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def use_layout_of_parameters(optimizer: torch.optim.Optimizer) -> None:
     """Store the optimizer's tensors in the memory layout of their parameters, in place.
 
-    They keep that of the saved run, but the layout depends on the device, and fused AdamW pairs the numbers
-    by their order in memory.
+    Tensors that were loaded from a saved run have the layout of that run. The layout of the parameters
+    depends on the device, and fused AdamW pairs the numbers of a parameter and its tensors by their order in
+    memory.
     """
     for parameter, values in optimizer.state.items():
         for name, value in values.items():

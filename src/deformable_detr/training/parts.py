@@ -97,7 +97,8 @@ class Parts:
         The first update of the run has the number 0.
 
         Raises:
-            UserError: if a picture cannot be read or does not have its annotated size.
+            UserError: if a picture cannot be read or does not have its annotated size, or features cannot be
+                written to the cache.
         """
         if first >= end:
             return
@@ -149,12 +150,13 @@ def build_parts(
     """Read the data, build the model and its optimizer, and load the state of a stopped run or another model.
 
     No file is written to `output`. The arguments are those of `train`, except that `config` is complete and
-    `resume` is not "auto".
+    `resume` is not "auto". With `resume`, `init_from` is not read.
 
     Raises:
-        UserError: if the data or `init_from` cannot be read, there is no object to train on, the settings do
-            not fit the data, the model or the device, `output` contains a run (or, with `resume`, none), or
-            the state of the run cannot be read or does not fit the settings and the data.
+        UserError: if the data, `init_from` or the backbone's weights cannot be read, there is no object to
+            train on, the device is missing, the settings do not fit the data, the model or the device,
+            `output` contains a run (or, with `resume`, none), or the state of the run cannot be read or does
+            not fit the settings and the data.
     """
     processes = join_processes(device)
     processes.from_first(partial(require_room, output, resume))
@@ -205,7 +207,7 @@ def total_batch_of(config: RunConfig, processes: Processes) -> int:
 
 
 def require_room(output: Path, resume: bool) -> None:
-    """Raise a `UserError` if there is no run to resume in `output` or, without `resume`, if there is one."""
+    """Raise a `UserError` if `output` contains a run; with `resume`, raise it if `output` contains none."""
     if resume:
         require_state(output)
     elif (output / STATE_FILE).exists():
@@ -224,7 +226,7 @@ def _untrained(config: RunConfig, split: Split, *, pretrained: bool) -> Checkpoi
 def _prepare(
     start: Checkpoint, routes: nn.ModuleDict, config: RunConfig, device: torch.device, dtype: torch.dtype
 ) -> TrainingState:
-    """Return the state at the start: the prepared model, its moving average, its optimizer and the routes."""
+    """Return the state before the first update, whose model is that of `start`, prepared in place."""
     settings = config.train
     model = start.model.to(device)
     if settings.lr_backbone == 0:

@@ -36,6 +36,8 @@ class Processes:
     def share_gradients(self, model: nn.Module, *, some_unused: bool) -> nn.Module:
         """Wrap `model` so that its backward pass averages gradients over the processes.
 
+        If there is only one process, `model` itself is returned.
+
         Args:
             some_unused: True if some parameters may get no gradient in an update.
         """
@@ -44,7 +46,7 @@ class Processes:
         return DistributedDataParallel(model, find_unused_parameters=some_unused)
 
     def sum(self, values: list[float]) -> list[float]:
-        """Return the sum of each value over the processes."""
+        """Return the sum of each value over the processes, all of which must call this method."""
         if self.world_size == 1:
             return values
         tensor = torch.tensor(values, device=self.device)
@@ -53,7 +55,7 @@ class Processes:
         return sums
 
     def any(self, flag: bool) -> bool:
-        """Return True if `flag` is True in at least one process."""
+        """Return True if `flag` is True in at least one process; all of them must call this method."""
         return self.sum([float(flag)])[0] > 0
 
     def from_first(self, compute: Callable[[], Result]) -> Result:
@@ -63,7 +65,8 @@ class Processes:
         contents of it.
 
         Raises:
-            UserError: in every process, if `compute` raises it in the first one.
+            UserError: in every process, if `compute` raises it in the first one. Any other exception is
+                raised only there.
         """
         if self.world_size == 1:
             return compute()

@@ -18,7 +18,12 @@ from .run import take_update
 
 
 def timed_updates(run: Parts) -> Iterator[float]:
-    """Train for at most one epoch, and yield each update's seconds, including the wait for its images."""
+    """Train for at most one epoch, and yield each update's seconds, including the wait for its images.
+
+    Raises:
+        UserError: if a picture cannot be read or does not have its annotated size.
+        NonFiniteError: if a loss or a clipped gradient is not finite.
+    """
     clock = time.perf_counter()
     for micro_batches in run.updates(0, run.updates_per_epoch):
         take_update(run, micro_batches)
@@ -28,9 +33,12 @@ def timed_updates(run: Parts) -> Iterator[float]:
 
 
 def take_largest_update(run: Parts) -> tuple[int, int]:
-    """Take an update with the largest batch that the data allow, and return its size (H, W) in pixels.
+    """Take an update with the largest batch that the data allow, and return its height and width in pixels.
 
-    The pixels are zeros, and the objects are those of the fullest training images.
+    The pixels are zeros, and the objects are those of the training images that have the most objects.
+
+    Raises:
+        NonFiniteError: if a loss or a clipped gradient is not finite.
     """
     data, batch_size = run.config.data, run.config.train.batch_size
     shorter_side = data.image_size if data.augmentation == "none" else max(data.train_sizes)
@@ -46,7 +54,9 @@ def take_largest_update(run: Parts) -> tuple[int, int]:
 
 
 def evaluation_seconds(run: Parts, num_images: int) -> float:
-    """Estimate the seconds of an evaluation from its first `num_images` images; 0 if there is no split.
+    """Estimate the seconds of an evaluation from the first `num_images` images of its split.
+
+    Without a split to evaluate on, the result is 0.
 
     Raises:
         UserError: if one of these images cannot be read or does not have its annotated size.

@@ -61,8 +61,9 @@ def train(
 ) -> Detector:
     """Train a detector; under torchrun, call this in every process.
 
-    Only the first process reads and writes the run folder. The data and the files of `init_from` and of the
-    backbone's weights must be on every machine.
+    Only the first process reads and writes the run folder, except for the features of `train.cache_features`,
+    which each process stores there. The data and the files of `init_from` and of the backbone's weights must
+    be on every machine.
 
     Args:
         data: a folder in COCO, Pascal VOC or YOLO layout, with a split `train` and, to choose the best
@@ -82,11 +83,12 @@ def train(
         The detector with the best weights, or with the last ones if there was no evaluation.
 
     Raises:
-        UserError: if a setting is unknown or out of range, the data, `config` or `init_from` cannot be read,
-            there is no object to train on, the device is missing, `output` contains a run (or none to
-            resume), is in use or cannot be written, or a process that reads pictures is lost.
-        NonFiniteError: if the loss or a clipped gradient is not finite. The message names the update and its
-            images.
+        UserError: if a setting is unknown, out of range or unsuitable for the data or the device, the data,
+            `config`, `init_from` or a file of the run cannot be read, there is no object to train on, the
+            device is missing, `output` contains a run (or none to resume), is in use or cannot be written, or
+            a process that reads pictures is lost.
+        NonFiniteError: if the loss is not finite or, with `train.clip_norm` and without float16, the gradient
+            is not. The message names the update and its images.
         TrainingInterruptedError: if Ctrl-C or SIGTERM stopped the run; its state is saved.
     """
     if resume not in (True, False, "auto"):
@@ -220,7 +222,8 @@ def take_update(run: Parts, micro_batches: list[MicroBatch]) -> dict[str, float]
     The learning rate, the dropout and the decay of the moving average depend on the update's number.
 
     Raises:
-        NonFiniteError: if the loss or a clipped gradient is not finite.
+        NonFiniteError: if the loss is not finite or, with `train.clip_norm` and without float16, the gradient
+            is not.
     """
     settings, state = run.config.train, run.state
     factor = learning_rate_factor(settings, state.step, run.updates_per_epoch)

@@ -36,8 +36,8 @@ def resolve_config(
     The fields that the file `config` sets replace those of the stopped run (with `resume`) or of the recipe.
 
     Args:
-        recipe: the name of the recipe. None means the recipe that `config` names, otherwise that of the model
-            `init_from`, otherwise the usual one for the device.
+        recipe: the name of the recipe. None means that of the run to resume, otherwise the one that `config`
+            names, otherwise that of the model `init_from`, otherwise the usual one for the device.
         output: the run folder, which is read only with `resume`.
         config: a YAML file with fields of `RunConfig`.
         init_from: a model. If it determines the recipe, it also determines the architecture and the

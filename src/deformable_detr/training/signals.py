@@ -13,7 +13,7 @@ from types import FrameType
 
 
 class StopNow(BaseException):
-    """The exception that a signal raises if nothing has to be finished.
+    """The exception that the handler of a signal raises if nothing has to be finished.
 
     It is a `BaseException`, so that libraries that catch every `Exception` do not catch it.
     """
@@ -43,7 +43,9 @@ class StopRequest:
 
 @contextmanager
 def catch_stop_signals() -> Iterator[StopRequest]:
-    """Turn Ctrl-C and SIGTERM in the block into a `StopRequest`; a second Ctrl-C raises KeyboardInterrupt.
+    """Turn the first Ctrl-C or SIGTERM in the block into a `StopRequest`.
+
+    A Ctrl-C after that raises KeyboardInterrupt, and a further SIGTERM has no effect.
 
     Only the main thread can catch signals. In other threads, nothing is caught, and no stop is requested.
     """

@@ -2,8 +2,9 @@
 
 A sample is a pure function of (seed, epoch, index of the image), the dropout of an update depends only on
 (seed, update, rank), and the learning rate depends only on the update's number. Therefore the file needs no
-state of random generators or schedules to continue a stopped run exactly. It contains the weights and their
-moving average, the states of the optimizer and the gradient scaler, the best AP and two counters.
+state of random generators or schedules to continue a stopped run exactly. It contains the weights of the
+model and of the routes, the moving average, the states of the optimizer and the gradient scaler, the best AP,
+two counters, and facts about the data and the batch that must not change (`Identity`).
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class TrainingState:
     Attributes:
         average: the moving average of the weights; None if there is none.
         step: the number of updates done.
-        closed_step: the number of updates that were done when an epoch was last closed: it was evaluated, if
-            an evaluation was due, and its checkpoints were written.
+        closed_step: the number of updates until the end of the last closed epoch. An epoch is closed when it
+            has been evaluated, if an evaluation was due, and its checkpoints have been written.
         best_ap: the best AP so far; None before the first evaluation that has an AP.
         routes: the routes, which are used only in training, by name. Checkpoints do not contain them.
     """
@@ -139,6 +140,7 @@ def load_state(content: Mapping[str, Any], output: Path, state: TrainingState, i
     """Load a saved state into `state`, whose model and optimizer are built from the current settings.
 
     Learning rates and weight decay are those of the current settings, which may differ from the saved ones.
+    If only the current run has a moving average, it starts as the saved weights.
 
     Args:
         content: the result of `read_state(output)`, perhaps in another process.

@@ -23,13 +23,13 @@ LEARNED_QUERIES = ("queries.positions", "queries.content")
 
 @dataclass(frozen=True)
 class Transfer:
-    """The result of a transfer.
+    """The result of a transfer of weights from a source to the model that will be trained.
 
     Attributes:
-        matched_classes: the names of the model's classes that the source has too.
+        matched_classes: the names of the model's classes whose weights come from the source.
         fresh_classes: the names of the model's other classes, which start untrained.
-        fresh_queries: the number of queries that start untrained.
-        fresh_tensors: the names of the tensors that start untrained as a whole.
+        fresh_queries: the number of the model's queries that start untrained.
+        fresh_tensors: the names of the model's tensors that start untrained as a whole.
         unused_tensors: the names of the source's tensors that the model does not have.
     """
 
@@ -58,7 +58,9 @@ def _sentence(names: tuple[str, ...], what: str) -> str:
 
 @torch.no_grad()
 def transfer(source: Checkpoint, target: Checkpoint) -> Transfer:
-    """Copy the weights of `source` into `target.model`, in place, and return what was copied.
+    """Copy the weights of `source` into `target.model`, in place, and return what was copied and what not.
+
+    If the two models have different classification schemes, no rows of their class heads are copied.
 
     Raises:
         UserError: if a tensor of the same name differs in shape, except in the number of classes or queries.

@@ -18,7 +18,7 @@ from .precision import autocast, gradient_scaler
 from .processes import Processes
 
 MicroBatch = tuple[ImageBatch | FeatureBatch, tuple[Target, ...]]
-# Such as loss.SetCriterion; the stages are those of routes, which are used only in training.
+# The type of loss.SetCriterion, for example. The stages are those of routes, which are used only in training.
 Criterion = Callable[[DetectorOutput, Sequence[Target], BatchCount, Sequence[Stage]], Losses]
 
 _ADVICE = "lower the learning rate (--train.lr), or look at the images with `deformable-detr inspect`"
@@ -40,7 +40,9 @@ def update(
 
     Args:
         model: a `Learner`, perhaps wrapped by `Processes.share_gradients`.
-        micro_batches: this process's part of the update, on any device.
+        criterion: the function that computes the losses of a micro-batch.
+        optimizer: the optimizer of the weights.
+        micro_batches: this process's part of the update, at least one micro-batch, on any device.
         count: this process's share of the objects and images of the whole update, from `count_update`.
         dtype: the type in which the forward pass computes.
         scaler: the gradient scaler, needed only for float16. It skips an update whose gradient is not finite.
@@ -52,8 +54,8 @@ def update(
         norm before clipping, if gradients are clipped and finite.
 
     Raises:
-        NonFiniteError: if a loss is not finite or, with `clip_norm` and without float16, the gradient is not;
-            the message names the update and its images. The weights have not changed.
+        NonFiniteError: if a loss is not finite or, with `clip_norm` and without float16, the gradient is not.
+            The message names the update and its images. The weights have not changed.
     """
     device = next(model.parameters()).device
     scaler = gradient_scaler(device, torch.float32) if scaler is None else scaler
@@ -90,7 +92,13 @@ def update(
 def count_update(micro_batches: Sequence[MicroBatch], num_queries: int, processes: Processes) -> BatchCount:
     """Return one process's share of the objects, matched queries and images of the whole update.
 
-    Every process must call this function, because the totals are sums over the processes.
+    The share is the total, of at least one object, divided by the number of processes. Every process must
+    call this function, because the totals are sums over the processes.
+
+    Args:
+        micro_batches: this process's part of the update.
+        num_queries: the number of queries of the model, the maximum of matched queries per image.
+        processes: the processes that train together.
     """
     own = BatchCount.from_targets([target for _, targets in micro_batches for target in targets], num_queries)
     objects, matched, images = processes.sum([own.objects, own.matched, own.images])
@@ -98,7 +106,7 @@ def count_update(micro_batches: Sequence[MicroBatch], num_queries: int, processe
 
 
 def to_device(micro_batch: MicroBatch, device: torch.device) -> MicroBatch:
-    """Copy pixels (or feature maps), masks, labels and boxes to a device."""
+    """Return the micro-batch with its pixels (or feature maps), masks, labels and boxes on a device."""
     images, targets = micro_batch
     return images.to(device), tuple(target.to(device) for target in targets)
 

@@ -1,8 +1,8 @@
 """Readers of data sets in COCO, Pascal VOC and YOLO layout, which is recognised automatically.
 
 `read_split` returns a `Split` (data/records.py), the same for every layout. Broken entries of the files are
-dropped or clipped, never silently: each is reported as a `Problem` with file and line, or annotation id.
-Kinds:
+dropped or clipped, and reported as a `Problem` with file and line, or annotation id. The objects of an image
+that is left out are not reported. The kinds of problems are:
 
     boxes         zero-size-box, negative-box, box-not-finite, box-outside-image, box-in-fractions (dropped),
                   box-over-border (clipped; reported if the box extends more than 0.1 pixels beyond the image)
@@ -49,7 +49,8 @@ class _Layout:
     hint: Callable[[Path], str]
 
 
-# In order of preference if a data set has several: COCO states the most (sizes, crowds, areas, ids).
+# In order of preference if a data set has several: COCO states more than the others (sizes, crowds, areas,
+# ids).
 _LAYOUTS = {
     "coco": _Layout(coco.present, coco.splits, coco.read, coco.LOOKED_FOR, coco.hint),
     "voc": _Layout(voc.present, voc.splits, voc.read, voc.LOOKED_FOR, voc.hint),
@@ -61,7 +62,7 @@ def formats_found(root: Path | str) -> tuple[str, ...]:
     """Return the layouts that a data set has among coco, voc and yolo, in this order; empty if none.
 
     Args:
-        root: the data set's folder, or a COCO JSON or YOLO YAML file.
+        root: the data set's folder, or a COCO JSON, YOLO YAML or Darknet *.data file.
 
     Raises:
         UserError: if `root` does not exist, or a *.data file in it cannot be read.
@@ -106,7 +107,7 @@ def read_split(
     """Read one split of a data set.
 
     Args:
-        root: the data set's folder, or a COCO JSON or YOLO YAML file.
+        root: the data set's folder, or a COCO JSON, YOLO YAML or Darknet *.data file.
         split: the split's name (see `list_splits`); None means the split on which training measures: val,
             or test if there is no val.
         format: coco, voc or yolo; auto recognises the layout.

@@ -41,10 +41,10 @@ MAX_LIST_BYTES = 256 * 2**20  # names of some millions of images
 
 
 class RawImage(NamedTuple):
-    """An image whose file exists, or that is at a URL.
+    """An image whose file exists, or which is behind a URL.
 
     Attributes:
-        path: the path of the file, or the `file_name` of an image at a URL.
+        path: the path of the file, or the `file_name` of an image behind a URL.
         file_name: the name by which results and messages call the image.
         size: (H, W) in pixels.
         remote: the file behind a URL; None if the file is on the disk.
@@ -62,8 +62,8 @@ class RawObjects:
     """The N objects of a split, as the files state them.
 
     `image_index`: (N,) int64, position in the list of images. `labels`: (N,) int64 class indices.
-    `boxes_xyxy`: (N, 4) float64 pixels, unchecked. `crowd`, `difficult`: (N,) bool.
-    `area`: (N,) float64, NaN if the files state none. `annotation_ids`: (N,) int64.
+    `boxes_xyxy`: (N, 4) float64 pixels, unchecked. `crowd`, `difficult`: (N,) bool, as in `ImageRecord`.
+    `area`: (N,) float64 in pixels, NaN if the files state none. `annotation_ids`: (N,) int64.
     """
 
     image_index: np.ndarray
@@ -75,7 +75,10 @@ class RawObjects:
     annotation_ids: np.ndarray
 
     def take(self, rows: np.ndarray, position: np.ndarray) -> RawObjects:
-        """Return the objects in `rows`; `position` maps the old position of each image to the new one."""
+        """Return the objects at the indices `rows`.
+
+        `position` (number of images,) is the new position of each image, by its old one.
+        """
         return RawObjects(
             image_index=position[self.image_index[rows]],
             labels=self.labels[rows],
@@ -92,7 +95,8 @@ def assemble(
 ) -> tuple[tuple[ImageRecord, ...], list[Problem]]:
     """Return records sorted by image id, and the problems with boxes or with the number of objects.
 
-    `where` returns the location (file and line, or annotation id) of the object in a row of `objects`.
+    Images with more than `MOST_OBJECTS` objects are left out. `where` returns the location (file and line, or
+    annotation id) of the object in a row of `objects`.
     """
     counts = np.bincount(objects.image_index, minlength=len(images))
     if (counts > MOST_OBJECTS).any():
@@ -146,7 +150,7 @@ def _records(
 ) -> tuple[ImageRecord, ...]:
     """Return records sorted by image id, with the objects for which `keep` (N,) is True.
 
-    `boxes_xyxy`: (N, 4), checked.
+    `boxes_xyxy`: (N, 4), checked and clipped. The area of a box replaces a missing area.
     """
     by_id = sorted(range(len(images)), key=lambda index: images[index].image_id)
     rank = np.empty(len(images), dtype=np.int64)
@@ -188,8 +192,9 @@ def _records(
 def _fractions(boxes_xyxy: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Return (N,) bool, True for boxes that look like fractions of their pictures' sides instead of pixels.
 
-    These are the boxes within the first pixel of a picture that is not tiny. If there are fewer than two of
-    them, or they are at most half of all boxes, the result is False for all.
+    These are the boxes within the first pixel of a picture whose sides are longer than 4 pixels. If there are
+    fewer than two of these boxes, or they are at most half of all boxes, the result is False for all. `sizes`
+    (N, 2) are the (H, W) of the pictures.
     """
     within = (boxes_xyxy >= 0).all(axis=1) & (boxes_xyxy <= 1 + 1e-3).all(axis=1)
     within &= sizes.min(axis=1, initial=np.inf) > _LARGER_THAN_FRACTIONS
@@ -200,12 +205,16 @@ def _fractions(boxes_xyxy: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 def check_boxes(
     boxes_xyxy: np.ndarray, sizes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str, str]]]:
-    """Check N boxes (N, 4) in images of the sizes (N, 2), which are (H, W), in pixels.
+    """Check N boxes, and clip them to their images.
 
-    `boxes_xyxy` are in pixels, unchecked.
+    Args:
+        boxes_xyxy: (N, 4) in pixels.
+        sizes: (N, 2), the (H, W) of each box's image in pixels.
 
-    Return all boxes clipped to their images; a mask (N,) bool, False for boxes to drop; and the findings as
-    (row, kind, message) in the order of the rows, for boxes to drop and for clipped ones.
+    Returns:
+        All boxes, clipped to their images; a mask (N,) bool, False for boxes to drop; and the findings as
+        (row, kind, message) in the order of the rows, for boxes to drop and for boxes that extend more than
+        `ROUNDING` pixels beyond their image.
     """
     with np.errstate(invalid="ignore", over="ignore"):
         finite = np.isfinite(boxes_xyxy).all(axis=1)
@@ -247,9 +256,10 @@ def check_boxes(
 def image_ids(names: Iterable[str]) -> dict[str, int]:
     """Return an id for each file name, for a layout that states none. The order of `names` does not matter.
 
-    If every file name is a whole number and no two numbers are equal (`000012.jpg`, `7.jpg`), the ids are
-    these numbers, as in Pascal VOC 2007 and COCO. Otherwise, the ids are 1, 2, 3, … in the order of the
-    sorted names; adding images can then change the ids of existing ones.
+    If every file name without its folder and suffix is a whole number of at most 18 digits, and no two
+    numbers are equal (`000012.jpg`, `7.jpg`), the ids are these numbers, as in Pascal VOC 2007 and COCO.
+    Otherwise, the ids are 1, 2, 3, … in the order of the sorted names; adding images can then change the ids
+    of existing ones.
     """
     unique = sorted(set(names))
     stems = [PurePosixPath(name).stem for name in unique]
@@ -281,7 +291,8 @@ def read_annotation(
     """Return the bytes of an annotation file. In messages, `what` states what such a file contains.
 
     Raises:
-        UserError: if the file cannot be read, or has more than `most_bytes`, which is checked before reading.
+        UserError: if the file cannot be read, or has more than `most_bytes` bytes. Its size is checked before
+            it is read.
     """
     try:
         size = os.path.getsize(path)
@@ -295,10 +306,13 @@ def read_annotation(
 
 
 def read_lines(file: Path) -> list[str]:
-    """Return the lines of a list of names, which, like file names, need not be UTF-8.
+    """Return the lines of a list of names, including blank ones.
+
+    The list is UTF-8, or UTF-16 with a byte order mark. Like file names, it may contain bytes that are not
+    valid UTF-8, which become surrogate escapes.
 
     Raises:
-        UserError: if the file cannot be read or is far too large, or its UTF-16 is invalid.
+        UserError: if the file cannot be read or is larger than `MAX_LIST_BYTES`, or its UTF-16 is invalid.
     """
     data = read_annotation(str(file), MAX_LIST_BYTES, "a list")
     try:

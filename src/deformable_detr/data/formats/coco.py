@@ -12,7 +12,7 @@ Locations of the files (S is the split; see coco_files.py):
 
 The class index is the position among the categories sorted by id, whatever the ids are (COCO's 1..90 with
 gaps, 0-based, …). Boxes are [x, y, width, height] in pixels, with x and y measured from the corner of the
-first pixel; they are used unchanged. Crowd regions are kept and marked. All segmentations are ignored.
+first pixel, so no offset is added. Crowd regions are kept and marked. All segmentations are ignored.
 
 An image is opened only if the file states no usable size for it. N is the number of objects of the split.
 """
@@ -197,9 +197,10 @@ def _size(
 
 
 class _Judged(NamedTuple):
-    """An annotation with valid fields, although its image or category may not exist.
+    """The fields of an annotation that could be read; the image and the category need not exist.
 
-    `position`: its index in the file's list. `xywh`: the box, unchecked.
+    `position`: the index of the annotation in the file's list. `xywh`: the box [x, y, width, height] in
+    pixels, unchecked.
     """
 
     position: int
@@ -282,7 +283,10 @@ def _judge(row: Any, position: int) -> _Judged:
 def _crowds(
     rows: list[dict[str, Any]], at: np.ndarray, places: Places, problems: list[Problem]
 ) -> np.ndarray:
-    """Return a mask of the crowds, (N,) bool. Unusable values of `iscrowd` count as 0 and are reported."""
+    """Return a mask of the crowds, (N,) bool. Unusable values of `iscrowd` count as 0 and are reported.
+
+    `rows` are the N annotations, and `at` (N,) their positions in the file's list. All NaN are reported once.
+    """
     crowds = np.zeros(len(rows), dtype=bool)
     missing: list[int] = []
     for index, row in enumerate(rows):
@@ -304,7 +308,11 @@ def _crowds(
 def _annotation_ids(
     rows: list[dict[str, Any]], at: np.ndarray, places: Places, problems: list[Problem]
 ) -> np.ndarray:
-    """Return the annotations' ids, (N,) int64. Missing or repeated ids become free ones and are reported."""
+    """Return the annotations' ids, (N,) int64. Missing or repeated ids become free ones and are reported.
+
+    `rows` are the N annotations, and `at` (N,) their positions in the file's list. The free ids are the
+    smallest positive numbers that no annotation has.
+    """
     ids: list[int | None] = []
     taken: set[int] = set()
     for row, position in zip(rows, at.tolist(), strict=True):
@@ -325,7 +333,11 @@ def _annotation_ids(
 
 
 def _areas(rows: list[dict[str, Any]], at: np.ndarray, places: Places, problems: list[Problem]) -> np.ndarray:
-    """Return the areas, (N,) float64: NaN if none is stated or the value is invalid, which is reported."""
+    """Return the areas, (N,) float64 in pixels, with NaN for areas that are not stated or are invalid.
+
+    `rows` are the N annotations, and `at` (N,) their positions in the file's list. Invalid areas are also
+    reported.
+    """
     areas = np.full(len(rows), np.nan)
     for index, row in enumerate(rows):
         area = values.number(row.get("area"))

@@ -25,7 +25,7 @@ _OTHER_TASKS = ("captions_", "stuff_", "panoptic_", "image_info_")
 _KEYPOINTS = "person_keypoints_"
 _IMAGE_FOLDERS = ("images", "data", "JPEGImages")
 _ROBOFLOW = "_annotations.coco.json"
-_MOST_FILES = 50  # JSON files tried per folder
+_MOST_FILES = 50  # the maximum number of JSON files that are tried per folder
 # The file's first key, or else its list of images. A COCO file of hundreds of megabytes is not parsed just to
 # recognise it; the rest is checked when the file is read.
 _BEGINNING = re.compile(

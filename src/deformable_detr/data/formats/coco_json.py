@@ -22,8 +22,8 @@ def load(file: str) -> dict[str, Any]:
     """Return the content of a COCO JSON file without its segmentations.
 
     Raises:
-        UserError: if the file cannot be read, is far too large, is not JSON, or lacks one of COCO's three
-            lists.
+        UserError: if the file cannot be read, is larger than `MAX_BYTES`, is not JSON, or lacks one of the
+            lists images, annotations and categories.
     """
     data = read_annotation(file, MAX_BYTES, "the annotations of a split")
     if not data.strip():
@@ -57,8 +57,8 @@ def _without_segmentation(entry: dict[str, Any]) -> dict[str, Any]:
 class Places:
     """The locations of a COCO file's entries, as messages state them: file, line, and id or position.
 
-    The line is stated if the file has more than one. Lines are counted only when the first entry has to be
-    named, because a file without problems does not need them.
+    `called` is the name of the file in messages. The line is stated if the file has more than one. Lines are
+    counted only when the first entry has to be named, because a file without problems does not need them.
     """
 
     def __init__(self, file: str, called: str) -> None:
@@ -87,7 +87,9 @@ def _decoded(data: bytes) -> str:
 
 
 def _lines(text: str) -> dict[str, list[int]]:
-    """Return the line on which each entry begins, for each list of the file; {} if it has only one line.
+    """Return the line, from 1, on which each entry begins, for each list of the file by its key.
+
+    If the file has only one line, the result is empty.
 
     Args:
         text: valid JSON with an object at the top level.

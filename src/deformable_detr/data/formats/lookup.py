@@ -35,11 +35,11 @@ def path_inside(root: str, *parts: str) -> str | None:
 def walk(
     top: str | Path, enter: Callable[[str], bool] = lambda folder: True
 ) -> Iterator[tuple[str, list[str]]]:
-    """Yield `top` and each folder below it, with the sorted names of its files.
+    """Yield the path of `top` and of each folder below it, each with the sorted names of its files.
 
     Links to folders are followed, unless a link leads to a folder that contains the link, which would never
-    end.
-    Only folders for which `enter` returns True are entered. macOS's ._NAME files are left out.
+    end. Only folders for whose path `enter` returns True are entered. macOS's ._NAME files are left out. If
+    `top` does not exist, nothing is yielded. The folders in a folder are visited in sorted order.
     """
     for folder, folders, files in os.walk(top, followlinks=True):
         inside = (os.path.join(folder, name) for name in sorted(folders))
@@ -235,8 +235,9 @@ class NamedFiles:
 def _spellings(name: str) -> list[str]:
     """Return the spellings of a path to try.
 
-    The first is the path as written. If it has backslashes (Windows), the second has slashes and no drive. If
-    it is a URL or has escapes such as %20, the second is the path in the URL without escapes.
+    The first is the path as written. If it has backslashes (Windows), the second has slashes and no drive.
+    Otherwise, if it is a URL or has escapes such as %20, the second is the path without the host and the
+    escapes.
     """
     if "\\" in name:
         return [name, re.sub(r"^[A-Za-z]:", "", name).replace("\\", "/")]

@@ -11,7 +11,7 @@ from . import NOTES
 def most_is_lost(split: Split) -> str | None:
     """Return a sentence with the main reason if more than half of the listed objects or images are unusable.
 
-    Otherwise, return None.
+    Otherwise, return None. Images or objects whose number was not counted are not considered.
     """
     objects = sum(map(len, split.images))
     counts = [(split.num_listed_images, len(split), "images"), (split.num_listed_objects, objects, "objects")]
@@ -28,7 +28,7 @@ def most_is_lost(split: Split) -> str | None:
 def main_reason(split: Split) -> str:
     """Return the end of a sentence that names the most frequent kind of problem and its first case.
 
-    The result is empty if there is no problem except `NOTES`.
+    The result begins with a comma. It is empty if there is no problem except `NOTES`.
     """
     serious = [problem for problem in split.problems if problem.kind not in NOTES]
     if not serious:

@@ -21,23 +21,24 @@ _USUAL = ("train", "val", "test")
 
 
 def meaning(name: str) -> str:
-    """Return the plain name of a split: in lower case, without digits at the end, and with synonyms replaced.
+    """Return the plain name of a split: in lower case, without a number at the end, with synonyms replaced.
 
-    For example, train2017 becomes train, and Valid and dev become val.
+    Hyphens, underscores and spaces before the number are removed, too. For example, train2017 becomes train,
+    and Valid, val_2 and dev become val. A name that is only a number stays as it is.
     """
     plain = name.lower().rstrip("0123456789").rstrip("-_ ") or name
     return _SYNONYMS.get(plain, plain)
 
 
 def is_training(name: str) -> bool:
-    """Return True if `train` trains on a split of this name: train and train2017, but not trainval."""
+    """Return True if a split's name means that it is for training, such as train2017, but not trainval."""
     return meaning(name) == "train"
 
 
 def is_measured(name: str) -> bool:
-    """Return True if `train` may choose its best checkpoint on a split of this name.
+    """Return True if a split's name means that it is for measuring results.
 
-    Examples are val2017, valid, test and test-dev.
+    The plain name of such a split begins with val or test: val2017, valid, dev, test and test-dev.
     """
     return meaning(name).startswith(("val", "test"))
 
@@ -45,7 +46,8 @@ def is_measured(name: str) -> bool:
 def training_name(names: Sequence[str]) -> str | None:
     """Return the split to train on among the `names` of a data set's splits; None if there is none.
 
-    If a data set has only one split, its name does not matter (default, all, …), unless it means val or test.
+    If several names mean train, the first one is returned. If a data set has only one split, its name does
+    not matter (default, all, …), unless it means val or test.
     """
     only = names[0] if len(names) == 1 and not is_measured(names[0]) else None
     return next(filter(is_training, names), only)

@@ -36,7 +36,8 @@ def length(value: Any) -> int | None:
 def number(value: Any) -> float | None:
     """Return a number, or the number that a string spells; None for anything else.
 
-    NaN and infinity are accepted; True and False are not. Integers are limited to ±10³⁰⁰.
+    NaN and infinity are accepted; True and False are not. Integers beyond ±10³⁰⁰ become ±10³⁰⁰, because a
+    float could not hold all of them.
     """
     if type(value) is int:
         return _bounded(value)

@@ -9,8 +9,8 @@ write edges, and so does BCCD, whose COCO version has exactly the same numbers; 
 boxes are one pixel too small at the left and top.
 
 The classes are the sorted names in all splits of the data set, so that train and val agree; category ids are
-0, 1, …. `assembly.image_ids` assigns image ids over the names in all splits. `difficult` is kept. No
-image is opened unless its XML states no size.
+0, 1, …. `assembly.image_ids` assigns image ids over the names in all splits. `difficult` is kept. An image is
+opened only if its XML states no usable size.
 """
 
 from __future__ import annotations

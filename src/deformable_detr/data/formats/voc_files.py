@@ -99,7 +99,8 @@ def find_home(root: Path) -> Home:
 def _homes(root: Path) -> list[Path]:
     """Return the folders with Annotations and ImageSets: the root, or folders such as VOC2007 below it.
 
-    If there are none, return the root if it is a data set without lists, and otherwise an empty list.
+    Folders such as VOC2007 may also be in the folder VOCdevkit of the root. If there are none, return the
+    root if it is a data set without lists, and otherwise an empty list.
     """
     if not root.is_dir():
         return []

@@ -15,8 +15,8 @@ from .assembly import read_annotation
 class Object:
     """An object of an XML file. Its name and corners are text.
 
-    `line` is the line of the element <object>, and `box_line` that of its <bndbox>, or also that of <object>
-    if there is no <bndbox>. `corners` maps the names xmin, ymin, xmax and ymax to their values.
+    `line` is the line of the element <object>, and `box_line` that of its <bndbox>, or that of <object> if
+    there is no <bndbox>. `corners` maps the names xmin, ymin, xmax and ymax to their values.
     """
 
     line: int
@@ -28,7 +28,7 @@ class Object:
 
 @dataclass
 class Annotation:
-    """The content of an XML file: <filename>, the elements of <size> by name, and the objects, as text."""
+    """The content of an XML file: the text of <filename> and of the elements of <size>, and the objects."""
 
     file_name: str = ""
     size: dict[str, str] = field(default_factory=dict)

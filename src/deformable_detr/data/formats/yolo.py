@@ -112,7 +112,11 @@ def read(root: Path, split: str) -> Split:
 
 
 def _listed(config: Config, split: str, files: Files, problems: list[Problem]) -> list[_Listed]:
-    """Return the images of a split without repeats; report repeated and missing ones in `problems`."""
+    """Return the images of a split without repeats; add a problem for each repeated or missing one.
+
+    Raises:
+        UserError: if a folder or list of the split does not exist, is outside the data set or cannot be read.
+    """
     found: dict[str, _Listed] = {}
     for entry in config.splits[split]:
         path = _entry(config, split, entry, files)
@@ -166,7 +170,7 @@ def _in_folder(config: Config, folder: str) -> Iterator[_Listed]:
 
 
 def _in_list(config: Config, file: str, files: Files, problems: list[Problem]) -> Iterator[_Listed]:
-    """Yield the existing images of a list, and report the others in `problems`.
+    """Yield the existing images of a list, and add a problem for each of the others.
 
     The lines of the list are paths: absolute ones, or relative to the list's folder or the data set's.
     """
@@ -207,10 +211,11 @@ def _label_file(item: _Listed, files: Files) -> str | None:
 
 
 def _labels_without_image(config: Config, split: str, files: Files, claimed: set[str]) -> list[Problem]:
-    """Return a problem for each label file without an image.
+    """Return a problem for each label file of a split without an image.
 
-    Entries of the split that are lists are not checked, because a list may omit images on purpose. Nor are
-    folders with images and labels side by side, because a text file next to images may be anything.
+    `claimed` are the paths of the label files that have an image. Entries of the split that are lists are not
+    checked, because a list may omit images on purpose. Neither are folders in which labels are next to the
+    images, because a text file there may be anything, nor files called classes.txt.
     """
     problems = []
     for entry in config.splits[split]:

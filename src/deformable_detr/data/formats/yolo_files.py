@@ -60,9 +60,10 @@ class Config:
 
 
 def find_files(root: Path) -> list[Path]:
-    """Return the files that may describe the data set; empty if there are none.
+    """Return the files that may describe the data set `root`; empty if there are none.
 
-    If one of them has a usual name, such as data.yaml, only that one is returned.
+    `root` is a folder, or itself such a file. If a file in the folder has a usual name, such as data.yaml,
+    only that one is returned.
 
     Raises:
         UserError: if a *.data file cannot be read.

@@ -31,8 +31,9 @@ _NOTES = {
 class Rows:
     """The rows of label files, collected as columns.
 
-    `places`: file and line of each row that is used. `problems`: the problems of the rows read so far.
-    `num_read`: the number of all rows, used or not, except blank ones.
+    `keypoints`: True if the file that describes the data set announces keypoints. `places`: file and line of
+    each row that is used. `problems`: the problems of the rows read so far. `num_read`: the number of all
+    rows, used or not, except blank ones.
     """
 
     def __init__(self, classes: ClassTable, keypoints: bool) -> None:
@@ -110,7 +111,7 @@ class Rows:
         return "polygon" if count % 2 == 0 else None
 
     def finish(self) -> list[Problem]:
-        """Return the problems of all rows; call this after the last file."""
+        """Return the problems and notes of all rows, after the last file has been read."""
         return self.problems + self._polygons.problems()
 
     def objects(self) -> RawObjects:
@@ -146,8 +147,9 @@ def _around(points: list[float], size: tuple[int, int]) -> tuple[float, float, f
 class _Polygons:
     """Statistics of the rows that were taken for polygons, to detect that they may be poses.
 
-    Segments differ in their number of points. Rows that all have the same number of points are probably poses
-    if the first four numbers of each row would form a box around all of its later points.
+    Segments differ in their number of points. Two or more rows that all have the same number of points, five
+    or more, are probably poses if the first four numbers of each row would form a box around all of its later
+    points.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The optimised replica of the model, which computes the same function; `predict` runs it on a CPU.
+"""The optimised replica of the model, which makes the same final predictions; `predict` runs it on a CPU.
 
 `optimise` (build.py) copies the model's parts and replaces those for which there is a faster version; unknown
 parts stay unchanged. The structure is still that of `DetectionModel.forward`:

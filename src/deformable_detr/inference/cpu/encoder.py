@@ -1,8 +1,8 @@
 """The deformable encoder, computed in chunks of tokens.
 
 In an encoder layer, only the values need all tokens. The rest, from the sampling offsets to the last norm, is
-independent for each token. Therefore a chunk passes through all these steps while it is in the cache, and the
-hidden layer of the feed-forward network (73 MB for a COCO picture) never exists as a whole.
+computed for each token independently. Therefore a chunk passes through all these steps while it is in the
+cache, and the hidden layer of the feed-forward network (73 MB for a COCO picture) never exists as a whole.
 
 Letters: B batch, S memory tokens, C channels, M heads, D = C/M channels per head, L levels, K points.
 """
@@ -58,8 +58,9 @@ class ChunkedEncoderLayer(nn.Module):
     def project_values(self, memory: LocatedMemory, buffer: Tensor | None) -> Tensor:
         """Return the values, (B, M, S, D), for B images, M heads, S tokens and D channels per head.
 
-        The values are written to `buffer`, or to a new tensor if it is None. The rows of each head are
-        contiguous, which is the fastest order for the operator.
+        The values are written to `buffer`, or to a new tensor if it is None. Those of tokens in the padding
+        are zeros. The rows of each head are contiguous, which is the fastest order for the operator
+        `fused_ms_deform_attn`.
         """
         B, S, C = memory.tokens.shape
         M = self.num_heads

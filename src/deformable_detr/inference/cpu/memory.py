@@ -38,7 +38,10 @@ class LocatedMemory(FeatureMemory):
 
 
 class LocatingModel(DetectionModel):
-    """A model that converts pixels to channels_last and `dtype`, and caches positions by picture size."""
+    """A model that converts pixels to channels_last and `dtype`, and caches positions by picture size.
+
+    Batches with padding are not cached.
+    """
 
     def __init__(self, *, dtype: torch.dtype, **parts: Any):
         super().__init__(**parts)

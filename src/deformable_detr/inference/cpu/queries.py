@@ -14,7 +14,7 @@ from .encoder import chunks
 
 
 class ComputedQueries(nn.Module):
-    """The result of `FixedQueries`, computed once, because it depends only on the weights."""
+    """The queries of a `FixedQueries` module, computed once, because they depend only on the weights."""
 
     def __init__(self, queries: FixedQueries):
         super().__init__()

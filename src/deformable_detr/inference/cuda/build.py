@@ -13,10 +13,11 @@ from ..convolutions import fastest_layout, fold_norms, in_layout, keep_sampling_
 
 
 class TypedModel(DetectionModel):
-    """A model whose backbone, neck and encoder hold their weights in `dtype`, with the pixels in `layout`.
+    """A model that converts the pixels to `dtype` and to the memory format `layout`.
 
-    Queries, decoder and heads, which do a small part of the work, keep their weights in float32. If `dtype`
-    is a 16-bit type, these parts compute under autocast, except for the choice of proposals.
+    Backbone, neck and encoder hold their weights in `dtype`; `optimise` converts them. Queries, decoder and
+    heads, which do a small part of the work, keep their weights in float32. If `dtype` is a 16-bit type,
+    queries, decoder and heads compute under autocast, except for the choice of proposals.
     """
 
     def __init__(self, *, dtype: torch.dtype, layout: torch.memory_format, **parts: Any):
@@ -28,6 +29,9 @@ class TypedModel(DetectionModel):
 
         If `dtype` is a 16-bit type, queries, decoder and heads run under autocast. The heads then receive the
         same number format as those of the plain model under autocast.
+
+        Raises:
+            ValueError: if the images have other shapes or types.
         """
         batch = ImageBatch.from_input(images)
         memory = self.encoder(self.embed(batch))

@@ -75,7 +75,7 @@ class Graphs:
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the function's result in new tensors, which no later call changes.
 
-        The inputs may be on the CPU.
+        The inputs may be on the CPU if `function` accepts such inputs.
         """
         with self._lock:
             shapes = tuple((tuple(each.shape), each.dtype) for each in inputs)

@@ -8,7 +8,7 @@ A file may come from anyone: metadata is parsed strictly, sizes are limited, no 
 
     model.py            ExportedModel, ExportedBackend, and the checks of every file and every output
     metadata.py         description and certificate as text
-    onnx_file.py openvino_file.py      the two formats
+    onnx_file.py, openvino_file.py     the two formats
 
 A .pt2 file is written for other programs and never read: docs/decisions/0008-pt2-is-written-not-read.md.
 """
@@ -29,7 +29,7 @@ __all__ = ["SUFFIXES", "ExportedBackend", "ExportedModel", "is_exported", "load"
 
 
 def is_exported(model: object) -> bool:
-    """Return True if `model` is a path with the suffix of an exported file, and not a folder."""
+    """Return True if `model` is a path with the suffix .onnx, .xml or .pt2, and not a folder."""
     return (
         isinstance(model, str | Path)
         and Path(model).suffix.lower() in SUFFIXES
@@ -48,8 +48,8 @@ def load(
 
     Raises:
         UserError: if there is no such file, it is a .pt2, it was not written by `deformable-detr export`, it
-            is damaged or larger than 2 GiB, its engine is not installed, `device` is not the CPU (or `auto`),
-            or `dtype` is not float32 (or None).
+            is damaged or larger than 2 GiB, the .bin of an .xml is missing, its engine is not installed,
+            `device` is not the CPU (or `auto`), or `dtype` is not float32 (or None).
     """
     path = Path(path).expanduser()
     if not path.is_file():

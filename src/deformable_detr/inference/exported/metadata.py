@@ -1,7 +1,8 @@
 """The metadata of an exported file: two JSON strings that the file contains in addition to its graph.
 
 `deformable_detr`: the description of the model, with versions (checkpoint/description.py).
-`deformable_detr_certificate`: the drift that was measured on a draft of the file (exporter/certificate.py).
+`deformable_detr_certificate`: the drift, which is the measured difference between the predictions of a draft
+of the file and those of the PyTorch model (exporter/certificate.py).
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class Metadata:
             path: the file's path in error messages.
 
         Raises:
-            UserError: if the description is missing, or a string is too long or not a result of `to_texts`.
+            UserError: if the description is missing or not a result of `to_texts`, or a string is too long or
+                not a JSON object.
         """
         if DESCRIPTION not in texts:
             raise UserError(

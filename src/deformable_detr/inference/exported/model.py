@@ -1,6 +1,6 @@
 """An opened exported file, and the code that all formats share.
 
-Letters: B batch; H, W height and width of the padded pictures; Q queries.
+Letters: B batch; H, W height and width of the padded pictures, h, w of one picture before padding; Q queries.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ MAX_BYTES = 2**31  # protobuf's limit, and ten times the size of a ResNet-101 mo
 class ExportedBackend(Backend):
     """A backend that runs the graph of a file, which maps pixels and a mask to logits and boxes (see `run`).
 
-    `candidates` is for `predict` and needs no PyTorch; `__call__` is for comparisons with PyTorch models.
+    `candidates` is for `predict`, and needs no PyTorch for the classification schemes of this package;
+    `__call__` is for comparisons with PyTorch models.
     """
 
     def __init__(self, path: Path, description: Description):
@@ -58,6 +59,7 @@ class ExportedBackend(Backend):
         """Return logits (B, Q, num_logits) and boxes (B, Q, 4) cxcywh of the Q queries for B pictures.
 
         `pixels` are (B, 3, H, W) float32, normalised and padded; `mask` is (B, H, W) bool, True = padding.
+        Boxes are fractions of the unpadded pictures.
 
         Raises:
             UserError: if the graph fails, or its result contradicts the metadata.
@@ -78,7 +80,7 @@ class ExportedBackend(Backend):
 
 
 def _padded(pictures: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pixels and the mask of `ImageBatch.from_images`, as arrays."""
+    """Pad pictures (3, h, w) like `ImageBatch.from_images`, and return the pixels and the mask as arrays."""
     H, W = (max(picture.shape[axis] for picture in pictures) for axis in (1, 2))
     pixels = np.zeros((len(pictures), 3, H, W), np.float32)
     mask = np.ones((len(pictures), H, W), bool)
@@ -139,7 +141,7 @@ def _blaming(path: Path, what: str) -> Iterator[None]:
     """Turn every error of an engine in the `with` block into a `UserError` with the message "PATH WHAT (…)".
 
     All exceptions are caught, because those of the engines have no common base class; therefore the block
-    should contain only calls into an engine.
+    should contain only calls into an engine. A `UserError` is raised again unchanged.
     """
     try:
         yield
@@ -151,7 +153,7 @@ def _blaming(path: Path, what: str) -> Iterator[None]:
 
 
 def reading(path: Path) -> Any:
-    """Return a context manager that turns every error into a `UserError` about a file that cannot be read."""
+    """Return a context manager that turns every error into a `UserError`: the file `path` cannot be read."""
     return _blaming(path, "cannot be read, it is damaged or was not written by `deformable-detr export`")
 
 

@@ -19,8 +19,8 @@ def replica_for_training(model: DetectionModel, device: torch.device, dtype: tor
 
     The parameters and buffers are those of `model`, not copies, so an update changes both. Save only `model`,
     because the parameters of the replica have other names. Predictions and gradients may differ in rounding.
-    If nothing can be replaced, `model` itself is returned: on a CPU, for example, with the paper's recipes,
-    in 16-bit types, and without the native library.
+    If nothing can be replaced, `model` itself is returned. On a CPU, this is the case for the paper's
+    recipes, for 16-bit types, and if the native library is missing.
 
     Args:
         model: the model that is trained.

@@ -1,6 +1,6 @@
 """Convolutions for training: norms are merged, and on a CPU depthwise convolutions have native kernels.
 
-Letters: B batch, C channels, H and W height and width of a map.
+Letter: C, the number of output channels of a convolution.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from ...ops.depthwise import depthwise_conv, depthwise_is_native
 def merge_norms(backbone: nn.Module) -> bool:
     """Merge the convolutions of `backbone` with the frozen norms after them, in place.
 
-    Convolutions whose padding `NormedConvolution` does not have keep their norms.
+    A merged norm is replaced by its activation, if it contains one. Convolutions whose padding
+    `NormedConvolution` does not support keep their norms.
 
     Returns:
         True if anything was merged.
@@ -41,7 +42,8 @@ def _pads_with_zeros(convolution: Any) -> bool:
 class NormedConvolution(nn.Module):
     """The function norm(convolution(x)) for a frozen norm, without the norm's own passes over the map.
 
-    norm(W x + b) = (scale · W) x + shift, with a scale and a shift per channel. The weight is scaled in each
+    For a convolution with the weight W and the bias b, norm(W x + b) = (scale · W) x + shift, with a scale
+    and a shift per channel. An activation that the norm contains is not applied. The weight is scaled in each
     forward pass, which takes little time, so W is still trained, and weights that are loaded later take
     effect. Under autocast, the map also stays in its 16-bit type, which the norm would leave.
     """
@@ -89,7 +91,7 @@ class NormedConvolution(nn.Module):
     def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """Return the scale (C,) and the shift (C,) of the norm, without the convolution's bias.
 
-        They are computed again if the norm's constants have been changed in place.
+        Both are stored, and computed again only if the norm's constants have been changed in place.
         """
         norm = self.norm
         constants = [norm.weight, norm.bias, norm.running_mean, norm.running_var]

@@ -37,7 +37,8 @@ class UnpaddedEncoder(Encoder):
     def suits(encoder: Encoder) -> bool:
         """Return whether an `UnpaddedEncoder` with the layers of `encoder` would compute the same tokens.
 
-        With dropout, it would not, because the masks would be drawn in another order.
+        With dropout, it would not, because the masks would be drawn in another order. For subclasses of
+        `Encoder` and `EncoderLayer`, and for other kinds of attention, the result is False too.
         """
         return type(encoder) is Encoder and all(
             type(layer) is EncoderLayer

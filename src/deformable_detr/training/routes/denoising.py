@@ -31,7 +31,10 @@ BOX_NOISE = 1.0  # the largest shift of an edge with little noise, relative to h
 
 
 class Denoising(Route):
-    """Queries whose content is a learned vector of their noisy label, and whose reference is a noisy box.
+    """A pass of queries that are built from the objects, with noise, through the decoder.
+
+    The content of a query is a learned vector of its noisy label, and its reference is a noisy box. The model
+    must have two stages (`ProposalQueries`).
 
     Args:
         num_classes: the number of classes.
@@ -101,9 +104,9 @@ class Slots:
 
     @classmethod
     def of(cls, counts: Sequence[int], num_queries: int) -> Slots:
-        """Return the slots for images with `counts` objects.
+        """Return the slots for images with these numbers of objects (`counts`).
 
-        They have as many groups as `num_queries` queries with little noise allow, but at least one.
+        There are as many groups as `num_queries` queries with little noise allow, but at least one.
         """
         M = max(1, *counts)
         B, G = len(counts), max(1, num_queries // M)
@@ -118,7 +121,7 @@ class Slots:
     def filled(self, targets: Sequence[Target]) -> tuple[Tensor, Tensor]:
         """Return the labels (B, G, 2, M) and the boxes (B, G, 2, M, 4) cxcywh of the slots, without noise.
 
-        Empty slots have the label 0 and a box at the centre of the image.
+        Empty slots have the label 0 and a box at the centre of the image, half as wide and high as the image.
         """
         B, twice_M = self.empty.shape
         M = twice_M // 2

@@ -24,7 +24,7 @@ NUM_TOKENS = 10
 
 
 class Instruction(nn.Module):
-    """The tokens of one layer and the norm that replaces the layer's own after self-attention."""
+    """The tokens of one decoder layer, and the norm that replaces the layer's norm after self-attention."""
 
     def __init__(self, dim: int):
         super().__init__()

@@ -31,9 +31,10 @@ class Route(nn.Module, ABC):
     def forward(
         self, model: DetectionModel, memory: FeatureMemory, queries: Queries, targets: Sequence[Target]
     ) -> list[Stage]:
-        """Return a stage, with predictions and targets, for each layer that has losses.
+        """Return a stage, with predictions and targets, for each layer that has losses, the last layer first.
 
         Args:
+            model: the model whose decoder is used.
             memory: the encoder's output.
             queries: the queries of the model's own pass.
             targets: one target per image.
