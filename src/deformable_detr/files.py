@@ -213,7 +213,7 @@ def check_readable(path: Path) -> None:
 
     Libraries such as safetensors report an unreadable file as missing.
     """
-    if path.is_fifo():  # opening it would wait for a writer
+    if is_pipe(path):
         raise UserError(f"{path} is a pipe, not a file: replace it.")
     try:
         with path.open("rb"):
@@ -222,6 +222,17 @@ def check_readable(path: Path) -> None:
         raise UserError(f"{path} may not be read by this user: change its permissions.") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}).") from error
+
+
+def is_pipe(path: Path) -> bool:
+    """Return True if `path` is a named pipe, which waits for a writer if it is opened.
+
+    The result is False if the path cannot be examined, for example because its name is too long.
+    """
+    try:
+        return path.is_fifo()
+    except OSError:
+        return False
 
 
 def remove_abandoned(folder: Path) -> None:

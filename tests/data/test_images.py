@@ -327,6 +327,8 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
         open_image(tmp_path, max_pixels=LIMIT)
     with pytest.raises(UserError, match="cannot be opened"):
         open_image("a\0b.jpg", max_pixels=LIMIT)
+    with pytest.raises(UserError, match="cannot be opened"):
+        open_image("a" * 300 + ".jpg", max_pixels=LIMIT)
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(UserError, match="is a pipe, not an image file"):
         open_image(tmp_path / "pipe.jpg", max_pixels=LIMIT)

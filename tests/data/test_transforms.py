@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from torchvision.transforms import v2
 
 from deformable_detr.config import Augmentation, DataConfig
-from deformable_detr.data.preprocessing import resized_size
+from deformable_detr.data.preprocessing import input_size, resized_size
 from deformable_detr.data.transforms import evaluation_transform, training_transform
 
 # small pictures, pixels as they are: mean 0 and std 1
@@ -77,6 +77,37 @@ def test_resized_size_keeps_to_the_limit_but_for_rounding(height: int, width: in
     assert min(new) >= 1
     assert max(new) <= 1333 + aspect / 2 + 1
     assert resized_size((width, height), short, 1333) == new[::-1]
+
+
+@pytest.mark.parametrize(
+    ("size", "short", "multiple", "expected"),
+    [
+        ((480, 640), None, 1, (320, 426)),
+        ((480, 640), None, 32, (320, 416)),  # 426 is 13.3 multiples
+        ((480, 640), 256, 32, (256, 352)),  # 341 is 10.7 multiples
+        ((480, 640), 112, 32, (128, 160)),  # 3.5 multiples are rounded up
+        ((640, 480), 256, 32, (352, 256)),
+        ((430, 1764), None, 32, (128, 544)),  # limited: 133 x 544
+        ((10, 3000), None, 32, (32, 608)),  # a strip: 2 x 600
+    ],
+)
+def test_input_size_by_hand(
+    size: tuple[int, int], short: int | None, multiple: int, expected: tuple[int, int]
+) -> None:
+    config = DataConfig(image_size=320, max_size=544, size_multiple=multiple)
+    assert input_size(size, config, short) == expected
+
+
+@pytest.mark.parametrize("augmentation", ["light", "paper", "none"])
+def test_training_rounds_the_sides_too(augmentation: Augmentation) -> None:
+    config = DataConfig(
+        image_size=96, train_sizes=(64, 96), max_size=200, size_multiple=32, augmentation=augmentation
+    )
+    boxes, labels = torch.tensor([[10.0, 20.0, 110.0, 90.0]]), torch.tensor([0])
+    picture = Image.fromarray(np.zeros((111, 157, 3), np.uint8))
+    for seed in range(8):
+        pixels, *_ = training_transform(config)(picture, boxes, labels, np.random.default_rng(seed))
+        assert pixels.shape[1] % 32 == pixels.shape[2] % 32 == 0
 
 
 def test_evaluation_resizes_like_torchvision_on_pictures_and_normalises() -> None:

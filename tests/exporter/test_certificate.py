@@ -84,6 +84,20 @@ def test_what_is_not_a_number_is_over_any_bound(detector: Detector) -> None:
     assert len(complaints(drift, None, replace(FLOAT32, box=1e9, score=1e9), "fp32")) == 2
 
 
+def test_what_is_not_a_number_is_not_forgotten(detector: Detector) -> None:
+    """Only the first picture's output is not a number; those of later pictures are equal."""
+
+    class Once(Canned):
+        def __call__(self, batch: ImageBatch) -> Predictions:
+            found = super().__call__(batch)
+            return replace(found, logits=found.logits * float("nan")) if len(self.seen) == 1 else found
+
+    drift, _ = measure(detector, Once(), Canned(), PICTURES)
+    assert math.isnan(drift.logit)
+    assert drift.worst["logit"] == "a"
+    assert len(complaints(drift, None, FLOAT32, "fp32")) == 1
+
+
 def test_int8_looks_at_the_boxes_of_confident_queries(detector: Detector) -> None:
     unsure = int(Canned().logits[0].amax(-1).argmin())
     drift, _ = measure(detector, Canned(box=0.25, query=unsure), Canned(), PICTURES)

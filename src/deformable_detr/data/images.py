@@ -31,6 +31,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ..errors import UserError
+from ..files import is_pipe
 from .remote_folder import RemoteFile
 
 # Raster formats that Pillow decodes itself. EPS is not among them, because it would run Ghostscript; neither
@@ -317,7 +318,7 @@ def _pillow_limit(max_pixels: int | None) -> Iterator[None]:
 def _open_file(name: str) -> IO[bytes]:
     if os.path.isdir(name):
         raise UserError(f"{name} is a folder, not an image file: name one of the pictures in it.")
-    if Path(name).is_fifo():  # opening it would wait for a writer
+    if is_pipe(Path(name)):
         raise UserError(f"{name} is a pipe, not an image file: save the picture in a file first.")
     try:
         return Path(name).open("rb")

@@ -6,6 +6,7 @@ Letters: B batch size; H, W height and width of the picture as the model sees it
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -128,7 +129,7 @@ def measure(
         if detector.config.two_stage:
             actual = _in_the_order_of(expected, actual, detector.classification)
         for output, value in _differences(expected, actual, detector.classification).items():
-            if not value <= largest[output]:  # NaN counts as the maximum
+            if value > largest[output] or math.isnan(value):  # NaN counts as the maximum, and stays it
                 largest[output] = value
                 worst[output] = name
     return Drift(**largest, worst=worst), shapes

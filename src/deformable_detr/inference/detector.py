@@ -150,8 +150,9 @@ class Detector:
             UserError: if this detector comes from an exported file, or the folder holds other files or cannot
                 be written.
         """
+        folder = Path(folder).expanduser()
         checkpoints.save(folder, self.checkpoint)
-        return Path(folder)
+        return folder
 
     def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the (h, w) to which a picture of `size` (H, W) is resized for the model."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -110,6 +111,19 @@ class Standardised(torch.nn.Conv2d):
 def test_unusual_convolutions_keep_their_norms(convolution: torch.nn.Module) -> None:
     assert not merge_norms(torch.nn.Sequential(convolution, FrozenBatchNorm2d(4)))
     assert merge_norms(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), FrozenBatchNorm2d(4)))
+
+
+def test_a_trained_bias_has_its_gradient() -> None:
+    """The native kernels of depthwise convolutions compute none."""
+    convolution = torch.nn.Conv2d(8, 8, 5, padding=2, groups=8)
+    plain = torch.nn.Sequential(convolution, FrozenBatchNorm2d(8))
+    merged = copy.deepcopy(plain)
+    assert merge_norms(merged)
+    pixels = torch.randn(2, 8, 9, 11)
+    expected, found = (
+        torch.autograd.grad(each(pixels).sin().sum(), [*each.parameters()]) for each in (plain, merged)
+    )
+    torch.testing.assert_close(found, expected)
 
 
 def test_the_norms_constants_may_change_afterwards() -> None:

@@ -56,6 +56,7 @@ class NormedConvolution(nn.Module):
         # For 3x3 kernels with a stride, PyTorch's gradient is faster on large maps.
         self.is_native = (
             is_depthwise(convolution)
+            and convolution.bias is None  # the kernels have no gradient for it
             and convolution.stride[0] == convolution.stride[1]
             and convolution.dilation == (1, 1)
             and (convolution.kernel_size[0] >= 5 or convolution.stride == (1, 1))
