@@ -82,6 +82,13 @@ def test_preprocessing_for_transformers(tmp_path: Path, monkeypatch: pytest.Monk
     assert tuple(processor.image_mean) == (0.5, 0.4, 0.3)
 
 
+def test_sizes_that_transformers_does_not_round_are_refused(tmp_path: Path) -> None:
+    save(tmp_path / "native", replace(random_checkpoint(smallest_detr()), data=DataConfig(size_multiple=32)))
+    with pytest.raises(UserError, match=r"data\.size_multiple=32 cannot be written for transformers"):
+        convert(tmp_path / "native", tmp_path / "out", "transformers")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", ["detr", "single_scale_dc5"])
 def test_to_the_authors_and_back(name: str, tmp_path: Path) -> None:
     """More variants in test_checkpoint_authors.py."""

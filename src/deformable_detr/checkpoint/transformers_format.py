@@ -262,10 +262,15 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a new folder for transformers' `from_pretrained`.
 
     Raises:
-        UserError: if transformers has no such model (the message names the field), or the folder cannot be
-            written.
+        UserError: if transformers has no such model or does not resize pictures in this way (the message
+            names the field), or the folder cannot be written.
     """
     family = check_expressible(checkpoint.config)
+    if checkpoint.data.size_multiple != 1:
+        raise UserError(
+            f"data.size_multiple={checkpoint.data.size_multiple} cannot be written for {PROJECT}, which does "
+            "not round the sides of pictures: such a model can only be kept in the native format."
+        )
     state = checkpoint.model.state_dict()
     tensors = to_theirs(state, NAMINGS[family].correspondences(checkpoint.config, state))
     with replacing(folder) as draft:

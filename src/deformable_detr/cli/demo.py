@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SUMMARY = "draw data, train, evaluate and predict offline, in a few minutes"
 IMAGE_SIZE = (120, 160)
 TRAIN_IMAGES, VAL_IMAGES, SHOWN_IMAGES = 400, 60, 12
-EPOCHS = 6
+EPOCHS = 7
 
 
 def add_arguments(parser: Parser) -> None:
