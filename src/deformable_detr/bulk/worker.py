@@ -33,7 +33,9 @@ class Worker:
         self._finder = job.finder(detector)
 
     def __call__(self, shard: Any) -> Part:
-        """Return the part of a shard.
+        """Detect objects in the pictures of a shard, and return the results as a `Part`, one output file.
+
+        A picture that cannot be read is recorded there with the reason.
 
         Raises:
             UserError: if a source has disappeared, or the model's output is not finite.

@@ -1,4 +1,5 @@
-"""Read and write checkpoints of Hugging Face transformers (`deformable_detr`, `detr`) without this library.
+"""Read and write checkpoints of Hugging Face transformers (`deformable_detr`, `detr`) without
+importing transformers.
 
 The checkpoints are folders with `config.json` and weights. transformers_names.py lists the tensors' names.
 """

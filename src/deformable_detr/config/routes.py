@@ -1,4 +1,4 @@
-"""The settings of routes, which are used only in training."""
+"""The settings of routes: further passes through the decoder that are used only in training."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def generate(
         train, val: the numbers of pictures, at least 1 each.
         image_size: the height and the width of the pictures in pixels, at least 64 each.
         seed: the seed of everything that is random in the pictures.
-        small_objects: whether most objects are small, and there are more of them.
+        small_objects: True to draw more objects per picture, most of them small.
 
     Raises:
         UserError: if `root` is a file, is not empty or cannot be written, or if a number of pictures or

@@ -174,9 +174,9 @@ def read_thumbnail(
     """Return the whole picture as a grey float32 array of `size` (H, W), with values from 0 to 255.
 
     The picture is rotated as in `open_image`, and `annotated_size` and `max_pixels` have the same meaning as
-    there. A JPEG is decoded at a reduced scale, down to an eighth of each side, as long as both sides have at
-    least four times as many pixels as the longer side of `size`. This takes a fraction of the time of
-    `open_image`. The whole file is read in any case, so broken files are noticed.
+    there. A JPEG is decoded at a half, a quarter or an eighth of each side, the smallest of these at which
+    both decoded sides have at least four times as many pixels as the longer side of `size`. This takes a
+    fraction of the time of `open_image`. The whole file is read in any case, so broken files are noticed.
 
     Raises:
         UserError: if the file is missing, a folder, a pipe, not an image or broken, or if the picture is too

@@ -129,8 +129,8 @@ def export(
         output: an .onnx file, an .xml file (OpenVINO, which adds a .bin file), or a .pt2 file (torch.export).
         to: the format: `onnx`, `openvino` or `torch`, which must match the suffix of `output`.
         operator: the way in which deformable attention samples. `grid_sample` uses a standard operator.
-            `gather` uses only arithmetic, for engines whose GridSample is missing or wrong. `native` (for
-            torch only) uses this package's operator, which must be installed where the file runs. None means
+            `gather` uses indexing and arithmetic, for engines whose GridSample is missing or wrong. `native`
+            (for torch only) uses this package's operator, which must be installed where the file runs. None means
             `native` for torch, otherwise `grid_sample`.
         precision: `fp32`, or `int8` (for the convolutions of backbone and neck), which needs `calibration`
             and is not available for torch.

@@ -94,8 +94,8 @@ class Selection:
     def __call__(self, detections: Detections) -> Detections:
         """Return those of `detections` that are selected, with boxes clipped to their picture.
 
-        Every prediction that is shown to a user passes through this method. `evaluate` measures unclipped
-        boxes, as the paper's authors do.
+        The detections of `predict`, `serve` and `explain` pass through this method. `evaluate` and the report
+        use unclipped boxes, as the paper's authors do.
 
         Raises:
             UserError: if a score or a box is not finite.

@@ -130,8 +130,8 @@ class Accuracy:
     Attributes:
         summary: COCO's twelve numbers, by name.
         classes: the measurements for each class of the data that has a name, by class index.
-        objects: all objects of the split, with crowds.
-        detections: all detections, also those below the minimum scores.
+        objects: all objects of the split, including crowd regions.
+        detections: all detections, including those below the minimum scores.
         loose, tight: the matches at an IoU of 0.5 and of 0.75.
         thresholds: the threshold curve over all classes.
         cut: the minimum scores that the report uses.

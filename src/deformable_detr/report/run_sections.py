@@ -75,7 +75,7 @@ def _routes(history: History) -> list[str]:
 
 
 def _term_figures(history: History, x: Axis, suffix: str, title: str) -> list[Figure]:
-    """Return the figure of the losses `class`, `box` and `giou` plus `suffix`, as a list of one.
+    """Return a list of one figure: the losses that the log calls `class`, `box` and `giou`, with `suffix`.
 
     The list is empty if the log has none of these losses.
     """

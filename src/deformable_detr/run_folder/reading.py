@@ -130,10 +130,10 @@ class Change:
 
 
 def changes_from_recipe(config: RunConfig) -> list[Change]:
-    """List the settings that differ from the recipe's, except for the data's number of classes.
+    """List the settings that differ from the recipe's, except `model.num_classes`, which the data determine.
 
     Raises:
-        UserError: if there is no recipe of the name in `config`.
+        UserError: if there is no recipe with the name `config.recipe`.
     """
     of_run, of_recipe = _flat(to_dict(config)), _flat(to_dict(recipe_of(config.recipe)))
     return [

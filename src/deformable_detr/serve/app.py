@@ -63,8 +63,8 @@ def create_app(
 ) -> Server:
     """Return an ASGI application that serves a detector: `uvicorn.run(create_app(detector))`.
 
-    The model is warmed up when the ASGI server starts the application; until then, requests are refused
-    with 503.
+    The model is warmed up in the background after the ASGI server has started the application. Until this is
+    finished, requests that need the model are refused with 503; health checks and pages are answered.
 
     Args:
         detector: the detector to serve.

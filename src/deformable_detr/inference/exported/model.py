@@ -153,7 +153,7 @@ def _blaming(path: Path, what: str) -> Iterator[None]:
 
 
 def reading(path: Path) -> Any:
-    """Return a context manager that turns every error into a `UserError`: the file `path` cannot be read."""
+    """Return a context manager that turns every error into a `UserError` that names the file `path`."""
     return _blaming(path, "cannot be read, it is damaged or was not written by `deformable-detr export`")
 
 

@@ -45,7 +45,7 @@ class NormedConvolution(nn.Module):
     For a convolution with the weight W and the bias b, norm(W x + b) = (scale · W) x + shift, with a scale
     and a shift per channel. An activation that the norm contains is not applied. The weight is scaled in each
     forward pass, which takes little time, so W is still trained, and weights that are loaded later take
-    effect. Under autocast, the map also stays in its 16-bit type, which the norm would leave.
+    effect. Under autocast, the map also keeps its 16-bit type, whereas the norm would convert it to float32.
     """
 
     def __init__(self, convolution: Any, norm: Any):
