@@ -130,8 +130,8 @@ def export(
         to: the format: `onnx`, `openvino` or `torch`, which must match the suffix of `output`.
         operator: the way in which deformable attention samples. `grid_sample` uses a standard operator.
             `gather` uses indexing and arithmetic, for engines whose GridSample is missing or wrong. `native`
-            (for torch only) uses this package's operator, which must be installed where the file runs. None means
-            `native` for torch, otherwise `grid_sample`.
+            (for torch only) uses this package's operator, which must be installed where the file runs. None
+            means `native` for torch, otherwise `grid_sample`.
         precision: `fp32`, or `int8` (for the convolutions of backbone and neck), which needs `calibration`
             and is not available for torch.
         images: the pictures, folders or globs on which the models are compared. The default is pictures of

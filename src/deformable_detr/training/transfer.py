@@ -58,7 +58,7 @@ def _sentence(names: tuple[str, ...], what: str) -> str:
 
 @torch.no_grad()
 def transfer(source: Checkpoint, target: Checkpoint) -> Transfer:
-    """Copy the weights of `source` into `target.model`, in place, and return what was copied and what was left.
+    """Copy the weights of `source` into `target.model`, in place, and return an account of it.
 
     If the two models have different classification schemes, no rows of their class heads are copied.
 
