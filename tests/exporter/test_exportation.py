@@ -46,7 +46,8 @@ CLASSES = ClassTable(("circle", "square", "triangle", "star", "ring", "cross"), 
 def detector() -> Detector:
     config = tiny_config(num_classes=6, num_levels=1, decoder_layers=1)
     checkpoint = random_checkpoint(config.model, CLASSES)
-    return Detector.of(replace(checkpoint, data=config.data, recipe=config.recipe), "cpu")
+    data = replace(config.data, size_multiple=32)
+    return Detector.of(replace(checkpoint, data=data, recipe=config.recipe), "cpu")
 
 
 @pytest.fixture(scope="module")
