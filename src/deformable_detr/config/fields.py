@@ -286,9 +286,9 @@ class TrainConfig:
     )
     fit_to_data: bool = setting(
         False,
-        "Adapt the settings that still have the recipe's values to the data: at least 500 updates, a warm-up "
+        "Adapt the settings that still have the recipe's values to the data: at least 700 updates, a warm-up "
         "of at most a tenth of them, 1.5 times as many queries as the fullest image has objects, and larger "
-        "images if half of the objects would be smaller than 24 pixels. The log says what changed.",
+        "images if half of the objects, or of a common class, would be small. The log says what changed.",
     )
     balance: bool = setting(
         False,

@@ -244,8 +244,8 @@ def deformable_detr_lite() -> RunConfig:
             nms_iou=0.7,
         ),
         data=DataConfig(
-            image_size=320,
-            max_size=544,
+            image_size=352,
+            max_size=600,
             train_sizes=(256, 288, 320, 352),
             size_multiple=32,
             augmentation="light",
@@ -253,7 +253,7 @@ def deformable_detr_lite() -> RunConfig:
             std=(0.5, 0.5, 0.5),
         ),
         train=TrainConfig(
-            epochs=40,
+            epochs=24,
             fit_to_data=True,
             batch_size=4,
             lr=1e-3,
@@ -263,7 +263,7 @@ def deformable_detr_lite() -> RunConfig:
             lr_batch_size=4,
             schedule="cosine",
             lr_drop_epochs=(),
-            warmup_steps=200,
+            warmup_steps=100,
             ema_decay=0.998,
             evaluate_every=4,
             look_forward_twice=True,

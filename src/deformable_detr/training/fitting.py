@@ -1,7 +1,7 @@
 """Adaptation of a run to its data (`train.fit_to_data`): length, warm-up, queries and picture size.
 
 A recipe's epochs, warm-up, queries and picture size suit data sets of the usual kind. With sixteen pictures,
-the lite recipe's 40 epochs are 160 updates, fewer than the 200 of its warm-up. Its 100 queries cannot find
+the lite recipe's 24 epochs are 96 updates, fewer than the 100 of its warm-up. Its 100 queries cannot find
 the 300 objects of a crowded picture, and cars in an aerial photograph are smaller than two cells of the
 finest feature map. Only values that are still the recipe's are adapted, so each of them can be set by hand.
 """
@@ -13,17 +13,20 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..config import RECIPES, RunConfig
+from ..config import RECIPES, DataConfig, RunConfig
 from ..data.loading import steps_per_epoch
 from ..data.records import Split
 from ..inspection.sizes import sizes_of
 
-MINIMUM_UPDATES = 500
+MINIMUM_UPDATES = 700
 WARM_UP_SHARE = 0.1  # the maximum, as a fraction of the updates
 QUERIES_PER_OBJECT = 1.5  # for the fullest picture, with a margin for fuller ones and for duplicates
 QUERY_STEP, MAXIMUM_QUERIES = 50, 900
-OBJECT_SIDE = 24  # the minimum median side of the objects in pixels: three cells of stride 8
-SIZE_STEP, MAXIMUM_ENLARGEMENT = 32, 2
+# The minimum median side in pixels, and the maximum factor for it: of all objects, and of a common class.
+OBJECT_SIDE, MAXIMUM_ENLARGEMENT = 27, 2.0
+CLASS_SIDE, CLASS_ENLARGEMENT = 34, 1.2
+COMMON_CLASS = 0.05  # the minimum share of the objects
+SIZE_STEP = 32
 _SIZES = ("image_size", "max_size", "train_sizes")
 
 
@@ -94,12 +97,11 @@ def _with_queries(config: RunConfig, split: Split) -> tuple[RunConfig, list[str]
 
 
 def _with_picture_size(config: RunConfig, split: Split) -> tuple[RunConfig, list[str]]:
-    """Raise the picture size if half of the objects would be smaller than OBJECT_SIDE at the recipe's size.
+    """Raise the picture size if many objects would be small at the recipe's size (see `_enlargement`).
 
-    The new short side is a multiple of SIZE_STEP. Up to rounding, it is at most MAXIMUM_ENLARGEMENT times the
-    recipe's and at most the median of the pictures' short sides, because larger pictures show no more detail.
-    The maximum long side and the sizes for training grow by the same factor. Nothing changes if any of these
-    sizes was set by hand.
+    The new short side is a multiple of SIZE_STEP. Up to rounding, it is at most the median of the pictures'
+    short sides, because larger pictures show no more detail. The maximum long side and the sizes for training
+    grow by the same factor. Nothing changes if any of these sizes was set by hand.
 
     Returns:
         The configuration, and a list with a line for the log, which is empty if the size did not change.
@@ -107,13 +109,9 @@ def _with_picture_size(config: RunConfig, split: Split) -> tuple[RunConfig, list
     usual, data = RECIPES[config.recipe]().data, config.data
     if any(getattr(data, name) != getattr(usual, name) for name in _SIZES):
         return config, []
-    sides = sizes_of(split.images, usual)
-    if not len(sides):
-        return config, []
-    median = float(np.median(sides))
+    factor, reason = _enlargement(split, usual)
     own_size = float(np.median([min(image.size) for image in split.images]))
-    wanted = min(usual.image_size * OBJECT_SIDE / max(median, 1), usual.image_size * MAXIMUM_ENLARGEMENT)
-    image_size = _to_step(min(wanted, own_size))
+    image_size = _to_step(min(usual.image_size * factor, own_size))
     if image_size <= usual.image_size:
         return config, []
     factor = image_size / usual.image_size
@@ -125,10 +123,31 @@ def _with_picture_size(config: RunConfig, split: Split) -> tuple[RunConfig, list
     )
     line = (
         f"fitted to the data: pictures of {image_size} pixels (short side) instead of {usual.image_size}, "
-        f"because half of the objects would be smaller than {median:.0f} pixels (--data.image_size sets "
-        "another size)"
+        f"because {reason} (--data.image_size sets another size)"
     )
     return replace(config, data=data), [line]
+
+
+def _enlargement(split: Split, data: DataConfig) -> tuple[float, str]:
+    """Return the factor by which pictures should be larger than `data` makes them, and the reason.
+
+    The factor brings the median side of all objects to OBJECT_SIDE, or that of a common class to CLASS_SIDE,
+    whichever is larger, within their maxima. It is less than 1 if all objects are larger.
+    """
+    sides = sizes_of(split.images, data)
+    if not len(sides):
+        return 1.0, "there are no objects"
+    labels = np.concatenate([image.labels[~image.crowd] for image in split.images])
+    found = [(OBJECT_SIDE, MAXIMUM_ENLARGEMENT, "objects", float(np.median(sides)))]
+    for label in np.unique(labels):
+        of_class = sides[labels == label]
+        if len(of_class) >= COMMON_CLASS * len(sides):
+            name = f"objects of the class {split.classes.name(int(label))}"
+            found.append((CLASS_SIDE, CLASS_ENLARGEMENT, name, float(np.median(of_class))))
+    factor, what, median = max(
+        (min(side / max(median, 1), maximum), what, median) for side, maximum, what, median in found
+    )
+    return factor, f"half of the {what} would have at most {median:.0f} pixels"
 
 
 def _to_step(pixels: float) -> int:
