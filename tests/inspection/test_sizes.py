@@ -71,8 +71,8 @@ def test_quantiles_and_bins() -> None:
 def test_the_recipe_decides(tmp_path: Path) -> None:
     write_coco(tmp_path, coco_content({"a.jpg": [("cat", (0.0, 0.0, 12.0, 12.0))] * 1}))
     lite, full = inspect(tmp_path), inspect(tmp_path, "deformable_detr_r50")
-    # 48 x 64 pixels become 320 x 416 (13 times 32) and 800 x 1066
-    assert lite.splits[0].sizes.quantiles[0] == pytest.approx(12 * (320 / 48 * 416 / 64) ** 0.5)
+    # 48 x 64 pixels become 352 x 480 (15 times 32) and 800 x 1066
+    assert lite.splits[0].sizes.quantiles[0] == pytest.approx(12 * (352 / 48 * 480 / 64) ** 0.5)
     assert full.splits[0].sizes.quantiles[0] == pytest.approx(12 * 800 / 48, rel=0.01)
     config = recipe("deformable_detr_lite")
     small = replace(config, model=replace(config.model, num_queries=7))
