@@ -175,3 +175,14 @@ def test_a_run_says_and_saves_what_was_fitted_and_counts_empty_pictures(
     assert "117 epochs instead of 24" in said  # of six updates each
     saved = read_config(tmp_path / "run" / "config.yaml", RunConfig())
     assert (saved.train.epochs, saved.train.warmup_steps) == (117, 71)
+
+
+def test_names_in_the_first_lines_are_shown_as_they_are(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A class may be called `[/x]`, which is not markup, and control characters do not reach the terminal."""
+    monkeypatch.setattr("deformable_detr.training.run.opening_lines", lambda run: ["the class [/x]\x1b[31m"])
+    train(tiny_data, tiny_config(max_steps=1), tmp_path / "run")
+    said = capsys.readouterr().out
+    assert "the class [/x]\\x1b[31m" in said
+    assert "\x1b[31m" not in said

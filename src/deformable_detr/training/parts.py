@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.text import Text
 from torch import nn
 
 from .. import checkpoint as checkpoints
@@ -28,6 +29,7 @@ from ..models import DetectionModel
 from ..models.activation_checkpointing import checkpoint_activations
 from ..models.relu6 import keep_only_results_of_relu6
 from ..run_folder.names import CHECKPOINTS, FEATURE_CACHE, STATE_FILE
+from ..words import printable
 from .feature_cache import CacheLimits, FeatureCache
 from .fitting import fit_to_data
 from .learner import Learner
@@ -171,7 +173,7 @@ def build_parts(
     start = _untrained(config, train_split, pretrained=not resume and init_from is None)
     if init_from is not None and not resume:
         for sentence in transfer(checkpoints.load(init_from), start).sentences():
-            console.print(sentence, highlight=False)
+            console.print(Text(printable(sentence)))
     criterion = SetCriterion(build_classification(config.model, settings.loss), settings.loss)
     routes = build_routes(config, start.model, criterion)
     state = _prepare(start, routes, config, processes.device, dtype)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 import yaml
 from rich.console import Console
+from rich.text import Text
 
 from ..config import RunConfig, override, read_config, to_dict
 from ..data.loading import lost_workers_as_user_errors
@@ -28,6 +29,7 @@ from ..run_folder.lock import locked
 from ..run_folder.log import TrainingLog, note_start
 from ..run_folder.names import BEST, LAST, RUN_CONFIG_FILE, STATE_FILE
 from ..system.allocator import release_free_memory
+from ..words import printable
 from .choice import choice_line
 from .finish import finish
 from .messages import opening_lines
@@ -124,8 +126,8 @@ def _resumes(output: Path, resume: bool | Literal["auto"]) -> bool:
 
 
 def _train(run: Parts) -> Detector:
-    for line in opening_lines(run):
-        run.console.print(line, highlight=False, soft_wrap=True)
+    for line in opening_lines(run):  # which may contain names from the data
+        run.console.print(Text(printable(line)), soft_wrap=True)
     _open_folder(run)
     with (
         TrainingLog(
