@@ -37,8 +37,8 @@ from deformable_detr.cli.messages import PROGRAM
 from deformable_detr.cli.settings import changes
 from deformable_detr.config import override, recipe
 from deformable_detr.data.scenes import CLASS_NAMES
-from deformable_detr.inference.detector import new_checkpoint
-from deformable_detr.structures import ClassTable
+from deformable_detr.detections import ClassTable
+from deformable_detr.inference.loading import new_checkpoint
 from tests.support.made_runs import make_run
 from tests.support.small_models import random_checkpoint, smallest_detr
 from tests.support.tiny import tiny_config

@@ -39,9 +39,10 @@ from deformable_detr.config import ModelConfig, RunConfig
 from deformable_detr.config import recipe as recipe_of
 from deformable_detr.errors import UserError
 from deformable_detr.inference.backend import Backend
-from deformable_detr.inference.detector import Detector, new_checkpoint
+from deformable_detr.inference.detector import Detector
 from deformable_detr.inference.devices import cpu_has_bfloat16
 from deformable_detr.inference.exported.model import engine
+from deformable_detr.inference.loading import new_checkpoint
 from deformable_detr.inference.torch_backends import RunnerBackend, TorchBackend
 from deformable_detr.structures import ImageBatch
 from deformable_detr.system.allocator import keep_large_buffers

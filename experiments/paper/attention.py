@@ -39,7 +39,8 @@ from deformable_detr.data.formats import read_split
 from deformable_detr.data.loading import Samples, steps_per_epoch
 from deformable_detr.errors import UserError
 from deformable_detr.files import write_json
-from deformable_detr.inference.detector import Detector, load
+from deformable_detr.inference.detector import Detector
+from deformable_detr.inference.loading import load
 from deformable_detr.inference.recording import DenseLayer, LayerRecord, record
 from deformable_detr.loss import SetCriterion
 from deformable_detr.models.encoder import token_centres

@@ -30,6 +30,7 @@ from deformable_detr.checkpoint import Checkpoint
 from deformable_detr.config import RunConfig, TrainConfig, to_dict
 from deformable_detr.data.formats import read_split
 from deformable_detr.data.loading import MicroBatch, steps_per_epoch, training_loader
+from deformable_detr.detections import ClassTable
 from deformable_detr.errors import NonFiniteError, UserError
 from deformable_detr.evaluation import evaluate
 from deformable_detr.files import DAMAGED_FILE_ERRORS, replacing, write_text
@@ -40,7 +41,7 @@ from deformable_detr.models import DetectionModel
 from deformable_detr.models.backbone import Backbone, build_backbone
 from deformable_detr.run_folder.log import TrainingLog, note_start
 from deformable_detr.run_folder.names import RUN_CONFIG_FILE, STATE_FILE
-from deformable_detr.structures import ClassTable, DetectorOutput, ImageBatch, Predictions, Target
+from deformable_detr.structures import DetectorOutput, ImageBatch, Predictions, Target
 from deformable_detr.training.optimisation import batch_size_factor, learning_rate_factor
 from deformable_detr.training.settings import describe_data
 from deformable_detr.words import one_line

@@ -18,7 +18,7 @@ import numpy as np
 from deformable_detr.cli.options import Parser
 from deformable_detr.errors import UserError
 from deformable_detr.explain.gradient import TERMS, Gradients, draw_gradients, gradients
-from deformable_detr.inference.detector import load
+from deformable_detr.inference.loading import load
 
 from .one_picture import add_picture_arguments, pictures_of, write_figures
 

@@ -20,7 +20,8 @@ import numpy as np
 from deformable_detr.cli.options import Parser
 from deformable_detr.errors import UserError
 from deformable_detr.explain import draw
-from deformable_detr.inference.detector import Detector, load
+from deformable_detr.inference.detector import Detector
+from deformable_detr.inference.loading import load
 from deformable_detr.inference.pictures import Picture
 from deformable_detr.inference.trace import Explanation
 

@@ -17,11 +17,12 @@ from torch import nn
 
 from deformable_detr.config import RunConfig, override, read_config, recipe
 from deformable_detr.data.records import Split
+from deformable_detr.detections import ClassTable
 from deformable_detr.errors import UserError
-from deformable_detr.inference.detector import Detector, new_checkpoint
+from deformable_detr.inference.detector import Detector
+from deformable_detr.inference.loading import new_checkpoint
 from deformable_detr.run_folder.names import METRICS_FILE, RUN_CONFIG_FILE, STATE_FILE
 from deformable_detr.run_folder.reading import read_metrics, read_starts
-from deformable_detr.structures import ClassTable
 from deformable_detr.training import train
 
 from .flops import Size, mean_multiply_adds, model_without_numbers

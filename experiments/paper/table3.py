@@ -23,12 +23,13 @@ import yaml
 from deformable_detr.cli.options import Parser
 from deformable_detr.config import RunConfig, to_dict
 from deformable_detr.data.formats import read_split
+from deformable_detr.detections import ClassTable
 from deformable_detr.evaluation import evaluate
 from deformable_detr.files import write_text
-from deformable_detr.inference.detector import Detector, load
+from deformable_detr.inference.detector import Detector
+from deformable_detr.inference.loading import load
 from deformable_detr.inference.tta import augmented, views_of
 from deformable_detr.run_folder.names import CHECKPOINTS, LAST, METRICS_FILE, RUN_CONFIG_FILE
-from deformable_detr.structures import ClassTable
 
 from . import published
 from .flops import Size

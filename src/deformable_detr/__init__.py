@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import ops
+    from .detections import Detections
     from .errors import UserError
     from .evaluation import evaluate
     from .exporter import export
-    from .inference.detector import Detector, create, load
-    from .structures import Detections
+    from .inference.detector import Detector
+    from .inference.loading import create, load
     from .training.run import train
 
     __version__: str
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
 __all__ = ["Detections", "Detector", "UserError", "create", "evaluate", "export", "load", "ops", "train"]
 
 _HOMES = {
-    "Detections": "structures",
+    "Detections": "detections",
     "Detector": "inference.detector",
     "UserError": "errors",
-    "create": "inference.detector",
+    "create": "inference.loading",
     "evaluate": "evaluation",
     "export": "exporter",
-    "load": "inference.detector",
+    "load": "inference.loading",
     "train": "training",
 }
 

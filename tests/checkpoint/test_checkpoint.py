@@ -15,8 +15,8 @@ from deformable_detr import checkpoint as checkpoints
 from deformable_detr.checkpoint import Checkpoint, class_table_for, load, save
 from deformable_detr.checkpoint.contents import closest_recipe
 from deformable_detr.config import RECIPES, BackboneConfig, DataConfig, recipe
+from deformable_detr.detections import ClassTable
 from deformable_detr.errors import UserError
-from deformable_detr.structures import ClassTable
 from tests.support.small_models import (
     assert_same_weights,
     random_checkpoint,

@@ -17,9 +17,9 @@ from deformable_detr.checkpoint import Checkpoint, authors, class_table_for, loa
 from deformable_detr.checkpoint.correspondence import to_ours, to_theirs
 from deformable_detr.checkpoint.families import family_of, resnet_of
 from deformable_detr.config import TORCHVISION_RESNETS, BackboneConfig, ModelConfig, recipe
+from deformable_detr.detections import ClassTable
 from deformable_detr.errors import UserError
 from deformable_detr.models import build_model
-from deformable_detr.structures import ClassTable
 from tests.support.small_models import (
     assert_same_weights,
     random_checkpoint,

@@ -14,8 +14,8 @@ from torch import nn
 from deformable_detr.checkpoint import Checkpoint, load, save
 from deformable_detr.checkpoint.convert import convert
 from deformable_detr.config import BackboneConfig, DataConfig, ModelConfig, recipe
+from deformable_detr.detections import ClassTable
 from deformable_detr.errors import UserError
-from deformable_detr.structures import ClassTable
 from tests.support.foreign_models import small_transformers_model, unequal_images
 from tests.support.small_models import (
     assert_same_weights,

@@ -16,8 +16,8 @@ from deformable_detr.checkpoint.contents import empty_model, load_state
 from deformable_detr.checkpoint.description import Description
 from deformable_detr.checkpoint.native import read_safetensors
 from deformable_detr.config import BackboneConfig
+from deformable_detr.detections import ClassTable
 from deformable_detr.errors import UserError
-from deformable_detr.structures import ClassTable
 from tests.support.small_models import smallest_detr
 
 HEAD = {"class_embed.0.weight": torch.zeros(91, 4)}

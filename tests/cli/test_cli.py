@@ -23,6 +23,7 @@ import deformable_detr as dd
 from deformable_detr.cli import doctor
 from deformable_detr.cli.main import COMMANDS, main, parser_of
 from deformable_detr.config import RunConfig, from_dict, settings_of, to_dict
+from deformable_detr.detections import ClassTable
 from deformable_detr.errors import (
     ExportRefusedError,
     NonFiniteError,
@@ -31,9 +32,9 @@ from deformable_detr.errors import (
 )
 from deformable_detr.evaluation.average_precision import COCO_METRICS
 from deformable_detr.exporter.certificate import FLOAT32, INT8
-from deformable_detr.inference.detector import Detector, new_checkpoint
+from deformable_detr.inference.detector import Detector
+from deformable_detr.inference.loading import new_checkpoint
 from deformable_detr.inspection import Forecast
-from deformable_detr.structures import ClassTable
 from deformable_detr.training import forecast as forecast_module
 from tests.support.forecasts import MEASURED
 from tests.support.tiny import tiny_config

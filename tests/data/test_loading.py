@@ -34,8 +34,8 @@ from deformable_detr.data.loading import (
     training_loader,
 )
 from deformable_detr.data.records import ImageRecord, Split
+from deformable_detr.detections import ClassTable
 from deformable_detr.errors import UserError
-from deformable_detr.structures import ClassTable
 from tests.support.paths import data_set
 
 CONFIG = DataConfig(

@@ -23,6 +23,7 @@ from torch import Tensor
 from deformable_detr.config import DataConfig
 from deformable_detr.data.formats import read_split
 from deformable_detr.data.records import ImageRecord, Split
+from deformable_detr.detections import ClassTable, Detections
 from deformable_detr.errors import UserError
 from deformable_detr.evaluation import (
     collect_detections,
@@ -37,7 +38,6 @@ from deformable_detr.evaluation.average_precision import (
     coco_average_precision,
     voc_average_precision,
 )
-from deformable_detr.structures import ClassTable, Detections
 from tests.support.paths import data_set
 
 COLOURS = ("red", "green", "blue")

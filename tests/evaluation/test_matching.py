@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from deformable_detr.data.formats import read_split
 from deformable_detr.data.records import ImageRecord, Split
+from deformable_detr.detections import ClassTable
 from deformable_detr.evaluation import ground_truth_of
 from deformable_detr.evaluation.average_precision import coco_average_precision
 from deformable_detr.evaluation.matching import LOOSE, Objects, ScoredBoxes, confusion, match
 from deformable_detr.evaluation.thresholds import threshold_curve
 from deformable_detr.report.measures import class_curves
-from deformable_detr.structures import ClassTable
 from tests.support.paths import data_set
 
 CLASSES = ClassTable(("b", "a", "c"), (2, 0, 90))

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from deformable_detr.checkpoint import Decision
 from deformable_detr.cli.main import main
 from deformable_detr.data.records import ImageRecord, Split
+from deformable_detr.detections import ClassTable
 from deformable_detr.errors import UserError
 from deformable_detr.evaluation import choose_thresholds, decision_lines, evaluate
 from deformable_detr.evaluation.thresholds import THRESHOLDS, ThresholdCurve, check_rule, threshold_curve
-from deformable_detr.inference.detector import Detector, load
-from deformable_detr.structures import ClassTable
+from deformable_detr.inference.detector import Detector
+from deformable_detr.inference.loading import load
 from tests.support.tiny import tiny_config
 
 MODEL = ClassTable((None, "dog", "cat", "emu"), (0, 1, 2, 3))

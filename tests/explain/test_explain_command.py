@@ -16,9 +16,10 @@ from deformable_detr.cli import main
 from deformable_detr.cli.demo import demo_config
 from deformable_detr.data.drawn import generate
 from deformable_detr.data.formats import read_split
+from deformable_detr.detections import ClassTable
 from deformable_detr.explain.missed import missed_objects
-from deformable_detr.inference.detector import Detector, new_checkpoint
-from deformable_detr.structures import ClassTable
+from deformable_detr.inference.detector import Detector
+from deformable_detr.inference.loading import new_checkpoint
 from deformable_detr.training.run import train
 from tests.support.tiny import tiny_config
 

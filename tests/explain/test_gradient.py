@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 
 from deformable_detr.config import RunConfig
+from deformable_detr.detections import ClassTable
 from deformable_detr.explain.gradient import TERMS, draw_gradients, gradients, terms_of
-from deformable_detr.inference.detector import Detector, new_checkpoint
+from deformable_detr.inference.detector import Detector
+from deformable_detr.inference.loading import new_checkpoint
 from deformable_detr.inference.tta import augmented
-from deformable_detr.structures import ClassTable
 from tests.support.small_models import randomise
 from tests.support.tiny import as_detr, tiny_config
 

@@ -11,6 +11,7 @@ import torch
 
 from deformable_detr.classification import SigmoidFocal, SoftmaxWithNoObject
 from deformable_detr.data.formats import read_split
+from deformable_detr.detections import ClassTable
 from deformable_detr.errors import UserError
 from deformable_detr.explain.missed import (
     Claims,
@@ -21,11 +22,12 @@ from deformable_detr.explain.missed import (
     missed_objects,
     verdicts,
 )
-from deformable_detr.inference.detector import Detector, new_checkpoint
+from deformable_detr.inference.detector import Detector
+from deformable_detr.inference.loading import new_checkpoint
 from deformable_detr.inference.selection import Selection
 from deformable_detr.inference.trace import QueryTraces, SamplingPoints, Trace
 from deformable_detr.inference.tta import augmented
-from deformable_detr.structures import ClassTable, Predictions
+from deformable_detr.structures import Predictions
 from tests.support.tiny import tiny_config
 
 OBJECT = [100.0, 100.0, 140.0, 140.0]

@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from deformable_detr.config import RunConfig
+from deformable_detr.detections import ClassTable
 from deformable_detr.explain.page import explanation_page, page
-from deformable_detr.inference.detector import Detector, new_checkpoint
-from deformable_detr.structures import ClassTable
+from deformable_detr.inference.detector import Detector
+from deformable_detr.inference.loading import new_checkpoint
 from tests.support.html_elements import NestedElements
 from tests.support.small_models import randomise
 from tests.support.tiny import as_detr, tiny_config

@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from deformable_detr.detections import ClassTable
 from deformable_detr.exporter.certificate import FLOAT32, INT8, CheckedPicture, complaints, measure
 from deformable_detr.inference.backend import Backend
 from deformable_detr.inference.detector import Detector
-from deformable_detr.structures import ClassTable, ImageBatch, Predictions
+from deformable_detr.structures import ImageBatch, Predictions
 from tests.support.small_models import random_checkpoint
 from tests.support.tiny import tiny_config
 

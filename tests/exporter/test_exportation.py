@@ -24,6 +24,7 @@ import deformable_detr as dd
 from deformable_detr import ops
 from deformable_detr.cli import main
 from deformable_detr.data.drawn import generate
+from deformable_detr.detections import ClassTable
 from deformable_detr.errors import ExportRefusedError, UserError
 from deformable_detr.exporter import exportation
 from deformable_detr.exporter.formats import OnnxDraft, TorchDraft
@@ -31,7 +32,7 @@ from deformable_detr.inference.detector import Detector
 from deformable_detr.inference.exported import load
 from deformable_detr.inference.exported.metadata import CERTIFICATE, Metadata
 from deformable_detr.inference.tta import augmented
-from deformable_detr.structures import ClassTable, ImageBatch
+from deformable_detr.structures import ImageBatch
 from tests.support.matching import assert_same_detections
 from tests.support.small_models import random_checkpoint
 from tests.support.tiny import tiny_config

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 import deformable_detr as dd
+from deformable_detr.detections import Detections
 from deformable_detr.inference.backend import Backend
 from deformable_detr.inference.detector import Detector
 from deformable_detr.inference.pictures import read_picture
 from deformable_detr.prediction import predict_tiled
 from deformable_detr.prediction.tiling import Tiling
-from deformable_detr.structures import Detections, ImageBatch, Predictions
+from deformable_detr.structures import ImageBatch, Predictions
 from tests.support.serving import form, picture, png, running, tiny_detector
 
 

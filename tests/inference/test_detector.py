@@ -16,16 +16,12 @@ from torch import nn
 
 import deformable_detr as dd
 from deformable_detr.config import RECIPES, DataConfig, recipe
+from deformable_detr.detections import ClassTable, Detections
 from deformable_detr.errors import UserError
 from deformable_detr.inference.backend import Backend
-from deformable_detr.inference.detector import Detector, equal_shape_batches, new_checkpoint
-from deformable_detr.structures import (
-    ClassTable,
-    Detections,
-    DetectorOutput,
-    ImageBatch,
-    Predictions,
-)
+from deformable_detr.inference.detector import Detector, equal_shape_batches
+from deformable_detr.inference.loading import new_checkpoint
+from deformable_detr.structures import DetectorOutput, ImageBatch, Predictions
 from tests.support.tiny import tiny_config
 
 

@@ -8,8 +8,8 @@ import torch
 from torchvision.ops import batched_nms
 
 from deformable_detr.classification import SigmoidFocal, SoftmaxWithNoObject
+from deformable_detr.detections import ClassTable
 from deformable_detr.inference.postprocess import detections_of_queries, postprocess, unsuppressed
-from deformable_detr.structures import ClassTable
 
 CLASSES = ClassTable(("cat", "dog"), (7, 3))
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from deformable_detr.checkpoint import Decision
+from deformable_detr.detections import ClassTable, Detections
 from deformable_detr.errors import UserError
 from deformable_detr.inference.selection import Selection
-from deformable_detr.structures import ClassTable, Detections
 
 TABLE = ClassTable(("car", "bus", None, "person"), (1, 2, 3, 4))
 

@@ -12,10 +12,12 @@ from PIL import Image
 
 from deformable_detr.checkpoint import Decision
 from deformable_detr.config import ModelConfig
+from deformable_detr.detections import ClassTable
 from deformable_detr.errors import UserError
-from deformable_detr.inference.detector import Detector, new_checkpoint
+from deformable_detr.inference.detector import Detector
+from deformable_detr.inference.loading import new_checkpoint
 from deformable_detr.inference.trace import AttentionMaps, SamplingPoints
-from deformable_detr.structures import ClassTable, ImageBatch
+from deformable_detr.structures import ImageBatch
 from tests.support.matching import assert_same_detections
 from tests.support.small_models import randomise
 from tests.support.tiny import as_detr, tiny_config

@@ -8,9 +8,10 @@ from matplotlib.collections import PathCollection
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from deformable_detr.inference.detector import Detector, new_checkpoint
+from deformable_detr.detections import ClassTable
+from deformable_detr.inference.detector import Detector
+from deformable_detr.inference.loading import new_checkpoint
 from deformable_detr.inference.trace_drawing import BOX_COLOUR, PROPOSAL_COLOUR, draw, grid, title, zoom
-from deformable_detr.structures import ClassTable
 from tests.support.small_models import randomise
 from tests.support.tiny import as_detr, tiny_config
 

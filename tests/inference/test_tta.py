@@ -17,11 +17,13 @@ from PIL import Image, ImageDraw
 
 from deformable_detr.cli import main
 from deformable_detr.data.scenes import CLASS_NAMES
+from deformable_detr.detections import ClassTable, Detections
 from deformable_detr.errors import UserError
 from deformable_detr.evaluation import evaluate
-from deformable_detr.inference.detector import Backend, Detector, load, new_checkpoint
+from deformable_detr.inference.detector import Backend, Detector
+from deformable_detr.inference.loading import load, new_checkpoint
 from deformable_detr.inference.tta import SCALES, MergedViews, View, augmented, merge, views_of
-from deformable_detr.structures import ClassTable, Detections, ImageBatch, Predictions
+from deformable_detr.structures import ImageBatch, Predictions
 from tests.support.matching import assert_same_detections
 from tests.support.small_models import randomise
 from tests.support.tiny import tiny_config

@@ -18,12 +18,13 @@ import pytest
 
 from deformable_detr.config import RunConfig
 from deformable_detr.data.formats import read_split
+from deformable_detr.detections import ClassTable
 from deformable_detr.evaluation import collect_detections
 from deformable_detr.explain import page as explain
-from deformable_detr.inference.detector import Detector, new_checkpoint
+from deformable_detr.inference.detector import Detector
+from deformable_detr.inference.loading import new_checkpoint
 from deformable_detr.inspection import inspect, inspection_page
 from deformable_detr.report import report_text
-from deformable_detr.structures import ClassTable
 from tests.support.small_models import randomise
 from tests.support.tiny import as_detr, changed_data, tiny_config
 

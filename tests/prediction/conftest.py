@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deformable_detr.inference.detector import Detector, new_checkpoint
-from deformable_detr.structures import ClassTable
+from deformable_detr.detections import ClassTable
+from deformable_detr.inference.detector import Detector
+from deformable_detr.inference.loading import new_checkpoint
 from tests.support.tiny import tiny_config
 
 

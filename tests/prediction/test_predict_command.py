@@ -151,7 +151,7 @@ def test_json_lines_through_pipes(detector: Detector, tmp_path: Path) -> None:
         {"image": base64.b64encode(picture.read_bytes()).decode(), "id": 3},
     ]
     code = (
-        "import sys; from deformable_detr import cli; from deformable_detr.inference import detector as d\n"
+        "import sys; from deformable_detr import cli; from deformable_detr.inference import loading as d\n"
         "load = d.load\n"
         "d.load = lambda *a, **k: (print('a library prints'), load(*a, **k))[1]\n"
         f"sys.exit(cli.main(['predict', {str(model)!r}, '-', '--threshold', '0', '--max-detections', '3']))"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deformable_detr.detections import Detections
 from deformable_detr.errors import PredictionInterrupted, UserError
 from deformable_detr.inference.detector import Detector
 from deformable_detr.prediction import (
@@ -20,7 +21,6 @@ from deformable_detr.prediction import (
     pictures,
     predict,
 )
-from deformable_detr.structures import Detections
 from tests.support.scenes import SquareFinder, squares, write
 
 

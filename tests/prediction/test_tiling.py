@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from deformable_detr.detections import Detections
 from deformable_detr.errors import UserError
 from deformable_detr.prediction import Tiling, predict, predict_tiled
 from deformable_detr.prediction.tiling import is_cut, merge_parts
-from deformable_detr.structures import Detections
 from tests.support.scenes import SquareFinder, squares
 
 TILING = Tiling()

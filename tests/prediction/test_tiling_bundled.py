@@ -11,7 +11,8 @@ from PIL import Image
 
 from deformable_detr.data.drawn import generate
 from deformable_detr.errors import UserError
-from deformable_detr.inference.detector import Detector, load
+from deformable_detr.inference.detector import Detector
+from deformable_detr.inference.loading import load
 from deformable_detr.prediction import predict_tiled
 
 ROWS = COLUMNS = 6

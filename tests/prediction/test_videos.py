@@ -16,6 +16,7 @@ import av
 import numpy as np
 import pytest
 
+from deformable_detr.detections import Detections
 from deformable_detr.errors import PredictionInterrupted, UserError
 from deformable_detr.inference.selection import Selection
 from deformable_detr.prediction import (
@@ -27,7 +28,6 @@ from deformable_detr.prediction import (
 from deformable_detr.prediction.finding import WholePictures
 from deformable_detr.prediction.frames import Frame, FrameSource
 from deformable_detr.prediction.outputs import row_file
-from deformable_detr.structures import Detections
 from tests.support.scenes import SquareFinder, moving_squares, squares, write, write_video
 
 FRAMES = 14

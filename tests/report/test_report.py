@@ -15,10 +15,12 @@ import torch
 
 from deformable_detr.cli.main import COMMANDS, main
 from deformable_detr.data.formats import read_split
+from deformable_detr.detections import ClassTable
 from deformable_detr.errors import UserError
 from deformable_detr.evaluation import collect_detections, evaluate, ground_truth_of
 from deformable_detr.evaluation.average_precision import coco_average_precision
-from deformable_detr.inference.detector import Detector, load, new_checkpoint
+from deformable_detr.inference.detector import Detector
+from deformable_detr.inference.loading import load, new_checkpoint
 from deformable_detr.inference.tta import augmented
 from deformable_detr.report import report_text, write_report
 from deformable_detr.report.accuracy import Cut, Mistake, measure, mistakes
@@ -26,7 +28,6 @@ from deformable_detr.report.accuracy_sections import MAX_IN_MATRIX, fold
 from deformable_detr.report.pictures import spread, varied
 from deformable_detr.run_folder.names import REPORT_PAGE
 from deformable_detr.run_folder.reading import changes_from_recipe, read_history
-from deformable_detr.structures import ClassTable
 from deformable_detr.training import finish as training
 from deformable_detr.training.run import train
 from deformable_detr.words import percent

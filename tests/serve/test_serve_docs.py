@@ -14,13 +14,14 @@ import httpx
 import pytest
 from PIL import Image
 
-from deformable_detr.inference.detector import Detector, new_checkpoint
+from deformable_detr.detections import ClassTable
+from deformable_detr.inference.detector import Detector
+from deformable_detr.inference.loading import new_checkpoint
 from deformable_detr.serve import ServeSettings, create_app
 from deformable_detr.serve.gate import ROUTES
 from deformable_detr.serve.metrics import Metrics
 from deformable_detr.serve.refusals import STATUS
 from deformable_detr.serve.server import ServerProcess
-from deformable_detr.structures import ClassTable
 from tests.support.serving import in_a_thread, picture
 from tests.support.small_models import randomise
 from tests.support.tiny import tiny_config

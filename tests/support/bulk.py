@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from deformable_detr.checkpoint import save
-from deformable_detr.inference.detector import new_checkpoint
-from deformable_detr.structures import ClassTable
+from deformable_detr.detections import ClassTable
+from deformable_detr.inference.loading import new_checkpoint
 from tests.support.tiny import tiny_config
 
 SHAPES = [(40, 60), (60, 40), (48, 64)]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from deformable_detr.checkpoint import Description
+from deformable_detr.detections import ClassTable
 from deformable_detr.exporter.formats import OnnxDraft, OpenVinoDraft
 from deformable_detr.inference.exported.metadata import Metadata
-from deformable_detr.structures import ClassTable
 from tests.support.tiny import tiny_config
 
 CLASSES = ClassTable(("circle", "square"), (5, 3))

@@ -12,8 +12,9 @@ import scipy.ndimage
 from PIL import Image
 from torch import Tensor
 
-from deformable_detr.inference.detector import Detector, new_checkpoint
-from deformable_detr.structures import ClassTable, Detections
+from deformable_detr.detections import ClassTable, Detections
+from deformable_detr.inference.detector import Detector
+from deformable_detr.inference.loading import new_checkpoint
 from tests.support.tiny import tiny_config
 
 BACKGROUND = 60

@@ -17,10 +17,12 @@ import numpy as np
 from PIL import Image
 
 from deformable_detr.config import RunConfig
-from deformable_detr.inference.detector import Backend, Detector, new_checkpoint
+from deformable_detr.detections import ClassTable
+from deformable_detr.inference.detector import Backend, Detector
+from deformable_detr.inference.loading import new_checkpoint
 from deformable_detr.serve import Server, ServeSettings, create_app
 from deformable_detr.serve.server import ServerProcess
-from deformable_detr.structures import ClassTable, ImageBatch, Predictions
+from deformable_detr.structures import ImageBatch, Predictions
 from tests.support.small_models import randomise
 from tests.support.tiny import tiny_config
 

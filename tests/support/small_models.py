@@ -11,7 +11,7 @@ from torch import nn
 from deformable_detr.checkpoint import Checkpoint, class_table_for
 from deformable_detr.checkpoint.contents import closest_recipe, empty_model
 from deformable_detr.config import BackboneConfig, DataConfig, ModelConfig, recipe
-from deformable_detr.structures import ClassTable
+from deformable_detr.detections import ClassTable
 
 
 @torch.no_grad()

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from deformable_detr.checkpoint import Checkpoint
 from deformable_detr.config import RunConfig
+from deformable_detr.detections import ClassTable
 from deformable_detr.errors import UserError
-from deformable_detr.inference.detector import new_checkpoint
-from deformable_detr.structures import ClassTable
+from deformable_detr.inference.loading import new_checkpoint
 from deformable_detr.training.transfer import transfer
 from tests.support.tiny import as_detr, tiny_config
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..config import to_dict
+from ..detections import ClassTable
 from ..errors import UserError
 from ..files import replacing, write_json
 from ..inference.detector import Detector, check_options
@@ -19,7 +20,6 @@ from ..prediction.outputs import MADE_BY
 from ..prediction.tiling import Tiling
 from ..run_folder.lock import locked
 from ..run_folder.names import PREDICTION_LOCK_FILE
-from ..structures import ClassTable
 from ..system.threads import limited_threads
 from .job import Job
 from .libraries import library

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from ..errors import UserError
-from ..inference.detector import Detector, load
+from ..inference.detector import Detector
 from ..inference.exported import is_exported
+from ..inference.loading import load
 from ..inference.tta import augmented_as_requested
 from ..prediction.finding import Finder
 from ..prediction.tiling import Tiling, finder_for

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from ..detections import ClassTable, Detections
 from ..errors import UserError
 from ..files import read_json
-from ..structures import ClassTable, Detections
 from .libraries import library
 from .plan import MANIFEST_FILE
 

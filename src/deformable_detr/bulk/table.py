@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..structures import Detections
+from ..detections import Detections
 from .libraries import library
 from .plan import pictures_of
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from ..detections import Detections
 from ..errors import UserError
 from ..inference.detector import Detector
 from ..prediction.pictures import FoundPicture, find_in_pictures
-from ..structures import Detections
 from .job import Job, check_identity
 from .plan import Plan, pictures_of
 from .reading import SourceLostError, readers

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from ..config import BackboneConfig, DataConfig, ModelConfig
+from ..detections import ClassTable
 from ..errors import UserError
 from ..files import DAMAGED_FILE_ERRORS, check_readable, replacing
-from ..structures import ClassTable
 from .authors_classes import DATASET_FILE, check_ids, gather, spread
 from .authors_plus import CONTENT, has_content, is_detrex, without_training
 from .coco_classes import COCO_80, class_table_for

@@ -6,7 +6,7 @@ The names are the class table of the published checkpoints, which have one logit
 
 from __future__ import annotations
 
-from ..structures import ClassTable
+from ..detections import ClassTable
 
 # Indexed by id; None marks the eleven ids that COCO's annotations never use.
 COCO_NAMES_BY_ID: tuple[str | None, ...] = (

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..config import RECIPES, TORCHVISION_RESNETS, DataConfig, ModelConfig
+from ..detections import ClassTable
 from ..errors import UserError
 from ..models import DetectionModel, build_model
-from ..structures import ClassTable
 from .decision import Decision
 from .description import Description
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..config import RECIPES, DataConfig, ModelConfig, from_dict, to_dict
+from ..detections import ClassTable
 from ..errors import UserError
-from ..structures import ClassTable
 from ..system.machine import package_version
 from .decision import Decision
 

@@ -20,9 +20,9 @@ from ..config import (
     DataConfig,
     ModelConfig,
 )
+from ..detections import ClassTable
 from ..errors import UserError
 from ..files import read_json, replacing
-from ..structures import ClassTable
 from .authors import read_pickle
 from .coco_classes import class_table_for
 from .contents import (

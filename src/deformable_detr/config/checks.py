@@ -10,7 +10,7 @@ import types
 from typing import Any, Literal, Union, get_args, get_origin
 
 from ..errors import UserError
-from ..files import parse_yaml
+from ..yaml_documents import parse_yaml
 from .choices import is_added_choice
 from .settings import declarations, hints
 

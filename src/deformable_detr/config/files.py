@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import UserError
-from ..files import parse_yaml
 from ..words import one_line
+from ..yaml_documents import parse_yaml
 from .checks import as_hinted
 from .fields import RunConfig
 from .settings import hints

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..structures import ClassTable
+from ..detections import ClassTable
 from .remote_folder import RemoteFile
 
 

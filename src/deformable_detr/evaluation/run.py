@@ -38,12 +38,13 @@ from ..data.formats.splits import meaning
 from ..data.loading import open_annotated
 from ..data.records import ImageRecord, Split
 from ..data.remote_folder import RemoteFolder, remote_folder
+from ..detections import ClassTable, Detections, loose_name
 from ..errors import UserError
 from ..files import check_output_file, write_json
-from ..inference.detector import Detector, equal_shape_batches, load
+from ..inference.detector import Detector, equal_shape_batches
+from ..inference.loading import load
 from ..inference.tta import augmented_as_requested, tta_scales
 from ..progress import progress_bar
-from ..structures import ClassTable, Detections, loose_name
 from ..system.threads import ahead
 from ..words import listed, printable
 from .average_precision import (

@@ -17,8 +17,8 @@ import numpy as np
 from ..checkpoint import Decision
 from ..checkpoint.decision import Basis, Rule
 from ..data.records import Split
+from ..detections import ClassTable
 from ..errors import UserError
-from ..structures import ClassTable
 from .matching import LOOSE, Matches, Objects, ScoredBoxes, match
 
 THRESHOLDS = np.arange(1, 101) / 100

@@ -23,7 +23,8 @@ from ..data.records import ImageRecord, Split
 from ..errors import UserError
 from ..extras import import_extra
 from ..files import check_output_file, make_output_folder, replacing, write_json, write_text
-from ..inference.detector import Detector, load
+from ..inference.detector import Detector
+from ..inference.loading import load
 from ..inference.pictures import Picture
 from ..inference.selection import Selection
 from ..inference.trace_drawing import (

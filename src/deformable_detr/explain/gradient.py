@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..detections import Detections
 from ..inference.detector import Detector
 from ..inference.pictures import Picture, read_picture
 from ..inference.trace import Explanation
 from ..inference.trace_drawing import BOX_COLOUR, LUMA, draw_box, grid, title, zoom
-from ..structures import Detections, ImageBatch
+from ..structures import ImageBatch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

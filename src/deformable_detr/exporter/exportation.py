@@ -26,9 +26,10 @@ from ..data.scenes import draw_scene
 from ..errors import ExportRefusedError, UserError
 from ..evaluation import evaluate
 from ..files import check_output_file, replacing, write_json
-from ..inference.detector import Detector, load
+from ..inference.detector import Detector
 from ..inference.exported import ExportedModel
 from ..inference.exported.metadata import Metadata
+from ..inference.loading import load
 from ..inference.pictures import read_picture
 from ..inference.torch_backends import TorchBackend
 from ..models import copy_on_same_memory

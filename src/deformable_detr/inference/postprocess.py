@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..classification import ClassificationScheme, TopArrays, select_from_arrays
-from ..structures import ClassTable, Detections
+from ..detections import ClassTable, Detections
 
 if TYPE_CHECKING:
     from torch import Tensor

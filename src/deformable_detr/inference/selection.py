@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..checkpoint import Decision
+from ..detections import ClassTable, Detections
 from ..errors import UserError
-from ..structures import ClassTable, Detections
 from ..words import listed
 
 MAX_NAMES = 20  # maximum number of class names in an error message

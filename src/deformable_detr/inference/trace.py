@@ -21,10 +21,11 @@ from torch import Tensor
 
 from ..boxes import cxcywh_to_xyxy
 from ..classification import ClassificationScheme
+from ..detections import ClassTable, Detections
 from ..errors import UserError
 from ..extras import import_extra
 from ..models import DetectionModel
-from ..structures import ClassTable, Detections, ImageBatch, Predictions
+from ..structures import ImageBatch, Predictions
 from ..words import count
 from .postprocess import detections_of_queries
 from .recording import DenseLayer, LayerRecord, Recording, SampledLayer, record

@@ -24,8 +24,8 @@ from torchvision.ops import batched_nms, box_iou
 from torchvision.transforms.v2 import functional as F
 
 from ..data.transforms import evaluation_transform
+from ..detections import Detections
 from ..errors import UserError
-from ..structures import Detections
 from .detector import Detector, equal_shape_batches
 
 SCALES = (0.8, 1.0, 1.2)

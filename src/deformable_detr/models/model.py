@@ -13,14 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..boxes import coordinate_dtype
-from ..structures import (
-    DetectorOutput,
-    FeatureBatch,
-    FeatureMemory,
-    ImageBatch,
-    Queries,
-    SpatialShapes,
-)
+from ..structures import DetectorOutput, FeatureBatch, FeatureMemory, ImageBatch, Queries, SpatialShapes
 from .backbone import Backbone
 from .decoder import Decoder
 from .encoder import Encoder

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..errors import PredictionInterrupted, UserError
 from ..files import output_folder
-from ..inference.detector import Detector, check_options, load
+from ..inference.detector import Detector, check_options
+from ..inference.loading import load
 from ..inference.selection import Selection
 from .finding import Finder, with_views
 from .frames import open_source

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from ..detections import Detections
 from ..inference.detector import Detector
 from ..inference.selection import Selection
-from ..structures import Detections
 
 if TYPE_CHECKING:
     from torch import Tensor

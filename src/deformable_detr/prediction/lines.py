@@ -24,7 +24,8 @@ from typing import Any, BinaryIO
 
 from ..data.images import open_image
 from ..errors import UserError
-from ..inference.detector import Detector, check_options, load
+from ..inference.detector import Detector, check_options
+from ..inference.loading import load
 from .finding import with_views
 from .tiling import Tiling, finder_for
 

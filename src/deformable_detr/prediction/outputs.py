@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from ..detections import Detections
 from ..errors import UserError
 from ..files import replacing, write_json
 from ..inference.selection import Selection
-from ..structures import Detections
 
 PREDICTIONS_FILE = "predictions.json"
 PREDICTION_REPORT_FILE = "report.json"

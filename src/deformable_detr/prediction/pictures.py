@@ -15,11 +15,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..detections import Detections
 from ..drawing import encoded
 from ..errors import UserError
 from ..files import replacing
 from ..inference.pictures import read_picture
-from ..structures import Detections
 from ..system.threads import Behind, read_ahead
 from .finding import Finder, Prepared
 

@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
+from ..detections import Detections, import_supervision
 from ..errors import UserError
 from ..inference.detector import Detector, check_options
 from ..inference.pictures import Picture, read_picture
 from ..inference.selection import Selection
-from ..structures import Detections, import_supervision
 from .finding import Finder, Prepared, WholePictures
 
 SAME_OBJECT = 0.5  # IoU of whole boxes; if one is cut, the overlap as a share of the smaller box

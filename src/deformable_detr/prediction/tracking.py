@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..detections import Detections
 from ..extras import import_extra
 from ..inference.selection import Selection
-from ..structures import Detections
 
 FAINT = 0.5  # share of a class's threshold that suffices for a detection to continue a track
 _SURE, _UNSURE, _BETWEEN = 1.0, 0.5, 0.75  # two scores for the tracker, and its threshold between them

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..detections import Detections
 from ..errors import UserError
 from ..inference.detector import Detector, check_options
-from ..structures import Detections
 from ..system.threads import Behind, read_ahead
 from .finding import Finder, Prepared
 from .frames import Frame, FrameSource, VideoWriter, open_source, video_file

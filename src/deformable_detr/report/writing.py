@@ -17,7 +17,8 @@ from ..errors import UserError
 from ..evaluation import collect_detections, match_classes
 from ..extras import import_extra
 from ..files import check_output_file, write_text
-from ..inference.detector import Detector, load
+from ..inference.detector import Detector
+from ..inference.loading import load
 from ..run_folder.names import REPORT_PAGE
 from ..run_folder.reading import read_history
 from ..system.environment import environment

@@ -24,12 +24,12 @@ from PIL.Image import Image
 from torch import Tensor
 
 from ..data.images import open_image, read_header
+from ..detections import Detections
 from ..errors import UserError
 from ..explain.page import page_data
 from ..inference.detector import Detector
 from ..inference.selection import Selection
 from ..inference.trace import Explanation
-from ..structures import Detections
 from .metrics import Metrics
 from .refusals import Kind, Refusal
 from .settings import ServeSettings

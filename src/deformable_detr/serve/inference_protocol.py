@@ -28,7 +28,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from .. import __version__
-from ..structures import Detections
+from ..detections import Detections
 from .bodies import check_uncompressed, read_json_body, upload_of_base64
 from .engine import Engine, State, Upload
 from .refusals import Kind, Refusal

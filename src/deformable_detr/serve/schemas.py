@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from ..structures import Detections
+from ..detections import Detections
 from .engine import Upload
 from .refusals import MEANINGS, Kind
 

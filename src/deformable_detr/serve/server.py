@@ -14,7 +14,8 @@ from types import FrameType
 import uvicorn
 
 from ..errors import UserError
-from ..inference.detector import Detector, load
+from ..inference.detector import Detector
+from ..inference.loading import load
 from .app import Server, create_app
 from .connection import Connection
 from .settings import ServeSettings

@@ -23,7 +23,8 @@ from ..data.loading import MicroBatchKeys, Samples, steps_per_epoch, training_lo
 from ..data.records import Split
 from ..errors import UserError
 from ..inference.convolutions import fastest_layout
-from ..inference.detector import Detector, new_checkpoint
+from ..inference.detector import Detector
+from ..inference.loading import new_checkpoint
 from ..loss import SetCriterion
 from ..models import DetectionModel
 from ..models.activation_checkpointing import checkpoint_activations

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import Checkpoint
+from ..detections import loose_name
 from ..errors import UserError
-from ..structures import loose_name
 from ..words import listed
 
 CLASS_HEAD = ".class_head."

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from deformable_detr.config import BackboneConfig
-from deformable_detr.structures import Detections
+from deformable_detr.detections import Detections
 from experiments.benchmark import infer
 from experiments.benchmark.__main__ import main
 from experiments.benchmark.infer import Work, export_onnx, rival, rivals_of

@@ -13,10 +13,12 @@ import torch
 
 from deformable_detr.classification import build_classification
 from deformable_detr.config import RunConfig
-from deformable_detr.inference.detector import Detector, new_checkpoint
+from deformable_detr.detections import ClassTable
+from deformable_detr.inference.detector import Detector
+from deformable_detr.inference.loading import new_checkpoint
 from deformable_detr.inference.recording import DenseLayer, SampledLayer
 from deformable_detr.loss import SetCriterion
-from deformable_detr.structures import ClassTable, ImageBatch, Target
+from deformable_detr.structures import ImageBatch, Target
 from experiments.paper.__main__ import main
 from experiments.paper.attention import (
     _attention,

@@ -10,9 +10,10 @@ import pytest
 
 from deformable_detr.config import RunConfig
 from deformable_detr.data.scenes import CLASS_NAMES
+from deformable_detr.detections import ClassTable, Detections
 from deformable_detr.explain.gradient import TERMS, Gradients
-from deformable_detr.inference.detector import Detector, new_checkpoint
-from deformable_detr.structures import ClassTable, Detections
+from deformable_detr.inference.detector import Detector
+from deformable_detr.inference.loading import new_checkpoint
 from experiments.paper.__main__ import main
 from experiments.paper.figure5 import REGIONS, regions_of
 from experiments.paper.figure6 import explain_centres, looks_of

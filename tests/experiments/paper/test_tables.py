@@ -14,7 +14,7 @@ import torch
 from deformable_detr.config import RunConfig, recipe
 from deformable_detr.data.formats import read_split
 from deformable_detr.evaluation import evaluate
-from deformable_detr.inference.detector import load
+from deformable_detr.inference.loading import load
 from deformable_detr.run_folder.log import note_start
 from deformable_detr.training.settings import describe_data
 from experiments.paper import rows as rows_module

@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...detections import ClassTable
 from ...errors import UserError
-from ...structures import ClassTable
 from ..images import read_header
 from ..records import Problem, Split
 from ..remote_folder import RemoteFile, RemoteFolder

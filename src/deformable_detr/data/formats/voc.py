@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ...detections import ClassTable
 from ...errors import UserError
-from ...structures import ClassTable
 from ..images import read_header
 from ..records import Problem, Split
 from . import values

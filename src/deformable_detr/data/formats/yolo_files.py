@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...detections import ClassTable
 from ...errors import UserError
-from ...files import parse_yaml
-from ...structures import ClassTable
+from ...yaml_documents import parse_yaml
 from ..images import is_image
 from ..records import Problem
 from .assembly import read_annotation, read_lines

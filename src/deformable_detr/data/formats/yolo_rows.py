@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from ...structures import ClassTable
+from ...detections import ClassTable
 from ..records import Problem
 from .assembly import RawObjects
 
