@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .errors import UserError
 from .extras import import_extra
 from .words import count, listed, printable
 
@@ -235,6 +236,18 @@ class Detections:
             labels.append(f"{name} #{track} {score:.2f}" if tracked else f"{name} {score:.2f}")
             colours.append(track if tracked else int(label))
         return draw_boxes(picture, self.boxes_xyxy, labels, colours)
+
+
+def require_finite(scores: np.ndarray, boxes: np.ndarray, output: str = "the model's output") -> None:
+    """Raise a `UserError` if a score or a coordinate is not finite; `output` is the message's subject.
+
+    Comparisons with NaN are false, so that such a detection would vanish without a message.
+    """
+    if not (np.isfinite(scores).all() and np.isfinite(boxes).all()):
+        raise UserError(
+            f"{output} is not finite, so the model's weights are broken: use a checkpoint from before the "
+            "training diverged, or compute with --dtype fp32."
+        )
 
 
 def import_supervision(use: str) -> ModuleType:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,14 @@ def test_files_that_are_no_lists_are_refused(tmp_path: Path) -> None:
         list(list_pictures([str(tmp_path / "a.txt")]))
     with pytest.raises(UserError, match=r"nothere://x cannot be opened"):
         list(list_pictures(["nothere://x"]))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+@pytest.mark.parametrize("name", ["a.txt", "a.parquet"])
+def test_a_pipe_is_no_list(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)  # opening it would wait for a writer for ever
+    with pytest.raises(UserError, match="is a pipe"):
+        list(list_pictures([str(tmp_path / name)]))
 
 
 def test_a_stored_list_has_no_repeats_and_one_row_group_per_shard(tmp_path: Path) -> None:

@@ -216,6 +216,14 @@ def test_objects_are_judged_by_the_plain_model(tiny_data: Path) -> None:
     assert plain == views
 
 
+def test_weights_that_are_not_finite_are_refused(tiny_data: Path) -> None:
+    subject = detector(("star", "circle"))
+    with torch.no_grad():
+        next(subject.model.decoder.parameters()).fill_(torch.nan)
+    with pytest.raises(UserError, match="not finite"):
+        list(missed_objects(subject, read_split(tiny_data, "val"), subject.selection(0.3)))
+
+
 def test_data_of_other_classes_are_refused(tiny_data: Path) -> None:
     with pytest.raises(UserError, match="no class in common"):
         list(missed_objects(detector(("cat",)), read_split(tiny_data, "val"), chosen(0.5)))

@@ -197,6 +197,14 @@ def test_starts_of_a_run(tmp_path: Path) -> None:
         read_starts(tmp_path)
 
 
+def test_a_log_that_was_cut_off_within_a_character_is_continued(tmp_path: Path) -> None:
+    whole = b'{"kind": "train", "epoch": 0, "step": 0}\n'
+    (tmp_path / METRICS_FILE).write_bytes(whole + b'{"kind": "evaluation", "class": "caf\xc3')
+    with log_in(tmp_path):
+        pass
+    assert (tmp_path / METRICS_FILE).read_bytes() == whole
+
+
 @pytest.mark.parametrize(
     "row", [b"\xff\xfe", b'{"kind": "train"}', b'{"kind": "train", "epoch": 0, "step": "x"}']
 )

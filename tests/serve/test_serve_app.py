@@ -24,7 +24,7 @@ from PIL import Image
 from deformable_detr.checkpoint import Decision
 from deformable_detr.errors import UserError
 from deformable_detr.inference.detector import Detector
-from deformable_detr.serve import ServeSettings
+from deformable_detr.serve import ServeSettings, uploads
 from deformable_detr.serve import engine as engine_module
 from deformable_detr.serve import gate as gate_module
 from deformable_detr.serve.gate import SECURITY_HEADERS
@@ -267,7 +267,7 @@ async def test_a_bomb_is_refused_by_its_header(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("it was decoded")
 
-    monkeypatch.setattr(engine_module, "open_image", never)
+    monkeypatch.setattr(uploads, "open_image", never)
     answer = await client.post(DETECT, files=form(bomb(60_000, 60_000)))
     assert (answer.status_code, kind_of(answer)) == (413, "too_many_pixels")
     assert "60000 x 60000" in answer.json()["error"]["message"]

@@ -20,6 +20,7 @@ from ..data.formats.lookup import walk
 from ..data.images import is_image
 from ..data.remote import is_url, open_file_system
 from ..errors import UserError
+from ..files import check_readable
 from ..prediction.sources import Camera, as_source, fixed_folder, holds_drawings, is_video
 from ..words import one_line
 from .libraries import library
@@ -140,6 +141,8 @@ def _list_url(source: str) -> Iterator[Picture]:
 
 def _list_file(file: str) -> Iterator[Picture]:
     suffix = posixpath.splitext(file)[1].lower()
+    if suffix in (*LISTS, TABLE) and not is_url(file):
+        check_readable(Path(file))
     if suffix in LISTS:
         yield from _list_lines(file)
     elif suffix == TABLE:

@@ -36,8 +36,8 @@ def resized_size(size: tuple[int, int], short: int, max_size: int | None = None)
 def input_size(size: tuple[int, int], config: DataConfig, short: int | None = None) -> tuple[int, int]:
     """Return the model's input size (h, w) for a picture of `size` (H, W).
 
-    It is that of `resized_size`, with both sides rounded to the nearest multiple of `config.size_multiple`,
-    which is at least one multiple.
+    It is that of `resized_size`, with each side rounded to the nearest multiple of `config.size_multiple`,
+    but never to 0.
 
     Args:
         short: the length of the short side before rounding; None means `config.image_size`.

@@ -79,7 +79,7 @@ class ScoredBoxes:
 
     @classmethod
     def from_rows(cls, rows: Sequence[Mapping[str, Any]], split: Split) -> ScoredBoxes:
-        """Convert COCO results rows with the split's own ids (from `evaluation.collect_detections`).
+        """Convert COCO result rows with the split's own ids (from `evaluation.collect_detections`).
 
         Raises:
             KeyError: if a row names an image or category that the split lacks.

@@ -22,7 +22,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 import torch
 import torch.distributed
 from rich.console import Console
@@ -38,7 +37,7 @@ from ..data.formats.splits import meaning
 from ..data.loading import open_annotated
 from ..data.records import ImageRecord, Split
 from ..data.remote_folder import RemoteFolder, remote_folder
-from ..detections import ClassTable, Detections, loose_name
+from ..detections import ClassTable, Detections, loose_name, require_finite
 from ..errors import UserError
 from ..files import check_output_file, write_json
 from ..inference.detector import Detector, equal_shape_batches
@@ -312,19 +311,12 @@ def collect_detections(
             with torch.inference_mode():
                 found = detector.detect(pixels, [image.size for image in images], max_detections=most)
             for index, image, detections in zip(batch, images, found, strict=True):
-                _check_finite(detections, image)
+                output = f"the model's output for {image.file}"
+                require_finite(detections.scores, detections.boxes_xyxy, output)
                 rows[index] = _rows(detections.above(threshold), image, category_ids)
             bar.advance(task, len(batch))
     all_rows = {index: found for part in gathered(rows) for index, found in part.items()}
     return [row for index in sorted(all_rows) for row in all_rows[index]]
-
-
-def _check_finite(detections: Detections, image: ImageRecord) -> None:
-    if not (np.isfinite(detections.scores).all() and np.isfinite(detections.boxes_xyxy).all()):
-        raise UserError(
-            f"the model's output for {image.file} is not finite, so its weights are broken: use a checkpoint "
-            "from before the training diverged."
-        )
 
 
 def _rows(

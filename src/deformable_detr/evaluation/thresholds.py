@@ -30,7 +30,7 @@ class ThresholdCurve:
     """The quality of the detections that reach each of the S = 100 thresholds 0.01, 0.02, …, 1.
 
     Attributes:
-        precision: (S,), the share of these detections that are right; nan if there are none.
+        precision: (S,), the share of right ones among those that are right or wrong; nan if there are none.
         recall: (S,), the share of the objects that these detections find; 0 if there are no objects.
         f1: (S,), the harmonic mean of precision and recall; 0 if no detection is right.
         num_detections: (S,), the number of these detections that are right or wrong.

@@ -264,8 +264,8 @@ def missed_objects(
     Crowd regions and objects of classes that the model does not have are left out.
 
     Raises:
-        UserError: if an image cannot be read or does not have its annotated size, if the model and the data
-            have no class in common, or if the detector comes from an exported file.
+        UserError: if an image cannot be read or does not have its annotated size, the model and the data have
+            no class in common, the detector comes from an exported file, or the model's output is not finite.
     """
     to_model = {
         split.classes.category_ids.index(category_id): label

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..checkpoint import Decision
-from ..detections import ClassTable, Detections
+from ..detections import ClassTable, Detections, require_finite
 from ..errors import UserError
 from ..words import listed
 
@@ -106,13 +106,9 @@ class Selection:
         """Return a mask of the N detections, (N,) bool, which is True for the selected ones.
 
         Raises:
-            UserError: if a score or a box is not finite, because such a detection would vanish silently.
+            UserError: if a score or a box is not finite.
         """
-        if not (np.isfinite(detections.scores).all() and np.isfinite(detections.boxes_xyxy).all()):
-            raise UserError(
-                "the model's output is not finite, so its weights are broken: use a checkpoint from before "
-                "the training diverged, or compute with --dtype fp32."
-            )
+        require_finite(detections.scores, detections.boxes_xyxy)
         mask: np.ndarray = detections.scores >= self.thresholds[detections.labels]
         return mask
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..boxes import cxcywh_to_xyxy
 from ..classification import ClassificationScheme
-from ..detections import ClassTable, Detections
+from ..detections import ClassTable, Detections, require_finite
 from ..errors import UserError
 from ..extras import import_extra
 from ..models import DetectionModel
@@ -310,7 +310,8 @@ def trace_picture(
             traced as well.
 
     Raises:
-        UserError: if a place is outside the picture, or there are places but the model has no encoder layers.
+        UserError: if a place is outside the picture, there are places but the model has no encoder layers, or
+            the model's output is not finite.
         TypeError: if the model has attention of a kind that cannot be recorded.
     """
     height, width = size
@@ -328,12 +329,12 @@ def trace_picture(
     recording = record(model, ImageBatch.from_images([pixels]).to(device), requested / scale)
     last = recording.output.predictions[-1]
     scores = classification.scores(last.logits.float())[0].cpu().numpy()
+    boxes = [_boxes(layer.boxes_cxcywh, size) for layer in recording.output.predictions]
+    require_finite(scores, boxes[-1])
     queries = QueryTraces(
         indices=np.arange(len(scores)),
         scores=scores * np.array([name is not None for name in classes.names]),
-        boxes_xyxy=np.stack(
-            [_boxes(layer.boxes_cxcywh, size) for layer in recording.output.predictions], axis=1
-        ),
+        boxes_xyxy=np.stack(boxes, axis=1),
         references=_references(recording.decoder, size),
         attention=_attention(recording.decoder, recording, size),
         proposals=_proposals(recording, size),

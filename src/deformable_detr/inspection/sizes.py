@@ -120,8 +120,7 @@ def sizes_of(images: Sequence[ImageRecord], data: DataConfig) -> np.ndarray:
 
     Args:
         images: the images; with none, the result is empty.
-        image_size: the length in pixels to which the short side of a picture is resized.
-        max_size: the maximum length of the long side in pixels.
+        data: the configuration of the preprocessing.
     """
     sizes = [np.zeros(0)]
     for image in images:

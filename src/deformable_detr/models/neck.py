@@ -103,8 +103,8 @@ class FPN(nn.Module):
 class BiFPN(nn.Module):
     """EfficientDet's feature pyramid (Tan et al. 2020), which processes the levels of a `ChannelMapper`.
 
-    It has three layers, as in EfficientDet-D0 (the paper gives no number). Each of them goes from coarse to
-    fine levels and back.
+    By default it has three layers, as in EfficientDet-D0, because the Deformable DETR paper gives no number.
+    Each layer goes from coarse to fine levels and back.
     """
 
     def __init__(self, in_channels: Sequence[int], dim: int, num_levels: int, num_layers: int = 3):

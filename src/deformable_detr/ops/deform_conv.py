@@ -186,7 +186,7 @@ class DeformConv2d(nn.Conv2d):
         def along(axis: int, size: int) -> tuple[Tensor, Tensor]:
             """Return the first tap's position for each of `size` outputs, and the taps' distances from it.
 
-            Both are pixels along an axis (0: height, 1: width), without the learned offsets.
+            Both are in pixels along an axis (0: height, 1: width), without the learned offsets.
             """
             start = torch.arange(size, device=input.device) * self.stride[axis] - int(self.padding[axis])
             return start, torch.arange(self.kernel_size[axis], device=input.device) * self.dilation[axis]

@@ -1,8 +1,9 @@
 """Depthwise convolution that is fast in training on a CPU (csrc/depthwise.cpp).
 
-PyTorch's backward pass of a depthwise convolution takes several times as long as its forward pass. The
-backward pass used here gathers the gradient of the input with the kernel's taps and sums the gradient of the
-weight over shifted products, both in vectors of neighbouring channels.
+PyTorch's backward pass for a depthwise convolution takes several times as long as its forward pass. In the
+backward pass used here, each pixel of the input's gradient gathers its terms through the kernel's taps, and
+the weight's gradient is a sum of products of the output's gradient and the shifted input. Both computations
+are vectorised over neighbouring channels.
 
 Letters: B batch, C channels, H and W height and width of the input map, H' and W' those of the output map,
 kh and kw those of the kernel.

@@ -266,7 +266,7 @@ def _swaps_in(name: str, module: nn.Module) -> Iterator[_Swap]:
 
 @functools.cache
 def _operators_called_by(forward: FunctionType) -> dict[str, Any]:
-    """Return the replacement of each operator that `forward` calls, by the operator's global name."""
+    """Return the replacement for each operator that `forward` calls, by the operator's global name."""
     names = {code.argval for code in dis.get_instructions(forward) if code.opname == "LOAD_GLOBAL"}
     replacements = {name: _replacement_for(forward.__globals__.get(name)) for name in sorted(names)}
     return {name: replacement for name, replacement in replacements.items() if replacement is not None}

@@ -33,7 +33,7 @@ _CAMERA = re.compile(r"webcam:(\d{1,5})")
 
 @dataclass(frozen=True)
 class Camera:
-    """A camera of this machine, which a user names by its index from 0, such as `webcam:0`."""
+    """A camera of this machine, which a user names by its index, counted from 0, as in `webcam:0`."""
 
     index: int
 

@@ -129,7 +129,8 @@ class Accuracy:
 
     Attributes:
         summary: COCO's twelve numbers, by name.
-        classes: the measurements for each class of the data that has a name, by class index.
+        classes: the measurements for each class of the data that has a name, in the order of the class
+            indices.
         objects: all objects of the split, including crowd regions.
         detections: all detections, including those below the minimum scores.
         loose, tight: the matches at an IoU of 0.5 and of 0.75.

@@ -269,7 +269,8 @@ def _drop_rows_after(path: Path, step: int, closed_step: int) -> None:
     if not path.exists():
         return
     read_metrics(path)  # refuses a damaged file
-    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    # The incomplete row may end within a character.
+    whole, _, _ = path.read_text(encoding="utf-8", errors="backslashreplace").rpartition("\n")
     remaining = []
     for line in whole.splitlines():
         row = json.loads(line)

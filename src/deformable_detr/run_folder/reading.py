@@ -11,6 +11,7 @@ from typing import Any
 from ..config import RunConfig, read_config, to_dict
 from ..config import recipe as recipe_of
 from ..errors import UserError
+from ..files import check_readable
 from .names import METRICS_FILE, RUN_CONFIG_FILE, STARTS_FILE
 
 
@@ -22,6 +23,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         raise UserError(f"there is no {path}: name a run folder or its metrics.jsonl.")
+    check_readable(path)
     # Bytes that are not UTF-8 are no JSON, so that their line is named below.
     whole, _, _ = path.read_text(encoding="utf-8", errors="backslashreplace").rpartition("\n")
     rows = []

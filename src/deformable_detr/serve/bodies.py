@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from .engine import Engine, Upload
+from .engine import Engine
 from .refusals import Kind, Refusal
+from .uploads import Upload
 
 FIELD = "images"
 CHUNK = 256 * 1024

@@ -14,8 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -23,7 +22,6 @@ import numpy as np
 from PIL.Image import Image
 from torch import Tensor
 
-from ..data.images import open_image, read_header
 from ..detections import Detections
 from ..errors import UserError
 from ..explain.page import page_data
@@ -33,6 +31,8 @@ from ..inference.trace import Explanation
 from .metrics import Metrics
 from .refusals import Kind, Refusal
 from .settings import ServeSettings
+from .uploads import Upload
+from .waiting import Waiting, WaitingPictures
 
 READ_AHEAD = 4  # batches of decoded pictures that may wait for the model
 EXPLAINED_AT_ONCE = 2  # decoded pictures in full size that may wait to be explained
@@ -51,34 +51,6 @@ class State(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True)
-class Upload:
-    """A picture as it was sent. `label` names it in messages; `file_name` is None if the client sent none."""
-
-    content: bytes
-    file_name: str | None
-    label: str
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """A preprocessed picture.
-
-    `pixels`: (3, height, width), the model's input. `size`: the height and width of the original, in pixels.
-    """
-
-    pixels: Tensor
-    size: tuple[int, int]
-
-
-@dataclass(frozen=True, eq=False)  # compared by identity: two pictures are never equal
-class _Waiting:
-    prepared: _Prepared
-    key: tuple[int, ...]  # equal for all pictures of a batch
-    since: float
-    answer: asyncio.Future[Detections]
-
-
 class Engine:
     """One detector that many requests share. Call all methods from the same event loop."""
 
@@ -92,12 +64,11 @@ class Engine:
         self._decoders = ThreadPoolExecutor(settings.decode_threads, "decode")
         self._decoded = asyncio.Semaphore(READ_AHEAD * settings.max_batch)
         self._explained = asyncio.Semaphore(EXPLAINED_AT_ONCE)
-        self._waiting: list[_Waiting] = []
-        self._arrival = asyncio.Event()
+        self._waiting = WaitingPictures(
+            settings.max_batch, settings.batch_wait_ms / 1000, lambda: self.accepted
+        )
         self._seconds_per_picture = 0.1
         self._batching: asyncio.Task[None] | None = None
-
-    # ------------------------------------------------------------------ lifecycle
 
     async def run(self) -> None:
         """Start batching, warm up the model by computing one picture, then accept requests and return.
@@ -195,7 +166,7 @@ class Engine:
             )
         with self._places(1):
             async with self._explained:
-                picture = await self._in(self._decoders, self._decode, upload)
+                picture = await self._in(self._decoders, upload.decoded, self.max_pixels)
                 return await self._in(
                     self._model, _explained, self.detector, picture, threshold, max_detections
                 )
@@ -221,22 +192,16 @@ class Engine:
     async def _detect(self, upload: Upload, candidates: int) -> Detections:
         async with self._decoded:
             start = time.perf_counter()
-            prepared = await self._in(self._decoders, self._prepare, upload)
+            pixels, size = await self._in(self._decoders, self._prepare, upload)
             now = time.perf_counter()
             self.metrics.stage_seconds.labels("decode").observe(now - start)
-            waiting = _Waiting(
-                prepared,
-                (*prepared.pixels.shape, candidates),
-                now,
-                asyncio.get_running_loop().create_future(),
-            )
-            self._waiting.append(waiting)
-            self._arrival.set()
-            return await waiting.answer
+            answer: asyncio.Future[Detections] = asyncio.get_running_loop().create_future()
+            self._waiting.add(Waiting(pixels, size, candidates, now, answer))
+            return await answer
 
     async def _batch_forever(self) -> None:
         while True:
-            batch = await self._next_batch()
+            batch = await self._waiting.next_batch()
             now = time.perf_counter()
             for waiting in batch:
                 self.metrics.stage_seconds.labels("wait").observe(now - waiting.since)
@@ -256,58 +221,21 @@ class Engine:
                 if not waiting.answer.done():  # the client may have disconnected
                     waiting.answer.set_result(result)
 
-    async def _next_batch(self) -> list[_Waiting]:
-        """Return the next batch once it is full or has waited long enough, or no more pictures are expected.
-
-        The batch contains the picture that has waited longest and others with the same `_Waiting.key`, at
-        most `max_batch` pictures in total.
-        """
-        while True:
-            self._waiting = [waiting for waiting in self._waiting if not waiting.answer.done()]
-            if self._waiting:
-                oldest = self._waiting[0]
-                batch = [w for w in self._waiting if w.key == oldest.key][: self.settings.max_batch]
-                left = oldest.since + self.settings.batch_wait_ms / 1000 - time.perf_counter()
-                on_their_way = self.accepted - len(self._waiting)
-                if len(batch) == self.settings.max_batch or left <= 0 or on_their_way <= 0:
-                    self._waiting = [waiting for waiting in self._waiting if waiting not in batch]
-                    return batch
-            else:
-                left = None
-            self._arrival.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._arrival.wait(), left)
-
     async def _in(self, pool: Executor, function: Callable[..., Result], *arguments: Any) -> Result:
         return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
 
     # ------------------------------------------------------------------ run in threads
 
-    def _decode(self, upload: Upload) -> Image:
-        try:
-            height, width = read_header(upload.content).stored_size
-        except UserError as error:
-            raise Refusal(Kind.NOT_AN_IMAGE, f"{upload.label}: {error}") from error
-        if height * width > self.max_pixels:
-            raise Refusal(
-                Kind.TOO_MANY_PIXELS,
-                f"{upload.label} has {width} x {height} pixels, more than the server's limit of "
-                f"{self.max_pixels:,}: make it smaller.",
-            )
-        try:
-            return open_image(upload.content, max_pixels=self.max_pixels).picture
-        except UserError as error:
-            raise Refusal(Kind.NOT_AN_IMAGE, f"{upload.label}: {error}") from error
+    def _prepare(self, upload: Upload) -> tuple[Tensor, tuple[int, int]]:
+        """Return the model's input, (3, h, w), and the height and width of the upload in pixels."""
+        picture = upload.decoded(self.max_pixels)
+        return self.detector.preprocess(picture), (picture.height, picture.width)
 
-    def _prepare(self, upload: Upload) -> _Prepared:
-        picture = self._decode(upload)
-        return _Prepared(self.detector.preprocess(picture), (picture.height, picture.width))
-
-    def _compute(self, batch: Sequence[_Waiting]) -> list[Detections]:
+    def _compute(self, batch: Sequence[Waiting]) -> list[Detections]:
         return self.detector.detect(
-            [waiting.prepared.pixels for waiting in batch],
-            [waiting.prepared.size for waiting in batch],
-            max_detections=batch[0].key[-1],
+            [waiting.pixels for waiting in batch],
+            [waiting.size for waiting in batch],
+            max_detections=batch[0].candidates,
         )
 
     def _warm_up(self) -> bool:

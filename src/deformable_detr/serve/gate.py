@@ -213,7 +213,7 @@ def _is_address(host: str) -> bool:
 
 
 class _Answer:
-    """A wrapper of ASGI's `send` that adds the security headers that are missing and records the status."""
+    """A wrapper around ASGI's `send` that adds missing security headers and records the status."""
 
     def __init__(self, send: Send):
         self._send = send

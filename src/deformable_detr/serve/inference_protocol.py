@@ -30,8 +30,9 @@ from starlette.responses import JSONResponse, Response
 from .. import __version__
 from ..detections import Detections
 from .bodies import check_uncompressed, read_json_body, upload_of_base64
-from .engine import Engine, State, Upload
+from .engine import Engine, State
 from .refusals import Kind, Refusal
+from .uploads import Upload
 
 INPUT = "images"
 OUTPUTS: dict[str, tuple[str, list[int]]] = {

@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from ..detections import Detections
-from .engine import Upload
 from .refusals import MEANINGS, Kind
+from .uploads import Upload
 
 
 class Box(BaseModel):

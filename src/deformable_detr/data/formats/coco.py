@@ -285,7 +285,8 @@ def _crowds(
 ) -> np.ndarray:
     """Return a mask of the crowds, (N,) bool. Unusable values of `iscrowd` count as 0 and are reported.
 
-    `rows` are the N annotations, and `at` (N,) their positions in the file's list. All NaN are reported once.
+    `rows` are the N annotations, and `at` (N,) their positions in the file's list. All NaN values
+    together are reported as one problem.
     """
     crowds = np.zeros(len(rows), dtype=bool)
     missing: list[int] = []
