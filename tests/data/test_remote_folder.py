@@ -130,6 +130,15 @@ def test_another_source_takes_the_room(tmp_path: Path) -> None:
         assert len(server.requests) == before
 
 
+def test_another_source_keeps_its_files_if_they_do_not_make_enough_room(tmp_path: Path) -> None:
+    with FileServer({"a": bytes(1000), "b": bytes(3000), "c": bytes(3000)}) as server:
+        PictureCache(tmp_path, 5500, "first").read(f"{server.url}/a")
+        second = PictureCache(tmp_path, 5500, "second")
+        for name in "bc":
+            assert len(second.read(f"{server.url}/{name}")) == 3000
+    assert kept_bytes(tmp_path) == 4000
+
+
 def test_nothing_is_kept_without_room(tmp_path: Path) -> None:
     with FileServer({"a": b"content"}) as server:
         for limit in (0, 3):

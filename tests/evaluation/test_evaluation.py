@@ -226,7 +226,7 @@ def test_a_model_by_name_and_a_folder(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"batching": "padded", "tta": True}, "batching padded has no effect on tta"),
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
         ({"max_detections": 0}, "max_detections must be at least 1, not 0"),
-        ({"threshold": 1.5}, r"threshold must be in \[0, 1\], not 1.5"),
+        ({"threshold": 1.5}, r"threshold must be between 0 and 1, not 1.5"),
         ({"device": "cpu"}, "device=cpu cannot move a detector"),
         ({"metric": "voc", "iou_threshold": 2.0}, "iou_threshold must be in"),
         ({"output": "."}, "--output . is a folder: name a file"),

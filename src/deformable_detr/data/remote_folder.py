@@ -96,13 +96,16 @@ class PictureCache:
     def _count(self, kept: sqlite3.Connection, name: str, num_bytes: int) -> bool:
         if kept.execute("SELECT 1 FROM file WHERE name = ?", (name,)).fetchone():
             return True
-        (total,) = kept.execute("SELECT coalesce(sum(bytes), 0) FROM source").fetchone()
+        total, own = kept.execute(
+            "SELECT coalesce(sum(bytes), 0), coalesce(sum(bytes) FILTER (WHERE name = ?), 0) FROM source",
+            (self.source,),
+        ).fetchone()
+        if own + num_bytes > self.max_bytes:
+            return False
         while total + num_bytes > self.max_bytes:
             other = kept.execute(
                 "SELECT name FROM source WHERE name != ? AND bytes > 0", (self.source,)
             ).fetchone()
-            if other is None:
-                return False
             old, size = kept.execute("SELECT name, bytes FROM file WHERE source = ?", other).fetchone()
             self._path(old).unlink(missing_ok=True)
             kept.execute("DELETE FROM file WHERE name = ?", (old,))

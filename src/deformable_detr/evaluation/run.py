@@ -40,7 +40,7 @@ from ..data.remote_folder import RemoteFolder, remote_folder
 from ..detections import ClassTable, Detections, loose_name, require_finite
 from ..errors import UserError
 from ..files import check_output_file, write_json
-from ..inference.detector import Detector, equal_shape_batches
+from ..inference.detector import Detector, check_options, equal_shape_batches
 from ..inference.loading import load
 from ..inference.tta import augmented_as_requested, tta_scales
 from ..progress import progress_bar
@@ -138,16 +138,11 @@ def evaluate(
         UserError: if an option is wrong, the model or the data cannot be read or used, they have no class in
             common, the model's output is not finite, or `output` or the thresholds cannot be written.
     """
-    if metric not in ("coco", "voc"):
-        raise UserError(f"metric must be coco or voc, not {metric}.")
+    _check_choices(metric, batching, tta)
     check_voc_options(iou_threshold, interpolation)
-    _check_options(batching, batch_size, threshold, max_detections)
-    if tta and batching == "padded":
-        raise UserError("batching padded has no effect on tta, whose views are never padded: leave it out.")
-    if not isinstance(model, str | Path) and device != "auto":
-        raise UserError(f"device={device} cannot move a detector that is already loaded: pass it to load().")
-    if not isinstance(model, str | Path) and max_pixels is not None:
-        raise UserError("max_pixels cannot change a detector that is already loaded: pass it to load().")
+    check_options(threshold, max_detections, batch_size)
+    if not isinstance(model, str | Path):
+        _check_loaded(device, max_pixels)
     folder = None if decide is None else _folder_to_decide_in(model, decide, tta)
     with process_group():
         rank, num_processes = rank_and_count()
@@ -180,16 +175,16 @@ def evaluate(
             console=console,
             progress=progress,
         )
-        options: dict[str, Any] = {}
+        voc: dict[str, Any] = {}
         if metric == "voc":
-            options = {"iou_threshold": iou_threshold, "interpolation": interpolation, "plus_one": plus_one}
-            numbers = voc_average_precision(ground_truth_of(part), rows, **options)
+            voc = {"iou_threshold": iou_threshold, "interpolation": interpolation, "plus_one": plus_one}
+            numbers = voc_average_precision(ground_truth_of(part), rows, **voc)
         else:
             numbers = coco_average_precision(ground_truth_of(part), rows, limit=limit)
         metrics = {
             **numbers,
             "metric": metric,
-            **options,
+            **voc,
             "split": part.name,
             "images": len(part),
             "batching": batching,
@@ -281,7 +276,8 @@ def collect_detections(
         UserError: if an option is out of range, an image cannot be read or does not have its annotated size,
             the model and the data have no class in common, or the model's output is not finite.
     """
-    _check_options(batching, batch_size, threshold, max_detections)
+    _check_batching(batching)
+    check_options(threshold, max_detections, batch_size)
     most = usual_limit(split) if max_detections is None else max_detections
     rank, num_processes = rank_and_count()
     category_ids = match_classes(detector.classes, split.classes, split.source)
@@ -396,14 +392,25 @@ def match_classes(model: ClassTable, data: ClassTable, source: Path) -> dict[int
     return matched
 
 
-def _check_options(batching: str, batch_size: int, threshold: float, max_detections: int | None) -> None:
+def _check_batching(batching: str) -> None:
     if batching not in ("exact", "padded"):
         raise UserError(f"batching must be exact or padded, not {batching}.")
-    for name, value in (("batch_size", batch_size), ("max_detections", max_detections)):
-        if value is not None and value < 1:
-            raise UserError(f"{name} must be at least 1, not {value}.")
-    if not 0 <= threshold <= 1:
-        raise UserError(f"threshold must be in [0, 1], not {threshold}.")
+
+
+def _check_choices(metric: str, batching: str, tta: bool | Sequence[float]) -> None:
+    if metric not in ("coco", "voc"):
+        raise UserError(f"metric must be coco or voc, not {metric}.")
+    _check_batching(batching)
+    if tta and batching == "padded":
+        raise UserError("batching padded has no effect on tta, whose views are never padded: leave it out.")
+
+
+def _check_loaded(device: str, max_pixels: int | None) -> None:
+    """Raise a `UserError` if an option of `load` is set for a detector that is already loaded."""
+    if device != "auto":
+        raise UserError(f"device={device} cannot move a detector that is already loaded: pass it to load().")
+    if max_pixels is not None:
+        raise UserError("max_pixels cannot change a detector that is already loaded: pass it to load().")
 
 
 def _classes_not_in_model(model: ClassTable, data: ClassTable, source: Path) -> list[str]:

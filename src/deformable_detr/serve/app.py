@@ -89,8 +89,6 @@ class Server(Gate):
 
 
 def _api(engine: Engine, on_failure: Callable[[], None] | None) -> FastAPI:
-    settings = engine.settings
-
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         warming = asyncio.create_task(_warm(engine, on_failure))
@@ -108,9 +106,15 @@ def _api(engine: Engine, on_failure: Callable[[], None] | None) -> FastAPI:
     )
     _add_handlers(api, engine)
     _add_files(api)
-    known_only = [Depends(_check_parameters)]
+    _add_model(api, engine)
+    _add_status(api, engine)
+    add_inference_protocol(api, engine)
+    return api
 
-    most = settings.max_detections
+
+def _add_model(api: FastAPI, engine: Engine) -> None:
+    settings, most = engine.settings, engine.settings.max_detections
+    known_only = [Depends(_check_parameters)]
 
     @api.post(
         "/v1/detect",
@@ -157,10 +161,6 @@ def _api(engine: Engine, on_failure: Callable[[], None] | None) -> FastAPI:
     ) -> JSONResponse:
         (upload,) = await pictures_of(await request.body(), request.headers, engine, 1)
         return JSONResponse(await engine.explain(upload, threshold, max_detections))
-
-    _add_status(api, engine)
-    add_inference_protocol(api, engine)
-    return api
 
 
 async def _warm(engine: Engine, on_failure: Callable[[], None] | None) -> None:
