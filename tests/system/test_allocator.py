@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -9,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from deformable_detr.system.allocator import HUGE_PAGES, release_free_memory
+from deformable_detr.system.allocator import (
+    HUGE_PAGES,
+    M_MMAP_THRESHOLD,
+    M_TRIM_THRESHOLD,
+    keep_large_buffers,
+    release_free_memory,
+)
 
 CODE = """
 import numpy as np
@@ -32,6 +39,25 @@ def test_free_buffers_are_kept_until_they_are_released() -> None:
     kept, left = map(int, answer.stdout.split())
     assert kept > 150_000_000
     assert left < 50_000_000
+
+
+def test_an_older_glibc_keeps_smaller_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    accepted: dict[int, int] = {}
+
+    class OldGlibc:
+        gnu_get_libc_version = None
+
+        def mallopt(self, option: int, value: int) -> bool:
+            if option == M_MMAP_THRESHOLD and value > 2**25:
+                return False
+            accepted[option] = value
+            return True
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: OldGlibc())
+    monkeypatch.setenv(HUGE_PAGES, "1")
+    assert keep_large_buffers()
+    assert accepted == {M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**30}
 
 
 HUGE = """

@@ -1,4 +1,4 @@
-"""Keep large buffers when they are freed, and return them to the kernel only on request.
+"""Keep large buffers, up to 1 GiB each and in total, when they are freed, until their return is requested.
 
 glibc returns a large block to the kernel as soon as it is freed, so that the next block of that size again
 costs a page fault per 4 KiB. In eager PyTorch on a CPU, these page faults take up to half of the time. The
@@ -22,6 +22,7 @@ import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 KEEP_BYTES = 2**30
+MAX_OF_OLD_GLIBC = 2**25  # the largest M_MMAP_THRESHOLD that glibc before 2.35 accepts
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # PyTorch reads it at its first allocation
 
 
@@ -34,7 +35,8 @@ def keep_large_buffers() -> bool:
     if libc is None:
         return False
     os.environ.setdefault(HUGE_PAGES, "1")
-    return bool(libc.mallopt(M_MMAP_THRESHOLD, KEEP_BYTES) and libc.mallopt(M_TRIM_THRESHOLD, KEEP_BYTES))
+    accepted = any(libc.mallopt(M_MMAP_THRESHOLD, size) for size in (KEEP_BYTES, MAX_OF_OLD_GLIBC))
+    return bool(accepted and libc.mallopt(M_TRIM_THRESHOLD, KEEP_BYTES))
 
 
 def release_free_memory() -> bool:
