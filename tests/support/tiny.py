@@ -65,6 +65,7 @@ def tiny_config(**changes: Any) -> RunConfig:
         epochs=2,
         evaluate_every=1,
         batch_size=2,
+        batching="padded",
         lr_batch_size=2,
         warmup_steps=3,
         ema_decay=0.9,

@@ -97,7 +97,7 @@ def test_maps_are_those_of_the_padded_batch(
         assert cache.num_recalled == 0
         assert "5 did not fit" not in cache.describe()  # said as often as it happened
         assert "did not fit and are computed each time: raise --train.cache_memory_gb" in cache.describe()
-    assert "--train.batch_size 1" in cache.describe()
+    assert "--train.batching single" in cache.describe()
     cache.close()
     assert not (tmp_path / "features").exists()
 

@@ -17,12 +17,12 @@ from torch import Tensor
 
 import deformable_detr as dd
 from deformable_detr.cli import main
-from deformable_detr.config import RunConfig
+from deformable_detr.config import RECIPES, RunConfig
 from deformable_detr.errors import NonFiniteError
 from deformable_detr.loss import Losses, SetCriterion, Stage
-from deformable_detr.structures import BatchCount, DetectorOutput, Target
+from deformable_detr.structures import BatchCount, DetectorOutput, ImageBatch, Target
 from deformable_detr.training import train
-from deformable_detr.training.parts import Parts, build_parts
+from deformable_detr.training.parts import Parts, build_parts, micro_batches_on
 from deformable_detr.training.replica import replica_for_training
 from deformable_detr.training.update import MicroBatch, count_update, update
 from tests.support.tiny import (
@@ -59,6 +59,37 @@ def test_micro_batches_give_the_weights_of_one_batch(
         ):
             for name in ("loss", "class", "box", "giou", "gradient_norm"):
                 assert mine[name] == pytest.approx(theirs[name], rel=1e-4)
+
+
+@pytest.mark.parametrize("batching", ["single", "auto"])
+def test_single_images_are_micro_batches_of_one(tiny_data: Path, tmp_path: Path, batching: str) -> None:
+    data = changed_data(tiny_data, tmp_path / "data", some_images_empty)
+    padded, ones = tiny_config(batch_size=2, accumulate=2), tiny_config(batch_size=1, accumulate=4)
+    single = tiny_config(batch_size=2, accumulate=2, batching=batching)
+    runs = [build_parts(data, config, tmp_path / "run", device="cpu") for config in (padded, single, ones)]
+    assert {run.total_batch for run in runs} == {4}
+    of_padded, of_single, of_ones = (next(run.updates(0, 1)) for run in runs)
+    assert [len(targets) for _, targets in of_padded] == [2, 2]
+    assert [len(targets) for _, targets in of_single] == [1, 1, 1, 1]
+    assert not any(images.mask.any() for images, _ in of_single)
+    for (mine, _), (theirs, _) in zip(of_single, of_ones, strict=True):
+        assert isinstance(mine, ImageBatch)
+        assert isinstance(theirs, ImageBatch)
+        assert torch.equal(mine.pixels, theirs.pixels)
+
+
+def test_auto_means_single_images_on_a_cpu_only() -> None:
+    settings = {name: tiny_config(batch_size=4, batching=name).train for name in ("padded", "single", "auto")}
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 1)
+    assert {name: micro_batches_on(cpu, one) for name, one in settings.items()} == {
+        "padded": (4, 1),
+        "single": (1, 4),
+        "auto": (1, 4),
+    }
+    assert micro_batches_on(gpu, settings["auto"]) == (4, 1)
+    assert micro_batches_on(gpu, settings["single"]) == (1, 4)
+    by_default = {name for name, recipe in RECIPES.items() if recipe().train.batching != "padded"}
+    assert by_default == {"deformable_detr_lite"}
 
 
 def some_images_empty(content: dict[str, Any]) -> None:

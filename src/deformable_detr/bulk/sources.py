@@ -206,8 +206,8 @@ def open_binary(path: str) -> Any:
     """Open a local file or a URL for reading in binary mode.
 
     Raises:
-        UserError: if the URL's protocol is unknown, or its library is not installed.
-        OSError: if a local file cannot be opened. Errors of file systems behind URLs are of any kind.
+        UserError: if the URL is malformed, its protocol is unknown, or its library is not installed.
+        OSError: if a local file cannot be opened. A file system behind a URL may raise any exception.
     """
     if not is_url(path):
         return open(path, "rb")

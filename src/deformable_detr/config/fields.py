@@ -30,6 +30,7 @@ Augmentation = Literal["paper", "light", "none"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Schedule = Literal["step", "cosine"]
 LearningRateRule = Literal["none", "sqrt", "linear"]
+TrainBatching = Literal["padded", "single", "auto"]
 
 
 @dataclass(frozen=True)
@@ -296,6 +297,12 @@ class TrainConfig:
     )
     batch_size: int = setting(2, "Images per process and micro-batch.", minimum=1)
     accumulate: int = setting(1, "Micro-batches per update.", minimum=1)
+    batching: TrainBatching = setting(
+        "padded",
+        "How the images of a micro-batch are computed: `padded` (together, padded to a size), `single` (one "
+        "by one, without padding and in less memory) or `auto` (`single` on a CPU, where it is faster unless "
+        "images are small, otherwise `padded`).",
+    )
     lr: float = setting(2e-4, "AdamW's learning rate, at a total batch of lr_batch_size images.", minimum=0)
     lr_backbone: float = setting(2e-5, "The backbone's learning rate, at the same total batch.", minimum=0)
     lr_sampling_multiplier: float = setting(

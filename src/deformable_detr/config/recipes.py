@@ -1,7 +1,7 @@
 """The recipes: one function per row of the paper's tables, and some later ones. Most build on another recipe.
 
-A recipe is a complete `RunConfig`: model, data and training. Published results are COCO val2017 AP
-(specification §10, §12). To train with a recipe, run
+A recipe is a complete `RunConfig`: model, data and training. Published results are AP on COCO val2017,
+unless a recipe says test-dev (specification §10, §12). To train with a recipe, run
 
     deformable-detr train DATA --recipe NAME --output runs/NAME
 """
@@ -256,6 +256,7 @@ def deformable_detr_lite() -> RunConfig:
             epochs=24,
             fit_to_data=True,
             batch_size=4,
+            batching="auto",
             lr=1e-3,
             lr_backbone=1e-4,
             lr_sampling_multiplier=0.5,

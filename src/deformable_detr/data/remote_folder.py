@@ -1,4 +1,4 @@
-"""Reading of a data set's pictures behind a URL, through a cache of limited size on the local disk."""
+"""Reading a data set's pictures from a URL, through a local disk cache of limited size."""
 
 from __future__ import annotations
 

@@ -41,9 +41,9 @@ def translated(program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram:
 
 
 def _replace_operations_in_place(graph: torch.fx.Graph) -> None:
-    """Replace operations in place by operations with a new result, if nothing else reads the changed memory.
+    """Replace in-place operations by ones with a new result, if nothing else reads the changed memory.
 
-    ONNX has no operations in place. Those that remain must be decomposed.
+    ONNX has no in-place operations. Those that remain must be decomposed.
     """
     for node in graph.nodes:
         name = str(node.target).split(".")  # aten, add_, Tensor

@@ -1,4 +1,4 @@
-"""The device and the number format in which a model computes."""
+"""The device on which, and the number format in which, a model computes."""
 
 from __future__ import annotations
 

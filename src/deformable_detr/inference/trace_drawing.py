@@ -210,7 +210,7 @@ def title(panel: Axes, left: str, right: str) -> None:
 def draw_query(
     panel: Axes, queries: QueryTraces, row: int, *, layer: int = -1, max_weight: float | None = None
 ) -> None:
-    """Draw a query's proposal, its boxes after all layers, and its reference and attention in `layer`.
+    """Draw a query's proposal, its box after each layer, and its reference and attention in `layer`.
 
     `row` is the index of the query in `queries`. The reference is drawn as a cross, at the centre if it is a
     box. `max_weight` is as for `draw_attention`.

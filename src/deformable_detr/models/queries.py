@@ -150,7 +150,7 @@ class BestProposals(nn.Module):
 
     The module computes the objectness (one logit of the class head) of all S tokens, but the boxes of only
     the Q best ones, and its queries have no `proposals`. In training, all boxes are needed, because all of
-    them contribute to the loss.
+    them take part in the matching.
     """
 
     def __init__(self, queries: ProposalQueries):

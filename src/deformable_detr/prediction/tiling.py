@@ -188,7 +188,7 @@ def predict_tiled(
     max_detections: int | None = None,
     batch_size: int = 4,
 ) -> Detections:
-    """Return the objects in one large picture, which is processed tile by tile, best score first.
+    """Return the objects in one large picture, best score first; the picture is processed tile by tile.
 
     The result contains the picture. Arguments that are not listed here are those of `Detector.predict`.
 

@@ -180,8 +180,8 @@ class FeatureCache:
         num_entries = len(self.memory) + len(self.files) + self.num_left_out
         if num_entries > len(self.sizes):
             sentence += (
-                "; images are padded to different sizes: with --train.batch_size 1 and --train.accumulate, "
-                "each image is stored once"
+                "; images are padded to different sizes: with --train.batching single, each image is "
+                "stored once"
             )
         return sentence
 

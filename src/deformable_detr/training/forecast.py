@@ -55,8 +55,9 @@ def forecast(
 
     Raises:
         UserError: if training would refuse the data, the settings or the device, there is no split to train
-            on, a loss is not finite, or the machine has too little memory.
-        RuntimeError: if the process that measures fails for another reason.
+            on, a loss or a clipped gradient is not finite, or the system kills the process that measures,
+            probably for lack of memory.
+        RuntimeError: if that process fails for another reason, such as an allocation that fails.
     """
     config = recipe if isinstance(recipe, RunConfig) else recipe_of(recipe)
     if format is not None:

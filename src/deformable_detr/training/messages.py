@@ -14,6 +14,7 @@ from .parts import Parts
 def opening_lines(run: Parts) -> list[str]:
     """Return lines about the model, the data and their problems, the updates and the learning rate."""
     settings, split, val = run.config.train, run.train_split, run.val_split
+    batch_size, accumulate = run.micro_batches
     factor = batch_size_factor(settings, run.total_batch)
     boxes = sum(len(record) for record in split.images)
     empty = sum(record.crowd.all() for record in split.images)
@@ -29,7 +30,7 @@ def opening_lines(run: Parts) -> list[str]:
         *([f"training images without an object, learned as background: {empty}"] if empty else []),
         *run.fitted,
         *_detections_that_count(val),
-        f"{run.last_step} updates of {settings.batch_size} x {settings.accumulate} x "
+        f"{run.last_step} updates of {batch_size} x {accumulate} x "
         f"{run.processes.world_size} images (batch x accumulate x processes), "
         f"{run.updates_per_epoch} per epoch",
         f"learning rate {settings.lr * factor:.2e} (backbone {settings.lr_backbone * factor:.2e}): "

@@ -18,7 +18,7 @@ from torch import nn
 from .. import checkpoint as checkpoints
 from ..checkpoint import Checkpoint
 from ..classification import build_classification
-from ..config import RunConfig
+from ..config import RunConfig, TrainConfig
 from ..data.loading import MicroBatchKeys, Samples, steps_per_epoch, training_loader
 from ..data.records import Split
 from ..errors import UserError
@@ -84,6 +84,11 @@ class Parts:
         return total_batch_of(self.config, self.processes)
 
     @property
+    def micro_batches(self) -> tuple[int, int]:
+        """The number of images of each micro-batch, and of micro-batches per update, in this process."""
+        return micro_batches_on(self.processes.device, self.config.train)
+
+    @property
     def updates_per_epoch(self) -> int:
         return steps_per_epoch(len(self.train_split), self.total_batch)
 
@@ -107,9 +112,10 @@ class Parts:
             return
         settings = self.config.train
         epoch, start_step = divmod(first, self.updates_per_epoch)
+        batch_size, accumulate = self.micro_batches
         order: dict[str, Any] = {
-            "batch_size": settings.batch_size,
-            "accumulate": settings.accumulate,
+            "batch_size": batch_size,
+            "accumulate": accumulate,
             "seed": settings.seed,
             "epoch": epoch,
             "start_step": start_step,
@@ -124,7 +130,7 @@ class Parts:
         else:
             batches = map(self.cache.__getitem__, MicroBatchKeys(self.train_split, **order))
         for _ in range(end - first):
-            yield list(islice(batches, settings.accumulate))
+            yield list(islice(batches, accumulate))
 
     def detector(self) -> Detector:
         """Return a detector with the current weights, or with their moving average if there is one."""
@@ -207,6 +213,16 @@ def build_parts(
 def total_batch_of(config: RunConfig, processes: Processes) -> int:
     """Return the number of images per update, over all micro-batches and processes."""
     return config.train.batch_size * config.train.accumulate * processes.world_size
+
+
+def micro_batches_on(device: torch.device, settings: TrainConfig) -> tuple[int, int]:
+    """Return the number of images of each micro-batch, and of micro-batches per update, on a device.
+
+    Unless `batching` has the images computed one by one, they are `batch_size` and `accumulate`.
+    """
+    if settings.batching == "single" or (settings.batching == "auto" and device.type == "cpu"):
+        return 1, settings.batch_size * settings.accumulate
+    return settings.batch_size, settings.accumulate
 
 
 def require_room(output: Path, resume: bool) -> None:

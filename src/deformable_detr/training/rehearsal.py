@@ -40,7 +40,7 @@ def take_largest_update(run: Parts) -> tuple[int, int]:
     Raises:
         NonFiniteError: if a loss or a clipped gradient is not finite.
     """
-    data, batch_size = run.config.data, run.config.train.batch_size
+    data, (batch_size, accumulate) = run.config.data, run.micro_batches
     shorter_side = data.image_size if data.augmentation == "none" else max(data.train_sizes)
     records = run.train_split.images
     sizes = [input_size(record.size, data, shorter_side) for record in records]
@@ -48,7 +48,7 @@ def take_largest_update(run: Parts) -> tuple[int, int]:
     fullest = sorted(records, key=lambda record: -record.num_objects)[:batch_size]
     targets = tuple(_target_of(record) for record in (fullest * batch_size)[:batch_size])
     images = ImageBatch.from_images([torch.zeros(3, *size)] * batch_size)
-    take_update(run, [(images, targets)] * run.config.train.accumulate)
+    take_update(run, [(images, targets)] * accumulate)
     _synchronize(run.processes.device)
     return size
 

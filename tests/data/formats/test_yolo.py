@@ -196,7 +196,7 @@ def test_a_yaml_file_as_the_data_set_and_other_yaml_files(tmp_path: Path) -> Non
     (tmp_path / "broken.yaml").write_text("a: [")
     assert len(read_split(tmp_path, "train", strict=True)) == 2
     (tmp_path / "second.yml").write_text("train: images/train\nnames: [x]")
-    with pytest.raises(UserError, match=r"several YAML files .*animals\.yaml, .*second\.yml"):
+    with pytest.raises(UserError, match=r"several files .*animals\.yaml, .*second\.yml"):
         read_split(tmp_path, "train")
     assert len(read_split(tmp_path / "second.yml", "train").classes) == 1
 

@@ -99,8 +99,7 @@ def read_config(root: Path) -> Config:
     files = find_files(root)
     if len(files) > 1:
         raise UserError(
-            f"{root} has several YAML files that describe a data set: name one of "
-            f"{', '.join(map(str, files))}."
+            f"{root} has several files that describe a data set: name one of {', '.join(map(str, files))}."
         )
     file = files[0]
     if file.suffix.lower() in (".yaml", ".yml"):
