@@ -115,6 +115,7 @@ def _api(engine: Engine, on_failure: Callable[[], None] | None) -> FastAPI:
 def _add_model(api: FastAPI, engine: Engine) -> None:
     settings, most = engine.settings, engine.settings.max_detections
     known_only = [Depends(_check_parameters)]
+    limit = Query(min(100, most), ge=1, le=most, description="The maximum number of detections per picture.")
 
     @api.post(
         "/v1/detect",
@@ -128,9 +129,7 @@ def _add_model(api: FastAPI, engine: Engine) -> None:
     async def detect(
         request: Request,
         threshold: Threshold = None,
-        max_detections: int = Query(
-            min(100, most), ge=1, le=most, description="The maximum number of detections per picture."
-        ),
+        max_detections: int = limit,
         classes: ClassFilter = None,
     ) -> DetectAnswer:
         _check_classes(classes or [], engine.detector)
@@ -155,9 +154,7 @@ def _add_model(api: FastAPI, engine: Engine) -> None:
     async def explain_(
         request: Request,
         threshold: Threshold = None,
-        max_detections: int = Query(
-            min(100, most), ge=1, le=most, description="The maximum number of detections per picture."
-        ),
+        max_detections: int = limit,
     ) -> JSONResponse:
         (upload,) = await pictures_of(await request.body(), request.headers, engine, 1)
         return JSONResponse(await engine.explain(upload, threshold, max_detections))
