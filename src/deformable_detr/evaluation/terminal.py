@@ -70,8 +70,8 @@ def decision_lines(decision: Mapping[str, Any]) -> list[str]:
     lines = [f"thresholds for {reason_in_words(rule, split)}: {scores}"]
     if names := names_of["all classes"]:
         lines.append(
-            f"No object of {listed(names, MAX_THRESHOLDS)} was there to be found on {split}: the threshold "
-            "of all classes together is used."
+            f"{listed(names, MAX_THRESHOLDS)}: no detection on {split} is right, so the threshold of all "
+            "classes together is used."
         )
     if names := names_of["most precise"]:
         lines.append(
