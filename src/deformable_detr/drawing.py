@@ -139,7 +139,7 @@ def encoded(picture: Image.Image, format: str, **options: Any) -> bytes:
     """Return a picture as the bytes of a file in a `format` of Pillow, such as "PNG".
 
     Python should write these bytes to the file, because Pillow writes some formats through the file's
-    descriptor, and does not notice if only a part of them fits on the disk. `options` are those of
+    descriptor, and does not notice if the disk has room for only a part of the file. `options` are those of
     `PIL.Image.Image.save`.
     """
     buffer = BytesIO()

@@ -51,7 +51,7 @@ class Job:
         """Set PyTorch's number of threads in this process, and load the detector.
 
         Raises:
-            UserError: if the model cannot be loaded, or this machine does not have the device.
+            UserError: if the model cannot be loaded, or the device is missing or does not compute in `dtype`.
         """
         torch.set_num_threads(self.threads)
         return load(self.model, self.device, self.dtype, max_pixels=self.max_pixels)

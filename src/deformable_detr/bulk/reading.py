@@ -93,8 +93,8 @@ def _fetch(picture: Picture) -> bytes:
     """Return the content of a URL.
 
     Raises:
-        UserError: if the file does not exist, but the folder that was searched does or is unknown, or if the
-            URL is that of a folder.
+        UserError: if the URL is that of a folder, or if the file does not exist, unless the folder that was
+            searched no longer exists either.
         SourceLostError: if the file cannot be fetched, or the folder that was searched no longer exists.
     """
     try:

@@ -1,6 +1,6 @@
 """The report of an inspection as a file: JSON, or one HTML page with pictures.
 
-The page works offline, by keyboard and on a phone. The template pages/templates/inspection.html draws it.
+The page works offline, with the keyboard and on a phone. Its template is pages/templates/inspection.html.
 """
 
 from __future__ import annotations

@@ -148,8 +148,8 @@ def report_text(
 def _own_cut(decision: Decision, split: Split, category_ids: Mapping[int, int]) -> Cut:
     """Return the model's own thresholds for the classes of the data.
 
-    `category_ids` are those of the data by the model's class indices. Classes that the model lacks get the
-    lowest threshold of the others.
+    `category_ids` maps the model's class indices to the data's category ids. Classes that the model lacks get
+    the lowest threshold of the others.
     """
     label_of = {category_id: label for label, category_id in enumerate(split.classes.category_ids)}
     # The model never detects classes that it does not have, so any number will do for them.

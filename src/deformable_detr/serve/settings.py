@@ -1,4 +1,4 @@
-"""The limits of a server, with their defaults."""
+"""The settings of a server, mostly limits, with their defaults."""
 
 from __future__ import annotations
 

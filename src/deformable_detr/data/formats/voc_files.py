@@ -57,7 +57,8 @@ class Home:
 
     Attributes:
         root: the folder with all files.
-        source: the folder with the annotations; it is `root` if each split has its own folder.
+        source: the folder with the annotations; it is `root` if there are several splits
+            with a folder each.
         pictures: the folders with the images.
         splits: the pictures of each split, by its name.
     """
