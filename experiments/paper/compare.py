@@ -45,17 +45,17 @@ def run(arguments: Namespace) -> None:
 
 
 def tables(experiments: Sequence[Experiment], baseline: str) -> str:
-    """Return a Markdown table for each data set.
+    """Return a Markdown table for each data set, without differences if the baseline was not run on it.
 
     Raises:
-        UserError: if the baseline was not run on a data set.
+        UserError: if the baseline was run on no data set.
     """
+    if all(each.row != baseline for each in experiments):
+        raise UserError(f"there is no run of {baseline}: name a variant that was run.")
     parts = []
     for data in dict.fromkeys(each.data for each in experiments):
         own = [each for each in experiments if each.data == data]
         bases = [each for each in own if each.row == baseline]
-        if not bases:
-            raise UserError(f"there is no run of {baseline} on {data}: name a variant that was run there.")
         lines = [
             f"### {data}\n",
             "| variant | epochs | CPU minutes | seeds | AP | AP50 | equal epochs | equal minutes |",
@@ -68,8 +68,8 @@ def tables(experiments: Sequence[Experiment], baseline: str) -> str:
 
 def _line(each: Experiment, bases: Sequence[Experiment]) -> str:
     epochs = next((base for base in bases if base.epochs == each.epochs), None)
-    nearest = min(bases, key=lambda base: abs(_minutes(base) - _minutes(each)))
-    minutes = nearest if abs(_minutes(nearest) / _minutes(each) - 1) <= SAME_MINUTES else None
+    as_long = [base for base in bases if abs(_minutes(base) / _minutes(each) - 1) <= SAME_MINUTES]
+    minutes = min(as_long, key=lambda base: abs(_minutes(base) - _minutes(each)), default=None)
     cells = [
         each.row,
         str(each.epochs),

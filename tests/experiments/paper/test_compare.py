@@ -58,6 +58,17 @@ def test_differences_at_equal_epochs_and_at_equal_minutes(results: Path) -> None
     assert rows["| noisy", "2"][6:] == ["-1.0 ± 5.2, perhaps chance", "- |"]
 
 
+def test_data_without_the_baseline_have_no_differences(results: Path) -> None:
+    write_result(results, "better", 0.4, seed=1)
+    for path in results.glob("drawn-today-*"):
+        content = json.loads(path.read_text())
+        path.with_name(f"other{path.name}").write_text(json.dumps(content | {"data": "other"}))
+        path.unlink()
+    text = tables(group(read_results(results)), "today")
+    (line,) = [line for line in text.splitlines() if line.startswith("| better")]
+    assert line.split(" | ")[6:] == ["-", "- |"]
+
+
 def test_a_baseline_that_was_not_run_is_refused(results: Path) -> None:
     with pytest.raises(UserError, match="yesterday"):
         tables(group(read_results(results)), "yesterday")
