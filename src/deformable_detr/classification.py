@@ -2,8 +2,8 @@
 
 One object defines the matching cost, the loss, the score and the selection of detections, so that they are
 consistent. DETR uses softmax with a no-object class (specification §4.5). Deformable DETR uses one sigmoid
-per class with focal loss (paper, section 5; specification §5.1, §5.2). Two other losses of sigmoids also use
-the IoU of the predicted boxes (specification §12.3).
+per class with focal loss (paper, section 5; specification §5.1, §5.2). Two other sigmoid losses also use the
+IoU of the predicted boxes (specification §12.3).
 
 Letters: B batch, Q queries, N objects of one image.
 """

@@ -2,7 +2,7 @@
 
 Drawing needs only Pillow and NumPy, and takes a few milliseconds, so it keeps up with the model.
 
-Labels are placed so that they do not hide objects or other labels, even if boxes share a corner.
+Labels are placed so that, if possible, they hide no objects or other labels, even if boxes share a corner.
 """
 
 from __future__ import annotations

@@ -252,7 +252,7 @@ def _target(path: Path) -> Path:
         UserError: if the path is a device, a pipe or a socket, or in a loop of symbolic links.
     """
     try:
-        mode = path.stat().st_mode
+        mode = path.expanduser().stat().st_mode
     except OSError:
         mode = None  # it does not exist yet; any other problem is reported when it is written
     if mode is not None and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):

@@ -193,6 +193,10 @@ class TestPreprocessing:
         data = self.with_preprocessor(edited(), size=800, max_size=1333, do_resize=True).data
         assert data == DataConfig()
 
+    def test_a_size_of_2022_above_the_papers_maximum(self, edited: Callable[..., Path]) -> None:
+        data = self.with_preprocessor(edited(), size=1600).data
+        assert (data.image_size, data.max_size) == (1600, 1600)
+
     @pytest.mark.parametrize("values", [{"size": {"height": 640, "width": 640}}, {"do_resize": False}])
     def test_unsupported_preprocessing_is_refused(
         self, values: dict[str, Any], edited: Callable[..., Path]

@@ -244,7 +244,8 @@ def _data_config(path: Path) -> DataConfig:
     default = DataConfig()
     size = values.get("size", {})
     if not isinstance(size, dict):  # files of 2022 write "size": 800, "max_size": 1333
-        size = {"shortest_edge": size, "longest_edge": values.get("max_size", default.max_size)}
+        longest = {"longest_edge": values["max_size"]} if "max_size" in values else {}
+        size = {"shortest_edge": size, **longest}
     if not size.keys() <= {"shortest_edge", "longest_edge"} or values.get("do_resize") is False:
         raise UserError(
             f"{path} resizes pictures to {size}: only shortest_edge with "

@@ -226,7 +226,7 @@ class MissedReport:
     Attributes:
         selection: the minimum score of each class.
         images: the number of images.
-        stages: the number of objects that ended at each stage, also at FOUND.
+        stages: the number of objects that ended at each stage, including FOUND.
         per_class: the number of objects of each class, by name, that ended at each stage.
         unknown: the number of objects of classes that the model does not have.
         rows: one row per missed object, as JSON values.

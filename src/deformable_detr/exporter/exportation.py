@@ -280,8 +280,9 @@ class _Task:
         opened = graph.open(draft)
         detector = Detector(opened, opened.backend)
         drift: Drift = measure(detector, opened.backend, self.plain, self.pictures[:1])[0]
-        assert opened.metadata.certificate is not None
-        assert not complaints(drift, None, self.bounds, opened.metadata.certificate["precision"])
+        certificate = opened.metadata.certificate
+        if certificate is None or complaints(drift, None, self.bounds, certificate["precision"]):
+            raise RuntimeError(f"{draft} does not compute what was checked before it was saved")
 
 
 def _checked(

@@ -104,6 +104,7 @@ class SamePaddedConvolution(nn.Module):
 def traced(model: DetectionModel, operator: str) -> torch.export.ExportedProgram:
     """Return the traced `Graph` of a model, which accepts any batch size, height and width.
 
+    An exception is a two-stage model, whose pictures must have at least as many tokens as it has queries.
     `operator` is the way in which deformable attention samples: a key of `OPERATORS`, or `native` for the
     package's own operator.
     """

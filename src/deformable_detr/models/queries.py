@@ -127,8 +127,8 @@ class ProposalQueries(nn.Module):
 class MixedQueries(ProposalQueries):
     """Queries whose boxes and positions come from the best proposals, and whose content is learned.
 
-    The method is the "mixed query selection" of DINO (Zhang et al., ICLR 2023), in the form of H-DETR. Row i
-    of the content, (Q, C), belongs to the i-th best proposal of every image. The positions are those of
+    The method is the "mixed query selection" of DINO (Zhang et al., ICLR 2023), as implemented in H-DETR. Row
+    i of the content, (Q, C), belongs to the i-th best proposal of every image. The positions are those of
     `ProposalQueries`. The content of `ProposalQueries` is computed too, because positions and content share a
     layer norm, but it is not used.
     """

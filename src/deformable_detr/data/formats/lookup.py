@@ -37,9 +37,10 @@ def walk(
 ) -> Iterator[tuple[str, list[str]]]:
     """Yield the path of `top` and of each folder below it, each with the sorted names of its files.
 
-    Links to folders are followed, unless a link leads to a folder that contains the link, which would never
-    end. Only folders for whose path `enter` returns True are entered. macOS's ._NAME files are left out. If
-    `top` does not exist, nothing is yielded. The folders in a folder are visited in sorted order.
+    Links to folders are followed, except links to a folder that contains the link itself, because following
+    those would never end. Only folders for whose path `enter` returns True are entered. macOS's ._NAME files
+    are left out. If `top` does not exist, nothing is yielded. The folders in a folder are visited in sorted
+    order.
     """
     for folder, folders, files in os.walk(top, followlinks=True):
         inside = (os.path.join(folder, name) for name in sorted(folders))
