@@ -38,7 +38,7 @@ class ClassTable:
 
     Raises:
         ValueError: if the numbers of names and ids differ, or an id occurs twice.
-        TypeError: if a name is neither a string nor None, or an id is not an integer of 64 bits.
+        TypeError: if a name is neither a string nor None, or an id is not an int that fits in 64 bits.
     """
 
     names: tuple[str | None, ...]

@@ -1,8 +1,8 @@
 """Nearest-neighbour resizing of maps and masks with explicit indices, equal to `F.interpolate`'s default.
 
-PyTorch computes an index by multiplication, ONNX's Resize by division. ONNX therefore picks a neighbouring
-row or column if the quotient of two sizes is not exact in floating point, which is the case for one size in
-ten. Indices that are computed in the graph are the same in every runtime.
+PyTorch computes an index by multiplication, ONNX's Resize by division. If the quotient of two sizes is not
+exact in floating point, ONNX may therefore pick a neighbouring row or column, which happens for about one
+size in ten. Indices that are computed in the graph are the same in every runtime.
 """
 
 from __future__ import annotations

@@ -114,8 +114,8 @@ def find_misses(
     only if a detection reaches the minimum score of `selection` for its class.
 
     Raises:
-        UserError: if an image cannot be read or does not have its annotated size, if the model and the data
-            have no class in common, or if the detector comes from an exported file.
+        UserError: if an image cannot be read or does not have its annotated size, the model and the data have
+            no class in common, the detector comes from an exported file, or the model's output is not finite.
     """
     images = spread(split.images, max_images)
     tally = Tally(detector, selection)
