@@ -143,6 +143,13 @@ def test_an_output_folder_is_created_where_its_link_leads(tmp_path: Path) -> Non
         make_output_folder(tmp_path / "loop")
 
 
+def test_a_pipe_in_the_home_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="is a device, a pipe or a socket"):
+        check_output_file("~/pipe")
+
+
 def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
     pipe, loop = tmp_path / "pipe", tmp_path / "loop"
     os.mkfifo(pipe)

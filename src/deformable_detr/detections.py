@@ -245,8 +245,8 @@ def require_finite(scores: np.ndarray, boxes: np.ndarray, output: str = "the mod
     """
     if not (np.isfinite(scores).all() and np.isfinite(boxes).all()):
         raise UserError(
-            f"{output} is not finite, so the model's weights are broken: use a checkpoint from before the "
-            "training diverged, or compute with --dtype fp32."
+            f"{output} is not finite, so the model's weights are broken, or 16 bits are too few for it: use "
+            "a checkpoint from before the training diverged, or compute in fp32."
         )
 
 

@@ -68,7 +68,7 @@ def demo(output: str | Path = "demo_output", *, seed: int = 0, epochs: int | Non
     Args:
         output: a folder that is new or empty.
         seed: the seed of the drawn data and of training.
-        epochs: the number of passes over the data; None means 7, as in `demo_config`.
+        epochs: the number of passes over the data; None means those of `demo_config`.
 
     Raises:
         UserError: if `output` is a file, is not empty or cannot be written, or an argument is out of range.

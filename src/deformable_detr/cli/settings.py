@@ -86,7 +86,7 @@ GROUPS = {
 def changes(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the parsed arguments that set fields of the configuration, as `config.override` accepts them.
 
-    The keys are the fields' paths: arguments with a dot in their name set fields, others do not.
+    The keys are the paths of the fields. Only arguments whose names contain a dot set fields.
     """
     return {path: value for path, value in arguments.items() if "." in path}
 

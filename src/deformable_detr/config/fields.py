@@ -299,7 +299,7 @@ class TrainConfig:
     accumulate: int = setting(1, "Micro-batches per update.", minimum=1)
     batching: TrainBatching = setting(
         "padded",
-        "How the images of a micro-batch are computed: `padded` (together, padded to a size), `single` (one "
+        "How the images of a micro-batch are computed: `padded` (padded to one size), `single` (one "
         "by one, without padding and in less memory) or `auto` (`single` on a CPU, where it is faster unless "
         "images are small, otherwise `padded`).",
     )

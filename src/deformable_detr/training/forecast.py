@@ -73,7 +73,7 @@ def forecast(
     if child.returncode < 0:
         raise UserError(
             f"training {config.recipe} on {data} was killed by the system (signal {-child.returncode}), "
-            "probably for lack of memory: reduce --train.batch_size or --data.train_sizes, or set "
+            "probably for lack of memory: set --train.batching single, reduce --data.train_sizes, or set "
             "--train.activation_checkpointing true."
         )
     lines = child.stdout.splitlines()

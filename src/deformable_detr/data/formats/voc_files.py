@@ -57,8 +57,7 @@ class Home:
 
     Attributes:
         root: the folder with all files.
-        source: the folder with the annotations; it is `root` if there are several splits
-            with a folder each.
+        source: the folder with the annotations; it is `root` if several splits have a folder each.
         pictures: the folders with the images.
         splits: the pictures of each split, by its name.
     """
