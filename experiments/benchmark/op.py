@@ -34,11 +34,13 @@ from .operators import (
     BF16_HEAD_MAJOR,
     CASES,
     EAGER,
+    FIRST_CACHE,
     FUSED,
     GRID_SAMPLE,
     OPERATORS,
     PEERS,
     QUICK_CASES,
+    SECOND_CACHE,
     TORCH_MSDA,
     TRANSFORMERS,
     UNFUSED,
@@ -54,6 +56,13 @@ from .tables import print_participants, table
 
 FORWARD, BACKWARD, FORWARD_BACKWARD = "forward", "backward", "forward_backward"
 LIMIT, LIMIT_BF16 = "limit", "limit bf16"
+LIMIT_L2, LIMIT_L2_BF16 = "limit, 2nd cache", "limit bf16, 2nd cache"
+
+# (our operator, its limits with rows in the first and in the second cache, type)
+LIMITED = (
+    (FUSED, (LIMIT, LIMIT_L2), torch.float32),
+    (BF16, (LIMIT_BF16, LIMIT_L2_BF16), torch.bfloat16),
+)
 
 # (operator, pass) → its timing, for one case and number of threads.
 Timings = dict[tuple[str, str], Timing]
@@ -196,9 +205,10 @@ def _times(case: Case, names: Sequence[str], threads: int, repeats: int, turn_se
     for name in names:
         calls[name, FORWARD] = forward_of(name, inputs)
         calls[name, FORWARD_BACKWARD] = forward_backward_of(name, inputs)
-    for ours, limit, dtype in ((FUSED, LIMIT, torch.float32), (BF16, LIMIT_BF16, torch.bfloat16)):
+    for ours, limits, dtype in LIMITED:
         calls[ours, BACKWARD] = fused_backward_of(inputs, dtype)
-        calls[limit, FORWARD], calls[limit, BACKWARD] = limit_of(case, dtype)
+        for limit, stretches in zip(limits, (FIRST_CACHE, SECOND_CACHE), strict=True):
+            calls[limit, FORWARD], calls[limit, BACKWARD] = limit_of(case, dtype, stretches)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -325,16 +335,20 @@ def _print_times(case: Case, threads: int, names: Sequence[str], timings: Timing
         rows.add_row(name, _milliseconds(forward), _milliseconds(both), *over)
     console.print(rows)
 
-    rows = table("", "distance to the limit", "forward, ms", "distance", "backward, ms", "distance")
-    for limit, ours in ((LIMIT, FUSED), (LIMIT_BF16, BF16)):
-        floor = {what: _milliseconds(timings[limit, what]) for what in (FORWARD, BACKWARD)}
-        rows.add_row(limit, floor[FORWARD], "", floor[BACKWARD])
-        cells = []
-        for what in (FORWARD, BACKWARD):
-            distance = timings[ours, what].median / timings[limit, what].median
-            cells += [_milliseconds(timings[ours, what]), f"{distance:.2f}x"]
-        rows.add_row(ours, *cells)
+    rows = table("", "", "forward, ms", "distance", "backward, ms", "distance")
+    for ours, limits, _ in LIMITED:
+        rows.add_row(
+            ours, _milliseconds(timings[ours, FORWARD]), "", _milliseconds(timings[ours, BACKWARD]), ""
+        )
+        for limit in limits:
+            of = [_distance(timings, ours, limit, what) for what in (FORWARD, BACKWARD)]
+            rows.add_row(limit, *of[0], *of[1])
     console.print(rows)
+
+
+def _distance(timings: Timings, ours: str, limit: str, what: str) -> tuple[str, str]:
+    floor = timings[limit, what]
+    return _milliseconds(floor), f"{timings[ours, what].median / floor.median:.2f}x"
 
 
 def _milliseconds(timing: Timing) -> str:

@@ -266,25 +266,39 @@ def saved_bytes(name: str, inputs: Inputs) -> int:
 
 # ---- The measured limit --------------------------------------------------------------------------
 
-# The number of distinct stretches of rows that the limit reads: with 16 points of 32 float32 channels this is
-# 16 KB in total, half of the smallest common first-level cache.
-LIMIT_STRETCHES = 2
+# The number of distinct stretches of rows that the limits read. With 16 points of 32 float32 channels they
+# are 16 KB in total, half of the smallest common first-level cache, or 512 KB, half of a second-level cache
+# of a server.
+FIRST_CACHE, SECOND_CACHE = 2, 64
 LIMIT_TASKS = 64
 
 
-def limit_of(case: Case, dtype: torch.dtype) -> tuple[Callable[[], object], Callable[[], object]]:
+def limit_of(
+    case: Case, dtype: torch.dtype, stretches: int
+) -> tuple[Callable[[], object], Callable[[], object]]:
     """Return calls of the forward and the backward pass of a kernel that reads and adds the same number of
     rows as the case, but looks nothing up (docs/operator.md, "How near the limit"). It is compiled for the
-    instruction set in use."""
+    instruction set in use.
+
+    Args:
+        case: the case.
+        dtype: the type of the rows.
+        stretches: FIRST_CACHE or SECOND_CACHE, the cache that holds the rows.
+    """
     generator = torch.Generator().manual_seed(0)
     reads = 4 * case.points * len(case.levels)
-    rows = torch.randn(LIMIT_STRETCHES * reads, case.channels, generator=generator).to(dtype)
+    rows = torch.randn(stretches * reads, case.channels, generator=generator).to(dtype)
     weights = torch.rand(reads, generator=generator) / reads
     grad = torch.randn(case.channels, generator=generator).to(dtype)
     kernels = ops.native.cpu_kernels()[0]
-    tasks = min(LIMIT_TASKS, case.outputs)
     library = torch.ops.deformable_detr
+
+    def tasks() -> int:
+        # Each task of the backward pass has zeros of its own to add to. If they fill the second cache, making
+        # more of them than there are threads would take longer than adding.
+        return min(LIMIT_TASKS if stretches == FIRST_CACHE else torch.get_num_threads(), case.outputs)
+
     return (
-        lambda: library.sampling_limit(rows, weights, case.outputs, tasks, kernels),
-        lambda: library.sampling_limit_backward(rows, weights, grad, case.outputs, tasks, kernels),
+        lambda: library.sampling_limit(rows, weights, case.outputs, tasks(), kernels),
+        lambda: library.sampling_limit_backward(rows, weights, grad, case.outputs, tasks(), kernels),
     )

@@ -55,6 +55,17 @@ struct Pixels {
   Real weight[4][full_lanes<Real>];
 };
 
+// The points of one (query, head), once they are located.
+template <class Real>
+struct Located {
+  Real* attention;
+  Pixels<Real>* pixels;  // [padded / N]
+
+  // backward_points only.
+  Real *wx[2], *wy[2];            // bilinear weights by side: left, right; top, bottom. Zero outside
+  Real *slope_x[2], *slope_y[2];  // their derivatives' size: one inside, zero outside
+};
+
 // Numbers of one (query, head), or of a tile of queries: arrays over the points, padded to whole vectors. The
 // lanes after P belong to no level: they always fall outside, and their weight is zero.
 template <class Real>
@@ -71,15 +82,12 @@ struct Scratch {
   Real* pixel_map;
   int64_t pixel_map_step;
 
-  Real* attention;
-  Pixels<Real>* pixels;  // [padded / N]
+  Located<Real> located[2];  // of queries with even and with odd numbers (one_ahead)
 
   // backward_points only.
-  Real *wx[2], *wy[2];        // bilinear weights by side: left, right; top, bottom. Zero outside
-  Real *slope_x[2], *slope_y[2];  // their derivatives' size: one inside, zero outside
-  Real* products;             // [padded / N][4][N][N]: ⟨grad_output, pixel⟩ before the last sum over N lanes
+  Real* products;        // [padded / N][4][N][N]: ⟨grad_output, pixel⟩ before the last sum over N lanes
   Real* grad_attention;
-  Real* reference_sums;       // [queries of the tile][4][padded]
+  Real* reference_sums;  // [queries of the tile][4][padded]
 
   int64_t padded;
   size_t bytes;
@@ -94,13 +102,15 @@ struct Scratch {
     const bool fused = p.reference_size > 0;
     pixel_map = arena.template take<Real>((fused ? p.queries_per_task : 1) * 4 * padded);
     pixel_map_step = fused ? 4 * padded : 0;
-    attention = reals();
-    pixels = arena.template take<Pixels<Real>>(padded / full_lanes<Real>);
-    if (for_points) {
-      for (int side = 0; side < 2; ++side) {
-        wx[side] = reals(), wy[side] = reals();
-        slope_x[side] = reals(), slope_y[side] = reals();
+    for (Located<Real>& points : located) {
+      points.attention = reals();
+      points.pixels = arena.template take<Pixels<Real>>(padded / full_lanes<Real>);
+      for (int side = 0; side < 2 && for_points; ++side) {
+        points.wx[side] = reals(), points.wy[side] = reals();
+        points.slope_x[side] = reals(), points.slope_y[side] = reals();
       }
+    }
+    if (for_points) {
       products = arena.template take<Real>(4 * padded * full_lanes<Real>);
       grad_attention = reals();
       reference_sums = arena.template take<Real>(fused ? p.queries_per_task * 4 * padded : 0);
@@ -195,39 +205,31 @@ DDETR_INLINE void store_some(Real* to, int64_t count, Vector<Real, full_lanes<Re
   }
 }
 
+// Attention weights of one (query, head), as given or as the softmax of logits.
 template <class Real>
-DDETR_INLINE Real sum_lanes(Vector<Real, full_lanes<Real>> v) {
-  Real sum = 0;
-  for (int i = 0; i < full_lanes<Real>; ++i) sum += v[i];
-  return sum;
-}
-
-// Attention weights of one (query, head) into s.attention: as given, or the softmax of logits.
-template <class Real>
-DDETR_INLINE void read_attention(const Problem& p, Scratch<Real>& s, const Real* weights) {
+DDETR_INLINE void read_attention(const Problem& p, const Real* weights, Real* attention) {
   constexpr int N = full_lanes<Real>;
   using V = Vector<Real, N>;
   if (p.reference_size == 0) {
-    for (int64_t c = 0; c < p.P; c += N) store(s.attention + c, load_some(weights + c, p.P - c));
+    for (int64_t c = 0; c < p.P; c += N) store(attention + c, load_some(weights + c, p.P - c));
     return;
   }
   V largest = splat<Real, N>(Real(-__builtin_inf()));
   for (int64_t c = 0; c < p.P; c += N) {
     V logits = load_some(weights + c, p.P - c);
     for (int64_t i = p.P - c; i < N; ++i) logits[i] = Real(-__builtin_inf());
-    store(s.attention + c, logits);
+    store(attention + c, logits);
     largest = maximum(largest, logits);
   }
-  Real most = largest[0];
-  for (int i = 1; i < N; ++i) most = largest[i] > most ? largest[i] : most;
+  const V most = maximum_of_lanes<N>(largest);
   V sums{};
   for (int64_t c = 0; c < p.P; c += N) {
-    const V e = exp_of_nonpositive<N>(load<V>(s.attention + c) - most);
-    store(s.attention + c, e);
+    const V e = exp_of_nonpositive<N>(load<V>(attention + c) - most);
+    store(attention + c, e);
     sums += e;
   }
-  const Real sum = sum_lanes<Real>(sums);
-  for (int64_t c = 0; c < p.P; c += N) store(s.attention + c, load<V>(s.attention + c) / sum);
+  const V sum = sum_of_lanes<N>(sums);
+  for (int64_t c = 0; c < p.P; c += N) store(attention + c, load<V>(attention + c) / sum);
 }
 
 // Along one axis, for N points: the pixels before and after, as offsets, with weights and slopes.
@@ -271,8 +273,8 @@ DDETR_INLINE Side<Real, N> sides_of(
 // (KEEP_SIDES false) or what the gradient needs. `map` is the query's pixel map.
 template <bool KEEP_SIDES, class Real>
 DDETR_INLINE void locate(
-    const Problem& p, Scratch<Real>& s, const Real* map, const Real* points, int64_t token_step,
-    int64_t first, int64_t end) {
+    const Problem& p, const Scratch<Real>& s, const Real* map, const Real* points, int64_t token_step,
+    int64_t first, int64_t end, Located<Real>& to) {
   constexpr int N = full_lanes<Real>;
   using V = Vector<Real, N>;
   using I = Vector<Integer<Real>, N>;
@@ -289,8 +291,8 @@ DDETR_INLINE void locate(
     const auto horizontal = sides_of<Real, N>(x, at(s.width), step);
     const auto vertical = sides_of<Real, N>(y, at(s.height), load<I>(s.row_step + c));
     const I origin = load<I>(s.first_token + c);
-    const V attention = at(s.attention);
-    Pixels<Real>& pixels = s.pixels[c / N];
+    const V attention = at(to.attention);
+    Pixels<Real>& pixels = to.pixels[c / N];
     for (int k = 0; k < 4; ++k) {
       store(pixels.offset[k], origin + vertical.offset[k / 2] + horizontal.offset[k % 2]);
       if constexpr (!KEEP_SIDES) {
@@ -299,10 +301,10 @@ DDETR_INLINE void locate(
     }
     if constexpr (KEEP_SIDES) {
       for (int side = 0; side < 2; ++side) {
-        store(s.wx[side] + c, horizontal.weight[side]);
-        store(s.wy[side] + c, vertical.weight[side]);
-        store(s.slope_x[side] + c, horizontal.slope[side]);
-        store(s.slope_y[side] + c, vertical.slope[side]);
+        store(to.wx[side] + c, horizontal.weight[side]);
+        store(to.wy[side] + c, vertical.weight[side]);
+        store(to.slope_x[side] + c, horizontal.slope[side]);
+        store(to.slope_y[side] + c, vertical.slope[side]);
       }
     }
   }
@@ -319,6 +321,16 @@ template <class Real>
 const Real* weights_of(const Problem& p, int64_t b, int64_t q, int64_t m) {
   return static_cast<const Real*>(p.weights) + b * p.weights_batch_stride + q * p.weights_query_stride +
          m * p.weights_head_stride;
+}
+
+// Points first … end of a query of the tile, and all attention weights.
+template <bool KEEP_SIDES, class Real>
+DDETR_INLINE void locate_query(
+    const Problem& p, const Scratch<Real>& s, const Tile& tile, int64_t q, int64_t m, int64_t token_step,
+    int64_t first, int64_t end, Located<Real>& to) {
+  read_attention(p, weights_of<Real>(p, tile.image, q, m), to.attention);
+  const Real* map = s.pixel_map + (q - tile.begin) * s.pixel_map_step;
+  locate<KEEP_SIDES>(p, s, map, points_of<Real>(p, tile.image, q, m), token_step, first, end, to);
 }
 
 // Asks for the inputs of a query some steps ahead: with heads in the outer loop they lie too far apart for the
@@ -348,12 +360,36 @@ const Value* value_of(const Problem& p, int64_t b, int64_t m) {
 
 // Points first … end of one (query, head): visit(their pixels, lane, number).
 template <class Real, class Visit>
-DDETR_INLINE void visit_points(const Scratch<Real>& s, int64_t first, int64_t end, const Visit& visit) {
+DDETR_INLINE void visit_points(const Located<Real>& points, int64_t first, int64_t end, const Visit& visit) {
   constexpr int64_t N = full_lanes<Real>;
   for (int64_t c = first / N * N; c < end; c += N) {
-    const Pixels<Real>& pixels = s.pixels[c / N];
+    const Pixels<Real>& pixels = points.pixels[c / N];
     const int64_t lanes = end - c < N ? end - c : N;
     for (int64_t lane = c < first ? first - c : 0; lane < lanes; ++lane) visit(pixels, lane, c);
+  }
+}
+
+// Asks for the right pixels of points on the first level, which is the finest: from a query to its neighbour, the left
+// ones are often those that were right, and coarser levels stay in the cache.
+template <class Value, class Real>
+DDETR_INLINE void prefetch_first_level(
+    const Problem& p, const Value* rows, int64_t channels, const Located<Real>& points) {
+  constexpr int64_t kLine = 64 / sizeof(Value);
+  visit_points(points, 0, p.points_per_level[0], [&](const Pixels<Real>& pixels, int64_t lane, int64_t) {
+    for (int64_t d = 0; d < channels; d += kLine) {
+      __builtin_prefetch(rows + pixels.offset[1][lane] + d);
+      __builtin_prefetch(rows + pixels.offset[3][lane] + d);
+    }
+  });
+}
+
+// For each query of a tile, locate(query, to) and then use(query, from), but always one query ahead: the processor
+// locates the points of the next query while it waits for the rows of this one.
+template <class Real, class Locate, class Use>
+DDETR_INLINE void one_ahead(Scratch<Real>& s, const Tile& tile, const Locate& locate, const Use& use) {
+  for (int64_t q = tile.begin; q <= tile.end; ++q) {
+    if (q < tile.end) locate(q, s.located[q & 1]);
+    if (q > tile.begin) use(q - 1, s.located[(q - 1) & 1]);
   }
 }
 
@@ -362,12 +398,12 @@ DDETR_INLINE void visit_points(const Scratch<Real>& s, int64_t first, int64_t en
 // A block of channels of one (query, head): Σ over points and pixels of weight · value.
 template <int N, int COUNT, class Value, class Real>
 DDETR_INLINE void gather(
-    const Value* value, const Scratch<Real>& s, int64_t points, Value* output) {
+    const Value* value, const Located<Real>& points, int64_t count, Value* output) {
   using V = Vector<Real, N>;
   // The rows of pixels above and below have sums of their own where registers allow: shorter chains of additions.
   constexpr int SETS = COUNT <= 4 ? 2 : 1;
   V sums[SETS][COUNT] = {};
-  visit_points(s, 0, points, [&](const Pixels<Real>& pixels, int64_t lane, int64_t) DDETR_INLINE_LAMBDA {
+  visit_points(points, 0, count, [&](const Pixels<Real>& pixels, int64_t lane, int64_t) DDETR_INLINE_LAMBDA {
 #pragma GCC unroll 4
     for (int k = 0; k < 4; ++k) {
       V pixel[COUNT];
@@ -391,17 +427,19 @@ void forward(const Problem& p, int64_t task, void* memory) {
   fill_pixel_maps(p, s, tile);
   for (int64_t m = 0; m < p.M; ++m) {
     const Value* value = value_of<Value>(p, tile.image, m);
-    for (int64_t q = tile.begin; q < tile.end; ++q) {
-      prefetch_inputs<Real>(p, tile.image, q, m);
-      read_attention(p, s, weights_of<Real>(p, tile.image, q, m));
-      locate<false>(
-          p, s, s.pixel_map + (q - tile.begin) * s.pixel_map_step, points_of<Real>(p, tile.image, q, m),
-          p.value_token_stride, 0, p.P);
-      Value* output = static_cast<Value*>(p.output) + ((tile.image * p.Q + q) * p.M + m) * p.D;
-      visit_blocks<Real>(p.D, [&]<int N, int COUNT>(int64_t d) {
-        gather<N, COUNT>(value + d, s, p.P, output + d);
-      });
-    }
+    one_ahead(
+        s, tile,
+        [&](int64_t q, Located<Real>& to) DDETR_INLINE_LAMBDA {
+          prefetch_inputs<Real>(p, tile.image, q, m);
+          locate_query<false>(p, s, tile, q, m, p.value_token_stride, 0, p.P, to);
+          prefetch_first_level(p, value, p.D, to);
+        },
+        [&](int64_t q, const Located<Real>& points) DDETR_INLINE_LAMBDA {
+          Value* output = static_cast<Value*>(p.output) + ((tile.image * p.Q + q) * p.M + m) * p.D;
+          visit_blocks<Real>(p.D, [&]<int N, int COUNT>(int64_t d) {
+            gather<N, COUNT>(value + d, points, p.P, output + d);
+          });
+        });
   }
 }
 
@@ -410,12 +448,13 @@ void forward(const Problem& p, int64_t task, void* memory) {
 // For each pixel of each point: s.products (one row of N lanes) = or += the products of a block of channels.
 template <int N, int COUNT, bool FIRST, class Value, class Real>
 DDETR_INLINE void multiply(
-    const Value* value, const Value* grad_output, const Scratch<Real>& s, int64_t points) {
+    const Value* value, const Value* grad_output, const Scratch<Real>& s, const Located<Real>& points,
+    int64_t count) {
   using V = Vector<Real, N>;
   V grad[COUNT];
   load_block<N, COUNT>(grad_output, grad);
   constexpr int64_t WIDE = full_lanes<Real>;
-  visit_points(s, 0, points, [&](const Pixels<Real>& pixels, int64_t lane, int64_t c) DDETR_INLINE_LAMBDA {
+  visit_points(points, 0, count, [&](const Pixels<Real>& pixels, int64_t lane, int64_t c) DDETR_INLINE_LAMBDA {
 #pragma GCC unroll 4
     for (int k = 0; k < 4; ++k) {
       V pixel[COUNT];
@@ -438,6 +477,7 @@ void backward_points(const Problem& p, int64_t task, void* memory) {
   Scratch<Real> s(p, memory, true);
   const Tile tile = tile_of(p, task);
   const bool fused = p.reference_size > 0;
+  Located<Real>& located = s.located[0];
   fill_levels(p, s, p.value_token_stride, 0);
   fill_pixel_maps(p, s, tile);
   memset(s.products, 0, 4 * s.padded * N * sizeof(Real));  // the padding's rows stay zero
@@ -451,16 +491,15 @@ void backward_points(const Problem& p, int64_t task, void* memory) {
       const int64_t row = (tile.image * p.Q + q) * p.M + m;
       prefetch_inputs<Real>(p, tile.image, q, m);
       prefetch_gradient<Value>(p, tile.image, q, m);
-      read_attention(p, s, weights_of<Real>(p, tile.image, q, m));
-      locate<true>(p, s, map, points, p.value_token_stride, 0, p.P);
+      locate_query<true>(p, s, tile, q, m, p.value_token_stride, 0, p.P, located);
 
       const Value* grad_output = static_cast<const Value*>(p.grad_output) + row * p.D;
       if (p.D < N) memset(s.products, 0, 4 * s.padded * N * sizeof(Real));
       visit_blocks<Real>(p.D, [&]<int LANES, int COUNT>(int64_t d) {
         if (LANES == N && d == 0) {
-          multiply<LANES, COUNT, true>(value, grad_output, s, p.P);
+          multiply<LANES, COUNT, true>(value, grad_output, s, located, p.P);
         } else {
-          multiply<LANES, COUNT, false>(value + d, grad_output + d, s, p.P);
+          multiply<LANES, COUNT, false>(value + d, grad_output + d, s, located, p.P);
         }
       });
 
@@ -474,13 +513,15 @@ void backward_points(const Problem& p, int64_t task, void* memory) {
           product[k] = sum_each_row<Real, N>(s.products + (c * 4 + k * N) * N);
         }
         const auto at = [&](const Real* table) { return load<Vector<Real, N>>(table + c); };
-        const V attention = at(s.attention);
-        const V above = at(s.wx[0]) * product[0] + at(s.wx[1]) * product[1];
-        const V below = at(s.wx[0]) * product[2] + at(s.wx[1]) * product[3];
-        const V grad_attention = at(s.wy[0]) * above + at(s.wy[1]) * below;
-        const V grad_x = attention * (at(s.wy[0]) * (at(s.slope_x[1]) * product[1] - at(s.slope_x[0]) * product[0]) +
-                                      at(s.wy[1]) * (at(s.slope_x[1]) * product[3] - at(s.slope_x[0]) * product[2]));
-        const V grad_y = attention * (at(s.slope_y[1]) * below - at(s.slope_y[0]) * above);
+        const V attention = at(located.attention);
+        const V left = at(located.wx[0]), right = at(located.wx[1]), top = at(located.wy[0]), bottom = at(located.wy[1]);
+        const V above = left * product[0] + right * product[1];
+        const V below = left * product[2] + right * product[3];
+        const V grad_attention = top * above + bottom * below;
+        const V slope_left = at(located.slope_x[0]), slope_right = at(located.slope_x[1]);
+        const V grad_x = attention * (top * (slope_right * product[1] - slope_left * product[0]) +
+                                      bottom * (slope_right * product[3] - slope_left * product[2]));
+        const V grad_y = attention * (at(located.slope_y[1]) * below - at(located.slope_y[0]) * above);
 
         V first_half, second_half;
         interleave(
@@ -507,10 +548,10 @@ void backward_points(const Problem& p, int64_t task, void* memory) {
           }
         }
       }
-      const Real mean = sum_lanes<Real>(mean_sums);
+      const V mean = sum_of_lanes<N>(mean_sums);
       for (int64_t c = 0; c < p.P; c += N) {
         V grad = load<V>(s.grad_attention + c);
-        if (fused) grad = load<V>(s.attention + c) * (grad - mean);
+        if (fused) grad = load<V>(located.attention + c) * (grad - mean);
         store_some(grad_weights + c, p.P - c, grad);
       }
     }
@@ -534,11 +575,11 @@ void backward_points(const Problem& p, int64_t task, void* memory) {
 // A block of channels of one (query, head), added to the pixels of points first … end.
 template <int N, int COUNT, class Value, class Real>
 DDETR_INLINE void scatter(
-    const Value* grad_output, const Scratch<Real>& s, int64_t first, int64_t end, Real* __restrict slice) {
+    const Value* grad_output, const Located<Real>& points, int64_t first, int64_t end, Real* __restrict slice) {
   using V = Vector<Real, N>;
   V grad[COUNT];
   load_block<N, COUNT>(grad_output, grad);
-  visit_points(s, first, end, [&](const Pixels<Real>& pixels, int64_t lane, int64_t) DDETR_INLINE_LAMBDA {
+  visit_points(points, first, end, [&](const Pixels<Real>& pixels, int64_t lane, int64_t) DDETR_INLINE_LAMBDA {
 #pragma GCC unroll 4
     for (int k = 0; k < 4; ++k) {
       Real* pixel = slice + pixels.offset[k][lane];
@@ -601,20 +642,22 @@ void backward_value(const Problem& p, int64_t task, void* memory) {
     const int64_t end = begin + p.queries_per_task < p.Q ? begin + p.queries_per_task : p.Q;
     const Tile tile{slice.image, begin, end};
     fill_pixel_maps(p, s, tile);
-    for (int64_t q = tile.begin; q < tile.end; ++q) {
-      prefetch_inputs<Real>(p, tile.image, q, slice.head);
-      prefetch_gradient<Value>(p, tile.image, q, slice.head);
-      read_attention(p, s, weights_of<Real>(p, tile.image, q, slice.head));
-      locate<false>(
-          p, s, s.pixel_map + (q - tile.begin) * s.pixel_map_step,
-          points_of<Real>(p, tile.image, q, slice.head), token_step, slice.first_point / N * N,
-          slice.end_point);
-      const Value* grad_output = static_cast<const Value*>(p.grad_output) +
-                                 ((tile.image * p.Q + q) * p.M + slice.head) * p.D + slice.first_channel;
-      visit_blocks<Real>(slice.channels, [&]<int LANES, int COUNT>(int64_t d) {
-        scatter<LANES, COUNT>(grad_output + d, s, slice.first_point, slice.end_point, sums + d);
-      });
-    }
+    one_ahead(
+        s, tile,
+        [&](int64_t q, Located<Real>& to) DDETR_INLINE_LAMBDA {
+          prefetch_inputs<Real>(p, tile.image, q, slice.head);
+          prefetch_gradient<Value>(p, tile.image, q, slice.head);
+          locate_query<false>(
+              p, s, tile, q, slice.head, token_step, slice.first_point / N * N, slice.end_point, to);
+          if (slice.first_point == 0) prefetch_first_level(p, sums, slice.channels, to);
+        },
+        [&](int64_t q, const Located<Real>& points) DDETR_INLINE_LAMBDA {
+          const Value* grad_output = static_cast<const Value*>(p.grad_output) +
+                                     ((tile.image * p.Q + q) * p.M + slice.head) * p.D + slice.first_channel;
+          visit_blocks<Real>(slice.channels, [&]<int LANES, int COUNT>(int64_t d) {
+            scatter<LANES, COUNT>(grad_output + d, points, slice.first_point, slice.end_point, sums + d);
+          });
+        });
   }
 
   for (int64_t token = 0; token < slice.tokens && !in_place; ++token) {

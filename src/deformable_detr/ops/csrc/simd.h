@@ -147,6 +147,20 @@ DDETR_INLINE V swap_lanes(V a, Indexes<I...>) {
 #endif
 }
 
+// The sum or the maximum of all lanes, in each lane: in log₂ N rounds, because one lane after the other would take as
+// many times the latency of an addition as there are lanes.
+template <int N, int S = N / 2, class V>
+DDETR_INLINE V sum_of_lanes(V v) {
+  if constexpr (S > 0) v = sum_of_lanes<N, S / 2>(v + swap_lanes<S>(v, typename MakeIndexes<N>::type{}));
+  return v;
+}
+
+template <int N, int S = N / 2, class V>
+DDETR_INLINE V maximum_of_lanes(V v) {
+  if constexpr (S > 0) v = maximum_of_lanes<N, S / 2>(maximum(v, swap_lanes<S>(v, typename MakeIndexes<N>::type{})));
+  return v;
+}
+
 // (x0 y0 x1 y1 …) in two vectors → (x0 x1 …) and (y0 y1 …), and back.
 template <class V, int... I>
 DDETR_INLINE void deinterleave(V a, V b, V& x, V& y, Indexes<I...>) {
