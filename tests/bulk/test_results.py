@@ -55,3 +55,13 @@ def test_an_unfinished_run_is_not_read(plain: Path, tmp_path: Path) -> None:
     (output / "manifest.json").unlink()
     with pytest.raises(UserError, match=r"no manifest\.json, so its run is not complete"):
         list(read_results(output))
+
+
+@pytest.mark.parametrize(
+    "manifest", ["{}", '{"classes": 3}', '{"classes": {"names": ["a"], "category_ids": []}}']
+)
+def test_a_changed_manifest_is_refused(plain: Path, tmp_path: Path, manifest: str) -> None:
+    output = copy_of(plain, tmp_path / "out")
+    (output / "manifest.json").write_text(manifest)
+    with pytest.raises(UserError, match="is not a manifest as bulk prediction writes it"):
+        list(read_results(output))

@@ -109,6 +109,15 @@ def test_linked_folders_are_searched_without_end(tmp_path: Path) -> None:
     assert [file.resolve() for file in found] == [a.resolve()]
 
 
+def test_folders_that_link_to_each_other_are_searched_once(tmp_path: Path) -> None:
+    here = write(tmp_path / "one" / "a.png")
+    there = write(tmp_path / "two" / "b.png")
+    os.symlink(tmp_path / "two", tmp_path / "one" / "other")
+    os.symlink(tmp_path / "one", tmp_path / "two" / "other")
+    assert images([tmp_path / "one"]) == [here, tmp_path / "one" / "other" / "b.png"]
+    assert [file.resolve() for file in images([tmp_path])] == [here, there, there, here]
+
+
 def test_names_of_results_fit_into_a_file_system() -> None:
     longest = "ü" * 125 + "x"  # 251 bytes
     names = output_names([(longest, ".png"), (longest, ".png"), (longest, ".webp")])

@@ -27,7 +27,7 @@ from deformable_detr.inference.detector import Detector
 from deformable_detr.serve import ServeSettings, uploads
 from deformable_detr.serve import engine as engine_module
 from deformable_detr.serve import gate as gate_module
-from deformable_detr.serve.gate import SECURITY_HEADERS
+from deformable_detr.serve.gate import SECURITY_HEADERS, route_of
 from tests.support.matching import assert_same_detections
 from tests.support.serving import (
     EVIL,
@@ -731,6 +731,20 @@ async def test_below_a_prefix(shared: Detector) -> None:
             assert (await client.get("/detr/openapi.json")).json()["servers"] == [{"url": "/detr"}]
             text = (await client.get("/detr/metrics")).text
     assert 'route="/v1/detect",status="200"' in text
+
+
+@pytest.mark.parametrize(
+    ("path", "prefix", "route"),
+    [
+        ("/api/v1/model", "/api", "/v1/model"),
+        ("/api/v1/model", "/api/", "/v1/model"),
+        ("/api", "/api", ""),
+        ("/apiary", "/api", "/apiary"),
+        ("/v1/model", "", "/v1/model"),
+    ],
+)
+def test_a_prefix_ends_at_a_slash(path: str, prefix: str, route: str) -> None:
+    assert route_of({"path": path, "root_path": prefix}) == route
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ import numpy as np
 from ..detections import ClassTable, Detections
 from ..errors import UserError
 from ..files import read_json
+from ..words import one_line
 from .libraries import library
 from .plan import MANIFEST_FILE
 
@@ -37,17 +38,25 @@ def read_results(output: str | Path) -> Iterator[Result]:
     """Yield the results of a complete run in the order of the ids, with one part in memory at a time.
 
     Raises:
-        UserError: if the run is not complete, its manifest is not a JSON object, or pyarrow is not installed.
+        UserError: if the run is not complete, its manifest is not one of this package, or pyarrow is not
+            installed.
         OSError, ValueError: if a part is missing or damaged.
     """
     folder = Path(output)
     if not (folder / MANIFEST_FILE).is_file():
         raise UserError(f"{folder} has no {MANIFEST_FILE}, so its run is not complete: repeat its command.")
     manifest = read_json(folder / MANIFEST_FILE)
-    table = manifest["classes"]
-    classes = ClassTable(tuple(table["names"]), tuple(table["category_ids"]))
-    for part in manifest["parts"]:
-        for row in library("pyarrow.parquet").read_table(folder / part["name"]).to_pylist():
+    try:
+        table = manifest["classes"]
+        classes = ClassTable(tuple(table["names"]), tuple(table["category_ids"]))
+        parts = [folder / part["name"] for part in manifest["parts"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{folder / MANIFEST_FILE} is not a manifest as bulk prediction writes it "
+            f"({one_line(repr(error))}): repeat the run's command with another output folder."
+        ) from error
+    for part in parts:
+        for row in library("pyarrow.parquet").read_table(part).to_pylist():
             yield _result(row, classes)
 
 

@@ -232,7 +232,9 @@ class _Answer:
 def route_of(scope: Scope) -> str:
     """Return a request's path without `root_path`, the prefix under which a proxy publishes the server."""
     path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", "").rstrip("/"))
+    prefix = scope.get("root_path", "").rstrip("/")
+    inside = path == prefix or path.startswith(f"{prefix}/")
+    return path.removeprefix(prefix) if inside else path
 
 
 ROUTES = ("/", "/v1/detect", "/v1/explain", "/v1/model", "/healthz", "/readyz", "/metrics", "/docs")

@@ -37,22 +37,25 @@ def walk(
 ) -> Iterator[tuple[str, list[str]]]:
     """Yield the path of `top` and of each folder below it, each with the sorted names of its files.
 
-    Links to folders are followed, except links to a folder that contains the link itself, because following
-    those would never end. Only folders for whose path `enter` returns True are entered. macOS's ._NAME files
-    are left out. If `top` does not exist, nothing is yielded. The folders in a folder are visited in sorted
-    order.
+    Links to folders are followed, except links to a folder through which the walk has come to the link,
+    because following those would never end. Only folders for whose path `enter` returns True are entered.
+    macOS's ._NAME files are left out. If `top` does not exist, nothing is yielded. The folders in a folder
+    are visited in sorted order.
     """
     for folder, folders, files in os.walk(top, followlinks=True):
         inside = (os.path.join(folder, name) for name in sorted(folders))
-        folders[:] = [os.path.basename(one) for one in inside if not _leads_back(one) and enter(one)]
+        folders[:] = [os.path.basename(one) for one in inside if not _leads_back(one, top) and enter(one)]
         yield folder, sorted(name for name in files if not name.startswith(_MACOS))
 
 
-def _leads_back(folder: str) -> bool:
+def _leads_back(folder: str, top: str | Path) -> bool:
+    """Return whether `folder` is a link to a folder on the path from `top` to it, or to one above those."""
     if not os.path.islink(folder):
         return False
-    place, parent = os.path.realpath(folder), os.path.realpath(os.path.dirname(folder))
-    return parent == place or parent.startswith(os.path.join(place, ""))
+    place = os.path.realpath(folder)
+    below_top = Path(folder).relative_to(top)
+    passed = [os.path.realpath(Path(top, parent)) for parent in below_top.parents]
+    return any(one == place or one.startswith(os.path.join(place, "")) for one in passed)
 
 
 def folders_in(parent: str | Path, meant: Callable[[str], object], first: str = "") -> list[str]:
