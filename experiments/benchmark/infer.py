@@ -162,7 +162,7 @@ def benchmark_infer(
         HELP: _help_seconds(),
         COLD_PREDICT: cold,
     }
-    goals = goals_of(timings, memory, commands)
+    goals = goals_of(timings, memory, commands, beside)
     print_tables(recipe, work.size, work.threads, timings, memory, distances, commands, goals, console)
     if beside:
         console.print(f"timed while {beside} other processes kept the processor busy")

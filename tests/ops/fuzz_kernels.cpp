@@ -104,10 +104,11 @@ bool fuzz(const Steps& steps, double precision) {
   std::vector<int64_t> shapes, per_level;
   for (int64_t l = 0; l < p.L; ++l) {
     shapes.push_back(between(1, 6)), shapes.push_back(between(1, 6));
-    per_level.push_back(between(l == 0, 9));
+    per_level.push_back(between(0, 9));
     p.S += shapes[2 * l] * shapes[2 * l + 1];
     p.P += per_level[l];
   }
+  if (p.P == 0) p.P = per_level.back() = 1;
   p.spatial_shapes = shapes.data(), p.points_per_level = per_level.data();
   p.reference_size = 2 * between(0, 2);
 

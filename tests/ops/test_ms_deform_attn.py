@@ -304,6 +304,13 @@ def test_empty(kind: str, empty: str) -> None:
             assert not grad.any()
 
 
+def test_no_levels(kernels: str) -> None:
+    case = make_case(per_level=(), shapes=())
+    output = case.run()
+    assert output.shape == (2, 6, 15)
+    assert not output.any()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_strided_inputs(kernels: str, kind: str) -> None:
     case = make_case(kind, D=8)

@@ -109,7 +109,7 @@ def test_linked_folders_are_searched_without_end(tmp_path: Path) -> None:
     assert [file.resolve() for file in found] == [a.resolve()]
 
 
-def test_folders_that_link_to_each_other_are_searched_once(tmp_path: Path) -> None:
+def test_folders_that_link_to_each_other_are_searched_without_end(tmp_path: Path) -> None:
     here = write(tmp_path / "one" / "a.png")
     there = write(tmp_path / "two" / "b.png")
     os.symlink(tmp_path / "two", tmp_path / "one" / "other")

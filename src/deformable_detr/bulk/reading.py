@@ -93,8 +93,8 @@ def _fetch(picture: Picture) -> bytes:
     """Return the content of a URL.
 
     Raises:
-        UserError: if the URL is that of a folder, or if the file does not exist or may not be read although
-            the folder that was searched exists.
+        UserError: if the URL is that of a folder, or if the file does not exist, unless the folder that was
+            searched no longer exists either.
         SourceLostError: if the file cannot be fetched, or the folder that was searched no longer exists.
     """
     try:
@@ -104,9 +104,6 @@ def _fetch(picture: Picture) -> bytes:
         if isinstance(cause, IsADirectoryError):
             raise
         if isinstance(cause, FileNotFoundError) and (not picture.root or _exists(picture.root)):
-            raise
-        # Without a folder to ask for, access may have been lost to all pictures, as when a key expires.
-        if isinstance(cause, PermissionError) and picture.root and _exists(picture.root):
             raise
         raise _lost(picture.root or picture.path, error) from error
 

@@ -33,7 +33,8 @@ def test_the_command_measures_prints_and_writes(tmp_path: Path, capsys: pytest.C
     for case in ("encoder", "decoder"):
         for name in OURS:
             assert {(case, name, "forward"), (case, name, "forward_backward")} <= measured
-        assert {(case, "limit", "forward"), (case, "limit", "backward")} <= measured
+        for limit in ("limit", "limit, 2nd cache", "limit bf16", "limit bf16, 2nd cache"):
+            assert {(case, limit, "forward"), (case, limit, "backward")} <= measured
         assert set(report["errors"][case]) == set(OURS)
     assert all(row["median_seconds"] > 0 and row["turns"] == 2 for row in report["timings"])
     assert [row["operator"] for row in report["memory"]] == OURS

@@ -37,10 +37,10 @@ def walk(
 ) -> Iterator[tuple[str, list[str]]]:
     """Yield the path of `top` and of each folder below it, each with the sorted names of its files.
 
-    Links to folders are followed, except links to a folder through which the walk has come to the link,
-    because following those would never end. Only folders for whose path `enter` returns True are entered.
-    macOS's ._NAME files are left out. If `top` does not exist, nothing is yielded. The folders in a folder
-    are visited in sorted order.
+    Links to folders are followed, except links to a folder through which the walk has come to the link, or to
+    one that contains such a folder, because following those would never end. Only folders for whose path
+    `enter` returns True are entered. macOS's ._NAME files are left out. If `top` does not exist, nothing is
+    yielded. The folders in a folder are visited in sorted order.
     """
     for folder, folders, files in os.walk(top, followlinks=True):
         inside = (os.path.join(folder, name) for name in sorted(folders))
@@ -49,7 +49,9 @@ def walk(
 
 
 def _leads_back(folder: str, top: str | Path) -> bool:
-    """Return whether `folder` is a link to a folder on the path from `top` to it, or to one above those."""
+    """Return whether `folder` is a link to one of the folders that contain it on the way from `top`, or to a
+    folder that contains one of those.
+    """
     if not os.path.islink(folder):
         return False
     place = os.path.realpath(folder)

@@ -375,6 +375,7 @@ template <class Value, class Real>
 DDETR_INLINE void prefetch_first_level(
     const Problem& p, const Value* rows, int64_t channels, const Located<Real>& points) {
   constexpr int64_t kLine = 64 / sizeof(Value);
+  if (p.L == 0) return;
   visit_points(points, 0, p.points_per_level[0], [&](const Pixels<Real>& pixels, int64_t lane, int64_t) {
     for (int64_t d = 0; d < channels; d += kLine) {
       __builtin_prefetch(rows + pixels.offset[1][lane] + d);

@@ -1,5 +1,5 @@
 // The measured limit: the operator's row loops with everything else taken away. Rows are walked through in order,
-// within a few KB that stay in the first cache; no locations, no softmax, no offsets to look up, no memory to wait
+// within a buffer that the caller makes small enough for the first or the second cache; no locations, no softmax, no offsets to look up, no memory to wait
 // for. What is left is what no kernel of this design can do without: loads, multiply-adds, stores. See limit.h.
 
 #include "limit.h"
