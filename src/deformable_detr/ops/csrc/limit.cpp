@@ -1,6 +1,7 @@
 // The measured limit: the operator's row loops with everything else taken away. Rows are walked through in order,
-// within a buffer that the caller makes small enough for the first or the second cache; no locations, no softmax, no offsets to look up, no memory to wait
-// for. What is left is what no kernel of this design can do without: loads, multiply-adds, stores. See limit.h.
+// within a buffer that the caller makes small enough for the first or the second cache; no locations, no softmax, no
+// offsets to look up, no memory to wait for. What is left is what no kernel of this design can do without: loads,
+// multiply-adds, stores. See limit.h.
 
 #include "limit.h"
 
