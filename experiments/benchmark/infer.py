@@ -158,7 +158,7 @@ def benchmark_infer(
         name: output_distance(each.outputs, measured[PLAIN].outputs) for name, each in measured.items()
     }
     commands = {
-        IMPORTS: _seconds_of("import torch, torchvision"),
+        IMPORTS: _seconds_of("import torch"),
         HELP: _help_seconds(),
         COLD_PREDICT: cold,
     }

@@ -13,7 +13,7 @@ TRANSFORMERS, ONNXRUNTIME, OPENVINO = "transformers", "onnxruntime", "openvino"
 PEERS = {TRANSFORMERS: "transformers", ONNXRUNTIME: "onnxruntime", OPENVINO: "openvino"}
 OURS, PLAIN, BF16 = "ours", "ours, plain", "ours, bf16"
 TRANSFORMERS_BF16, OPENVINO_BF16 = "transformers, bf16", "openvino, bf16"
-IMPORTS, HELP, COLD_PREDICT = "import torch, torchvision", "--help", "predict, cold process to file written"
+IMPORTS, HELP, COLD_PREDICT = "import torch", "--help", "predict, cold process to file written"
 TOLERANCE = 1e-4  # the largest accepted difference of a logit or box between the runner and the plain model
 
 
@@ -23,10 +23,10 @@ def goals_of(
     commands: Mapping[str, float],
     beside: int,
 ) -> list[Goal]:
-    """Return the project's targets (docs/speed.md) with the measured numbers.
+    """Return the project's targets with the measured numbers.
 
-    If other processes kept the processor busy (`beside` of them), commands cannot be compared with forward
-    passes, because only those were timed beside them.
+    If other processes kept the processor busy (`beside` of them), the targets against OpenVINO are lower, and
+    commands cannot be compared with forward passes, because only those were timed beside them.
     """
 
     def times_faster(peer: str, ours: str) -> float | None:
@@ -34,14 +34,15 @@ def goals_of(
             return None
         return timings[peer].median / timings[ours].median
 
+    openvino, openvino_bf16 = ((1.0, 1.3), (1.0, 1.3)) if beside else ((1.8, 2.0), (3.3, 4.0))
     share = memory[OURS] / memory[TRANSFORMERS] if TRANSFORMERS in memory else None
     beyond = None if beside else commands[COLD_PREDICT] - commands[IMPORTS] - timings[OURS].median
     return [
-        Goal("fp32 against transformers", 3.3, 3.8, times_faster(TRANSFORMERS, OURS), at_least=True),
+        Goal("fp32 against transformers", 3.5, 4.0, times_faster(TRANSFORMERS, OURS), at_least=True),
         Goal("fp32 against onnxruntime", 1.2, 1.35, times_faster(ONNXRUNTIME, OURS), at_least=True),
-        Goal("fp32 against openvino", 1.2, 1.35, times_faster(OPENVINO, OURS), at_least=True),
+        Goal("fp32 against openvino", *openvino, times_faster(OPENVINO, OURS), at_least=True),
         Goal("bf16 against transformers fp32", 6.5, 8.0, times_faster(TRANSFORMERS, BF16), at_least=True),
-        Goal("bf16 against openvino bf16", 1.6, 2.0, times_faster(OPENVINO_BF16, BF16), at_least=True),
+        Goal("bf16 against openvino bf16", *openvino_bf16, times_faster(OPENVINO_BF16, BF16), at_least=True),
         Goal("peak memory, share of transformers'", 0.5, 0.35, share, at_least=False),
         Goal("--help, seconds", 0.5, 0.5, commands[HELP], at_least=False),
         Goal("predict, beyond imports and forward", 1.5, 1.5, beyond, at_least=False),

@@ -15,8 +15,9 @@ from PIL import Image, ImageDraw
 from torchvision.transforms import v2
 
 from deformable_detr.config import Augmentation, DataConfig
+from deformable_detr.data.evaluation_transform import evaluation_transform
 from deformable_detr.data.preprocessing import input_size, resized_size
-from deformable_detr.data.transforms import evaluation_transform, training_transform
+from deformable_detr.data.transforms import training_transform
 
 # small pictures, pixels as they are: mean 0 and std 1
 SMALL = DataConfig(

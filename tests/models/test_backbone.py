@@ -10,7 +10,6 @@ import pytest
 import torch
 import torchvision
 from torch import nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from deformable_detr.checkpoint.contents import empty_model, load_state
 from deformable_detr.checkpoint.families import family_of
@@ -24,6 +23,7 @@ from deformable_detr.config import (
 from deformable_detr.errors import UserError
 from deformable_detr.models import build_model
 from deformable_detr.models.backbone import Backbone, build_backbone
+from deformable_detr.models.resnet import FrozenBatchNorm2d
 from deformable_detr.ops import DeformConv2d
 from deformable_detr.training.optimisation import parameter_groups
 
@@ -157,8 +157,10 @@ def test_resnext_101_with_deformable_stages(name: str, groups: int) -> None:
         deformable = build_backbone(BackboneConfig(name, deformable_stages=(3, 4, 5)), num_maps=3)
     own = size(plain)
     published = torchvision.models.get_model_weights(name).IMAGENET1K_V1.meta["num_params"]
-    norms = sum(2 * norm.weight.numel() for norm in plain.modules() if isinstance(norm, FrozenBatchNorm2d))
-    assert own == published - norms - (2048 + 1) * 1000  # frozen numbers and the classifier are no parameters
+    # Frozen numbers are no parameters, and there is no classifier.
+    norms = [module for module in plain.modules() if isinstance(module, FrozenBatchNorm2d)]
+    frozen = sum(2 * norm.weight.numel() for norm in norms)
+    assert own == published - frozen - (2048 + 1) * 1000
     layers = deformable_layers(deformable).values()
     assert len(layers) == 4 + 23 + 3
     assert {layer.groups for layer in layers} == {groups}

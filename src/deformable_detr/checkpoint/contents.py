@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ..config import RECIPES, TORCHVISION_RESNETS, DataConfig, ModelConfig
@@ -16,6 +15,7 @@ from ..errors import UserError
 from ..models import DetectionModel, build_model
 from .decision import Decision
 from .description import Description
+from .initialisation import no_random_weights
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,8 @@ def empty_model(config: ModelConfig) -> DetectionModel:
     """
     if config.backbone.name not in TORCHVISION_RESNETS:
         return build_model(config).eval()  # timm's models may have tensors that are not in the state dict
-    # Drawing 40 million random weights, which are then overwritten, would take most of a second.
-    with torch.device("meta"):
-        model = build_model(config)
-    return model.to_empty(device="cpu").eval()
+    with no_random_weights():
+        return build_model(config).eval()
 
 
 def load_state(model: DetectionModel, state: Mapping[str, Tensor]) -> None:

@@ -12,12 +12,13 @@ from functools import cache
 from typing import Any, Literal
 
 import torch
-import torchvision
 from torch import Tensor
-from torchvision.ops import FrozenBatchNorm2d
 
 from ..config import TORCHVISION_RESNETS, ModelConfig
 from ..errors import UserError
+from ..models.backbone import ResNet
+from .initialisation import no_random_weights
+from .naming import torchvision_key
 
 Family = Literal["detr", "deformable_detr"]
 
@@ -151,6 +152,6 @@ def resnet_of(shapes: Mapping[str, torch.Size]) -> str:
 
 @cache
 def _resnet_shapes(name: str) -> dict[str, torch.Size]:
-    with torch.device("meta"):
-        resnet = torchvision.models.get_model(name, weights=None, norm_layer=FrozenBatchNorm2d)
-    return {key: value.shape for key, value in resnet.state_dict().items() if not key.startswith("fc.")}
+    with no_random_weights():
+        resnet = ResNet(name, num_maps=1, dilation=False, deformable_stages=())
+    return {torchvision_key(f"backbone.{key}"): value.shape for key, value in resnet.state_dict().items()}

@@ -27,8 +27,8 @@ class BackboneConfig:
 
     name: str = setting(
         "resnet50",
-        "A torchvision ResNet (resnet18/34/50/101, resnext101_32x8d/64x4d), or any timm model that returns "
-        "feature maps, by timm's name (`tf_efficientnet_lite0`).",
+        "A ResNet as in torchvision (resnet18/34/50/101, resnext101_32x8d/64x4d), or any timm model that "
+        "returns feature maps, by timm's name (`tf_efficientnet_lite0`).",
     )
     dilation: bool = setting(
         False,
@@ -52,7 +52,7 @@ class BackboneConfig:
 
     def __post_init__(self) -> None:
         check(self, "model.backbone.")
-        require(bool(self.name), "model.backbone.name is empty: name a torchvision ResNet or a timm model.")
+        require(bool(self.name), "model.backbone.name is empty: name a ResNet or a timm model.")
         require(
             ":" not in self.name and "/" not in self.name,
             f"model.backbone.name must be a name in timm's list, not the address {self.name!r:.80}, from "

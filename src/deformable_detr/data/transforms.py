@@ -1,4 +1,4 @@
-"""Transforms of a picture and its boxes to the model's input: resize, augment, normalise.
+"""Transforms of a training picture and its boxes to the model's input: resize, augment, normalise.
 
 See specification §1.3, §1.4.
 
@@ -25,23 +25,14 @@ from torchvision.transforms.v2 import functional as F
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
 from ..config import Augmentation, DataConfig
-from .preprocessing import input_size, model_input, normalised, resized, resized_size
+from .preprocessing import input_size, normalised, resized, resized_size
 
-EvaluationTransform = Callable[[Image], Tensor]
 TrainingTransform = Callable[[Image, Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor, Tensor]]
 
 # The parameters of the "light" augmentation
 LIGHT_CROP_SIDE = (0.6, 1.0)  # minimum and maximum share of each side that a crop keeps
 LIGHT_MIN_VISIBLE = 0.25  # a crop keeps a box only if more than this share of its area is left
 LIGHT_JITTER = 0.2  # maximum relative change of brightness, contrast and saturation
-
-
-def evaluation_transform(config: DataConfig) -> EvaluationTransform:
-    """Return the transform of an RGB picture (H, W) to normalised float pixels (3, h, w).
-
-    `input_size` of the module preprocessing determines h and w.
-    """
-    return partial(_transform_for_evaluation, config=config)
 
 
 def training_transform(config: DataConfig) -> TrainingTransform:
@@ -103,10 +94,6 @@ def _area(boxes_xyxy: Tensor) -> Tensor:
     # torchvision's sanitize_bounding_boxes only checks minimum sizes; the published rule is x1 > x0, y1 > y0
     x0, y0, x1, y1 = boxes_xyxy.as_subclass(Tensor).unbind(-1)
     return (x1 - x0).clamp(min=0) * (y1 - y0).clamp(min=0)
-
-
-def _transform_for_evaluation(picture: Image, config: DataConfig) -> Tensor:
-    return torch.from_numpy(model_input(picture, config))
 
 
 def _transform_for_training(

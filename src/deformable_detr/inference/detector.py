@@ -310,7 +310,7 @@ class Detector:
 def _transform_for(source: Checkpoint | ExportedModel) -> Callable[[Image.Image], Any]:
     if isinstance(source, ExportedModel):
         return partial(model_input, config=source.description.data)
-    from ..data.transforms import evaluation_transform
+    from ..data.evaluation_transform import evaluation_transform
 
     return evaluation_transform(source.data)
 

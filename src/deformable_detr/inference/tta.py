@@ -23,7 +23,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 from torchvision.transforms.v2 import functional as F
 
-from ..data.transforms import evaluation_transform
+from ..data.evaluation_transform import evaluation_transform
 from ..detections import Detections
 from ..errors import UserError
 from .detector import Detector, equal_shape_batches

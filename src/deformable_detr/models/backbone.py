@@ -1,4 +1,4 @@
-"""Backbones, which turn pixels into feature maps: torchvision's ResNets and any timm feature extractor.
+"""Backbones, which turn pixels into feature maps: ResNets and any feature extractor of timm.
 
 Batch norm is frozen in all of them, because detection batches are too small for its statistics (specification
 §2.1).
@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from ..config import TORCHVISION_RESNETS, BackboneConfig
 from ..errors import UserError
 from ..files import DAMAGED_FILE_ERRORS
 from ..ops import DeformConv2d
+from .resnet import resnet_layers
 
 
 class Backbone(nn.Module, ABC):
@@ -67,7 +66,7 @@ class Backbone(nn.Module, ABC):
 
 
 class ResNet(Backbone):
-    """torchvision's ResNet or ResNeXt, with the stride in the 3x3 convolution.
+    """A ResNet or ResNeXt without its classifier.
 
     The maps C2 to C5 of its four stages have strides 4, 8, 16 and 32; with `dilation`, C5 has stride 16. The
     last `num_maps` of them are returned. The 3x3 convolutions of `deformable_stages` (2 to 5, for C2 to C5)
@@ -77,20 +76,11 @@ class ResNet(Backbone):
     def __init__(self, name: str, num_maps: int, dilation: bool, deformable_stages: Sequence[int]):
         super().__init__()
         self.name = name
-        resnet = torchvision.models.get_model(
-            name,
-            weights=None,
-            norm_layer=FrozenBatchNorm2d,
-            # Passed only if needed: basic blocks (ResNet-18 and 34) reject the argument.
-            **({"replace_stride_with_dilation": [False, False, True]} if dilation else {}),
-        )
-        self.stem = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool)
-        self.stages = nn.ModuleList([resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4])
+        self.stem, self.stages, channels = resnet_layers(name, dilation)
         for number in deformable_stages:
             _make_deformable(self.stages[number - 2])
-        expansion = resnet.fc.in_features // 512
         self.first_map = 4 - num_maps
-        self.channels = tuple(expansion * width for width in (64, 128, 256, 512))[self.first_map :]
+        self.channels = channels[self.first_map :]
         self.strides = (4, 8, 16, 16 if dilation else 32)[self.first_map :]
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
@@ -108,6 +98,8 @@ class ResNet(Backbone):
 
     def load_pretrained(self, source: str) -> None:
         if source == "imagenet":
+            import torchvision
+
             weights = torchvision.models.get_model_weights(self.name).IMAGENET1K_V1
             state = _download(self.name, lambda: weights.get_state_dict(progress=False, check_hash=True))
         else:

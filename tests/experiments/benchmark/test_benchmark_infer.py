@@ -85,7 +85,7 @@ def test_16_bit_rivals_come_where_the_processor_has_them(monkeypatch: pytest.Mon
 
 
 def test_goals() -> None:
-    timings = {TRANSFORMERS: Timing((3.5,)), ONNXRUNTIME: Timing((1.4,)), OURS: Timing((1.0,))}
+    timings = {TRANSFORMERS: Timing((3.7,)), ONNXRUNTIME: Timing((1.4,)), OURS: Timing((1.0,))}
     commands = {IMPORTS: 2.0, HELP: 0.4, COLD_PREDICT: 4.6}
     goals = {goal.name: goal for goal in goals_of(timings, {TRANSFORMERS: 100, OURS: 51}, commands, 0)}
     verdicts = {name: goal.verdict for name, goal in goals.items()}
@@ -99,8 +99,25 @@ def test_goals() -> None:
         "--help, seconds": "aim met",
         "predict, beyond imports and forward": "MISSED",
     }
-    beside_one = goals_of(timings, {TRANSFORMERS: 100, OURS: 51}, commands, 1)
-    assert beside_one[-1].verdict == "not measured"
+
+
+def test_goals_beside_a_busy_process_are_lower() -> None:
+    timings = {
+        OPENVINO: Timing((1.5,)),
+        OURS: Timing((1.0,)),
+        OPENVINO_BF16: Timing((1.1,)),
+        BF16: Timing((1.0,)),
+    }
+    commands = {IMPORTS: 2.0, HELP: 0.4, COLD_PREDICT: 4.6}
+    quiet, beside = (
+        {goal.name: goal.verdict for goal in goals_of(timings, {OURS: 51}, commands, number)}
+        for number in (0, 1)
+    )
+    assert (quiet["fp32 against openvino"], quiet["bf16 against openvino bf16"]) == ("MISSED", "MISSED")
+    assert (beside["fp32 against openvino"], beside["bf16 against openvino bf16"]) == ("aim met", "met")
+    assert (
+        beside["predict, beyond imports and forward"] == "not measured"
+    )  # commands are timed without others
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from deformable_detr.config import RECIPES, BackboneConfig, DataConfig, recipe
 from deformable_detr.inference.convolutions import fold_norms
@@ -27,6 +26,7 @@ from deformable_detr.models import DetectionModel
 from deformable_detr.models.backbone import build_backbone
 from deformable_detr.models.neck import GroupNorm
 from deformable_detr.models.queries import base_boxes
+from deformable_detr.models.resnet import FrozenBatchNorm2d
 from deformable_detr.structures import ImageBatch, Predictions
 from tests.support.small_models import random_checkpoint, randomise, small_config
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from torchvision.ops import FrozenBatchNorm2d
 
 from deformable_detr import ops
 from deformable_detr.config import BackboneConfig, ModelConfig, recipe
 from deformable_detr.models import DetectionModel, build_model
+from deformable_detr.models.resnet import FrozenBatchNorm2d
 from deformable_detr.structures import DetectorOutput, ImageBatch
 from deformable_detr.training.replica import replica_for_training
 from deformable_detr.training.replica.convolutions import NormedConvolution, merge_norms
