@@ -1,11 +1,11 @@
 """`python -m experiments.benchmark infer`: one picture through the whole model, against peers.
 
 Every rival runs in a separate process, as its users run it: ours makes the allocator keep large buffers
-(allocator.py) and keeps waiting threads from spinning for long (openmp.py), as its commands do; the others
-use the defaults. They take turns, with `--beside N` while N other processes keep the processor busy. Ours is
-timed from the decoded picture to detections; for the others only the model is timed, on prepared pixels. All
-use the same random weights, and the result states how far their outputs are from those of our plain model.
-ONNX Runtime and OpenVINO run transformers' model as torch.onnx exports it.
+(allocator.py) and, beside other processes, keeps waiting threads from spinning for long (openmp.py), as its
+commands do; the others use the defaults. They take turns, with `--beside N` while N other processes keep the
+processor busy. Ours is timed from the decoded picture to detections; for the others only the model is timed,
+on prepared pixels. All use the same random weights, and the result states how far their outputs are from
+those of our plain model. ONNX Runtime and OpenVINO run transformers' model as torch.onnx exports it.
 """
 
 from __future__ import annotations
@@ -371,7 +371,7 @@ class Measured:
 
 
 def _measured(work: Work, rivals: list[str], repeats: int, beside: int) -> dict[str, Measured]:
-    with process_of_each(rivals, partial(_set_up, work), _environment_of) as processes:
+    with process_of_each(rivals, partial(_set_up, work), partial(_environment_of, beside)) as processes:
         calls = {name: partial(_turn, process) for name, process in processes.items()}
         with busy_processes(beside):
             timings = alternate(calls, repeats=repeats, warmup=2, turn_seconds=0.0)
@@ -380,8 +380,8 @@ def _measured(work: Work, rivals: list[str], repeats: int, beside: int) -> dict[
     return {name: Measured(timings[name], outputs[name], peaks[name]) for name in rivals}
 
 
-def _environment_of(rival: str) -> dict[str, str]:
-    return environment_of_our_commands() if rival in (OURS, BF16) else {}
+def _environment_of(beside: int, rival: str) -> dict[str, str]:
+    return environment_of_our_commands(busy=beside > 0) if rival in (OURS, BF16) else {}
 
 
 def _turn(process: ProcessPoolExecutor) -> None:

@@ -44,9 +44,12 @@ def parsed_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def environment_of_our_commands() -> dict[str, str]:
-    """Return the variables that the package's commands set before they import PyTorch."""
-    return {HUGE_PAGES: "1", **thread_settings(os.environ)}
+def environment_of_our_commands(*, busy: bool) -> dict[str, str]:
+    """Return the variables that the package's commands set before they import PyTorch.
+
+    On a busy machine, and in commands that run for long, they let threads spin only briefly (openmp.py).
+    """
+    return {HUGE_PAGES: "1", **thread_settings(os.environ, spin_briefly=busy)}
 
 
 @contextmanager

@@ -249,7 +249,7 @@ class Measured:
 
 
 def _environment_of(rival: str) -> dict[str, str]:
-    return {} if rival in (TRANSFORMERS, PLAIN) else environment_of_our_commands()
+    return {} if rival in (TRANSFORMERS, PLAIN) else environment_of_our_commands(busy=True)
 
 
 def _measured(work: Work, rivals: list[str], repeats: int) -> dict[str, Measured]:

@@ -38,6 +38,8 @@ COMMANDS = (
     "doctor",
 )
 
+LASTING = ("train", "demo", "serve")  # they run for so long that other programs may start meanwhile
+
 _NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")  # in torch's messages
 
 # The operating system's errors if a file cannot be written. (Code that reads a user's file first checks that
@@ -89,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         return refuse(f"there is no command {name}: choose one of {', '.join(COMMANDS)}.")
     keep_large_buffers()
-    prepare_threads()
+    prepare_threads(lasting=name in LASTING)
     return execute(lambda words: parser_of(name, words), command(name).run, rest)
 
 

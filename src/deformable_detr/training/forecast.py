@@ -68,7 +68,7 @@ def forecast(
         input=json.dumps(order),
         capture_output=True,
         text=True,
-        env=os.environ | thread_settings(os.environ),  # as in `deformable-detr train`
+        env=os.environ | thread_settings(os.environ, spin_briefly=True),  # as in `deformable-detr train`
     )
     if child.returncode < 0:
         raise UserError(

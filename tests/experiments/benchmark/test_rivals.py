@@ -28,7 +28,8 @@ def test_only_its_own_process_has_a_rival_s_environment(monkeypatch: pytest.Monk
 def test_our_commands_set_what_the_benchmark_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (SPINS, "OMP_WAIT_POLICY", "KMP_BLOCKTIME"):
         monkeypatch.delenv(name, raising=False)
-    assert {HUGE_PAGES, SPINS} <= environment_of_our_commands().keys()
+    assert {HUGE_PAGES, SPINS} <= environment_of_our_commands(busy=True).keys()
+    assert SPINS not in environment_of_our_commands(busy=False)
 
 
 def test_processes_are_busy_until_the_end() -> None:
