@@ -86,10 +86,11 @@ class ResNet(Backbone):
     def forward(self, pixels: Tensor) -> list[Tensor]:
         features = self.stem(pixels)
         maps = []
-        for stage in self.stages:
+        for number, stage in enumerate(self.stages):
             features = stage(features)
-            maps.append(features)
-        return maps[self.first_map :]
+            if number >= self.first_map:
+                maps.append(features)
+        return maps
 
     def freeze(self, trainable_layers: int) -> None:
         layers = [self.stem, *self.stages]
