@@ -75,8 +75,8 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """Convolutions of 1x1, 3x3 and 1x1 and a shortcut around them: (B, C, H, W) to (B, 4 · width, h, w).
 
-    h and w are H and W divided by `stride`, rounded up. The 3x3 convolution has `groups` groups (more than
-    one in ResNeXts), each of `group_width` channels for every 64 of `width`.
+    h and w are H and W divided by `stride`, rounded up. The 3x3 convolution has `stride`, `dilation` and
+    `groups` groups (more than one in ResNeXts), each of `group_width` channels for every 64 of `width`.
     """
 
     expansion = 4
