@@ -22,6 +22,12 @@ def cores(monkeypatch: pytest.MonkeyPatch, usable: int, of: int) -> None:
     monkeypatch.setattr(openmp, "cores_of_affinity", lambda: of)
 
 
+def let_the_package_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*WAITING, THREADS):
+        monkeypatch.setenv(name, "")  # so that what the package sets is removed after the test
+        monkeypatch.delenv(name)
+
+
 def test_a_quota_limits_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     cores(monkeypatch, usable=2, of=64)
     assert thread_settings({}, spin_briefly=False)[THREADS] == "2"
@@ -56,18 +62,14 @@ def test_threads_spin_briefly_if_others_need_their_cores(
     cores(monkeypatch, usable, of)
     monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0), raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: of)
-    for name in (*WAITING, THREADS):
-        monkeypatch.setenv(name, "")  # so that it is restored
-        monkeypatch.delenv(name)
+    let_the_package_decide(monkeypatch)
     prepare_threads(lasting=lasting)
     assert (os.environ.get(SPINS) == "1000") == briefly
 
 
 def test_a_system_that_does_not_state_its_load_counts_as_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "getloadavg", raising=False)
-    for name in (*WAITING, THREADS):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
+    let_the_package_decide(monkeypatch)
     prepare_threads(lasting=False)
     assert os.environ[SPINS] == "1000"
 

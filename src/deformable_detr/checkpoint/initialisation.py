@@ -17,7 +17,7 @@ def no_random_weights() -> Iterator[None]:
 
     Constants are set as usual, and the state of the CPU's random generator does not change. Drawing the 40
     million weights of a model takes 0.3 s. PyTorch's meta device, the usual way to avoid that, computes some
-    constants in Python, for which it imports its compiler: 1 s, and 0.15 GB.
+    constants in Python, for which it imports its compiler, and that takes a second.
     """
     with torch.random.fork_rng(devices=[]), _NothingDrawn():
         yield

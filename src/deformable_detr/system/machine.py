@@ -53,6 +53,17 @@ def cores_of_affinity() -> int:
     return os.cpu_count() or 1
 
 
+def load_average() -> float | None:
+    """Return the mean number of processes that ran or waited for a core in the last minute.
+
+    Return None on systems that do not state it, such as Windows.
+    """
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return None
+
+
 def cpu_quota(root: Path = Path("/")) -> float | None:
     """Return the seconds of processor time per second that control groups allow.
 

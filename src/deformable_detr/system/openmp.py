@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from .machine import cores_of_affinity, num_cores
+from .machine import cores_of_affinity, load_average, num_cores
 
 THREADS, SPINS = "OMP_NUM_THREADS", "GOMP_SPINCOUNT"
 WAITING = ("OMP_WAIT_POLICY", SPINS, "KMP_BLOCKTIME")  # if one of them is set, the user has decided
@@ -56,11 +56,8 @@ def _others_need_cores() -> bool:
     Some systems do not state their load. Then assume that they did, because spinning costs more on a busy
     machine than sleeping does on an idle one.
     """
-    try:
-        running, _, _ = os.getloadavg()
-    except (AttributeError, OSError):  # Windows has no such function
-        return True
-    return running + num_cores() > (os.cpu_count() or 1) + QUIET_LOAD
+    load = load_average()
+    return load is None or load + num_cores() > (os.cpu_count() or 1) + QUIET_LOAD
 
 
 def waiting_in_words(environment: Mapping[str, str] = os.environ) -> str:

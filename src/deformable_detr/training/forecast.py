@@ -23,6 +23,7 @@ from ..config import RunConfig, from_dict, override, to_dict
 from ..config import recipe as recipe_of
 from ..errors import NonFiniteError, UserError
 from ..inspection import Forecast
+from ..system.machine import load_average
 from ..system.memory import bytes_of_children, peak_bytes
 from ..system.openmp import thread_settings
 
@@ -147,7 +148,7 @@ def _measure(data: str, config: RunConfig, device: str, seconds: float) -> dict[
         "largest_batch": list(largest),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count() or 1,
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
+        "load": load_average() or 0.0,
     }
 
 
