@@ -273,6 +273,38 @@ def test_an_old_folder_survives_a_kill_between_the_renames(tmp_path: Path) -> No
     assert names(tmp_path) == ["a.txt", "model"]
 
 
+def test_another_writer_removes_the_folder_of_drafts_at_the_worst_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, calls = os.mkdir, 0
+
+    def mkdir(path: Any, *args: Any, **keywords: Any) -> None:
+        nonlocal calls
+        if Path(path).name == DRAFTS and (calls := calls + 1) == 1:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))  # it is gone by now
+        make(path, *args, **keywords)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    write_text(tmp_path / "a.txt", "new")
+    assert calls == 2
+    assert (tmp_path / "a.txt").read_text() == "new"
+    assert names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling link", "pipe"])
+def test_something_else_has_the_name_of_the_folder_of_drafts(tmp_path: Path, kind: str) -> None:
+    place = tmp_path / DRAFTS
+    if kind == "file":
+        place.write_text("")
+    elif kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_text(tmp_path / "a.txt", "new")
+    assert names(tmp_path) == [DRAFTS]
+
+
 def test_many_writers_at_once(tmp_path: Path) -> None:
     program = """
 import sys

@@ -274,7 +274,13 @@ def _open_room(parent: Path) -> tuple[int, Path]:
     _remove_abandoned(drafts)
     while True:
         token = secrets.token_hex(8)
-        drafts.mkdir(exist_ok=True)
+        try:
+            drafts.mkdir(exist_ok=True)
+        except FileExistsError:  # pathlib looks again after the error, when the folder may be gone
+            with suppress(FileNotFoundError):
+                if not stat.S_ISDIR(drafts.lstat().st_mode):
+                    raise
+            continue
         try:
             lock = os.open(drafts / f"{token}.lock", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         except FileNotFoundError:  # another writer has just finished and removed the folder
