@@ -274,17 +274,14 @@ def _open_room(parent: Path) -> tuple[int, Path]:
     _remove_abandoned(drafts)
     while True:
         token = secrets.token_hex(8)
-        try:
-            drafts.mkdir(exist_ok=True)
-        except FileExistsError:  # pathlib looks again after the error, when the folder may be gone
-            with suppress(FileNotFoundError):
-                if not stat.S_ISDIR(drafts.lstat().st_mode):
-                    raise
-            continue
+        with suppress(FileExistsError):  # (`exist_ok` looks at the folder again, when it may be gone)
+            drafts.mkdir()
         try:
             lock = os.open(drafts / f"{token}.lock", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-        except FileNotFoundError:  # another writer has just finished and removed the folder
-            continue
+        except FileNotFoundError:
+            if drafts.is_symlink():  # to nowhere
+                raise
+            continue  # another writer has just finished and removed the folder
         if _acquire(lock) is not False and os.fstat(lock).st_nlink:
             room = drafts / token
             room.mkdir()

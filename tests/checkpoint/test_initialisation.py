@@ -45,9 +45,10 @@ def test_constants_are_set_as_usual() -> None:
         assert torch.arange(3).tolist() == [0, 1, 2]
 
 
-def test_building_an_empty_model_leaves_the_generator_alone() -> None:
+@pytest.mark.parametrize("name", ["deformable_detr_r50_plus", "deformable_detr_lite"])
+def test_building_an_empty_model_leaves_the_generator_alone(name: str) -> None:
     """Training draws its routes after it has read the weights to start from."""
     before = torch.get_rng_state()
-    model = empty_model(recipe("deformable_detr_r50_plus").model)
+    model = empty_model(recipe(name).model)
     assert torch.equal(torch.get_rng_state(), before)
     assert not any(value.is_meta for value in model.state_dict().values())

@@ -1,4 +1,4 @@
-"""inference/loading.py: a model with a ResNet starts without the libraries that take long to import."""
+"""inference/loading.py: models of the recipes start without the libraries that take long to import."""
 
 from __future__ import annotations
 

@@ -10,13 +10,13 @@ import torch
 from timm.layers.norm_act import freeze_batch_norm_2d
 from torch import Tensor, nn
 
-from deformable_detr.config import BackboneConfig
-from deformable_detr.models.backbone import LITE0, TimmBackbone, build_backbone
+from deformable_detr.config import LITE0, BackboneConfig
+from deformable_detr.models.backbone import TimmBackbone, build_backbone
 
 
 @pytest.mark.parametrize("dilation", [False, True])
 def test_the_network_computes_what_timms_does(dilation: bool) -> None:
-    """The same seed gives the same weights, the same next random number, and the same maps, to the bit."""
+    """The same seed gives the same weights, next random number, maps and gradients, to the bit."""
     torch.manual_seed(7)
     ours = build_backbone(BackboneConfig(LITE0, dilation=dilation, trainable_layers=5), num_maps=5)
     drawn_next = torch.rand(4)
@@ -33,8 +33,13 @@ def test_the_network_computes_what_timms_does(dilation: bool) -> None:
         other.copy_(value.uniform_(0.5, 1.5))
     for height, width in ((75, 101), (64, 96), (7, 4)):
         pixels = torch.randn(2, 3, height, width)
-        for found, wanted in zip(ours(pixels), theirs(pixels), strict=True):
-            assert torch.equal(found, wanted)
+        found, wanted = ours(pixels), theirs(pixels)
+        assert all(torch.equal(*maps) for maps in zip(found, wanted, strict=True))
+        gradients = [
+            torch.autograd.grad(sum(each.square().mean() for each in maps), list(network.parameters()))
+            for maps, network in ((found, ours), (wanted, theirs))
+        ]
+        assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
     assert ours.channels == tuple(theirs.feature_info.channels())
     assert ours.strides == tuple(theirs.feature_info.reduction())
 

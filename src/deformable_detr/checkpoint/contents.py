@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..config import RECIPES, TORCHVISION_RESNETS, DataConfig, ModelConfig
+from ..config import LITE0, RECIPES, TORCHVISION_RESNETS, DataConfig, ModelConfig
 from ..detections import ClassTable
 from ..errors import UserError
 from ..models import DetectionModel, build_model
@@ -51,7 +51,7 @@ def empty_model(config: ModelConfig) -> DetectionModel:
     Raises:
         UserError: if the backbone is unknown, or does not support the settings.
     """
-    if config.backbone.name not in TORCHVISION_RESNETS:
+    if config.backbone.name not in (*TORCHVISION_RESNETS, LITE0):
         return build_model(config).eval()  # timm's models may have tensors that are not in the state dict
     with no_random_weights():
         return build_model(config).eval()

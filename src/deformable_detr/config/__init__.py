@@ -11,7 +11,7 @@ files.py       conversion to and from dictionaries and YAML, overrides
 recipes.py     one function per recipe
 """
 
-from .backbone import TORCHVISION_RESNETS, BackboneConfig
+from .backbone import LITE0, TORCHVISION_RESNETS, BackboneConfig
 from .choices import add_choice
 from .fields import (
     IMAGENET_MEAN,
@@ -40,6 +40,7 @@ from .settings import Setting, settings_of
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "LITE0",
     "RECIPES",
     "TORCHVISION_RESNETS",
     "Attention",

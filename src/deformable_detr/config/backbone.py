@@ -15,6 +15,7 @@ TORCHVISION_RESNETS = (
     "resnext101_32x8d",
     "resnext101_64x4d",
 )
+LITE0 = "tf_efficientnet_lite0"  # timm's name
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,13 @@ class BackboneConfig:
 
     name: str = setting(
         "resnet50",
-        "A ResNet as in torchvision (resnet18/34/50/101, resnext101_32x8d/64x4d), or any timm model that "
-        "returns feature maps, by timm's name (`tf_efficientnet_lite0`).",
+        "A ResNet as in torchvision (resnet18/34/50/101, resnext101_32x8d/64x4d), `tf_efficientnet_lite0`, "
+        "or any other timm model that returns feature maps, by timm's name.",
     )
     dilation: bool = setting(
         False,
         "DC5: the last stage keeps stride 16 and dilates its convolutions by 2. This works for ResNets with "
-        "bottlenecks and for the timm models that support it.",
+        "bottlenecks, EfficientNet-Lite0 and the timm models that support it.",
     )
     trainable_layers: int = setting(
         3,

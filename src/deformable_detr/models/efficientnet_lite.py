@@ -38,8 +38,9 @@ NORM_EPS = 1e-3
 class Conv2dSame(nn.Conv2d):
     """A convolution with TensorFlow's "same" padding: (B, C, H, W) to (B, C', h, w).
 
-    h and w are H and W divided by the stride, rounded up. As many zeros are added as they need; if their
-    number is odd, the extra zero is at the end. The kernel must not be smaller than the stride.
+    h and w are H and W divided by the stride, rounded up. As many zeros are added as the outputs need; if
+    their number is odd, the extra zero is at the end. The kernel must not be dilated or smaller than the
+    stride.
     """
 
     def forward(self, features: Tensor) -> Tensor:
@@ -152,8 +153,8 @@ class EfficientNetLite0(nn.Module):
                 maps.append(features)
         return maps
 
-    def freeze(self, num_strides: int) -> None:
-        """Freeze the layers up to the map number `num_strides`, counted from 1."""
-        last = LAST_OF_STRIDE[num_strides - 1]
+    def freeze(self, num_maps: int) -> None:
+        """Freeze the layers that compute the first `num_maps` maps (1 to 5)."""
+        last = LAST_OF_STRIDE[num_maps - 1]
         for layer in (self.conv_stem, *self.blocks[: last + 1]):
             layer.requires_grad_(False)

@@ -3,8 +3,8 @@
 Sources: He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016); Xie et al., "Aggregated
 Residual Transformations for Deep Neural Networks" (CVPR 2017). The layers of blocks have the names and shapes
 of torchvision's, so that its weights fit; as there, a bottleneck has its stride in the 3x3 convolution. The
-networks are written out here because torchvision imports PyTorch's compiler, which takes about as long as
-importing PyTorch itself (docs/decisions/0010).
+networks are written out here because torchvision imports PyTorch's compiler, which takes about half as long
+as importing PyTorch itself (docs/decisions/0010).
 
 Letters: B is the number of pictures, C a number of channels; H and W are the height and width of a block's
 input, h and w those of its output.

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deformable_detr.config import RECIPES, BackboneConfig, DataConfig, recipe
+from deformable_detr.config import LITE0, RECIPES, BackboneConfig, DataConfig, recipe
 from deformable_detr.inference.convolutions import fold_norms
 from deformable_detr.inference.cpu import Runner, encoder
 from deformable_detr.inference.cpu.encoder import ChunkedEncoder
@@ -34,7 +34,7 @@ from tests.support.small_models import random_checkpoint, randomise, small_confi
 def small_model(name: str, **changes: Any) -> DetectionModel:
     """A recipe's model with random weights and the smallest backbone of its kind."""
     backbone = recipe(name).model.backbone
-    if backbone.name == "tf_efficientnet_lite0":
+    if backbone.name == LITE0:
         backbone = replace(backbone, name="test_efficientnet")
     elif not backbone.dilation:  # which needs bottleneck blocks
         backbone = replace(backbone, name="resnet18")
@@ -223,7 +223,9 @@ def test_a_known_size_is_not_computed_again_and_few_are_kept(monkeypatch: pytest
 # ---------------------------------------------------------------- norms
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "test_efficientnet", "test_resnet", "test_vit"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet50", LITE0, "test_efficientnet", "test_resnet", "test_vit"]
+)
 def test_folded_backbones_compute_the_same(name: str) -> None:
     backbone = randomise(build_backbone(BackboneConfig(name), 1)).eval()
     folded = copy.deepcopy(backbone)
