@@ -34,6 +34,7 @@ from torch import nn
 
 from deformable_detr import checkpoint as checkpoints
 from deformable_detr.checkpoint import Checkpoint, class_table_for, transformers_format
+from deformable_detr.checkpoint.families import family_of
 from deformable_detr.cli.options import Parser
 from deformable_detr.config import ModelConfig, RunConfig
 from deformable_detr.config import recipe as recipe_of
@@ -195,7 +196,7 @@ def peers_of(against: str | None, model: ModelConfig) -> tuple[dict[str, str], d
     installed, missing = chosen_peers(against, PEERS)
     needs_transformers = [name for name in (ONNXRUNTIME, OPENVINO) if name in installed]
     try:
-        transformers_format.check_expressible(model)
+        family_of(model, transformers_format.PROJECT)
     except UserError as error:
         return {}, {**missing, **dict.fromkeys(installed, str(error))}
     for name in needs_transformers:

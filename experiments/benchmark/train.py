@@ -21,6 +21,7 @@ import torch
 from rich.console import Console
 
 from deformable_detr.checkpoint import Checkpoint, class_table_for, transformers_format
+from deformable_detr.checkpoint.families import family_of
 from deformable_detr.classification import build_classification
 from deformable_detr.cli.options import Parser
 from deformable_detr.config import RunConfig
@@ -106,7 +107,7 @@ def benchmark_train(
     peers, missing = chosen_peers(against, PEERS)
     if TRANSFORMERS in peers:
         try:
-            transformers_format.check_expressible(work.config.model)
+            family_of(work.config.model, transformers_format.PROJECT)
         except UserError as error:
             missing[TRANSFORMERS] = str(error)
             del peers[TRANSFORMERS]

@@ -79,7 +79,7 @@ def setting(value: Any) -> str:
 
     None and an empty list become 'none'.
     """
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, bool):
         return "true" if value else "false"

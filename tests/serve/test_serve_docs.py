@@ -20,7 +20,7 @@ from deformable_detr.inference.loading import new_checkpoint
 from deformable_detr.serve import ServeSettings, create_app
 from deformable_detr.serve.gate import ROUTES
 from deformable_detr.serve.metrics import Metrics
-from deformable_detr.serve.refusals import STATUS
+from deformable_detr.serve.refusals import Kind
 from deformable_detr.serve.server import ServerProcess
 from tests.support.serving import in_a_thread, picture
 from tests.support.small_models import randomise
@@ -82,7 +82,7 @@ def test_the_tables() -> None:
     }
     kinds = dict(re.findall(r"^\| (\d{3}) \| ((?:`\w+` ?)+)\|", TEXT, re.M))
     told = {kind: int(status) for status, names in kinds.items() for kind in re.findall(r"`(\w+)`", names)}
-    assert told == {kind.value: status for kind, status in STATUS.items()}
+    assert told == {kind.value: kind.status for kind in Kind}
     for route in ROUTES:
         assert route == "/" or f"{route}`" in TEXT
     for family in Metrics("x", 1).registry.collect():

@@ -14,8 +14,7 @@ from ..errors import UserError
 from ..inference.detector import Detector
 from ..inference.exported import is_exported
 from ..inference.loading import load
-from ..inference.tta import augmented_as_requested
-from ..prediction.finding import Finder
+from ..prediction.finding import Finder, with_views
 from ..prediction.tiling import Tiling, finder_for
 from ..system.machine import PACKAGE, versions_of
 
@@ -58,7 +57,7 @@ class Job:
 
     def finder(self, detector: Detector) -> Finder:
         selection = detector.selection(self.threshold, self.classes, self.class_thresholds)
-        augmented = augmented_as_requested(detector, self.tta)
+        augmented = with_views(detector, self.tta)
         most = detector.most_detections(self.max_detections)
         return finder_for(augmented, selection, most, self.batch_size, self.tiling)
 

@@ -267,7 +267,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         UserError: if transformers has no such model or does not resize pictures in this way (the message
             names the field), or the folder cannot be written.
     """
-    family = check_expressible(checkpoint.config)
+    family = family_of(checkpoint.config, PROJECT)
     if checkpoint.data.size_multiple != 1:
         raise UserError(
             f"data.size_multiple={checkpoint.data.size_multiple} cannot be written for {PROJECT}, which does "
@@ -283,15 +283,6 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
             (PREPROCESSOR_FILE, _preprocessor_values(family, checkpoint.data)),
         ):
             (draft / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def check_expressible(config: ModelConfig) -> Family:
-    """Check that transformers can build the model of `config`, and return its architecture.
-
-    Raises:
-        UserError: if transformers cannot build the model; the message names the field.
-    """
-    return family_of(config, PROJECT)
 
 
 def _without_shared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,22 +14,14 @@ from ..words import one_line
 from ..yaml_documents import parse_yaml
 from .checks import as_hinted
 from .fields import RunConfig
-from .settings import hints
+from .settings import hints, settings_of
 
 ConfigT = TypeVar("ConfigT")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Convert a configuration to plain dictionaries and lists, ready for JSON or YAML."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: plain(item) for key, item in value.items()}
-        if isinstance(value, tuple | list):
-            return [plain(item) for item in value]
-        return value
-
-    result: dict[str, Any] = plain(dataclasses.asdict(config))
+    result: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
     return result
 
 
@@ -92,7 +85,8 @@ def _set(values: dict[str, Any], path: list[str], value: Any, name: str) -> None
 def _full_path(name: str) -> str:
     if "." in name or name in {item.name for item in dataclasses.fields(RunConfig)}:
         return name
-    paths = _paths(RunConfig, "")
+    settings = settings_of(RunConfig)
+    paths = list(dict.fromkeys(path for item in settings for path in (item.group, item.path) if path))
     matches = [path for path in paths if path.split(".")[-1] == name]
     if len(matches) > 1:
         raise UserError(f"the field name {name} is not unique: write one of {', '.join(matches)}.")
@@ -101,19 +95,6 @@ def _full_path(name: str) -> str:
         meant = f"did you mean {near[0]}?" if near else "docs/configuration.md has the list."
         raise UserError(f"unknown field {name}: {meant}")
     return matches[0]
-
-
-def _paths(cls: type, prefix: str) -> list[str]:
-    """Return the names of all fields and groups of fields of a dataclass, such as `model.backbone.name`.
-
-    Each begins with `prefix`, which is empty or ends with a dot.
-    """
-    paths = []
-    for name, hint in hints(cls).items():
-        paths.append(f"{prefix}{name}")
-        if dataclasses.is_dataclass(hint):
-            paths += _paths(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
-    return paths
 
 
 def read_config(path: Path, base: RunConfig) -> RunConfig:

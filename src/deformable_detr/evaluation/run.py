@@ -42,7 +42,7 @@ from ..errors import UserError
 from ..files import check_output_file, write_json
 from ..inference.detector import Detector, check_options, equal_shape_batches
 from ..inference.loading import load
-from ..inference.tta import augmented_as_requested, tta_scales
+from ..inference.tta import augmented, tta_scales
 from ..progress import progress_bar
 from ..system.threads import ahead
 from ..words import listed, printable
@@ -152,12 +152,12 @@ def evaluate(
         if isinstance(model, str | Path):
             model = load(model, device=own_device(device, num_processes), max_pixels=max_pixels)
         scales = tta_scales(tta)
-        detector = augmented_as_requested(model, scales)
+        detector = augmented(model, scales) if scales else model
         remote = remote_folder(images, cache_gb, cache_folder)
         part = data if isinstance(data, Split) else _read(data, split, format, strict, remote, console)
         if len(part) == 0:
             raise UserError(f"{part.source}: the split {part.name} has no images to evaluate on.")
-        unknown = _classes_not_in_model(detector.classes, part.classes, part.source)
+        unknown = classes_not_in_model(detector.classes, part.classes, part.source)
         if unknown:
             note = f"The model does not have {listed(unknown, MAX_NAMES)}, which count as never found."
             console.print(Text(printable(note), "yellow"))
@@ -413,7 +413,12 @@ def _check_loaded(device: str, max_pixels: int | None) -> None:
         raise UserError("max_pixels cannot change a detector that is already loaded: pass it to load().")
 
 
-def _classes_not_in_model(model: ClassTable, data: ClassTable, source: Path) -> list[str]:
+def classes_not_in_model(model: ClassTable, data: ClassTable, source: Path) -> list[str]:
+    """Return the names of the data's classes that the model does not have.
+
+    Raises:
+        UserError: if they have no class in common; the message names `source`.
+    """
     known = set(match_classes(model, data, source).values())
     return [
         name

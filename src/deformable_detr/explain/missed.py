@@ -273,13 +273,7 @@ def missed_objects(
     }
     for record in split.images if images is None else images:
         picture = open_annotated(record, split.source, detector.data.max_pixels)
-        trace = trace_picture(
-            detector.model,
-            detector.classification,
-            detector.classes,
-            detector.plain.preprocess(picture),
-            record.size,
-        )
+        trace = trace_picture(detector, picture)
         known = np.array([label in to_model for label in record.labels], dtype=bool)
         numbers = np.flatnonzero(known & ~record.crowd)
         labels = np.array([to_model[label] for label in record.labels[numbers]], dtype=np.int64)

@@ -29,7 +29,7 @@ from ..words import count, listed, printable
 from .backend import Backend
 from .exported import ExportedModel
 from .pictures import Picture, read_picture
-from .postprocess import detections_of_candidates, num_candidates
+from .postprocess import detections_of_candidates, detections_of_queries, num_candidates
 from .selection import Selection
 
 if TYPE_CHECKING:
@@ -290,21 +290,23 @@ class Detector:
                 layers, or the model's output is not finite.
             TypeError: if the model has attention from outside the package, which cannot be recorded.
         """
-        from .trace import explain_picture
+        from .trace import Explanation, trace_picture
 
         check_options(threshold, max_detections, 1)
         picture = read_picture(image, self.data.max_pixels)
-        return explain_picture(
-            self.model,
+        trace = trace_picture(self, picture, at)
+        ((found, queries),) = detections_of_queries(
+            trace.predictions.logits,
+            trace.predictions.boxes_cxcywh,
             self.classification,
             self.classes,
-            self.plain.preprocess(picture),
-            np.asarray(picture),
-            self.selection(threshold),
+            [(picture.height, picture.width)],
             max_detections,
-            at,
             self.config.nms_iou,
         )
+        selection = self.selection(threshold)
+        chosen = trace.queries.take(queries[selection.mask(found)])
+        return Explanation(selection(found).with_image(np.asarray(picture)), chosen, trace.encoder)
 
 
 def _transform_for(source: Checkpoint | ExportedModel) -> Callable[[Image.Image], Any]:

@@ -20,19 +20,18 @@ import torch
 from torch import Tensor
 
 from ..boxes import cxcywh_to_xyxy
-from ..classification import ClassificationScheme
-from ..detections import ClassTable, Detections, require_finite
+from ..detections import Detections, require_finite
 from ..errors import UserError
 from ..extras import import_extra
-from ..models import DetectionModel
 from ..structures import ImageBatch, Predictions
 from ..words import count
-from .postprocess import detections_of_queries
 from .recording import DenseLayer, LayerRecord, Recording, SampledLayer, record
-from .selection import Selection
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from PIL import Image
+
+    from .detector import Detector
 
 NOTEBOOK_DPI = 130
 
@@ -256,64 +255,22 @@ class Trace:
     predictions: Predictions
 
 
-def explain_picture(
-    model: DetectionModel,
-    classification: ClassificationScheme,
-    classes: ClassTable,
-    pixels: Tensor,
-    picture: np.ndarray,
-    selection: Selection,
-    max_detections: int,
-    places: Sequence[tuple[float, float]] = (),
-    nms_iou: float | None = None,
-) -> Explanation:
-    """Return the explanation of the selected detections in one picture.
-
-    Args:
-        pixels: the preprocessed picture, (3, h, w).
-        picture: the original picture, (H, W, 3) uint8.
-        selection: the minimum score of each class.
-        max_detections: the maximum number of detections, before `selection` leaves some out.
-        places: the points (x, y), in pixels of the original picture, for which the encoder's attention is
-            traced as well.
-        nms_iou: as for `postprocess`.
-
-    Raises:
-        UserError: if a place is outside the picture, there are places but the model has no encoder layers, or
-            the model's output is not finite.
-        TypeError: if the model has attention of a kind that cannot be recorded.
-    """
-    size = (picture.shape[0], picture.shape[1])
-    trace = trace_picture(model, classification, classes, pixels, size, places)
-    logits, boxes = trace.predictions.logits, trace.predictions.boxes_cxcywh
-    candidates, queries = detections_of_queries(
-        logits, boxes, classification, classes, [size], max_detections, nms_iou
-    )[0]
-    queries = queries[selection.mask(candidates)]
-    return Explanation(selection(candidates).with_image(picture), trace.queries.take(queries), trace.encoder)
-
-
 def trace_picture(
-    model: DetectionModel,
-    classification: ClassificationScheme,
-    classes: ClassTable,
-    pixels: Tensor,
-    size: tuple[int, int],
-    places: Sequence[tuple[float, float]] = (),
+    detector: Detector, picture: Image.Image, places: Sequence[tuple[float, float]] = ()
 ) -> Trace:
-    """Return the traces of every query of one picture.
+    """Return the traces of every query of one picture by the plain model of `detector`.
 
     Args:
-        pixels: the preprocessed picture, (3, h, w).
-        size: the (H, W) of the original picture.
-        places: the points (x, y), in pixels of the original picture, for which the encoder's attention is
-            traced as well.
+        picture: the original RGB picture.
+        places: the points (x, y), in pixels of the picture, for which the encoder's attention is traced as
+            well.
 
     Raises:
         UserError: if a place is outside the picture, there are places but the model has no encoder layers, or
             the model's output is not finite.
         TypeError: if the model has attention of a kind that cannot be recorded.
     """
+    model, size = detector.model, (picture.height, picture.width)
     height, width = size
     for x, y in places:
         if not (0 <= x <= width and 0 <= y <= height):
@@ -326,14 +283,15 @@ def trace_picture(
     scale = torch.tensor([width, height], dtype=torch.float32)
     requested = torch.tensor(places, dtype=torch.float32).reshape(-1, 2)
     device = next(model.parameters()).device
+    pixels = detector.plain.preprocess(picture)
     recording = record(model, ImageBatch.from_images([pixels]).to(device), requested / scale)
     last = recording.output.predictions[-1]
-    scores = classification.scores(last.logits.float())[0].cpu().numpy()
+    scores = detector.classification.scores(last.logits.float())[0].cpu().numpy()
     boxes = [_boxes(layer.boxes_cxcywh, size) for layer in recording.output.predictions]
     require_finite(scores, boxes[-1])
     queries = QueryTraces(
         indices=np.arange(len(scores)),
-        scores=scores * np.array([name is not None for name in classes.names]),
+        scores=scores * np.array([name is not None for name in detector.classes.names]),
         boxes_xyxy=np.stack(boxes, axis=1),
         references=_references(recording.decoder, size),
         attention=_attention(recording.decoder, recording, size),

@@ -54,8 +54,8 @@ class View:
         return np.stack([width - x1, y0, width - x0, y1], axis=-1)
 
 
-def views_of(scales: Sequence[float] = SCALES, flip: bool = True) -> tuple[View, ...]:
-    """Return one view for each scale and, with `flip`, its mirror image as well.
+def views_of(scales: Sequence[float] = SCALES) -> tuple[View, ...]:
+    """Return two views for each scale, of which the second is flipped.
 
     Raises:
         UserError: if there is no scale, or one is repeated or outside [0.1, 10].
@@ -63,26 +63,18 @@ def views_of(scales: Sequence[float] = SCALES, flip: bool = True) -> tuple[View,
     if not scales or len(set(scales)) < len(scales) or not all(0.1 <= scale <= 10 for scale in scales):
         given = ", ".join(f"{scale:g}" for scale in scales)
         raise UserError(f"tta_scales must be different numbers from 0.1 to 10, not {given or 'none'}.")
-    return tuple(
-        View(scale, flipped) for scale in scales for flipped in ((False, True) if flip else (False,))
-    )
+    return tuple(View(scale, flipped) for scale in scales for flipped in (False, True))
 
 
 class MergedViews:
     """An augmentation that detects objects in several views of each picture and merges the detections.
 
     With a single view of scale 1 that is not flipped, the result is that of the plain detector.
-
-    Raises:
-        UserError: if `overlap`, the minimum IoU of merged boxes, is not between 0 and 1 (exclusive).
     """
 
-    def __init__(self, detector: Detector, views: Sequence[View], overlap: float = OVERLAP):
-        if not 0 < overlap < 1:
-            raise UserError(f"the overlap of merged detections must be between 0 and 1, not {overlap}.")
+    def __init__(self, detector: Detector, views: Sequence[View]):
         self.plain = detector.plain
         self.views = tuple(views)
-        self.overlap = overlap
         self.transforms = {
             view.scale: evaluation_transform(
                 replace(
@@ -112,7 +104,7 @@ class MergedViews:
             for index, detections in enumerate(in_view):
                 boxes_xyxy = view.back(detections.boxes_xyxy, original_sizes[index][1])
                 by_picture[index].append(replace(detections, boxes_xyxy=boxes_xyxy))
-        return [merge(views, self.overlap, max_detections) for views in by_picture]
+        return [merge(views, max_detections=max_detections) for views in by_picture]
 
     def _detect_in_view(
         self,
@@ -151,19 +143,6 @@ def augmented(detector: Detector, scales: Sequence[float] = SCALES) -> Detector:
         UserError: if there is no scale, or one is repeated or outside [0.1, 10].
     """
     return detector.augmented(MergedViews(detector, views_of(scales)))
-
-
-def augmented_as_requested(detector: Detector, tta: bool | Sequence[float]) -> Detector:
-    """Return `detector` with the augmentation of the option `tta`, or unchanged if there are no scales.
-
-    Args:
-        tta: False for no augmentation, True for the default scales, or a list of scales.
-
-    Raises:
-        UserError: if a scale is repeated or outside [0.1, 10].
-    """
-    scales = tta_scales(tta)
-    return augmented(detector, scales) if scales else detector
 
 
 def merge(views: Sequence[Detections], overlap: float = OVERLAP, max_detections: int = 100) -> Detections:

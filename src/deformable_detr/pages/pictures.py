@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
-from io import BytesIO
 
 from PIL import Image
+
+from ..drawing import encoded
 
 
 def data_url(picture: Image.Image, max_side: int | None = None, quality: int = 82) -> str:
@@ -19,6 +20,5 @@ def data_url(picture: Image.Image, max_side: int | None = None, quality: int = 8
     if max_side is not None and max(picture.size) > max_side:
         picture = picture.copy()
         picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
-    buffer = BytesIO()
-    picture.save(buffer, "JPEG", quality=quality, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    jpeg = encoded(picture, "JPEG", quality=quality, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"

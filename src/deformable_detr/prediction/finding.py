@@ -102,6 +102,6 @@ def with_views(detector: Detector, tta: bool | Sequence[float]) -> Detector:
     """
     if not tta:
         return detector
-    from ..inference.tta import augmented_as_requested
+    from ..inference.tta import augmented, tta_scales
 
-    return augmented_as_requested(detector, tta)
+    return augmented(detector, tta_scales(tta))

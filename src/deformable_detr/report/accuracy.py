@@ -5,7 +5,6 @@ Letters: C classes of the data, D detections.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -295,7 +294,3 @@ def mistakes(accuracy: Accuracy) -> dict[int, Mistake]:
             elif own >= NEARBY:
                 kinds[row] = Mistake.BADLY_PLACED
     return kinds
-
-
-def count_mistakes(kinds: Mapping[int, Mistake]) -> Counter[Mistake]:
-    return Counter(kinds.values())

@@ -294,13 +294,7 @@ def _query_of(
     of_data = match_classes(detector.classes, split.classes, split.source)
     category_id = split.classes.category_ids[label]
     own = next(index for index, matched_id in of_data.items() if matched_id == category_id)
-    traced = trace_picture(
-        detector.model,
-        detector.classification,
-        detector.classes,
-        detector.plain.preprocess(picture),
-        (picture.height, picture.width),
-    ).queries
+    traced = trace_picture(detector, picture).queries
     distance = np.abs(traced.boxes_xyxy[:, -1] - box).sum(-1) / max(float((box[2:] - box[:2]).sum()), 1.0)
     distance += np.abs(traced.scores[:, own] - score)
     return traced.take(np.array([int(distance.argmin())]))

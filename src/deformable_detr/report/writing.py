@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +15,7 @@ from ..data.formats import list_splits, read_split
 from ..data.formats.splits import name_to_measure_on, training_name
 from ..data.records import Split
 from ..errors import UserError
-from ..evaluation import collect_detections, match_classes
+from ..evaluation import classes_not_in_model, collect_detections, match_classes
 from ..extras import import_extra
 from ..files import check_output_file, write_text
 from ..inference.detector import Detector
@@ -22,7 +23,7 @@ from ..inference.loading import load
 from ..run_folder.names import REPORT_PAGE
 from ..run_folder.reading import read_history
 from ..system.environment import environment
-from .accuracy import Cut, count_mistakes, measure, mistakes
+from .accuracy import Cut, measure, mistakes
 from .content import Content
 from .page import report_page
 from .pictures import find_misses, show_false_positives
@@ -116,10 +117,7 @@ def report_text(
     pictures: tuple[Any, ...] = ()
     if split is not None:
         known = match_classes(detector.classes, split.classes, split.source)
-        names = zip(split.classes.names, split.classes.category_ids, strict=True)
-        unknown = [
-            name for name, category_id in names if name is not None and category_id not in known.values()
-        ]
+        unknown = classes_not_in_model(detector.classes, split.classes, split.source)
         own = None if detector.decision is None else _own_cut(detector.decision, split, known)
         accuracy = measure(split, rows, unknown, own)
         selection = detector.selection(None if own is not None else float(accuracy.cut.scores[0]))
@@ -138,7 +136,7 @@ def report_text(
             history=read_history(Path(model)),
             accuracy=accuracy,
             misses=misses,
-            mistakes=count_mistakes(kinds),
+            mistakes=Counter(kinds.values()),
             false_positives=pictures,
             train_split=train_split,
         )

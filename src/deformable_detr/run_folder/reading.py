@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import RunConfig, read_config, to_dict
+from ..config import RunConfig, read_config, settings_of
 from ..config import recipe as recipe_of
 from ..errors import UserError
 from ..files import check_readable
@@ -137,19 +137,9 @@ def changes_from_recipe(config: RunConfig) -> list[Change]:
     Raises:
         UserError: if there is no recipe with the name `config.recipe`.
     """
-    of_run, of_recipe = _flat(to_dict(config)), _flat(to_dict(recipe_of(config.recipe)))
+    of_recipe = recipe_of(config.recipe)
     return [
-        Change(path, of_recipe[path], value)
-        for path, value in of_run.items()
-        if value != of_recipe[path] and path != "model.num_classes"
+        Change(item.path, item.of(of_recipe), item.of(config))
+        for item in settings_of(RunConfig)
+        if item.of(config) != item.of(of_recipe) and item.path != "model.num_classes"
     ]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{name}."))
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat

@@ -11,50 +11,39 @@ from starlette.responses import JSONResponse
 
 
 class Kind(StrEnum):
-    """The reason why a request got no result. Programs read this value; the message with it is for people."""
+    """The reason why a request got no result, and the status of the answer.
 
-    MALFORMED = "malformed"  # 400: not JSON, not multipart
-    UNAUTHORIZED = "unauthorized"  # 401
-    FORBIDDEN = "forbidden"  # 403: sent by another site's page, or to an unknown host name
-    NOT_FOUND = "not_found"  # 404
-    METHOD = "method_not_allowed"  # 405
-    SLOW_BODY = "slow_body"  # 408
-    BODY_TOO_LARGE = "body_too_large"  # 413
-    TOO_MANY_PICTURES = "too_many_pictures"  # 413
-    TOO_MANY_PIXELS = "too_many_pixels"  # 413
-    MEDIA_TYPE = "unsupported_media_type"  # 415
-    INVALID = "invalid"  # 422: a parameter, or the JSON's content
-    NOT_AN_IMAGE = "not_an_image"  # 422
-    BUSY = "busy"  # 429
-    INTERNAL = "internal"  # 500
-    CANNOT_EXPLAIN = "cannot_explain"  # 501
-    STARTING = "starting"  # 503
-    STOPPING = "stopping"  # 503
-    FAILED = "failed"  # 503: the model could not be warmed up
-    TIMEOUT = "timeout"  # 504
+    Programs read this value; the message with it is for people.
+    """
+
+    status: int
+
+    def __new__(cls, value: str, status: int) -> Kind:
+        kind = str.__new__(cls, value)
+        kind._value_, kind.status = value, status
+        return kind
+
+    MALFORMED = "malformed", 400  # not JSON, not multipart
+    UNAUTHORIZED = "unauthorized", 401
+    FORBIDDEN = "forbidden", 403  # sent by another site's page, or to an unknown host name
+    NOT_FOUND = "not_found", 404
+    METHOD = "method_not_allowed", 405
+    SLOW_BODY = "slow_body", 408
+    BODY_TOO_LARGE = "body_too_large", 413
+    TOO_MANY_PICTURES = "too_many_pictures", 413
+    TOO_MANY_PIXELS = "too_many_pixels", 413
+    MEDIA_TYPE = "unsupported_media_type", 415
+    INVALID = "invalid", 422  # a parameter, or the JSON's content
+    NOT_AN_IMAGE = "not_an_image", 422
+    BUSY = "busy", 429
+    INTERNAL = "internal", 500
+    CANNOT_EXPLAIN = "cannot_explain", 501
+    STARTING = "starting", 503
+    STOPPING = "stopping", 503
+    FAILED = "failed", 503  # the model could not be warmed up
+    TIMEOUT = "timeout", 504
 
 
-STATUS = {
-    Kind.MALFORMED: 400,
-    Kind.UNAUTHORIZED: 401,
-    Kind.FORBIDDEN: 403,
-    Kind.NOT_FOUND: 404,
-    Kind.METHOD: 405,
-    Kind.SLOW_BODY: 408,
-    Kind.BODY_TOO_LARGE: 413,
-    Kind.TOO_MANY_PICTURES: 413,
-    Kind.TOO_MANY_PIXELS: 413,
-    Kind.MEDIA_TYPE: 415,
-    Kind.INVALID: 422,
-    Kind.NOT_AN_IMAGE: 422,
-    Kind.BUSY: 429,
-    Kind.INTERNAL: 500,
-    Kind.CANNOT_EXPLAIN: 501,
-    Kind.STARTING: 503,
-    Kind.STOPPING: 503,
-    Kind.FAILED: 503,
-    Kind.TIMEOUT: 504,
-}
 MEANINGS = {
     400: "The body is not the JSON or multipart that it says it is.",
     401: "The token is missing or wrong.",
@@ -82,10 +71,6 @@ class Refusal(Exception):  # noqa: N818 - most refusals are not errors
         super().__init__(message)
         self.kind, self.message, self.retry_after = kind, message, retry_after
 
-    @property
-    def status(self) -> int:
-        return STATUS[self.kind]
-
     def response(self, *, as_text: bool = False) -> JSONResponse:
         """Return the answer to the request that is refused: JSON with the entry `error`.
 
@@ -99,4 +84,4 @@ class Refusal(Exception):  # noqa: N818 - most refusals are not errors
             headers["WWW-Authenticate"] = "Bearer"
         error = {"kind": self.kind.value, "message": self.message}
         body = {"error": f"{self.kind.value}: {self.message}" if as_text else error}
-        return JSONResponse(body, self.status, headers)
+        return JSONResponse(body, self.kind.status, headers)

@@ -63,10 +63,7 @@ def diagnose() -> Diagnosis:
     }
     facts |= {package: version_of(package) or "not installed" for package in PACKAGES}
     devices = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    tests = {}
-    for device in devices:
-        tests[f"operator, {device}"] = _operator_error(device)
-        tests[f"fused operator, {device}"] = _fused_error(device)
+    tests = {name: error for device in devices for name, error in _errors(device).items()}
     return Diagnosis(facts, tests, healthy=all(error < 1e-4 for error in tests.values()))
 
 
@@ -115,24 +112,16 @@ def _direct(value: torch.Tensor, locations: torch.Tensor, weights: torch.Tensor)
     return outputs.flatten(2)
 
 
-def _locations(case: dict[str, Any]) -> torch.Tensor:
-    sizes = torch.tensor([(width, height) for height, width in SHAPES], device=case["value"].device)
-    result: torch.Tensor = case["reference"][:, :, None, :, None] + case["offsets"] / sizes[:, None]
-    return result
-
-
-def _weights(case: dict[str, Any]) -> torch.Tensor:
-    weights: torch.Tensor = case["logits"].softmax(-1).view(case["offsets"].shape[:-1])
-    return weights
-
-
-def _operator_error(device: str) -> float:
+def _errors(device: str) -> dict[str, float]:
+    """Return the largest difference of each operator's output on `device` from the direct computation."""
     case = _case(device)
-    output = ms_deform_attn(case["value"], SHAPES, _locations(case), _weights(case))
-    return float((output - _direct(case["value"], _locations(case), _weights(case))).abs().max())
-
-
-def _fused_error(device: str) -> float:
-    case = _case(device)
-    output = fused_ms_deform_attn(case["value"], SHAPES, case["reference"], case["offsets"], case["logits"])
-    return float((output - _direct(case["value"], _locations(case), _weights(case))).abs().max())
+    value, reference, offsets, logits = case["value"], case["reference"], case["offsets"], case["logits"]
+    sizes = torch.tensor([(width, height) for height, width in SHAPES], device=device)
+    locations = reference[:, :, None, :, None] + offsets / sizes[:, None]
+    weights = logits.softmax(-1).view(offsets.shape[:-1])
+    expected = _direct(value, locations, weights)
+    outputs = {
+        f"operator, {device}": ms_deform_attn(value, SHAPES, locations, weights),
+        f"fused operator, {device}": fused_ms_deform_attn(value, SHAPES, reference, offsets, logits),
+    }
+    return {name: float((output - expected).abs().max()) for name, output in outputs.items()}

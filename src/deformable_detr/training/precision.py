@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..errors import UserError
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from ..inference.devices import DTYPES
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
