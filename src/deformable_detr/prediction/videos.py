@@ -146,7 +146,36 @@ def annotate_video(
             finite, or the video cannot be written.
     """
     with _first_ctrl_c() as stop, closing(find_in_frames(finder, frames, tracker, every)) as results:
-        return _annotated(results, frames, every, source, target, rows, progress, stop)
+        first = next(results, None)
+        if first is None:
+            raise UserError(f"{source} has no frame that can be decoded: replace the file.")
+        first_id, count, detections, stopped = rows.next_id, 0, 0, False
+        size = first.detections.image_size
+        with video_file(target, size, frames.fps / every) as video, Behind() as behind:
+            frame: FrameDetections | None = first
+            try:
+                while frame is not None:
+                    behind(_write, video, frame)
+                    rows.put(first_id + count, frame_rows(frame, first_id + count, source))
+                    count, detections = count + 1, detections + len(frame.detections)
+                    if progress is not None:
+                        progress(source, count, None if frames.total is None else -(-frames.total // every))
+                    stopped = stop.is_set()
+                    frame = None if stopped else next(results, None)
+            except KeyboardInterrupt:
+                stopped = True
+            behind.finish()
+    return VideoResult(
+        source=source,
+        output=target,
+        frames=count,
+        fps=frames.fps / every,
+        size=size,
+        image_ids=(first_id, first_id + count - 1),
+        detections=detections,
+        broken_packets=frames.broken_packets,
+        stopped=stopped,
+    )
 
 
 @contextmanager
@@ -171,47 +200,6 @@ def _first_ctrl_c() -> Iterator[Event]:
         yield stop
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-def _annotated(
-    results: Iterator[FrameDetections],
-    frames: FrameSource,
-    every: int,
-    source: str,
-    target: Path,
-    rows: RowFile,
-    progress: Progress | None,
-    stop: Event,
-) -> VideoResult:
-    first = next(results, None)
-    if first is None:
-        raise UserError(f"{source} has no frame that can be decoded: replace the file.")
-    first_id, count, detections, stopped = rows.next_id, 0, 0, False
-    with video_file(target, first.detections.image_size, frames.fps / every) as video, Behind() as behind:
-        frame: FrameDetections | None = first
-        try:
-            while frame is not None:
-                behind(_write, video, frame)
-                rows.put(first_id + count, frame_rows(frame, first_id + count, source))
-                count, detections = count + 1, detections + len(frame.detections)
-                if progress is not None:
-                    progress(source, count, None if frames.total is None else -(-frames.total // every))
-                stopped = stop.is_set()
-                frame = None if stopped else next(results, None)
-        except KeyboardInterrupt:
-            stopped = True
-        behind.finish()
-    return VideoResult(
-        source=source,
-        output=target,
-        frames=count,
-        fps=frames.fps / every,
-        size=first.detections.image_size,
-        image_ids=(first_id, first_id + count - 1),
-        detections=detections,
-        broken_packets=frames.broken_packets,
-        stopped=stopped,
-    )
 
 
 def _write(video: VideoWriter, frame: FrameDetections) -> None:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...errors import UserError
+from ..images import read_header
 from ..records import ImageRecord, Problem
 from ..remote_folder import RemoteFile
 from .lookup import Files
@@ -55,6 +56,30 @@ class RawImage(NamedTuple):
     image_id: int
     size: tuple[int, int]
     remote: RemoteFile | None = None
+
+
+def size_of(
+    stated: tuple[int | None, int | None],
+    file: str | RemoteFile,
+    where: Callable[[], str],
+    problems: list[Problem],
+) -> tuple[int, int] | None:
+    """Return the (H, W) of an image: those that its annotation states or, if one is missing, the file's.
+
+    If the file is read, this is added to `problems`, with the place that `where` returns. If it cannot be
+    read, the result is None.
+    """
+    height, width = stated
+    if height is not None and width is not None:
+        return height, width
+    try:
+        size = read_header(file).upright_size
+    except UserError as error:
+        problems.append(Problem("unreadable-image", where(), f"no size is stated, and {error} Left out"))
+        return None
+    message = f"no usable width and height: {size[1]} x {size[0]} read from the file"
+    problems.append(Problem("missing-size", where(), message))
+    return size
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ An image is opened only if the file states no usable size for it. N is the numbe
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,11 +29,10 @@ import numpy as np
 
 from ...detections import ClassTable
 from ...errors import UserError
-from ..images import read_header
 from ..records import Problem, Split
-from ..remote_folder import RemoteFile, RemoteFolder
+from ..remote_folder import RemoteFolder
 from . import values
-from .assembly import RawImage, RawObjects, assemble, respelt_names
+from .assembly import RawImage, RawObjects, assemble, respelt_names, size_of
 from .coco_files import LOOKED_FOR, Source, find_sources, hint
 from .coco_json import Places, load
 from .lookup import Files, NamedFiles
@@ -143,7 +142,7 @@ def _images(stated: _Stated, source: Source, places: Places, problems: list[Prob
         name = row["file_name"]
         path = found.paths.get(name)
         if path is not None:
-            size = _size(row, path, partial(places.image, row, position), problems)
+            size = size_of(_stated_size(row), path, partial(places.image, row, position), problems)
             if size is not None:
                 images.append(RawImage(path, name, image_id, size))
         elif expected := found.missing(name):
@@ -171,26 +170,14 @@ def _remote_images(
             message = f"{name!r} leads out of {folder.url}: left out"
             problems.append(Problem("outside-root", places.image(row, position), message))
             continue
-        size = _size(row, remote, partial(places.image, row, position), problems)
+        size = size_of(_stated_size(row), remote, partial(places.image, row, position), problems)
         if size is not None:
             images.append(RawImage(name, name, image_id, size, remote))
     return images
 
 
-def _size(
-    row: dict[str, Any], path: str | RemoteFile, where: Callable[[], str], problems: list[Problem]
-) -> tuple[int, int] | None:
-    height, width = values.length(row.get("height")), values.length(row.get("width"))
-    if height is not None and width is not None:
-        return height, width
-    try:
-        size = read_header(path).upright_size
-    except UserError as error:
-        problems.append(Problem("unreadable-image", where(), f"no size is stated, and {error} Left out"))
-        return None
-    message = f"no usable width and height: {size[1]} x {size[0]} read from the file"
-    problems.append(Problem("missing-size", where(), message))
-    return size
+def _stated_size(row: dict[str, Any]) -> tuple[int | None, int | None]:
+    return values.length(row.get("height")), values.length(row.get("width"))
 
 
 # --- annotations ------------------------------------------------------------------------------------------

@@ -30,6 +30,11 @@ def meaning(name: str) -> str:
     return _SYNONYMS.get(plain, plain)
 
 
+def is_usual(name: str) -> bool:
+    """Return True if the plain name of a split is train, val or test."""
+    return meaning(name) in _USUAL
+
+
 def is_training(name: str) -> bool:
     """Return True if a split's name means that it is for training, such as train2017, but not trainval."""
     return meaning(name) == "train"

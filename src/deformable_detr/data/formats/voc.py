@@ -22,11 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from ...detections import ClassTable
-from ...errors import UserError
-from ..images import read_header
 from ..records import Problem, Split
 from . import values
-from .assembly import RawImage, RawObjects, assemble, image_ids, relative
+from .assembly import RawImage, RawObjects, assemble, image_ids, relative, size_of
 from .lookup import files_in
 from .voc_files import LOOKED_FOR, Listed, Pictures, find_home, is_there
 from .voc_xml import Annotation, parse
@@ -130,17 +128,9 @@ def _image(
         message = f"there is no image {name!r} in {pictures.called}: left out"
         problems.append(Problem("missing-image", called, message))
         return None
-    height, width = (values.length(annotation.size.get(side)) for side in ("height", "width"))
-    if height is not None and width is not None:
-        return RawImage(path, pictures.name(path), image_id, (height, width))
-    try:
-        size = read_header(path).upright_size
-    except UserError as error:
-        problems.append(Problem("unreadable-image", called, f"no size is stated, and {error} Left out"))
-        return None
-    message = f"no usable width and height: {size[1]} x {size[0]} read from the file"
-    problems.append(Problem("missing-size", called, message))
-    return RawImage(path, pictures.name(path), image_id, size)
+    stated = (values.length(annotation.size.get("height")), values.length(annotation.size.get("width")))
+    size = size_of(stated, path, lambda: called, problems)
+    return None if size is None else RawImage(path, pictures.name(path), image_id, size)
 
 
 def _class_names(others: Iterable[Listed]) -> set[str]:

@@ -23,13 +23,12 @@ from ...errors import UserError
 from ..images import is_image
 from .assembly import read_lines, relative
 from .lookup import Files, files_in, folders_in, loosened, walk
-from .splits import meaning
+from .splits import is_usual, meaning
 
 LOOKED_FOR = (
     "Annotations/*.xml with ImageSets/Main/*.txt and JPEGImages, or *.xml files next to pictures (Pascal VOC)"
 )
 
-_SPLITS = ("train", "val", "test")
 _XML_FOLDERS = ("annotations", "labels")  # in upper or lower case
 _PICTURE_FOLDERS = ("jpegimages", "images", "data")
 _PROBED_FILES = 3
@@ -133,7 +132,7 @@ def _lists(home: Path) -> dict[str, list[tuple[str, str]]]:
             plain[file.stem] = [(where, _name(text)) for where, text in lines]
             continue
         suffix = file.stem.rpartition("_")[2]
-        split = suffix if meaning(suffix) in (*_SPLITS, "trainval") else "all"
+        split = suffix if is_usual(suffix) or meaning(suffix) == "trainval" else "all"
         names = of_classes.setdefault(split, {})
         for where, text in lines:
             match = _CLASS_ROW.fullmatch(text)
@@ -205,9 +204,9 @@ def _unlisted_parts(root: Path) -> dict[str, Path]:
     """Return the folders of XML files by split, for a data set without lists; empty if there are none."""
     own = _xml_folder(root)
     if own is not None and own != root:
-        named = folders_in(own, _is_usual)
+        named = folders_in(own, is_usual)
         return {Path(folder).name: Path(folder) for folder in named} or {"all": own}
-    named = folders_in(root, _is_usual)
+    named = folders_in(root, is_usual)
     found = {Path(folder).name: _xml_folder(Path(folder)) for folder in named}
     parts = {name: folder for name, folder in found.items() if folder is not None}
     return parts or ({} if own is None else {"all": own})
@@ -216,7 +215,7 @@ def _unlisted_parts(root: Path) -> dict[str, Path]:
 def _xml_folder(folder: Path) -> Path | None:
     inner = [Path(name) for name in folders_in(folder, lambda name: name.lower() in _XML_FOLDERS)]
     for candidate in (*inner, folder):
-        deeper = [Path(name) for name in folders_in(candidate, _is_usual)] if candidate != folder else []
+        deeper = [Path(name) for name in folders_in(candidate, is_usual)] if candidate != folder else []
         if any(_holds_annotations(place) for place in (candidate, *deeper)):
             return candidate
     return None
@@ -243,15 +242,11 @@ def _pictures_near(source: Path) -> Iterator[str]:
         for folder in folders_in(near, lambda name: name.lower() in _PICTURE_FOLDERS):
             yield from folders_in(folder, lambda name: meaning(name) == meaning(source.name))
             yield folder
-        if source.name.lower() in _XML_FOLDERS or _is_usual(source.name):
+        if source.name.lower() in _XML_FOLDERS or is_usual(source.name):
             break
     yield str(source)
     if source.name.lower() in _XML_FOLDERS:
         yield str(source.parent)
-
-
-def _is_usual(name: str) -> bool:
-    return meaning(name) in _SPLITS
 
 
 # --- pictures ---------------------------------------------------------------------------------------------

@@ -25,10 +25,9 @@ from ..images import is_image
 from ..records import Problem
 from .assembly import read_annotation, read_lines
 from .lookup import Files, folders_in, path_inside, walk
-from .splits import meaning
+from .splits import is_usual, meaning
 from .values import whole_number
 
-_SPLITS = ("train", "val", "test")
 _USUAL_FILES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _NAMES_FILES = ("classes.txt", "labels/classes.txt", "obj.names", "labels.txt")
 _IMAGE_FOLDERS = ("images", "data", "obj_train_data")
@@ -153,7 +152,7 @@ def _from_yaml(file: Path) -> Config:
 
 def _entries(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the items whose keys name splits, in any spelling: val, valid, Validation."""
-    return {key: value for key, value in content.items() if isinstance(key, str) and meaning(key) in _SPLITS}
+    return {key: value for key, value in content.items() if isinstance(key, str) and is_usual(key)}
 
 
 def _by_meaning(entries: Mapping[str, list[str]]) -> dict[str, list[str]]:
@@ -199,7 +198,7 @@ def resolve(files: Files, base: str, entry: str) -> str | None:
     tried = [entry, "/".join(parts)] if parts else [entry]
     for cut in range(1, len(parts)):
         # Do not shorten an entry to a folder such as images, which could belong to any split.
-        if cut < len(parts) - 1 or "." in parts[-1] or _is_usual(parts[-1]):
+        if cut < len(parts) - 1 or "." in parts[-1] or is_usual(parts[-1]):
             tried.append("/".join(parts[cut:]))
     for text in tried:
         found = files.folder(base, text) or files.find(base, text)
@@ -301,7 +300,7 @@ def _image_place(root: Path) -> Path | None:
     Return None if no folder holds images.
     """
     for folder in (*(root / name for name in _IMAGE_FOLDERS), root):
-        inside = [folder, *map(Path, folders_in(folder, lambda name: meaning(name) in _SPLITS))]
+        inside = [folder, *map(Path, folders_in(folder, is_usual))]
         places = [*inside, *(part / "images" for part in inside)]
         if any(_holds_images(place) for place in places):
             return folder
@@ -318,9 +317,9 @@ def _holds_images(folder: Path) -> bool:
 def _from_names(root: Path, file: Path) -> Config:
     place = _image_place(root)
     lists = [
-        name for name in sorted(os.listdir(root)) if name.lower().endswith(".txt") and _is_usual(name[:-4])
+        name for name in sorted(os.listdir(root)) if name.lower().endswith(".txt") and is_usual(name[:-4])
     ]
-    folders = [] if place is None else folders_in(place, _is_usual)
+    folders = [] if place is None else folders_in(place, is_usual)
     if lists:
         splits = _by_meaning({name[:-4]: [name] for name in lists})
     elif folders:
@@ -328,10 +327,6 @@ def _from_names(root: Path, file: Path) -> Config:
     else:
         splits = {"all": [os.path.relpath(place or root, root)]}
     return Config(str(file), str(root), str(root), _class_list(file), splits, False, ())
-
-
-def _is_usual(name: str) -> bool:
-    return meaning(name) in _SPLITS
 
 
 def _class_list(file: Path) -> ClassTable:
