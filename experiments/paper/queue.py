@@ -40,6 +40,7 @@ from deformable_detr.errors import NonFiniteError, UserError
 from deformable_detr.files import write_text
 from deformable_detr.run_folder.names import METRICS_FILE
 from deformable_detr.run_folder.reading import read_metrics
+from deformable_detr.system.machine import cpu_model
 from deformable_detr.words import one_line
 from experiments.commands import add_output
 
@@ -333,6 +334,7 @@ def result_of(queued: QueuedRun, folder: Path, command: str) -> dict[str, Any]:
         "command": command,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        "processor": cpu_model(),
         **({"settings": dict(queued.row.settings)} if isinstance(queued.row, Variant) else {}),
         "training_hours": round(run.hours, 6),
         "cpu_seconds": round(sum(row["seconds"] for row in _rows_of(folder / CPU_FILE)), 1),
