@@ -136,7 +136,7 @@ def our_update(
     optimizer = adamw(parameter_groups(model, settings), settings)
     if checkpointed:
         checkpoint_activations(model)
-    learner = replica_for_training(model, device, dtype or torch.float32).train()
+    learner = replica_for_training(model, device).train()
     pixels, objects = images(size, batch, device), targets(batch, model_config.num_classes, device)
 
     def update(batch: ImageBatch = pixels) -> Tensor:

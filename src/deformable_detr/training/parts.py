@@ -184,7 +184,7 @@ def build_parts(
     criterion = SetCriterion(build_classification(config.model, settings.loss), settings.loss)
     routes = build_routes(config, start.model, criterion)
     state = _prepare(start, routes, config, processes.device, dtype)
-    model = replica_for_training(state.model, processes.device, dtype)
+    model = replica_for_training(state.model, processes.device)
     parts = Parts(
         data=data,
         output=output,

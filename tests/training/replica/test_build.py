@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from deformable_detr import ops
 from deformable_detr.config import BackboneConfig, ModelConfig, recipe
 from deformable_detr.models import DetectionModel, build_model
+from deformable_detr.models.backbone import Backbone
 from deformable_detr.models.resnet import FrozenBatchNorm2d
+from deformable_detr.ops.depthwise import depthwise_conv
 from deformable_detr.structures import DetectorOutput, ImageBatch
-from deformable_detr.training.replica import replica_for_training
+from deformable_detr.training.replica import convolutions, replica_for_training
 from deformable_detr.training.replica.convolutions import NormedConvolution, merge_norms
 from deformable_detr.training.replica.encoder import UnpaddedEncoder
 from tests.support.small_models import randomise, small_config
@@ -35,7 +39,7 @@ def model_of(config: ModelConfig) -> DetectionModel:
 
 
 def replica_of(model: DetectionModel) -> DetectionModel:
-    return replica_for_training(model, CPU, torch.float32)
+    return replica_for_training(model, CPU)
 
 
 @pytest.fixture
@@ -81,7 +85,7 @@ def test_on_a_gpu_all_norms_are_merged(batch: ImageBatch, name: str) -> None:
     """The device only chooses the replica, so it can be tried on a CPU."""
     config = lite() if name == "deformable_detr_lite" else small_config(name)
     model = model_of(config)
-    replica = replica_for_training(model, torch.device("cuda"), torch.bfloat16)
+    replica = replica_for_training(model, torch.device("cuda"))
     convolutions = [part for part in replica.backbone.modules() if isinstance(part, torch.nn.Conv2d)]
     merged = [part for part in replica.backbone.modules() if isinstance(part, NormedConvolution)]
     assert len(merged) == len(convolutions) > 0
@@ -174,6 +178,43 @@ def test_dropout_keeps_the_plain_encoder() -> None:
     assert not isinstance(replica.encoder, UnpaddedEncoder)
 
 
-def test_in_16_bits_a_cpu_trains_the_plain_model() -> None:
-    model = build_model(lite())
-    assert replica_for_training(model, CPU, torch.bfloat16) is model
+def test_in_bfloat16_the_replica_is_as_exact_as_the_model(
+    batch: ImageBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch's gradient of depthwise convolutions is slow in bfloat16, so these compute in float32."""
+    seen = []
+
+    def recorded(input: Tensor, *arguments: Any) -> Tensor:
+        seen.append(input.dtype)
+        return depthwise_conv(input, *arguments)
+
+    monkeypatch.setattr(convolutions, "depthwise_conv", recorded)
+    model = model_of(lite()).float()
+    replica, pixels = replica_of(model), batch.pixels.float()
+    learned = [parameter for parameter in model.backbone.parameters() if parameter.requires_grad]
+
+    def results(backbone: Backbone, is_mixed: bool) -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_mixed):
+            maps = backbone(pixels)
+        grads = torch.autograd.grad(sum(level.float().square().mean() for level in maps), learned)
+        return [*maps, *grads]
+
+    exact = results(model.backbone, False)
+    seen.clear()
+    mixed = results(replica.backbone, True)
+    assert set(seen) == {torch.float32}
+    assert {level.dtype for level in mixed[:3]} == {torch.bfloat16}
+    for ours, theirs in zip(mixed, exact, strict=True):
+        assert (ours.float() - theirs).norm() < 0.15 * theirs.norm()  # as in the plain model: 0.035
+
+
+def test_padded_batches_are_trained_in_bfloat16(batch: ImageBatch) -> None:
+    model = model_of(lite(queries="reference_points")).float()  # scores choose proposals
+    replica, images = replica_of(model), replace(batch, pixels=batch.pixels.float())
+    expected = model(images).predictions[-1]
+    with torch.autocast("cpu", torch.bfloat16):
+        output = replica(images)
+    found = output.predictions[-1]
+    assert (found.logits.float() - expected.logits).norm() < 0.15 * expected.logits.norm()
+    derived(output).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in replica.encoder.parameters())

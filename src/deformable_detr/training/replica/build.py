@@ -14,21 +14,20 @@ from .convolutions import merge_norms
 from .encoder import UnpaddedEncoder
 
 
-def replica_for_training(model: DetectionModel, device: torch.device, dtype: torch.dtype) -> DetectionModel:
+def replica_for_training(model: DetectionModel, device: torch.device) -> DetectionModel:
     """Return a model that computes an update faster, with the same parameters, predictions and gradients.
 
     The parameters and buffers are those of `model`, not copies, so an update changes both. Save only `model`,
     because the parameters of the replica have other names. Predictions and gradients may differ in rounding.
     If nothing can be replaced, `model` itself is returned. On a CPU, this is the case for the paper's
-    recipes, for 16-bit types, and if the native library is missing.
+    recipes, and if the native library is missing.
 
     Args:
         model: the model that is trained.
         device: the device that trains.
-        dtype: the type in which the forward pass computes.
     """
     on_cpu = device.type == "cpu"
-    if on_cpu and (dtype != torch.float32 or not native_available()):
+    if on_cpu and not native_available():
         return model
     tensors = chain(model.parameters(), model.buffers())
     replica = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -46,6 +47,8 @@ class NormedConvolution(nn.Module):
     and a shift per channel. An activation that the norm contains is not applied. The weight is scaled in each
     forward pass, which takes little time, so W is still trained, and weights that are loaded later take
     effect. Under autocast, the map also keeps its 16-bit type, whereas the norm would convert it to float32.
+    On a CPU, depthwise convolutions then compute in float32 nevertheless, because PyTorch's gradient of a 5x5
+    one takes several times as long in bfloat16.
     """
 
     def __init__(self, convolution: Any, norm: Any):
@@ -54,8 +57,9 @@ class NormedConvolution(nn.Module):
         self._versions: list[int] = []
         self.pads_by_size = pads_by_size(convolution)
         # For 3x3 kernels with a stride, PyTorch's gradient is faster on large maps.
+        self.is_depthwise = is_depthwise(convolution)
         self.is_native = (
-            is_depthwise(convolution)
+            self.is_depthwise
             and convolution.bias is None  # the kernels have no gradient for it
             and convolution.stride[0] == convolution.stride[1]
             and convolution.dilation == (1, 1)
@@ -63,6 +67,12 @@ class NormedConvolution(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        if not (self.is_depthwise and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")):
+            return self._convolved(x)
+        with torch.autocast("cpu", enabled=False):
+            return self._convolved(x.float()).to(torch.get_autocast_dtype("cpu"))
+
+    def _convolved(self, x: Tensor) -> Tensor:
         convolution = self.convolution
         scale, shift = self._scale_and_shift()
         if convolution.bias is not None:
