@@ -224,7 +224,7 @@ def test_a_gpu_would_be_waited_for_once_a_micro_batch_and_once_an_update(
     if two_stage:
         model = replace(config.model, queries="proposals", refine_references=True)
         config = replace(config, model=model)
-    for_gpu = partial(replica_for_training, device=torch.device("cuda"), dtype=torch.float32)
+    for_gpu = partial(replica_for_training, device=torch.device("cuda"))
     monkeypatch.setattr(
         "deformable_detr.training.parts.replica_for_training", lambda model, *_: for_gpu(model)
     )
