@@ -18,7 +18,11 @@ from deformable_detr.models.resnet import FrozenBatchNorm2d
 from deformable_detr.ops.depthwise import depthwise_conv
 from deformable_detr.structures import DetectorOutput, ImageBatch
 from deformable_detr.training.replica import convolutions, replica_for_training
-from deformable_detr.training.replica.convolutions import NormedConvolution, merge_norms
+from deformable_detr.training.replica.convolutions import (
+    NormedConvolution,
+    keep_depthwise_in_float32,
+    merge_norms,
+)
 from deformable_detr.training.replica.encoder import UnpaddedEncoder
 from tests.support.small_models import randomise, small_config
 
@@ -206,6 +210,27 @@ def test_in_bfloat16_the_replica_is_as_exact_as_the_model(
     assert {level.dtype for level in mixed[:3]} == {torch.bfloat16}
     for ours, theirs in zip(mixed, exact, strict=True):
         assert (ours.float() - theirs).norm() < 0.15 * theirs.norm()  # as in the plain model: 0.035
+
+
+def test_depthwise_convolutions_without_norms_compute_in_float32() -> None:
+    convolution = torch.nn.Conv2d(8, 8, 7, padding=3, groups=8)
+    backbone = torch.nn.Sequential(
+        torch.nn.Sequential(convolution, torch.nn.GELU()), torch.nn.Conv2d(8, 4, 1)
+    )
+    names = [name for name, _ in backbone.named_parameters()]
+    changed = copy.deepcopy(backbone)
+    assert keep_depthwise_in_float32(changed)
+    assert len(list(changed.parameters())) == len(names)
+    pixels = torch.randn(2, 8, 9, 11)
+    torch.testing.assert_close(changed(pixels), backbone(pixels), rtol=0, atol=0)
+    exact = convolution(pixels)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = changed[0][0](pixels.bfloat16())
+        assert changed(pixels).dtype == torch.bfloat16
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, convolution(pixels.bfloat16().float()).bfloat16(), rtol=0, atol=0)
+    assert not torch.equal(found.float(), exact)
+    assert not keep_depthwise_in_float32(torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3, groups=2)))
 
 
 def test_padded_batches_are_trained_in_bfloat16(batch: ImageBatch) -> None:

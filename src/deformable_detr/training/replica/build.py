@@ -10,7 +10,7 @@ import torch
 from ...inference.convolutions import has_depthwise
 from ...models import DetectionModel
 from ...ops import native_available
-from .convolutions import merge_norms
+from .convolutions import keep_depthwise_in_float32, merge_norms
 from .encoder import UnpaddedEncoder
 
 
@@ -32,6 +32,8 @@ def replica_for_training(model: DetectionModel, device: torch.device) -> Detecti
     tensors = chain(model.parameters(), model.buffers())
     replica = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     is_changed = (not on_cpu or has_depthwise(replica.backbone)) and merge_norms(replica.backbone)
+    if on_cpu and keep_depthwise_in_float32(replica.backbone):
+        is_changed = True
     if on_cpu and UnpaddedEncoder.suits(replica.encoder):
         replica.encoder = UnpaddedEncoder([*replica.encoder.layers])
         is_changed = True

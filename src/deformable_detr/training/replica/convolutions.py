@@ -47,8 +47,6 @@ class NormedConvolution(nn.Module):
     and a shift per channel. An activation that the norm contains is not applied. The weight is scaled in each
     forward pass, which takes little time, so W is still trained, and weights that are loaded later take
     effect. Under autocast, the map also keeps its 16-bit type, whereas the norm would convert it to float32.
-    On a CPU, depthwise convolutions then compute in float32 nevertheless, because PyTorch's gradient of a 5x5
-    one takes several times as long in bfloat16.
     """
 
     def __init__(self, convolution: Any, norm: Any):
@@ -57,9 +55,8 @@ class NormedConvolution(nn.Module):
         self._versions: list[int] = []
         self.pads_by_size = pads_by_size(convolution)
         # For 3x3 kernels with a stride, PyTorch's gradient is faster on large maps.
-        self.is_depthwise = is_depthwise(convolution)
         self.is_native = (
-            self.is_depthwise
+            is_depthwise(convolution)
             and convolution.bias is None  # the kernels have no gradient for it
             and convolution.stride[0] == convolution.stride[1]
             and convolution.dilation == (1, 1)
@@ -67,12 +64,6 @@ class NormedConvolution(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.is_depthwise and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")):
-            return self._convolved(x)
-        with torch.autocast("cpu", enabled=False):
-            return self._convolved(x.float()).to(torch.get_autocast_dtype("cpu"))
-
-    def _convolved(self, x: Tensor) -> Tensor:
         convolution = self.convolution
         scale, shift = self._scale_and_shift()
         if convolution.bias is not None:
@@ -121,3 +112,39 @@ class NormedConvolution(nn.Module):
         reach = (convolution.kernel_size[axis] - 1) * convolution.dilation[axis] + 1
         total = max((-(-length // stride) - 1) * stride + reach - length, 0)
         return total // 2, total - total // 2
+
+
+def keep_depthwise_in_float32(module: nn.Module) -> bool:
+    """Make the depthwise convolutions in `module` compute in float32 under a CPU's autocast, in place.
+
+    On a CPU, PyTorch's gradient of a 5x5 depthwise convolution takes several times as long in bfloat16.
+
+    Returns:
+        True if there are any.
+    """
+    found = False
+    for name, part in list(module.named_children()):
+        convolution = part.convolution if isinstance(part, NormedConvolution) else part
+        if isinstance(convolution, nn.Conv2d) and is_depthwise(convolution):
+            setattr(module, name, _InFloat32(part))
+            found = True
+        else:
+            found |= keep_depthwise_in_float32(part)
+    return found
+
+
+class _InFloat32(nn.Module):
+    """A layer that computes in float32 under a CPU's autocast. Its output has autocast's type."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor
+        if not torch.is_autocast_enabled("cpu"):
+            output = self.layer(x)
+            return output
+        with torch.autocast("cpu", enabled=False):
+            output = self.layer(x.float())
+        return output.to(torch.get_autocast_dtype("cpu"))
