@@ -10,6 +10,8 @@ import torch
 
 from deformable_detr.errors import UserError
 from deformable_detr.training import train
+from deformable_detr.training.messages import opening_lines
+from deformable_detr.training.parts import build_parts
 from deformable_detr.training.precision import resolve_precision
 from tests.support.tiny import (
     rows,
@@ -53,3 +55,20 @@ def test_formats_and_devices_that_need_a_gpu_are_refused(tiny_data: Path, tmp_pa
     with pytest.raises(UserError, match="this machine has no device cuda"):
         train(tiny_data, tiny_config(), tmp_path / "run", device="cuda")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("precision", "has_bfloat16", "is_mentioned"),
+    [("auto", True, True), ("auto", False, False), ("fp32", True, False)],
+)
+def test_the_log_mentions_a_faster_format(
+    tiny_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    has_bfloat16: bool,
+    is_mentioned: bool,
+) -> None:
+    monkeypatch.setattr("deformable_detr.training.messages.cpu_has_bfloat16", lambda: has_bfloat16)
+    run = build_parts(tiny_data, tiny_config(precision=precision), tmp_path / "run", device="cpu")
+    assert any("--train.precision bf16" in line for line in opening_lines(run)) == is_mentioned

@@ -7,6 +7,7 @@ from ..data.formats.losses import most_is_lost
 from ..data.records import Split
 from ..evaluation.average_precision import COCO_LIMIT
 from ..evaluation.limits import usual_limit
+from ..inference.devices import cpu_has_bfloat16
 from .optimisation import batch_size_factor
 from .parts import Parts
 
@@ -25,6 +26,7 @@ def opening_lines(run: Parts) -> list[str]:
         *warnings,
         f"{run.config.recipe}: {trainable:,} trainable parameters on {run.processes.device}, "
         f"computed in {str(run.dtype).removeprefix('torch.')}",
+        *_faster_format(run),
         f"{split.format} data: {len(split)} training images, {boxes} boxes, {len(split.classes)} classes; "
         f"{measured}",
         *([f"training images without an object, learned as background: {empty}"] if empty else []),
@@ -49,6 +51,14 @@ def opening_lines(run: Parts) -> list[str]:
     if run.state.step:
         lines.append(f"resuming after update {run.state.step}")
     return lines
+
+
+def _faster_format(run: Parts) -> list[str]:
+    if run.config.train.precision != "auto" or run.processes.device.type != "cpu" or not cpu_has_bfloat16():
+        return []
+    return [
+        "this processor also computes in bfloat16, faster unless pictures are small: --train.precision bf16"
+    ]
 
 
 def _detections_that_count(split: Split | None) -> list[str]:
