@@ -70,5 +70,6 @@ def test_the_log_mentions_a_faster_format(
     is_mentioned: bool,
 ) -> None:
     monkeypatch.setattr("deformable_detr.training.messages.cpu_has_bfloat16", lambda: has_bfloat16)
+    monkeypatch.setattr("deformable_detr.training.messages.native_available", lambda: True)
     run = build_parts(tiny_data, tiny_config(precision=precision), tmp_path / "run", device="cpu")
     assert any("--train.precision bf16" in line for line in opening_lines(run)) == is_mentioned

@@ -258,7 +258,7 @@ class Trace:
 def trace_picture(
     detector: Detector, picture: Image.Image, places: Sequence[tuple[float, float]] = ()
 ) -> Trace:
-    """Return the traces of every query of one picture by the plain model of `detector`.
+    """Return the traces of every query of the plain model of `detector` in one picture.
 
     Args:
         picture: the original RGB picture.

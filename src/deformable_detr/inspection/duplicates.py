@@ -26,8 +26,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 THUMBNAIL = (16, 17)
 MAX_BITS = 20
@@ -90,7 +88,15 @@ def find_duplicates(prints: Sequence[Fingerprint]) -> tuple[DuplicateGroup, ...]
     order = np.argsort(means, kind="stable")
     means, contrasts, aspects = means[order], contrasts[order], aspects[order]
     flat, hashes = flat[order], hashes[order]
-    pairs: list[tuple[int, int, int]] = []  # two equal pictures, and the bits in which their hashes differ
+    parent = list(range(len(prints)))
+    bits = [0] * len(prints)
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
     # Means of 255 grey levels are rounded by up to half a level, so flat pictures may differ by that.
     reach = MAX_CONTRAST * contrasts + 0.5 * (contrasts > 0)
     ends = np.searchsorted(means, means + reach, side="right")
@@ -102,16 +108,19 @@ def find_duplicates(prints: Sequence[Fingerprint]) -> tuple[DuplicateGroup, ...]
         others, distance = others[near], distance[near]
         difference = np.abs(flat[others] - flat[first]).mean(axis=1)
         same = difference <= MAX_CONTRAST * np.minimum(contrasts[others], contrasts[first])
-        pairs += zip([first] * int(same.sum()), others[same].tolist(), distance[same].tolist(), strict=True)
+        for other, apart in zip(others[same].tolist(), distance[same].tolist(), strict=True):
+            a, b = sorted((root(first), root(other)))
+            parent[b] = a
+            bits[a] = max(bits[a], bits[b], int(apart))
 
-    firsts, others, apart = np.array(pairs, dtype=np.int64).reshape(-1, 3).T
-    graph = coo_array((np.ones(len(pairs)), (firsts, others)), shape=(len(prints), len(prints)))
-    group_of = connected_components(graph, directed=False)[1]
-    found = []
-    for group in np.unique(group_of[firsts]):
-        members = [prints[index] for index in np.sort(order[group_of == group])]
-        names = tuple((member.split, member.file_name) for member in members)
-        found.append(DuplicateGroup(names, int(apart[group_of[firsts] == group].max())))
+    groups: dict[int, list[int]] = {}
+    for index in range(len(prints)):
+        groups.setdefault(root(index), []).append(int(order[index]))
+    found = [
+        DuplicateGroup(tuple((prints[i].split, prints[i].file_name) for i in sorted(members)), bits[key])
+        for key, members in groups.items()
+        if len(members) > 1
+    ]
     return tuple(sorted(found, key=lambda group: (-len(group.splits), group.members)))
 
 

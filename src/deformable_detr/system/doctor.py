@@ -113,7 +113,7 @@ def _direct(value: torch.Tensor, locations: torch.Tensor, weights: torch.Tensor)
 
 
 def _errors(device: str) -> dict[str, float]:
-    """Return the largest difference of each operator's output on `device` from the direct computation."""
+    """Return, by the name of the test, each operator's largest error on `device`."""
     case = _case(device)
     value, reference, offsets, logits = case["value"], case["reference"], case["offsets"], case["logits"]
     sizes = torch.tensor([(width, height) for height, width in SHAPES], device=device)

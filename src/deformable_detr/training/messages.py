@@ -7,7 +7,9 @@ from ..data.formats.losses import most_is_lost
 from ..data.records import Split
 from ..evaluation.average_precision import COCO_LIMIT
 from ..evaluation.limits import usual_limit
+from ..inference.convolutions import has_depthwise
 from ..inference.devices import cpu_has_bfloat16
+from ..ops import native_available
 from .optimisation import batch_size_factor
 from .parts import Parts
 
@@ -54,10 +56,17 @@ def opening_lines(run: Parts) -> list[str]:
 
 
 def _faster_format(run: Parts) -> list[str]:
-    if run.config.train.precision != "auto" or run.processes.device.type != "cpu" or not cpu_has_bfloat16():
+    """Mention bfloat16 where it was measured to be faster: for depthwise backbones with native kernels."""
+    is_faster = (
+        run.processes.device.type == "cpu"
+        and cpu_has_bfloat16()
+        and native_available()
+        and has_depthwise(run.state.model.backbone)
+    )
+    if run.config.train.precision != "auto" or run.state.step or not is_faster:
         return []
     return [
-        "this processor also computes in bfloat16, faster unless pictures are small: --train.precision bf16"
+        "this processor also has bfloat16, which is faster unless pictures are small: --train.precision bf16"
     ]
 
 

@@ -94,6 +94,7 @@ def test_on_a_gpu_all_norms_are_merged(batch: ImageBatch, name: str) -> None:
     merged = [part for part in replica.backbone.modules() if isinstance(part, NormedConvolution)]
     assert len(merged) == len(convolutions) > 0
     assert not isinstance(replica.encoder, UnpaddedEncoder)
+    assert not any(type(part).__name__ == "_InFloat32" for part in replica.modules())
     learned = [parameter for parameter in model.backbone.parameters() if parameter.requires_grad]
     results = []
     for each in (model, replica):
@@ -209,7 +210,8 @@ def test_in_bfloat16_the_replica_is_as_exact_as_the_model(
     assert set(seen) == {torch.float32}
     assert {level.dtype for level in mixed[:3]} == {torch.bfloat16}
     for ours, theirs in zip(mixed, exact, strict=True):
-        assert (ours.float() - theirs).norm() < 0.15 * theirs.norm()  # as in the plain model: 0.035
+        # The largest relative error of the plain model and of the replica was about 0.035.
+        assert (ours.float() - theirs).norm() < 0.15 * theirs.norm()
 
 
 def test_depthwise_convolutions_without_norms_compute_in_float32() -> None:
@@ -217,10 +219,8 @@ def test_depthwise_convolutions_without_norms_compute_in_float32() -> None:
     backbone = torch.nn.Sequential(
         torch.nn.Sequential(convolution, torch.nn.GELU()), torch.nn.Conv2d(8, 4, 1)
     )
-    names = [name for name, _ in backbone.named_parameters()]
     changed = copy.deepcopy(backbone)
     assert keep_depthwise_in_float32(changed)
-    assert len(list(changed.parameters())) == len(names)
     pixels = torch.randn(2, 8, 9, 11)
     torch.testing.assert_close(changed(pixels), backbone(pixels), rtol=0, atol=0)
     exact = convolution(pixels)
@@ -236,8 +236,10 @@ def test_depthwise_convolutions_without_norms_compute_in_float32() -> None:
 def test_padded_batches_are_trained_in_bfloat16(batch: ImageBatch) -> None:
     model = model_of(lite(queries="reference_points")).float()  # scores choose proposals
     replica, images = replica_of(model), replace(batch, pixels=batch.pixels.float())
+    assert isinstance(replica.encoder, UnpaddedEncoder)
     expected = model(images).predictions[-1]
     with torch.autocast("cpu", torch.bfloat16):
+        assert {level.dtype for level in replica.backbone(images.pixels)} == {torch.bfloat16}
         output = replica(images)
     found = output.predictions[-1]
     assert (found.logits.float() - expected.logits).norm() < 0.15 * expected.logits.norm()

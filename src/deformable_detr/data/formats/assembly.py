@@ -64,10 +64,10 @@ def size_of(
     where: Callable[[], str],
     problems: list[Problem],
 ) -> tuple[int, int] | None:
-    """Return the (H, W) of an image: those that its annotation states or, if one is missing, the file's.
+    """Return the (H, W) of an image as its annotation states it or, if a side is missing, as the file does.
 
-    If the file is read, this is added to `problems`, with the place that `where` returns. If it cannot be
-    read, the result is None.
+    Reading the file is noted in `problems`, with the place that `where` returns. If the file cannot be read,
+    the result is None.
     """
     height, width = stated
     if height is not None and width is not None:

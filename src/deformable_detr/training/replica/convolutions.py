@@ -1,4 +1,6 @@
-"""Convolutions for training: norms are merged, and on a CPU depthwise convolutions have native kernels.
+"""Convolutions for training: norms are merged.
+
+On a CPU, depthwise convolutions also have native kernels, and compute in float32 under autocast.
 
 Letter: C, the number of output channels of a convolution.
 """
@@ -115,9 +117,10 @@ class NormedConvolution(nn.Module):
 
 
 def keep_depthwise_in_float32(module: nn.Module) -> bool:
-    """Make the depthwise convolutions in `module` compute in float32 under a CPU's autocast, in place.
+    """Make the depthwise convolutions below `module` compute in float32 under a CPU's autocast, in place.
 
-    On a CPU, PyTorch's gradient of a 5x5 depthwise convolution takes several times as long in bfloat16.
+    On a CPU, PyTorch's gradient of a 5x5 depthwise convolution takes several times as long in bfloat16. The
+    module that contains such a convolution may only call it, not read its attributes.
 
     Returns:
         True if there are any.
@@ -134,7 +137,10 @@ def keep_depthwise_in_float32(module: nn.Module) -> bool:
 
 
 class _InFloat32(nn.Module):
-    """A layer that computes in float32 under a CPU's autocast. Its output has autocast's type."""
+    """A layer that computes in float32 under a CPU's autocast, and as usual otherwise.
+
+    Under autocast, its output has autocast's type.
+    """
 
     def __init__(self, layer: nn.Module):
         super().__init__()
