@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..errors import UserError
-from .backbone import BackboneConfig
+from .backbone import LITE0, BackboneConfig
 from .fields import DataConfig, ModelConfig, RunConfig, TrainConfig
 from .losses import LossConfig
 from .routes import RouteConfig
@@ -230,7 +230,7 @@ def deformable_detr_lite() -> RunConfig:
         recipe="deformable_detr_lite",
         model=replace(
             base.model,
-            backbone=BackboneConfig("tf_efficientnet_lite0", trainable_layers=2),
+            backbone=BackboneConfig(LITE0, trainable_layers=2),
             queries="mixed",
             num_queries=100,
             hidden_dim=128,
